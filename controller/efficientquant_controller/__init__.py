@@ -1,0 +1,1 @@
+"""The fleet side: server, store, scheduling, analysis and the command line."""

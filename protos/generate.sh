@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Writes the Python code of fleet.proto with a pinned compiler; with --check, proves that what is committed is current.
+set -euo pipefail
+cd "$(dirname "$0")"
+out=efficientquant_protos/v1
+venv=${EFFICIENTQUANT_PROTOS_VENV:-../.venvs/protos}
+
+python=
+for candidate in python3.10 python3.9 python3.8 python3.7; do
+    if "$candidate" -c '' 2>/dev/null; then python=$candidate; break; fi
+    # pyenv keeps interpreters that are not selected off PATH
+    found=$(ls -d "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"${candidate#python}".*/bin/python 2>/dev/null | tail -n 1 || true)
+    if [ -n "$found" ]; then python=$found; break; fi
+done
+if [ -z "$python" ]; then
+    echo "generate.sh needs Python 3.7 to 3.10 (grpcio-tools 1.48.2 has no wheel for newer ones); install one, e.g. 'pyenv install 3.10'" >&2
+    exit 3
+fi
+
+if [ ! -e "$venv/.ready" ]; then
+    "$python" -m venv "$venv"
+    # setuptools: grpcio-tools 1.48.2 imports pkg_resources
+    "$venv/bin/pip" install --quiet --disable-pip-version-check \
+        'setuptools==65.5.0' 'grpcio-tools==1.48.2' 'protobuf==3.19.6' 'mypy-protobuf==3.2.0'
+    touch "$venv/.ready"
+fi
+
+generate() {
+    PATH="$venv/bin:$PATH" "$venv/bin/python" -m grpc_tools.protoc -I . \
+        --python_out="$1" --grpc_python_out="$1" --mypy_out=quiet:"$1" --mypy_grpc_out=quiet:"$1" \
+        "$out/fleet.proto"
+}
+
+if [ "${1:-}" = --check ]; then
+    fresh=$(mktemp -d)
+    trap 'rm -rf "$fresh"' EXIT
+    generate "$fresh"
+    for file in fleet_pb2.py fleet_pb2.pyi fleet_pb2_grpc.py fleet_pb2_grpc.pyi; do
+        if ! diff -u "$out/$file" "$fresh/$out/$file"; then
+            echo "protos/$out/$file is not what fleet.proto generates; run protos/generate.sh and commit" >&2
+            exit 1
+        fi
+    done
+    echo "protos: generated code is current"
+else
+    generate .
+fi

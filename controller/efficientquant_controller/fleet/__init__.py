@@ -1,0 +1,1 @@
+"""Building artifacts, scheduling runs, and knowing which devices are alive."""

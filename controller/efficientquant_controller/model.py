@@ -1,0 +1,264 @@
+"""The controller's records, and the table of the states a job may pass through."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class JobState(StrEnum):
+    """Where a job (one variant on one device) stands."""
+
+    PENDING = "pending"  # its artifact is not built yet
+    QUEUED = "queued"  # runs remain and none is on the device
+    LEASED = "leased"  # one of its runs is on the device
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+JOB_TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
+    JobState.PENDING: frozenset({JobState.QUEUED, JobState.FAILED, JobState.CANCELLED}),
+    JobState.QUEUED: frozenset({JobState.LEASED, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}),
+    JobState.LEASED: frozenset({JobState.QUEUED, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}),
+    JobState.SUCCEEDED: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+}
+
+
+class RunState(StrEnum):
+    """Where a run (one repeat of a job) stands."""
+
+    PLANNED = "planned"
+    LEASED = "leased"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class CampaignState(StrEnum):
+    """Where a campaign (models × recipes × devices × repeats) stands."""
+
+    BUILDING = "building"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"  # ended, and at least one job failed
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """True when nothing of it will run any more."""
+        return self in (CampaignState.SUCCEEDED, CampaignState.FAILED, CampaignState.CANCELLED)
+
+
+class BuildState(StrEnum):
+    """Where the making of one artifact (model × recipe × weights) stands."""
+
+    QUEUED = "queued"
+    BUILDING = "building"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A runtime a device can run an artifact with."""
+
+    name: str
+    version: str
+    providers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DeviceSnapshot:
+    """What a board is and can do; an empty string or zero means that the probe found nothing."""
+
+    board_id: str = ""
+    board: str = ""
+    os: str = ""
+    kernel: str = ""
+    architecture: str = ""
+    cpu_model: str = ""
+    cpu_count: int = 0
+    memory_total_bytes: int = 0
+    swap_total_bytes: int = 0
+    l4t: str = ""
+    library_versions: Mapping[str, str] = field(default_factory=dict)
+    backends: tuple[Backend, ...] = ()
+
+
+@dataclass(frozen=True)
+class Device:
+    """A board that has connected at least once; `name` is None once it was forgotten."""
+
+    device_id: str
+    name: str | None
+    agent_version: str
+    session_epoch: int
+    last_seen_unix_s: float
+    snapshot: DeviceSnapshot
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An ONNX file, named by its SHA-256, with the evidence that came with it."""
+
+    sha256: str
+    size_bytes: int
+    model: str
+    recipe: str
+    recipe_version: int
+    weights: str
+    parity_max_abs: float | None
+    notes: tuple[str, ...]
+    provenance: Mapping[str, object]  # recipe, calibration, library versions: as JSON
+    manifest: Sequence[Mapping[str, object]]  # the layers, as JSON
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a campaign's weights come from: kind is "pretrained", "random" or "checkpoint"."""
+
+    kind: str
+    sha256: str = ""
+    filename: str = ""
+
+    @property
+    def label(self) -> str:
+        """How a person reads it, e.g. `checkpoint:mine.safetensors`."""
+        return f"checkpoint:{self.filename}" if self.kind == "checkpoint" else self.kind
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How one run measures: what the tier says, with everything that changes the numbers."""
+
+    tier: str
+    min_time_s: float
+    min_count: int
+    warmup_min_time_s: float = 0.2
+    warmup_min_count: int = 10
+    warmup_max_time_s: float = 30.0
+    input_count: int = 8
+    input_seed: int = 0
+    intra_op_threads: int = 0
+    sampling_interval_s: float = 0.1
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What a user asked for, and where it stands."""
+
+    campaign_id: str
+    state: CampaignState
+    created_unix_s: float
+    models: tuple[str, ...]
+    recipes: tuple[str, ...]
+    devices: tuple[str, ...]
+    weights: Weights
+    measurement: Measurement
+    repeats: int
+    seed: int
+    ended_unix_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Build:
+    """The artifact one model × recipe of a campaign needs."""
+
+    campaign_id: str
+    model: str
+    recipe: str
+    state: BuildState = BuildState.QUEUED
+    message: str = ""
+    artifact_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One variant on one device."""
+
+    job_id: str
+    campaign_id: str
+    device_id: str
+    model: str
+    recipe: str
+    state: JobState = JobState.PENDING
+    failure_type: str = ""
+    failure_message: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One repeat of a job. `position` is its place in the device's seeded, interleaved order."""
+
+    run_id: str
+    job_id: str
+    repeat_index: int
+    position: int
+    state: RunState = RunState.PLANNED
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class StageTiming:
+    """One stage of loading, timed alone."""
+
+    stage: str
+    duration_s: float
+    size_bytes: int | None = None
+    cold: bool = False
+
+
+@dataclass(frozen=True)
+class Series:
+    """Samples of one quantity; times in seconds since the run's start."""
+
+    name: str
+    time_s: tuple[float, ...]
+    value: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Everything an agent reports of one run; `failure_type` is empty when it succeeded."""
+
+    run_id: str
+    device_id: str
+    attempt: int
+    failure_type: str
+    failure_message: str
+    log_tail: tuple[str, ...]
+    started_unix_s: float
+    started_monotonic_s: float
+    duration_s: float
+    agent_version: str
+    protocol_version: int
+    stages: tuple[StageTiming, ...]
+    warmup_converged: bool
+    warmup_latency_s: tuple[float, ...]
+    latency_s: tuple[float, ...]
+    series: tuple[Series, ...]
+    peak_pss_bytes: int | None
+    board_available_before_bytes: int | None
+    board_available_min_bytes: int | None
+    swap_used_before_bytes: int | None
+    swap_used_max_bytes: int | None
+    backend: str
+    providers: tuple[str, ...]
+    library_versions: Mapping[str, str]
+    session_options: Mapping[str, str]
+    sampler_cpu_s: float | None
+    sampler_wakeups: int | None
+    device: DeviceSnapshot
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something a person may want to know of later: a lost session, a repeated attempt, a refused result."""
+
+    time_unix_s: float
+    campaign_id: str | None
+    device_id: str | None
+    kind: str
+    message: str

@@ -1,0 +1,1 @@
+"""The results database: contract, tables, and the SQLAlchemy implementation."""

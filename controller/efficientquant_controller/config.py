@@ -1,0 +1,88 @@
+"""What the controller is started with, and the measurement tiers."""
+
+import ipaddress
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from efficientquant_controller.errors import UserError
+from efficientquant_controller.model import Measurement
+
+DEFAULT_REPEATS = 3
+MAX_REPEATS = 100
+
+# Time and count must both be met. The first five are the protocol's; `demo` is our own and says so in every result.
+TIERS: Mapping[str, Measurement] = {
+    "smoke": Measurement("smoke", min_time_s=6, min_count=64),
+    "quick": Measurement("quick", min_time_s=10, min_count=128),
+    "standard": Measurement("standard", min_time_s=60, min_count=1024),
+    "publish": Measurement("publish", min_time_s=600, min_count=1),
+    "sustained": Measurement("sustained", min_time_s=1800, min_count=1),
+    "demo": Measurement("demo", min_time_s=1, min_count=32, warmup_max_time_s=3),
+}
+
+
+def measurement_for(tier: str, intra_op_threads: int = 0, input_seed: int = 0) -> Measurement:
+    """The measurement a tier stands for; raises UserError for a tier that does not exist."""
+    if tier not in TIERS:
+        raise UserError(f"unknown tier '{tier}'; choose one of {', '.join(TIERS)}")
+    return replace(TIERS[tier], intra_op_threads=intra_op_threads, input_seed=input_seed)
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """What `efficientquant serve` is started with.
+
+    `db` is a path or a SQLAlchemy URL; `artifacts` defaults to a folder beside a database file. A session that is
+    silent for `lease_s` is over.
+    """
+
+    db: str
+    listen: str = "127.0.0.1:50051"
+    artifacts: Path | None = None
+    insecure: bool = False
+    heartbeat_interval_s: float = 2.0
+    lease_s: float = 15.0
+
+    def checked(self) -> "ServerConfig":
+        """This configuration; raises UserError when it cannot be served."""
+        host, _ = split_address(self.listen)
+        if not self.insecure and not is_loopback(host):
+            raise UserError(
+                f"--listen {self.listen} is reachable from other machines and the wire is not encrypted yet: anyone on "
+                "that network could read results and give work to your devices; pass --insecure to accept that, or "
+                "listen on 127.0.0.1 and tunnel"
+            )
+        if self.lease_s < 2 * self.heartbeat_interval_s:
+            raise UserError(
+                f"--lease {self.lease_s:g} s is shorter than two heartbeats ({self.heartbeat_interval_s:g} s each), so "
+                "one late heartbeat would end a session; make it longer"
+            )
+        return self
+
+    def artifacts_folder(self) -> Path:
+        """Where artifacts lie; raises UserError for a database server without `artifacts`."""
+        if self.artifacts is not None:
+            return self.artifacts
+        if "://" in self.db and not self.db.startswith("sqlite:///"):
+            raise UserError("a database server has no folder beside it to keep artifacts in; pass --artifacts DIR")
+        path = Path(self.db.removeprefix("sqlite:///"))
+        return path.with_name(f"{path.stem}-artifacts")
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Split HOST:PORT (or [IPv6]:PORT); raises UserError when it is neither."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not host or not port.isdigit() or int(port) > 65535:
+        raise UserError(f"'{address}' is not an address; give HOST:PORT, for example 127.0.0.1:50051")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """True when every address `host` stands for is this machine's own."""
+    try:
+        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+    except OSError as error:
+        raise UserError(f"'{host}' is no address of this machine: {error.strerror}") from error
+    return all(ipaddress.ip_address(str(one).split("%")[0]).is_loopback for one in found)

@@ -1,0 +1,157 @@
+"""From a user's request to a campaign: everything is checked before anything is stored, then artifacts are built."""
+
+import asyncio
+import logging
+import secrets
+import time
+from dataclasses import dataclass
+from functools import partial
+
+from efficientquant_controller.config import DEFAULT_REPEATS, MAX_REPEATS, measurement_for
+from efficientquant_controller.errors import FleetError, UserError
+from efficientquant_controller.fleet.artifacts import ContentStore
+from efficientquant_controller.fleet.builds import Builder, build_key
+from efficientquant_controller.fleet.campaigns import CampaignView
+from efficientquant_controller.fleet.coordinator import Coordinator
+from efficientquant_controller.fleet.scheduling import plan_campaign
+from efficientquant_controller.model import Artifact, Build, BuildState, Campaign, CampaignState, Device, Weights
+from efficientquant_controller.store.base import Store
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CampaignRequest:
+    """What a user asks for; no devices means every connected one, 0 repeats the default."""
+
+    models: tuple[str, ...]
+    recipes: tuple[str, ...]
+    devices: tuple[str, ...]
+    weights: Weights
+    tier: str
+    repeats: int
+    seed: int
+    intra_op_threads: int
+
+
+class Submissions:
+    """Accepts campaigns and builds their artifacts, one campaign after the other."""
+
+    def __init__(self, coordinator: Coordinator, builder: Builder, store: Store, artifacts: ContentStore) -> None:
+        self._coordinator = coordinator
+        self._builder = builder
+        self._store = store
+        self._artifacts = artifacts
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._one_at_a_time = asyncio.Lock()
+
+    async def submit(self, request: CampaignRequest) -> CampaignView:
+        """Record a campaign and start building; raises UserError when any part of the request is wrong."""
+        measurement = measurement_for(request.tier, request.intra_op_threads, request.seed)
+        _check_counts(request)
+        self._builder.check_recipes(request.recipes)
+        devices = self._choose(request.devices)
+        await self._builder.check_models(request.models, request.weights)
+        campaign = Campaign(
+            campaign_id=f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
+            state=CampaignState.BUILDING,
+            created_unix_s=time.time(),
+            models=request.models,
+            recipes=request.recipes,
+            devices=tuple(one.device_id for one in devices),
+            weights=request.weights,
+            measurement=measurement,
+            repeats=request.repeats or DEFAULT_REPEATS,
+            seed=request.seed,
+        )
+        view = CampaignView(campaign, *plan_campaign(campaign, devices))
+        await self._coordinator.start(view)
+        self.build(view)
+        return view
+
+    def build(self, view: CampaignView) -> None:
+        """Build a campaign's artifacts in the background."""
+        task = asyncio.create_task(self._build_all(view), name=f"build {view.campaign_id}")
+        self._tasks[view.campaign_id] = task
+        task.add_done_callback(partial(self._built, view.campaign_id))
+
+    def stop(self, campaign_id: str) -> None:
+        """Stop building for a campaign."""
+        if task := self._tasks.get(campaign_id):
+            task.cancel()
+
+    def close(self) -> None:
+        """Stop building; what is not built is built after the next start."""
+        for task in self._tasks.values():
+            task.cancel()
+        self._builder.close()
+
+    def _choose(self, names: tuple[str, ...]) -> list[Device]:
+        connected = {one.name: one for one in self._coordinator.connected()}
+        if not connected:
+            raise UserError(
+                "no device is connected; start one with 'efficientquant-agent --controller HOST:PORT --name NAME' and "
+                "look at 'efficientquant devices'"
+            )
+        unknown = [one for one in names if one not in connected]
+        if unknown:
+            listed = ", ".join(sorted(str(one) for one in connected))
+            raise UserError(f"no device named {_quoted(unknown)} is connected (connected: {listed})")
+        chosen = [connected[one] for one in names] if names else list(connected.values())
+        for device in chosen:
+            if not device.snapshot.backends:
+                raise UserError(
+                    f"device '{device.name}' has no runtime to run a model with; install one there, for example with "
+                    "pip install 'efficientquant-agent[ort]', or leave it out with --devices"
+                )
+        return chosen
+
+    async def _build_all(self, view: CampaignView) -> None:
+        async with self._one_at_a_time:
+            for build in tuple(view.builds.values()):
+                if build.state is not BuildState.READY:
+                    await self._build_one(view, build)
+        await self._coordinator.builds_done(view)
+
+    async def _build_one(self, view: CampaignView, build: Build) -> None:
+        await self._moved(view, build, BuildState.BUILDING)
+        key = build_key(build.model, build.recipe, view.campaign.weights)
+        try:
+            artifact = await self._made_before(key) or await self._make(build, view.campaign.weights, key)
+        except FleetError as error:
+            await self._moved(view, build, BuildState.FAILED, str(error))
+        else:
+            await self._moved(view, build, BuildState.READY, "; ".join(artifact.notes), artifact.sha256)
+
+    async def _made_before(self, key: str) -> Artifact | None:
+        found = await asyncio.to_thread(self._store.find_artifact, key)
+        return found if found is not None and self._artifacts.has(found.sha256) else None
+
+    async def _make(self, build: Build, weights: Weights, key: str) -> Artifact:
+        made = await self._builder.build(build.model, build.recipe, weights)
+        await asyncio.to_thread(self._store.add_artifact, made, key)
+        return made
+
+    async def _moved(
+        self, view: CampaignView, build: Build, state: BuildState, message: str = "", sha256: str | None = None
+    ) -> None:
+        moved = Build(build.campaign_id, build.model, build.recipe, state, message, sha256)
+        await self._coordinator.build_moved(view, moved)
+
+    def _built(self, campaign_id: str, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(campaign_id, None)
+        if not task.cancelled() and (error := task.exception()):
+            LOG.error("building for campaign %s failed", campaign_id, exc_info=error)
+
+
+def _check_counts(request: CampaignRequest) -> None:
+    if not request.models:
+        raise UserError("no model is named; name at least one, for example mobilevit_xxs")
+    if not request.recipes:
+        raise UserError("no recipe is named; pass for example --recipes fp32,efficientquant")
+    if request.repeats > MAX_REPEATS:
+        raise UserError(f"{request.repeats} repeats were asked for; {MAX_REPEATS} is the most one campaign runs")
+
+
+def _quoted(names: list[str]) -> str:
+    return ", ".join(f"'{one}'" for one in names)

@@ -1,0 +1,122 @@
+"""The service the agents speak to: sessions, artifacts, results."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+from efficientquant_protos import PROTOCOL_VERSION
+from efficientquant_protos.v1 import fleet_pb2 as pb
+from efficientquant_protos.v1 import fleet_pb2_grpc
+
+import efficientquant_controller
+from efficientquant_controller.config import ServerConfig
+from efficientquant_controller.errors import UserError, VersionSkewError
+from efficientquant_controller.fleet.artifacts import ContentStore
+from efficientquant_controller.fleet.coordinator import Coordinator
+from efficientquant_controller.fleet.liveness import Assign, CancelRun, Command, Progress, Session
+from efficientquant_controller.server import convert
+
+CHUNK_BYTES = 1 << 20
+# Read from the disk at once, away from the event loop, then sent in chunks.
+READ_BYTES = 8 * CHUNK_BYTES
+
+
+class AgentGateway(fleet_pb2_grpc.AgentGatewayServicer):
+    """Wire types in, records to the coordinator, and back."""
+
+    def __init__(self, coordinator: Coordinator, artifacts: ContentStore, config: ServerConfig) -> None:
+        self._coordinator = coordinator
+        self._artifacts = artifacts
+        self._config = config
+
+    async def Connect(
+        self, request_iterator: AsyncIterator[pb.AgentEvent], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.ControllerCommand]:
+        """Serve one session until either side ends it."""
+        session = await self._open(await anext(aiter(request_iterator), pb.AgentEvent()))
+        reader = asyncio.create_task(self._listen(request_iterator, session))
+        try:
+            yield self._welcome()
+            while (command := await session.commands.get()) is not None:
+                yield _command_to_wire(command)
+        finally:
+            reader.cancel()
+            await self._coordinator.close_session(session)
+
+    async def FetchArtifact(
+        self, request: pb.FetchArtifactRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.Chunk]:
+        """Send an artifact from an offset on."""
+        path = self._artifacts.path(request.sha256)
+        if request.offset > path.stat().st_size:
+            raise UserError(
+                f"artifact {request.sha256} has {path.stat().st_size} bytes, so it cannot be sent from byte "
+                f"{request.offset}; fetch it from the start"
+            )
+        with path.open("rb") as file:
+            file.seek(request.offset)
+            offset = request.offset
+            while block := await asyncio.to_thread(file.read, READ_BYTES):
+                for start in range(0, len(block), CHUNK_BYTES):
+                    yield pb.Chunk(offset=offset + start, data=block[start : start + CHUNK_BYTES])
+                offset += len(block)
+
+    async def ReportRun(self, request: pb.ReportRunRequest, context: grpc.aio.ServicerContext) -> pb.ReportRunResponse:
+        """Commit a result; the answer means that it is on disk."""
+        new = await self._coordinator.record_result(convert.result_from_wire(request.result))
+        return pb.ReportRunResponse(committed=True, duplicate=not new)
+
+    async def _open(self, event: pb.AgentEvent) -> Session:
+        if event.WhichOneof("event") != "hello":
+            raise UserError("a session starts with a hello; this peer sent something else")
+        hello = event.hello
+        _check_version(hello)
+        if not hello.device_id or not hello.name:
+            raise UserError("the hello names no device; give the agent a --name")
+        snapshot = convert.snapshot_from_wire(hello.device)
+        return await self._coordinator.open_session(
+            hello.device_id, hello.name, hello.agent_version, hello.session_epoch, snapshot, hello.active_run_ids
+        )
+
+    async def _listen(self, events: AsyncIterator[pb.AgentEvent], session: Session) -> None:
+        try:
+            async for event in events:
+                kind = event.WhichOneof("event")
+                if kind == "heartbeat":
+                    self._coordinator.heard(session, event.heartbeat.active_run_ids)
+                elif kind == "progress":
+                    told = event.progress
+                    self._coordinator.progressed(session, Progress(told.run_id, told.phase, told.fraction))
+        finally:
+            session.commands.put_nowait(None)
+
+    def _welcome(self) -> pb.ControllerCommand:
+        welcome = pb.Welcome(
+            protocol_version=PROTOCOL_VERSION,
+            controller_version=efficientquant_controller.__version__,
+            heartbeat_interval_s=self._config.heartbeat_interval_s,
+            lease_s=self._config.lease_s,
+        )
+        return pb.ControllerCommand(welcome=welcome)
+
+
+def _check_version(hello: pb.Hello) -> None:
+    theirs = hello.protocol_version
+    if theirs == PROTOCOL_VERSION:
+        return
+    side = "the controller" if theirs > PROTOCOL_VERSION else f"the agent on {hello.name}"
+    raise VersionSkewError(
+        f"agent {hello.name} ({hello.agent_version}) speaks protocol {theirs}, this controller "
+        f"({efficientquant_controller.__version__}) speaks {PROTOCOL_VERSION}; upgrade {side}"
+    )
+
+
+def _command_to_wire(command: Command) -> pb.ControllerCommand:
+    if isinstance(command, Assign):
+        assignment = convert.assignment_to_wire(
+            command.run, command.job, command.artifact, command.backend, command.measurement
+        )
+        return pb.ControllerCommand(assignment=assignment)
+    if isinstance(command, CancelRun):
+        return pb.ControllerCommand(cancel_run=pb.CancelRun(run_id=command.run_id))
+    return pb.ControllerCommand(superseded=pb.Superseded(by_session_epoch=command.by_session_epoch))

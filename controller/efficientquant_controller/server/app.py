@@ -1,0 +1,110 @@
+"""The controller's process: opens the store, serves both services, and goes down cleanly."""
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+from efficientquant_protos.v1 import fleet_pb2_grpc
+
+from efficientquant_controller.config import ServerConfig, split_address
+from efficientquant_controller.errors import UserError
+from efficientquant_controller.fleet.artifacts import ContentStore
+from efficientquant_controller.fleet.builds import Builder
+from efficientquant_controller.fleet.coordinator import Coordinator
+from efficientquant_controller.fleet.submission import Submissions
+from efficientquant_controller.server.agent_gateway import AgentGateway
+from efficientquant_controller.server.errors import ErrorInterceptor
+from efficientquant_controller.server.fleet_control import FleetControl
+from efficientquant_controller.store.base import Store
+from efficientquant_controller.store.sql import open_store
+
+MAX_MESSAGE_BYTES = 64 << 20
+OPTIONS = [
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 20_000),
+    # Agents ping every 20 s while nothing is said; the default would answer that with "too many pings".
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Otherwise a second controller on the same port would start, and get every other connection.
+    ("grpc.so_reuseport", 0),
+]
+
+
+def serve(config: ServerConfig) -> None:
+    """Serve until SIGINT or SIGTERM; raises UserError when the configuration cannot be served."""
+    config = config.checked()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    store = open_store(config.db)
+    try:
+        root = config.artifacts_folder()
+        artifacts = ContentStore(root)
+        with _alone(root, config.db):
+            asyncio.run(_serve(config, store, artifacts, ContentStore(root / "checkpoints")))
+    finally:
+        store.close()
+
+
+async def _serve(config: ServerConfig, store: Store, artifacts: ContentStore, checkpoints: ContentStore) -> None:
+    coordinator = Coordinator(store, config.lease_s)
+    submissions = Submissions(coordinator, Builder(artifacts, checkpoints), store, artifacts)
+    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=OPTIONS)
+    fleet_pb2_grpc.add_AgentGatewayServicer_to_server(AgentGateway(coordinator, artifacts, config), server)
+    fleet_pb2_grpc.add_FleetControlServicer_to_server(
+        FleetControl(coordinator, submissions, store, checkpoints), server
+    )
+    port = _bind(server, config)
+    for unfinished in await coordinator.recover():
+        submissions.build(unfinished)
+    leases = asyncio.create_task(coordinator.watch_leases())
+    stop = _stop_event()
+    await server.start()
+    print(f"ready: listening on {split_address(config.listen)[0]}:{port}", flush=True)  # noqa: T201 (others wait for it)
+    await asyncio.wait({leases, asyncio.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    submissions.close()
+    await server.stop(grace=1)
+    if not leases.cancel():
+        leases.result()  # it never ends by itself: show why it did
+
+
+def _bind(server: grpc.aio.Server, config: ServerConfig) -> int:
+    """Open the port. The one place that will take server credentials once agents enroll."""
+    try:
+        return int(server.add_insecure_port(config.listen))
+    except RuntimeError as error:
+        raise UserError(
+            f"cannot listen on {config.listen}: another program uses that port, or the address is not this machine's; "
+            "pass another --listen HOST:PORT (port 0 takes any free one)"
+        ) from error
+
+
+def _stop_event() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+@contextmanager
+def _alone(root: Path, db: str) -> Iterator[None]:
+    """Hold the artifact folder: two controllers on one database would lease the same runs."""
+    with (root / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise UserError(
+                f"another controller (process {holder}) serves {db}; stop it or pass another --db"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,83 @@
+"""The one table from error class to gRPC status, and the interceptor that applies it to every call."""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from grpc import StatusCode
+
+from efficientquant_controller.errors import (
+    FleetError,
+    NameTakenError,
+    NotFoundError,
+    StaleSessionError,
+    StoreError,
+    StoreVersionError,
+    UserError,
+    VersionSkewError,
+)
+
+LOG = logging.getLogger(__name__)
+
+# The sentence of each of these is meant for the person at the other end; every other error is a bug of ours.
+STATUS_BY_ERROR: dict[type[FleetError], StatusCode] = {
+    NotFoundError: StatusCode.NOT_FOUND,
+    NameTakenError: StatusCode.ALREADY_EXISTS,
+    VersionSkewError: StatusCode.FAILED_PRECONDITION,
+    StaleSessionError: StatusCode.ABORTED,
+    StoreVersionError: StatusCode.FAILED_PRECONDITION,
+    StoreError: StatusCode.UNAVAILABLE,
+    UserError: StatusCode.INVALID_ARGUMENT,
+    FleetError: StatusCode.INTERNAL,
+}
+
+
+def status_of(error: FleetError) -> StatusCode:
+    """The status of the nearest class in the table."""
+    return next(STATUS_BY_ERROR[one] for one in type(error).__mro__ if one in STATUS_BY_ERROR)
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Turns FleetErrors into statuses, on calls of every shape."""
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
+    ) -> grpc.RpcMethodHandler:
+        """Wrap the handler that would have served the call."""
+        handler = await continuation(handler_call_details)
+        if handler is None:  # an unknown method: grpc answers UNIMPLEMENTED
+            return handler
+        requests = "stream" if handler.request_streaming else "unary"
+        answers = "stream" if handler.response_streaming else "unary"
+        inner = getattr(handler, f"{requests}_{answers}")
+        make = getattr(grpc, f"{requests}_{answers}_rpc_method_handler")
+        wrapped = _wrap_stream(inner) if handler.response_streaming else _wrap_unary(inner)
+        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+
+
+def _wrap_unary(inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        try:
+            return await inner(request, context)
+        except FleetError as error:
+            await _abort(context, error)
+
+    return call
+
+
+def _wrap_stream(inner: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    async def call(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
+        try:
+            async for answer in inner(request, context):
+                yield answer
+        except FleetError as error:
+            await _abort(context, error)
+
+    return call
+
+
+async def _abort(context: grpc.aio.ServicerContext, error: FleetError) -> None:
+    if not isinstance(error, UserError):
+        LOG.warning("%s: %s", type(error).__name__, error)
+    await context.abort(status_of(error), str(error))

@@ -1,0 +1,152 @@
+"""The service the command line speaks to: devices, campaigns, results."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+from efficientquant_protos.v1 import fleet_pb2 as pb
+from efficientquant_protos.v1 import fleet_pb2_grpc
+
+from efficientquant_controller.errors import UserError
+from efficientquant_controller.fleet.artifacts import ContentStore
+from efficientquant_controller.fleet.campaigns import CampaignView, DeviceTally
+from efficientquant_controller.fleet.coordinator import Coordinator
+from efficientquant_controller.fleet.submission import CampaignRequest, Submissions
+from efficientquant_controller.model import Device
+from efficientquant_controller.server import convert
+from efficientquant_controller.store.base import Store
+
+# A person's eyes do not need more; a thousand progress events a second would cost the controller a core.
+WATCH_INTERVAL_S = 0.1
+
+
+class FleetControl(fleet_pb2_grpc.FleetControlServicer):
+    """Wire types in, records to coordinator, submissions and store, and back."""
+
+    def __init__(
+        self, coordinator: Coordinator, submissions: Submissions, store: Store, checkpoints: ContentStore
+    ) -> None:
+        self._coordinator = coordinator
+        self._submissions = submissions
+        self._store = store
+        self._checkpoints = checkpoints
+
+    async def ListDevices(
+        self, request: pb.ListDevicesRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListDevicesResponse:
+        """Every device that has a name."""
+        devices = await asyncio.to_thread(self._store.devices)
+        return pb.ListDevicesResponse(devices=[self._device(one) for one in devices])
+
+    async def ForgetDevice(
+        self, request: pb.ForgetDeviceRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ForgetDeviceResponse:
+        """Free the name of a device that is not connected."""
+        if any(one.name == request.name for one in self._coordinator.connected()):
+            raise UserError(f"device '{request.name}' is connected; stop its agent before it is forgotten")
+        device = await asyncio.to_thread(self._store.forget_device, request.name)
+        return pb.ForgetDeviceResponse(device=self._device(device))
+
+    async def UploadCheckpoint(
+        self, request_iterator: AsyncIterator[pb.Chunk], context: grpc.aio.ServicerContext
+    ) -> pb.UploadCheckpointResponse:
+        """Store a checkpoint under its SHA-256."""
+        sha256, size = await self._checkpoints.receive((one.offset, one.data) async for one in request_iterator)
+        return pb.UploadCheckpointResponse(sha256=sha256, size_bytes=size)
+
+    async def SubmitCampaign(self, request: pb.SubmitCampaignRequest, context: grpc.aio.ServicerContext) -> pb.Campaign:
+        """Check everything, then record the campaign and start building."""
+        asked = CampaignRequest(
+            models=tuple(dict.fromkeys(request.models)),
+            recipes=tuple(dict.fromkeys(request.recipes)),
+            devices=tuple(dict.fromkeys(request.devices)),
+            weights=convert.weights_from_wire(request.weights),
+            tier=request.tier,
+            repeats=request.repeats,
+            seed=request.seed,
+            intra_op_threads=request.intra_op_threads,
+        )
+        view = await self._submissions.submit(asked)
+        return await self._campaign(view)
+
+    async def WatchCampaign(
+        self, request: pb.WatchCampaignRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.CampaignStatus]:
+        """Send the whole state now and after changes, until the campaign has ended."""
+        campaign_id = (await self._coordinator.view(request.campaign_id)).campaign_id
+        while True:
+            view = await self._coordinator.view(campaign_id)
+            changed = asyncio.create_task(self._coordinator.changed())
+            try:
+                yield await self._status(view)
+                if view.campaign.state.ended:
+                    return
+                await asyncio.sleep(WATCH_INTERVAL_S)
+                await changed
+            finally:
+                changed.cancel()
+
+    async def CancelCampaign(self, request: pb.CancelCampaignRequest, context: grpc.aio.ServicerContext) -> pb.Campaign:
+        """End a campaign now."""
+        campaign = await self._coordinator.cancel(request.campaign_id)
+        self._submissions.stop(campaign.campaign_id)
+        return convert.campaign_to_wire(campaign, await self._names())
+
+    async def ListCampaigns(
+        self, request: pb.ListCampaignsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListCampaignsResponse:
+        """All campaigns, newest first."""
+        campaigns = await asyncio.to_thread(self._store.campaigns)
+        names = await self._names()
+        return pb.ListCampaignsResponse(campaigns=[convert.campaign_to_wire(one, names) for one in campaigns])
+
+    async def QueryResults(
+        self, request: pb.QueryResultsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.QueryResultsResponse:
+        """Send rows of the view `results`."""
+        campaign_id = None
+        if request.campaign_id:
+            campaign_id = (await asyncio.to_thread(self._store.campaign, request.campaign_id)).campaign_id
+        rows = await asyncio.to_thread(self._store.results, campaign_id)
+        return pb.QueryResultsResponse(
+            rows=[convert.result_row_to_wire(one) for one in rows], campaign_id=campaign_id or ""
+        )
+
+    def _device(self, device: Device) -> pb.Device:
+        return convert.device_to_wire(device, self._coordinator.device_state(device.device_id))
+
+    async def _campaign(self, view: CampaignView) -> pb.Campaign:
+        return convert.campaign_to_wire(view.campaign, await self._names())
+
+    async def _names(self) -> dict[str, str]:
+        return {one.device_id: one.name or "" for one in await asyncio.to_thread(self._store.devices)}
+
+    async def _status(self, view: CampaignView) -> pb.CampaignStatus:
+        names = await self._names()
+        builds = []
+        for build in view.builds.values():
+            sha256 = build.artifact_sha256
+            artifact = await asyncio.to_thread(self._store.artifact, sha256) if sha256 else None
+            builds.append(convert.build_to_wire(build, artifact))
+        return pb.CampaignStatus(
+            campaign=convert.campaign_to_wire(view.campaign, names),
+            builds=builds,
+            devices=[self._device_status(view, tally, names) for tally in view.tallies()],
+            notices=[pb.Notice(time_unix_s=one.time_unix_s, message=one.message) for one in view.events],
+        )
+
+    def _device_status(self, view: CampaignView, tally: DeviceTally, names: dict[str, str]) -> pb.DeviceStatus:
+        status = pb.DeviceStatus(
+            name=names.get(tally.device_id) or tally.device_id,
+            state=self._coordinator.device_state(tally.device_id),
+            runs_total=tally.total,
+            runs_done=tally.done,
+            runs_failed=tally.failed,
+        )
+        if tally.leased is not None:
+            job = view.jobs[tally.leased.job_id]
+            status.current_model, status.current_recipe = job.model, job.recipe
+            session = self._coordinator.session(tally.device_id)
+            if session and session.progress and session.progress.run_id == tally.leased.run_id:
+                status.phase, status.fraction = session.progress.phase, session.progress.fraction
+        return status

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from efficientquant_controller.model import (
     Build,
-    BuildState,
     Campaign,
     CampaignState,
     Event,
@@ -70,6 +69,10 @@ class CampaignView:
         """The run that is on the device now."""
         return next((one for one in self.runs_on(device_id) if one.state is RunState.LEASED), None)
 
+    def leased_devices(self) -> set[str]:
+        """The devices that have one of its runs on them."""
+        return {self.jobs[one.job_id].device_id for one in self.runs.values() if one.state is RunState.LEASED}
+
     def jobs_of_build(self, build: Build) -> list[Job]:
         """The jobs that wait for an artifact, one for each device."""
         return [one for one in self.jobs.values() if (one.model, one.recipe) == (build.model, build.recipe)]
@@ -88,12 +91,6 @@ class CampaignView:
     def move_campaign(self, state: CampaignState, ended_unix_s: float | None = None) -> None:
         """Change the campaign's state."""
         self.campaign = replace(self.campaign, state=state, ended_unix_s=ended_unix_s)
-
-    def move_build(self, build: Build, state: BuildState, message: str = "", sha256: str | None = None) -> Build:
-        """Change a build's state; returns it as it is now."""
-        moved = replace(build, state=state, message=message, artifact_sha256=sha256)
-        self.builds[build.model, build.recipe] = moved
-        return moved
 
     def move_job(self, job_id: str, state: JobState, failure_type: str = "", failure_message: str = "") -> None:
         """Change a job's state."""

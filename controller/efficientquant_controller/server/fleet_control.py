@@ -75,16 +75,13 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
         """Send the whole state now and after changes, until the campaign has ended."""
         campaign_id = (await self._coordinator.view(request.campaign_id)).campaign_id
         while True:
+            changed = self._coordinator.next_change()
             view = await self._coordinator.view(campaign_id)
-            changed = asyncio.create_task(self._coordinator.changed())
-            try:
-                yield await self._status(view)
-                if view.campaign.state.ended:
-                    return
-                await asyncio.sleep(WATCH_INTERVAL_S)
-                await changed
-            finally:
-                changed.cancel()
+            yield await self._status(view)
+            if view.campaign.state.ended:
+                return
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            await changed.wait()
 
     async def CancelCampaign(self, request: pb.CancelCampaignRequest, context: grpc.aio.ServicerContext) -> pb.Campaign:
         """End a campaign now."""

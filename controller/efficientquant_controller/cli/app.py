@@ -1,0 +1,70 @@
+"""The command's verbs put together, and the one place where an error becomes an exit code."""
+
+import sys
+import traceback
+from types import TracebackType
+from typing import Self
+
+import typer
+
+from efficientquant_controller.cli import (
+    bench,
+    campaigns,
+    cancel,
+    demo,
+    devices,
+    models,
+    recipes,
+    results,
+    serve,
+    watch,
+)
+from efficientquant_controller.errors import UserError
+
+EXIT_CODES = {
+    0: "done; a watched campaign succeeded",
+    1: "the campaign ended with failed or cancelled jobs",
+    2: "what was asked cannot be done; stderr says why in one line",
+    70: "a bug in the product; stderr has its traceback",
+    130: "stopped or detached with Ctrl-C",
+}
+BUG_EXIT_CODE = 70
+
+app = typer.Typer(
+    name="efficientquant",
+    help="Quantize CNN-transformer hybrids and benchmark them honestly on a fleet of edge devices.",
+    epilog="Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb in (serve, devices, bench, campaigns, watch, cancel, results, models, recipes, demo):
+    app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
+
+
+class ExitCodes:
+    """Turns what escapes a command into its exit code: a user's error is one line, a bug its traceback."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, UserError):
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201
+            raise SystemExit(2) from None
+        if isinstance(error, KeyboardInterrupt):
+            raise SystemExit(130) from None
+        if isinstance(error, Exception):
+            traceback.print_exception(kind, error, trace)
+            print("this is a bug in EfficientQuant; please report it with the lines above", file=sys.stderr)  # noqa: T201
+            raise SystemExit(BUG_EXIT_CODE) from None
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Run one command and leave with its exit code (SystemExit)."""
+    with ExitCodes():
+        app(arguments)

@@ -1,0 +1,119 @@
+"""`efficientquant bench`: submit a campaign and watch it."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from efficientquant_controller.cli import output
+from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json, controller_hint, split_list
+from efficientquant_controller.cli.records import CampaignRequest
+from efficientquant_controller.config import TIERS
+from efficientquant_controller.errors import UserError
+from efficientquant_controller.model import Weights
+
+if TYPE_CHECKING:
+    from efficientquant_controller.cli.connection import Connection
+
+
+def command(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="timm models, e.g. mobilevit_xxs.")],
+    recipes: Annotated[
+        str, typer.Option("--recipes", metavar="NAME,NAME", help="How to quantize; see 'efficientquant recipes'.")
+    ] = "fp32,efficientquant",
+    devices: Annotated[
+        str, typer.Option("--devices", metavar="all|NAME,NAME", help="Which devices; all means every connected one.")
+    ] = "all",
+    tier: Annotated[
+        str, typer.Option("--tier", metavar="TIER", help=f"How long to measure: {', '.join(TIERS)}.")
+    ] = "standard",
+    repeats: Annotated[
+        int | None, typer.Option("--repeats", min=1, help="Processes per model, recipe and device; 3 by default.")
+    ] = None,
+    weights: Annotated[
+        str,
+        typer.Option(
+            "--weights",
+            metavar="pretrained|random|FILE",
+            help="timm's pretrained weights, seeded random ones (latency and memory only), or your checkpoint.",
+        ),
+    ] = "pretrained",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Orders the runs, and draws random weights.")] = 0,
+    threads: Annotated[
+        int, typer.Option("--threads", min=0, help="Threads within an operator; 0 leaves it to the runtime.")
+    ] = 0,
+    detach: Annotated[bool, typer.Option("--detach", help="Submit, print the campaign's id and leave.")] = False,
+    controller: Controller = DEFAULT_CONTROLLER,
+    as_json: Json = False,
+) -> None:
+    """Quantize models, measure them on devices and show the results; Ctrl-C offers to cancel or detach."""
+    request = CampaignRequest(
+        models=tuple(models),
+        recipes=tuple(_named(recipes, "--recipes", "fp32,efficientquant")),
+        devices=() if devices == "all" else tuple(_named(devices, "--devices", "all or bench-1,bench-2")),
+        tier=tier,
+        repeats=repeats or 0,
+        seed=seed,
+        intra_op_threads=threads,
+    )
+    source = weights_source(weights)
+    submit_and_watch(controller, request, source, detach=detach, as_json=as_json)
+
+
+def submit_and_watch(
+    controller: str, request: CampaignRequest, source: str | Path, *, detach: bool = False, as_json: bool = False
+) -> None:
+    """Submit a campaign, then watch it to its end unless `detach`; leaves with the exit code (typer.Exit)."""
+    from efficientquant_controller.cli.connection import Connection
+    from efficientquant_controller.cli.watching import watch_to_end
+
+    with Connection(controller) as connection:
+        campaign = connection.submit(request, _weights(connection, source))
+        hint = controller_hint(controller)
+        if not detach:
+            output.print_message(
+                f"campaign {campaign.campaign_id}: {campaign.job_count} jobs, {campaign.run_count} runs "
+                f"on {', '.join(campaign.devices)}"
+            )
+            watch_to_end(connection, campaign.campaign_id, as_json=as_json, reached=True)
+        elif as_json:
+            output.print_json({"campaign": asdict(campaign)})
+        else:
+            output.print_line(campaign.campaign_id)
+            output.print_message(f"watch it: efficientquant watch {campaign.campaign_id}{hint}")
+
+
+def weights_source(weights: str) -> str | Path:
+    """`pretrained` and `random` as they are, anything else as a file; raises UserError when there is none."""
+    if weights in ("pretrained", "random"):
+        return weights
+    path = Path(weights)
+    if not path.is_file():
+        raise UserError(
+            f"--weights {weights}: there is no such file; give a checkpoint (.safetensors, .pth), pretrained or random"
+        )
+    return path
+
+
+def _named(text: str, option: str, example: str) -> list[str]:
+    names = split_list(text)
+    if not names:
+        raise UserError(f"{option} names nothing; give for example {example}")
+    return names
+
+
+def _weights(connection: "Connection", source: str | Path) -> Weights:
+    if isinstance(source, str):
+        return Weights(source)
+    size_bytes = source.stat().st_size
+    with_bar = sys.stderr.isatty()
+
+    def report(sent_bytes: int) -> None:
+        if with_bar:
+            sys.stderr.write(f"\ruploading {source.name}: {sent_bytes / size_bytes:4.0%}")
+
+    uploaded = connection.upload_checkpoint(source, report)
+    output.print_message("\r" * with_bar + f"uploaded {source.name}: {size_bytes / 2**20:.1f} MiB")
+    return uploaded

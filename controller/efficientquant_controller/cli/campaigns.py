@@ -1,0 +1,42 @@
+"""`efficientquant campaigns`: what was asked for, and where it stands."""
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from efficientquant_controller.cli import output
+from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json
+from efficientquant_controller.cli.records import Campaign
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def command(controller: Controller = DEFAULT_CONTROLLER, as_json: Json = False) -> None:
+    """List the campaigns, newest first."""
+    from efficientquant_controller.cli.connection import Connection
+
+    with Connection(controller) as connection:
+        found = connection.campaigns()
+    if as_json:
+        output.print_json([asdict(one) for one in found])
+    elif found:
+        output.stdout_console().print(campaign_table(found))
+    else:
+        output.print_line("no campaigns yet; start one: efficientquant bench MODEL --recipes fp32,efficientquant")
+
+
+def campaign_table(campaigns: list[Campaign]) -> "Table":
+    """The campaigns as a table, with local times."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("campaign", "state", "created", "models", "recipes", "devices", "weights", "tier"):
+        table.add_column(heading, no_wrap=heading in ("campaign", "state"))
+    table.add_column("runs", justify="right")
+    for one in campaigns:
+        created = datetime.fromtimestamp(one.created_unix_s).astimezone().strftime("%Y-%m-%d %H:%M")
+        named = (", ".join(names) for names in (one.models, one.recipes, one.devices))
+        table.add_row(one.campaign_id, one.state, created, *named, one.weights, one.tier, str(one.run_count))
+    return table

@@ -1,0 +1,29 @@
+"""`efficientquant cancel`: end a campaign now."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from efficientquant_controller.cli import output
+from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json, controller_hint
+from efficientquant_controller.model import CampaignState
+
+
+def command(
+    campaign: Annotated[str, typer.Argument(metavar="ID|latest", help="Which campaign.")],
+    controller: Controller = DEFAULT_CONTROLLER,
+    as_json: Json = False,
+) -> None:
+    """Cancel a campaign; what was measured so far stays."""
+    from efficientquant_controller.cli.connection import Connection
+
+    with Connection(controller) as connection:
+        ended = connection.cancel(campaign)
+    if as_json:
+        output.print_json(asdict(ended))
+    elif ended.state is CampaignState.CANCELLED:
+        output.print_line(f"campaign {ended.campaign_id} is cancelled; what was measured stays:")
+        output.print_line(f"  efficientquant results --campaign {ended.campaign_id}{controller_hint(controller)}")
+    else:
+        output.print_line(f"campaign {ended.campaign_id} had already ended: {ended.state}")

@@ -1,0 +1,199 @@
+"""The connection to a controller: the only module of the command line that speaks gRPC."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+import grpc
+from efficientquant_protos.v1 import fleet_pb2 as pb
+from efficientquant_protos.v1 import fleet_pb2_grpc
+
+from efficientquant_controller.cli import convert
+from efficientquant_controller.cli.records import Campaign, CampaignRequest, CampaignStatus, Device
+from efficientquant_controller.config import split_address
+from efficientquant_controller.errors import FleetError, UserError
+from efficientquant_controller.model import Weights
+
+CHUNK_BYTES = 1 << 20
+ANSWER_TIMEOUT_S = 30.0
+# A controller imports torch and timm before it can judge the first campaign; on a small machine that takes a while.
+SUBMIT_TIMEOUT_S = 300.0
+
+_CHANNEL_OPTIONS = (
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # A controller that was restarted is found again within seconds, not after gRPC's two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.max_receive_message_length", 64 << 20),
+)
+_USER_CODES = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.ALREADY_EXISTS,
+    grpc.StatusCode.FAILED_PRECONDITION,
+)
+# CANCELLED: a controller that stops cancels the calls it serves.
+_LOST_CODES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+_REASONS = {
+    "connection refused": "connection refused",
+    "dns resolution failed": "the name is unknown",
+    "errors resolving": "the name is unknown",
+    "no route to host": "no route to that host",
+    "network is unreachable": "the network is unreachable",
+    "timed out": "no answer",
+    "timeout": "no answer",
+    "wrong version number": "it speaks TLS",
+    "socket closed": "it closed the connection",
+    "connection reset": "it closed the connection",
+}
+_TRANSPORT_WORDS = ("failed to connect", "goaway", "stream removed", "handshake", "keepalive", "endpoint", "recvmsg")
+
+
+class ControllerUnreachableError(UserError):
+    """No controller answers at `address`; `reason` says why in a few words."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(
+            f"no controller answers at {address} ({reason}); start one with 'efficientquant serve --listen {address}' "
+            "or pass --controller"
+        )
+        self.address = address
+        self.reason = reason
+
+
+class ControllerBugError(FleetError):
+    """The controller failed in a way that no user can mend; its log has the traceback."""
+
+
+class Connection:
+    """A controller's FleetControl service; every method raises UserError for what the user can mend.
+
+    Also ControllerUnreachableError (a UserError) when nobody answers, and ControllerBugError.
+    """
+
+    def __init__(self, address: str) -> None:
+        """Prepare to talk to `address` (HOST:PORT); nothing is sent yet."""
+        split_address(address)
+        self.address = address
+        self._channel = _open_channel(address)
+        self._control = fleet_pb2_grpc.FleetControlStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection; calls under way are cancelled."""
+        self._channel.close()
+
+    def devices(self) -> list[Device]:
+        """Every device the controller knows."""
+        answer = self._call(self._control.ListDevices, pb.ListDevicesRequest())
+        return [convert.device_from_wire(one) for one in answer.devices]
+
+    def forget_device(self, name: str) -> Device:
+        """Free the name of a device that will not come back."""
+        answer = self._call(self._control.ForgetDevice, pb.ForgetDeviceRequest(name=name))
+        return convert.device_from_wire(answer.device)
+
+    def upload_checkpoint(self, path: Path, on_progress: Callable[[int], None]) -> Weights:
+        """Upload a checkpoint; `on_progress` gets the bytes sent so far. UserError when `path` cannot be read."""
+        digest = hashlib.sha256()
+        with _open_file(path) as file:
+            answer = self._call(self._control.UploadCheckpoint, _chunks(file, digest, on_progress), None)
+        if answer.sha256 != digest.hexdigest():
+            raise UserError(f"{path} arrived damaged at {self.address} or was changed during the upload; try again")
+        return Weights("checkpoint", answer.sha256, path.name)
+
+    def submit(self, request: CampaignRequest, weights: Weights) -> Campaign:
+        """Ask for a campaign; nothing is stored when the controller refuses it."""
+        message = convert.request_to_wire(request, weights)
+        return convert.campaign_from_wire(self._call(self._control.SubmitCampaign, message, SUBMIT_TIMEOUT_S))
+
+    def watch(self, campaign_id: str) -> Iterator[CampaignStatus]:
+        """A campaign's status now and after every change, until it has ended."""
+        stream = self._control.WatchCampaign(pb.WatchCampaignRequest(campaign_id=campaign_id))
+        try:
+            for message in stream:
+                yield convert.status_from_wire(message)
+        except grpc.RpcError as error:
+            self._fail(error)
+        finally:
+            stream.cancel()
+
+    def cancel(self, campaign_id: str) -> Campaign:
+        """Cancel a campaign (an id or "latest")."""
+        request = pb.CancelCampaignRequest(campaign_id=campaign_id)
+        return convert.campaign_from_wire(self._call(self._control.CancelCampaign, request))
+
+    def campaigns(self) -> list[Campaign]:
+        """Every campaign, newest first."""
+        answer = self._call(self._control.ListCampaigns, pb.ListCampaignsRequest())
+        return [convert.campaign_from_wire(one) for one in answer.campaigns]
+
+    def results(self, campaign_id: str) -> list[dict[str, Any]]:
+        """The rows of the view `results` for an id or "latest"; for all campaigns when `campaign_id` is empty."""
+        answer = self._call(self._control.QueryResults, pb.QueryResultsRequest(campaign_id=campaign_id))
+        return [convert.row_from_wire(one) for one in answer.rows]
+
+    def _call(self, method: Callable[..., Any], request: Any, timeout_s: float | None = ANSWER_TIMEOUT_S) -> Any:
+        try:
+            return method(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            self._fail(error)
+
+    def _fail(self, error: Any) -> NoReturn:
+        code, details = error.code(), error.details() or ""
+        if code in _USER_CODES:
+            raise UserError(details) from None
+        if code is grpc.StatusCode.UNAVAILABLE and not _is_transport_failure(details):
+            raise UserError(details) from None
+        if code in _LOST_CODES:
+            raise ControllerUnreachableError(self.address, _reason(details)) from None
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            raise ControllerUnreachableError(self.address, "no answer in time") from None
+        raise ControllerBugError(
+            f"the controller at {self.address} failed ({code.name}): {details or 'it gave no reason'}; "
+            "its log has the traceback"
+        ) from error
+
+
+def _open_channel(address: str) -> grpc.Channel:
+    # The wire is plain for now; mutual TLS replaces this call by grpc.secure_channel and changes nothing else.
+    return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+
+
+def _is_transport_failure(details: str) -> bool:
+    """Tell gRPC's own UNAVAILABLE from the controller's, which says that its database refuses."""
+    lowered = details.lower()
+    return not details or any(text in lowered for text in (*_REASONS, *_TRANSPORT_WORDS))
+
+
+def _reason(details: str) -> str:
+    lowered = details.lower()
+    known = (reason for text, reason in _REASONS.items() if text in lowered)
+    return next(known, details.splitlines()[0] if details else "no reason given")
+
+
+def _open_file(path: Path) -> Any:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UserError(f"the checkpoint {path} cannot be read: {error.strerror}") from error
+
+
+def _chunks(file: Any, digest: Any, on_progress: Callable[[int], None]) -> Iterator[pb.Chunk]:
+    offset = 0
+    while data := file.read(CHUNK_BYTES):
+        digest.update(data)
+        yield pb.Chunk(offset=offset, data=data)
+        offset += len(data)
+        on_progress(offset)

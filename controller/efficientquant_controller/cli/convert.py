@@ -1,0 +1,81 @@
+"""The wire's messages turned into the command line's records, here and nowhere else."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence as AbstractSequence
+from typing import Any
+
+from efficientquant_protos.v1 import fleet_pb2 as pb
+from google.protobuf.message import Message
+
+from efficientquant_controller.cli.records import (
+    BuildStatus,
+    Campaign,
+    CampaignRequest,
+    CampaignStatus,
+    Device,
+    DeviceStatus,
+    Notice,
+)
+from efficientquant_controller.model import Backend, CampaignState, DeviceSnapshot, Weights
+
+RESULT_FIELDS: tuple[str, ...] = tuple(pb.ResultRow.DESCRIPTOR.fields_by_name)
+
+
+def plain(message: Message) -> dict[str, Any]:
+    """Every field of a message by its name; None where the message says nothing."""
+    return {field.name: _field_value(message, field) for field in message.DESCRIPTOR.fields}
+
+
+def _field_value(message: Message, field: Any) -> Any:
+    value = getattr(message, field.name)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, AbstractSequence) and not isinstance(value, str | bytes):
+        return [plain(one) if isinstance(one, Message) else one for one in value]
+    if field.has_presence and not message.HasField(field.name):
+        return None
+    return plain(value) if isinstance(value, Message) else value
+
+
+def device_from_wire(message: pb.Device) -> Device:
+    """Read a device."""
+    snapshot = plain(message.snapshot)
+    snapshot["backends"] = tuple(
+        Backend(one.name, one.version, tuple(one.providers)) for one in message.snapshot.backends
+    )
+    return Device(**{**plain(message), "snapshot": DeviceSnapshot(**snapshot)})
+
+
+def campaign_from_wire(message: pb.Campaign) -> Campaign:
+    """Read a campaign."""
+    values: dict[str, Any] = {
+        name: tuple(one) if isinstance(one, list) else one for name, one in plain(message).items()
+    }
+    values["state"] = CampaignState(message.state)
+    return Campaign(**values)
+
+
+def status_from_wire(message: pb.CampaignStatus) -> CampaignStatus:
+    """Read a campaign's status."""
+    return CampaignStatus(
+        campaign_from_wire(message.campaign),
+        tuple(BuildStatus(**plain(one)) for one in message.builds),
+        tuple(DeviceStatus(**plain(one)) for one in message.devices),
+        tuple(Notice(**plain(one)) for one in message.notices),
+    )
+
+
+def row_from_wire(message: pb.ResultRow) -> dict[str, Any]:
+    """Read a result row: the columns of the view `results`, in SI units, None where there is no value."""
+    return plain(message)
+
+
+def request_to_wire(request: CampaignRequest, weights: Weights) -> pb.SubmitCampaignRequest:
+    """Write what a user asks for."""
+    return pb.SubmitCampaignRequest(**vars(request), weights=_weights_to_wire(weights))
+
+
+def _weights_to_wire(weights: Weights) -> pb.Weights:
+    if weights.kind == "checkpoint":
+        return pb.Weights(checkpoint=pb.Checkpoint(sha256=weights.sha256, filename=weights.filename))
+    return pb.Weights(pretrained=True) if weights.kind == "pretrained" else pb.Weights(random=True)

@@ -1,0 +1,98 @@
+"""`efficientquant devices`: who is connected, and what they can do."""
+
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from efficientquant_controller.cli import output
+from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json
+from efficientquant_controller.cli.records import Device
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def command(
+    forget: Annotated[
+        str | None,
+        typer.Option("--forget", metavar="NAME", help="Free the name of a device that will not come back."),
+    ] = None,
+    controller: Controller = DEFAULT_CONTROLLER,
+    as_json: Json = False,
+) -> None:
+    """List the devices: who is connected, and what they can do."""
+    from efficientquant_controller.cli.connection import Connection
+
+    with Connection(controller) as connection:
+        if forget is not None:
+            _show_forgotten(connection.forget_device(forget), as_json)
+            return
+        _show(connection.devices(), controller, as_json)
+
+
+def _show_forgotten(device: Device, as_json: bool) -> None:
+    if as_json:
+        output.print_json(asdict(device))
+    else:
+        output.print_line(f"forgot {device.name}; its results stay, and its name is free")
+
+
+def _show(devices: list[Device], controller: str, as_json: bool) -> None:
+    if as_json:
+        output.print_json([asdict(one) for one in devices])
+    elif devices:
+        output.stdout_console().print(device_table(devices, time.time()))
+    else:
+        output.print_line("no device has connected yet; start an agent on one:")
+        output.print_line(f"  efficientquant-agent --controller {controller} --name NAME")
+
+
+def device_table(devices: list[Device], now_unix_s: float) -> "Table":
+    """The devices as a table; `now_unix_s` tells how long ago a device was last heard of."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("device", "state", "board", "runs models with", "system"):
+        table.add_column(heading)
+    for device in devices:
+        table.add_row(device.name, _state(device, now_unix_s), _board(device), _capabilities(device), _system(device))
+    return table
+
+
+def _state(device: Device, now_unix_s: float) -> str:
+    if device.state != "offline":
+        return device.state
+    return f"offline for {duration(now_unix_s - device.last_seen_unix_s)}"
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its largest whole unit, e.g. `3 min`."""
+    for unit, length_s in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length_s:
+            return f"{int(seconds // length_s)} {unit}"
+    return f"{max(int(seconds), 0)} s"
+
+
+def _board(device: Device) -> str:
+    snapshot = device.snapshot
+    facts = [snapshot.board or snapshot.cpu_model or "unknown board"]
+    if snapshot.cpu_count:
+        facts.append(f"{snapshot.cpu_count} cores")
+    if snapshot.memory_total_bytes:
+        facts.append(f"{snapshot.memory_total_bytes / 2**30:.1f} GiB")
+    return ", ".join(facts)
+
+
+def _capabilities(device: Device) -> str:
+    backends = device.snapshot.backends
+    return ", ".join(f"{one.name} {one.version}" for one in backends) or "nothing: no runtime found"
+
+
+def _system(device: Device) -> str:
+    snapshot = device.snapshot
+    python = snapshot.library_versions.get("python", "")
+    facts = (snapshot.l4t and f"L4T {snapshot.l4t}", snapshot.os, snapshot.architecture, python and f"Python {python}")
+    return ", ".join(fact for fact in facts if fact)

@@ -1,0 +1,89 @@
+"""`efficientquant results`: the measured numbers as a table, JSON or CSV."""
+
+import csv
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from efficientquant_controller.cli import output
+from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json
+from efficientquant_controller.errors import UserError
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def command(
+    campaign: Annotated[
+        str, typer.Option("--campaign", metavar="ID|latest|all", help="Whose results to show.")
+    ] = "latest",
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, with SI units and every column.")] = False,
+    db: Annotated[
+        str | None,
+        typer.Option("--db", metavar="FILE|URL", help="Read this database directly; needs no controller."),
+    ] = None,
+    controller: Controller = DEFAULT_CONTROLLER,
+    as_json: Json = False,
+) -> None:
+    """Show what was measured: one row for each device, model and recipe."""
+    if as_csv and as_json:
+        raise UserError("--csv and --json were both given; choose one")
+    campaign_id = "" if campaign == "all" else campaign
+    rows = _rows_from_controller(controller, campaign_id) if db is None else rows_from_database(db, campaign_id)
+    print_results(rows, as_csv=as_csv, as_json=as_json)
+
+
+def _rows_from_controller(controller: str, campaign_id: str) -> Rows:
+    from efficientquant_controller.cli.connection import Connection
+
+    with Connection(controller) as connection:
+        return connection.results(campaign_id)
+
+
+def rows_from_database(db: str, campaign_id: str) -> Rows:
+    """The rows of one campaign (an id or "latest"), or of all when it is empty, read without a controller."""
+    from efficientquant_controller.store.sql import open_store
+
+    if "://" not in db and not Path(db).is_file():
+        raise UserError(f"there is no database {db}; pass the file that 'efficientquant serve --db' was given")
+    store = open_store(db, read_only=True)
+    try:
+        return store.results(store.campaign(campaign_id).campaign_id if campaign_id else None)
+    finally:
+        store.close()
+
+
+def print_results(rows: Rows, *, as_csv: bool = False, as_json: bool = False) -> None:
+    """Print rows on stdout in one of the three forms."""
+    if as_json:
+        output.print_json(si_rows(rows))
+    elif as_csv:
+        _print_csv(si_rows(rows))
+    else:
+        _print_tables(rows)
+
+
+def si_rows(rows: Rows) -> list[dict[str, Any]]:
+    """The rows with exactly the documented columns in their order; None where there is no value."""
+    from efficientquant_controller.cli.convert import RESULT_FIELDS
+
+    return [{name: row.get(name) for name in RESULT_FIELDS} for row in rows]
+
+
+def _print_csv(rows: list[dict[str, Any]]) -> None:
+    from efficientquant_controller.cli.convert import RESULT_FIELDS
+
+    writer = csv.DictWriter(sys.stdout, fieldnames=RESULT_FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def _print_tables(rows: Rows) -> None:
+    from efficientquant_controller.cli.result_table import print_result_tables
+
+    if not rows:
+        output.print_line("no results yet; measure something: efficientquant bench MODEL --recipes fp32,efficientquant")
+        return
+    print_result_tables(rows, output.stdout_console())

@@ -1,0 +1,76 @@
+"""The command `efficientquant-agent`."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Dict, List, Optional
+
+from efficientquant_agent import config as configuration
+from efficientquant_agent.errors import UsageError
+
+# Threads of gRPC may hold on to a broken connection; a stopped agent does not wait for them.
+_STOP_TIMEOUT_S = 1.5
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Run the agent until it is told to stop; return its exit code (see agent/README.md)."""
+    try:
+        config = configuration.load(sys.argv[1:] if arguments is None else arguments, os.environ)
+        return _serve(config)
+    except UsageError as error:
+        sys.stderr.write("efficientquant-agent: {}\n".format(error))
+        return error.exit_code
+
+
+def _serve(config: configuration.Config) -> int:
+    # Not at the top: --help and a typing error in an option must not wait for gRPC.
+    from efficientquant_agent import device
+    from efficientquant_agent.daemon import Daemon
+    from efficientquant_agent.state import StateDirectory
+
+    wake_reader, wake_writer = os.pipe()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os.write(wake_writer, b"s"))
+    state = StateDirectory(config.state_dir)
+    library_versions, backends, broken = device.find_runtimes()
+    for sentence in broken:
+        _log(sentence)
+    library_versions.update(_own_versions())
+    snapshot = device.Probe().snapshot(library_versions, backends)
+    daemon = Daemon(config, state, snapshot, state.device_id(snapshot.board_id, _log), _log, _announce)
+    exit_codes: List[int] = []
+
+    def serve() -> None:
+        exit_codes.append(daemon.serve())
+        os.write(wake_writer, b"e")
+
+    thread = threading.Thread(target=serve, name="sessions", daemon=True)
+    thread.start()
+    # The main thread only waits: a signal is handled at once, and its handler needs no lock.
+    os.read(wake_reader, 1)
+    daemon.stop()
+    thread.join(_STOP_TIMEOUT_S)
+    return exit_codes[0] if exit_codes else 0
+
+
+def _own_versions() -> Dict[str, str]:
+    import google.protobuf
+    import grpc
+
+    return {"grpcio": grpc.__version__, "protobuf": google.protobuf.__version__}
+
+
+def _log(message: str) -> None:
+    sys.stderr.write("{} {}\n".format(time.strftime("%Y-%m-%dT%H:%M:%S%z"), message))
+    sys.stderr.flush()
+
+
+def _announce(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

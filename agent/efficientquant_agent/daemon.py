@@ -1,0 +1,266 @@
+"""The daemon: connect, wait for work, run it, report it, whatever happens in between."""
+
+import queue
+import threading
+import time
+import traceback
+from typing import Callable, Dict, List, Optional
+
+from efficientquant_agent.artifacts import ArtifactCache
+from efficientquant_agent.backoff import Backoff
+from efficientquant_agent.client import Client, Hello, Session, encode_result
+from efficientquant_agent.config import Config
+from efficientquant_agent.errors import (
+    ControllerUnreachableError,
+    ReportRefusedError,
+    RunFailedError,
+    SessionRefusedError,
+    SupersededError,
+)
+from efficientquant_agent.outbox import Outbox
+from efficientquant_agent.records import Assignment, CancelRun, DeviceSnapshot, RunResult, Superseded, Welcome
+from efficientquant_agent.runner import Cancellation, Runner
+from efficientquant_agent.state import StateDirectory
+
+_BACKOFF_FIRST_S = 0.5
+_PROGRESS_INTERVAL_S = 0.2
+EXIT_CLEAN = 0
+EXIT_BUG = 1
+
+
+class _Throttle:
+    """Passes on progress at most five times a second, and every change of phase."""
+
+    def __init__(self, send: Callable[[str, float], None]) -> None:
+        self._send = send
+        self._phase = ""
+        self._due_s = 0.0
+
+    def __call__(self, phase: str, fraction: float) -> None:
+        """Take note of `fraction` (0 to 1) of a phase."""
+        now_s = time.monotonic()
+        if phase != self._phase or now_s >= self._due_s:
+            self._phase, self._due_s = phase, now_s + _PROGRESS_INTERVAL_S
+            self._send(phase, fraction)
+
+
+class Daemon:
+    """One agent. Two threads of its own: one keeps the session, one does the runs and delivers their results."""
+
+    def __init__(
+        self,
+        config: Config,
+        state: StateDirectory,
+        device: DeviceSnapshot,
+        device_id: str,
+        log: Callable[[str], None],
+        announce: Callable[[str], None],
+    ) -> None:
+        self._config = config
+        self._state = state
+        self._device = device
+        self._device_id = device_id
+        self._log = log
+        self._announce = announce
+        self._client = Client(config.host, config.port, config.address)
+        self._outbox = Outbox(state.subdirectory("outbox"))
+        self._artifacts = ArtifactCache(
+            state.subdirectory("artifacts"), config.cache_bytes, self._client.fetch, log, config.backoff_max_s
+        )
+        self._runner = Runner(config.name, state.subdirectory("scratch"), log)
+        self._assignments: queue.Queue = queue.Queue()
+        # Runs that are queued or running, with the means to cancel them. The lock guards it and the session.
+        self._lock = threading.Lock()
+        self._cancellations: Dict[str, Cancellation] = {}
+        self._session: Optional[Session] = None
+        self._stopping = threading.Event()
+        self._last_reason = ""
+
+    def serve(self) -> int:
+        """Serve until stop() or until the controller refuses for good; return the process's exit code."""
+        runs = threading.Thread(target=self._guarded, args=(self._serve_runs,), name="runs", daemon=True)
+        runs.start()
+        try:
+            return self._guarded(self._serve_sessions)
+        finally:
+            self.stop()
+            runs.join(2.0)
+            self._client.close()
+
+    def stop(self) -> None:
+        """End the session and the run, from any thread."""
+        self._stopping.set()
+        self._assignments.put(None)
+        with self._lock:
+            for cancellation in self._cancellations.values():
+                cancellation.set()
+            if self._session is not None:
+                self._session.close()
+
+    def _guarded(self, loop: Callable[[], int]) -> int:
+        """Run an outermost loop; a bug is shown once, in full, and ends the agent so that a supervisor sees it."""
+        try:
+            return loop()
+        except Exception:  # noqa: BLE001 — the outermost loop
+            if not self._stopping.is_set():
+                self._log("bug in the agent, please report it:\n" + traceback.format_exc())
+                self.stop()
+            return EXIT_BUG
+
+    def _serve_sessions(self) -> int:
+        backoff = Backoff(_BACKOFF_FIRST_S, self._config.backoff_max_s)
+        while not self._stopping.is_set():
+            try:
+                self._deliver()
+                self._serve_session(backoff)
+            except ControllerUnreachableError as error:
+                if not self._stopping.is_set():
+                    self._say_once(error.reason)
+                    self._stopping.wait(backoff.next_s())
+            except SessionRefusedError as error:
+                self._log(str(error))
+                return error.exit_code
+        return EXIT_CLEAN
+
+    def _serve_session(self, backoff: Backoff) -> None:
+        hello = Hello(self._device_id, self._config.name, self._state.next_epoch(), self._device)
+        session = self._client.connect(hello, self._active_run_ids)
+        with self._lock:
+            self._session = session
+        try:
+            if self._stopping.is_set():
+                return
+            for command in session:
+                if isinstance(command, Welcome):
+                    self._greet()
+                    backoff.reset()
+                elif isinstance(command, Assignment):
+                    self._accept(command)
+                elif isinstance(command, CancelRun):
+                    self._cancel(command.run_id)
+                elif isinstance(command, Superseded):
+                    raise SupersededError(
+                        "another copy of this device opened session {}; this one ends so that the two do not "
+                        "fight".format(command.by_session_epoch)
+                    )
+        finally:
+            with self._lock:
+                self._session = None
+            session.close()
+
+    def _greet(self) -> None:
+        self._last_reason = ""
+        self._announce(
+            "ready: connected to {} as {} (device {})".format(self._config.address, self._config.name, self._device_id)
+        )
+
+    def _say_once(self, reason: str) -> None:
+        """Log why there is no controller, once for each new reason and not for each attempt."""
+        if reason != self._last_reason:
+            self._log("no controller: {}; trying again".format(reason))
+            self._last_reason = reason
+
+    def _active_run_ids(self) -> List[str]:
+        """Runs that this agent has or is about to deliver: nobody else needs to do them."""
+        with self._lock:
+            active = list(self._cancellations)
+        return active + [run_id for run_id in self._outbox.pending() if run_id not in active]
+
+    def _accept(self, assignment: Assignment) -> None:
+        if assignment.run_id in self._active_run_ids():
+            return
+        with self._lock:
+            self._cancellations[assignment.run_id] = Cancellation()
+        self._assignments.put(assignment)
+
+    def _cancel(self, run_id: str) -> None:
+        with self._lock:
+            if run_id in self._cancellations:
+                self._cancellations[run_id].set()
+
+    def _serve_runs(self) -> int:
+        """Do one run after the other, and deliver what is still in the outbox meanwhile."""
+        backoff = Backoff(_BACKOFF_FIRST_S, self._config.backoff_max_s)
+        delivered = True
+        while not self._stopping.is_set():
+            try:
+                assignment = self._assignments.get(timeout=None if delivered else backoff.next_s())
+            except queue.Empty:
+                pass
+            else:
+                if assignment is not None:
+                    self._run_and_keep(assignment)
+                backoff.reset()
+            delivered = self._try_to_deliver()
+        return EXIT_CLEAN
+
+    def _run_and_keep(self, assignment: Assignment) -> None:
+        result = self._run(assignment)
+        if self._stopping.is_set():
+            return  # an agent that is told to stop has not failed: its lease runs out and the job is done again
+        self._outbox.put(assignment.run_id, encode_result(result))
+        with self._lock:
+            self._cancellations.pop(assignment.run_id).close()
+        self._log("run {}: {}".format(assignment.run_id, result.failure_type or "succeeded"))
+
+    def _run(self, assignment: Assignment) -> RunResult:
+        """Return what came of an assignment; whatever happens becomes a typed result."""
+        result = RunResult(
+            run_id=assignment.run_id,
+            device_id=self._device_id,
+            attempt=assignment.attempt,
+            device=self._device,
+            backend=assignment.backend,
+            library_versions=self._device.library_versions,
+        )
+        self._log("run {}: {} {}".format(assignment.run_id, assignment.model, assignment.recipe))
+        try:
+            return self._fetch_and_run(assignment, result)
+        except RunFailedError as error:
+            return result._replace(failure_type=error.failure_type, failure_message=str(error))
+        except Exception:  # noqa: BLE001 — a bug while running one job must not end the agent
+            text = traceback.format_exc()
+            self._log("bug in the agent, please report it:\n" + text)
+            lines = text.strip().splitlines()
+            return result._replace(failure_type="agent_error", failure_message=lines[-1], log_tail=lines[-20:])
+
+    def _fetch_and_run(self, assignment: Assignment, result: RunResult) -> RunResult:
+        with self._lock:
+            cancellation = self._cancellations[assignment.run_id]
+
+        progress = _Throttle(lambda phase, fraction: self._send_progress(assignment.run_id, phase, fraction))
+        if cancellation.event.is_set():
+            raise RunFailedError("cancelled", "cancelled before it began")
+        progress("fetch", 0.0)
+        artifact = self._artifacts.get(
+            assignment.sha256,
+            cancellation.event,
+            lambda here_bytes: progress("fetch", min(1.0, here_bytes / max(1, assignment.size_bytes))),
+        )
+        result = result._replace(stages=[artifact.transfer])
+        return self._runner.run(assignment, artifact.path, result, cancellation, progress)
+
+    def _send_progress(self, run_id: str, phase: str, fraction: float) -> None:
+        with self._lock:
+            if self._session is not None:
+                self._session.send_progress(run_id, phase, fraction)
+
+    def _try_to_deliver(self) -> bool:
+        """Deliver what can be delivered now; True when nothing is left."""
+        try:
+            self._deliver()
+        except ControllerUnreachableError as error:
+            if not self._stopping.is_set():
+                self._say_once(error.reason)
+        return not self._outbox.pending()
+
+    def _deliver(self) -> None:
+        """Report every result in the outbox; raises ControllerUnreachableError at the first that cannot be."""
+        for run_id in self._outbox.pending():
+            try:
+                self._client.report(self._outbox.read(run_id))
+            except ReportRefusedError as error:
+                kept = self._outbox.reject(run_id)
+                self._log("result of run {} refused: {}; kept as {}".format(run_id, error, kept))
+            else:
+                self._outbox.remove(run_id)

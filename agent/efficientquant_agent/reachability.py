@@ -1,0 +1,51 @@
+"""Why a controller cannot be reached, found out with plain sockets.
+
+gRPC's own texts differ between its versions and say UNAVAILABLE for everything; a person needs the cause.
+"""
+
+import socket
+
+_TIMEOUT_S = 3.0
+# RFC 9113, 3.4: what an HTTP/2 client says first, then an empty SETTINGS frame.
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+_SETTINGS_FRAME = 4
+_TLS_RECORDS = (b"\x15\x03", b"\x16\x03")
+
+
+def explain(host: str, port: int, detail: str) -> str:
+    """Return one sentence on why HOST:PORT does not serve; `detail` is used when the network is not to blame."""
+    where = "{}:{}".format(host, port)
+    try:
+        with socket.create_connection((host, port), timeout=_TIMEOUT_S) as connection:
+            return _explain_answer(where, _first_bytes(connection), detail)
+    except socket.gaierror as error:
+        return "the name {!r} does not resolve ({})".format(host, error.strerror)
+    except ConnectionRefusedError:
+        return "connection refused: nothing listens at {}".format(where)
+    except socket.timeout:
+        return "no answer from {} within {:g} s: is it switched on, is a firewall in between?".format(where, _TIMEOUT_S)
+    except OSError as error:
+        return "{} cannot be reached: {}".format(where, error.strerror or error)
+
+
+def _first_bytes(connection: socket.socket) -> bytes:
+    """Return up to 9 bytes of what the other side says to an HTTP/2 client, empty when it hangs up or is silent."""
+    received = b""
+    try:
+        connection.sendall(_PREFACE)
+        while len(received) < 9:
+            data = connection.recv(9 - len(received))
+            if not data:
+                break
+            received += data
+    except OSError:  # reset or silent: the bytes so far are the answer
+        pass
+    return received
+
+
+def _explain_answer(where: str, received: bytes, detail: str) -> str:
+    if received[:2] in _TLS_RECORDS:
+        return "{} speaks TLS and this agent does not yet: start the controller without it".format(where)
+    if len(received) == 9 and received[3] == _SETTINGS_FRAME:
+        return "the controller at {} is not ready: {}".format(where, detail)
+    return "{} answers but is not a gRPC server, or expects TLS: is it the controller's port?".format(where)

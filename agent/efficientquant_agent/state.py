@@ -1,0 +1,102 @@
+"""The state directory: who this device is, held by one agent at a time."""
+
+import fcntl
+import json
+import os
+import uuid
+from typing import Callable
+
+from efficientquant_agent.errors import StateDirectoryInUseError, UsageError
+
+
+def write_atomically(path: str, data: bytes) -> None:
+    """Write a file so that after a power cut either the old or the new content is there, never a part."""
+    partial = path + ".new"
+    with open(partial, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(partial, path)
+    sync_directory(os.path.dirname(path))
+
+
+def sync_directory(path: str) -> None:
+    """Make a rename inside a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class StateDirectory:
+    """Holds the lock while it lives, and answers who this device is.
+
+    Raises UsageError when the directory cannot be used and StateDirectoryInUseError when another agent has it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = os.path.abspath(path)
+        try:
+            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            self._lock = open(os.path.join(self.path, "lock"), "a+")  # noqa: SIM115 — held for the process's life
+        except OSError as error:
+            raise UsageError(
+                "state directory {} cannot be used: {}; pass --state-dir".format(self.path, error.strerror)
+            ) from error
+        self._take_lock()
+        self._identity_path = os.path.join(self.path, "identity.json")
+
+    def _take_lock(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.seek(0)
+            raise StateDirectoryInUseError(self.path, self._lock.read().strip()) from error
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+
+    def close(self) -> None:
+        """Let another agent have the directory."""
+        self._lock.close()
+
+    def subdirectory(self, name: str) -> str:
+        """Return the path of a directory inside, creating it."""
+        path = os.path.join(self.path, name)
+        os.makedirs(path, exist_ok=True)
+        return path
+
+    def device_id(self, board_id: str, log: Callable[[str], None]) -> str:
+        """Return this device's id; a new one is drawn when the board changed under the disk (a cloned SD card)."""
+        identity = self._read()
+        if identity and identity["board_id"] != board_id:
+            log("this disk was on board {} before: registering as a new device".format(identity["board_id"]))
+            identity = {}
+        if not identity:
+            identity = {"device_id": str(uuid.uuid4()), "board_id": board_id, "session_epoch": 0}
+            self._write(identity)
+        return str(identity["device_id"])
+
+    def next_epoch(self) -> int:
+        """Return a session epoch higher than all before it, also across restarts."""
+        identity = self._read()
+        identity["session_epoch"] += 1
+        self._write(identity)
+        return int(identity["session_epoch"])
+
+    def _read(self) -> dict:
+        try:
+            with open(self._identity_path) as stream:
+                identity = json.load(stream)
+            str(identity["device_id"]), str(identity["board_id"]), int(identity["session_epoch"])
+        except FileNotFoundError:
+            return {}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                "{} is damaged; remove it and this device registers as a new one".format(self._identity_path)
+            ) from error
+        return identity
+
+    def _write(self, identity: dict) -> None:
+        write_atomically(self._identity_path, json.dumps(identity, sort_keys=True).encode())

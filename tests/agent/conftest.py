@@ -1,0 +1,287 @@
+"""A small scripted controller, real agent processes, and what a test needs to wait for either."""
+
+import hashlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+import pytest
+from efficientquant_agent.records import Measurement
+from efficientquant_protos import PROTOCOL_VERSION
+from efficientquant_protos.v1 import fleet_pb2 as pb
+from efficientquant_protos.v1 import fleet_pb2_grpc
+
+WAIT_S = 60.0
+MODELS = Path(__file__).parent.parent / "fixtures" / "models"
+QUICK = Measurement(
+    tier="smoke",
+    min_time_s=0.05,
+    min_count=64,
+    warmup_min_time_s=0.01,
+    warmup_min_count=10,
+    warmup_max_time_s=1.0,
+    input_count=8,
+    input_seed=7,
+    intra_op_threads=1,
+    sampling_interval_s=0.02,
+)
+
+
+class ScriptedController(fleet_pb2_grpc.AgentGatewayServicer):
+    """Does what a test tells it to, and keeps what it was told."""
+
+    def __init__(self):
+        self.artifacts = {}
+        self.hellos = queue.Queue()
+        self.progress = queue.Queue()
+        self.heartbeats = queue.Queue()
+        self.reports = queue.Queue()
+        self.fetches = queue.Queue()
+        self.commands = queue.Queue()
+        self.refusal = None  # (status code, sentence) for the next sessions
+        self.report_refusals = []  # status codes for the next reports
+        self.break_fetch_after = []  # chunk counts after which the next fetches break off
+        self.chunk_bytes = 1024**2
+        self.heartbeat_interval_s = 0.05
+        self.report_gate = threading.Event()
+        self.report_gate.set()
+
+    def listen(self, port=0):
+        """Serve on a free port, or again on the one that was used before."""
+        self._server = grpc.server(
+            futures.ThreadPoolExecutor(max_workers=16),
+            options=[("grpc.max_receive_message_length", 64 * 1024**2), ("grpc.so_reuseport", 0)],
+        )
+        fleet_pb2_grpc.add_AgentGatewayServicer_to_server(self, self._server)
+        self.port = self._server.add_insecure_port("127.0.0.1:{}".format(port))
+        assert self.port, "cannot listen"
+        self._server.start()
+        return self
+
+    def stop(self):
+        """Cut every connection."""
+        self.commands.put(None)
+        self._server.stop(0).wait()
+
+    @property
+    def address(self):
+        """HOST:PORT to connect to."""
+        return "127.0.0.1:{}".format(self.port)
+
+    def Connect(self, request_iterator, context):  # noqa: N802 — the name on the wire
+        """Keep the hello, refuse or welcome, then send what `commands` brings."""
+        self.hellos.put(next(request_iterator).hello)
+        if self.refusal:
+            context.abort(*self.refusal)
+        yield pb.ControllerCommand(
+            welcome=pb.Welcome(
+                protocol_version=PROTOCOL_VERSION, heartbeat_interval_s=self.heartbeat_interval_s, lease_s=30
+            )
+        )
+        threading.Thread(target=self._listen_to, args=(request_iterator,), daemon=True).start()
+        for command in iter(self.commands.get, None):
+            yield command
+
+    def _listen_to(self, events):
+        try:
+            for event in events:
+                getattr(self, {"heartbeat": "heartbeats"}.get(event.WhichOneof("event"), "progress")).put(event)
+        except (grpc.RpcError, ValueError):
+            pass  # the session is over
+
+    def FetchArtifact(self, request, context):  # noqa: N802
+        """Send an artifact, or break off where the test wants it."""
+        self.fetches.put(request)
+        content = self.artifacts.get(request.sha256)
+        if content is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, "no artifact {}".format(request.sha256[:12]))
+        chunks_left = self.break_fetch_after.pop(0) if self.break_fetch_after else len(content) + 1
+        for offset in range(request.offset, len(content), self.chunk_bytes):
+            if not chunks_left:
+                context.abort(grpc.StatusCode.ABORTED, "the test broke this fetch")
+            chunks_left -= 1
+            yield pb.Chunk(offset=offset, data=content[offset : offset + self.chunk_bytes])
+
+    def ReportRun(self, request, context):  # noqa: N802
+        """Keep a result, or refuse it where the test wants that."""
+        self.report_gate.wait(WAIT_S)
+        if self.report_refusals:
+            context.abort(self.report_refusals.pop(0), "the test refused this report")
+        self.reports.put(request.result)
+        return pb.ReportRunResponse(committed=True)
+
+    def offer(self, content):
+        """Have an artifact; return its SHA-256."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        self.artifacts[sha256] = content
+        return sha256
+
+    def assign(self, run_id, content, timeout_s=60.0, backend="ort-cpu", measurement=QUICK, sha256=None):
+        """Send an assignment to the agent that is (or will be) connected."""
+        self.commands.put(
+            pb.ControllerCommand(
+                assignment=pb.Assignment(
+                    run_id=run_id,
+                    job_id="job",
+                    campaign_id="campaign",
+                    attempt=1,
+                    model="tiny",
+                    recipe="fp32",
+                    artifact=pb.ArtifactRef(sha256=sha256 or self.offer(content), size_bytes=len(content)),
+                    backend=backend,
+                    measurement=pb.Measurement(**measurement._asdict()),
+                    timeout_s=timeout_s,
+                )
+            )
+        )
+
+    def cancel(self, run_id):
+        """Tell the agent to stop a run."""
+        self.commands.put(pb.ControllerCommand(cancel_run=pb.CancelRun(run_id=run_id)))
+
+    def wait_for_phase(self, phase):
+        """Return when the agent has said that a run is in this phase."""
+        while self.progress.get(timeout=WAIT_S).progress.phase != phase:
+            pass
+
+
+class AgentProcess:
+    """A real `efficientquant-agent`, with its lines as they come."""
+
+    def __init__(self, arguments):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "efficientquant_agent", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            universal_newlines=True,
+        )
+        self.pid = self.process.pid
+        self.seen = []
+        self._lines = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self._lines.put(line.rstrip("\n"))
+        self._lines.put(None)
+
+    def wait_for_line(self, text):
+        """Return the next line that contains `text`."""
+        deadline_s = time.monotonic() + WAIT_S
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.0, deadline_s - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError("no line with {!r} but {}".format(text, self.seen)) from None
+            assert line is not None, "the agent ended without {!r}: {}".format(text, self.seen)
+            self.seen.append(line)
+            if text in line:
+                return line
+
+    def wait_for_end(self):
+        """Return the exit code once the agent has ended by itself; its last lines are in `seen` then."""
+        code = self.process.wait(WAIT_S)
+        self._reader.join(WAIT_S)
+        while not self._lines.empty():
+            line = self._lines.get()
+            if line is not None:
+                self.seen.append(line)
+        return code
+
+    def kill(self):
+        """End it with SIGKILL."""
+        self.process.kill()
+        self.wait_for_end()
+
+    def close(self):
+        """End it with SIGTERM, or SIGKILL when that is not heard."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.wait_for_end()
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def controller():
+    scripted = ScriptedController().listen()
+    yield scripted
+    scripted.stop()
+
+
+@pytest.fixture
+def start_agent(tmp_path):
+    """Start an agent against a controller: first the address, then further options."""
+    agents = []
+
+    def start(address, *arguments, state_dir=None):
+        agent = AgentProcess(
+            [
+                "--controller",
+                address,
+                "--name",
+                "bench-1",
+                "--state-dir",
+                str(state_dir or tmp_path / "state"),
+                "--backoff-max-s",
+                "0.2",
+                *arguments,
+            ]
+        )
+        agents.append(agent)
+        return agent
+
+    yield start
+    for agent in agents:
+        agent.close()
+
+
+@pytest.fixture
+def tiny_model():
+    return (MODELS / "tiny.onnx").read_bytes()
+
+
+@pytest.fixture
+def models():
+    return MODELS
+
+
+@pytest.fixture
+def quick():
+    """Numbers for a measurement that is over in a moment."""
+    return QUICK
+
+
+@pytest.fixture
+def long_lasting():
+    """Numbers for a measurement that does not end within a test."""
+    return QUICK._replace(min_time_s=3600.0)
+
+
+@pytest.fixture
+def child_of():
+    """Return the pid of a process's only child, read from /proc."""
+
+    def find(pid):
+        for entry in os.listdir("/proc"):
+            if entry.isdigit():
+                try:
+                    stat = Path("/proc", entry, "stat").read_text()
+                except (FileNotFoundError, ProcessLookupError):
+                    continue
+                if int(stat.rsplit(")", 1)[1].split()[1]) == pid:
+                    return int(entry)
+        raise AssertionError("process {} has no child".format(pid))
+
+    return find

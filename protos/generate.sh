@@ -5,14 +5,7 @@ cd "$(dirname "$0")"
 out=efficientquant_protos/v1
 venv=${EFFICIENTQUANT_PROTOS_VENV:-../.venvs/protos}
 
-python=
-for candidate in python3.10 python3.9 python3.8 python3.7; do
-    if "$candidate" -c '' 2>/dev/null; then python=$candidate; break; fi
-    # pyenv keeps interpreters that are not selected off PATH
-    found=$(ls -d "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"${candidate#python}".*/bin/python 2>/dev/null | tail -n 1 || true)
-    if [ -n "$found" ]; then python=$found; break; fi
-done
-if [ -z "$python" ]; then
+if ! python=$(../tests/find_python.sh 3.10 3.9 3.8 3.7); then
     echo "generate.sh needs Python 3.7 to 3.10 (grpcio-tools 1.48.2 has no wheel for newer ones); install one, e.g. 'pyenv install 3.10'" >&2
     exit 3
 fi

@@ -1,0 +1,65 @@
+# The front door. Every target is a line or two that a person could type.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -q
+
+.PHONY: help demo test lint protos-check unit agent-py36 agent-py38 models e2e bench protos format clean
+
+help:            ## what there is
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+demo: .venv/.ready-demo  ## set everything up in .venv, then benchmark two models on two local agents
+	$(BIN)/efficientquant demo
+
+test: .venv/.ready-test .venvs/py3.6/.ready .venvs/py3.8/.ready  ## set up what is missing, then every check and test, all failures reported
+	$(MAKE) --keep-going --no-print-directory lint protos-check unit agent-py36 agent-py38 e2e
+
+lint: .venv/.ready-test  ## ruff, mypy --strict, and vermin for what runs on Python 3.6
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/vermin -q -t=3.6- --violations --no-parse-comments agent/efficientquant_agent protos/efficientquant_protos tests/agent tests/protos
+
+protos-check:    ## the committed generated code is what fleet.proto generates
+	@tests/with_python.sh "3.7 to 3.10" protos/generate.sh --check
+
+unit: .venv/.ready-test  ## unit tests on the current Python
+	$(PYTEST) --ignore=tests/e2e --ignore=tests/efficientquant/test_ten_models.py tests
+
+agent-py36 agent-py38: agent-py3%: .venvs/py3.%/.ready  ## the agent's and the protos' tests on a real Python 3.6 and 3.8
+	@if [ -e .venvs/py3.$*/bin/python ]; then .venvs/py3.$*/bin/python -m pytest -q tests/agent tests/protos; \
+	else cat .venvs/py3.$*/.ready; fi
+
+e2e: .venv/.ready-test .venvs/py3.6/.ready .venvs/py3.8/.ready  ## real controllers and agents as processes
+	$(PYTEST) tests/e2e
+
+models: .venv/.ready-test .venvs/py3.6/.ready  ## all ten MobileViT models: quantize, export, check, ONNX Runtime 1.10 and current
+	$(PYTEST) tests/efficientquant/test_ten_models.py
+
+bench: .venv/.ready-test .venvs/py3.6/.ready  ## the performance goals, as ratios in one run
+	$(BIN)/python tests/bench/run.py
+
+protos:          ## write the Python code of fleet.proto
+	protos/generate.sh
+
+format: .venv/.ready-test  ## format everything
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+clean:           ## remove what the targets above made
+	rm -rf .venv .venvs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "EfficientQuant needs Python 3.11 or newer on PATH; install one, or pass PYTHON=/path/to/python" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+
+.venv/.ready-demo: .venv/bin/python pyproject.toml agent/setup.cfg protos/setup.cfg
+	@echo "Installing into .venv (torch alone is several GB; about two minutes on a fast line) …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e protos -e 'agent[ort]' -e '.[controller]'
+	@touch $@
+
+.venv/.ready-test: .venv/.ready-demo
+	@echo "Installing what the tests need …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[controller,dev,postgresql]'
+	@touch $@
+
+.venvs/py3.%/.ready: agent/setup.cfg protos/setup.cfg tests/constraints-py3.%.txt
+	@tests/setup_old_python.sh 3.$*

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Makes .venvs/pyVERSION: a device's Python with a device's libraries, for the agent's tests.
+# Without that Python: a failure in CI, elsewhere a note in place of the environment that says what to install.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+version=$1
+venv=.venvs/py$version
+
+mkdir -p .venvs
+if ! python=$(tests/find_python.sh "$version"); then
+    message="skipped: no Python $version on PATH or in pyenv; install it, e.g. 'pyenv install $version', then remove $venv"
+    if [ -n "${CI:-}" ]; then echo "$message" >&2; exit 1; fi
+    mkdir -p "$venv" && echo "$message" | tee "$venv/.ready"
+    exit 0
+fi
+
+echo "Installing into $venv …"
+rm -rf "$venv"
+"$python" -m venv "$venv"
+if [ "$version" = 3.6 ]; then
+    # The pip that comes with 3.6 does not know today's wheel tags and would compile grpcio.
+    "$venv/bin/pip" install --quiet --disable-pip-version-check 'pip==21.3.1'
+fi
+"$venv/bin/pip" install --quiet --disable-pip-version-check --constraint "tests/constraints-py$version.txt" \
+    -e protos -e 'agent[ort]' pytest
+touch "$venv/.ready"

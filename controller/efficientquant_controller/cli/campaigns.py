@@ -28,10 +28,7 @@ def command(controller: Controller = DEFAULT_CONTROLLER, as_json: Json = False) 
 
 def campaign_table(campaigns: list[Campaign]) -> "Table":
     """The campaigns as a table, with local times."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = output.new_table()
     for heading in ("campaign", "state", "created", "models", "recipes", "devices", "weights", "tier"):
         table.add_column(heading, no_wrap=heading in ("campaign", "state"))
     table.add_column("runs", justify="right")

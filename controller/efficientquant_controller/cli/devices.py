@@ -51,12 +51,7 @@ def _show(devices: list[Device], controller: str, as_json: bool) -> None:
 
 def device_table(devices: list[Device], now_unix_s: float) -> "Table":
     """The devices as a table; `now_unix_s` tells how long ago a device was last heard of."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("device", "state", "board", "runs models with", "system"):
-        table.add_column(heading)
+    table = output.new_table("device", "state", "board", "runs models with", "system")
     for device in devices:
         table.add_row(device.name, _state(device, now_unix_s), _board(device), _capabilities(device), _system(device))
     return table

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 # Wide enough for every column: a file or a pipe has no width of its own, and a folded table is hard to read.
 PIPE_WIDTH = 200
@@ -24,6 +25,19 @@ def stderr_console() -> "Console":
     from rich.console import Console
 
     return Console(file=sys.stderr, highlight=False, markup=False, emoji=False, soft_wrap=not sys.stderr.isatty())
+
+
+def new_table(*headings: str, title: str | None = None) -> "Table":
+    """An empty table in the product's look."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True, pad_edge=False, title=title, title_justify="left"
+    )
+    for heading in headings:
+        table.add_column(heading)
+    return table
 
 
 def print_json(value: Any) -> None:

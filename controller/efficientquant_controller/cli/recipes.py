@@ -19,27 +19,16 @@ def command(as_json: Json = False) -> None:
 
 
 def recipe_facts() -> list[dict[str, Any]]:
-    """Each registered recipe as its own dictionary form, with the first sentence that describes it."""
+    """Each recipe in its stored form, with its summary."""
     from efficientquant.recipe import get_recipe, list_recipes
 
-    return [
-        {"name": name, "description": _first_line(get_recipe(name)), **get_recipe(name).to_dict()}
-        for name in list_recipes()
-    ]
-
-
-def _first_line(recipe: object) -> str:
-    return (type(recipe).__doc__ or "").strip().splitlines()[0]
+    found = [get_recipe(name) for name in list_recipes()]
+    return [{**one.to_dict(), "summary": one.summary} for one in found]
 
 
 def recipe_table(facts: list[dict[str, Any]]) -> "Table":
     """The recipes as a table."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("recipe", "version", "what it does"):
-        table.add_column(heading)
+    table = output.new_table("recipe", "version", "what it does")
     for one in facts:
-        table.add_row(one["name"], str(one.get("version", "")), one["description"])
+        table.add_row(one["name"], str(one["version"]), one["summary"])
     return table

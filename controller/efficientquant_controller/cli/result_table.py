@@ -3,23 +3,25 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from efficientquant_controller.cli.output import new_table
+
 Row = Mapping[str, Any]
+Cell = Callable[[Row, Sequence[Row]], str]
 ABSENT = "–"
 REFERENCE_RECIPE = "fp32"
 
 
 def print_result_tables(rows: Sequence[Row], console: Console) -> None:
-    """Print each campaign's rows: in one table where the console is wide enough, else in two; then what failed."""
-    for campaign_id in dict.fromkeys(row["campaign_id"] for row in rows):
-        of_campaign = [row for row in rows if row["campaign_id"] == campaign_id]
+    """Print each campaign's rows: in one table where the console is wide enough, else in several; then what failed."""
+    for of_campaign in _grouped(rows, "campaign_id"):
         console.print(_heading(of_campaign[0]), soft_wrap=True)
         for table in _tables(of_campaign, console):
+            console.print()
             console.print(table)
-        for sentence in failure_sentences(of_campaign):
+        for sentence in ("", *failure_sentences(of_campaign)):
             console.print(sentence, soft_wrap=True)
 
 
@@ -47,40 +49,47 @@ def _heading(row: Row) -> str:
 
 
 def _tables(rows: Sequence[Row], console: Console) -> list[Table]:
-    whole = _table(rows, {**_LATENCY, **_MEMORY})
-    # Rich folds cells to fit; numbers cut in pieces cannot be read, so the columns are shared out instead.
+    whole = _table(rows, rows, {**_DEVICE, **_VARIANT, **_LATENCY, **_MEMORY})
+    # Rich folds cells to fit; numbers cut in pieces cannot be read, so rows and columns are shared out instead.
     if _natural_width(whole, console) <= console.width:
         return [whole]
-    return [_table(rows, _LATENCY), _table(rows, _MEMORY)]
+    return [
+        _table(of_device, rows, {**_VARIANT, **columns}, title=of_device[0]["device"])
+        for of_device in _grouped(rows, "device")
+        for columns in (_LATENCY, _MEMORY)
+    ]
+
+
+def _grouped(rows: Sequence[Row], name: str) -> list[list[Row]]:
+    groups: dict[object, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row[name], []).append(row)
+    return list(groups.values())
 
 
 def _natural_width(table: Table, console: Console) -> int:
     return console.measure(table, options=console.options.update_width(1000)).maximum
 
 
-def _table(rows: Sequence[Row], columns: Mapping[str, "Cell"]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("device", "model", "recipe"):
-        table.add_column(name, overflow="fold")
-    all_succeeded = all(row["state"] == "succeeded" for row in rows)
-    if not all_succeeded:
-        table.add_column("state")
-    for heading in columns:
-        table.add_column(heading, justify="right")
-    for row in rows:
-        state = [] if all_succeeded else [_state(row)]
-        cells = [cell(row, rows) for cell in columns.values()]
-        table.add_row(row["device"], row["model"], row["recipe"], *state, *cells)
+def _table(shown: Sequence[Row], rows: Sequence[Row], columns: Mapping[str, Cell], title: str | None = None) -> Table:
+    table = new_table(title=title)
+    unfinished = any(row["state"] != "succeeded" for row in rows)
+    chosen = {heading: cell for heading, cell in columns.items() if heading != "state" or unfinished}
+    for heading in chosen:
+        table.add_column(heading, justify="right" if "\n" in heading else "left", overflow="fold")
+    for row in shown:
+        table.add_row(*(cell(row, rows) for cell in chosen.values()))
     return table
 
 
-def _state(row: Row) -> str:
+def _text(name: str) -> Cell:
+    return lambda row, _: str(row[name])
+
+
+def _state(row: Row, _: Sequence[Row]) -> str:
     if row["state"] in ("pending", "queued", "leased"):
         return f"{row['state']} {row['runs_done']}/{row['runs_planned']}"
     return str(row["state"])
-
-
-Cell = Callable[[Row, Sequence[Row]], str]
 
 
 def _milliseconds(name: str) -> Cell:
@@ -101,6 +110,9 @@ def _speed_up(row: Row, rows: Sequence[Row]) -> str:
     return ABSENT if ratio is None else f"{ratio:.2f}×"
 
 
+_DEVICE: Mapping[str, Cell] = {"device": _text("device")}
+_VARIANT: Mapping[str, Cell] = {"model": _text("model"), "recipe": _text("recipe"), "state": _state}
+# A heading of two lines has its unit in the second: those columns are numbers.
 _LATENCY: Mapping[str, Cell] = {
     "median\nms": _milliseconds("latency_p50_s"),
     "min–max\nms": _range,

@@ -1,0 +1,174 @@
+"""A scripted FleetControl server, and commands run as a person would."""
+# ruff: noqa: N802, ARG002, D101, D102 – the methods of a gRPC service are named by fleet.proto
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any
+
+import grpc
+import pytest
+from efficientquant_controller.cli.app import run
+from efficientquant_protos.v1 import fleet_pb2 as pb
+from efficientquant_protos.v1 import fleet_pb2_grpc
+
+
+@dataclass
+class ScriptedControl(fleet_pb2_grpc.FleetControlServicer):
+    """Answers what a test says; `refusal` (status, sentence) is given to every call instead."""
+
+    refusal: tuple[grpc.StatusCode, str] | None = None
+    devices: list[pb.Device] = field(default_factory=list)
+    campaigns: list[pb.Campaign] = field(default_factory=list)
+    rows: list[pb.ResultRow] = field(default_factory=list)
+    statuses: SimpleQueue[pb.CampaignStatus | Exception] = field(default_factory=SimpleQueue)
+    requests: list[Any] = field(default_factory=list)
+    uploaded: bytes = b""
+    state_after_cancel: str = "cancelled"
+    address: str = ""
+
+    def ListDevices(self, request, context):
+        self._take(request, context)
+        return pb.ListDevicesResponse(devices=self.devices)
+
+    def ForgetDevice(self, request, context):
+        self._take(request, context)
+        return pb.ForgetDeviceResponse(device=pb.Device(name=request.name, state="offline"))
+
+    def UploadCheckpoint(self, request_iterator, context):
+        for chunk in request_iterator:
+            assert chunk.offset == len(self.uploaded)
+            self.uploaded += chunk.data
+        sha256 = hashlib.sha256(self.uploaded).hexdigest()
+        return pb.UploadCheckpointResponse(sha256=sha256, size_bytes=len(self.uploaded))
+
+    def SubmitCampaign(self, request, context):
+        self._take(request, context)
+        return campaign_message(models=request.models, recipes=request.recipes, tier=request.tier)
+
+    def WatchCampaign(self, request, context):
+        self._take(request, context)
+        while True:
+            status = self.statuses.get()
+            if isinstance(status, Exception):
+                context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+            yield status
+            if status.campaign.state in ("succeeded", "failed", "cancelled"):
+                return
+
+    def CancelCampaign(self, request, context):
+        self._take(request, context)
+        self.statuses.put(status_message(self.state_after_cancel))
+        return campaign_message(self.state_after_cancel)
+
+    def ListCampaigns(self, request, context):
+        self._take(request, context)
+        return pb.ListCampaignsResponse(campaigns=self.campaigns)
+
+    def QueryResults(self, request, context):
+        self._take(request, context)
+        return pb.QueryResultsResponse(rows=self.rows, campaign_id=request.campaign_id)
+
+    def _take(self, request, context):
+        self.requests.append(request)
+        if self.refusal is not None:
+            context.abort(*self.refusal)
+
+
+def campaign_message(state="running", **values) -> pb.Campaign:
+    defaults = {
+        "campaign_id": "c1",
+        "created_unix_s": 1_700_000_000.0,
+        "models": ["mobilevit_xxs"],
+        "recipes": ["fp32", "efficientquant"],
+        "devices": ["bench-1"],
+        "weights": "random",
+        "tier": "smoke",
+        "repeats": 2,
+        "job_count": 2,
+        "run_count": 4,
+    }
+    return pb.Campaign(state=state, **{**defaults, **values})
+
+
+def status_message(state="running", **values) -> pb.CampaignStatus:
+    return pb.CampaignStatus(campaign=campaign_message(state), **values)
+
+
+def row_message(recipe="fp32", p50_s=0.020, **values) -> pb.ResultRow:
+    defaults = {
+        "campaign_id": "c1",
+        "job_id": f"j-{recipe}",
+        "device": "bench-1",
+        "model": "mobilevit_xxs",
+        "recipe": recipe,
+        "weights": "random",
+        "tier": "smoke",
+        "state": "succeeded",
+        "runs_planned": 2,
+        "runs_done": 2,
+        "latency_p50_s": p50_s,
+        "latency_p50_min_s": p50_s * 0.95,
+        "latency_p50_max_s": p50_s * 1.05,
+        "latency_p90_s": p50_s * 1.1,
+        "latency_p99_s": p50_s * 1.5,
+        "load_s": 0.125,
+        "transfer_s": 0.004,
+        "peak_pss_bytes": 80 << 20,
+        "artifact_bytes": 5 << 20,
+    }
+    return pb.ResultRow(**{**defaults, **values})
+
+
+@pytest.fixture
+def messages() -> Any:
+    """The makers of messages, as attributes."""
+
+    class Makers:
+        campaign = staticmethod(campaign_message)
+        status = staticmethod(status_message)
+        row = staticmethod(row_message)
+
+    return Makers
+
+
+@pytest.fixture
+def control(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedControl]:
+    """A scripted controller that listens; the commands find it through the environment."""
+    control = ScriptedControl()
+    server = grpc.server(ThreadPoolExecutor(4))
+    fleet_pb2_grpc.add_FleetControlServicer_to_server(control, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    control.address = f"127.0.0.1:{port}"
+    monkeypatch.setenv("EFFICIENTQUANT_CONTROLLER", control.address)
+    yield control
+    server.stop(None).wait()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    exit_code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs `efficientquant ARGUMENTS` in this process."""
+
+    def call(*arguments: str) -> Outcome:
+        with pytest.raises(SystemExit) as left:
+            run(list(arguments))
+        captured = capsys.readouterr()
+        return Outcome(int(left.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def now_s() -> float:
+    return time.time()

@@ -1,0 +1,146 @@
+"""The command as a whole: help, imports, exit codes."""
+
+import subprocess
+import sys
+from time import perf_counter
+
+import grpc
+import pytest
+from efficientquant_controller.cli import app as application
+from efficientquant_controller.cli import devices
+
+VERBS = ("serve", "devices", "bench", "campaigns", "watch", "cancel", "results", "models", "recipes", "demo")
+HEAVY = ("torch", "timm", "onnx", "onnxruntime", "numpy", "grpc", "google.protobuf", "sqlalchemy", "alembic")
+HELP_WITHOUT = f"""
+import sys
+for name in {(*HEAVY, "rich.progress", "rich.live")!r}:
+    sys.modules[name] = None
+from efficientquant_controller.cli import main
+main()
+"""
+
+
+def run_help(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", HELP_WITHOUT, *arguments, "--help"], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_needs_nothing_heavy(verb):
+    """The help of the command and of every verb needs neither torch nor grpc nor a database."""
+    shown = run_help(*([verb] if verb else []))
+
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "Usage:" in shown.stdout
+
+
+def test_help_is_instant():
+    """Help is there within half a second."""
+    run_help()
+    started = perf_counter()
+
+    run_help()
+
+    assert perf_counter() - started < 0.5
+
+
+def test_help_names_verbs_and_exit_codes(command):
+    """The help lists every verb and what the exit codes mean."""
+    shown = command("--help").out
+
+    assert all(f"\n  {verb} " in shown for verb in VERBS)
+    assert all(f"{code} " in shown.partition("Exit codes:")[2] for code in application.EXIT_CODES)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_has_help(verb):
+    """Every verb and each of its options says what it is."""
+    import typer
+
+    command = typer.main.get_command(application.app).commands[verb]
+
+    assert command.help
+    assert [one.name for one in command.params if not getattr(one, "help", None)] == []
+
+
+def test_user_error_is_one_line(command):
+    """What a user can mend is one line on stderr and exit code 2."""
+    outcome = command("devices", "--controller", "nonsense")
+
+    assert outcome.exit_code == 2
+    assert outcome.err == ("error: 'nonsense' is not an address; give HOST:PORT, for example 127.0.0.1:50051\n")
+    assert outcome.out == ""
+
+
+@pytest.mark.usefixtures("control")
+def test_bug_shows_its_traceback(command, monkeypatch):
+    """Anything but a user's error shows its traceback and leaves with exit code 70."""
+    monkeypatch.setattr(devices, "_show", None)
+
+    outcome = command("devices")
+
+    assert outcome.exit_code == 70
+    assert "Traceback" in outcome.err
+    assert "this is a bug in EfficientQuant" in outcome.err
+
+
+def test_controllers_bug_is_told(command, control):
+    """A controller that fails inside is reported as a bug with what it said."""
+    control.refusal = (grpc.StatusCode.INTERNAL, "the store is upside down")
+
+    outcome = command("campaigns")
+
+    assert outcome.exit_code == 70
+    assert f"the controller at {control.address} failed (INTERNAL): the store is upside down" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "status", ["INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION", "UNAVAILABLE"]
+)
+def test_controllers_refusal_is_the_sentence(command, control, status):
+    """A refusal by the controller is its own sentence, whatever the command."""
+    control.refusal = (grpc.StatusCode[status], "there is no campaign 'c9'; see 'efficientquant campaigns'")
+
+    outcomes = [command(*words) for words in (["results"], ["cancel", "c9"], ["watch", "c9"], ["bench", "m"])]
+
+    expected = "error: there is no campaign 'c9'; see 'efficientquant campaigns'\n"
+    assert [(one.exit_code, one.out, one.err) for one in outcomes] == [(2, "", expected)] * 4
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["devices"], ["campaigns"], ["results"], ["cancel", "x"], ["watch"], ["bench", "m"], ["results", "--json"]],
+)
+def test_nobody_answers(command, words):
+    """A controller that is not there is said in one line that names the way out."""
+    with grpc_free_port() as port:
+        outcome = command(*words, "--controller", f"127.0.0.1:{port}")
+
+    assert outcome.exit_code == 2
+    assert outcome.err == (
+        f"error: no controller answers at 127.0.0.1:{port} (connection refused); start one with "
+        f"'efficientquant serve --listen 127.0.0.1:{port}' or pass --controller\n"
+    )
+
+
+def grpc_free_port():
+    """A port that is bound, so nobody else gets it, and not listened on."""
+    import contextlib
+    import socket
+
+    @contextlib.contextmanager
+    def bound():
+        with socket.socket() as holder:
+            holder.bind(("127.0.0.1", 0))
+            yield holder.getsockname()[1]
+
+    return bound()
+
+
+def test_unknown_name_is_told(command):
+    """A host name that nobody knows is said to be unknown."""
+    outcome = command("devices", "--controller", "nosuch.invalid:50051")
+
+    assert outcome.exit_code == 2
+    assert "no controller answers at nosuch.invalid:50051 (the name is unknown)" in outcome.err

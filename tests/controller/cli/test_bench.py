@@ -1,0 +1,139 @@
+"""`efficientquant bench`: what is asked of the controller, and how it ends."""
+
+import json
+
+import pytest
+from efficientquant_protos.v1 import fleet_pb2 as pb
+
+
+def submitted(control) -> pb.SubmitCampaignRequest:
+    (request,) = [one for one in control.requests if isinstance(one, pb.SubmitCampaignRequest)]
+    return request
+
+
+def test_defaults(command, control):
+    """Without options every connected device measures FP32 and EfficientQuant with pretrained weights."""
+    command("bench", "mobilevit_xxs", "mobilevitv2_050", "--detach")
+
+    assert submitted(control) == pb.SubmitCampaignRequest(
+        models=["mobilevit_xxs", "mobilevitv2_050"],
+        recipes=["fp32", "efficientquant"],
+        tier="standard",
+        weights=pb.Weights(pretrained=True),
+    )
+
+
+def test_every_option(command, control):
+    """Every option reaches the controller."""
+    options = "--recipes fp32 --devices a,b --tier smoke --repeats 5 --weights random --seed 7 --threads 2 --detach"
+
+    command("bench", "m", *options.split())
+
+    assert submitted(control) == pb.SubmitCampaignRequest(
+        models=["m"],
+        recipes=["fp32"],
+        devices=["a", "b"],
+        tier="smoke",
+        repeats=5,
+        weights=pb.Weights(random=True),
+        seed=7,
+        intra_op_threads=2,
+    )
+
+
+def test_checkpoint_is_uploaded(command, control, tmp_path):
+    """A checkpoint file is uploaded in pieces and then named by its hash and file name."""
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(bytes(range(256)) * 8192 + b"end")
+
+    command("bench", "m", "--weights", str(path), "--detach")
+
+    assert control.uploaded == path.read_bytes()
+    assert submitted(control).weights.checkpoint.filename == "mine.safetensors"
+    assert len(submitted(control).weights.checkpoint.sha256) == 64
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--weights", "nowhere.pth"], "--weights nowhere.pth: there is no such file"),
+        (["--weights", "."], "--weights .: there is no such file"),
+        (["--recipes", " , "], "--recipes names nothing; give for example fp32,efficientquant"),
+        (["--devices", ""], "--devices names nothing; give for example all or bench-1,bench-2"),
+    ],
+)
+def test_wrong_option_is_refused_before_anything_is_sent(command, control, options, sentence):
+    """A mistake that can be seen here is one line, and nothing is sent."""
+    outcome = command("bench", "m", *options)
+
+    assert outcome.exit_code == 2
+    assert outcome.err.startswith(f"error: {sentence}")
+    assert control.requests == []
+
+
+@pytest.mark.parametrize("options", [[], ["m", "--repeats", "0"], ["m", "--repeats", "many"], ["m", "--threads", "-1"]])
+def test_usage_errors(command, options):
+    """What the options do not allow is exit code 2 with the reason."""
+    outcome = command("bench", *options)
+
+    assert outcome.exit_code == 2
+    assert "Error: " in outcome.err
+
+
+@pytest.mark.usefixtures("control")
+def test_detach(command):
+    """--detach prints the id for scripts, and for people how to come back."""
+    outcome = command("bench", "m", "--detach")
+
+    assert (outcome.exit_code, outcome.out) == (0, "c1\n")
+    assert outcome.err == "watch it: efficientquant watch c1\n"
+
+
+@pytest.mark.usefixtures("control")
+def test_detach_json(command):
+    """--detach --json prints the campaign."""
+    assert json.loads(command("bench", "m", "--detach", "--json").out)["campaign"]["campaign_id"] == "c1"
+
+
+@pytest.mark.parametrize(("state", "exit_code"), [("succeeded", 0), ("failed", 1), ("cancelled", 1)])
+def test_exit_code_tells_how_it_ended(command, control, messages, state, exit_code):
+    """The exit code is 0 only for a campaign whose jobs all succeeded."""
+    control.statuses.put(messages.status(state))
+
+    assert command("bench", "m").exit_code == exit_code
+
+
+def test_end_shows_results_and_the_way_on(command, control, messages):
+    """At the end come the table, where the rows are, and what to try next."""
+    control.statuses.put(messages.status("succeeded"))
+    control.rows = [messages.row(), messages.row("efficientquant", 0.016)]
+
+    out = command("bench", "mobilevit_xxs", "--tier", "smoke").out
+
+    assert out.startswith("campaign c1 succeeded: 4 runs\n")
+    assert "1.25×" in out
+    assert "these rows again: efficientquant results --campaign c1\n" in out
+    assert "efficientquant bench mobilevit_xxs --recipes fp32,efficientquant --tier standard" in out
+
+
+def test_other_controller_is_in_the_commands_to_type_next(command, control, messages, monkeypatch):
+    """Commands offered to be typed next reach the controller that was named by an option."""
+    control.statuses.put(messages.status("succeeded"))
+    monkeypatch.delenv("EFFICIENTQUANT_CONTROLLER")
+
+    out = command("bench", "m", "--controller", control.address).out
+
+    assert f"efficientquant results --campaign c1 --controller {control.address}\n" in out
+
+
+def test_json(command, control, messages):
+    """--json prints the campaign and its rows on stdout, and progress on stderr."""
+    control.statuses.put(messages.status("failed", notices=[pb.Notice(time_unix_s=1, message="nano-1 was lost")]))
+    control.rows = [messages.row(state="failed")]
+
+    outcome = command("bench", "m", "--json")
+
+    shown = json.loads(outcome.out)
+    assert (outcome.exit_code, shown["campaign"]["state"]) == (1, "failed")
+    assert (shown["results"][0]["state"], shown["results"][0]["latency_count"]) == ("failed", None)
+    assert "nano-1 was lost\n" in outcome.err

@@ -1,0 +1,28 @@
+"""`efficientquant models`."""
+
+import json
+
+
+def test_pattern(command):
+    """A pattern chooses among timm's names."""
+    names = command("models", "mobilevitv2_0*").out.split()
+
+    assert names == ["mobilevitv2_050", "mobilevitv2_075"]
+
+
+def test_part_of_a_name(command):
+    """A word without a star matches anywhere in a name."""
+    assert "mobilevit_xxs" in command("models", "vit_xx").out.split()
+
+
+def test_json(command):
+    """--json prints a list of names."""
+    assert json.loads(command("models", "mobilevit_x*", "--json").out) == ["mobilevit_xs", "mobilevit_xxs"]
+
+
+def test_nothing_matches(command):
+    """A pattern that matches nothing is one line that says what to try."""
+    outcome = command("models", "mobilevat*")
+
+    assert outcome.exit_code == 2
+    assert outcome.err == "error: no model matches 'mobilevat*'; try a pattern such as '*vit*', or no pattern for all\n"

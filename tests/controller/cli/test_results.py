@@ -1,0 +1,72 @@
+"""`efficientquant results`: JSON, CSV, and where the rows come from."""
+
+import csv
+import io
+import json
+
+import pytest
+from efficientquant_protos.v1 import fleet_pb2 as pb
+
+FIELDS = list(pb.ResultRow.DESCRIPTOR.fields_by_name)
+
+
+@pytest.mark.parametrize(("asked", "sent"), [("latest", "latest"), ("c7", "c7"), ("all", "")])
+def test_campaign_is_asked_for(command, control, asked, sent):
+    """--campaign names an id, the latest or all."""
+    command("results", "--campaign", asked)
+
+    assert control.requests == [pb.QueryResultsRequest(campaign_id=sent)]
+
+
+def test_json_is_si_with_nulls(command, control, messages):
+    """--json prints every column in SI units, null where there is no value."""
+    control.rows = [messages.row(p50_s=0.0125)]
+
+    (row,) = json.loads(command("results", "--json").out)
+
+    assert list(row) == FIELDS
+    assert (row["latency_p50_s"], row["peak_pss_bytes"], row["board_memory_delta_bytes"]) == (0.0125, 80 << 20, None)
+
+
+def test_csv_is_si_with_empty_cells(command, control, messages):
+    """--csv prints every column in SI units, an empty cell where there is no value."""
+    control.rows = [messages.row(failure_message='no, "really"\nnot')]
+
+    table = list(csv.reader(io.StringIO(command("results", "--csv").out)))
+
+    row = dict(zip(table[0], table[1], strict=True))
+    assert table[0] == FIELDS
+    assert (row["latency_p50_s"], row["board_memory_delta_bytes"]) == ("0.02", "")
+    assert row["failure_message"] == 'no, "really"\nnot'
+
+
+def test_zero_is_not_absent(command, control, messages):
+    """A measured zero stays a zero in every form."""
+    control.rows = [messages.row(board_memory_delta_bytes=0)]
+
+    assert json.loads(command("results", "--json").out)[0]["board_memory_delta_bytes"] == 0
+    assert " 0.0 " in command("results").out
+
+
+def test_both_forms_is_an_error(command):
+    """JSON and CSV at once is refused before anyone is asked."""
+    outcome = command("results", "--csv", "--json", "--controller", "127.0.0.1:1")
+
+    assert outcome.exit_code == 2
+    assert outcome.err == "error: --csv and --json were both given; choose one\n"
+
+
+@pytest.mark.usefixtures("control")
+def test_no_rows(command):
+    """Without results the command says what to do; JSON is an empty list."""
+    assert command("results").out.startswith("no results yet; measure something: efficientquant bench")
+    assert command("results", "--json").out == "[]\n"
+
+
+def test_missing_database_is_not_made(command, tmp_path):
+    """A database file that does not exist is an error, and is not created."""
+    outcome = command("results", "--db", str(tmp_path / "typo.db"))
+
+    assert outcome.exit_code == 2
+    assert "there is no database" in outcome.err
+    assert list(tmp_path.iterdir()) == []

@@ -23,7 +23,8 @@ MODELS = ("mobilevit_xxs", "mobilevitv2_050")
 AGENTS = ("bench-1", "bench-2")
 RECIPES = ("fp32", "efficientquant")
 FOLDER = Path("efficientquant-demo")
-HUB_URL = "https://huggingface.co/timm/mobilevit_xxs.cvnets_in1k/resolve/main/config.json"
+HUB = "https://huggingface.co"
+HUB_FILE = "/timm/mobilevit_xxs.cvnets_in1k/resolve/main/config.json"
 HUB_TIMEOUT_S = 5.0
 
 
@@ -37,13 +38,13 @@ def command(
     """Start a controller and two agents here, benchmark two models, show the results, leave nothing running."""
     from efficientquant_controller.cli.demo_fleet import DemoFleet
 
-    folder = _fresh_folder(FOLDER) if db is None else db.with_name(f"{db.stem}-demo")
+    folder = fresh_folder(FOLDER) if db is None else db.with_name(f"{db.stem}-demo")
     database = folder / "results.db" if db is None else db
     request = CampaignRequest(MODELS, RECIPES, (), tier, repeats)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     with DemoFleet(folder, database, AGENTS) as fleet:
-        campaign = _measure(fleet, request)
+        campaign = measure(fleet, request)
     if campaign is None:
         output.print_message(
             f"stopped; what was measured so far: {_program()} results --db {shlex.quote(str(database))}"
@@ -59,7 +60,8 @@ def _leave(number: int, frame: Any) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def _fresh_folder(wanted: Path) -> Path:
+def fresh_folder(wanted: Path) -> Path:
+    """`wanted`, or the first of wanted-2, wanted-3, … that does not exist."""
     number = 2
     folder = wanted
     while folder.exists():
@@ -68,7 +70,8 @@ def _fresh_folder(wanted: Path) -> Path:
     return folder
 
 
-def _measure(fleet: "DemoFleet", request: CampaignRequest) -> "Campaign | None":
+def measure(fleet: "DemoFleet", request: CampaignRequest) -> "Campaign | None":
+    """Run the demo's campaign, with random weights where there are no others; None when Ctrl-C ended it."""
     output.print_message(f"starting a controller and two agents; logs and database in {fleet.folder}/")
     fleet.start()
     output.print_message("both agents share this board's cores, so they are measured one after the other")
@@ -89,9 +92,9 @@ def hub_answers() -> bool:
 
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
         return False
-    url = HUB_URL.replace("https://huggingface.co", os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    url = os.environ.get("HF_ENDPOINT", HUB) + HUB_FILE
     try:
-        with urlopen(Request(url, method="HEAD"), timeout=HUB_TIMEOUT_S):  # noqa: S310 – a constant https address
+        with urlopen(Request(url, method="HEAD"), timeout=HUB_TIMEOUT_S):  # noqa: S310 – the scheme is the user's own setting
             return True
     except OSError:
         return False
@@ -111,11 +114,12 @@ def _print_end(folder: Path, database: Path, campaign: "Campaign") -> None:
         output.print_message(f"not everything succeeded; logs: {folder}/*.log")
     output.print_line(f"nothing is left running; every number is in {database}")
     output.print_line("try next:")
-    for line in _next_commands(_program(), folder, database):
+    for line in next_commands(_program(), folder, database):
         output.print_line(f"  {line}")
 
 
-def _next_commands(program: str, folder: Path, database: Path) -> list[str]:
+def next_commands(program: str, folder: Path, database: Path) -> list[str]:
+    """What to type next; `program` is how the person calls this one."""
     # With its state directory the agent is the same device as before; without, its name would be taken.
     agent = f"--name {AGENTS[0]} --state-dir {shlex.quote(str(folder / AGENTS[0]))}"
     db = shlex.quote(str(database))

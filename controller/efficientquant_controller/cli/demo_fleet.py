@@ -138,7 +138,7 @@ class DemoFleet:
             campaign = connection.submit(request, weights)
             watch = Watch(connection, campaign.campaign_id, open_view(self._address, as_json=False), None, reached=True)
             for process in self._processes:
-                Thread(target=_report_death, args=(process, watch), daemon=True).start()
+                Thread(target=report_death, args=(process, watch.fail), daemon=True).start()
             status = watch.run()
         if status is None:
             return None
@@ -161,10 +161,11 @@ class DemoFleet:
         return process
 
 
-def _report_death(process: DemoProcess, watch: Watch) -> None:
+def report_death(process: DemoProcess, fail: Callable[[Exception], None]) -> None:
+    """Wait until a process has ended, and call `fail` unless it was stopped."""
     code = process.wait()
     if not process.stopping:
-        watch.fail(UserError(f"{process.name} ended unexpectedly (exit code {code}); its log: {process.log}"))
+        fail(UserError(f"{process.name} ended unexpectedly (exit code {code}); its log: {process.log}"))
 
 
 def _any_build_failed(status: CampaignStatus) -> bool:

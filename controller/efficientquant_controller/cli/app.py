@@ -1,9 +1,9 @@
 """The command's verbs put together, and the one place where an error becomes an exit code."""
 
-import sys
 import traceback
+from importlib.metadata import version as installed_version
 from types import TracebackType
-from typing import Self
+from typing import Annotated, Self
 
 import typer
 
@@ -19,6 +19,7 @@ from efficientquant_controller.cli import (
     serve,
     watch,
 )
+from efficientquant_controller.cli.output import print_line, print_message
 from efficientquant_controller.errors import UserError
 
 EXIT_CODES = {
@@ -32,8 +33,8 @@ BUG_EXIT_CODE = 70
 
 app = typer.Typer(
     name="efficientquant",
-    help="Quantize CNN-transformer hybrids and benchmark them honestly on a fleet of edge devices.",
     epilog="Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
+    invoke_without_command=True,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -42,6 +43,16 @@ app = typer.Typer(
 )
 for verb in (serve, devices, bench, campaigns, watch, cancel, results, models, recipes, demo):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
+
+
+@app.callback()
+def command(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    """Quantize CNN-transformer hybrids and benchmark them honestly on a fleet of edge devices."""
+    if version:
+        print_line(f"efficientquant {installed_version('efficientquant')}")
+        raise typer.Exit
 
 
 class ExitCodes:
@@ -54,13 +65,13 @@ class ExitCodes:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, UserError):
-            print(f"error: {error}", file=sys.stderr)  # noqa: T201
+            print_message(f"error: {error}")
             raise SystemExit(2) from None
         if isinstance(error, KeyboardInterrupt):
             raise SystemExit(130) from None
         if isinstance(error, Exception):
             traceback.print_exception(kind, error, trace)
-            print("this is a bug in EfficientQuant; please report it with the lines above", file=sys.stderr)  # noqa: T201
+            print_message("this is a bug in EfficientQuant; please report it with the lines above")
             raise SystemExit(BUG_EXIT_CODE) from None
 
 

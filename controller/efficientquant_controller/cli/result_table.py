@@ -10,6 +10,10 @@ from efficientquant_controller.cli.output import new_table
 
 Row = Mapping[str, Any]
 Cell = Callable[[Row, Sequence[Row]], str]
+LEGEND = (
+    "median: of the repeats' medians, with their min–max; load: read + session create + first inference; "
+    "peak PSS: of the measuring process; board Δ: drop of the whole board's available memory"
+)
 ABSENT = "–"
 REFERENCE_RECIPE = "fp32"
 
@@ -23,6 +27,7 @@ def print_result_tables(rows: Sequence[Row], console: Console) -> None:
             console.print(table)
         for sentence in ("", *failure_sentences(of_campaign)):
             console.print(sentence, soft_wrap=True)
+    console.print(LEGEND)
 
 
 def failure_sentences(rows: Sequence[Row]) -> list[str]:

@@ -64,6 +64,13 @@ def test_every_option_has_help(verb):
     assert [one.name for one in command.params if not getattr(one, "help", None)] == []
 
 
+def test_version(command):
+    """--version prints name and version, whatever verb follows."""
+    outcome = command("--version")
+
+    assert (outcome.exit_code, outcome.out) == (0, "efficientquant 0.1.0\n")
+
+
 def test_user_error_is_one_line(command):
     """What a user can mend is one line on stderr and exit code 2."""
     outcome = command("devices", "--controller", "nonsense")

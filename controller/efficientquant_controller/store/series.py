@@ -1,0 +1,75 @@
+"""The blob that holds a run's raw samples: every latency, warm-up latency and sampled series, bit by bit.
+
+zlib( header length (uint32, little-endian) · header (JSON, UTF-8) · arrays (float64, little-endian) ). The header is
+{"version": 1, "latency_s": n, "warmup_latency_s": n, "series": [{"name": …, "time_s": n, "value": n}, …]}; its numbers
+are lengths, and the arrays follow in that order.
+"""
+
+import json
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from efficientquant_controller.model import Series
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class RawSamples:
+    """What one blob holds; latencies in seconds, in the order they were measured."""
+
+    latency_s: tuple[float, ...]
+    warmup_latency_s: tuple[float, ...]
+    series: tuple[Series, ...]
+
+
+def pack_series(samples: RawSamples) -> bytes:
+    """Encode; the inverse of `unpack_series`, NaN and infinity included."""
+    header = {
+        "version": FORMAT_VERSION,
+        "latency_s": len(samples.latency_s),
+        "warmup_latency_s": len(samples.warmup_latency_s),
+        "series": [{"name": s.name, "time_s": len(s.time_s), "value": len(s.value)} for s in samples.series],
+    }
+    arrays = [samples.latency_s, samples.warmup_latency_s]
+    for one in samples.series:
+        arrays += [one.time_s, one.value]
+    encoded = json.dumps(header).encode()
+    return zlib.compress(struct.pack("<I", len(encoded)) + encoded + b"".join(map(_float64, arrays)))
+
+
+def unpack_series(blob: bytes) -> RawSamples:
+    """Decode a blob of the table `series`; raises ValueError when it is no such blob."""
+    try:
+        payload = zlib.decompress(blob)
+        (header_length,) = struct.unpack_from("<I", payload)
+        header = json.loads(payload[4 : 4 + header_length])
+    except (zlib.error, struct.error, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"not a blob of samples: {error}") from error
+    if header.get("version") != FORMAT_VERSION:
+        raise ValueError(f"samples are in format {header.get('version')}, this version reads {FORMAT_VERSION}")
+    counts = [header["latency_s"], header["warmup_latency_s"]]
+    for one in header["series"]:
+        counts += [one["time_s"], one["value"]]
+    if len(payload) != 4 + header_length + 8 * sum(counts):
+        raise ValueError("not a blob of samples: its length differs from what its header says")
+    arrays = iter(_arrays(payload, 4 + header_length, counts))
+    return RawSamples(
+        latency_s=next(arrays),
+        warmup_latency_s=next(arrays),
+        series=tuple(Series(one["name"], next(arrays), next(arrays)) for one in header["series"]),
+    )
+
+
+def _float64(values: Sequence[float]) -> bytes:
+    return struct.pack(f"<{len(values)}d", *values)
+
+
+def _arrays(payload: bytes, offset: int, counts: Sequence[int]) -> list[tuple[float, ...]]:
+    arrays = []
+    for count in counts:
+        arrays.append(struct.unpack_from(f"<{count}d", payload, offset))
+        offset += 8 * count
+    return arrays

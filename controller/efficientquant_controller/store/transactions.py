@@ -1,0 +1,99 @@
+"""Transactions on one engine: many readers, one writer at a time, and the database's refusals as StoreError."""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Executable, RowMapping, Table, Update, and_, insert, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from efficientquant_controller.errors import NotFoundError, StoreError
+from efficientquant_controller.store.opening import describe
+
+
+class Transaction:
+    """One open transaction, in the few verbs that the store needs."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def execute(self, statement: Executable) -> None:
+        """Run a statement whose outcome does not matter."""
+        self._connection.execute(statement)
+
+    def update(self, statement: Update) -> int:
+        """Run an update; returns how many rows it met."""
+        return self._connection.execute(statement).rowcount
+
+    def update_one(self, statement: Update, what: str) -> None:
+        """Run an update that must meet a row; raises NotFoundError naming `what`."""
+        if not self.update(statement):
+            raise NotFoundError(f"there is no {what}")
+
+    def insert_all(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert rows, none included."""
+        if rows:
+            self._connection.execute(insert(table), rows)
+
+    def insert_new(self, table: Table, key: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+        """Insert a row unless its key exists; only one writer is ever open, so nothing comes between."""
+        columns = [table.c[name] for name in key]
+        match = and_(*(column == value for column, value in zip(columns, key.values(), strict=True)))
+        if self._connection.execute(select(*columns).where(match)).first() is None:
+            self._connection.execute(insert(table).values({**key, **facts}))
+
+    def rows(self, query: Executable) -> Sequence[RowMapping]:
+        """Every row."""
+        return self._connection.execute(query).mappings().all()
+
+    def one(self, query: Executable, what: str) -> RowMapping:
+        """Return the only row; raises NotFoundError naming `what` when there is none."""
+        row = self._connection.execute(query).mappings().first()
+        if row is None:
+            raise NotFoundError(f"there is no {what}")
+        return row
+
+    def scalar(self, query: Executable) -> Any:
+        """Return the first column of the first row, or None."""
+        return self._connection.execute(query).scalar()
+
+    def scalars(self, query: Executable) -> Sequence[Any]:
+        """Return the first column of every row."""
+        return self._connection.execute(query).scalars().all()
+
+
+class Transactions:
+    """Opens transactions; when one ends without an exception, what it wrote is on disk."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._writer = threading.Lock()
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """A consistent view of the database, beside the writer."""
+        with self._reporting(), self._engine.connect() as connection, connection.begin():
+            yield Transaction(connection)
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """The one writer: commits at the end, rolls back on any exception."""
+        with self._writer, self._reporting(), self._engine.connect() as raw:
+            connection = raw.execution_options(writes=True)
+            with connection.begin():
+                yield Transaction(connection)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            yield
+        except (SQLAlchemyError, OverflowError) as error:
+            cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+            raise StoreError(
+                f"the database {describe(self._engine.url)} refused: {cause}; check its disk space and permissions"
+            ) from error

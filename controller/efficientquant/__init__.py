@@ -1,3 +1,45 @@
 """EfficientQuant: structure-aware post-training quantization for CNN-transformer hybrids."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from efficientquant.recipe import Recipe, get_recipe, list_recipes
+
+if TYPE_CHECKING:
+    from efficientquant.models import InputSpec, create_model, input_spec, synthetic_images
+    from efficientquant.onnx_export import Artifact, export_onnx
+    from efficientquant.quantization import QuantizedModel, quantize
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Artifact",
+    "InputSpec",
+    "QuantizedModel",
+    "Recipe",
+    "create_model",
+    "export_onnx",
+    "get_recipe",
+    "input_spec",
+    "list_recipes",
+    "quantize",
+    "synthetic_images",
+]
+
+# What needs torch is imported when it is first asked for, so that a command line can show its help at once.
+_LAZY = {
+    "Artifact": "onnx_export",
+    "InputSpec": "models",
+    "QuantizedModel": "quantization",
+    "create_model": "models",
+    "export_onnx": "onnx_export",
+    "input_spec": "models",
+    "quantize": "quantization",
+    "synthetic_images": "models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -1,0 +1,113 @@
+"""An eager timm model as one editable graph of aten operators, with batch norm folded into its convolutions."""
+
+import operator
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from efficientquant.errors import CaptureError
+
+aten = torch.ops.aten
+CONVOLUTION = aten.conv2d.default
+BATCH_NORM = aten.batch_norm.default
+MAX_BATCH = 1024
+
+
+def capture(model: nn.Module, shape: Sequence[int]) -> fx.GraphModule:
+    """Return the model's graph for inputs (N, *shape), N free; raise CaptureError where torch.export cannot.
+
+    Parameters keep their names and get_attr nodes; the eager model is not changed.
+    """
+    batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
+    example = torch.zeros(2, *shape)
+    try:
+        with torch.no_grad():
+            exported = torch.export.export(model.eval(), (example,), dynamic_shapes=({0: batch},))
+    except (RuntimeError, ValueError, torch._dynamo.exc.TorchDynamoException) as error:
+        name = type(model).__name__
+        raise CaptureError(name, str(error).splitlines()[0]) from error
+    module = exported.module(check_guards=False)
+    _own_tensors(module)
+    return module
+
+
+def call_nodes(module: fx.GraphModule, *targets: object) -> list[fx.Node]:
+    """Return the nodes that call one of the operators, in execution order."""
+    return [node for node in module.graph.nodes if node.op == "call_function" and node.target in targets]
+
+
+def parameter_name(node: object) -> str | None:
+    """Return the name of the tensor that an argument reads from the module, or None for a computed one."""
+    return str(node.target) if isinstance(node, fx.Node) and node.op == "get_attr" else None
+
+
+def get_tensor(module: nn.Module, name: str) -> Tensor:
+    """Return a parameter or buffer by its dotted name."""
+    return cast(Tensor, operator.attrgetter(name)(module))
+
+
+def set_tensor(module: nn.Module, name: str, value: Tensor) -> None:
+    """Replace, or create, a parameter by its dotted name."""
+    owner, _, leaf = name.rpartition(".")
+    parent = module.get_submodule(owner)
+    setattr(parent, leaf, nn.Parameter(value, requires_grad=False))
+
+
+def fold_batch_norm(module: fx.GraphModule) -> dict[str, str]:
+    """Fold every batch norm that alone follows a convolution into it; return {norm parameter: convolution weight}."""
+    folded: dict[str, str] = {}
+    for norm in call_nodes(module, BATCH_NORM):
+        convolution = norm.args[0]
+        if _can_fold(convolution):
+            folded |= _fold(module, cast(fx.Node, convolution), norm)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return folded
+
+
+def _own_tensors(module: fx.GraphModule) -> None:
+    """Give the graph its own copies: captured modules share storage with the eager model."""
+    for name, tensor in list(module.named_parameters()):
+        set_tensor(module, name, tensor.detach().clone())
+
+
+def _can_fold(node: object) -> bool:
+    return (
+        isinstance(node, fx.Node)
+        and node.target is CONVOLUTION
+        and len(node.users) == 1
+        and parameter_name(node.args[1]) is not None
+    )
+
+
+def _fold(module: fx.GraphModule, convolution: fx.Node, norm: fx.Node) -> dict[str, str]:
+    """Write y = γ (Wx + b - μ) / √(σ² + ε) + β, written as one convolution (computed in float64)."""
+    _, gamma_node, beta_node, mean_node, variance_node, _, _, epsilon, *_ = norm.args
+    weight_name = cast(str, parameter_name(convolution.args[1]))
+    weight = get_tensor(module, weight_name)
+    mean, variance = (_read(module, node).double() for node in (mean_node, variance_node))
+    gamma = _read(module, gamma_node).double() if gamma_node is not None else torch.ones_like(mean)
+    beta = _read(module, beta_node).double() if beta_node is not None else torch.zeros_like(mean)
+    bias_node = convolution.args[2] if len(convolution.args) > 2 else None
+    bias = _read(module, bias_node).double() if bias_node is not None else torch.zeros_like(mean)
+    factor = gamma / (variance + cast(float, epsilon)).sqrt()
+    set_tensor(module, weight_name, (weight.double() * factor.reshape(-1, 1, 1, 1)).to(weight.dtype))
+    bias_name = parameter_name(bias_node) or f"{weight_name.rpartition('.')[0]}.bias"
+    set_tensor(module, bias_name, (beta + (bias - mean) * factor).to(weight.dtype))
+    _use_bias(module, convolution, bias_name)
+    norm.replace_all_uses_with(convolution)
+    module.graph.erase_node(norm)
+    return {name: weight_name for name in map(parameter_name, (gamma_node, beta_node)) if name is not None}
+
+
+def _read(module: fx.GraphModule, node: Any) -> Tensor:
+    return get_tensor(module, cast(str, parameter_name(node)))
+
+
+def _use_bias(module: fx.GraphModule, convolution: fx.Node, bias_name: str) -> None:
+    with module.graph.inserting_before(convolution):
+        bias = module.graph.get_attr(bias_name)
+    weight = convolution.args[:2]
+    convolution.args = (*weight, bias, *convolution.args[3:])

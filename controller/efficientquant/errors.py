@@ -1,0 +1,108 @@
+"""Everything that can go wrong in the library, as one tree.
+
+EfficientQuantError
+├── UserError                      one clear sentence: what was asked, what exists, what to do
+│   ├── UnknownModelError          .name .suggestions
+│   ├── UnknownRecipeError         .name .available
+│   ├── RecipeFormatError          .field
+│   ├── CheckpointError            .path
+│   ├── PretrainedUnavailableError .model
+│   ├── CalibrationError
+│   └── CaptureError               .model
+├── NonFiniteError                 .what: NaN or infinity where a number is needed
+└── ArtifactError                  .path: a file that failed its checks and was not kept
+    └── LoweringError              .node .operator: an operator the target cannot have
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class EfficientQuantError(Exception):
+    """Root of every error that the library raises on purpose."""
+
+
+class UserError(EfficientQuantError):
+    """What was asked for cannot be done; the text says what to do instead."""
+
+
+class UnknownModelError(UserError):
+    """timm has no model of that name."""
+
+    def __init__(self, name: str, suggestions: Sequence[str]) -> None:
+        self.name = name
+        self.suggestions = tuple(suggestions)
+        hint = f"did you mean {', '.join(self.suggestions)}?" if suggestions else "timm.list_models() names them all"
+        super().__init__(f"model {name!r} is not known to timm; {hint}")
+
+
+class UnknownRecipeError(UserError):
+    """No method registered a recipe of that name."""
+
+    def __init__(self, name: str, available: Sequence[str]) -> None:
+        self.name = name
+        self.available = tuple(available)
+        super().__init__(f"recipe {name!r} is not known (available: {', '.join(self.available)})")
+
+
+class RecipeFormatError(UserError):
+    """A stored recipe cannot be read back, or an option has a value it cannot have."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        self.field = field
+        super().__init__(f"recipe field {field!r}: {problem}")
+
+
+class CheckpointError(UserError):
+    """A weights file is missing, unreadable or made for another model."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.path = path
+        super().__init__(f"checkpoint {path}: {problem}")
+
+
+class PretrainedUnavailableError(UserError):
+    """The pretrained weights of a model cannot be had now."""
+
+    def __init__(self, model: str, problem: str) -> None:
+        self.model = model
+        super().__init__(
+            f"pretrained weights for {model} are not available ({problem}); pass --weights FILE or --weights random"
+        )
+
+
+class CalibrationError(UserError):
+    """The calibration data are empty or do not fit the model."""
+
+
+class CaptureError(UserError):
+    """torch.export cannot capture the model as one graph."""
+
+    def __init__(self, model: str, problem: str) -> None:
+        self.model = model
+        super().__init__(f"{model} cannot be captured with torch.export: {problem}")
+
+
+class NonFiniteError(EfficientQuantError):
+    """A tensor that is to be quantized holds NaN or infinity."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(f"{what} holds NaN or infinity and cannot be quantized")
+
+
+class ArtifactError(EfficientQuantError):
+    """An exported file failed a check and was not kept."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.path = path
+        super().__init__(f"{path.name} was not written: {problem}")
+
+
+class LoweringError(ArtifactError):
+    """The graph holds an operator that the target's operator set has no form of."""
+
+    def __init__(self, path: Path, node: str, operator: str, problem: str) -> None:
+        self.node = node
+        self.operator = operator
+        super().__init__(path, f"node {node!r} ({operator}) {problem}")

@@ -1,0 +1,215 @@
+"""ONNX opset 18 → opset 13 and IR 8: the widest form, which TensorRT 8.x and ONNX Runtime 1.10 load."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from efficientquant.errors import LoweringError
+
+OPSET = 13
+IR_VERSION = 8
+
+# Their axes are an attribute up to opset 17 and an input from 18 on (ReduceSum changed in 13 already).
+REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
+# Attributes that a later opset added, and the only value that means what opset 13 does.
+LATER_ATTRIBUTES: Mapping[str, Mapping[str, int | str]] = {
+    "BatchNormalization": {"training_mode": 0},
+    "Resize": {"antialias": 0, "keep_aspect_ratio_policy": "stretch"},
+}
+
+
+def lower_to_opset_13(model: ir.Model, path: Path) -> None:
+    """Rewrite a model in place; raise LoweringError, naming the node, where opset 13 has no form of an operator.
+
+    `path` only names the artifact in errors. Everything that would differ between two exports of the same
+    model, or would carry file paths, is removed.
+    """
+    graph = model.graph
+    for node in list(graph):
+        rewrite = REWRITES.get(node.op_type)
+        if rewrite is not None:
+            rewrite(graph, node, path)
+    _drop_unused_initializers(graph)
+    _strip(model)
+    model.opset_imports.clear()
+    model.opset_imports[""] = OPSET
+    model.ir_version = IR_VERSION
+
+
+class _Builder:
+    """Inserts nodes before another one, named after it, so that names are the same in every process."""
+
+    def __init__(self, graph: ir.Graph, anchor: ir.Node) -> None:
+        self._graph = graph
+        self._anchor = anchor
+        self._count = 0
+
+    def op(self, op_type: str, *inputs: ir.Value, **attributes: int | float | str | Sequence[int]) -> ir.Value:
+        """Insert one operator and return its first output."""
+        name = self._name(op_type)
+        values: dict[str, int | float | str | Sequence[int]] = {
+            key: list(value) if isinstance(value, range) else value for key, value in attributes.items()
+        }
+        node = ir.node(op_type, list(inputs), attributes=values, name=name)
+        node.outputs[0].name = f"{name}_output"
+        self._graph.insert_before(self._anchor, node)
+        return node.outputs[0]
+
+    def constant(self, array: np.ndarray) -> ir.Value:
+        """Register an initializer and return it."""
+        return add_initializer(self._graph, self._name("constant"), array)
+
+    def _name(self, suffix: str) -> str:
+        self._count += 1
+        return f"{self._anchor.name}_{suffix}_{self._count}"
+
+
+def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """Register an array as a named initializer of the graph."""
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def replace_node(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
+    """Let a value take the place of a node's first output, under the same name, and remove the node."""
+    old = node.outputs[0]
+    name, value.shape, value.type = old.name, old.shape, old.type
+    ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    value.name = name
+
+
+def _lower_layer_norm(graph: ir.Graph, node: ir.Node, path: Path) -> None:
+    """Write y = (x - μ) / √(σ² + ε) · γ + β over the last axes."""
+    axis = node.attributes.get_int("axis", -1)
+    axes = range(axis, 0) if axis < 0 else range(axis, len(_shape(node, path)))
+    build = _Builder(graph, node)
+    normalized = _normalize(build, _input(node, 0, path), axes, node.attributes.get_float("epsilon", 1e-5))
+    scaled = build.op("Mul", normalized, _input(node, 1, path))
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    replace_node(graph, node, build.op("Add", scaled, bias) if bias is not None else scaled)
+
+
+def _lower_instance_norm(graph: ir.Graph, node: ir.Node, path: Path) -> None:
+    """The same over the spatial axes of (N, C, ...), γ and β per channel; TensorRT 8 makes a plugin of each one."""
+    rank = len(_shape(node, path))
+    build = _Builder(graph, node)
+    result = _normalize(build, _input(node, 0, path), range(2, rank), node.attributes.get_float("epsilon", 1e-5))
+    for op_type, index, neutral in (("Mul", 1, 1.0), ("Add", 2, 0.0)):
+        parameter = _constant(_input(node, index, path), node, path)
+        # A group norm is exported as an instance norm with γ = 1 and β = 0; its own follow behind.
+        if not np.all(parameter == neutral):
+            result = build.op(op_type, result, build.constant(parameter.reshape(-1, *[1] * (rank - 2))))
+    replace_node(graph, node, result)
+
+
+def _normalize(build: _Builder, x: ir.Value, axes: range, epsilon: float) -> ir.Value:
+    mean = build.op("ReduceMean", x, axes=axes, keepdims=1)
+    centred = build.op("Sub", x, mean)
+    variance = build.op("ReduceMean", build.op("Mul", centred, centred), axes=axes, keepdims=1)
+    floor = build.constant(np.array(epsilon, dtype=np.float32))
+    return build.op("Div", centred, build.op("Sqrt", build.op("Add", variance, floor)))
+
+
+def _lower_reduction(graph: ir.Graph, node: ir.Node, path: Path) -> None:
+    """Move the axes from an input to an attribute."""
+    attributes: dict[str, int | list[int]] = {"keepdims": node.attributes.get_int("keepdims", 1)}
+    axes = node.inputs[1] if len(node.inputs) > 1 else None
+    if axes is not None:
+        attributes["axes"] = [int(axis) for axis in _constant(axes, node, path)]
+    elif node.attributes.get_int("noop_with_empty_axes", 0):
+        raise LoweringError(path, str(node.name), node.op_type, "reduces over no axes, which opset 13 cannot say")
+    replace_node(graph, node, _Builder(graph, node).op(node.op_type, _input(node, 0, path), **attributes))
+
+
+def _lower_split(_graph: ir.Graph, node: ir.Node, path: Path) -> None:
+    """Opset 13 splits evenly by itself; uneven parts need their sizes."""
+    node.attributes.pop("num_outputs", None)
+    sizes = {tuple(output.shape or ()) for output in node.outputs}
+    if len(node.inputs) < 2 and len(sizes) > 1:
+        raise LoweringError(path, str(node.name), "Split", "has uneven parts and does not name their sizes")
+
+
+def _lower_hard_swish(graph: ir.Graph, node: ir.Node, path: Path) -> None:
+    """HardSwish(x) = x · HardSigmoid(x; α = 1/6, β = 1/2); the operator came with opset 14."""
+    build = _Builder(graph, node)
+    x = _input(node, 0, path)
+    replace_node(graph, node, build.op("Mul", x, build.op("HardSigmoid", x, alpha=1.0 / 6.0, beta=0.5)))
+
+
+def _lower_reshape(_graph: ir.Graph, node: ir.Node, path: Path) -> None:
+    """Drop allowzero, which means nothing for a target shape without zeros."""
+    allow_zero = node.attributes.pop("allowzero", None)
+    if allow_zero is not None and allow_zero.value == 1 and 0 in _constant(_input(node, 1, path), node, path):
+        raise LoweringError(path, str(node.name), "Reshape", "makes an empty tensor, which opset 13 cannot")
+
+
+def _drop_later_attributes(_graph: ir.Graph, node: ir.Node, path: Path) -> None:
+    """Remove attributes that opset 13 does not know, where they say what it does anyway."""
+    for name, default in LATER_ATTRIBUTES[node.op_type].items():
+        attribute = node.attributes.pop(name, None)
+        if attribute is not None and attribute.value != default:
+            raise LoweringError(path, str(node.name), node.op_type, f"has {name}={attribute.value}")
+
+
+REWRITES: dict[str, Callable[[ir.Graph, ir.Node, Path], None]] = {
+    "LayerNormalization": _lower_layer_norm,
+    "InstanceNormalization": _lower_instance_norm,
+    "Reshape": _lower_reshape,
+    "Split": _lower_split,
+    "HardSwish": _lower_hard_swish,
+    **{f"Reduce{kind}": _lower_reduction for kind in REDUCTIONS},
+    **dict.fromkeys(LATER_ATTRIBUTES, _drop_later_attributes),
+}
+
+
+def _input(node: ir.Node, index: int, path: Path) -> ir.Value:
+    value = node.inputs[index]
+    if value is None:
+        raise LoweringError(path, str(node.name), node.op_type, f"has no input {index}")
+    return value
+
+
+def _shape(node: ir.Node, path: Path) -> ir.Shape:
+    shape = _input(node, 0, path).shape
+    if shape is None:
+        raise LoweringError(path, str(node.name), node.op_type, "has an input of unknown rank")
+    return shape
+
+
+def _constant(value: ir.Value, node: ir.Node, path: Path) -> np.ndarray:
+    tensor = ir.convenience.get_const_tensor(value)
+    if tensor is None:
+        raise LoweringError(path, str(node.name), node.op_type, f"takes {value.name!r}, which is not a constant")
+    return tensor.numpy()
+
+
+def _drop_unused_initializers(graph: ir.Graph) -> None:
+    outputs = set(graph.outputs)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and value not in outputs:
+            del graph.initializers[name]
+
+
+def _strip(model: ir.Model) -> None:
+    """Remove doc strings, stack traces and intermediate shapes: they hold machine paths and weigh more than nodes."""
+    model.doc_string = None
+    model.metadata_props.clear()
+    model.graph.doc_string = None
+    model.graph.metadata_props.clear()
+    kept = {*model.graph.inputs, *model.graph.outputs}
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+        value.doc_string = None
+    for node in model.graph:
+        node.doc_string = None
+        node.metadata_props.clear()
+        for output in node.outputs:
+            output.metadata_props.clear()
+            if output not in kept:
+                output.type = None
+                output.shape = None

@@ -1,0 +1,206 @@
+"""timm models: creating them, their weights, and what they expect at their input."""
+
+import dataclasses
+import difflib
+import pickle
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.data.config import resolve_model_data_config
+from timm.layers.config import set_fused_attn
+from torch import Tensor, nn
+
+from efficientquant.errors import CheckpointError, PretrainedUnavailableError, UnknownModelError
+
+HUB_TIMEOUT_S = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSpec:
+    """What a model expects: (C, H, W), how an image is brought to that size, and its normalization."""
+
+    shape: tuple[int, int, int]
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_pct: float
+
+
+def create_model(name: str, weights: str | Path = "pretrained", *, seed: int = 0) -> nn.Module:
+    """Return a timm classifier in eval mode, its attention written out so that the softmax can be seen.
+
+    `weights` is "pretrained", "random" (drawn from `seed`) or a file: safetensors, pth or pt. A file's own
+    classifier decides the number of classes. Raises UnknownModelError, PretrainedUnavailableError, CheckpointError.
+    """
+    if not timm.is_model(name):
+        raise UnknownModelError(name, _near_matches(name))
+    set_fused_attn(False)  # a fused attention hides its softmax from capture
+    if weights == "pretrained":
+        return _create_pretrained(name)
+    if weights == "random":
+        return _create_random(name, seed)
+    return _create_from_file(name, Path(weights), seed)
+
+
+def input_spec(model: nn.Module) -> InputSpec:
+    """Return the input of a timm model, as its own data configuration says."""
+    config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+    return InputSpec(
+        shape=tuple(config["input_size"]),
+        interpolation=config["interpolation"],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        crop_pct=config["crop_pct"],
+    )
+
+
+def synthetic_images(spec: InputSpec, count: int = 32, seed: int = 0) -> Tensor:
+    """Return (count, C, H, W) seeded pictures with the 1/f spectrum of natural images, in the model's input range.
+
+    They stand in for calibration data where none is given; a recipe's provenance calls them synthetic.
+    """
+    channels, height, width = spec.shape
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(count, channels, height, width, generator=generator)
+    # Natural images have channels that mostly agree.
+    noise = 0.8 * noise.mean(1, keepdim=True) * channels**0.5 + 0.6 * noise
+    frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None, :])
+    amplitude = 1.0 / frequency.clamp_min(1.0 / max(height, width))
+    pictures = torch.fft.irfft2(torch.fft.rfft2(noise) * amplitude, s=(height, width))
+    pictures = pictures / pictures.std(dim=(1, 2, 3), keepdim=True)
+    pixels: Tensor = (0.45 + 0.22 * pictures).clamp(0.0, 1.0)
+    mean = torch.tensor(spec.mean).reshape(1, -1, 1, 1)
+    std = torch.tensor(spec.std).reshape(1, -1, 1, 1)
+    images: Tensor = (pixels - mean) / std
+    return images
+
+
+def _near_matches(name: str) -> list[str]:
+    return difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.6)
+
+
+def _create_pretrained(name: str) -> nn.Module:
+    config = timm.models.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        raise PretrainedUnavailableError(name, "timm publishes none")
+    cached = _cached_weights(config)
+    try:
+        if cached is None:
+            _probe_hub()
+        overlay = {"file": cached} if cached else None
+        model: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+    except OSError as error:  # the hub's errors and those of sockets derive from it
+        raise PretrainedUnavailableError(name, f"the hub cannot be reached: {_first_line(error)}") from error
+    return model.eval()
+
+
+def _cached_weights(config: Any) -> str | None:
+    """Return the file of an earlier download, so that nothing has to be asked of the network."""
+    if not config.hf_hub_id:
+        return None
+    repository, _, revision = config.hf_hub_id.partition("@")
+    filename = config.hf_hub_filename or "model.safetensors"
+    cached = huggingface_hub.try_to_load_from_cache(repository, filename, revision=revision or None)
+    return cached if isinstance(cached, str) else None
+
+
+def _probe_hub() -> None:
+    """Fail within seconds where there is no network: the hub's client retries for most of a minute."""
+    request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")  # noqa: S310 - https
+    try:
+        urllib.request.urlopen(request, timeout=HUB_TIMEOUT_S).close()  # noqa: S310 - the hub's own address
+    except urllib.error.HTTPError as answer:
+        answer.close()  # any answer means that somebody is there
+
+
+def _create_random(name: str, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: nn.Module = timm.create_model(name, pretrained=False).eval()
+        _settle_batch_norm(model, seed)
+    return model
+
+
+def _settle_batch_norm(model: nn.Module, seed: int) -> None:
+    """Let batch norm see synthetic images once, so that a random net's activations keep a sane scale in depth."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model(synthetic_images(input_spec(model), count=4, seed=seed))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+        norm.num_batches_tracked.zero_()  # type: ignore[union-attr]
+
+
+def _create_from_file(name: str, path: Path, seed: int) -> nn.Module:
+    state = _read_state(path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: nn.Module = timm.create_model(name, pretrained=False, **_head_options(name, state)).eval()
+    _require_fit(name, model, state, path)
+    model.load_state_dict(state)
+    return model
+
+
+def _head_options(name: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the number of classes that the checkpoint's own head has, where it has one."""
+    config = timm.models.get_pretrained_cfg(name)
+    classifiers = config.classifier if config is not None else None
+    for classifier in [classifiers] if isinstance(classifiers, str) else classifiers or ():
+        head = state.get(f"{classifier}.weight")
+        if head is not None:
+            return {"num_classes": head.shape[0]}
+    return {}
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(path, "there is no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        hint = "save a plain state dict as .safetensors, .pth or .pt"
+        raise CheckpointError(path, f"cannot be read ({_first_line(error)}); {hint}") from error
+    return _find_state(stored, path)
+
+
+def _find_state(stored: object, path: Path) -> dict[str, Tensor]:
+    for key in ("state_dict", "model"):
+        if isinstance(stored, Mapping) and isinstance(stored.get(key), Mapping):
+            stored = stored[key]
+    if not isinstance(stored, Mapping) or not all(isinstance(value, Tensor) for value in stored.values()):
+        raise CheckpointError(path, "holds no state dict; save model.state_dict(), alone or under 'state_dict'")
+    return {str(name).removeprefix("module."): tensor for name, tensor in stored.items()}
+
+
+def _require_fit(name: str, model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError, naming the first tensor, unless every tensor has its counterpart of the same shape."""
+    advice = f"pass weights that were trained for {name}, or the model that they were trained for"
+    expected = model.state_dict()
+    for key, tensor in expected.items():
+        if key not in state:
+            raise CheckpointError(path, f"lacks {key!r} {list(tensor.shape)} of {name}; {advice}")
+        if state[key].shape != tensor.shape:
+            problem = f"{key!r} has shape {list(state[key].shape)} where {name} has {list(tensor.shape)}"
+            raise CheckpointError(path, f"{problem}; {advice}")
+    for key in sorted(state.keys() - expected.keys()):
+        raise CheckpointError(path, f"has {key!r} {list(state[key].shape)}, which {name} has not; {advice}")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,158 @@
+"""A fake-quantized model → an ONNX file with real int8 weights, kept only after it agreed with the eager model."""
+
+import dataclasses
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import torch
+from torch import Tensor
+
+from efficientquant.calibration import Progress
+from efficientquant.errors import ArtifactError
+from efficientquant.lowering import IR_VERSION, OPSET, add_initializer, lower_to_opset_13
+from efficientquant.models import synthetic_images
+from efficientquant.quantization import QuantizedModel, QuantizedWeight
+
+EXPORTER_OPSET = 18  # what the exporter writes whatever it is asked for; lowering does the rest
+PARITY_LIMIT = 1e-4
+PARITY_IMAGES = 4
+PARITY_SEED = 1  # other pictures than the calibration's
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """A checked ONNX file, and what was found when it was checked.
+
+    `parity_max_abs` is the largest |Δ| between the logits of ONNX Runtime and of the eager fake-quantized model.
+    """
+
+    path: Path
+    sha256: str
+    size_bytes: int
+    opset: int
+    ir_version: int
+    parity_max_abs: float
+    notes: list[str]
+    manifest: dict[str, Any]
+
+
+def export_onnx(
+    quantized: QuantizedModel, path: str | Path, *, images: Tensor | None = None, progress: Progress | None = None
+) -> Artifact:
+    """Write a static batch-1 ONNX file, opset 13 and IR 8; raise ArtifactError and keep nothing if a check fails.
+
+    Checks: the ONNX checker, one DequantizeLinear per quantized weight, and |Δ| <= 1e-4 to the eager model on
+    `images` (N, C, H, W; synthetic ones where none are given). The same inputs give the same bytes.
+    """
+    path = Path(path)
+    report = progress or (lambda _phase, _fraction: None)
+    report("export", 0.0)
+    model = _trace(quantized)
+    report("export", 0.6)
+    for name, weight in quantized.weights.items():
+        _store_as_int8(model.graph, name, weight, path)
+    lower_to_opset_13(model, path)
+    proto = ir.to_proto(model)
+    content = proto.SerializeToString(deterministic=True)
+    _check(proto, len(quantized.weights), path)
+    report("export", 0.8)
+    if images is None:
+        images = synthetic_images(quantized.input_spec, PARITY_IMAGES, PARITY_SEED)
+    difference = _check_parity(quantized, content, images, path)
+    _write(path, content)
+    report("export", 1.0)
+    return Artifact(
+        path=path,
+        sha256=hashlib.sha256(content).hexdigest(),
+        size_bytes=len(content),
+        opset=OPSET,
+        ir_version=IR_VERSION,
+        parity_max_abs=difference,
+        notes=list(quantized.notes),
+        manifest=quantized.manifest.to_dict(),
+    )
+
+
+def _trace(quantized: QuantizedModel) -> ir.Model:
+    """Return the model as the exporter gives it, for a batch of one."""
+    example = torch.zeros(1, *quantized.input_spec.shape)
+    with torch.no_grad():
+        exported = torch.export.export(quantized.module, (example,))
+        program = torch.onnx.export(
+            exported,
+            dynamo=True,
+            opset_version=EXPORTER_OPSET,
+            input_names=["input"],
+            output_names=["logits"],
+            optimize=True,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model
+
+
+def _store_as_int8(graph: ir.Graph, name: str, weight: QuantizedWeight, path: Path) -> None:
+    """Put int8 codes, scales and a DequantizeLinear in the place of a float initializer.
+
+    Done behind the exporter's constant folding, which would turn DequantizeLinear(int8) back into floats.
+    """
+    value = graph.initializers.get(name)
+    if value is None:
+        raise ArtifactError(path, f"the exporter did not keep the weight {name!r} as an initializer")
+    axis = {"axis": 0} if weight.scale.numel() > 1 else {}
+    scale = weight.scale.reshape(-1 if axis else ()).numpy()
+    inputs = [
+        add_initializer(graph, f"{name}_int8", weight.codes.numpy()),
+        add_initializer(graph, f"{name}_scale", scale),
+        add_initializer(graph, f"{name}_zero_point", np.zeros(scale.shape, dtype=np.int8)),
+    ]
+    node = ir.node("DequantizeLinear", inputs, attributes=axis, name=f"{name}_dequantize")
+    node.outputs[0].name = f"{name}_dequantized"
+    first = next(node for node in graph if value in node.inputs)
+    graph.insert_before(first, node)
+    ir.convenience.replace_all_uses_with(value, node.outputs[0])
+
+
+def _check(proto: onnx.ModelProto, weights: int, path: Path) -> None:
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ArtifactError(path, f"the ONNX checker refuses it: {error}") from error
+    found = sum(node.op_type == "DequantizeLinear" for node in proto.graph.node)
+    if found != weights:
+        raise ArtifactError(path, f"it has {found} DequantizeLinear nodes for {weights} quantized weights")
+
+
+def _check_parity(quantized: QuantizedModel, content: bytes, images: Tensor, path: Path) -> float:
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    largest = 0.0
+    with torch.no_grad():
+        for index in range(len(images)):
+            image = images[index : index + 1]
+            eager = quantized.module(image).numpy()
+            (logits,) = session.run(None, {"input": image.numpy()})
+            largest = max(largest, float(np.abs(logits - eager).max()))
+    if not largest <= PARITY_LIMIT:  # also true for NaN
+        problem = f"its logits differ from the eager model's by {largest:.2e}, more than {PARITY_LIMIT:.0e}"
+        raise ArtifactError(path, problem)
+    return largest
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write beside the target and rename, so that no half-written artifact can be found."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,123 @@
+"""Pure tensor functions: scales, uniform and log2 codes, and how much of a signal survives them."""
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+from efficientquant.errors import NonFiniteError
+from efficientquant.recipe import Granularity
+
+LN2 = math.log(2.0)
+
+
+def choose_scale(weight: Tensor, bits: int, granularity: Granularity) -> Tensor:
+    """Return the symmetric scale max|W| / (2^(bits-1) - 1) of a weight (O, ...).
+
+    Per channel → (O, 1, ...), per tensor → (1, 1, ...), so that it broadcasts against the weight. A channel
+    of zeros gets scale 1. Raises NonFiniteError. Eq. 1 of the paper, in its symmetric form.
+    """
+    if not bool(torch.isfinite(weight).all()):
+        raise NonFiniteError("a weight")
+    first = 1 if granularity is Granularity.PER_CHANNEL else 0
+    largest = weight.abs().amax(dim=tuple(range(first, weight.ndim)), keepdim=True)
+    if granularity is Granularity.PER_TENSOR:
+        largest = largest.reshape([1] * weight.ndim)
+    smallest_normal = torch.finfo(weight.dtype).tiny
+    scale = (largest / _top_code(bits)).clamp_min(smallest_normal)
+    return torch.where(largest == 0, torch.ones_like(scale), scale)
+
+
+def quantize(x: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """Return int8 codes clip(round(x / scale), -top, top), top = 2^(bits-1) - 1, zero-point 0. Eq. 2."""
+    top = _top_code(bits)
+    return (x / scale).round().clamp(-top, top).to(torch.int8)
+
+
+def dequantize(codes: Tensor, scale: Tensor) -> Tensor:
+    """Return codes × scale, in the scale's type: what DequantizeLinear computes. Eq. 3."""
+    return codes.to(scale.dtype) * scale
+
+
+def sqnr_db(reference: Tensor, approximation: Tensor) -> float:
+    """Return the signal-to-quantization-noise ratio in dB; infinite where the two are equal."""
+    reference, approximation = reference.double(), approximation.double()
+    return _decibels(float(reference.square().sum()), float((reference - approximation).square().sum()))
+
+
+def channel_sqnr_db(reference: Tensor, approximation: Tensor) -> list[float]:
+    """Return the SQNR of each output channel of (O, ...) in dB."""
+    reference, approximation = reference.double().flatten(1), approximation.double().flatten(1)
+    signal = reference.square().sum(1).tolist()
+    noise = (reference - approximation).square().sum(1).tolist()
+    return [_decibels(s, n) for s, n in zip(signal, noise, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibratedLog2:
+    """Form A of the log2 quantizer: step Δ in octaves, integer zero-point Z, ε inside the logarithm."""
+
+    bits: int
+    step: float
+    zero_point: int
+    epsilon: float
+
+    def quantize(self, probabilities: Tensor) -> Tensor:
+        """Return float codes clip(round(log2(a + ε) / Δ) + Z, 0, 2^bits - 1). Eq. 4 and 5, with its sign corrected."""
+        # A natural logarithm and one factor: ONNX has no Log2, so both runtimes evaluate the same expression.
+        octaves = torch.log(probabilities + self.epsilon) * (1.0 / (LN2 * self.step))
+        return (torch.round(octaves) + self.zero_point).clamp(0, (1 << self.bits) - 1)
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Return max(2^((q - Z) Δ) - ε, 0). Eq. 6, with ε removed again."""
+        return (torch.exp((codes - self.zero_point) * (LN2 * self.step)) - self.epsilon).clamp_min(0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFreeLog2:
+    """Form G of the log2 quantizer: K octaves below 1, the top code is exactly zero."""
+
+    bits: int
+    octaves: int
+
+    @property
+    def step(self) -> float:
+        """Octaves between neighbouring codes."""
+        return self.octaves / ((1 << self.bits) - 2)
+
+    def quantize(self, probabilities: Tensor) -> Tensor:
+        """Return float codes round(-log2(a) / Δ), or 2^bits - 1 for a below 2^-K."""
+        floor = 2.0**-self.octaves
+        codes = torch.round(torch.log(probabilities.clamp(floor, 1.0)) * (-1.0 / (LN2 * self.step)))
+        return torch.where(probabilities >= floor, codes, float((1 << self.bits) - 1))
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Return 2^(-q Δ), and 0 for the top code."""
+        return torch.where(codes < (1 << self.bits) - 1, torch.exp(codes * (-LN2 * self.step)), 0.0)
+
+
+Log2Parameters = CalibratedLog2 | DataFreeLog2
+
+
+def choose_log2_parameters(smallest: float, largest: float, bits: int, epsilon: float) -> CalibratedLog2:
+    """Return form A's Δ and Z for probabilities seen between `smallest` and `largest`; raise NonFiniteError.
+
+    A range below one octave is widened to one: a softmax over a single token is always 1 and has no range.
+    """
+    if not (math.isfinite(smallest) and math.isfinite(largest)):
+        raise NonFiniteError("a softmax output")
+    log_max = math.log2(largest + epsilon)
+    log_min = min(math.log2(smallest + epsilon), log_max - 1.0)
+    step = (log_max - log_min) / ((1 << bits) - 1)
+    return CalibratedLog2(bits=bits, step=step, zero_point=round(-log_min / step), epsilon=epsilon)
+
+
+def _top_code(bits: int) -> int:
+    return (1 << (bits - 1)) - 1
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf

@@ -1,0 +1,64 @@
+"""The product's timed loop against a bare `session.run` loop: same session, same inputs, in turns."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from efficientquant_agent.backends.ort import OrtCpu
+from efficientquant_agent.measuring import measure as measure_with_product
+from efficientquant_agent.records import Measurement
+from goal import Goal
+
+MODEL = "mobilevit_xxs"
+ROUNDS = 30
+PER_ROUND = 60
+MAX_RATIO = 1.01
+
+
+def measure(folder: Path) -> Iterator[Goal]:
+    """The ratio of the median latencies over all rounds; each round runs both loops, in alternating order."""
+    loaded = OrtCpu.load(export(folder / "model.onnx"), 0)
+    inputs = loaded.stage_inputs(8, 0)
+    bare_loop(loaded._session, inputs)  # warm-up
+    ours: list[float] = []
+    theirs: list[float] = []
+    for turn in range(ROUNDS):
+        both = [
+            lambda: ours.extend(product_loop(loaded, inputs)),
+            lambda: theirs.extend(bare_loop(loaded._session, inputs)),
+        ]
+        for one in both if turn % 2 else reversed(both):
+            one()
+    product_s, bare_s = statistics.median(ours), statistics.median(theirs)
+    ratio = product_s / bare_s
+    yield Goal(
+        abs(ratio - 1) <= MAX_RATIO - 1,
+        f"p50 of {MODEL} on ONNX Runtime: product {product_s * 1e3:.3f} ms, bare loop {bare_s * 1e3:.3f} ms, "
+        f"ratio {ratio:.4f} (goal: within 1 %; {len(ours)} inferences each)",
+    )
+
+
+def export(path: Path) -> bytes:
+    """A real model's artifact."""
+    from efficientquant import create_model, export_onnx, get_recipe, quantize
+
+    export_onnx(quantize(create_model(MODEL, "random"), get_recipe("fp32")), path)
+    return path.read_bytes()
+
+
+def product_loop(loaded: object, inputs: list[dict[str, object]]) -> list[float]:
+    """What the agent's child does between warm-up and result."""
+    tier = Measurement("bench", 0.0, PER_ROUND, 0.0, 0, 0.0, len(inputs), 0, 0, 0.1)
+    return list(measure_with_product(loaded.run_once, inputs, tier))
+
+
+def bare_loop(session: object, inputs: list[dict[str, object]]) -> list[float]:
+    """What a person would write to time the same thing."""
+    latency_s = []
+    for i in range(PER_ROUND):
+        feed = inputs[i % len(inputs)]
+        started_s = time.perf_counter()
+        session.run(None, feed)
+        latency_s.append(time.perf_counter() - started_s)
+    return latency_s

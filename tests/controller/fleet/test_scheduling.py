@@ -1,0 +1,116 @@
+"""The rules by which runs are planned and given out."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+from efficientquant_controller.config import TIERS
+from efficientquant_controller.fleet.scheduling import (
+    is_free,
+    next_run,
+    plan_campaign,
+    run_timeout_s,
+    settled_state,
+)
+from efficientquant_controller.model import (
+    Campaign,
+    CampaignState,
+    Device,
+    DeviceSnapshot,
+    Job,
+    JobState,
+    Run,
+    RunState,
+    Weights,
+)
+
+CAMPAIGN = Campaign(
+    campaign_id="c",
+    state=CampaignState.BUILDING,
+    created_unix_s=0.0,
+    models=("a", "b", "c"),
+    recipes=("fp32", "efficientquant"),
+    devices=("d1", "d2"),
+    weights=Weights("random"),
+    measurement=TIERS["smoke"],
+    repeats=4,
+    seed=7,
+)
+DEVICES = [Device(f"d{one}", f"bench-{one}", "0.1.0", 1, 0.0, DeviceSnapshot()) for one in (1, 2)]
+
+
+def order_of(campaign: Campaign, device_id: str) -> list[tuple[int, str, str]]:
+    _, jobs, runs = plan_campaign(campaign, DEVICES)
+    by_id = {job.job_id: job for job in jobs}
+    mine = sorted((one for one in runs if by_id[one.job_id].device_id == device_id), key=lambda one: one.position)
+    return [(one.repeat_index, by_id[one.job_id].model, by_id[one.job_id].recipe) for one in mine]
+
+
+def test_a_campaign_is_models_by_recipes_by_devices_by_repeats() -> None:
+    """Every combination is planned exactly once."""
+    builds, jobs, runs = plan_campaign(CAMPAIGN, DEVICES)
+    assert (len(builds), len(jobs), len(runs)) == (6, 12, 48)
+    assert len({(run.job_id, run.repeat_index) for run in runs}) == 48
+
+
+def test_variants_are_interleaved_across_repeats() -> None:
+    """No repeat starts before every variant had the one before: drift falls on all alike."""
+    order = order_of(CAMPAIGN, "d1")
+    for repeat, block in itertools.groupby(order, key=lambda one: one[0]):
+        variants = [one[1:] for one in block]
+        assert len(variants) == len(set(variants)) == 6, repeat
+
+
+def test_the_order_is_random_and_follows_the_seed() -> None:
+    """The same seed gives the same order, another seed another, and two devices differ."""
+    assert order_of(CAMPAIGN, "d1") == order_of(CAMPAIGN, "d1")
+    assert order_of(CAMPAIGN, "d1") != order_of(replace(CAMPAIGN, seed=8), "d1")
+    assert order_of(CAMPAIGN, "d1") != order_of(CAMPAIGN, "d2")
+
+
+def test_the_next_run_is_the_first_whose_job_is_queued() -> None:
+    """Runs that ended, and jobs whose artifact is not there, are passed over."""
+    jobs = {"p": Job("p", "c", "d", "m", "r", JobState.PENDING), "q": Job("q", "c", "d", "m", "r", JobState.QUEUED)}
+    done = Run("1", "q", 0, 0, RunState.SUCCEEDED)
+    pending = Run("2", "p", 0, 1)
+    ready = Run("3", "q", 1, 2)
+    assert next_run([done, pending, ready], jobs) is ready
+    assert next_run([done, pending], jobs) is None
+
+
+@pytest.mark.parametrize(
+    ("device", "board", "busy", "free"),
+    [
+        ("d1", "b1", set(), True),
+        ("d1", "b1", {("d1", "b1")}, False),
+        ("d1", "b1", {("d2", "b1")}, False),
+        ("d1", "b1", {("d2", "b2")}, True),
+        ("d1", "", {("d2", "")}, True),  # two boards that could not be told apart are not one board
+    ],
+)
+def test_a_board_measures_one_thing_at_a_time(device: str, board: str, busy: set[tuple[str, str]], free: bool) -> None:
+    """A device is free when neither it nor another agent on its board is measuring."""
+    assert is_free(device, board, busy) is free
+
+
+@pytest.mark.parametrize(
+    ("states", "settled"),
+    [
+        ("succeeded succeeded", "succeeded"),
+        ("succeeded planned", None),
+        ("leased failed", None),
+        ("failed cancelled succeeded", "failed"),
+        ("succeeded cancelled", "cancelled"),
+    ],
+)
+def test_a_job_ends_with_its_last_run(states: str, settled: str | None) -> None:
+    """One failed run fails the job; an unfinished one keeps it open."""
+    runs = [Run(str(i), "j", i, i, RunState(state)) for i, state in enumerate(states.split())]
+    assert settled_state(runs) == settled
+
+
+@pytest.mark.parametrize("tier", TIERS.values(), ids=TIERS)
+def test_the_time_limit_leaves_room_for_a_slow_board(tier: object) -> None:
+    """A run may take four times its minimum, and a second for each inference it must do."""
+    assert run_timeout_s(tier) >= 4 * tier.min_time_s + tier.warmup_max_time_s
+    assert run_timeout_s(tier) >= 1.0 * tier.min_count

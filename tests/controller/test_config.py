@@ -1,0 +1,56 @@
+"""What a controller may be started with."""
+
+from pathlib import Path
+
+import pytest
+from efficientquant_controller.config import ServerConfig, is_loopback, measurement_for, split_address
+from efficientquant_controller.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [("127.0.0.1:0", ("127.0.0.1", 0)), ("[::1]:50051", ("::1", 50051)), ("nano-3:1", ("nano-3", 1))],
+)
+def test_an_address_is_host_and_port(address: str, parts: tuple[str, int]) -> None:
+    """IPv4, IPv6 and names."""
+    assert split_address(address) == parts
+
+
+@pytest.mark.parametrize("address", ["", "50051", ":50051", "host:", "host:99999", "host:http"])
+def test_anything_else_is_refused(address: str) -> None:
+    """The sentence shows what an address looks like."""
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:50051"):
+        split_address(address)
+
+
+def test_beyond_loopback_needs_insecure() -> None:
+    """The plain wire is for this machine only, unless the user says otherwise."""
+    assert ServerConfig("x.db", listen="127.0.0.1:1").checked()
+    assert ServerConfig("x.db", listen="0.0.0.0:1", insecure=True).checked()
+    with pytest.raises(UserError, match="--insecure"):
+        ServerConfig("x.db", listen="0.0.0.0:1").checked()
+    assert is_loopback("localhost")
+
+
+def test_a_lease_outlives_one_late_heartbeat() -> None:
+    """A lease of less than two heartbeats would end healthy sessions."""
+    with pytest.raises(UserError, match="heartbeat"):
+        ServerConfig("x.db", heartbeat_interval_s=2, lease_s=3).checked()
+
+
+def test_artifacts_lie_beside_a_database_file() -> None:
+    """A database server has no such place, so the user names one."""
+    assert ServerConfig("some/results.db").artifacts_folder() == Path("some/results-artifacts")
+    assert ServerConfig("sqlite:///some/results.db").artifacts_folder() == Path("some/results-artifacts")
+    assert ServerConfig("x", artifacts=Path("y")).artifacts_folder() == Path("y")
+    with pytest.raises(UserError, match="--artifacts"):
+        ServerConfig("postgresql+psycopg://host/db").artifacts_folder()
+
+
+def test_the_tiers_are_the_protocols() -> None:
+    """Time and count as the measurement protocol has them; an unknown tier is refused with those there are."""
+    assert (measurement_for("smoke").min_time_s, measurement_for("smoke").min_count) == (6, 64)
+    assert (measurement_for("standard").min_time_s, measurement_for("standard").min_count) == (60, 1024)
+    assert measurement_for("quick", intra_op_threads=2).intra_op_threads == 2
+    with pytest.raises(UserError, match="smoke, quick, standard"):
+        measurement_for("fast")

@@ -1,0 +1,165 @@
+"""A fleet of real processes on this machine: one controller, agents on any Python, the command line."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+from efficientquant_protos.v1 import fleet_pb2 as pb
+from efficientquant_protos.v1 import fleet_pb2_grpc
+
+ROOT = Path(__file__).parent.parent.parent
+DEADLINE_S = 240.0
+
+
+class Process:
+    """A started command whose output is kept in a file and searched for the lines a test waits for."""
+
+    def __init__(self, command: list[str], log: Path, **environment: str) -> None:
+        self.log = log
+        self._offset = log.stat().st_size if log.exists() else 0
+        with log.open("ab") as file:
+            self.popen = subprocess.Popen(
+                command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **environment},
+            )
+
+    def wait_for(self, text: str, timeout_s: float = 60.0) -> str:
+        """The first line with `text` that this process wrote; fails when it ends or is late."""
+        end_s = time.monotonic() + timeout_s
+        while True:
+            ended = self.popen.poll() is not None
+            lines = self.log.read_bytes()[self._offset :].decode(errors="replace").splitlines()
+            found = next((line for line in lines if text in line), None)
+            if found is not None:
+                return found
+            assert not ended, f"ended with {self.popen.returncode} without {text!r}:\n" + "\n".join(lines)
+            assert time.monotonic() < end_s, f"no {text!r} in {timeout_s} s:\n" + "\n".join(lines)
+            select.select([], [], [], 0.02)  # the log is a plain file: there is nothing to block on
+
+    def kill(self, number: int = signal.SIGKILL) -> int:
+        """Send a signal and wait for the end; returns the exit status."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(number)
+        return self.popen.wait(30)
+
+
+class Fleet:
+    """Everything one test starts; `close` leaves nothing running."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.db = folder / "results.db"
+        self.address = ""
+        self.controller: Process | None = None
+        self._processes: list[Process] = []
+
+    def start_controller(self, *options: str, listen: str = "127.0.0.1:0") -> Process:
+        """Start (or start again) the controller and learn where it listens."""
+        command = [sys.executable, "-m", "efficientquant_controller.cli", "serve", "--db", str(self.db)]
+        command += ["--listen", listen, "--heartbeat-interval", "0.2", "--lease", "3", *options]
+        self.controller = self._start(command, "controller")
+        self.address = self.controller.wait_for("ready: listening on ").rsplit(" ", 1)[1]
+        return self.controller
+
+    def start_agent(self, name: str, python: str = sys.executable, state: str | None = None, code: str = "") -> Process:
+        """Start an agent; `code` runs before its main."""
+        entry = ["-m", "efficientquant_agent"]
+        if code:
+            entry = ["-c", f"import sys\n{code}\nfrom efficientquant_agent.__main__ import main\nsys.exit(main())"]
+        command = [python, *entry, "--controller", self.address, "--name", name, "--backoff-max-s", "0.5"]
+        return self._start([*command, "--state-dir", str(self.folder / (state or name))], f"agent-{state or name}")
+
+    def connect_agent(self, name: str, python: str = sys.executable) -> Process:
+        """Start an agent and wait until its session is open."""
+        agent = self.start_agent(name, python)
+        agent.wait_for("ready: ")
+        return agent
+
+    def run(self, *arguments: str, timeout_s: float = DEADLINE_S) -> subprocess.CompletedProcess[str]:
+        """Run a client command against this fleet's controller."""
+        return subprocess.run(
+            [sys.executable, "-m", "efficientquant_controller.cli", *arguments],
+            env={**os.environ, "EFFICIENTQUANT_CONTROLLER": self.address},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def json(self, *arguments: str) -> Any:
+        """Run a client command that must succeed, and read its JSON."""
+        done = self.run(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    @contextlib.contextmanager
+    def control(self) -> Iterator[fleet_pb2_grpc.FleetControlStub]:
+        """A FleetControl client of the test's own."""
+        with grpc.insecure_channel(self.address) as channel:
+            yield fleet_pb2_grpc.FleetControlStub(channel)
+
+    def submit(self, model: str, **fields: Any) -> str:
+        """Submit a campaign with random weights; returns its id."""
+        request: dict[str, Any] = {"recipes": ["fp32"], "tier": "demo", "repeats": 1, **fields}
+        with self.control() as control:
+            weights = pb.Weights(random=True)
+            asked = pb.SubmitCampaignRequest(models=[model], weights=weights, **request)
+            return control.SubmitCampaign(asked, timeout=DEADLINE_S).campaign_id
+
+    def watch(self, campaign_id: str, until: Callable[[pb.CampaignStatus], bool]) -> pb.CampaignStatus:
+        """Follow a campaign until a condition holds; fails when it ends before."""
+        with self.control() as control:
+            request = pb.WatchCampaignRequest(campaign_id=campaign_id)
+            for status in control.WatchCampaign(request, timeout=DEADLINE_S):
+                if until(status):
+                    return status
+        raise AssertionError(f"the campaign ended before the condition held: {status}")
+
+    def watch_to_end(self, campaign_id: str) -> pb.CampaignStatus:
+        """Follow a campaign to its end."""
+        return self.watch(campaign_id, lambda status: status.campaign.HasField("ended_unix_s"))
+
+    def wait_until_measuring(self, campaign_id: str, device: str) -> None:
+        """Wait until a device is in the timed loop of a run."""
+
+        def measuring(status: pb.CampaignStatus) -> bool:
+            return any(one.name == device and one.phase == "measure" for one in status.devices)
+
+        self.watch(campaign_id, measuring)
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Read the database as a user would."""
+        done = subprocess.run(
+            [sys.executable, "-c", _QUERY, str(self.db), sql], capture_output=True, text=True, check=True
+        )
+        return [tuple(row) for row in json.loads(done.stdout)]
+
+    def close(self) -> None:
+        """Kill what is still running."""
+        for process in self._processes:
+            process.kill()
+
+    def _start(self, command: list[str], name: str) -> Process:
+        process = Process(command, self.folder / f"{name}.log", PYTHONUNBUFFERED="1", OMP_NUM_THREADS="2")
+        self._processes.append(process)
+        return process
+
+
+_QUERY = """
+import json, sqlite3, sys
+connection = sqlite3.connect("file:%s?mode=ro" % sys.argv[1], uri=True)
+print(json.dumps(connection.execute(sys.argv[2]).fetchall()))
+"""

@@ -1,0 +1,105 @@
+"""Whole campaigns on a fleet of a Nano's, a Xavier's and a desktop's Python."""
+
+import itertools
+import json
+
+import pytest
+from fleet import Fleet
+
+# Small timm classifiers of 160×160: what is tested here is the fleet, not the model.
+TINY = "test_efficientnet"
+
+
+def test_three_pythons_serve_one_campaign(fleet: Fleet, python36: str, python38: str) -> None:
+    """A quantized MobileViT runs on Python 3.6, 3.8 and 3.11 agents together, and every number is in the database."""
+    fleet.connect_agent("nano", python36)
+    fleet.connect_agent("xavier", python38)
+    fleet.connect_agent("desk")
+
+    answer = fleet.json(
+        *("bench", "mobilevit_xxs", "--recipes", "fp32,efficientquant", "--weights", "random"),
+        *("--tier", "demo", "--repeats", "2"),
+    )
+
+    assert answer["campaign"]["state"] == "succeeded"
+    rows = fleet.query("select device, recipe, state, runs_done, artifact_bytes, latency_count from results")
+    assert sorted((device, recipe) for device, recipe, *_ in rows) == [
+        (device, recipe) for device in ("desk", "nano", "xavier") for recipe in ("efficientquant", "fp32")
+    ]
+    assert all(state == "succeeded" and runs == 2 and count >= 64 for _, _, state, runs, _, count in rows)
+    sizes = {recipe: size for _, recipe, _, _, size, _ in rows}
+    assert sizes["fp32"] >= 1.3 * sizes["efficientquant"]
+    assert fleet.query("select count(*) from runs") == [(12,)]
+    assert fleet.query("select count(*) from series") == [(12,)]
+    versions = {
+        json.loads(one[0])["python"].rsplit(".", 1)[0] for one in fleet.query("select library_versions from runs")
+    }
+    assert versions == {"3.6", "3.8", "3.11"}
+
+
+def test_every_number_the_issue_names_is_recorded(fleet: Fleet) -> None:
+    """Transfer, load by stage, percentiles, memory, providers, versions and provenance stand in typed columns."""
+    fleet.connect_agent("desk")
+    fleet.watch_to_end(fleet.submit(TINY, recipes=["efficientquant"]))
+
+    columns = (
+        "transfer_s, transfer_bytes, read_s, session_create_s, first_inference_s, load_s, latency_p50_s, "
+        "latency_p90_s, latency_p99_s, peak_pss_bytes, board_available_before_bytes, board_available_min_bytes, "
+        "sampler_cpu_s, started_unix_s, duration_s, warmup_count"
+    )
+    [row] = fleet.query(f"select {columns} from runs")
+    assert all(value is not None and value >= 0 for value in row), row
+    assert row[1] > 0  # the artifact came over the wire, not from a cache
+    assert row[6] <= row[7] <= row[8]
+    assert row[9] > 1 << 20
+    [(providers, options, agent, protocol)] = fleet.query(
+        "select providers, session_options, agent_version, protocol_version from runs"
+    )
+    assert "CPUExecutionProvider" in providers
+    assert "intra_op_threads" in options
+    assert (agent, protocol) == ("0.1.0", 1)
+
+
+def test_a_model_without_softmax_works_and_says_so(fleet: Fleet) -> None:
+    """EfficientQuant on a plain CNN quantizes its weights and reports that there was nothing for log2 to do."""
+    fleet.connect_agent("desk")
+
+    status = fleet.watch_to_end(fleet.submit("test_resnet", recipes=["efficientquant"]))
+
+    assert status.campaign.state == "succeeded"
+    assert "softmax" in status.builds[0].message
+
+
+def test_agents_on_one_board_take_turns(fleet: Fleet) -> None:
+    """Two agents of one machine never measure at the same time: they would measure each other."""
+    fleet.connect_agent("one")
+    fleet.connect_agent("two")
+
+    fleet.watch_to_end(fleet.submit(TINY, repeats=2))
+
+    runs = fleet.query("select started_unix_s, started_unix_s + duration_s from runs order by started_unix_s")
+    assert len(runs) == 4
+    assert all(earlier[1] <= later[0] + 0.05 for earlier, later in itertools.pairwise(runs))
+
+
+def test_an_equal_request_reuses_the_artifact(fleet: Fleet) -> None:
+    """The second campaign neither builds nor transfers what is already there."""
+    fleet.connect_agent("desk")
+    fleet.watch_to_end(fleet.submit(TINY))
+    fleet.watch_to_end(fleet.submit(TINY))
+
+    assert fleet.query("select count(*) from artifacts") == [(1,)]
+    assert sorted(size > 0 for (size,) in fleet.query("select transfer_bytes from runs")) == [False, True]
+
+
+@pytest.mark.parametrize("output", ["--json", "--csv"])
+def test_results_are_one_command_away(fleet: Fleet, output: str) -> None:
+    """`results --campaign latest` gives a script the rows it needs, in SI units."""
+    fleet.connect_agent("desk")
+    fleet.watch_to_end(fleet.submit(TINY))
+
+    done = fleet.run("results", "--campaign", "latest", output)
+
+    assert done.returncode == 0, done.stderr
+    assert "latency_p50_s" in done.stdout
+    assert TINY in done.stdout

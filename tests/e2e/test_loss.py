@@ -1,0 +1,143 @@
+"""What is killed, cut off or damaged: nothing measured is lost, nothing is counted twice."""
+
+import signal
+
+import grpc
+from efficientquant_controller.server.convert import result_to_wire
+from efficientquant_controller.store.sql import open_store
+from efficientquant_protos.v1 import fleet_pb2 as pb
+from efficientquant_protos.v1 import fleet_pb2_grpc
+from fleet import Fleet
+
+TINY = "test_efficientnet"
+
+
+def one_row_per_run(fleet: Fleet, runs: int) -> None:
+    """Every run of the campaign succeeded once, and left one set of raw samples."""
+    assert fleet.query("select state, count(*) from runs group by state") == [("succeeded", runs)]
+    assert fleet.query("select count(distinct run_id), count(*) from series") == [(runs, runs)]
+
+
+def test_a_killed_agent_costs_only_its_run(fleet: Fleet) -> None:
+    """A run whose agent is killed in the middle goes back to the queue and waits for its device."""
+    agent = fleet.connect_agent("desk")
+    campaign = fleet.submit(TINY, tier="smoke", repeats=2)
+    fleet.wait_until_measuring(campaign, "desk")
+    agent.kill(signal.SIGKILL)
+    fleet.watch(campaign, lambda status: any("waits" in notice.message for notice in status.notices))
+
+    fleet.connect_agent("desk")
+
+    assert fleet.watch_to_end(campaign).campaign.state == "succeeded"
+    one_row_per_run(fleet, 2)
+    assert fleet.query("select max(attempt) from runs") == [(2,)]
+
+
+def test_a_killed_agent_leaves_no_child_behind(fleet: Fleet) -> None:
+    """The measuring process dies with its agent: it would spoil the next measurement."""
+    agent = fleet.connect_agent("desk")
+    fleet.wait_until_measuring(fleet.submit(TINY, tier="smoke"), "desk")
+    children = children_of(agent.popen.pid)
+
+    agent.kill(signal.SIGKILL)
+
+    assert children
+    assert all(wait_gone(child) for child in children)
+
+
+def test_a_killed_controller_goes_on_where_it_was(fleet: Fleet) -> None:
+    """A campaign survives the controller: the run on the device goes on, its result is delivered afterwards."""
+    fleet.connect_agent("desk")
+    campaign = fleet.submit(TINY, tier="smoke", repeats=2)
+    fleet.wait_until_measuring(campaign, "desk")
+    assert fleet.controller is not None
+    fleet.controller.kill(signal.SIGKILL)
+
+    fleet.start_controller(listen=fleet.address)
+
+    assert fleet.watch_to_end(campaign).campaign.state == "succeeded"
+    one_row_per_run(fleet, 2)
+    assert fleet.query("select max(attempt) from runs") == [(1,)]
+
+
+def test_a_controller_killed_while_building_builds_on(fleet: Fleet) -> None:
+    """A campaign whose artifacts were not built yet is taken up after a restart."""
+    fleet.connect_agent("desk")
+    campaign = fleet.submit(TINY, recipes=["fp32", "efficientquant"])
+    fleet.watch(campaign, lambda status: any(build.state == "building" for build in status.builds))
+    assert fleet.controller is not None
+    fleet.controller.kill(signal.SIGKILL)
+
+    fleet.start_controller(listen=fleet.address)
+
+    assert fleet.watch_to_end(campaign).campaign.state == "succeeded"
+    one_row_per_run(fleet, 2)
+
+
+def test_a_result_reported_twice_counts_once(fleet: Fleet) -> None:
+    """The second report of a run is answered, and changes nothing."""
+    fleet.connect_agent("desk")
+    fleet.watch_to_end(fleet.submit(TINY))
+    [(run_id,)] = fleet.query("select run_id from runs")
+    before = fleet.query("select * from results")
+    result = result_to_wire(open_store(fleet.db, read_only=True).raw_result(run_id))
+
+    with grpc.insecure_channel(fleet.address) as channel:
+        answer = fleet_pb2_grpc.AgentGatewayStub(channel).ReportRun(pb.ReportRunRequest(result=result), timeout=30)
+
+    assert (answer.committed, answer.duplicate) == (True, True)
+    assert fleet.query("select * from results") == before
+    one_row_per_run(fleet, 1)
+
+
+def test_a_damaged_cached_artifact_is_fetched_again(fleet: Fleet) -> None:
+    """One flipped byte in the device's cache: the file is dropped, fetched anew, and never run."""
+    fleet.connect_agent("desk")
+    fleet.watch_to_end(fleet.submit(TINY))
+    [(sha256, size)] = fleet.query("select sha256, size_bytes from artifacts")
+    [cached] = [path for path in (fleet.folder / "desk").rglob(f"{sha256}*") if path.is_file()]
+    content = bytearray(cached.read_bytes())
+    content[size // 2] ^= 1
+    cached.write_bytes(content)
+
+    assert fleet.watch_to_end(fleet.submit(TINY)).campaign.state == "succeeded"
+
+    assert fleet.query("select transfer_bytes from runs") == [(size,), (size,)]
+
+
+def test_cancelling_stops_the_run_on_the_device(fleet: Fleet) -> None:
+    """A cancelled campaign frees its device at once, and the next campaign runs."""
+    fleet.connect_agent("desk")
+    campaign = fleet.submit(TINY, tier="standard")
+    fleet.wait_until_measuring(campaign, "desk")
+
+    assert fleet.json("cancel", campaign)
+
+    assert fleet.watch_to_end(campaign).campaign.state == "cancelled"
+    assert fleet.watch_to_end(fleet.submit(TINY)).campaign.state == "succeeded"
+
+
+def children_of(pid: int) -> list[int]:
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        direct = [int(one) for one in file.read().split()]
+    # The daemon may start its children from any of its threads.
+    import pathlib
+
+    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        direct += [int(one) for one in (task / "children").read_text().split()]
+    return sorted(set(direct))
+
+
+def wait_gone(pid: int) -> bool:
+    """True once the process has ended; pidfd tells without polling."""
+    import os
+    import select
+
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([handle], [], [], 10)[0])
+    finally:
+        os.close(handle)

@@ -1,0 +1,45 @@
+"""The generated messages, on every Python and protobuf the product supports."""
+
+from efficientquant_protos import PROTOCOL_VERSION
+from efficientquant_protos.v1 import fleet_pb2 as pb
+from efficientquant_protos.v1 import fleet_pb2_grpc
+
+
+def test_a_result_survives_the_wire_bit_for_bit():
+    """What an agent reports is what the controller reads: doubles exactly, absent fields absent."""
+    result = pb.RunResult(run_id="r", latency_s=[0.1, 1e-9, 3.0], peak_pss_bytes=2**40, providers=["CPU"])
+    result.library_versions["python"] = "3.6.15"
+
+    read = pb.RunResult.FromString(result.SerializeToString())
+
+    assert read == result
+    assert list(read.latency_s) == [0.1, 1e-9, 3.0]
+    assert read.HasField("peak_pss_bytes")
+    assert not read.HasField("sampler_cpu_s")
+
+
+def test_an_unknown_field_of_a_newer_peer_is_kept_not_fatal():
+    """A message with a field this version does not know is read, and passed on whole."""
+    newer = pb.Heartbeat(active_run_ids=["a"]).SerializeToString() + b"\xa2\x06\x01x"
+
+    read = pb.Heartbeat.FromString(newer)
+
+    assert list(read.active_run_ids) == ["a"]
+    assert read.SerializeToString() == newer
+
+
+def test_both_services_are_there():
+    """Agents and clients each have their service, and the protocol has a version."""
+    assert fleet_pb2_grpc.AgentGatewayStub
+    assert fleet_pb2_grpc.FleetControlStub
+    assert PROTOCOL_VERSION == 1
+
+
+def test_every_measured_field_says_its_unit():
+    """A number with a physical dimension carries it in its name."""
+    counts = {"fraction", "value", "attempt", "protocol_version", "session_epoch", "offset", "seed", "input_seed"}
+    for message in pb.DESCRIPTOR.message_types_by_name.values():
+        for field in message.fields:
+            if field.cpp_type in (field.CPPTYPE_DOUBLE, field.CPPTYPE_UINT64):
+                named = field.name.endswith(("_s", "_bytes", "_count", "_epoch"))
+                assert named or field.name in counts, "{}.{}".format(message.name, field.name)

@@ -1,0 +1,94 @@
+"""The three arrows between the packages, and the rules that keep files readable."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = {
+    "efficientquant": ROOT / "controller/efficientquant",
+    "efficientquant_controller": ROOT / "controller/efficientquant_controller",
+    "efficientquant_agent": ROOT / "agent/efficientquant_agent",
+    "efficientquant_protos": ROOT / "protos/efficientquant_protos",
+}
+ARROWS = {
+    "efficientquant": set(),
+    "efficientquant_controller": {"efficientquant", "efficientquant_protos"},
+    "efficientquant_agent": {"efficientquant_protos"},
+    "efficientquant_protos": set(),
+}
+# Wire types stop at the seam.
+MAY_IMPORT_PROTOS = {"client.py", "server", "connection.py", "convert.py"}
+VAGUE = {"utils.py", "util.py", "common.py", "helpers.py", "helper.py", "misc.py", "manager.py"}
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+def sources() -> list[Path]:
+    return [path for root in SOURCES.values() for path in root.rglob("*.py")]
+
+
+@pytest.mark.parametrize("package", SOURCES)
+def test_packages_import_each_other_along_three_arrows_only(package: str) -> None:
+    """The controller uses the library and the protos, the agent the protos, and nothing else."""
+    for path in SOURCES[package].rglob("*.py"):
+        ours = {name.split(".")[0] for name in imports_of(path)} & SOURCES.keys()
+        assert ours <= ARROWS[package] | {package}, path
+
+
+def test_wire_types_stop_at_the_seam() -> None:
+    """Only the client, the server and the converters import the messages."""
+    for package in ("efficientquant_controller", "efficientquant_agent"):
+        for path in SOURCES[package].rglob("*.py"):
+            if any(name.startswith("efficientquant_protos.v1") for name in imports_of(path)):
+                assert {path.name, path.parent.name} & MAY_IMPORT_PROTOS, path
+
+
+def test_only_builds_uses_the_library() -> None:
+    """In the fleet, artifacts are made in one place; the command line may list recipes and models."""
+    for path in SOURCES["efficientquant_controller"].rglob("*.py"):
+        if any(name.split(".")[0] == "efficientquant" for name in imports_of(path)):
+            assert path.name == "builds.py" or path.parent.name == "cli", path
+
+
+def test_the_agent_needs_no_library_of_the_controller() -> None:
+    """torch, onnx and SQLAlchemy are not imported anywhere on the device."""
+    forbidden = {"torch", "timm", "onnx", "sqlalchemy", "alembic", "typer", "rich"}
+    for path in SOURCES["efficientquant_agent"].rglob("*.py"):
+        assert not {name.split(".")[0] for name in imports_of(path)} & forbidden, path
+
+
+def test_no_file_has_a_name_that_says_nothing() -> None:
+    """A file is named after what lives in it, and never like a library it could shadow."""
+    for path in sources():
+        assert path.name not in VAGUE, path
+        assert path.stem not in {"onnx", "torch", "timm", "grpc", "tensorrt", "pynvml", "sqlalchemy"}, path
+
+
+def test_no_source_file_is_too_long_to_read() -> None:
+    """No file that a person writes has more than 400 lines."""
+    written = [path for path in sources() if "_pb2" not in path.name]
+    assert {str(path): count for path in written if (count := len(path.read_text().splitlines())) > 400} == {}
+
+
+def test_only_the_daemon_may_catch_everything() -> None:
+    """A broad except hides the bug it catches; the daemon's outermost loop is the one place that must go on."""
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ExceptHandler) and path.name != "daemon.py":
+                caught = ast.unparse(node.type) if node.type else "everything"
+                assert caught not in {"everything", "Exception", "BaseException"}, f"{path}:{node.lineno}"
+
+
+def test_the_tests_run_on_the_python_the_controller_promises() -> None:
+    """The minimum in pyproject says 3.11 or newer, and this is one."""
+    assert sys.version_info >= (3, 11)

@@ -44,8 +44,6 @@ _OPTIONS = [
     # A proxy for web traffic has no business between a device and its controller.
     ("grpc.enable_http_proxy", 0),
 ]
-# Reads a stream in the calling thread: twice as fast for artifacts, and no thread per fetch.
-_SINGLE_THREADED = ("SingleThreadedUnaryStream", 1)
 
 
 class Hello(NamedTuple):
@@ -59,10 +57,9 @@ class Hello(NamedTuple):
 
 def open_channel(address: str, credentials: Optional[grpc.ChannelCredentials] = None) -> grpc.Channel:
     """Open the one channel to the controller: plain, or with TLS once there are credentials."""
-    options = [*_OPTIONS, _SINGLE_THREADED]
     if credentials is None:
-        return grpc.insecure_channel(address, options)
-    return grpc.secure_channel(address, credentials, options)
+        return grpc.insecure_channel(address, _OPTIONS)
+    return grpc.secure_channel(address, credentials, _OPTIONS)
 
 
 class Client:

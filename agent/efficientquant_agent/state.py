@@ -52,7 +52,9 @@ class StateDirectory:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._lock.seek(0)
-            raise StateDirectoryInUseError(self.path, self._lock.read().strip()) from error
+            holder = self._lock.read().strip()
+            self._lock.close()
+            raise StateDirectoryInUseError(self.path, holder) from error
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()

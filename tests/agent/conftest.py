@@ -14,6 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 from efficientquant_agent.records import Measurement
+from efficientquant_agent.state import StateDirectory
 from efficientquant_protos import PROTOCOL_VERSION
 from efficientquant_protos.v1 import fleet_pb2 as pb
 from efficientquant_protos.v1 import fleet_pb2_grpc
@@ -67,7 +68,6 @@ class ScriptedController(fleet_pb2_grpc.AgentGatewayServicer):
 
     def stop(self):
         """Cut every connection."""
-        self.commands.put(None)
         self._server.stop(0).wait()
 
     @property
@@ -86,8 +86,15 @@ class ScriptedController(fleet_pb2_grpc.AgentGatewayServicer):
             )
         )
         threading.Thread(target=self._listen_to, args=(request_iterator,), daemon=True).start()
-        for command in iter(self.commands.get, None):
-            yield command
+        while context.is_active():
+            try:
+                command = self.commands.get(timeout=0.05)
+            except queue.Empty:
+                continue
+            if context.is_active():
+                yield command
+            else:
+                self.commands.put(command)  # meant for the next session
 
     def _listen_to(self, events):
         try:
@@ -245,6 +252,20 @@ def start_agent(tmp_path):
     yield start
     for agent in agents:
         agent.close()
+
+
+@pytest.fixture
+def open_state(tmp_path):
+    """Open a state directory: by default the test's own one."""
+    opened = []
+
+    def open_directory(path=tmp_path):
+        opened.append(StateDirectory(str(path)))
+        return opened[-1]
+
+    yield open_directory
+    for state in opened:
+        state.close()
 
 
 @pytest.fixture

@@ -1,0 +1,86 @@
+"""Who a device is, and who may speak for it."""
+
+import json
+
+import pytest
+from efficientquant_agent.errors import StateDirectoryInUseError, UsageError
+
+WAIT_S = 60.0
+
+
+def test_identity_stays(open_state):
+    """A device keeps its id across restarts, and every session has a higher epoch."""
+    first = open_state()
+    device_id, epoch = first.device_id("board-1", print), first.next_epoch()
+    first.close()
+
+    second = open_state()
+
+    assert second.device_id("board-1", print) == device_id
+    assert second.next_epoch() > epoch
+
+
+def test_cloned_disk(open_state):
+    """A disk that was moved or copied to another board registers as a new device, and says so."""
+    state, said = open_state(), []
+    device_id = state.device_id("board-1", said.append)
+
+    assert state.device_id("board-2", said.append) != device_id
+    assert said == ["this disk was on board board-1 before: registering as a new device"]
+
+
+def test_cloned_disk_end_to_end(controller, start_agent, tmp_path):
+    """An agent that wakes up on another board says hello with a new id."""
+    start_agent(controller.address).wait_for_line("ready: ")
+    first = controller.hellos.get(timeout=WAIT_S)
+    path = tmp_path / "clone"
+    path.mkdir()
+    identity = json.loads((tmp_path / "state" / "identity.json").read_text())
+    (path / "identity.json").write_text(json.dumps(dict(identity, board_id="the board it came from")))
+
+    start_agent(controller.address, state_dir=path).wait_for_line("ready: ")
+
+    second = controller.hellos.get(timeout=WAIT_S)
+    assert second.device.board_id == first.device.board_id == identity["board_id"]
+    assert second.device_id != first.device_id == identity["device_id"]
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"device_id": 1, "board_id": 2, "session_epoch": "x"}'])
+def test_damaged_identity(open_state, tmp_path, content):
+    """A damaged identity file is named, with what to do; nothing is invented."""
+    (tmp_path / "identity.json").write_text(content)
+
+    state = open_state()
+    with pytest.raises(UsageError, match=r"identity\.json is damaged; remove it"):
+        state.device_id("board-1", print)
+
+
+def test_state_directory_in_use(open_state):
+    """A state directory serves one agent at a time."""
+    held = open_state()
+
+    with pytest.raises(StateDirectoryInUseError):
+        open_state()
+
+    held.close()
+    open_state()
+
+
+def test_second_agent_on_one_state_directory(controller, start_agent):
+    """A second agent on the same state directory names the first one's pid and ends with exit code 2."""
+    first = start_agent(controller.address)
+    first.wait_for_line("ready: ")
+
+    second = start_agent(controller.address)
+
+    assert second.wait_for_end() == 2
+    assert "in use by the agent with pid {};".format(first.pid) in second.seen[-1]
+    assert len(second.seen) == 1
+
+
+def test_state_directory_that_cannot_be(open_state, tmp_path):
+    """A state directory that cannot be created is a sentence with the reason."""
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(UsageError, match=r"cannot be used: .*; pass --state-dir"):
+        open_state(tmp_path / "file" / "state")

@@ -1,0 +1,50 @@
+"""The agent owes nobody anything: what is not on the device is absent, and nothing breaks."""
+
+import pkgutil
+import subprocess
+import sys
+
+import efficientquant_agent
+
+BLOCKED = ("numpy", "onnxruntime", "tensorrt", "pycuda", "psutil", "torch", "onnx", "efficientquant")
+
+
+def run_without_runtimes(code):
+    """Run code in a fresh interpreter where no runtime can be imported; return what it prints."""
+    block = "import sys; sys.modules.update(dict.fromkeys({!r}))\n".format(BLOCKED)
+    return subprocess.check_output([sys.executable, "-W", "error", "-c", block + code], universal_newlines=True)
+
+
+def test_every_module_imports_without_runtimes():
+    """Every module of the agent can be imported where numpy, ONNX Runtime and TensorRT are missing."""
+    names = [
+        module.name
+        for module in pkgutil.walk_packages(efficientquant_agent.__path__, "efficientquant_agent.")
+        if not module.name.endswith("__main__")
+    ]
+    assert "efficientquant_agent.backends.ort" in names
+
+    printed = run_without_runtimes("import importlib; print(len([importlib.import_module(n) for n in %r]))" % names)
+
+    assert int(printed) == len(names)
+
+
+def test_device_without_runtimes():
+    """A device without any runtime has no backend, which is not an error."""
+    printed = run_without_runtimes(
+        "from efficientquant_agent.backends.__main__ import find_runtimes; f = find_runtimes();"
+        "print(f['backends'], f['broken'], list(f['library_versions']))"
+    )
+
+    assert printed.strip() == "[] [] ['python']"
+
+
+def test_only_the_client_knows_the_wire():
+    """No module but client.py imports grpc or the protos when it is loaded."""
+    printed = run_without_runtimes(
+        "import efficientquant_agent.worker, efficientquant_agent.runner, efficientquant_agent.artifacts,"
+        "efficientquant_agent.outbox, efficientquant_agent.device, efficientquant_agent.config;"
+        "print([name for name in ('grpc', 'google.protobuf', 'efficientquant_protos') if name in sys.modules])"
+    )
+
+    assert printed.strip() == "[]"

@@ -19,8 +19,9 @@ def _over_succeeded(expression: str) -> str:
 def _of_last_report(column: str) -> str:
     """A column of the job's last reported repeat, a succeeded one before any other; empty before there is one."""
     return (
-        f"coalesce((SELECT runs.{column} FROM runs WHERE runs.job_id = jobs.job_id "  # noqa: S608
-        "AND runs.reported_unix_s IS NOT NULL ORDER BY CASE runs.state WHEN 'succeeded' THEN 0 ELSE 1 END, runs.repeat_index DESC LIMIT 1), '')"
+        f"coalesce((SELECT runs.{column} FROM runs "  # noqa: S608
+        "WHERE runs.job_id = jobs.job_id AND runs.reported_unix_s IS NOT NULL "
+        "ORDER BY CASE runs.state WHEN 'succeeded' THEN 0 ELSE 1 END, runs.repeat_index DESC LIMIT 1), '')"
     )
 
 

@@ -1,0 +1,151 @@
+"""Every contract test runs on SQLite and on a real PostgreSQL server."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+from efficientquant_controller.model import (
+    Artifact,
+    Backend,
+    Build,
+    Campaign,
+    CampaignState,
+    DeviceSnapshot,
+    Job,
+    Measurement,
+    Run,
+    RunResult,
+    Series,
+    StageTiming,
+    Weights,
+)
+from efficientquant_controller.store.sql import SqlStore, open_store
+
+SNAPSHOT = DeviceSnapshot(
+    board="bench", cpu_count=2, library_versions={"python": "3.11"}, backends=(Backend("ort-cpu", "1.32.0", ("CPU",)),)
+)
+
+
+def _postgres_folder() -> Path | None:
+    for folder in [Path(shutil.which("initdb") or "-").parent, *sorted(Path("/usr/lib/postgresql").glob("*/bin"))]:
+        if all((folder / name).exists() for name in ("initdb", "pg_ctl", "postgres")):
+            return folder
+    return None
+
+
+@pytest.fixture(scope="session")
+def postgres_socket() -> Iterator[str]:
+    """A private server on a Unix socket; PostgreSQL refuses to run as root, so root hands it to another user."""
+    binaries = _postgres_folder()
+    if binaries is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("needs PostgreSQL: apt-get install postgresql")
+    with tempfile.TemporaryDirectory(prefix="eq-pg-", dir="/tmp") as name:
+        names = {one.pw_name for one in pwd.getpwall()}
+        user = ("postgres" if "postgres" in names else "nobody") if os.getuid() == 0 else None
+        if user:
+            shutil.chown(name, user)
+        data = f"{name}/data"
+
+        def run(*command: str) -> None:
+            subprocess.run([binaries / command[0], *command[1:]], user=user, cwd=name, check=True, stdout=-3)
+
+        run("initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync")
+        options = f"-c listen_addresses='' -k {name} -c fsync=off"
+        run("pg_ctl", "-D", data, "-w", "-l", f"{name}/log", "-o", options, "start")
+        try:
+            yield name
+        finally:
+            run("pg_ctl", "-D", data, "-m", "immediate", "stop")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database that does not exist yet, or is empty."""
+    if request.param == "sqlite":
+        return str(tmp_path / "results.db")
+    socket = request.getfixturevalue("postgres_socket")
+    database = "t" + os.urandom(6).hex()
+    with psycopg.connect(host=socket, user="postgres", dbname="postgres", autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{database}"')
+    return f"postgresql+psycopg://postgres@/{database}?host={socket}"
+
+
+@pytest.fixture
+def store(target: str) -> Iterator[SqlStore]:
+    """An open store with nothing in it."""
+    opened = open_store(target)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def snapshot() -> DeviceSnapshot:
+    return SNAPSHOT
+
+
+@pytest.fixture
+def artifact() -> Artifact:
+    return Artifact(
+        "ab" * 32,
+        1234,
+        "mobilevit_xxs",
+        "fp32",
+        1,
+        "random",
+        1e-6,
+        ("a note",),
+        {"recipe": {"name": "fp32"}},
+        [{"a": 1}],
+    )
+
+
+@pytest.fixture
+def campaign() -> Campaign:
+    """A campaign with numbers at the ends of their ranges."""
+    measurement = Measurement("smoke", 6.0, 64, input_seed=2**64 - 1)
+    weights = Weights("checkpoint", "cd" * 32, "mine.pth")
+    names = (("mobilevit_xxs",), ("fp32",), ("bench-1",))
+    return Campaign("c1", CampaignState.BUILDING, 10.5, *names, weights, measurement, 4, 2**64 - 1)
+
+
+@pytest.fixture
+def planned(store: SqlStore, campaign: Campaign, snapshot: DeviceSnapshot) -> SqlStore:
+    """A store with device d1 and campaign c1: one build, job j1 and runs r0 to r3."""
+    store.register_device("d1", "bench-1", "0.1.0", 1, snapshot, 1.0)
+    job = Job("j1", "c1", "d1", "mobilevit_xxs", "fp32")
+    runs = [Run(f"r{index}", "j1", index, 3 - index) for index in range(4)]
+    store.create_campaign(campaign, [Build("c1", "mobilevit_xxs", "fp32")], [job], runs)
+    return store
+
+
+@pytest.fixture
+def make_result(snapshot: DeviceSnapshot) -> Callable[..., RunResult]:
+    """Make the result of a run that succeeded, with changes."""
+    stages = (
+        StageTiming("transfer", 0.5, 1234),
+        StageTiming("read", 0.125, 1234, cold=True),
+        StageTiming("session_create", 0.25),
+        StageTiming("first_inference", 0.0625),
+    )
+    base = RunResult(
+        run_id="r0", device_id="d1", attempt=1, failure_type="", failure_message="", log_tail=("a", "b"),
+        started_unix_s=100.25, started_monotonic_s=7.5, duration_s=8.0, agent_version="0.1.0", protocol_version=1,
+        stages=stages, warmup_converged=True, warmup_latency_s=(0.3, 0.2), latency_s=(0.1, 0.2, 0.3),
+        series=(Series("child_pss_bytes", (0.0, 0.1), (5.0, 6.0)), Series("empty", (), ())),
+        peak_pss_bytes=1000, board_available_before_bytes=900, board_available_min_bytes=700,
+        swap_used_before_bytes=5, swap_used_max_bytes=8, backend="ort-cpu", providers=("A", "B"),
+        library_versions={"onnxruntime": "1.32.0"}, session_options={"intra_op_threads": "0"},
+        sampler_cpu_s=0.08, sampler_wakeups=80, device=snapshot,
+    )  # fmt: skip
+
+    def make(run_id: str = "r0", **changes: object) -> RunResult:
+        return replace(base, run_id=run_id, **changes)
+
+    return make

@@ -1,0 +1,228 @@
+"""The contract of store/base.py, one rule at a time."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from efficientquant_controller.errors import NameTakenError, NotFoundError, StaleSessionError, StoreError
+from efficientquant_controller.model import (
+    JOB_TRANSITIONS,
+    Artifact,
+    Build,
+    BuildState,
+    Campaign,
+    CampaignState,
+    DeviceSnapshot,
+    Event,
+    Job,
+    JobState,
+    Run,
+    RunState,
+)
+from efficientquant_controller.store.sql import SqlStore
+
+PATHS = {
+    JobState.PENDING: [],
+    JobState.QUEUED: [JobState.QUEUED],
+    JobState.LEASED: [JobState.QUEUED, JobState.LEASED],
+    JobState.SUCCEEDED: [JobState.QUEUED, JobState.SUCCEEDED],
+    JobState.FAILED: [JobState.FAILED],
+    JobState.CANCELLED: [JobState.CANCELLED],
+}
+
+
+def test_register_round_trip(store: SqlStore, snapshot: DeviceSnapshot) -> None:
+    """A registered device reads back equal, uint64 epoch included."""
+    device = store.register_device("d1", "bench-1", "0.1.0", 2**64 - 1, snapshot, 3.5)
+    assert device == store.device("d1") == store.devices()[0]
+    assert (device.session_epoch, device.snapshot, device.last_seen_unix_s) == (2**64 - 1, snapshot, 3.5)
+
+
+def test_name_taken(store: SqlStore, snapshot: DeviceSnapshot) -> None:
+    """A name that belongs to another device is refused and nothing is written."""
+    store.register_device("d1", "bench-1", "0.1.0", 1, snapshot, 1.0)
+    with pytest.raises(NameTakenError, match="bench-1"):
+        store.register_device("d2", "bench-1", "0.1.0", 1, snapshot, 2.0)
+    with pytest.raises(NotFoundError, match="d2"):
+        store.device("d2")
+
+
+@pytest.mark.parametrize("epoch", [4, 5])
+def test_stale_session(store: SqlStore, snapshot: DeviceSnapshot, epoch: int) -> None:
+    """A session with the same or an older epoch is refused."""
+    store.register_device("d1", "bench-1", "0.1.0", 5, snapshot, 1.0)
+    with pytest.raises(StaleSessionError):
+        store.register_device("d1", "bench-1", "0.1.0", epoch, snapshot, 2.0)
+
+
+def test_renamed_device(planned: SqlStore, snapshot: DeviceSnapshot) -> None:
+    """A device that changed its name keeps its id and history, and its old name is free."""
+    planned.register_device("d1", "bench-9", "0.2.0", 2, replace(snapshot, board="new"), 2.0)
+    planned.register_device("d2", "bench-1", "0.1.0", 1, snapshot, 3.0)
+    assert [(one.device_id, one.name) for one in planned.devices()] == [("d2", "bench-1"), ("d1", "bench-9")]
+    assert planned.device("d1").snapshot.board == "new"
+    assert planned.results()[0]["device"] == "bench-9"
+
+
+def test_forget_device(planned: SqlStore, snapshot: DeviceSnapshot) -> None:
+    """A forgotten device frees its name and keeps its history under it."""
+    assert planned.forget_device("bench-1").name == "bench-1"
+    assert (planned.devices(), planned.device("d1").name) == ([], None)
+    assert planned.results("c1")[0]["device"] == "bench-1"
+    with pytest.raises(NotFoundError, match="bench-1"):
+        planned.forget_device("bench-1")
+    assert planned.register_device("d2", "bench-1", "0.1.0", 1, snapshot, 2.0).name == "bench-1"
+
+
+def test_touch_device(store: SqlStore, snapshot: DeviceSnapshot) -> None:
+    """A device that was heard of says when."""
+    store.register_device("d1", "bench-1", "0.1.0", 1, snapshot, 1.0)
+    store.touch_device("d1", 9.25)
+    assert store.device("d1").last_seen_unix_s == 9.25
+
+
+def test_artifacts(store: SqlStore, artifact: Artifact) -> None:
+    """An artifact is found by its hash and its build's key, and the same one is accepted again."""
+    assert store.find_artifact("key") is None
+    store.add_artifact(artifact, "key")
+    store.add_artifact(artifact, "key")
+    assert store.find_artifact("key") == artifact == store.artifact(artifact.sha256)
+
+
+def test_artifact_of_two_builds(store: SqlStore, artifact: Artifact) -> None:
+    """Two builds that made the same bytes each keep their own evidence; a rebuild replaces its key's artifact."""
+    other = replace(artifact, recipe="efficientquant", parity_max_abs=None)
+    store.add_artifact(artifact, "key")
+    store.add_artifact(other, "other")
+    assert (store.find_artifact("key"), store.find_artifact("other")) == (artifact, other)
+    rebuilt = replace(artifact, sha256="ef" * 32)
+    store.add_artifact(rebuilt, "key")
+    assert store.find_artifact("key") == rebuilt
+
+
+def test_campaign_round_trip(planned: SqlStore, campaign: Campaign) -> None:
+    """A campaign reads back equal with its builds, jobs, and runs by position."""
+    assert planned.campaign("c1") == planned.campaign("latest") == planned.campaigns()[0] == campaign
+    assert planned.builds("c1") == [Build("c1", "mobilevit_xxs", "fp32")]
+    assert planned.jobs("c1") == [planned.job("j1")] == [Job("j1", "c1", "d1", "mobilevit_xxs", "fp32")]
+    assert [run.run_id for run in planned.runs("latest")] == ["r3", "r2", "r1", "r0"]
+    assert planned.run("r1") == Run("r1", "j1", 1, 2)
+
+
+def test_latest_is_created_last(planned: SqlStore, campaign: Campaign) -> None:
+    """Latest means created last, whatever the clock said."""
+    planned.create_campaign(replace(campaign, campaign_id="c2", created_unix_s=0.0), [], [], [])
+    assert planned.campaign("latest").campaign_id == "c2"
+    assert [one.campaign_id for one in planned.campaigns()] == ["c2", "c1"]
+
+
+def test_campaign_whole_or_not_at_all(planned: SqlStore, campaign: Campaign) -> None:
+    """A campaign that cannot be recorded whole leaves nothing."""
+    with pytest.raises(StoreError):
+        planned.create_campaign(
+            replace(campaign, campaign_id="c2"), [], [Job("j2", "c2", "nobody", "m", "fp32")], [Run("r9", "j2", 0, 0)]
+        )
+    assert [one.campaign_id for one in planned.campaigns()] == ["c1"]
+
+
+@pytest.mark.parametrize(("state", "ended_unix_s"), [(one, 7.0 if one.ended else None) for one in CampaignState])
+def test_campaign_state(planned: SqlStore, state: CampaignState, ended_unix_s: float | None) -> None:
+    """An ended campaign records when it ended."""
+    planned.set_campaign_state("c1", state, 7.0)
+    assert (planned.campaign("c1").state, planned.campaign("c1").ended_unix_s) == (state, ended_unix_s)
+
+
+def test_build_state(planned: SqlStore, artifact: Artifact) -> None:
+    """A build that is ready names its artifact."""
+    planned.add_artifact(artifact, "key")
+    planned.set_build_state("c1", "mobilevit_xxs", "fp32", BuildState.READY, "done", artifact.sha256)
+    ready = Build("c1", "mobilevit_xxs", "fp32", BuildState.READY, "done", artifact.sha256)
+    assert planned.builds("c1") == [ready]
+    assert planned.results("c1")[0]["artifact_bytes"] == 9
+
+
+@pytest.mark.parametrize("after", JobState)
+@pytest.mark.parametrize("before", JobState)
+def test_job_transitions(planned: SqlStore, before: JobState, after: JobState) -> None:
+    """A job makes exactly the moves that the state table lists, and to its own state."""
+    for step in PATHS[before]:
+        planned.set_job_state("j1", step)
+    if after is before or after in JOB_TRANSITIONS[before]:
+        planned.set_job_state("j1", after, "timeout", "too slow")
+        expected = Job("j1", "c1", "d1", "mobilevit_xxs", "fp32", after, "timeout", "too slow")
+    else:
+        with pytest.raises(ValueError, match="cannot become"):
+            planned.set_job_state("j1", after)
+        expected = Job("j1", "c1", "d1", "mobilevit_xxs", "fp32", before)
+    assert planned.job("j1") == expected
+
+
+def test_lease_and_release(planned: SqlStore) -> None:
+    """A lease moves run and job one attempt further; a release takes both back and keeps the count."""
+    planned.set_job_state("j1", JobState.QUEUED)
+    leased = planned.lease_run("r0", 5.0)
+    assert (leased.state, leased.attempt, planned.job("j1").state) == (RunState.LEASED, 1, JobState.LEASED)
+    with pytest.raises(ValueError, match="cannot be leased"):
+        planned.lease_run("r0", 6.0)
+    planned.release_run("r0")
+    assert (planned.run("r0").state, planned.job("j1").state) == (RunState.PLANNED, JobState.QUEUED)
+    assert planned.lease_run("r0", 7.0).attempt == 2
+
+
+def test_release_of_an_ended_run(planned: SqlStore, make_result: Callable) -> None:
+    """A run that has ended stays as it is when it is released or ended again."""
+    planned.record_result(make_result(), 5.0)
+    planned.release_run("r0")
+    planned.end_run("r0", RunState.CANCELLED)
+    assert planned.run("r0").state is RunState.SUCCEEDED
+
+
+@pytest.mark.parametrize("state", [RunState.PLANNED, RunState.LEASED, RunState.SUCCEEDED])
+def test_end_run_needs_an_ending(planned: SqlStore, state: RunState) -> None:
+    """A run without a result cannot end as anything but failed or cancelled."""
+    with pytest.raises(ValueError, match="failed or cancelled"):
+        planned.end_run("r0", state)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda store: store.device("x"),
+        lambda store: store.touch_device("x", 1.0),
+        lambda store: store.artifact("x"),
+        lambda store: store.campaign("x"),
+        lambda store: store.campaign("latest"),
+        lambda store: store.builds("x"),
+        lambda store: store.jobs("x"),
+        lambda store: store.runs("x"),
+        lambda store: store.job("x"),
+        lambda store: store.run("x"),
+        lambda store: store.set_campaign_state("x", CampaignState.RUNNING, 1.0),
+        lambda store: store.set_build_state("x", "m", "r", BuildState.READY, "", None),
+        lambda store: store.set_job_state("x", JobState.QUEUED),
+        lambda store: store.lease_run("x", 1.0),
+        lambda store: store.release_run("x"),
+        lambda store: store.end_run("x", RunState.FAILED),
+        lambda store: store.results("x"),
+        lambda store: store.raw_result("x"),
+        lambda store: store.events("x"),
+    ],
+)
+def test_not_found(store: SqlStore, call: Callable) -> None:
+    """Every method names what does not exist."""
+    with pytest.raises(NotFoundError, match="there is no"):
+        call(store)
+
+
+def test_events(planned: SqlStore) -> None:
+    """A campaign's events come oldest first, and other campaigns' do not come."""
+    later, earlier = Event(9.0, "c1", "d1", "lost", "later"), Event(2.0, "c1", None, "note", "earlier")
+    for event in (later, earlier, Event(1.0, None, None, "note", "of no campaign")):
+        planned.add_event(event)
+    assert planned.events("c1") == [earlier, later]
+
+
+def test_close_twice(store: SqlStore) -> None:
+    """Closing twice is harmless."""
+    store.close()
+    store.close()

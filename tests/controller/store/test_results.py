@@ -1,0 +1,179 @@
+"""Recorded results, and the numbers of the views, by hand."""
+
+import math
+import struct
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from efficientquant_controller.errors import NotFoundError
+from efficientquant_controller.model import JobState, Run, RunState, Series
+from efficientquant_controller.store.series import RawSamples, pack_series, unpack_series
+from efficientquant_controller.store.sql import SqlStore, open_store
+from efficientquant_protos.v1 import fleet_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+
+floats = st.lists(st.floats(), max_size=20).map(tuple)
+NUMBERS = [
+    "latency_count", "latency_p50_s", "latency_p50_min_s", "latency_p50_max_s", "latency_p90_s", "latency_p99_s",
+    "transfer_s", "load_s", "read_s", "session_create_s", "first_inference_s", "peak_pss_bytes",
+    "board_memory_delta_bytes",
+]  # fmt: skip
+
+
+def test_round_trip(planned: SqlStore, make_result: Callable) -> None:
+    """Everything that was reported reads back equal, and the run has succeeded."""
+    assert planned.record_result(make_result(), 5.0) is True
+    assert planned.raw_result("r0") == make_result()
+    assert planned.run("r0").state is RunState.SUCCEEDED
+
+
+def test_round_trip_of_nothing_known(planned: SqlStore, make_result: Callable) -> None:
+    """What a device could not measure stays unknown; NUL in a message does not refuse the result."""
+    names = ["peak_pss", "board_available_before", "board_available_min", "swap_used_before", "swap_used_max"]
+    unknown = {f"{name}_bytes": None for name in names}
+    empty = {"stages": (), "latency_s": (), "warmup_latency_s": (), "series": (), "providers": (), "log_tail": ("\0",)}
+    result = make_result(failure_type="load_failed", failure_message="a\0b", sampler_cpu_s=None, **unknown, **empty)
+    planned.record_result(result, 5.0)
+    assert planned.raw_result("r0") == replace(result, failure_message="a\ufffdb")
+    assert planned.run("r0").state is RunState.FAILED
+
+
+@given(floats, floats, st.lists(st.tuples(st.text(), floats, floats), max_size=3))
+def test_samples_bit_exact(latency_s: tuple, warmup_latency_s: tuple, series: list) -> None:
+    """Samples come back bit by bit, NaN, infinity and minus zero included."""
+    given_samples = RawSamples(latency_s, warmup_latency_s, tuple(Series(*one) for one in series))
+    found = unpack_series(pack_series(given_samples))
+
+    def bits(samples: RawSamples) -> list[bytes]:
+        arrays = [samples.latency_s, samples.warmup_latency_s]
+        arrays += [array for one in samples.series for array in (one.time_s, one.value)]
+        return [struct.pack(f"<{len(array)}d", *array) for array in arrays]
+
+    assert bits(found) == bits(given_samples)
+    assert [one.name for one in found.series] == [one[0] for one in series]
+
+
+@pytest.mark.parametrize("blob", [b"", b"nonsense", pack_series(RawSamples((1.0,), (), ()))[:-5]])
+def test_broken_blob(blob: bytes) -> None:
+    """A broken blob is refused."""
+    with pytest.raises(ValueError, match="not a blob of samples"):
+        unpack_series(blob)
+
+
+def test_first_result_stands(planned: SqlStore, make_result: Callable) -> None:
+    """A second result for the same run changes nothing."""
+    planned.record_result(make_result(), 5.0)
+    assert planned.record_result(make_result(latency_s=(9.0,), failure_type="timeout"), 6.0) is False
+    assert planned.raw_result("r0") == make_result()
+    assert planned.run("r0").state is RunState.SUCCEEDED
+
+
+@pytest.mark.parametrize("state", [RunState.CANCELLED, RunState.FAILED])
+def test_late_result(planned: SqlStore, make_result: Callable, state: RunState) -> None:
+    """A result for a cancelled or given-up run is kept, leaves its state, and does not count."""
+    planned.end_run("r0", state, "device_lost", "given up")
+    assert planned.record_result(make_result(), 5.0) is True
+    assert planned.raw_result("r0") == make_result()
+    assert planned.run("r0").state is state
+    assert planned.results("c1")[0]["latency_count"] is None
+
+
+@pytest.mark.parametrize(
+    ("failure_type", "state"), [("", "succeeded"), ("timeout", "failed"), ("cancelled", "cancelled")]
+)
+def test_state_from_report(planned: SqlStore, make_result: Callable, failure_type: str, state: str) -> None:
+    """What was reported decides the state of a planned or leased run."""
+    planned.record_result(make_result(failure_type=failure_type), 5.0)
+    assert planned.run("r0").state == state
+
+
+@pytest.mark.parametrize("latency_s", [(), (0.1, math.nan)])
+def test_success_without_numbers(planned: SqlStore, make_result: Callable, latency_s: tuple) -> None:
+    """A success without latencies, or with one that is no number, is refused whole."""
+    with pytest.raises(ValueError, match=r"no samples|not a finite"):
+        planned.record_result(make_result(latency_s=latency_s), 5.0)
+    with pytest.raises(NotFoundError, match="no result"):
+        planned.raw_result("r0")
+
+
+def test_unknown_device(planned: SqlStore, make_result: Callable) -> None:
+    """A result from a device that never registered is refused whole."""
+    with pytest.raises(NotFoundError, match="d9"):
+        planned.record_result(make_result(device_id="d9"), 5.0)
+    assert planned.run("r0").state is RunState.PLANNED
+
+
+def test_view_columns(planned: SqlStore) -> None:
+    """The view has exactly the fields of ResultRow, in its order."""
+    assert list(planned.results()[0]) == [field.name for field in fleet_pb2.ResultRow.DESCRIPTOR.fields]
+
+
+def test_view_before_any_result(planned: SqlStore) -> None:
+    """A job without results has its names, no numbers, and fits into ResultRow."""
+    row = planned.results("latest")[0]
+    known = {name: row[name] for name in ("state", "weights", "tier", "runs_planned", "runs_done", "backend")}
+    assert known == {
+        "state": "pending", "weights": "checkpoint:mine.pth", "tier": "smoke", "runs_planned": 4, "runs_done": 0,
+        "backend": "",
+    }  # fmt: skip
+    assert {row[name] for name in NUMBERS} == {None}
+    fleet_pb2.ResultRow(**row)
+
+
+@pytest.mark.parametrize(("repeats", "p50_s", "pss"), [(3, 0.4, 1002), (4, 0.3, 1002)])
+def test_medians(planned: SqlStore, make_result: Callable, repeats: int, p50_s: float, pss: int) -> None:
+    """Numbers are medians over the succeeded repeats: the middle one of three, the mean of the middle two of four."""
+    middles = [0.8, 0.2, 0.4, 0.2][:repeats]
+    for index, middle in enumerate(middles):
+        latency_s = (middle / 2, middle, middle * 1.5)
+        planned.record_result(make_result(f"r{index}", latency_s=latency_s, peak_pss_bytes=1000 + 2 * (index % 3)), 5.0)
+    if repeats == 3:
+        planned.record_result(make_result("r3", failure_type="timeout", latency_s=(9.0,)), 6.0)
+    row = planned.results("c1")[0]
+    assert row["latency_p50_s"] == pytest.approx(p50_s, rel=1e-15)
+    assert (row["latency_p50_min_s"], row["latency_p50_max_s"]) == (0.2, 0.8)
+    assert row["latency_p90_s"] == pytest.approx(p50_s * 1.4, rel=1e-12)
+    assert (row["latency_count"], row["runs_done"], row["runs_planned"]) == (3 * repeats, repeats, 4)
+    assert row["peak_pss_bytes"] == (pss if repeats == 3 else 1001)
+    assert all(type(row[name]) is int for name in ("latency_count", "peak_pss_bytes", "board_memory_delta_bytes"))
+
+
+def test_load_and_memory(planned: SqlStore, make_result: Callable) -> None:
+    """Load is read + session create + first inference; the memory delta is the drop of what was available."""
+    planned.record_result(make_result(), 5.0)
+    planned.record_result(make_result("r1", stages=make_result().stages[1:], board_available_min_bytes=950), 5.0)
+    row = planned.results()[0]
+    assert (row["transfer_s"], row["load_s"], row["read_s"]) == (0.5, 0.4375, 0.125)
+    assert row["board_memory_delta_bytes"] == 100  # of 200 and, where it rose, 0
+    assert (row["backend"], row["providers"], row["runtime_version"]) == ("ort-cpu", "A,B", "1.32.0")
+
+
+def test_failed_job(planned: SqlStore) -> None:
+    """A failed job shows its failure."""
+    planned.set_job_state("j1", JobState.FAILED, "load_failed", "no such op")
+    row = planned.results("c1")[0]
+    assert (row["state"], row["failure_type"], row["failure_message"]) == ("failed", "load_failed", "no such op")
+
+
+def test_threads(planned: SqlStore, campaign: object, make_result: Callable) -> None:
+    """Results that many threads report at once, some twice, are each recorded once."""
+    runs = [Run(f"t{index}", "j1", 10 + index, index) for index in range(40)]
+    planned.create_campaign(replace(campaign, campaign_id="c2"), [], [], runs)
+    results = [make_result(run.run_id) for run in runs] * 2
+    with ThreadPoolExecutor(8) as pool:
+        recorded = list(pool.map(lambda result: planned.record_result(result, 5.0), results))
+    assert sum(recorded) == 40
+    assert planned.results("c1")[0]["runs_done"] == 40
+
+
+def test_survives_reopening(target: str, planned: SqlStore, make_result: Callable) -> None:
+    """A reopened database holds what was recorded, and a reader sees it beside the writer."""
+    planned.record_result(make_result(), 5.0)
+    for read_only in (False, True):
+        again = open_store(Path(target) if "://" not in target else target, read_only=read_only)
+        assert again.raw_result("r0") == make_result()
+        again.close()

@@ -57,6 +57,10 @@ class _Builder:
         self._graph.insert_before(self._anchor, node)
         return node.outputs[0]
 
+    def scalar(self, value: float) -> ir.Value:
+        """Return an initializer that all nodes share which need this value."""
+        return add_initializer(self._graph, f"scalar_{value!r}", np.array(value, dtype=np.float32))
+
     def constant(self, array: np.ndarray) -> ir.Value:
         """Register an initializer and return it."""
         return add_initializer(self._graph, self._name("constant"), array)
@@ -67,7 +71,9 @@ class _Builder:
 
 
 def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """Register an array as a named initializer of the graph."""
+    """Register an array as a named initializer of the graph, or return the one that has the name already."""
+    if name in graph.initializers:
+        return graph.initializers[name]
     tensor = ir.tensor(array, name=name)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
@@ -111,8 +117,7 @@ def _normalize(build: _Builder, x: ir.Value, axes: range, epsilon: float) -> ir.
     mean = build.op("ReduceMean", x, axes=axes, keepdims=1)
     centred = build.op("Sub", x, mean)
     variance = build.op("ReduceMean", build.op("Mul", centred, centred), axes=axes, keepdims=1)
-    floor = build.constant(np.array(epsilon, dtype=np.float32))
-    return build.op("Div", centred, build.op("Sqrt", build.op("Add", variance, floor)))
+    return build.op("Div", centred, build.op("Sqrt", build.op("Add", variance, build.scalar(epsilon))))
 
 
 def _lower_reduction(graph: ir.Graph, node: ir.Node, path: Path) -> None:

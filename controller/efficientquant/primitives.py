@@ -67,7 +67,11 @@ class CalibratedLog2:
         """Return float codes clip(round(log2(a + ε) / Δ) + Z, 0, 2^bits - 1). Eq. 4 and 5, with its sign corrected."""
         # A natural logarithm and one factor: ONNX has no Log2, so both runtimes evaluate the same expression.
         octaves = torch.log(probabilities + self.epsilon) * (1.0 / (LN2 * self.step))
-        return (torch.round(octaves) + self.zero_point).clamp(0, (1 << self.bits) - 1)
+        return self.codes_of(torch.round(octaves), probabilities)
+
+    def codes_of(self, rounded: Tensor, _probabilities: Tensor) -> Tensor:
+        """Return the codes of already rounded octaves."""
+        return (rounded + self.zero_point).clamp(0, (1 << self.bits) - 1)
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Return max(2^((q - Z) Δ) - ε, 0). Eq. 6, with ε removed again."""
@@ -90,7 +94,11 @@ class DataFreeLog2:
         """Return float codes round(-log2(a) / Δ), or 2^bits - 1 for a below 2^-K."""
         floor = 2.0**-self.octaves
         codes = torch.round(torch.log(probabilities.clamp(floor, 1.0)) * (-1.0 / (LN2 * self.step)))
-        return torch.where(probabilities >= floor, codes, float((1 << self.bits) - 1))
+        return self.codes_of(codes, probabilities)
+
+    def codes_of(self, rounded: Tensor, probabilities: Tensor) -> Tensor:
+        """Return the codes of already rounded octaves: the top one for probabilities below 2^-K."""
+        return torch.where(probabilities >= 2.0**-self.octaves, rounded, float((1 << self.bits) - 1))
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Return 2^(-q Δ), and 0 for the top code."""

@@ -45,13 +45,13 @@ class QuantizedModel:
 class Log2Quantizer(nn.Module):
     """Rounds post-softmax probabilities to their log2 codes and back."""
 
-    def __init__(self, parameters: Log2Parameters) -> None:
+    def __init__(self, codec: Log2Parameters) -> None:
         super().__init__()
-        self.parameters_ = parameters
+        self.codec = codec
 
     def forward(self, probabilities: Tensor) -> Tensor:
         """Return the fake-quantized probabilities, in the same shape."""
-        return self.parameters_.dequantize(self.parameters_.quantize(probabilities))
+        return self.codec.dequantize(self.codec.quantize(probabilities))
 
 
 class Quantization:

@@ -1,0 +1,185 @@
+"""Opening: creation, migration, old and newer databases, and everything that is no results database."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from efficientquant_controller.errors import StoreError, StoreVersionError
+from efficientquant_controller.model import CampaignState, DeviceSnapshot
+from efficientquant_controller.store.sql import SqlStore, open_store
+from efficientquant_controller.store.tables import metadata
+from sqlalchemy import create_engine, text
+
+DATABASES = Path(__file__).parents[2] / "fixtures" / "databases"
+
+# Records results one by one and prints the id of each that was acknowledged.
+WRITER = """
+import sys, itertools
+from dataclasses import replace
+from efficientquant_controller.model import Run
+from efficientquant_controller.store.sql import open_store
+store = open_store(sys.argv[1])
+result, campaign = store.raw_result("r0"), store.campaign("c1")
+runs = [Run(f"k{n}", "j1", 100 + n, n) for n in range(5000)]
+store.create_campaign(replace(campaign, campaign_id="c2"), [], [], runs)
+for run in runs:
+    store.record_result(replace(result, run_id=run.run_id), 9.0)
+    print(run.run_id, flush=True)
+"""
+
+
+@pytest.fixture(params=sorted(DATABASES.glob("*.db")), ids=lambda path: path.name)
+def old_database(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return Path(shutil.copy(request.param, tmp_path / "old.db"))
+
+
+def _run_sql(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def test_fixtures_exist() -> None:
+    """A database of each released schema is checked in."""
+    assert "0.1.0.db" in {path.name for path in DATABASES.glob("*.db")}
+
+
+def test_old_database(old_database: Path) -> None:
+    """A database of an earlier release opens, with its numbers, raw samples and events."""
+    store = open_store(old_database)
+    row = store.results("latest")[0]
+    assert (row["latency_p50_s"], row["load_s"], row["peak_pss_bytes"], row["artifact_bytes"]) == (0.5, 1.375, 20, 9)
+    assert store.raw_result("r1").latency_s == (0.375, 0.75, 1.5)
+    assert store.raw_result("r1").series[0].value == (10.0, 20.0)
+    assert store.campaign("c1").state is CampaignState.SUCCEEDED
+    assert [one.message for one in store.events("c1")] == ["a note"]
+    store.close()
+
+
+def test_migrated_schema_is_the_tables(store: SqlStore, target: str) -> None:
+    """The migrations make exactly the tables that the code reads and writes."""
+    del store
+    engine = create_engine(target if "://" in target else f"sqlite:///{target}")
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
+
+
+def test_newer_database(store: SqlStore, target: str) -> None:
+    """A database of a newer version is refused with both versions and what to do, and is not changed."""
+    store.close()
+    engine = create_engine(target if "://" in target else f"sqlite:///{target}")
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(text("UPDATE meta SET value = '7.8.9' WHERE key = 'product_version'"))
+    for read_only in (False, True):
+        with pytest.raises(StoreVersionError, match=r"7\.8\.9 \(schema 9999\) and this is .*upgrade efficientquant"):
+            open_store(target, read_only=read_only)
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT value FROM meta")) == "7.8.9"
+    engine.dispose()
+
+
+def test_somebody_elses_database(tmp_path: Path) -> None:
+    """A SQLite database of another program is refused and stays as it is, byte by byte."""
+    path = tmp_path / "other.db"
+    _run_sql(path, "CREATE TABLE mine (x)")
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="not a results database"):
+        open_store(path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["other.db"]
+
+
+def test_not_a_database(tmp_path: Path) -> None:
+    """A file that is no database is refused and stays as it is."""
+    path = tmp_path / "notes.txt"
+    path.write_text("these are my notes, and no database")
+    with pytest.raises(StoreError, match=r"notes\.txt: it is not a SQLite database"):
+        open_store(path)
+    assert path.read_text() == "these are my notes, and no database"
+
+
+def test_damaged_database(tmp_path: Path) -> None:
+    """A damaged database is a StoreError that names it."""
+    path = tmp_path / "damaged.db"
+    path.write_bytes(b"SQLite format 3\0" + b"\xff" * 4096)
+    with pytest.raises(StoreError, match=r"damaged\.db"):
+        open_store(path)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize(
+    ("name", "problem"), [("missing/a.db", "does not exist"), ("", "is a directory"), ("x.db/a.db", "does not exist")]
+)
+def test_bad_path(tmp_path: Path, name: str, problem: str, read_only: bool) -> None:
+    """A path that cannot hold a database is named with what is wrong, and nothing is created."""
+    with pytest.raises(StoreError, match=problem):
+        open_store(tmp_path / name, read_only=read_only)
+    assert os.listdir(tmp_path) == []
+
+
+def test_not_writable() -> None:
+    """A place where nobody can write, root included, is named with what to do."""
+    with pytest.raises(StoreError, match=r"/proc/results\.db: .*check the path or URL and its permissions"):
+        open_store("/proc/results.db")
+
+
+@pytest.mark.parametrize(
+    "url", ["nosuch://x", "postgresql+nosuch://x/y", "sqlite://", "sqlite:///:memory:", "postgresql://h:port/x"]
+)
+def test_bad_url(url: str) -> None:
+    """A URL that names no database is refused."""
+    with pytest.raises(StoreError, match="pass a path"):
+        open_store(url)
+
+
+def test_unreachable_server(tmp_path: Path) -> None:
+    """A server that does not answer is a StoreError that hides the password."""
+    with pytest.raises(StoreError, match="cannot open the database") as caught:
+        open_store(f"postgresql+psycopg://me:secret@/x?host={tmp_path}")
+    assert "secret" not in str(caught.value)
+
+
+def test_read_only_needs_a_file(tmp_path: Path) -> None:
+    """Reading a database that does not exist creates nothing."""
+    with pytest.raises(StoreError, match="does not exist"):
+        open_store(tmp_path / "a.db", read_only=True)
+    assert os.listdir(tmp_path) == []
+
+
+def test_read_only_never_writes(store: SqlStore, target: str) -> None:
+    """A store opened for reading refuses to write."""
+    del store
+    reader = open_store(target, read_only=True)
+    with pytest.raises(StoreError, match="refused"):
+        reader.register_device("d1", "bench-1", "0.1.0", 1, DeviceSnapshot(), 1.0)
+    reader.close()
+
+
+def test_durability_settings(tmp_path: Path) -> None:
+    """SQLite runs with a write-ahead log, full synchronization and enforced foreign keys."""
+    store = open_store(tmp_path / "a.db")
+    with store._transactions.write() as sql:
+        found = [sql.scalar(text(f"PRAGMA {name}")) for name in ("journal_mode", "synchronous", "foreign_keys")]
+    store.close()
+    assert found == ["wal", 2, 1]
+
+
+def test_kill(tmp_path: Path) -> None:
+    """Every result that was acknowledged before SIGKILL is there afterwards, whole."""
+    path = shutil.copy(DATABASES / "0.1.0.db", tmp_path / "killed.db")
+    with subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True) as writer:
+        acknowledged = [writer.stdout.readline().strip() for _ in range(50)]
+        writer.kill()
+        acknowledged += [line.strip() for line in writer.stdout if line.endswith("\n")]
+    store = open_store(path)
+    assert {store.raw_result(run_id).latency_s for run_id in acknowledged} == {store.raw_result("r0").latency_s}
+    store.close()

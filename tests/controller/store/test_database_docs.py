@@ -1,0 +1,60 @@
+"""docs/database.md against the database."""
+
+import re
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from efficientquant_controller.store.tables import metadata
+
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs" / "database.md").read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE))
+
+
+def examples(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+
+def described(title: str) -> list[str]:
+    """Every name in the first column of a section's table."""
+    section = next(text for name, text in SECTIONS.items() if name.startswith(title))
+    cells = re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE)
+    return [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+
+
+@pytest.fixture
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sqlite3.Connection]:
+    shutil.copy(ROOT / "tests" / "fixtures" / "databases" / "0.1.0.db", tmp_path / "results.db")
+    monkeypatch.chdir(tmp_path)
+    with closing(sqlite3.connect("results.db")) as connection:
+        yield connection
+
+
+@pytest.mark.parametrize("view", ["results", "run_results"])
+def test_columns(database: sqlite3.Connection, view: str) -> None:
+    """Every column of a view is described, once, and nothing else is."""
+    columns = [one[0] for one in database.execute(f"select * from {view}").description]
+    assert sorted(described(f"View `{view}`")) == sorted(columns)
+
+
+def test_tables() -> None:
+    """Every table is described."""
+    assert sorted(described("Tables")) == sorted(metadata.tables)
+
+
+@pytest.mark.parametrize("query", examples("sql"))
+def test_queries(database: sqlite3.Connection, query: str) -> None:
+    """Every example query runs."""
+    assert database.execute(query).description
+
+
+@pytest.mark.usefixtures("database")
+def test_program(capsys: pytest.CaptureFixture) -> None:
+    """The example program reads the raw samples."""
+    (program,) = examples("python")
+    exec(compile(program, "database.md", "exec"), {})
+    assert capsys.readouterr().out == "r0 3 ['child_pss_bytes']\nr1 3 ['child_pss_bytes']\n"

@@ -8,6 +8,7 @@ import grpc
 from efficientquant_protos import PROTOCOL_VERSION
 from efficientquant_protos.v1 import fleet_pb2 as pb
 from efficientquant_protos.v1 import fleet_pb2_grpc
+from google.protobuf.message import DecodeError
 
 from efficientquant_agent import __version__, reachability
 from efficientquant_agent.errors import (
@@ -109,7 +110,10 @@ class Client:
 
         Returns only after the controller has committed it. Raises ReportRefusedError when it never will.
         """
-        request = pb.ReportRunRequest(result=pb.RunResult.FromString(payload))
+        try:
+            request = pb.ReportRunRequest(result=pb.RunResult.FromString(payload))
+        except DecodeError as error:
+            raise ReportRefusedError("the file is damaged on this disk") from error
         try:
             response = self._gateway.ReportRun(request, timeout=_REPORT_TIMEOUT_S)
         except grpc.RpcError as error:
@@ -117,7 +121,7 @@ class Client:
                 raise ReportRefusedError(error.details()) from error
             raise self._explain(error) from error
         if not response.committed:
-            raise ControllerUnreachableError("the controller has not committed the result")
+            raise ControllerUnreachableError("the controller has not committed the result", answered=True)
         return bool(response.duplicate)
 
     def _explain(self, error: grpc.RpcError) -> ControllerUnreachableError:
@@ -128,7 +132,8 @@ class Client:
             return ControllerUnreachableError(
                 "{}:{} is a gRPC server but not an EfficientQuant controller".format(self._host, self._port)
             )
-        return ControllerUnreachableError("the controller answered {}: {}".format(code.name, detail))
+        answered = code is not grpc.StatusCode.DEADLINE_EXCEEDED
+        return ControllerUnreachableError("the controller answered {}: {}".format(code.name, detail), answered)
 
 
 class Session:

@@ -17,7 +17,7 @@ from efficientquant_agent.errors import (
     SessionRefusedError,
     SupersededError,
 )
-from efficientquant_agent.outbox import Outbox
+from efficientquant_agent.outbox import Outbox, can_keep
 from efficientquant_agent.records import Assignment, CancelRun, DeviceSnapshot, RunResult, Superseded, Welcome
 from efficientquant_agent.runner import Cancellation, Runner
 from efficientquant_agent.state import StateDirectory
@@ -73,15 +73,19 @@ class Daemon:
         self._lock = threading.Lock()
         self._cancellations: Dict[str, Cancellation] = {}
         self._session: Optional[Session] = None
+        # Both threads deliver; one at a time.
+        self._delivery = threading.Lock()
         self._stopping = threading.Event()
         self._last_reason = ""
+        self._has_bug = False
 
     def serve(self) -> int:
         """Serve until stop() or until the controller refuses for good; return the process's exit code."""
         runs = threading.Thread(target=self._guarded, args=(self._serve_runs,), name="runs", daemon=True)
         runs.start()
         try:
-            return self._guarded(self._serve_sessions)
+            code = self._guarded(self._serve_sessions)
+            return EXIT_BUG if self._has_bug else code
         finally:
             self.stop()
             runs.join(2.0)
@@ -104,6 +108,7 @@ class Daemon:
         except Exception:  # noqa: BLE001 — the outermost loop
             if not self._stopping.is_set():
                 self._log("bug in the agent, please report it:\n" + traceback.format_exc())
+                self._has_bug = True
                 self.stop()
             return EXIT_BUG
 
@@ -111,7 +116,7 @@ class Daemon:
         backoff = Backoff(_BACKOFF_FIRST_S, self._config.backoff_max_s)
         while not self._stopping.is_set():
             try:
-                self._deliver()
+                self._deliver_before_session()
                 self._serve_session(backoff)
             except ControllerUnreachableError as error:
                 if not self._stopping.is_set():
@@ -121,6 +126,15 @@ class Daemon:
                 self._log(str(error))
                 return error.exit_code
         return EXIT_CLEAN
+
+    def _deliver_before_session(self) -> None:
+        """Deliver what an earlier session left; one result that the controller fails at does not end all work."""
+        try:
+            self._deliver()
+        except ControllerUnreachableError as error:
+            if not error.answered:
+                raise
+            self._say_once(error.reason)
 
     def _serve_session(self, backoff: Backoff) -> None:
         hello = Hello(self._device_id, self._config.name, self._state.next_epoch(), self._device)
@@ -169,6 +183,9 @@ class Daemon:
     def _accept(self, assignment: Assignment) -> None:
         if assignment.run_id in self._active_run_ids():
             return
+        if not can_keep(assignment.run_id):
+            self._log("assignment ignored: its run id {!r} cannot be kept".format(assignment.run_id))
+            return
         with self._lock:
             self._cancellations[assignment.run_id] = Cancellation()
         self._assignments.put(assignment)
@@ -181,7 +198,7 @@ class Daemon:
     def _serve_runs(self) -> int:
         """Do one run after the other, and deliver what is still in the outbox meanwhile."""
         backoff = Backoff(_BACKOFF_FIRST_S, self._config.backoff_max_s)
-        delivered = True
+        delivered = not self._outbox.pending()
         while not self._stopping.is_set():
             try:
                 assignment = self._assignments.get(timeout=None if delivered else backoff.next_s())
@@ -255,12 +272,27 @@ class Daemon:
         return not self._outbox.pending()
 
     def _deliver(self) -> None:
-        """Report every result in the outbox; raises ControllerUnreachableError at the first that cannot be."""
-        for run_id in self._outbox.pending():
-            try:
-                self._client.report(self._outbox.read(run_id))
-            except ReportRefusedError as error:
-                kept = self._outbox.reject(run_id)
-                self._log("result of run {} refused: {}; kept as {}".format(run_id, error, kept))
-            else:
-                self._outbox.remove(run_id)
+        """Report every result in the outbox.
+
+        Raises ControllerUnreachableError: at once without a controller, at the end when it failed at one of them.
+        """
+        failure = None
+        with self._delivery:
+            for run_id in self._outbox.pending():
+                try:
+                    self._deliver_one(run_id)
+                except ControllerUnreachableError as error:
+                    if not error.answered:
+                        raise
+                    failure = error
+        if failure is not None:
+            raise failure
+
+    def _deliver_one(self, run_id: str) -> None:
+        try:
+            self._client.report(self._outbox.read(run_id))
+        except ReportRefusedError as error:
+            kept = self._outbox.reject(run_id)
+            self._log("result of run {} refused: {}; kept as {}".format(run_id, error, kept))
+        else:
+            self._outbox.remove(run_id)

@@ -61,11 +61,15 @@ class SupersededError(SessionRefusedError):
 
 
 class ControllerUnreachableError(AgentError):
-    """No answer from a controller; `reason` says why, for a person."""
+    """No controller, or none that can help now; `reason` says why, for a person.
 
-    def __init__(self, reason: str) -> None:
+    `answered` tells a controller that failed at one request from one that is not there.
+    """
+
+    def __init__(self, reason: str, answered: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.answered = answered
 
 
 class ReportRefusedError(AgentError):

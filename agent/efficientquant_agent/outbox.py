@@ -1,5 +1,6 @@
 """Results on disk until the controller has committed them."""
 
+import contextlib
 import os
 import re
 from typing import List
@@ -7,6 +8,11 @@ from typing import List
 from efficientquant_agent.state import sync_directory, write_atomically
 
 _SUFFIX = ".pb"
+
+
+def can_keep(run_id: str) -> bool:
+    """Whether a run id can be a file name: it comes over the wire and must not name a file anywhere else."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}", run_id) is not None
 
 
 class Outbox:
@@ -26,9 +32,12 @@ class Outbox:
 
     def pending(self) -> List[str]:
         """Run ids not yet committed, oldest first."""
-        entries = [entry for entry in os.scandir(self._path) if entry.name.endswith(_SUFFIX)]
-        entries.sort(key=lambda entry: (entry.stat().st_mtime, entry.name))
-        return [entry.name[: -len(_SUFFIX)] for entry in entries]
+        entries = []
+        for entry in os.scandir(self._path):
+            if entry.name.endswith(_SUFFIX):
+                with contextlib.suppress(FileNotFoundError):  # delivered meanwhile, by the other thread
+                    entries.append((entry.stat().st_mtime, entry.name[: -len(_SUFFIX)]))
+        return [run_id for _, run_id in sorted(entries)]
 
     def read(self, run_id: str) -> bytes:
         """Return the serialized result of a pending run."""
@@ -47,7 +56,5 @@ class Outbox:
         return kept
 
     def _file(self, run_id: str) -> str:
-        # An id comes over the wire: it must not name a file anywhere else.
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", run_id):
-            raise ValueError("run id {!r} cannot be a file name".format(run_id))
+        assert can_keep(run_id), run_id
         return os.path.join(self._path, run_id + _SUFFIX)

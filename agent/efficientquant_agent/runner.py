@@ -261,6 +261,7 @@ def _with_outcome(result: RunResult, assignment: Assignment, watch: Watch, retur
     outcome = _read_outcome(scratch)
     if outcome is None or returncode != 0:
         return _crashed(result, returncode)
+    outcome["library_versions"] = dict(result.library_versions, **outcome.get("library_versions", {}))
     outcome["stages"] = list(result.stages) + [StageTiming(**stage) for stage in outcome.get("stages", ())]
     return result._replace(
         latency_s=_read_samples(scratch, worker.LATENCY_FILE),

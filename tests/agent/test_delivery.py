@@ -47,6 +47,27 @@ def test_refused_report_is_kept(controller, start_agent, tiny_model, tmp_path):
     assert (tmp_path / "state" / "outbox" / "rejected" / "run-1.pb").stat().st_size > 0
 
 
+def test_damaged_result_is_kept(controller, start_agent, tmp_path):
+    """A file in the outbox that is no result any more is set aside and does not keep the agent from working."""
+    outbox = tmp_path / "state" / "outbox"
+    outbox.mkdir(parents=True)
+    (outbox / "run-0.pb").write_bytes(b"\xff\xff\xff")
+
+    start_agent(controller.address).wait_for_line("ready: ")
+
+    assert [entry.name for entry in (outbox / "rejected").iterdir()] == ["run-0.pb"]
+
+
+def test_result_the_controller_fails_at(controller, start_agent, tiny_model):
+    """A result that the controller fails at does not keep the others from being delivered."""
+    controller.report_refusals = [grpc.StatusCode.INTERNAL]
+    start_agent(controller.address)
+    controller.assign("run-1", tiny_model)
+    controller.assign("run-2", tiny_model)
+
+    assert {controller.reports.get(timeout=WAIT_S).run_id for _ in range(2)} == {"run-1", "run-2"}
+
+
 def test_fetch_is_resumed(controller, start_agent, tiny_model):
     """A fetch that breaks off goes on where it ended."""
     controller.chunk_bytes = 100
@@ -83,7 +104,6 @@ def test_killed_agent_takes_its_run_along(controller, start_agent, tiny_model, l
     agent = start_agent(controller.address)
     controller.assign("run-1", tiny_model, measurement=long_lasting)
     controller.wait_for_phase("measure")
-    # The child holds the write end of nothing but its own pipes; its end is seen through a pidless wait on /proc.
     child = child_of(agent.pid)
     with open("/proc/{}/stat".format(child)) as stat:
         agent.kill()

@@ -25,6 +25,7 @@ def test_happy_run(controller, start_agent, tiny_model):
     assert len(result.warmup_latency_s) >= 10
     assert list(result.providers) == ["CPUExecutionProvider"]
     assert result.session_options["intra_op_threads"] == "1"
+    assert {"python", "grpcio", "onnxruntime", "numpy"} <= set(result.library_versions)
     assert {"python", "grpcio", "protobuf", "onnxruntime", "numpy"} <= set(result.device.library_versions)
     assert result.peak_pss_bytes > 10e6
     assert result.board_available_before_bytes >= result.board_available_min_bytes > 0
@@ -53,6 +54,17 @@ def test_cancelled_run(controller, start_agent, tiny_model, long_lasting):
     controller.cancel("run-1")
 
     assert controller.reports.get(timeout=WAIT_S).failure_type == "cancelled"
+
+
+def test_observer_is_cheap(controller, start_agent, tiny_model, quick):
+    """The parent blocks between two samples: under 5 % of a core, and it wakes for samples and progress only."""
+    start_agent(controller.address)
+    controller.assign("run-1", tiny_model, measurement=quick._replace(min_time_s=2.0, sampling_interval_s=0.1))
+
+    result = controller.reports.get(timeout=WAIT_S)
+
+    assert result.sampler_cpu_s < 0.05 * result.duration_s
+    assert 20 <= result.sampler_wakeups < 40 * result.duration_s
 
 
 def test_timeout(controller, start_agent, tiny_model, long_lasting):

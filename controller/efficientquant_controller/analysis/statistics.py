@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median, stdev
+from statistics import median
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ def summarize(samples_s: Sequence[float]) -> LatencySummary:
             raise ValueError(f"sample {index} of {len(samples_s)} is {sample}, not a finite number")
     ordered = sorted(samples_s)
     mean_s = math.fsum(ordered) / len(ordered)
-    standard_deviation_s = stdev(ordered) if len(ordered) > 1 else 0.0
+    squares = math.fsum((sample - mean_s) ** 2 for sample in ordered)
+    standard_deviation_s = math.sqrt(squares / (len(ordered) - 1)) if len(ordered) > 1 else 0.0
     p50_s = percentile(ordered, 50)
     return LatencySummary(
         count=len(ordered),

@@ -128,7 +128,7 @@ class SqlStore(SqlResults):
             "parity_max_abs": artifact.parity_max_abs,
             "notes": list(artifact.notes),
             "provenance": dict(artifact.provenance),
-            "manifest": [dict(layer) for layer in artifact.manifest],
+            "manifest": dict(artifact.manifest),
         }
         content = artifact.provenance.get("recipe", {})
         table = tables.artifact_builds

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import RowMapping, insert, select, update
+from sqlalchemy import RowMapping, bindparam, insert, select, update
 
 from efficientquant_controller.errors import NotFoundError
 from efficientquant_controller.model import DeviceSnapshot, RunResult, RunState, StageTiming
@@ -30,7 +30,7 @@ class SqlResults(Store):
             sql.one(select(devices).where(devices == result.device_id), f"device {result.device_id!r}")
             snapshot = self._add_snapshot(sql, result.device, now_s)
             self._update_run(sql, result.run_id, **row, **_outcome(found, result), snapshot_sha256=snapshot)
-            sql.execute(insert(tables.series).values(run_id=result.run_id, samples=samples))
+            sql.execute(insert(tables.series), {"run_id": result.run_id, "samples": samples})
             sql.insert_all(tables.stages, _stage_rows(result))
             return True
 
@@ -64,7 +64,7 @@ class SqlResults(Store):
 
     @staticmethod
     def _update_run(sql: Transaction, run_id: str, **facts: Any) -> None:
-        sql.execute(update(tables.runs).where(tables.runs.c.run_id == run_id).values(facts))
+        sql.execute(update(tables.runs).where(tables.runs.c.run_id == bindparam("key")), {**facts, "key": run_id})
 
 
 def _outcome(found: RowMapping, result: RunResult) -> dict[str, Any]:

@@ -18,9 +18,9 @@ class Transaction:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def execute(self, statement: Executable) -> None:
-        """Run a statement whose outcome does not matter."""
-        self._connection.execute(statement)
+    def execute(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> None:
+        """Run a statement whose outcome does not matter; many values go faster as parameters than in the statement."""
+        self._connection.execute(statement, parameters)
 
     def update(self, statement: Update) -> int:
         """Run an update; returns how many rows it met."""

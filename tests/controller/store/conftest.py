@@ -102,7 +102,7 @@ def artifact() -> Artifact:
         1e-6,
         ("a note",),
         {"recipe": {"name": "fp32"}},
-        [{"a": 1}],
+        {"a": 1},
     )
 
 

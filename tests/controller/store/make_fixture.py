@@ -33,7 +33,7 @@ def main(path: str) -> None:
     store = open_store(path)
     snapshot = DeviceSnapshot(board="bench", cpu_count=2, backends=(Backend("ort-cpu", "1.32.0", ("CPU",)),))
     store.register_device("d1", "bench-1", "0.1.0", 1, snapshot, 1.0)
-    store.add_artifact(Artifact("ab" * 32, 9, MODEL, "fp32", 1, "random", 1e-6, (), {"recipe": {}}, []), "key")
+    store.add_artifact(Artifact("ab" * 32, 9, MODEL, "fp32", 1, "random", 1e-6, (), {"recipe": {}}, {}), "key")
     names = ((MODEL,), ("fp32",), ("bench-1",))
     campaign = Campaign(
         "c1", CampaignState.RUNNING, 2.0, *names, Weights("random"), Measurement("smoke", 6.0, 64), 2, 7

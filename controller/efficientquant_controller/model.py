@@ -1,6 +1,6 @@
 """The controller's records, and the table of the states a job may pass through."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -112,7 +112,7 @@ class Artifact:
     parity_max_abs: float | None
     notes: tuple[str, ...]
     provenance: Mapping[str, object]  # recipe, calibration, library versions: as JSON
-    manifest: Sequence[Mapping[str, object]]  # the layers, as JSON
+    manifest: Mapping[str, object]  # every parameter and softmax, as JSON
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 import asyncio
 import hashlib
 import json
+import logging
 import multiprocessing
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ from efficientquant_controller.model import Artifact, Weights
 
 # Weights and calibration images are drawn with it, so that the same request makes the same artifact anywhere.
 BUILD_SEED = 0
+
+
+LOG = logging.getLogger(__name__)
 
 
 class BuildError(FleetError):
@@ -97,14 +100,24 @@ class Builder:
             self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_die_with_parent)
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
-        except BrokenProcessPool as error:
-            self._pool = None
-            raise BuildError("the build process died (out of memory, or a crash in native code)") from error
+            answer = asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+            await asyncio.wait({answer})
+            return self._answered(answer)
         finally:
             self._waiting -= 1
             if not self._waiting:
                 self._end_when_idle()
+
+    def _answered(self, answer: asyncio.Future[Any]) -> Any:
+        """The child's answer; whatever it raised that is not for the user ends this one build, not the campaign."""
+        error = answer.exception()
+        if error is None or isinstance(error, FleetError):
+            return answer.result()
+        if isinstance(error, BrokenProcessPool):
+            self._pool = None
+            raise BuildError("the build process died (out of memory, or a crash in native code)") from error
+        LOG.error("a build failed unexpectedly", exc_info=error)
+        raise BuildError(f"{type(error).__name__}: {error} (a bug; the controller's log has the traceback)") from error
 
     def _end_when_idle(self, after_s: float = 20.0) -> None:
         """End the child when nobody asked for anything in a while; starting it costs seconds, keeping it a GiB."""
@@ -167,5 +180,5 @@ def _build(model: str, recipe: str, source: str | Path, filename: str, path: Pat
         "parity_max_abs": exported.parity_max_abs,
         "notes": tuple(exported.notes),
         "provenance": {"recipe": chosen.to_dict(), **quantized.provenance},
-        "manifest": [asdict(entry) for entry in exported.manifest],
+        "manifest": exported.manifest,
     }

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
 
@@ -71,9 +72,7 @@ class Submissions:
 
     def build(self, view: CampaignView) -> None:
         """Build a campaign's artifacts in the background."""
-        task = asyncio.create_task(self._build_all(view), name=f"build {view.campaign_id}")
-        self._tasks[view.campaign_id] = task
-        task.add_done_callback(partial(self._built, view.campaign_id))
+        self._start(view, self._build_all(view))
 
     def stop(self, campaign_id: str) -> None:
         """Stop building for a campaign."""
@@ -138,10 +137,23 @@ class Submissions:
         moved = Build(build.campaign_id, build.model, build.recipe, state, message, sha256)
         await self._coordinator.build_moved(view, moved)
 
-    def _built(self, campaign_id: str, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(campaign_id, None)
+    def _start(self, view: CampaignView, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work, name=f"build {view.campaign_id}")
+        self._tasks[view.campaign_id] = task
+        task.add_done_callback(partial(self._ended, view))
+
+    def _ended(self, view: CampaignView, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(view.campaign_id, None)
         if not task.cancelled() and (error := task.exception()):
-            LOG.error("building for campaign %s failed", campaign_id, exc_info=error)
+            LOG.error("building for campaign %s failed unexpectedly", view.campaign_id, exc_info=error)
+            self._start(view, self._abandon(view, f"{type(error).__name__}: {error} (a bug; see the controller's log)"))
+
+    async def _abandon(self, view: CampaignView, why: str) -> None:
+        """Fail what is not built: a campaign must not wait for ever for an artifact that nobody makes."""
+        for build in tuple(view.builds.values()):
+            if build.state is not BuildState.READY:
+                await self._moved(view, build, BuildState.FAILED, why)
+        await self._coordinator.builds_done(view)
 
 
 def _check_counts(request: CampaignRequest) -> None:

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from typing import Dict, List, Optional
+from typing import Dict, List, NoReturn, Optional
 
 from efficientquant_agent import config as configuration
 from efficientquant_agent.errors import UsageError
@@ -18,21 +18,24 @@ def main(arguments: Optional[List[str]] = None) -> int:
     """Run the agent until it is told to stop; return its exit code (see agent/README.md)."""
     try:
         config = configuration.load(sys.argv[1:] if arguments is None else arguments, os.environ)
-        return _serve(config)
+        _serve(config)
     except UsageError as error:
         sys.stderr.write("efficientquant-agent: {}\n".format(error))
         return error.exit_code
 
 
-def _serve(config: configuration.Config) -> int:
+def _serve(config: configuration.Config) -> NoReturn:
     # Not at the top: --help and a typing error in an option must not wait for gRPC.
     from efficientquant_agent import device
     from efficientquant_agent.daemon import Daemon
     from efficientquant_agent.state import StateDirectory
 
     wake_reader, wake_writer = os.pipe()
+    os.set_blocking(wake_writer, False)
+    # Written by the C handler, in whichever thread the kernel picks: the main thread need not be interrupted.
+    signal.set_wakeup_fd(wake_writer)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os.write(wake_writer, b"s"))
+        signal.signal(number, lambda *_: None)
     state = StateDirectory(config.state_dir)
     library_versions, backends, broken = device.find_runtimes()
     for sentence in broken:
@@ -48,11 +51,13 @@ def _serve(config: configuration.Config) -> int:
 
     thread = threading.Thread(target=serve, name="sessions", daemon=True)
     thread.start()
-    # The main thread only waits: a signal is handled at once, and its handler needs no lock.
+    # The main thread only waits: what stops the agent needs no lock that a handler could meet.
     os.read(wake_reader, 1)
     daemon.stop()
     thread.join(_STOP_TIMEOUT_S)
-    return exit_codes[0] if exit_codes else 0
+    # Results are on the disk and the child is dead; gRPC's threads could still hold up an orderly finalization.
+    sys.stderr.flush()
+    os._exit(exit_codes[0] if exit_codes else 0)
 
 
 def _own_versions() -> Dict[str, str]:

@@ -79,6 +79,7 @@ class Connection:
         """Prepare to talk to `address` (HOST:PORT); nothing is sent yet."""
         split_address(address)
         self.address = address
+        self._streams: set[Any] = set()
         self._channel = _open_channel(address)
         self._control = fleet_pb2_grpc.FleetControlStub(self._channel)
 
@@ -121,12 +122,19 @@ class Connection:
     def watch(self, campaign_id: str) -> Iterator[CampaignStatus]:
         """A campaign's status now and after every change, until it has ended."""
         stream = self._control.WatchCampaign(pb.WatchCampaignRequest(campaign_id=campaign_id))
+        self._streams.add(stream)
         try:
             for message in stream:
                 yield convert.status_from_wire(message)
         except grpc.RpcError as error:
             self._fail(error)
         finally:
+            self._streams.discard(stream)
+            stream.cancel()
+
+    def stop_watching(self) -> None:
+        """End every `watch` under way, from any thread: each raises ControllerUnreachableError."""
+        for stream in tuple(self._streams):
             stream.cancel()
 
     def cancel(self, campaign_id: str) -> Campaign:

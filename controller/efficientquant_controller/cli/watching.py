@@ -73,6 +73,7 @@ class Watch:
                 return self._follow()
             finally:
                 self._view.pause()
+                self._stop_reader()
 
     def _follow(self) -> CampaignStatus | None:
         while True:
@@ -141,7 +142,14 @@ class Watch:
 
     def _start_reader(self) -> None:
         self._retrying = False
-        Thread(target=self._read, name="campaign-reader", daemon=True).start()
+        self._reader = Thread(target=self._read, name="campaign-reader", daemon=True)
+        self._reader.start()
+
+    def _stop_reader(self) -> None:
+        # A thread that is inside gRPC when the interpreter goes down can keep the process from ending.
+        while self._reader.is_alive():
+            self._connection.stop_watching()
+            self._reader.join(0.1)
 
     def _read(self) -> None:
         with _HandOver(self._arrivals):

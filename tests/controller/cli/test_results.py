@@ -3,8 +3,11 @@
 import csv
 import io
 import json
+import sqlite3
+from contextlib import closing
 
 import pytest
+from efficientquant_controller.store.sql import open_store
 from efficientquant_protos.v1 import fleet_pb2 as pb
 
 FIELDS = list(pb.ResultRow.DESCRIPTOR.fields_by_name)
@@ -70,3 +73,33 @@ def test_missing_database_is_not_made(command, tmp_path):
     assert outcome.exit_code == 2
     assert "there is no database" in outcome.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_database_is_read_without_a_controller(command, tmp_path):
+    """--db reads the rows of a database file with no controller running."""
+    path = tmp_path / "results.db"
+    open_store(str(path)).close()
+
+    assert command("results", "--db", str(path), "--campaign", "all", "--json").out == "[]\n"
+    assert command("results", "--db", str(path), "--campaign", "all").out.startswith("no results yet")
+
+
+def test_database_without_campaigns(command, tmp_path):
+    """The latest campaign of a database that has none is a user's error."""
+    path = tmp_path / "results.db"
+    open_store(str(path)).close()
+
+    outcome = command("results", "--db", str(path))
+
+    assert (outcome.exit_code, outcome.out) == (2, "")
+    assert outcome.err.startswith("error: ")
+
+
+def test_columns_are_those_of_the_view(tmp_path):
+    """The rows of the wire have the columns of the view `results`, in its order."""
+    path = tmp_path / "results.db"
+    open_store(str(path)).close()
+    with closing(sqlite3.connect(path)) as database:
+        columns = [one[0] for one in database.execute("select * from results").description]
+
+    assert columns == FIELDS

@@ -164,7 +164,7 @@ class Coordinator:
             job = await self._db(self._store.job, run.job_id)
             if job.device_id != result.device_id:
                 raise UserError(f"run {run.run_id} belongs to device {job.device_id}, not to {result.device_id}")
-            new = await self._db(self._store.record_result, result, time.time())
+            new = await self._commit(result)
             view = next((one for one in self._ledger.active() if one.campaign_id == job.campaign_id), None)
             if new and view is not None:
                 await self._ledger.follow_result(view, view.runs[run.run_id], result)
@@ -172,6 +172,12 @@ class Coordinator:
             return new
 
     # the lock is held from here on
+
+    async def _commit(self, result: RunResult) -> bool:
+        try:
+            return await self._db(self._store.record_result, result, time.time())
+        except ValueError as error:  # asking again cannot help: the agent sets such a result aside
+            raise UserError(f"the result of run {result.run_id} cannot be recorded: {error}") from error
 
     async def _dispatch(self) -> None:
         boards = {one.device_id: one.device.snapshot.board_id for one in self._liveness.sessions()}

@@ -217,7 +217,8 @@ class Ledger:
             result = await self.db(self._store.raw_result, run.run_id)
         except NotFoundError:  # given up on: no result ever came
             return _lost(run)
-        return result.failure_type, result.failure_message
+        # … or one came too late to count
+        return (result.failure_type, result.failure_message) if result.failure_type else _lost(run)
 
     async def _load(self, campaign: Campaign) -> CampaignView:
         parts: list[Sequence[object]] = [

@@ -1,20 +1,11 @@
 """The agent installs on a device that has no network, the way agent/README.md says."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from fleet import ROOT
-
-PINNED = [
-    *("pip==21.3.1", "grpcio==1.48.2", "six", "protobuf==3.19.6"),
-    *("onnxruntime==1.10.0", "flatbuffers", "numpy==1.19.4"),
-]
-
-# A wheel built in the tree would leave a build/ folder there, and take what an older one left.
-_BUILT = shutil.ignore_patterns("build", "*.egg-info", "__pycache__")
 
 
 def run(*command: object) -> str:
@@ -26,14 +17,8 @@ def run(*command: object) -> str:
 @pytest.fixture
 def wheelhouse(tmp_path: Path) -> Path:
     """What the README puts together on a computer with a network; for x86-64 here."""
-    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
     house = tmp_path / "wheelhouse"
-    sources = [shutil.copytree(ROOT / one, tmp_path / one, ignore=_BUILT) for one in ("protos", "agent")]
-    run(*pip, "wheel", "--quiet", "--no-deps", "-w", house, *sources)
-    wanted = ("--only-binary", ":all:", "--python-version", "36", "--implementation", "cp", "--abi", "cp36m")
-    platforms = ("--platform", "manylinux2014_x86_64", "--platform", "manylinux_2_17_x86_64", "--platform", "any")
-    older = ("--platform", "manylinux2010_x86_64", "--abi", "none")
-    run(*pip, "download", "--quiet", "--no-deps", "-d", house, *wanted, *platforms, *older, *PINNED)
+    run("env", f"PYTHON={sys.executable}", ROOT / "deploy/agent/wheelhouse.sh", "nano-x86_64", house)
     return house
 
 

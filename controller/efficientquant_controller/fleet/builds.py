@@ -88,7 +88,9 @@ class Builder:
         """End the child process, whatever it does."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            pool.terminate_workers() if hasattr(pool, "terminate_workers") else _terminate(pool)
+            # Python would wait for the child at exit; Executor.terminate_workers only exists from 3.14.
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _source(self, weights: Weights) -> str | Path:
@@ -128,11 +130,6 @@ class Builder:
                 self._pool = None
 
         asyncio.get_running_loop().call_later(after_s, end)
-
-
-def _terminate(pool: ProcessPoolExecutor) -> None:
-    for process in list((pool._processes or {}).values()):  # no public way before Python 3.14
-        process.terminate()
 
 
 def _die_with_parent() -> None:

@@ -125,8 +125,17 @@ def _create_random(name: str, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: nn.Module = timm.create_model(name, pretrained=False).eval()
+        _spread_attention(model)
         _settle_batch_norm(model, seed)
     return model
+
+
+def _spread_attention(model: nn.Module) -> None:
+    """Draw hidden linears with unit gain: timm's usual 0.02 leaves every softmax of a random net almost uniform."""
+    head = model.get_classifier() if hasattr(model, "get_classifier") else None
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and module is not head:
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
 
 
 def _settle_batch_norm(model: nn.Module, seed: int) -> None:

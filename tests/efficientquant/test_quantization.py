@@ -1,0 +1,140 @@
+import dataclasses
+
+import efficientquant as eq
+import pytest
+import torch
+from efficientquant.errors import CalibrationError, CaptureError
+from efficientquant.primitives import sqnr_db
+from efficientquant.recipe import Log2Form
+from torch import nn
+
+
+@pytest.fixture(scope="module")
+def softmax_free():
+    """Return a seeded CNN without any softmax."""
+    return eq.create_model("resnet18", "random")
+
+
+def test_fp32_computes_what_the_eager_model_does(quantized, models, real_images):
+    """Batch norm folding is the only change that fp32 makes."""
+    for name, model in models.items():
+        with torch.no_grad():
+            assert torch.allclose(quantized[name, "fp32"].module(real_images), model(real_images), atol=1e-4)
+
+
+def test_the_eager_model_is_left_as_it_was(real_images):
+    """quantize() works on a copy."""
+    model = eq.create_model("mobilevit_xxs", "random")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    eq.quantize(model, eq.get_recipe("efficientquant"), real_images)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_every_convolution_weight_has_at_most_255_values_per_channel(quantized):
+    """The fake-quantized weights are exactly codes × scale, codes within ±127."""
+    model = quantized["mobilevit_xxs", "efficientquant"]
+    assert len(model.weights) == 35
+    for name, weight in model.weights.items():
+        assert weight.codes.dtype is torch.int8
+        assert int(weight.codes.min()) >= -127
+        assert torch.equal(model.module.get_parameter(name), weight.codes.float() * weight.scale)
+
+
+def test_the_weights_of_a_mobilevit_pass_the_gates(quantized):
+    """8 bits per channel keep at least 38 dB in every weight, and 35 dB in its worst channel."""
+    for name in ("mobilevit_xxs", "mobilevitv2_050"):
+        for entry in quantized[name, "efficientquant"].manifest.entries.values():
+            if entry.bits == 8:
+                assert entry.sqnr_db >= 38
+                assert entry.worst_channel_db >= 35
+
+
+def test_a_weight_below_the_gate_is_reported_by_name():
+    """A channel with one outlier loses the others' precision, and the notes say where."""
+    model = eq.create_model("resnet18", "random")
+    with torch.no_grad():
+        weight = model.layer1[0].conv1.weight
+        weight[5, 0, 0, 0] = 30 * weight.std()
+    notes = eq.quantize(model, eq.get_recipe("efficientquant")).notes
+    assert any(note.startswith("layer1.0.conv1.weight: channel 5 has SQNR") for note in notes)
+
+
+def test_a_model_without_softmax_is_a_reported_no_op(softmax_free):
+    """Convolutions are quantized, nothing is calibrated, and a note says that log2 did nothing."""
+    model = eq.quantize(softmax_free, eq.get_recipe("efficientquant"))
+    assert any("no softmax" in note for note in model.notes)
+    assert model.manifest.softmax_sites == []
+    assert len(model.weights) == 20
+
+
+def test_without_data_the_provenance_says_synthetic(models):
+    """Synthetic calibration is labelled, noted and hashed."""
+    model = eq.quantize(models["mobilevit_xxs"], eq.get_recipe("efficientquant"))
+    assert model.provenance["calibration"]["source"] == "synthetic"
+    assert model.provenance["calibration"]["images"] == 32
+    assert any("synthetic" in note for note in model.notes)
+
+
+def test_batches_and_one_tensor_calibrate_alike(models, quantized, real_images):
+    """An iterable of batches is the same data as their concatenation."""
+    recipe = eq.get_recipe("efficientquant")
+    batched = eq.quantize(models["mobilevit_xxs"], recipe, iter(real_images.split(4)))
+    whole = quantized["mobilevit_xxs", "efficientquant"]
+    assert batched.provenance["calibration"]["sha256"] == whole.provenance["calibration"]["sha256"]
+    assert batched.manifest == whole.manifest
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ([], "hold no images"),
+        (torch.zeros(2, 3, 64, 64), r"batch 0 has shape \(2, 3, 64, 64\); the model takes \(N, 3, 256, 256\)"),
+        (torch.full((1, 3, 256, 256), torch.nan), "not made of finite floats"),
+        (torch.zeros(1, 3, 256, 256, dtype=torch.uint8), "not made of finite floats"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused(models, data, sentence):
+    """Empty, misshapen, non-finite and integer images are one sentence each."""
+    with pytest.raises(CalibrationError, match=sentence):
+        eq.quantize(models["mobilevit_xxs"], eq.get_recipe("efficientquant"), data)
+
+
+def test_a_model_that_branches_on_data_is_refused():
+    """What torch.export cannot capture is a sentence that names the model."""
+
+    class Branching(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(CaptureError, match="Branching cannot be captured"):
+        eq.quantize(Branching(), eq.get_recipe("fp32"))
+
+
+def test_the_data_free_form_needs_no_images(models):
+    """Form G runs nothing through the model, and its softmax sites say so."""
+    recipe = dataclasses.replace(eq.get_recipe("efficientquant"), log2_form=Log2Form.DATA_FREE)
+    model = eq.quantize(models["mobilevit_xxs"], recipe)
+    assert "calibration" not in model.provenance
+    assert {site.form for site in model.manifest.softmax_sites} == {"G"}
+
+
+def test_softmax_alone_costs_little(models, quantized, real_images):
+    """Log2 codes after softmax leave the logits within 25 dB, and something is changed by them."""
+    recipe = dataclasses.replace(eq.get_recipe("efficientquant"), weight_bits=None)
+    model = eq.quantize(models["mobilevit_xxs"], recipe, real_images)
+    with torch.no_grad():
+        noise = sqnr_db(quantized["mobilevit_xxs", "fp32"].module(real_images), model.module(real_images))
+    assert 25 < noise < 90
+
+
+def test_progress_names_phases_and_ends_at_one(models, real_images):
+    """Capture and calibration both report, rising to 1."""
+    seen = []
+    eq.quantize(
+        models["mobilevit_xxs"],
+        eq.get_recipe("efficientquant"),
+        real_images,
+        progress=lambda phase, fraction: seen.append((phase, fraction)),
+    )
+    assert list(dict.fromkeys(phase for phase, _ in seen)) == ["capture", "calibrate"]
+    assert dict(seen) == {"capture": 1.0, "calibrate": 1.0}

@@ -1,0 +1,20 @@
+import efficientquant as eq
+import pytest
+
+V1 = [f"mobilevit_{size}" for size in ("xxs", "xs", "s")]
+V2 = [f"mobilevitv2_{width}" for width in ("050", "075", "100", "125", "150", "175", "200")]
+COUNTS = {**dict.fromkeys(V1, (35, 37, 9)), **dict.fromkeys(V2, (64, 1, 9))}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_mobilevit_goes_all_the_way(name, real_images, tmp_path):
+    """Quantize → export → checker → ONNX Runtime parity on photographs, with the architecture's counts."""
+    model = eq.create_model(name, "random")
+    quantized = eq.quantize(model, eq.get_recipe("efficientquant"))
+    artifact = eq.export_onnx(quantized, tmp_path / "model.onnx", images=real_images[:2])
+    operators = [e.operator for e in quantized.manifest.entries.values() if e.parameter.endswith(".weight")]
+    found = (operators.count("conv2d"), operators.count("linear"), len(quantized.manifest.softmax_sites))
+    assert found == COUNTS[name]
+    assert artifact.parity_max_abs <= 1e-4
+    fp32_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
+    assert fp32_bytes / artifact.size_bytes >= (1.3 if name in V1 else 2.4) * 0.98  # graph and scales weigh too

@@ -150,7 +150,8 @@ def _settle_batch_norm(model: nn.Module, seed: int) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
-        norm.num_batches_tracked.zero_()  # type: ignore[union-attr]
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.zero_()
 
 
 def _create_from_file(name: str, path: Path, seed: int) -> nn.Module:

@@ -150,7 +150,7 @@ def _settle_batch_norm(model: nn.Module, seed: int) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
-        if norm.num_batches_tracked is not None:
+        if isinstance(norm.num_batches_tracked, Tensor):
             norm.num_batches_tracked.zero_()
 
 

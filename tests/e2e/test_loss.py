@@ -94,7 +94,7 @@ def test_a_damaged_cached_artifact_is_fetched_again(fleet: Fleet) -> None:
     """One flipped byte in the device's cache: the file is dropped, fetched anew, and never run."""
     fleet.connect_agent("desk")
     fleet.watch_to_end(fleet.submit(TINY))
-    [(sha256, size)] = fleet.query("select sha256, size_bytes from artifacts")
+    [(sha256, size)] = fleet.query("select artifact_sha256, size_bytes from artifacts")
     [cached] = [path for path in (fleet.folder / "desk").rglob(f"{sha256}*") if path.is_file()]
     content = bytearray(cached.read_bytes())
     content[size // 2] ^= 1

@@ -2,6 +2,7 @@
 
 import sqlite3
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,46 +12,52 @@ from fleet import Fleet
 TINY = "test_efficientnet"
 
 
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """One controller with one agent for all refusals: each proves that it left nothing behind."""
+    fleet = Fleet(tmp_path_factory.mktemp("refusals"))
+    fleet.start_controller()
+    fleet.connect_agent("desk")
+    yield fleet
+    fleet.close()
+
+
 def refused(fleet: Fleet, *arguments: str) -> str:
     """Run a command that must be refused; returns its one sentence, and proves that no campaign was left."""
     done = fleet.run(*arguments)
     assert done.returncode == 2, done.stderr
-    lines = done.stderr.strip().splitlines()
+    lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("uploaded ")]
     assert len(lines) == 1, done.stderr
     assert fleet.query("select count(*) from campaigns") == [(0,)]
     return lines[0]
 
 
-def test_an_unknown_model_is_refused_with_near_matches(fleet: Fleet) -> None:
+def test_an_unknown_model_is_refused_with_near_matches(desk: Fleet) -> None:
     """A typing error gets the names it could have meant."""
-    fleet.connect_agent("desk")
-    sentence = refused(fleet, "bench", "mobilevit_xxx", "--weights", "random")
+    sentence = refused(desk, "bench", "mobilevit_xxx", "--weights", "random")
     assert "mobilevit_xxx" in sentence
     assert "mobilevit_xxs" in sentence
 
 
-def test_an_unknown_recipe_is_refused_with_those_there_are(fleet: Fleet) -> None:
+def test_an_unknown_recipe_is_refused_with_those_there_are(desk: Fleet) -> None:
     """The sentence lists the recipes."""
-    fleet.connect_agent("desk")
-    sentence = refused(fleet, "bench", TINY, "--recipes", "fp32,int3", "--weights", "random")
+    sentence = refused(desk, "bench", TINY, "--recipes", "fp32,int3", "--weights", "random")
     assert "int3" in sentence
     assert "efficientquant" in sentence
 
 
-def test_a_checkpoint_of_another_shape_is_refused(fleet: Fleet, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_shape_is_refused(desk: Fleet, tmp_path: Path) -> None:
     """The sentence names the user's file and the tensor that does not fit."""
-    fleet.connect_agent("desk")
     checkpoint = tmp_path / "mine.pth"
     torch.save({"conv_stem.weight": torch.zeros(3, 3, 1, 1)}, checkpoint)
-    sentence = refused(fleet, "bench", TINY, "--weights", str(checkpoint))
+    sentence = refused(desk, "bench", TINY, "--weights", str(checkpoint))
     assert "mine.pth" in sentence
     assert "artifacts" not in sentence  # not where the controller keeps it
 
 
-def test_pretrained_weights_out_of_reach_are_refused_with_the_way_out(fleet: Fleet) -> None:
+def test_pretrained_weights_out_of_reach_are_refused_with_the_way_out(desk: Fleet) -> None:
     """Without the hub, the sentence says what to pass instead."""
-    fleet.connect_agent("desk")
-    sentence = refused(fleet, "bench", "mobilevit_xxs")
+    sentence = refused(desk, "bench", "mobilevit_xxs")
     assert "--weights" in sentence
 
 
@@ -59,10 +66,9 @@ def test_without_a_device_nothing_starts(fleet: Fleet) -> None:
     assert "efficientquant-agent" in refused(fleet, "bench", TINY, "--weights", "random")
 
 
-def test_an_unknown_device_is_refused_with_those_connected(fleet: Fleet) -> None:
+def test_an_unknown_device_is_refused_with_those_connected(desk: Fleet) -> None:
     """The sentence names the devices there are."""
-    fleet.connect_agent("desk")
-    sentence = refused(fleet, "bench", TINY, "--weights", "random", "--devices", "nano-3")
+    sentence = refused(desk, "bench", TINY, "--weights", "random", "--devices", "nano-3")
     assert "nano-3" in sentence
     assert "desk" in sentence
 
@@ -87,15 +93,15 @@ def serve_refused(*options: str) -> str:
     return done.stderr.strip().splitlines()[-1]
 
 
-def test_a_port_in_use_is_refused(fleet: Fleet, tmp_path: Path) -> None:
+def test_a_port_in_use_is_refused(desk: Fleet, tmp_path: Path) -> None:
     """A second controller does not share the first one's port."""
-    sentence = serve_refused("--db", str(tmp_path / "other.db"), "--listen", fleet.address)
-    assert fleet.address in sentence
+    sentence = serve_refused("--db", str(tmp_path / "other.db"), "--listen", desk.address)
+    assert desk.address in sentence
 
 
-def test_two_controllers_on_one_database_are_refused(fleet: Fleet) -> None:
+def test_two_controllers_on_one_database_are_refused(desk: Fleet) -> None:
     """They would lease the same runs."""
-    assert "another controller" in serve_refused("--db", str(fleet.db), "--listen", "127.0.0.1:0")
+    assert "another controller" in serve_refused("--db", str(desk.db), "--listen", "127.0.0.1:0")
 
 
 def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
@@ -124,18 +130,17 @@ def test_listening_to_the_world_needs_consent(tmp_path: Path) -> None:
     assert not (tmp_path / "results.db").exists()
 
 
-def test_an_agent_with_a_newer_protocol_is_told_what_to_upgrade(fleet: Fleet) -> None:
+def test_an_agent_with_a_newer_protocol_is_told_what_to_upgrade(desk: Fleet) -> None:
     """It ends with exit code 3: trying again cannot help."""
     newer = "import efficientquant_protos; efficientquant_protos.PROTOCOL_VERSION = 99"
-    agent = fleet.start_agent("future", code=newer)
+    agent = desk.start_agent("future", code=newer)
     assert agent.popen.wait(30) == 3
     assert "upgrade the controller" in agent.log.read_text()
 
 
-def test_a_second_agent_of_the_same_name_is_refused(fleet: Fleet) -> None:
+def test_a_second_agent_of_the_same_name_is_refused(desk: Fleet) -> None:
     """The name belongs to the first device; the second is told, and ends with exit code 2."""
-    fleet.connect_agent("desk")
-    second = fleet.start_agent("desk", state="other-board")
+    second = desk.start_agent("desk", state="other-board")
     assert second.popen.wait(30) == 2
     assert "desk" in second.log.read_text()
-    assert len(fleet.json("devices")["devices"]) == 1
+    assert len(desk.json("devices")) == 1

@@ -132,7 +132,8 @@ def _create_random(name: str, seed: int) -> nn.Module:
 
 def _spread_attention(model: nn.Module) -> None:
     """Draw hidden linears with unit gain: timm's usual 0.02 leaves every softmax of a random net almost uniform."""
-    head = model.get_classifier() if hasattr(model, "get_classifier") else None
+    get_classifier = getattr(model, "get_classifier", None)
+    head = get_classifier() if callable(get_classifier) else None
     for module in model.modules():
         if isinstance(module, nn.Linear) and module is not head:
             nn.init.normal_(module.weight, std=module.in_features**-0.5)

@@ -1,10 +1,17 @@
 """Two small models, quantized once for all tests, and real images."""
 
+import os
+import subprocess
+from pathlib import Path
+
 import efficientquant as eq
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from sklearn.datasets import load_sample_images
 
+CHECK = Path(__file__).parent / "ort_1_10_check.py"
 MODELS = ("mobilevit_xxs", "mobilevitv2_050")
 
 
@@ -43,3 +50,31 @@ def artifacts(quantized, real_images, tmp_path_factory):
         key: eq.export_onnx(model, folder / f"{'-'.join(key)}.onnx", images=real_images)
         for key, model in quantized.items()
     }
+
+
+@pytest.fixture(scope="session")
+def old_python(pytestconfig):
+    """Return a Python 3.6 that has ONNX Runtime 1.10: missing is a failure in CI, elsewhere a skip."""
+    default = pytestconfig.rootpath / ".venvs/py3.6/bin/python"
+    interpreter = Path(os.environ.get("EFFICIENTQUANT_PY36") or default)
+    if interpreter.exists():
+        return interpreter
+    advice = f"no Python 3.6 at {interpreter}; create it with onnxruntime==1.10.0, or set EFFICIENTQUANT_PY36"
+    if os.environ.get("CI"):
+        pytest.fail(advice)
+    return pytest.skip(advice)
+
+
+@pytest.fixture
+def then_and_now(old_python, tmp_path):
+    """Return a function (ONNX file, images) → the logits of ONNX Runtime 1.10 and of the current one."""
+
+    def compare(path, images):
+        np.save(tmp_path / "images.npy", images.numpy())
+        answer = tmp_path / "then.npy"
+        subprocess.run([old_python, CHECK, tmp_path / "images.npy", path, answer], check=True)
+        session = onnxruntime.InferenceSession(str(path))
+        now = [session.run(None, {"input": image[None].numpy()})[0] for image in images]
+        return np.load(answer), np.concatenate(now)
+
+    return compare

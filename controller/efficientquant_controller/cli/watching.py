@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,6 +22,8 @@ from efficientquant_controller.model import CampaignState
 
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 10.0
+# A signal may meet one of gRPC's threads; its handler only runs once the main thread wakes.
+SIGNAL_POLL_S = 0.1
 DETACHED_EXIT_CODE = 130
 
 
@@ -90,12 +93,15 @@ class Watch:
                 self._take_loss(arrival)
 
     def _next_arrival(self) -> Arrival:
+        retry_at_s = time.monotonic() + self._retry_s
         while True:
             try:
-                return self._arrivals.get(timeout=self._retry_s if self._retrying else None)
+                return self._arrivals.get(timeout=SIGNAL_POLL_S)
             except Empty:
-                self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)
-                self._start_reader()
+                if self._retrying and time.monotonic() >= retry_at_s:
+                    self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)
+                    retry_at_s = time.monotonic() + self._retry_s
+                    self._start_reader()
 
     def _take(self, status: CampaignStatus) -> None:
         if self._lost:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import sqlite3
+from contextlib import ExitStack
 from pathlib import Path
 
 from alembic import command
@@ -160,7 +161,8 @@ def _product_version(connection: Connection) -> str:
 
 def _migrate(engine: Engine, created: Path | None) -> None:
     config = _config()
-    try:
+    with ExitStack() as undo:
+        undo.callback(_discard, engine, created)
         with engine.connect().execution_options(writes=True) as connection, connection.begin():
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
@@ -168,12 +170,14 @@ def _migrate(engine: Engine, created: Path | None) -> None:
             version = importlib.metadata.version("efficientquant")
             connection.execute(meta.insert().values(key="product_version", value=version))
             connection.execute(text("SELECT 1 FROM results WHERE 1 = 0"))  # the views answer, or nothing is kept
-    except BaseException:
-        engine.dispose()
-        if created is not None:
-            for suffix in ("", "-wal", "-shm"):
-                Path(f"{created}{suffix}").unlink(missing_ok=True)
-        raise
+        undo.pop_all()  # it is whole: keep it
+
+
+def _discard(engine: Engine, created: Path | None) -> None:
+    engine.dispose()
+    if created is not None:
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{created}{suffix}").unlink(missing_ok=True)
 
 
 def _config() -> Config:

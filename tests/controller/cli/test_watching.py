@@ -42,21 +42,24 @@ def test_lost_controller_is_waited_for(command, control, messages):
 def test_waits_grow_and_are_bounded(monkeypatch):
     """The pauses between tries double up to a limit."""
     watch = watching.Watch(None, "c1", None, None)  # type: ignore[arg-type]
-    pauses = []
+    clock_s = [0.0]
+    tries_s = []
 
     class Arrivals:
         def get(self, timeout):
-            pauses.append(timeout)
-            if len(pauses) < 8:
-                raise watching.Empty
-            return watching._Interrupt()
+            if len(tries_s) == 7:
+                return watching._Interrupt()
+            clock_s[0] += timeout
+            raise watching.Empty
 
     watch._arrivals, watch._retrying = Arrivals(), True
-    monkeypatch.setattr(watch, "_start_reader", lambda: None)
+    monkeypatch.setattr(watching.time, "monotonic", lambda: clock_s[0])
+    monkeypatch.setattr(watch, "_start_reader", lambda: tries_s.append(clock_s[0]))
 
     watch._next_arrival()
 
-    assert pauses == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0]
+    pauses_s = [later - earlier for earlier, later in zip([0.0, *tries_s], tries_s, strict=False)]
+    assert pauses_s == pytest.approx([0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0], abs=2 * watching.SIGNAL_POLL_S)
 
 
 class WatchProcess:

@@ -91,7 +91,7 @@ class Builder:
             # Python would wait for the child at exit; Executor.terminate_workers only exists from 3.14.
             for process in list((pool._processes or {}).values()):
                 process.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
     def _source(self, weights: Weights) -> str | Path:
         return self._checkpoints.path(weights.sha256) if weights.kind == "checkpoint" else weights.kind
@@ -103,6 +103,7 @@ class Builder:
         self._waiting += 1
         try:
             answer = asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+            answer.add_done_callback(_look_at)
             await asyncio.wait({answer})
             return self._answered(answer)
         finally:
@@ -130,6 +131,12 @@ class Builder:
                 self._pool = None
 
         asyncio.get_running_loop().call_later(after_s, end)
+
+
+def _look_at(answer: asyncio.Future[Any]) -> None:
+    """A build that nobody waits for any more (cancelled, or the controller goes down) may fail without a word."""
+    if not answer.cancelled():
+        answer.exception()
 
 
 def _die_with_parent() -> None:

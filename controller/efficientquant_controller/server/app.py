@@ -41,6 +41,7 @@ def serve(config: ServerConfig) -> None:
     """Serve until SIGINT or SIGTERM; raises UserError when the configuration cannot be served."""
     config = config.checked()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("alembic.runtime").setLevel(logging.WARNING)  # which dialect it found concerns nobody
     store = open_store(config.db)
     try:
         root = config.artifacts_folder()

@@ -1,6 +1,9 @@
 """What is killed, cut off or damaged: nothing measured is lost, nothing is counted twice."""
 
+import os
+import select
 import signal
+from pathlib import Path
 
 import grpc
 from efficientquant_controller.server.convert import result_to_wire
@@ -118,21 +121,13 @@ def test_cancelling_stops_the_run_on_the_device(fleet: Fleet) -> None:
 
 
 def children_of(pid: int) -> list[int]:
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        direct = [int(one) for one in file.read().split()]
-    # The daemon may start its children from any of its threads.
-    import pathlib
-
-    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
-        direct += [int(one) for one in (task / "children").read_text().split()]
-    return sorted(set(direct))
+    """The daemon may have started its children from any of its threads."""
+    found = [(task / "children").read_text().split() for task in Path(f"/proc/{pid}/task").iterdir()]
+    return [int(child) for children in found for child in children]
 
 
 def wait_gone(pid: int) -> bool:
-    """True once the process has ended; pidfd tells without polling."""
-    import os
-    import select
-
+    """True once the process has ended; a pidfd tells without polling."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:

@@ -1,5 +1,6 @@
 """Files named by their SHA-256: the artifacts devices fetch and the checkpoints users upload."""
 
+import asyncio
 import hashlib
 import os
 import re
@@ -79,7 +80,7 @@ class ContentStore:
                             f"a chunk came for byte {offset} where byte {file.tell()} was next; send it again"
                         )
                     file.write(data)
-            return self.adopt(path)
+            return await asyncio.to_thread(self.adopt, path)
         finally:
             path.unlink(missing_ok=True)
 

@@ -33,7 +33,7 @@ def command(
         Path | None, typer.Option("--db", metavar="FILE", help=f"The database; by default in a new ./{FOLDER}/.")
     ] = None,
     tier: Annotated[str, typer.Option("--tier", metavar="TIER", help="How long to measure.")] = "demo",
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Processes per model, recipe and device.")] = 2,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Processes per model, recipe and device.")] = 3,
 ) -> None:
     """Start a controller and two agents here, benchmark two models, show the results, leave nothing running."""
     from efficientquant_controller.cli.demo_fleet import DemoFleet

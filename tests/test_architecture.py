@@ -1,7 +1,6 @@
 """The three arrows between the packages, and the rules that keep files readable."""
 
 import ast
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,8 +86,3 @@ def test_only_the_daemon_may_catch_everything() -> None:
             if isinstance(node, ast.ExceptHandler) and path.name != "daemon.py":
                 caught = ast.unparse(node.type) if node.type else "everything"
                 assert caught not in {"everything", "Exception", "BaseException"}, f"{path}:{node.lineno}"
-
-
-def test_the_tests_run_on_the_python_the_controller_promises() -> None:
-    """The minimum in pyproject says 3.11 or newer, and this is one."""
-    assert sys.version_info >= (3, 11)

@@ -1,10 +1,9 @@
 """ONNX Runtime on the CPU."""
 
+import numpy as np
 import pytest
 from efficientquant_agent.backends.base import InferenceError, LoadError
 from efficientquant_agent.backends.ort import OrtCpu
-
-np = pytest.importorskip("numpy", reason="the extra [ort] is not installed")
 
 
 def test_staged_inputs(tiny_model):

@@ -5,9 +5,11 @@ EfficientQuantError
 │   ├── UnknownModelError          .name .suggestions
 │   ├── UnknownRecipeError         .name .available
 │   ├── RecipeFormatError          .field
+│   ├── UnknownTargetError         .name .available
 │   ├── CheckpointError            .path
 │   ├── PretrainedUnavailableError .model
 │   ├── CalibrationError
+│   ├── DataError                  .path: images or labels that cannot be used
 │   └── CaptureError               .model
 ├── NonFiniteError                 .what: NaN or infinity where a number is needed
 └── ArtifactError                  .path: a file that failed its checks and was not kept
@@ -53,6 +55,15 @@ class RecipeFormatError(UserError):
         super().__init__(f"recipe field {field!r}: {problem}")
 
 
+class UnknownTargetError(UserError):
+    """No capability set has that name."""
+
+    def __init__(self, name: str, available: Sequence[str]) -> None:
+        self.name = name
+        self.available = tuple(available)
+        super().__init__(f"target {name!r} is not known (available: {', '.join(self.available)})")
+
+
 class CheckpointError(UserError):
     """A weights file is missing, unreadable or made for another model."""
 
@@ -73,6 +84,14 @@ class PretrainedUnavailableError(UserError):
 
 class CalibrationError(UserError):
     """The calibration data are empty or do not fit the model."""
+
+
+class DataError(UserError):
+    """A file or folder of images or labels cannot be used."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.path = path
+        super().__init__(f"data {path}: {problem}")
 
 
 class CaptureError(UserError):

@@ -30,6 +30,38 @@ class Log2Form(enum.StrEnum):
     DATA_FREE = "G"
 
 
+class Log2Emulation(enum.StrEnum):
+    """What becomes of the log2 quantizer in an artifact: no runtime has an operator for it, so it is extra work."""
+
+    KEEP = "keep"
+    DROP = "drop"  # the artifact computes plain softmax: a deployment variant
+    MOVE = "move"  # before the softmax, in the log domain, so that softmax and product stay together
+
+
+class Scope(enum.StrEnum):
+    """Which operators a recipe quantizes."""
+
+    CONV = "conv"
+    CONV_OUTSIDE_TRANSFORMERS = "conv-outside-transformers"
+    CONV_LINEAR = "conv+linear"
+    ALL = "conv+linear+attention"  # the attention's matrix products too; integer recipes only
+
+
+class RangeRule(enum.StrEnum):
+    """How an activation's range is chosen from what calibration saw."""
+
+    MINMAX = "minmax"  # the largest magnitude
+    PERCENTILE = "percentile"  # that of 99.99 % of all values
+    MSE = "mse"  # the one with the smallest mean squared error
+
+
+class FloatType(enum.StrEnum):
+    """The type of everything that stays in float."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+
+
 class IdentificationRule(enum.StrEnum):
     """How structure-aware block identification tells convolutional from transformer blocks."""
 
@@ -50,6 +82,18 @@ class Recipe(ABC):
     summary: ClassVar[str]
 
     name: str
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if isinstance(field.default, enum.StrEnum):
+                self._coerce(field.name, type(field.default))
+            elif field.name.endswith("_bits"):
+                self._require_bits(field.name)
+
+    @property
+    def float_type(self) -> FloatType:
+        """The type of what stays in float."""
+        return FloatType.FP32
 
     @property
     @abstractmethod
@@ -87,6 +131,31 @@ class Recipe(ABC):
                 raise RecipeFormatError(key, f"is no option of {cls.method!r} (options: {sorted(known)})")
         return cls(name=name, **options)
 
+    def with_options(self, texts: Mapping[str, str]) -> Self:
+        """Return the recipe with options given as text; raise RecipeFormatError for one that it has not."""
+        fields = {field.name: field for field in dataclasses.fields(self) if field.name != "name"}
+        changes: dict[str, Any] = {}
+        for key, text in texts.items():
+            if key not in fields:
+                options = f"options: {', '.join(fields)}" if fields else "it has no options"
+                raise RecipeFormatError(key, f"is no option of {self.name!r} ({options})")
+            changes[key] = _parse(key, text, fields[key].default)
+        shown = ":".join(f"{key}={texts[key]}" for key in sorted(texts))
+        return dataclasses.replace(self, name=f"{self.name}:{shown}" if shown else self.name, **changes)
+
+    def _coerce(self, field: str, kind: type[enum.StrEnum]) -> None:
+        value = getattr(self, field)
+        try:
+            object.__setattr__(self, field, kind(value))
+        except ValueError:
+            choices = ", ".join(member.value for member in kind)
+            raise RecipeFormatError(field, f"{str(value)!r}; it must be one of {choices}") from None
+
+    def _require_bits(self, field: str) -> None:
+        bits = getattr(self, field)
+        if bits is not None and bits not in range(2, 9):
+            raise RecipeFormatError(field, f"{bits} bits; 2 to 8 are possible, or none")
+
 
 _METHODS: dict[str, type[Recipe]] = {}
 _RECIPES: dict[str, Recipe] = {}
@@ -100,18 +169,40 @@ def register(*recipes: Recipe) -> None:
 
 
 def get_recipe(name: str) -> Recipe:
-    """Return the recipe of that name; raise UnknownRecipeError, which lists what there is."""
+    """Return a recipe by its name, or with options: `efficientquant:weight_bits=4:scope=conv+linear`.
+
+    Raises UnknownRecipeError, which lists what there is, and RecipeFormatError for an option.
+    """
     _load_methods()
-    try:
-        return _RECIPES[name]
-    except KeyError:
-        raise UnknownRecipeError(name, list_recipes()) from None
+    base, *texts = name.split(":")
+    if base not in _RECIPES:
+        raise UnknownRecipeError(base, list_recipes())
+    options: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals and value):
+            raise RecipeFormatError(text, "is not of the form option=value; an example: efficientquant:weight_bits=4")
+        options[key.replace("-", "_")] = value
+    return _RECIPES[base].with_options(options)
 
 
 def list_recipes() -> list[str]:
     """Return the names of all recipes, sorted."""
     _load_methods()
     return sorted(_RECIPES)
+
+
+def _parse(key: str, text: str, default: object) -> Any:
+    """Return an option's value from text, by the kind of its default."""
+    if isinstance(default, enum.StrEnum):
+        return text
+    if text.lower() == "none" and key.endswith("_bits"):
+        return None
+    kind = float if isinstance(default, float) else int
+    try:
+        return kind(text)
+    except ValueError:
+        raise RecipeFormatError(key, f"{text!r} is not a number") from None
 
 
 def _load_methods() -> None:

@@ -1,0 +1,36 @@
+"""The other baseline: nothing quantized, computed in 16-bit floats where that is safe."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, ClassVar
+
+from efficientquant.recipe import FloatType, Recipe, register
+
+if TYPE_CHECKING:
+    from efficientquant.quantization import Quantization
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fp16(Recipe):
+    """Everything in FP16 but the normalizations, whose sums of squares overflow it."""
+
+    method: ClassVar[str] = "fp16"
+    version: ClassVar[int] = 1
+    summary: ClassVar[str] = "16-bit floats, normalizations in 32 bits"
+
+    @property
+    def float_type(self) -> FloatType:
+        """FP16."""
+        return FloatType.FP16
+
+    @property
+    def needs_calibration(self) -> bool:
+        """No: nothing is observed."""
+        return False
+
+    def apply(self, quantization: Quantization) -> None:
+        """Leave the captured graph as it is."""
+
+
+register(Fp16(name="fp16"))

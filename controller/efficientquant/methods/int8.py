@@ -1,0 +1,56 @@
+"""W8A8: convolutions, linears and attention products in integers, symmetric and calibrated."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, ClassVar
+
+from efficientquant.errors import RecipeFormatError
+from efficientquant.recipe import FloatType, Granularity, RangeRule, Recipe, Scope, register
+
+if TYPE_CHECKING:
+    from efficientquant.quantization import Quantization
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Int8(Recipe):
+    """Symmetric weights and per-tensor symmetric activations, so that the operators in scope run in integers.
+
+    `weight_bits` and `activation_bits` are 2 to 8; below 8 the codes still travel as int8. `range_rule` chooses an
+    activation's range from what calibration saw.
+    """
+
+    method: ClassVar[str] = "int8"
+    version: ClassVar[int] = 1
+    summary: ClassVar[str] = "int8 weights and activations: convolutions, linears, attention products"
+
+    weight_bits: int = 8
+    activation_bits: int = 8
+    granularity: Granularity = Granularity.PER_CHANNEL
+    scope: Scope = Scope.ALL
+    range_rule: RangeRule = RangeRule.MSE
+    rest: FloatType = FloatType.FP32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in ("weight_bits", "activation_bits"):
+            if getattr(self, field) is None:
+                raise RecipeFormatError(field, "none; an integer recipe quantizes both, choose 2 to 8")
+
+    @property
+    def float_type(self) -> FloatType:
+        """What `rest` says."""
+        return self.rest
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Yes: activations get their ranges from data."""
+        return True
+
+    def apply(self, quantization: Quantization) -> None:
+        """Quantize the inputs of everything in scope, calibrated on the float model; then the weights."""
+        quantization.quantize_inputs(self.scope, self.activation_bits, self.range_rule)
+        quantization.quantize_weights(self.scope, self.weight_bits, self.granularity)
+
+
+register(Int8(name="int8"))

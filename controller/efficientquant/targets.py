@@ -1,0 +1,143 @@
+"""What each target can build: the capability sets that an artifact is lowered for. Imports no torch."""
+
+import dataclasses
+import enum
+
+from efficientquant.errors import UnknownTargetError
+
+
+class Runtime(enum.StrEnum):
+    """What builds and runs the file."""
+
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
+    ONNX_RUNTIME = "onnxruntime"
+
+
+class Half(enum.StrEnum):
+    """How a target is told to compute in 16 bits."""
+
+    BUILDER_FLAG = "builder-flag"  # the file stays FP32, the builder chooses
+    TYPED = "typed"  # the file's own types decide
+
+
+class Int8(enum.StrEnum):
+    """Which Q/DQ nodes a target accepts."""
+
+    NONE = "none"  # a Q/DQ graph aborts the build: weights are dequantized in the file
+    BOTH_INPUTS = "both-inputs"  # Q/DQ only where weight and activation are both quantized
+    ANY = "any"  # weights alone too
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Target:
+    """A capability set: one runtime in one version on one kind of device.
+
+    `runtime_version` is the oldest that the variant is made for. `compute_capability` is 53 for SM 5.3; None where
+    no GPU or none in particular is meant.
+    """
+
+    name: str
+    summary: str
+    runtime: Runtime
+    runtime_version: tuple[int, ...]
+    opset: int
+    ir_version: int
+    half: Half
+    int8: Int8
+    compute_capability: int | None = None
+
+    @property
+    def is_tensorrt(self) -> bool:
+        """Whether TensorRT's rules for Q/DQ and types hold: classic or RTX."""
+        return self.runtime is not Runtime.ONNX_RUNTIME
+
+    @property
+    def is_tensorrt_8(self) -> bool:
+        """Whether the narrow operator set of TensorRT 8.x holds."""
+        return self.runtime is Runtime.TENSORRT and self.runtime_version < (10,)
+
+
+# The compute capabilities that TensorRT-RTX builds for on a machine without a GPU.
+RTX_COMPUTE_CAPABILITIES = (75, 80, 86, 89, 120, 121)
+
+
+def _rtx(name: str, summary: str, capability: int) -> Target:
+    return Target(
+        name=name,
+        summary=summary,
+        runtime=Runtime.TENSORRT_RTX,
+        runtime_version=(1, 7),
+        opset=18,
+        ir_version=8,
+        half=Half.TYPED,
+        int8=Int8.ANY,
+        compute_capability=capability,
+    )
+
+
+def _tensorrt(name: str, summary: str, version: tuple[int, ...], **changes: object) -> Target:
+    modern = version >= (10,)
+    values: dict[str, object] = {
+        "name": name,
+        "summary": summary,
+        "runtime": Runtime.TENSORRT,
+        "runtime_version": version,
+        "opset": 18 if modern else 13,
+        "ir_version": 8,
+        "half": Half.BUILDER_FLAG,
+        "int8": Int8.ANY if modern else Int8.BOTH_INPUTS,
+        **changes,
+    }
+    return Target(**values)  # type: ignore[arg-type]
+
+
+def _onnx_runtime(name: str, summary: str, version: tuple[int, ...], opset: int) -> Target:
+    return Target(
+        name=name,
+        summary=summary,
+        runtime=Runtime.ONNX_RUNTIME,
+        runtime_version=version,
+        opset=opset,
+        ir_version=8,
+        half=Half.TYPED,
+        int8=Int8.ANY,
+    )
+
+
+_TARGETS = {
+    target.name: target
+    for target in (
+        _tensorrt(
+            "jetson-nano",
+            "Jetson Nano: TensorRT 8.2, SM 5.3, no INT8",
+            (8, 2),
+            int8=Int8.NONE,
+            compute_capability=53,
+        ),
+        _tensorrt("agx-xavier", "AGX Xavier: TensorRT 8.5, SM 7.2", (8, 5), compute_capability=72),
+        _rtx("rtx-3080", "RTX 3080: TensorRT-RTX, SM 8.6", 86),
+        _tensorrt("tensorrt-10", "TensorRT 10, precision by builder flags", (10,)),
+        _tensorrt("tensorrt-10-typed", "TensorRT 10, strongly typed", (10,), half=Half.TYPED),
+        _tensorrt("tensorrt-11", "TensorRT 11, always strongly typed", (11,), half=Half.TYPED),
+        *(
+            _rtx(f"tensorrt-rtx-sm{capability}", f"TensorRT-RTX, SM {capability // 10}.{capability % 10}", capability)
+            for capability in RTX_COMPUTE_CAPABILITIES
+        ),
+        _onnx_runtime("onnxruntime", "ONNX Runtime 1.17 or newer", (1, 17), 18),
+        _onnx_runtime("onnxruntime-1.10", "ONNX Runtime 1.10 or newer: the widest form", (1, 10), 13),
+    )
+}
+
+
+def get_target(name: str) -> Target:
+    """Return the target of that name; raise UnknownTargetError, which lists what there is."""
+    try:
+        return _TARGETS[name]
+    except KeyError:
+        raise UnknownTargetError(name, list_targets()) from None
+
+
+def list_targets() -> list[str]:
+    """Return the names of all targets, the devices first."""
+    return list(_TARGETS)

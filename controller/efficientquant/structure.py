@@ -88,21 +88,38 @@ class SoftmaxSite:
     tokens: int
     bits: int = 32
     form: str = "none"
+    emulation: str = "none"
     quantizer: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class ActivationSite:
+    """One quantized activation: the node that computes it, what consumes it, and its symmetric scale.
+
+    `consumers` are the kinds of operator (conv2d, linear, matmul) and their roles; `quantizer` the module's name.
+    """
+
+    node: str
+    quantizer: str
+    consumers: tuple[str, ...]
+    bits: int
+    scale: float
 
 
 @dataclasses.dataclass
 class Manifest:
-    """Every parameter exactly once, and every softmax."""
+    """Every parameter exactly once, every softmax, and every activation that is quantized."""
 
     entries: dict[str, ManifestEntry]
     softmax_sites: list[SoftmaxSite]
+    activation_sites: list[ActivationSite] = dataclasses.field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest as JSON-ready values."""
         return {
             "parameters": [dataclasses.asdict(entry) for entry in self.entries.values()],
             "softmax_sites": [dataclasses.asdict(site) for site in self.softmax_sites],
+            "activation_sites": [dataclasses.asdict(site) for site in self.activation_sites],
         }
 
 

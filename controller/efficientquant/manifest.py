@@ -47,12 +47,16 @@ class SoftmaxSite:
     tokens: int
     bits: int = 32
     form: str = "none"
+    emulation: str = "none"
     quantizer: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class ActivationSite:
-    """One quantized tensor: the node that makes it, its quantizer, the operators that read it, and its scale."""
+    """One quantized activation: the node that computes it, what consumes it, and its symmetric scale.
+
+    `consumers` are the kinds of operator (conv2d, linear, matmul); `quantizer` is the module's name.
+    """
 
     node: str
     quantizer: str

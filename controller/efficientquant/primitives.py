@@ -18,19 +18,24 @@ def choose_scale(weight: Tensor, bits: int, granularity: Granularity) -> Tensor:
     Per channel → (O, 1, ...), per tensor → (1, 1, ...), so that it broadcasts against the weight. A channel
     of zeros gets scale 1. Raises NonFiniteError. Eq. 1 of the paper, in its symmetric form.
     """
-    if not bool(torch.isfinite(weight).all()):
-        raise NonFiniteError("a weight")
+    require_finite(weight, "a weight")
+    top = _top_code(bits)
     first = 1 if granularity is Granularity.PER_CHANNEL else 0
     largest = weight.abs().amax(dim=tuple(range(first, weight.ndim)), keepdim=True)
     if granularity is Granularity.PER_TENSOR:
         largest = largest.reshape([1] * weight.ndim)
-    smallest_normal = torch.finfo(weight.dtype).tiny
-    scale = (largest / _top_code(bits)).clamp_min(smallest_normal)
+    limits = torch.finfo(weight.dtype)
+    # Rounded up, the scale of the largest float would give back infinity for the top code.
+    scale = (largest / top).clamp(limits.tiny, limits.max / top * (1 - limits.eps))
     return torch.where(largest == 0, torch.ones_like(scale), scale)
 
 
 def quantize(x: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """Return int8 codes clip(round(x / scale), -top, top), top = 2^(bits-1) - 1, zero-point 0. Eq. 2."""
+    """Return int8 codes clip(round(x / scale), -top, top), top = 2^(bits-1) - 1, zero-point 0. Eq. 2.
+
+    Raises NonFiniteError: NaN has no code, and infinity would pass as the largest one.
+    """
+    require_finite(x, "what is to be quantized")
     top = _top_code(bits)
     return (x / scale).round().clamp(-top, top).to(torch.int8)
 
@@ -64,7 +69,11 @@ class CalibratedLog2:
     epsilon: float
 
     def quantize(self, probabilities: Tensor) -> Tensor:
-        """Return float codes clip(round(log2(a + ε) / Δ) + Z, 0, 2^bits - 1). Eq. 4 and 5, with its sign corrected."""
+        """Return float codes clip(round(log2(a + ε) / Δ) + Z, 0, 2^bits - 1); raise NonFiniteError.
+
+        Eq. 4 and 5, with its sign corrected.
+        """
+        require_finite(probabilities, "a softmax output")
         # A natural logarithm and one factor: ONNX has no Log2, so both runtimes evaluate the same expression.
         octaves = torch.log(probabilities + self.epsilon) * (1.0 / (LN2 * self.step))
         return self.codes_of(torch.round(octaves), probabilities)
@@ -90,15 +99,20 @@ class DataFreeLog2:
         """Octaves between neighbouring codes."""
         return self.octaves / ((1 << self.bits) - 2)
 
+    @property
+    def floor(self) -> float:
+        """The smallest probability that does not become zero: 2^-K, less what decoding its code may be rounded by."""
+        return 2.0**-self.octaves * (1 - 2.0**-16)
+
     def quantize(self, probabilities: Tensor) -> Tensor:
-        """Return float codes round(-log2(a) / Δ), or 2^bits - 1 for a below 2^-K."""
-        floor = 2.0**-self.octaves
-        codes = torch.round(torch.log(probabilities.clamp(floor, 1.0)) * (-1.0 / (LN2 * self.step)))
+        """Return float codes round(-log2(a) / Δ), or 2^bits - 1 for a below 2^-K; raise NonFiniteError."""
+        require_finite(probabilities, "a softmax output")
+        codes = torch.round(torch.log(probabilities.clamp(self.floor, 1.0)) * (-1.0 / (LN2 * self.step)))
         return self.codes_of(codes, probabilities)
 
     def codes_of(self, rounded: Tensor, probabilities: Tensor) -> Tensor:
         """Return the codes of already rounded octaves: the top one for probabilities below 2^-K."""
-        return torch.where(probabilities >= 2.0**-self.octaves, rounded, float((1 << self.bits) - 1))
+        return torch.where(probabilities >= self.floor, rounded, float((1 << self.bits) - 1))
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Return 2^(-q Δ), and 0 for the top code."""
@@ -115,13 +129,27 @@ def choose_log2_parameters(smallest: float, largest: float, bits: int, epsilon: 
     """
     if not (math.isfinite(smallest) and math.isfinite(largest)):
         raise NonFiniteError("a softmax output")
+    require_bits(bits)
     log_max = math.log2(largest + epsilon)
     log_min = min(math.log2(smallest + epsilon), log_max - 1.0)
     step = (log_max - log_min) / ((1 << bits) - 1)
     return CalibratedLog2(bits=bits, step=step, zero_point=round(-log_min / step), epsilon=epsilon)
 
 
+def require_finite(x: Tensor, what: str) -> None:
+    """Raise NonFiniteError, naming what was looked at, for NaN or infinity; traced code is not looked at."""
+    if not torch.compiler.is_compiling() and not bool(torch.isfinite(x).all()):
+        raise NonFiniteError(what)
+
+
+def require_bits(bits: int) -> None:
+    """Raise ValueError for a width that no quantizer here has: codes travel as int8."""
+    if bits not in range(2, 9):
+        raise ValueError(f"{bits} bits; 2 to 8 are possible")
+
+
 def _top_code(bits: int) -> int:
+    require_bits(bits)
     return (1 << (bits - 1)) - 1
 
 

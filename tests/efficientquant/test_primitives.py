@@ -9,113 +9,124 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
 
+LARGEST = torch.finfo(torch.float32).max
+TINIEST_NORMAL = torch.finfo(torch.float32).tiny
+
+few = settings(max_examples=50, deadline=None, derandomize=True)  # the same examples in every run: CI must not flicker
+
 BITS = st.integers(2, 8)
 GRANULARITIES = st.sampled_from(Granularity)
-MAGNITUDES = st.sampled_from([1e-30, 1e-6, 1.0, 1e6, 1e30])
-WEIGHTS = np_st.arrays("float32", (3, 4), elements=st.floats(-1, 1, width=32)).map(torch.from_numpy)
-PROBABILITIES = np_st.arrays("float32", (16,), elements=st.floats(0, 1, width=32)).map(torch.from_numpy)
-CODECS = st.one_of(
-    st.builds(p.choose_log2_parameters, st.floats(0, 0.01), st.floats(0.1, 1), BITS, st.just(1e-5)),
-    st.builds(p.DataFreeLog2, bits=BITS, octaves=st.integers(4, 24)),
-)
+MAGNITUDES = st.sampled_from([1e-45, 1e-38, 1e-30, 1e-6, 1.0, 1e6, 1e30, LARGEST])
+SHARES = np_st.arrays("float32", (3, 4), elements=st.floats(-1, 1, width=32)).map(torch.from_numpy)
+WEIGHTS = st.builds(torch.mul, SHARES, MAGNITUDES)
 
 
-@given(WEIGHTS, MAGNITUDES, BITS, GRANULARITIES)
-def test_uniform_round_trip_errs_by_at_most_half_a_step(weight, magnitude, bits, granularity):
-    """|x̂ - x| <= s/2 for every weight, however huge or tiny its scale."""
-    weight = weight * magnitude
+@few
+@given(WEIGHTS, BITS, GRANULARITIES)
+def test_uniform_round_trip_errs_by_at_most_half_a_step(weight, bits, granularity):
+    """|x̂ - x| <= s/2 for every weight, from the smallest to the largest float there is."""
     scale = p.choose_scale(weight, bits, granularity)
-    error = (p.dequantize(p.quantize(weight, scale, bits), scale) - weight).abs()
-    assert bool((error <= scale * 0.5 * (1 + 1e-5)).all())
+    approximation = p.dequantize(p.quantize(weight, scale, bits), scale)
+    assert bool(torch.isfinite(approximation).all())
+    error = (approximation.double() - weight.double()).abs()
+    assert bool((error <= scale.double() * 0.5 * (1 + 1e-4)).all())
 
 
-@given(WEIGHTS, MAGNITUDES, BITS, GRANULARITIES)
-def test_uniform_codes_are_a_fixed_point(weight, magnitude, bits, granularity):
+@few
+@given(WEIGHTS, BITS, GRANULARITIES)
+def test_uniform_codes_are_a_fixed_point(weight, bits, granularity):
     """Quantizing a dequantized weight gives the same codes."""
-    scale = p.choose_scale(weight * magnitude, bits, granularity)
-    codes = p.quantize(weight * magnitude, scale, bits)
+    scale = p.choose_scale(weight, bits, granularity)
+    codes = p.quantize(weight, scale, bits)
     assert torch.equal(p.quantize(p.dequantize(codes, scale), scale, bits), codes)
 
 
+@few
+@given(WEIGHTS, BITS, GRANULARITIES)
+def test_uniform_codes_are_symmetric_and_use_the_whole_range(weight, bits, granularity):
+    """The largest magnitude gets the top code, its mirror image the opposite one; no code lies beyond."""
+    scale = p.choose_scale(weight, bits, granularity)
+    codes, mirrored = (p.quantize(w, scale, bits) for w in (weight, -weight))
+    top = (1 << (bits - 1)) - 1
+    assert torch.equal(mirrored, -codes)
+    assert int(codes.abs().max()) <= top
+    if float(weight.abs().max()) >= TINIEST_NORMAL * top:  # below, the scale is held above zero
+        assert int(codes.abs().max()) == top
+
+
+@few
 @given(WEIGHTS, BITS)
 def test_uniform_quantization_is_monotone(weight, bits):
     """A larger weight never gets a smaller code under the same scale."""
-    scale = p.choose_scale(weight, bits, Granularity.PER_TENSOR)
-    codes = p.quantize(weight.flatten().sort().values, scale.flatten(), bits)
-    assert bool((codes[1:] >= codes[:-1]).all())
+    scale = p.choose_scale(weight, bits, Granularity.PER_TENSOR).flatten()
+    codes = p.quantize(weight.flatten().sort().values, scale, bits).int()
+    assert bool((codes.diff() >= 0).all())
 
 
-def test_a_dead_channel_stays_zero():
-    """A channel of zeros gets a finite scale above zero and comes back as zeros."""
+@few
+@given(SHARES, st.sampled_from([1e-38, 1e-6, 1.0, 1e38]), BITS)
+def test_values_beyond_the_range_saturate(x, scale, bits):
+    """Under a scale that is not theirs, values get codes within ±top, never wrapped around."""
+    codes = p.quantize(x * LARGEST, torch.tensor([scale]), bits).int()
+    assert int(codes.abs().max()) <= (1 << (bits - 1)) - 1
+    assert bool((codes * x.sign() >= 0).all())
+
+
+@few
+@given(SHARES, BITS)
+def test_a_channel_keeps_its_own_scale(weight, bits):
+    """Per channel, a channel's codes do not depend on the others; per tensor is one channel of everything."""
+    together = p.choose_scale(weight, bits, Granularity.PER_CHANNEL)
+    assert together.shape == (3, 1)
+    for channel in range(3):
+        alone = p.choose_scale(weight[channel : channel + 1], bits, Granularity.PER_CHANNEL)
+        assert torch.equal(alone[0], together[channel])
+    flat = p.choose_scale(weight.reshape(1, -1), bits, Granularity.PER_CHANNEL)
+    assert torch.equal(flat, p.choose_scale(weight, bits, Granularity.PER_TENSOR))
+
+
+@pytest.mark.parametrize("granularity", Granularity)
+def test_dead_channels_stay_zero(granularity):
+    """A channel of zeros, or a whole tensor of them, gets scale 1 and comes back as exact zeros."""
     weight = torch.tensor([[0.0, 0.0], [1.0, -2.0]])
-    scale = p.choose_scale(weight, 8, Granularity.PER_CHANNEL)
-    assert scale.flatten().tolist() == [1.0, pytest.approx(2 / 127)]
+    scale = p.choose_scale(weight, 8, granularity)
+    expected = [1.0, 2 / 127] if granularity is Granularity.PER_CHANNEL else [2 / 127]
+    assert scale.flatten().tolist() == pytest.approx(expected)
     assert p.dequantize(p.quantize(weight, scale, 8), scale)[0].tolist() == [0.0, 0.0]
+    assert p.choose_scale(torch.zeros(2, 3, 1, 1), 8, granularity).unique().tolist() == [1.0]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_weight_that_is_not_finite_is_refused(bad):
-    """NaN and infinity have no scale."""
-    with pytest.raises(NonFiniteError, match="weight"):
-        p.choose_scale(torch.tensor([[1.0, bad]]), 8, Granularity.PER_CHANNEL)
+    """NaN and infinity have neither a scale nor a code."""
+    weight = torch.tensor([[1.0, bad]])
+    with pytest.raises(NonFiniteError, match="a weight"):
+        p.choose_scale(weight, 8, Granularity.PER_CHANNEL)
+    with pytest.raises(NonFiniteError):
+        p.quantize(weight, torch.ones(1, 1), 8)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_softmax_range_that_is_not_finite_is_refused(bad):
-    """NaN and infinity have no log2 parameters."""
-    with pytest.raises(NonFiniteError, match="softmax"):
-        p.choose_log2_parameters(0.0, bad, 8, 1e-5)
+@pytest.mark.parametrize("bits", [1, 9, 16])
+def test_widths_that_int8_cannot_hold_are_refused(bits):
+    """Codes are int8: nine bits would wrap around, one bit has no code but zero."""
+    with pytest.raises(ValueError, match="2 to 8"):
+        p.choose_scale(torch.ones(1, 1), bits, Granularity.PER_CHANNEL)
+    with pytest.raises(ValueError, match="2 to 8"):
+        p.choose_log2_parameters(0.0, 1.0, bits, 1e-5)
 
 
-@given(PROBABILITIES, CODECS)
-@settings(max_examples=200)
-def test_log2_codes_are_a_fixed_point(probabilities, codec):
-    """Quantizing dequantized probabilities gives the same probabilities."""
-    once = codec.dequantize(codec.quantize(probabilities))
-    twice = codec.dequantize(codec.quantize(once))
-    assert torch.allclose(once, twice, rtol=1e-4, atol=2e-7)
+@pytest.mark.parametrize(
+    ("approximation", "expected"),
+    [([1.0, 2.0], math.inf), ([1.1, 2.2], 20.0), ([0.0, 0.0], 0.0), ([math.nan, 2.0], math.nan)],
+)
+def test_sqnr_is_signal_over_noise(approximation, expected):
+    """A tenth of the amplitude as noise is 20 dB, all of it 0 dB, none of it infinite; NaN does not pass for good."""
+    found = p.sqnr_db(torch.tensor([1.0, 2.0]), torch.tensor(approximation))
+    assert found == pytest.approx(expected, abs=1e-4, nan_ok=True)
 
 
-@given(PROBABILITIES, CODECS)
-def test_log2_quantization_is_monotone(probabilities, codec):
-    """A larger probability never becomes a smaller one."""
-    result = codec.dequantize(codec.quantize(probabilities.sort().values))
-    assert bool((result.diff() >= 0).all())
-
-
-@given(st.floats(0.0, 1.0), BITS)
-def test_log2_relative_error_is_half_a_step(position, bits):
-    """Inside the range the relative error of a + ε is at most 2^(Δ/2) - 1."""
-    codec = p.choose_log2_parameters(1e-4, 1.0, bits, 1e-5)
-    low, high = math.log2(1e-4 + codec.epsilon) + codec.step, math.log2(1.0 + codec.epsilon) - codec.step
-    a = torch.tensor([2.0 ** (low + position * (high - low)) - codec.epsilon])
-    error = (codec.dequantize(codec.quantize(a)) - a).abs() / (a + codec.epsilon)
-    assert float(error) <= 2 ** (codec.step / 2) - 1 + 1e-4
-
-
-def test_the_data_free_form_keeps_zero_and_one():
-    """Form G maps 0 to 0 and 1 to 1 exactly, and everything below 2^-K to 0."""
-    codec = p.DataFreeLog2(bits=8, octaves=20)
-    a = torch.tensor([0.0, 2.0**-21, 1.0])
-    assert codec.dequantize(codec.quantize(a)).tolist() == [0.0, 0.0, 1.0]
-
-
-ATTENTION = {  # (tokens, logit scale): SQNR of form A and of form G in dB, quantization.md
-    (256, 1.0): (39.6, 36.0),
-    (256, 4.0): (37.6, 36.0),
-    (64, 4.0): (37.8, 36.0),
-    (16, 4.0): (37.9, 36.1),
-}
-
-
-@pytest.mark.parametrize(("tokens", "sharpness"), ATTENTION)
-def test_attention_output_keeps_the_tabulated_sqnr(tokens, sharpness):
-    """Forms A and G keep the attention output within 0.5 dB of the design's table."""
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(64, tokens, tokens, generator=generator) * sharpness
-    attention = logits.softmax(-1)
-    values = torch.randn(64, tokens, 32, generator=generator)
-    low, high = (float(bound) for bound in attention.aminmax())
-    codecs = (p.choose_log2_parameters(low, high, 8, 1e-5), p.DataFreeLog2(bits=8, octaves=20))
-    found = [p.sqnr_db(attention @ values, c.dequantize(c.quantize(attention)) @ values) for c in codecs]
-    assert found == pytest.approx(ATTENTION[tokens, sharpness], abs=0.5)
+def test_each_channel_has_its_own_sqnr():
+    """The SQNR of a channel is that of the channel alone, also where one is dead."""
+    reference = torch.tensor([[1.0, 2.0], [0.0, 0.0], [0.0, 0.0]])
+    approximation = torch.tensor([[1.1, 2.2], [0.0, 0.0], [0.5, 0.0]])
+    assert p.channel_sqnr_db(reference, approximation) == pytest.approx([20.0, math.inf, -math.inf], abs=1e-4)

@@ -10,6 +10,8 @@ EfficientQuantError
 │   ├── PretrainedUnavailableError .model
 │   ├── CalibrationError
 │   ├── DataError                  .path: images or labels that cannot be used
+│   ├── ArtifactFileError          .path: a file given to be checked that is missing or no ONNX file
+│   ├── MissingExtraError          .extra: an optional part that is not installed
 │   └── CaptureError               .model
 ├── NonFiniteError                 .what: NaN or infinity where a number is needed
 └── ArtifactError                  .path: a file that failed its checks and was not kept
@@ -92,6 +94,22 @@ class DataError(UserError):
     def __init__(self, path: Path, problem: str) -> None:
         self.path = path
         super().__init__(f"data {path}: {problem}")
+
+
+class ArtifactFileError(UserError):
+    """A file that was given as an artifact is missing, or no ONNX file."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.path = path
+        super().__init__(f"artifact {path}: {problem}")
+
+
+class MissingExtraError(UserError):
+    """What was asked needs a part of the product that is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        self.extra = extra
+        super().__init__(f"{what} is not installed; pip install 'efficientquant[{extra}]' adds it")
 
 
 class CaptureError(UserError):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from efficientquant.recipe import Recipe, get_recipe, list_recipes
 
 if TYPE_CHECKING:
+    from efficientquant.inspection import inspect
     from efficientquant.models import InputSpec, create_model, input_spec, synthetic_images
     from efficientquant.onnx_export import Artifact, export_onnx
     from efficientquant.quantization import QuantizedModel, quantize
@@ -21,6 +22,7 @@ __all__ = [
     "export_onnx",
     "get_recipe",
     "input_spec",
+    "inspect",
     "list_recipes",
     "quantize",
     "synthetic_images",
@@ -34,6 +36,7 @@ _LAZY = {
     "create_model": "models",
     "export_onnx": "onnx_export",
     "input_spec": "models",
+    "inspect": "inspection",
     "quantize": "quantization",
     "synthetic_images": "models",
 }

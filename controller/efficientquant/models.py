@@ -50,6 +50,19 @@ def create_model(name: str, weights: str | Path = "pretrained", *, seed: int = 0
     return _create_from_file(name, Path(weights), seed)
 
 
+def create_skeleton(name: str) -> nn.Module:
+    """Return a timm classifier without weights: every tensor has a shape and no memory. Raises UnknownModelError.
+
+    For questions about structure only, which weights do not change.
+    """
+    if not timm.is_model(name):
+        raise UnknownModelError(name, _near_matches(name))
+    set_fused_attn(False)
+    with torch.device("meta"):
+        model: nn.Module = timm.create_model(name, pretrained=False)
+    return model.eval()
+
+
 def input_spec(model: nn.Module) -> InputSpec:
     """Return the input of a timm model, as its own data configuration says."""
     config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
@@ -211,7 +212,7 @@ def _between_bridges(nodes: Sequence[fx.Node], unfolding: set[fx.Node], folding:
     starts = [index for index, node in enumerate(nodes) if node in unfolding]
     inside: set[fx.Node] = set()
     # The stretches do not overlap, so that all of them together are one walk through the graph.
-    for start, end in zip(starts, [*starts[1:], len(nodes) - 1], strict=True):
+    for start, end in itertools.pairwise([*starts, len(nodes) - 1]):
         last = next((index for index in range(end, start, -1) if nodes[index] in folding), None)
         if last is not None:
             inside |= _between(nodes[start : last + 1])

@@ -18,6 +18,7 @@ __all__ = [
     "Role",
     "SoftmaxSite",
     "build_manifest",
+    "find_printed_defects",
     "find_weights",
     "paper_blocks",
 ]
@@ -50,18 +51,41 @@ def find_weights(model: nn.Module, graph: fx.GraphModule, scope: Scope, rule: Id
 def paper_blocks(model: nn.Module) -> tuple[list[str], list[str]]:
     """Return the names of the (convolutional, transformer) modules by the printed rule of Algorithm 1, in O(n).
 
-    Conv2d is convolutional; Linear and anything named attn, Attention or Transformer is transformer. Unlike
-    the printed listing, names carry their separators, so that `get_submodule` finds them.
+    Conv2d is convolutional; Linear and anything with attn, Attention or Transformer in its path or class is
+    transformer, be it a dropout. Unlike the printed listing, names carry their separators, so that
+    `get_submodule` finds them.
     """
     convolutional: list[str] = []
     transformer: list[str] = []
     for name, module in model.named_modules():
-        own_name = f"{name.rpartition('.')[2]} {type(module).__name__}"
+        words = f"{name} {type(module).__name__}"
         if isinstance(module, nn.Conv2d):
             convolutional.append(name)
-        elif name and (isinstance(module, nn.Linear) or any(word in own_name for word in TRANSFORMER_WORDS)):
+        elif name and (isinstance(module, nn.Linear) or any(word in words for word in TRANSFORMER_WORDS)):
             transformer.append(name)
     return convolutional, transformer
+
+
+def find_printed_defects(model: nn.Module, manifest: Manifest) -> list[str]:
+    """Return one sentence, with a count and an example, for each thing that Algorithm 1 as printed gets wrong."""
+    convolutional, transformer = paper_blocks(model)
+    listed = convolutional + transformer
+    modules = dict(model.named_modules())
+    empty = [name for name in transformer if not any(True for _ in modules[name].parameters())]
+    heads = sorted({e.module for e in manifest.entries.values() if e.role is Role.HEAD} & set(transformer))
+    inner = {e.module for e in manifest.entries.values() if e.operator == "conv2d" and e.in_transformer}
+    misplaced = [name for name in convolutional if name in inner]
+    owners = {entry.module: None for entry in manifest.entries.values()}
+    neither = [name for name in owners if name not in set(listed)]
+    joined = [name for name in listed if name.replace(".", "") not in modules]
+    found = (
+        ("names that do not resolve, because they are joined without a separator", joined),
+        ("classifiers listed as Transformer", heads),
+        ("modules without parameters, such as dropouts and identities, listed as Transformer", empty),
+        ("convolutions inside transformer blocks listed as CNN", misplaced),
+        ("modules with parameters, such as normalizations, listed nowhere", neither),
+    )
+    return [f"{what}: {len(names)} (for instance {names[0]})" for what, names in found if names]
 
 
 def _module(parameter: str) -> str:

@@ -13,6 +13,7 @@ from efficientquant_controller.cli import (
     cancel,
     demo,
     devices,
+    inspect,
     models,
     recipes,
     results,
@@ -41,7 +42,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (serve, devices, bench, campaigns, watch, cancel, results, models, recipes, demo):
+for verb in (serve, devices, bench, campaigns, watch, cancel, results, models, recipes, inspect, demo):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 
 

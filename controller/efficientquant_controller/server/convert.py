@@ -145,7 +145,7 @@ def build_to_wire(build: Build, artifact: Artifact | None) -> pb.BuildStatus:
 
 
 def result_row_to_wire(row: Mapping[str, Any]) -> pb.ResultRow:
-    """Write one row of the view `results`; NULL stays absent."""
+    """Write one row of results with its comparison; NULL stays absent."""
     return pb.ResultRow(**{name: value for name, value in row.items() if value is not None})
 
 

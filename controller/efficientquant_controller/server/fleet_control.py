@@ -10,6 +10,7 @@ from efficientquant_protos.v1 import fleet_pb2_grpc
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.fleet.artifacts import ContentStore
 from efficientquant_controller.fleet.campaigns import CampaignView, DeviceTally
+from efficientquant_controller.fleet.comparing import compared_results
 from efficientquant_controller.fleet.coordinator import Coordinator
 from efficientquant_controller.fleet.submission import CampaignRequest, Submissions
 from efficientquant_controller.model import Device
@@ -100,11 +101,11 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
     async def QueryResults(
         self, request: pb.QueryResultsRequest, context: grpc.aio.ServicerContext
     ) -> pb.QueryResultsResponse:
-        """Send rows of the view `results`."""
+        """Send rows of the view `results`, each with what the recipe bought beside fp32."""
         campaign_id = None
         if request.campaign_id:
             campaign_id = (await asyncio.to_thread(self._store.campaign, request.campaign_id)).campaign_id
-        rows = await asyncio.to_thread(self._store.results, campaign_id)
+        rows = await asyncio.to_thread(compared_results, self._store, campaign_id)
         return pb.QueryResultsResponse(
             rows=[convert.result_row_to_wire(one) for one in rows], campaign_id=campaign_id or ""
         )

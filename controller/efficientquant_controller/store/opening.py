@@ -169,7 +169,8 @@ def _migrate(engine: Engine, created: Path | None) -> None:
             connection.execute(meta.delete().where(meta.c.key == "product_version"))
             version = importlib.metadata.version("efficientquant")
             connection.execute(meta.insert().values(key="product_version", value=version))
-            connection.execute(text("SELECT 1 FROM results WHERE 1 = 0"))  # the views answer, or nothing is kept
+            # The views answer, or nothing is kept.
+            connection.execute(text("SELECT 1 FROM results, comparisons WHERE 1 = 0"))
         undo.pop_all()  # it is whole: keep it
 
 

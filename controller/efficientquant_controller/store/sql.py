@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import RowMapping, insert, select, text, update
+from sqlalchemy import insert, select, text, update
 
 from efficientquant_controller.errors import NameTakenError, NotFoundError, StaleSessionError
 from efficientquant_controller.model import (
@@ -265,13 +265,6 @@ class SqlStore(SqlResults):
             run = records.run_from_row(self._run_row(sql, run_id))
             if run.state in (RunState.PLANNED, RunState.LEASED):
                 self._update_run(sql, run_id, state=state, failure_type=failure_type, failure_message=message)
-
-    @staticmethod
-    def _campaign_row(sql: Transaction, campaign_id: str) -> RowMapping:
-        table = tables.campaigns
-        if campaign_id == "latest":
-            return sql.one(select(table).order_by(table.c.number.desc()).limit(1), "campaign (none was submitted yet)")
-        return sql.one(select(table).where(table.c.campaign_id == campaign_id), f"campaign {campaign_id!r}")
 
     @staticmethod
     def _job(sql: Transaction, job_id: str) -> Job:

@@ -1,11 +1,12 @@
 """Recording what agents report of a run, and reading it back whole."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import RowMapping, bindparam, insert, select, update
 
 from efficientquant_controller.errors import NotFoundError
-from efficientquant_controller.model import DeviceSnapshot, RunResult, RunState, StageTiming
+from efficientquant_controller.model import DeviceSnapshot, RunResult, RunState, StageTiming, Weights
 from efficientquant_controller.store import records, tables
 from efficientquant_controller.store.base import Store
 from efficientquant_controller.store.series import RawSamples, pack_series, unpack_series
@@ -51,6 +52,29 @@ class SqlResults(Store):
         )
         return records.result_from_row(row, stages, unpack_series(blob), device)
 
+    def repeats(self, campaign_id: str | None = None) -> Sequence[Mapping[str, Any]]:
+        """The succeeded runs, by job and repeat."""
+        runs, jobs, campaigns = tables.runs, tables.jobs, tables.campaigns
+        weights = [campaigns.c.weights_kind, campaigns.c.weights_sha256, campaigns.c.weights_filename]
+        query = (
+            select(*(runs.c[name] for name in _REPEAT_COLUMNS), campaigns.c.tier, *weights)
+            .join(jobs, jobs.c.job_id == runs.c.job_id)
+            .join(campaigns, campaigns.c.campaign_id == jobs.c.campaign_id)
+            .where(runs.c.state == RunState.SUCCEEDED)
+            .order_by(campaigns.c.number, jobs.c.ordinal, runs.c.repeat_index)
+        )
+        with self._transactions.read() as sql:
+            if campaign_id is not None:
+                query = query.where(campaigns.c.campaign_id == self._campaign_row(sql, campaign_id)["campaign_id"])
+            return [_repeat(row) for row in sql.rows(query)]
+
+    @staticmethod
+    def _campaign_row(sql: Transaction, campaign_id: str) -> RowMapping:
+        table = tables.campaigns
+        if campaign_id == "latest":
+            return sql.one(select(table).order_by(table.c.number.desc()).limit(1), "campaign (none was submitted yet)")
+        return sql.one(select(table).where(table.c.campaign_id == campaign_id), f"campaign {campaign_id!r}")
+
     @staticmethod
     def _add_snapshot(sql: Transaction, snapshot: DeviceSnapshot, now_s: float) -> str:
         row = records.snapshot_to_row(snapshot, now_s)
@@ -65,6 +89,18 @@ class SqlResults(Store):
     @staticmethod
     def _update_run(sql: Transaction, run_id: str, **facts: Any) -> None:
         sql.execute(update(tables.runs).where(tables.runs.c.run_id == bindparam("key")), {**facts, "key": run_id})
+
+
+_REPEAT_COLUMNS = (
+    *("job_id", "repeat_index", "latency_p50_s", "load_s", "load_cold", "peak_pss_bytes", "backend", "providers"),
+    *("runtime_version", "session_options", "agent_version", "snapshot_sha256"),
+)
+
+
+def _repeat(row: RowMapping) -> dict[str, Any]:
+    values = dict(row)
+    weights = Weights(*(values.pop(f"weights_{name}") for name in ("kind", "sha256", "filename")))
+    return {**values, "weights": weights.label}
 
 
 def _outcome(found: RowMapping, result: RunResult) -> dict[str, Any]:

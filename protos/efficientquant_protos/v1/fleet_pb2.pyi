@@ -1055,7 +1055,7 @@ class QueryResultsResponse(google.protobuf.message.Message):
 global___QueryResultsResponse = QueryResultsResponse
 
 class ResultRow(google.protobuf.message.Message):
-    """One job: one model under one recipe on one device. The columns of the view `results`."""
+    """One job: one model under one recipe on one device. The columns of the view `results`, then what the recipe bought."""
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     CAMPAIGN_ID_FIELD_NUMBER: builtins.int
     JOB_ID_FIELD_NUMBER: builtins.int
@@ -1087,6 +1087,22 @@ class ResultRow(google.protobuf.message.Message):
     FIRST_INFERENCE_S_FIELD_NUMBER: builtins.int
     PEAK_PSS_BYTES_FIELD_NUMBER: builtins.int
     BOARD_MEMORY_DELTA_BYTES_FIELD_NUMBER: builtins.int
+    SIZE_RATIO_FIELD_NUMBER: builtins.int
+    LATENCY_RATIO_FIELD_NUMBER: builtins.int
+    LATENCY_RATIO_LOW_FIELD_NUMBER: builtins.int
+    LATENCY_RATIO_HIGH_FIELD_NUMBER: builtins.int
+    LATENCY_ANSWER_FIELD_NUMBER: builtins.int
+    LOAD_RATIO_FIELD_NUMBER: builtins.int
+    LOAD_RATIO_LOW_FIELD_NUMBER: builtins.int
+    LOAD_RATIO_HIGH_FIELD_NUMBER: builtins.int
+    LOAD_ANSWER_FIELD_NUMBER: builtins.int
+    PEAK_PSS_RATIO_FIELD_NUMBER: builtins.int
+    PEAK_PSS_RATIO_LOW_FIELD_NUMBER: builtins.int
+    PEAK_PSS_RATIO_HIGH_FIELD_NUMBER: builtins.int
+    PEAK_PSS_ANSWER_FIELD_NUMBER: builtins.int
+    NOT_COMPARED_FIELD_NUMBER: builtins.int
+    INTEGER_OPERATORS_FIELD_NUMBER: builtins.int
+    FLOAT_OPERATORS_FIELD_NUMBER: builtins.int
     campaign_id: typing.Text
     job_id: typing.Text
     device: typing.Text
@@ -1123,6 +1139,36 @@ class ResultRow(google.protobuf.message.Message):
     first_inference_s: builtins.float
     peak_pss_bytes: builtins.int
     board_memory_delta_bytes: builtins.int
+    size_ratio: builtins.float
+    """Beside the job of recipe fp32 on the same device and model in the same campaign: its value over this one's, so
+    that above 1 this one is better. Unset without such a job, and for fp32 itself; see docs/measurement.md.
+    """
+
+    latency_ratio: builtins.float
+    latency_ratio_low: builtins.float
+    latency_ratio_high: builtins.float
+    latency_answer: typing.Text
+    """"faster", "slower", "same", "not enough data"; empty where nothing was compared"""
+
+    load_ratio: builtins.float
+    load_ratio_low: builtins.float
+    load_ratio_high: builtins.float
+    load_answer: typing.Text
+    peak_pss_ratio: builtins.float
+    peak_pss_ratio_low: builtins.float
+    peak_pss_ratio_high: builtins.float
+    peak_pss_answer: typing.Text
+    """"smaller", "larger", "same", "not enough data" """
+
+    not_compared: typing.Text
+    """Why nothing was compared, e.g. "runtime version: 1.10.0 for fp32, 1.23.2 here" """
+
+    integer_operators: builtins.int
+    """Convolutions, linears and matrix products that the runtime computes in integers and in floats, by the check of the
+    artifact when it was built; unset where there was none.
+    """
+
+    float_operators: builtins.int
     def __init__(self,
         *,
         campaign_id: typing.Text = ...,
@@ -1155,15 +1201,35 @@ class ResultRow(google.protobuf.message.Message):
         first_inference_s: typing.Optional[builtins.float] = ...,
         peak_pss_bytes: typing.Optional[builtins.int] = ...,
         board_memory_delta_bytes: typing.Optional[builtins.int] = ...,
+        size_ratio: typing.Optional[builtins.float] = ...,
+        latency_ratio: typing.Optional[builtins.float] = ...,
+        latency_ratio_low: typing.Optional[builtins.float] = ...,
+        latency_ratio_high: typing.Optional[builtins.float] = ...,
+        latency_answer: typing.Text = ...,
+        load_ratio: typing.Optional[builtins.float] = ...,
+        load_ratio_low: typing.Optional[builtins.float] = ...,
+        load_ratio_high: typing.Optional[builtins.float] = ...,
+        load_answer: typing.Text = ...,
+        peak_pss_ratio: typing.Optional[builtins.float] = ...,
+        peak_pss_ratio_low: typing.Optional[builtins.float] = ...,
+        peak_pss_ratio_high: typing.Optional[builtins.float] = ...,
+        peak_pss_answer: typing.Text = ...,
+        not_compared: typing.Text = ...,
+        integer_operators: typing.Optional[builtins.int] = ...,
+        float_operators: typing.Optional[builtins.int] = ...,
         ) -> None: ...
-    def HasField(self, field_name: typing_extensions.Literal["_artifact_bytes",b"_artifact_bytes","_board_memory_delta_bytes",b"_board_memory_delta_bytes","_first_inference_s",b"_first_inference_s","_latency_count",b"_latency_count","_latency_p50_max_s",b"_latency_p50_max_s","_latency_p50_min_s",b"_latency_p50_min_s","_latency_p50_s",b"_latency_p50_s","_latency_p90_s",b"_latency_p90_s","_latency_p99_s",b"_latency_p99_s","_load_s",b"_load_s","_peak_pss_bytes",b"_peak_pss_bytes","_read_s",b"_read_s","_session_create_s",b"_session_create_s","_transfer_s",b"_transfer_s","artifact_bytes",b"artifact_bytes","board_memory_delta_bytes",b"board_memory_delta_bytes","first_inference_s",b"first_inference_s","latency_count",b"latency_count","latency_p50_max_s",b"latency_p50_max_s","latency_p50_min_s",b"latency_p50_min_s","latency_p50_s",b"latency_p50_s","latency_p90_s",b"latency_p90_s","latency_p99_s",b"latency_p99_s","load_s",b"load_s","peak_pss_bytes",b"peak_pss_bytes","read_s",b"read_s","session_create_s",b"session_create_s","transfer_s",b"transfer_s"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["_artifact_bytes",b"_artifact_bytes","_board_memory_delta_bytes",b"_board_memory_delta_bytes","_first_inference_s",b"_first_inference_s","_latency_count",b"_latency_count","_latency_p50_max_s",b"_latency_p50_max_s","_latency_p50_min_s",b"_latency_p50_min_s","_latency_p50_s",b"_latency_p50_s","_latency_p90_s",b"_latency_p90_s","_latency_p99_s",b"_latency_p99_s","_load_s",b"_load_s","_peak_pss_bytes",b"_peak_pss_bytes","_read_s",b"_read_s","_session_create_s",b"_session_create_s","_transfer_s",b"_transfer_s","artifact_bytes",b"artifact_bytes","artifact_sha256",b"artifact_sha256","backend",b"backend","board_memory_delta_bytes",b"board_memory_delta_bytes","campaign_id",b"campaign_id","device",b"device","failure_message",b"failure_message","failure_type",b"failure_type","first_inference_s",b"first_inference_s","job_id",b"job_id","latency_count",b"latency_count","latency_p50_max_s",b"latency_p50_max_s","latency_p50_min_s",b"latency_p50_min_s","latency_p50_s",b"latency_p50_s","latency_p90_s",b"latency_p90_s","latency_p99_s",b"latency_p99_s","load_s",b"load_s","model",b"model","peak_pss_bytes",b"peak_pss_bytes","providers",b"providers","read_s",b"read_s","recipe",b"recipe","runs_done",b"runs_done","runs_planned",b"runs_planned","runtime_version",b"runtime_version","session_create_s",b"session_create_s","state",b"state","tier",b"tier","transfer_s",b"transfer_s","weights",b"weights"]) -> None: ...
+    def HasField(self, field_name: typing_extensions.Literal["_artifact_bytes",b"_artifact_bytes","_board_memory_delta_bytes",b"_board_memory_delta_bytes","_first_inference_s",b"_first_inference_s","_float_operators",b"_float_operators","_integer_operators",b"_integer_operators","_latency_count",b"_latency_count","_latency_p50_max_s",b"_latency_p50_max_s","_latency_p50_min_s",b"_latency_p50_min_s","_latency_p50_s",b"_latency_p50_s","_latency_p90_s",b"_latency_p90_s","_latency_p99_s",b"_latency_p99_s","_latency_ratio",b"_latency_ratio","_latency_ratio_high",b"_latency_ratio_high","_latency_ratio_low",b"_latency_ratio_low","_load_ratio",b"_load_ratio","_load_ratio_high",b"_load_ratio_high","_load_ratio_low",b"_load_ratio_low","_load_s",b"_load_s","_peak_pss_bytes",b"_peak_pss_bytes","_peak_pss_ratio",b"_peak_pss_ratio","_peak_pss_ratio_high",b"_peak_pss_ratio_high","_peak_pss_ratio_low",b"_peak_pss_ratio_low","_read_s",b"_read_s","_session_create_s",b"_session_create_s","_size_ratio",b"_size_ratio","_transfer_s",b"_transfer_s","artifact_bytes",b"artifact_bytes","board_memory_delta_bytes",b"board_memory_delta_bytes","first_inference_s",b"first_inference_s","float_operators",b"float_operators","integer_operators",b"integer_operators","latency_count",b"latency_count","latency_p50_max_s",b"latency_p50_max_s","latency_p50_min_s",b"latency_p50_min_s","latency_p50_s",b"latency_p50_s","latency_p90_s",b"latency_p90_s","latency_p99_s",b"latency_p99_s","latency_ratio",b"latency_ratio","latency_ratio_high",b"latency_ratio_high","latency_ratio_low",b"latency_ratio_low","load_ratio",b"load_ratio","load_ratio_high",b"load_ratio_high","load_ratio_low",b"load_ratio_low","load_s",b"load_s","peak_pss_bytes",b"peak_pss_bytes","peak_pss_ratio",b"peak_pss_ratio","peak_pss_ratio_high",b"peak_pss_ratio_high","peak_pss_ratio_low",b"peak_pss_ratio_low","read_s",b"read_s","session_create_s",b"session_create_s","size_ratio",b"size_ratio","transfer_s",b"transfer_s"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing_extensions.Literal["_artifact_bytes",b"_artifact_bytes","_board_memory_delta_bytes",b"_board_memory_delta_bytes","_first_inference_s",b"_first_inference_s","_float_operators",b"_float_operators","_integer_operators",b"_integer_operators","_latency_count",b"_latency_count","_latency_p50_max_s",b"_latency_p50_max_s","_latency_p50_min_s",b"_latency_p50_min_s","_latency_p50_s",b"_latency_p50_s","_latency_p90_s",b"_latency_p90_s","_latency_p99_s",b"_latency_p99_s","_latency_ratio",b"_latency_ratio","_latency_ratio_high",b"_latency_ratio_high","_latency_ratio_low",b"_latency_ratio_low","_load_ratio",b"_load_ratio","_load_ratio_high",b"_load_ratio_high","_load_ratio_low",b"_load_ratio_low","_load_s",b"_load_s","_peak_pss_bytes",b"_peak_pss_bytes","_peak_pss_ratio",b"_peak_pss_ratio","_peak_pss_ratio_high",b"_peak_pss_ratio_high","_peak_pss_ratio_low",b"_peak_pss_ratio_low","_read_s",b"_read_s","_session_create_s",b"_session_create_s","_size_ratio",b"_size_ratio","_transfer_s",b"_transfer_s","artifact_bytes",b"artifact_bytes","artifact_sha256",b"artifact_sha256","backend",b"backend","board_memory_delta_bytes",b"board_memory_delta_bytes","campaign_id",b"campaign_id","device",b"device","failure_message",b"failure_message","failure_type",b"failure_type","first_inference_s",b"first_inference_s","float_operators",b"float_operators","integer_operators",b"integer_operators","job_id",b"job_id","latency_answer",b"latency_answer","latency_count",b"latency_count","latency_p50_max_s",b"latency_p50_max_s","latency_p50_min_s",b"latency_p50_min_s","latency_p50_s",b"latency_p50_s","latency_p90_s",b"latency_p90_s","latency_p99_s",b"latency_p99_s","latency_ratio",b"latency_ratio","latency_ratio_high",b"latency_ratio_high","latency_ratio_low",b"latency_ratio_low","load_answer",b"load_answer","load_ratio",b"load_ratio","load_ratio_high",b"load_ratio_high","load_ratio_low",b"load_ratio_low","load_s",b"load_s","model",b"model","not_compared",b"not_compared","peak_pss_answer",b"peak_pss_answer","peak_pss_bytes",b"peak_pss_bytes","peak_pss_ratio",b"peak_pss_ratio","peak_pss_ratio_high",b"peak_pss_ratio_high","peak_pss_ratio_low",b"peak_pss_ratio_low","providers",b"providers","read_s",b"read_s","recipe",b"recipe","runs_done",b"runs_done","runs_planned",b"runs_planned","runtime_version",b"runtime_version","session_create_s",b"session_create_s","size_ratio",b"size_ratio","state",b"state","tier",b"tier","transfer_s",b"transfer_s","weights",b"weights"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_artifact_bytes",b"_artifact_bytes"]) -> typing.Optional[typing_extensions.Literal["artifact_bytes"]]: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_board_memory_delta_bytes",b"_board_memory_delta_bytes"]) -> typing.Optional[typing_extensions.Literal["board_memory_delta_bytes"]]: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_first_inference_s",b"_first_inference_s"]) -> typing.Optional[typing_extensions.Literal["first_inference_s"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_float_operators",b"_float_operators"]) -> typing.Optional[typing_extensions.Literal["float_operators"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_integer_operators",b"_integer_operators"]) -> typing.Optional[typing_extensions.Literal["integer_operators"]]: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_latency_count",b"_latency_count"]) -> typing.Optional[typing_extensions.Literal["latency_count"]]: ...
     @typing.overload
@@ -1177,13 +1243,33 @@ class ResultRow(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_latency_p99_s",b"_latency_p99_s"]) -> typing.Optional[typing_extensions.Literal["latency_p99_s"]]: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_latency_ratio",b"_latency_ratio"]) -> typing.Optional[typing_extensions.Literal["latency_ratio"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_latency_ratio_high",b"_latency_ratio_high"]) -> typing.Optional[typing_extensions.Literal["latency_ratio_high"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_latency_ratio_low",b"_latency_ratio_low"]) -> typing.Optional[typing_extensions.Literal["latency_ratio_low"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_load_ratio",b"_load_ratio"]) -> typing.Optional[typing_extensions.Literal["load_ratio"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_load_ratio_high",b"_load_ratio_high"]) -> typing.Optional[typing_extensions.Literal["load_ratio_high"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_load_ratio_low",b"_load_ratio_low"]) -> typing.Optional[typing_extensions.Literal["load_ratio_low"]]: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_load_s",b"_load_s"]) -> typing.Optional[typing_extensions.Literal["load_s"]]: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_peak_pss_bytes",b"_peak_pss_bytes"]) -> typing.Optional[typing_extensions.Literal["peak_pss_bytes"]]: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_peak_pss_ratio",b"_peak_pss_ratio"]) -> typing.Optional[typing_extensions.Literal["peak_pss_ratio"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_peak_pss_ratio_high",b"_peak_pss_ratio_high"]) -> typing.Optional[typing_extensions.Literal["peak_pss_ratio_high"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_peak_pss_ratio_low",b"_peak_pss_ratio_low"]) -> typing.Optional[typing_extensions.Literal["peak_pss_ratio_low"]]: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_read_s",b"_read_s"]) -> typing.Optional[typing_extensions.Literal["read_s"]]: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_session_create_s",b"_session_create_s"]) -> typing.Optional[typing_extensions.Literal["session_create_s"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_size_ratio",b"_size_ratio"]) -> typing.Optional[typing_extensions.Literal["size_ratio"]]: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_transfer_s",b"_transfer_s"]) -> typing.Optional[typing_extensions.Literal["transfer_s"]]: ...
 global___ResultRow = ResultRow

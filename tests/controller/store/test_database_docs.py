@@ -8,6 +8,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from efficientquant_controller.analysis.twins import COLUMNS
+from efficientquant_controller.store.sql import open_store
 from efficientquant_controller.store.tables import metadata
 
 ROOT = Path(__file__).parents[3]
@@ -29,16 +31,22 @@ def described(title: str) -> list[str]:
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sqlite3.Connection]:
     shutil.copy(ROOT / "tests" / "fixtures" / "databases" / "0.1.0.db", tmp_path / "results.db")
+    open_store(tmp_path / "results.db").close()  # which migrates it
     monkeypatch.chdir(tmp_path)
     with closing(sqlite3.connect("results.db")) as connection:
         yield connection
 
 
-@pytest.mark.parametrize("view", ["results", "run_results"])
+@pytest.mark.parametrize("view", ["results", "run_results", "comparisons"])
 def test_columns(database: sqlite3.Connection, view: str) -> None:
     """Every column of a view is described, once, and nothing else is."""
     columns = [one[0] for one in database.execute(f"select * from {view}").description]
     assert sorted(described(f"View `{view}`")) == sorted(columns)
+
+
+def test_rows_of_the_commands() -> None:
+    """Every column that the commands add to the view `results` is described."""
+    assert sorted(described("Rows of")) == sorted(COLUMNS)
 
 
 def test_tables() -> None:

@@ -60,7 +60,17 @@ def test_old_database(old_database: Path) -> None:
     assert store.raw_result("r1").series[0].value == (10.0, 20.0)
     assert store.campaign("c1").state is CampaignState.SUCCEEDED
     assert [one.message for one in store.events("c1")] == ["a note"]
+    assert [one["latency_p50_s"] for one in store.repeats("c1")] == [0.25, 0.75]
     store.close()
+
+
+def test_old_database_is_only_read_after_it_was_migrated(old_database: Path) -> None:
+    """Reading an older release's database asks to open it once; then it has the newer views."""
+    with pytest.raises(StoreVersionError, match=r"schema 0001.*open it once with `efficientquant serve --db`"):
+        open_store(old_database, read_only=True)
+    open_store(old_database).close()
+    open_store(old_database, read_only=True).close()
+    _run_sql(old_database, "SELECT * FROM comparisons")
 
 
 def test_migrated_schema_is_the_tables(store: SqlStore, target: str) -> None:

@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from efficientquant_controller.analysis.twins import COLUMNS
 from efficientquant_controller.errors import NotFoundError
-from efficientquant_controller.model import JobState, Run, RunState, Series
+from efficientquant_controller.model import Build, Job, JobState, Run, RunState, Series
 from efficientquant_controller.store.series import RawSamples, pack_series, unpack_series
 from efficientquant_controller.store.sql import SqlStore, open_store
 from efficientquant_protos.v1 import fleet_pb2
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 floats = st.lists(st.floats(), max_size=20).map(tuple)
 NUMBERS = [
@@ -108,8 +110,9 @@ def test_unknown_device(planned: SqlStore, make_result: Callable) -> None:
 
 
 def test_view_columns(planned: SqlStore) -> None:
-    """The view has exactly the fields of ResultRow, in its order."""
-    assert list(planned.results()[0]) == [field.name for field in fleet_pb2.ResultRow.DESCRIPTOR.fields]
+    """The view has exactly the fields of ResultRow, in its order, up to those of the comparison."""
+    fields = [field.name for field in fleet_pb2.ResultRow.DESCRIPTOR.fields]
+    assert list(planned.results()[0]) == fields[: fields.index(COLUMNS[0])]
 
 
 def test_view_before_any_result(planned: SqlStore) -> None:
@@ -150,6 +153,48 @@ def test_load_and_memory(planned: SqlStore, make_result: Callable) -> None:
     assert (row["transfer_s"], row["load_s"], row["read_s"]) == (0.5, 0.4375, 0.125)
     assert row["board_memory_delta_bytes"] == 100  # of 200 and, where it rose, 0
     assert (row["backend"], row["providers"], row["runtime_version"]) == ("ort-cpu", "A,B", "1.32.0")
+
+
+def test_repeats(planned: SqlStore, make_result: Callable) -> None:
+    """The succeeded runs come by repeat with what was measured and under which conditions; others do not come."""
+    for name in ("r2", "r0"):
+        planned.record_result(make_result(name), 5.0)
+    planned.record_result(make_result("r1", failure_type="timeout"), 5.0)
+
+    found = planned.repeats("c1")
+
+    assert [one["repeat_index"] for one in found] == [0, 2]
+    assert found == planned.repeats()
+    assert {name: value for name, value in found[0].items() if name != "snapshot_sha256"} == {
+        "job_id": "j1", "repeat_index": 0, "latency_p50_s": 0.2, "load_s": 0.4375, "load_cold": True,
+        "peak_pss_bytes": 1000, "backend": "ort-cpu", "providers": "A,B", "runtime_version": "1.32.0",
+        "session_options": {"intra_op_threads": "0"}, "agent_version": "0.1.0", "tier": "smoke",
+        "weights": "checkpoint:mine.pth",
+    }  # fmt: skip
+    with pytest.raises(NotFoundError, match="c9"):
+        planned.repeats("c9")
+
+
+RECIPE = "efficientquant:scope=conv+linear:weight_bits=4"
+
+
+def test_comparisons_view(planned: SqlStore, campaign: object, make_result: Callable) -> None:
+    """A variant whose name has options stands beside its FP32 twin: FP32's value over its own, as a float."""
+    twins = [Job(f"t{n}", "c2", "d1", "mobilevit_xxs", recipe) for n, recipe in enumerate(("fp32", RECIPE))]
+    builds = [Build("c2", one.model, one.recipe) for one in twins]
+    runs = [Run(f"{one.job_id}-{n}", one.job_id, n, n) for one in twins for n in range(2)]
+    planned.create_campaign(replace(campaign, campaign_id="c2"), builds, twins, runs)
+    for run in runs:
+        slow = 1.0 + run.repeat_index if run.job_id == "t0" else 0.5
+        planned.record_result(make_result(run.run_id, latency_s=(slow,), peak_pss_bytes=int(10 * slow)), 5.0)
+
+    with planned._transactions.read() as sql:
+        (row,) = sql.rows(text("SELECT * FROM comparisons"))
+
+    assert (row["campaign_id"], row["recipe"], row["job_id"], row["fp32_job_id"]) == ("c2", RECIPE, "t1", "t0")
+    assert (row["latency_ratio"], row["latency_ratio_min"], row["latency_ratio_max"]) == (3.0, 2.0, 4.0)
+    assert (row["load_ratio"], row["peak_pss_ratio"], row["size_ratio"]) == (1.0, 3.0, None)
+    assert (row["runs_done"], row["fp32_runs_done"]) == (2, 2)
 
 
 def test_failed_job(planned: SqlStore) -> None:

@@ -1,0 +1,84 @@
+"""Rows of results with what each recipe bought beside its FP32 twin."""
+
+import pytest
+from efficientquant_controller.analysis.twins import COLUMNS, with_comparisons
+from efficientquant_protos.v1 import fleet_pb2 as pb
+
+MIB = 1 << 20
+
+
+def row(recipe: str, artifact_mib: float = 5, **changes: object) -> dict[str, object]:
+    place = {"campaign_id": "c1", "device": "nano", "model": "mobilevit_xxs"}
+    facts = {"artifact_bytes": int(artifact_mib * MIB), "artifact_sha256": recipe}
+    return {**place, "job_id": f"j-{recipe}", "recipe": recipe, **facts, **changes}
+
+
+def repeats(recipe: str, *latencies_s: float, **changes: object) -> list[dict[str, object]]:
+    conditions = ("tier", "weights", "backend", "runtime_version", "providers", "agent_version", "snapshot_sha256")
+    base = dict.fromkeys(conditions, "") | {"session_options": {}, "load_cold": True}
+    return [
+        {**base, "job_id": f"j-{recipe}", "latency_p50_s": one, "load_s": 0.5, "peak_pss_bytes": 9 * MIB, **changes}
+        for one in latencies_s
+    ]
+
+
+def test_columns_are_those_of_the_wire() -> None:
+    """The wire's ResultRow ends with exactly these columns, in this order."""
+    fields = [one.name for one in pb.ResultRow.DESCRIPTOR.fields]
+    assert tuple(fields[-len(COLUMNS) :]) == COLUMNS
+
+
+def test_a_variant_beside_its_twin() -> None:
+    """Size, latency, load and memory get FP32's value over the variant's own, and an answer; FP32 itself gets none."""
+    fp32, int8 = row("fp32"), row("int8", 2)
+    runs = repeats("fp32", 0.020, 0.021, 0.022) + repeats("int8", 0.010, 0.0105, 0.011, peak_pss_bytes=12 * MIB)
+
+    [reference, found] = with_comparisons([fp32, int8], runs, {})
+
+    assert (found["size_ratio"], found["latency_ratio"], found["latency_answer"]) == (2.5, 2.0, "faster")
+    assert (found["latency_ratio_low"], found["latency_ratio_high"]) == pytest.approx((0.020 / 0.011, 2.2))
+    assert (found["load_ratio"], found["load_answer"]) == (1.0, "same")
+    assert (found["peak_pss_ratio"], found["peak_pss_answer"], found["not_compared"]) == (0.75, "larger", "")
+    assert {reference[name] for name in COLUMNS} == {None, ""}
+
+
+def test_a_difference_is_named_instead_of_a_number() -> None:
+    """Runs of two runtime versions are not compared; the files still are."""
+    runs = repeats("fp32", 1.0, 1.0, 1.0, runtime_version="1.10.0") + repeats("int8", 1.0, runtime_version="1.23.2")
+
+    found = with_comparisons([row("fp32"), row("int8")], runs, {})[1]
+
+    assert found["not_compared"] == "runtime version: 1.10.0 for fp32, 1.23.2 here"
+    assert (found["latency_ratio"], found["latency_answer"], found["size_ratio"]) == (None, "", 1.0)
+
+
+@pytest.mark.parametrize("elsewhere", [{"campaign_id": "c2"}, {"device": "xavier"}, {"model": "mobilevit_s"}])
+def test_another_place_has_no_twin_here(elsewhere: dict[str, str]) -> None:
+    """Only FP32 of the same campaign, device and model is a twin."""
+    found = with_comparisons([row("fp32", **elsewhere), row("int8")], repeats("int8", 1.0), {})[1]
+
+    assert found["not_compared"] == "this campaign has no fp32 twin of it"
+    assert found["size_ratio"] is None
+
+
+def test_a_variant_without_a_repeat_is_not_compared() -> None:
+    """A job that failed has a file and no numbers."""
+    found = with_comparisons([row("fp32"), row("int8", 2)], repeats("fp32", 1.0, 1.0, 1.0), {})[1]
+
+    assert (found["not_compared"], found["size_ratio"]) == ("no repeat of int8 has succeeded", 2.5)
+
+
+def test_warm_and_cold_loads_are_not_compared() -> None:
+    """A file that was still in memory loads faster for another reason than its recipe."""
+    runs = repeats("fp32", 1.0, 1.0, 1.0) + repeats("int8", 1.0, 1.0, 1.0, load_cold=False)
+
+    found = with_comparisons([row("fp32"), row("int8")], runs, {})[1]
+
+    assert (found["load_answer"], found["load_ratio"], found["latency_answer"]) == ("not enough data", None, "same")
+
+
+def test_the_check_of_an_artifact_tells_its_arithmetic() -> None:
+    """What the check counted stands in the row of every job that ran the file, FP32's too."""
+    found = with_comparisons([row("fp32")], [], {"fp32": {"integer_operators": 0, "float_operators": 72}})[0]
+
+    assert (found["integer_operators"], found["float_operators"]) == (0, 72)

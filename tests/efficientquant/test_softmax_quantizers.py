@@ -139,5 +139,5 @@ def test_probabilities_that_are_not_finite_are_refused(quantizer, bad):
 )
 def test_impossible_parameters_are_refused(make):
     """A width outside 2 to 8, no codes in an octave, or a split that leaves a range empty."""
-    with pytest.raises(ValueError, match="possible|between 0 and 1"):
+    with pytest.raises(ValueError, match=r"possible|between 0 and 1"):
         make()

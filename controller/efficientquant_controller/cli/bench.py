@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from efficientquant_controller.analysis.twins import TWIN_RECIPE
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json, controller_hint, split_list
 from efficientquant_controller.cli.records import CampaignRequest
@@ -21,8 +22,16 @@ if TYPE_CHECKING:
 def command(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="timm models, e.g. mobilevit_xxs.")],
     recipes: Annotated[
-        str, typer.Option("--recipes", metavar="NAME,NAME", help="How to quantize; see 'efficientquant recipes'.")
+        str,
+        typer.Option(
+            "--recipes",
+            metavar="NAME,NAME:OPTION=VALUE",
+            help="How to quantize, e.g. efficientquant:weight_bits=4:scope=conv+linear; see 'efficientquant recipes'.",
+        ),
     ] = "fp32,efficientquant",
+    no_twin: Annotated[
+        bool, typer.Option("--no-twin", help="Do not measure fp32 beside recipes that were asked for without it.")
+    ] = False,
     devices: Annotated[
         str, typer.Option("--devices", metavar="all|NAME,NAME", help="Which devices; all means every connected one.")
     ] = "all",
@@ -51,7 +60,7 @@ def command(
     """Quantize models, measure them on devices and show the results; Ctrl-C offers to cancel or detach."""
     request = CampaignRequest(
         models=tuple(models),
-        recipes=tuple(_named(recipes, "--recipes", "fp32,efficientquant")),
+        recipes=_recipes(_named(recipes, "--recipes", "fp32,efficientquant"), twin=not no_twin),
         devices=() if devices == "all" else tuple(_named(devices, "--devices", "all or bench-1,bench-2")),
         tier=tier,
         repeats=repeats or 0,
@@ -102,6 +111,14 @@ def _named(text: str, option: str, example: str) -> list[str]:
     if not names:
         raise UserError(f"{option} names nothing; give for example {example}")
     return names
+
+
+def _recipes(names: list[str], *, twin: bool) -> tuple[str, ...]:
+    """The recipes as asked for, with fp32 before them where it is missing and a twin is wanted."""
+    if not twin or TWIN_RECIPE in names:
+        return tuple(names)
+    output.print_message(f"{TWIN_RECIPE} is measured too, to compare with; --no-twin leaves it out")
+    return (TWIN_RECIPE, *names)
 
 
 def _weights(connection: "Connection", source: str | Path) -> Weights:

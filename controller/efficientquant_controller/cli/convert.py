@@ -66,7 +66,7 @@ def status_from_wire(message: pb.CampaignStatus) -> CampaignStatus:
 
 
 def row_from_wire(message: pb.ResultRow) -> dict[str, Any]:
-    """Read a result row: the columns of the view `results`, in SI units, None where there is no value."""
+    """Read a result row: the view `results` and the comparison with fp32, in SI units, None where there is no value."""
     return plain(message)
 
 

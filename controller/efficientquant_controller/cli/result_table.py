@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from efficientquant_controller.analysis.twins import TWIN_RECIPE
+from efficientquant_controller.cli.gains import print_gains
 from efficientquant_controller.cli.output import new_table
 
 Row = Mapping[str, Any]
@@ -15,11 +17,10 @@ LEGEND = (
     "peak PSS: of the measuring process; board Δ: drop of the whole board's available memory"
 )
 ABSENT = "–"
-REFERENCE_RECIPE = "fp32"
 
 
 def print_result_tables(rows: Sequence[Row], console: Console) -> None:
-    """Print each campaign's rows: in one table where the console is wide enough, else in several; then what failed."""
+    """Print each campaign's rows, in several tables where one is too wide; then what failed, and what was bought."""
     for of_campaign in _grouped(rows, "campaign_id"):
         console.print(_heading(of_campaign[0]), soft_wrap=True)
         for table in _tables(of_campaign, console):
@@ -27,6 +28,7 @@ def print_result_tables(rows: Sequence[Row], console: Console) -> None:
             console.print(table)
         for sentence in ("", *failure_sentences(of_campaign)):
             console.print(sentence, soft_wrap=True)
+        print_gains(of_campaign, console)
     console.print(LEGEND)
 
 
@@ -43,7 +45,7 @@ def speed_up(row: Row, rows: Sequence[Row]) -> float | None:
     """How many times faster than the FP32 row of the same campaign, device, model; None where either is missing."""
     same = ("campaign_id", "device", "model")
     for other in rows:
-        if other["recipe"] == REFERENCE_RECIPE and all(other[name] == row[name] for name in same):
+        if other["recipe"] == TWIN_RECIPE and all(other[name] == row[name] for name in same):
             reference_s, own_s = other["latency_p50_s"], row["latency_p50_s"]
             return reference_s / own_s if reference_s is not None and own_s else None
     return None

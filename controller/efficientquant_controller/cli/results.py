@@ -46,11 +46,12 @@ def rows_from_database(db: str, campaign_id: str) -> Rows:
     """The rows of one campaign (an id or "latest"), or of all when it is empty, read without a controller."""
     if "://" not in db and not Path(db).is_file():
         raise UserError(f"there is no database {db}; pass the file that 'efficientquant serve --db' was given")
+    from efficientquant_controller.fleet.comparing import compared_results
     from efficientquant_controller.store.sql import open_store
 
     store = open_store(db, read_only=True)
     try:
-        return store.results(store.campaign(campaign_id).campaign_id if campaign_id else None)
+        return compared_results(store, store.campaign(campaign_id).campaign_id if campaign_id else None)
     finally:
         store.close()
 

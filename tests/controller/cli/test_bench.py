@@ -41,6 +41,26 @@ def test_every_option(command, control):
     )
 
 
+RECIPE = "efficientquant:weight_bits=4:scope=conv+linear"
+
+
+def test_fp32_is_measured_beside_what_was_asked_for(command, control):
+    """A recipe that was asked for alone gets its FP32 twin, and the command says so."""
+    outcome = command("bench", "m", "--recipes", RECIPE, "--detach")
+
+    assert submitted(control).recipes == ["fp32", RECIPE]
+    assert "fp32 is measured too, to compare with; --no-twin leaves it out\n" in outcome.err
+
+
+@pytest.mark.parametrize("options", [["--recipes", RECIPE, "--no-twin"], ["--recipes", f"{RECIPE},fp32"]])
+def test_no_second_twin_and_none_that_is_not_wanted(command, control, options):
+    """The recipes stay as they are with fp32 among them, or with --no-twin."""
+    outcome = command("bench", "m", *options, "--detach")
+
+    assert submitted(control).recipes == options[1].split(",")
+    assert "fp32 is measured too" not in outcome.err
+
+
 def test_checkpoint_is_uploaded(command, control, tmp_path):
     """A checkpoint file is uploaded in pieces and then named by its hash and file name."""
     path = tmp_path / "mine.safetensors"

@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing
 
 import pytest
+from efficientquant_controller.analysis.twins import COLUMNS
 from efficientquant_controller.store.sql import open_store
 from efficientquant_protos.v1 import fleet_pb2 as pb
 
@@ -95,11 +96,11 @@ def test_database_without_campaigns(command, tmp_path):
     assert outcome.err.startswith("error: ")
 
 
-def test_columns_are_those_of_the_view(tmp_path):
-    """The rows of the wire have the columns of the view `results`, in its order."""
+def test_columns_are_those_of_the_view_then_of_the_comparison(tmp_path):
+    """The rows of the wire have the columns of the view `results` in its order, then those of the comparison."""
     path = tmp_path / "results.db"
     open_store(str(path)).close()
     with closing(sqlite3.connect(path)) as database:
         columns = [one[0] for one in database.execute("select * from results").description]
 
-    assert columns == FIELDS
+    assert [*columns, *COLUMNS] == FIELDS

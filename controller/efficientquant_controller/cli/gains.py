@@ -1,0 +1,116 @@
+"""What each recipe bought on each device beside FP32, and what it did not, in words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+
+from efficientquant_controller.analysis.comparison import MIN_EFFECT
+from efficientquant_controller.analysis.twins import TWIN_RECIPE
+
+Row = Mapping[str, Any]
+HEADING = "what it bought, beside fp32 on the same device (in brackets: 90 % interval; 5 % is the least that counts)"
+# A file's size is exact, so it needs no interval; the same least effect holds for it.
+_LEAST = 1 + MIN_EFFECT
+
+
+@dataclass
+class Gains:
+    """Short phrases about one variant."""
+
+    bought: list[str] = field(default_factory=list)
+    not_bought: list[str] = field(default_factory=list)
+    not_known: list[str] = field(default_factory=list)
+
+
+def print_gains(rows: Sequence[Row], console: Console) -> None:
+    """Print a paragraph for each variant that was measured; nothing where there is none, or where nothing is known."""
+    told = [(row, gains(row, _twin(row, rows))) for row in rows if row["recipe"] != TWIN_RECIPE and _known(row)]
+    if not told:
+        return
+    console.print(HEADING, soft_wrap=True)
+    for row, found in told:
+        console.print(f"{row['device']} · {row['model']} · {row['recipe']}", soft_wrap=True)
+        console.print(Padding(_paragraph(found), (0, 0, 0, 2), expand=False))
+    console.print()
+
+
+def gains(row: Row, twin: Row | None) -> Gains:
+    """Sort what is known of a variant (a row with the comparison columns) by whether its recipe bought it."""
+    found = Gains()
+    _judge_size(row, twin, found)
+    if row["not_compared"]:
+        found.not_known.append(f"latency, load time and memory beside fp32 ({row['not_compared']})")
+    else:
+        for name, prefix in (("latency", "latency"), ("load time", "load"), ("peak memory", "peak_pss")):
+            _judge(name, prefix, row, found)
+    _judge_arithmetic(row, found)
+    found.not_known.append("accuracy (not measured here; 'efficientquant evaluate' does)")
+    return found
+
+
+def _known(row: Row) -> bool:
+    return bool(row["runs_done"] and (row["latency_answer"] or row["not_compared"]))
+
+
+def _twin(row: Row, rows: Sequence[Row]) -> Row | None:
+    same = ("campaign_id", "device", "model")
+    return next((o for o in rows if o["recipe"] == TWIN_RECIPE and all(o[n] == row[n] for n in same)), None)
+
+
+def _paragraph(found: Gains) -> Table:
+    """Three lines with a hanging indent."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for label, phrases in (("bought", found.bought), ("not bought", found.not_bought), ("not known", found.not_known)):
+        table.add_row(label, "; ".join(phrases) or "nothing")
+    return table
+
+
+def _judge_size(row: Row, twin: Row | None, found: Gains) -> None:
+    ratio = row["size_ratio"]
+    if ratio is None or twin is None:
+        return
+    sizes = f"{twin['artifact_bytes'] / 2**20:.2f} → {row['artifact_bytes'] / 2**20:.2f} MiB"
+    if ratio >= _LEAST:
+        found.bought.append(f"a file {ratio:.2f}× smaller ({sizes})")
+    elif ratio <= 1 / _LEAST:
+        found.not_bought.append(f"a smaller file: {1 / ratio:.2f}× larger ({sizes})")
+    else:
+        found.not_bought.append(f"a smaller file: the same ({sizes})")
+
+
+def _judge(name: str, prefix: str, row: Row, found: Gains) -> None:
+    ratio, answer = row[f"{prefix}_ratio"], row[f"{prefix}_answer"]
+    if ratio is None:
+        found.not_known.append(f"{name} (not enough data)")
+    elif answer in ("faster", "smaller"):
+        found.bought.append(f"{name} {ratio:.2f}× {answer}{_interval(prefix, row)}")
+    elif answer in ("slower", "larger"):
+        found.not_bought.append(f"{name}: {1 / ratio:.2f}× {answer}{_interval(prefix, row, inverted=True)}")
+    elif answer == "same":
+        found.not_bought.append(f"{name}: the same, {ratio:.2f}×{_interval(prefix, row)}")
+    else:
+        found.not_known.append(f"{name}: {ratio:.2f}×{_interval(prefix, row)}, {answer}")
+
+
+def _interval(prefix: str, row: Row, *, inverted: bool = False) -> str:
+    low, high = row[f"{prefix}_ratio_low"], row[f"{prefix}_ratio_high"]
+    if low is None or high is None:
+        return ""
+    return f" ({1 / high:.2f}–{1 / low:.2f})" if inverted else f" ({low:.2f}–{high:.2f})"
+
+
+def _judge_arithmetic(row: Row, found: Gains) -> None:
+    integers, floats = row["integer_operators"], row["float_operators"]
+    if integers is None or floats is None:
+        found.not_known.append("arithmetic (the artifact was not checked)")
+        return
+    count = f"{integers} of {integers + floats} convolutions, linears and products"
+    if integers:
+        found.bought.append(f"integer arithmetic in {count}")
+    else:
+        stored = ", stored smaller and computed in floats" if (row["size_ratio"] or 0) >= _LEAST else ""
+        found.not_bought.append(f"integer arithmetic: {count}{stored}")

@@ -32,6 +32,18 @@ class BuildError(FleetError):
     """An artifact could not be made, through no fault of the request."""
 
 
+def canonical_recipe(text: str) -> str:
+    """The one name of what `text` asks for: only options that change the recipe, sorted, e.g. `int8:scope=conv`.
+
+    Raises the library's UserError for a recipe or an option that does not exist.
+    """
+    recipe = get_recipe(text)
+    base = get_recipe(text.partition(":")[0])
+    own, usual = recipe.to_dict()["options"], base.to_dict()["options"]
+    changed = [f"{key}={'none' if own[key] is None else own[key]}" for key in sorted(own) if own[key] != usual[key]]
+    return ":".join([base.name, *changed])
+
+
 def build_key(model: str, recipe: str, weights: Weights) -> str:
     """The name under which an equal request finds the artifact made before (hex SHA-256)."""
     import efficientquant
@@ -60,13 +72,12 @@ class Builder:
         self._pool: ProcessPoolExecutor | None = None
         self._waiting = 0
 
-    def check_recipes(self, recipes: tuple[str, ...]) -> None:
-        """Raise UserError for a recipe that does not exist."""
-        for recipe in recipes:
-            try:
-                get_recipe(recipe)
-            except LibraryUserError as error:
-                raise UserError(str(error)) from error
+    def canonical_recipes(self, recipes: tuple[str, ...]) -> tuple[str, ...]:
+        """The recipes by their canonical names, each once; raises UserError for one that does not exist."""
+        try:
+            return tuple(dict.fromkeys(canonical_recipe(one) for one in recipes))
+        except LibraryUserError as error:
+            raise UserError(str(error)) from error
 
     async def check_models(self, models: tuple[str, ...], weights: Weights) -> None:
         """Load every model with its weights once; raises UserError for what the user got wrong."""

@@ -50,7 +50,7 @@ class Submissions:
         """Record a campaign and start building; raises UserError when any part of the request is wrong."""
         measurement = measurement_for(request.tier, request.intra_op_threads, request.seed)
         _check_counts(request)
-        self._builder.check_recipes(request.recipes)
+        recipes = self._builder.canonical_recipes(request.recipes)
         devices = self._choose(request.devices)
         await self._builder.check_models(request.models, request.weights)
         campaign = Campaign(
@@ -58,7 +58,7 @@ class Submissions:
             state=CampaignState.BUILDING,
             created_unix_s=time.time(),
             models=request.models,
-            recipes=request.recipes,
+            recipes=recipes,
             devices=tuple(one.device_id for one in devices),
             weights=request.weights,
             measurement=measurement,

@@ -1,6 +1,6 @@
 """Each variant beside its FP32 twin on the same device: the columns that say what the recipe bought there."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,15 +20,15 @@ _COMPARED = (
 COLUMNS: tuple[str, ...] = (
     "size_ratio",
     *(f"{prefix}_{name}" for _, prefix, _ in _COMPARED for name in ("ratio", "ratio_low", "ratio_high", "answer")),
-    *("not_compared", "integer_operators", "float_operators"),
+    *("not_compared", "integer_operators", "float_operators", "arithmetic"),
 )
-_TEXTS = frozenset(name for name in COLUMNS if name.endswith("_answer") or name == "not_compared")
+_TEXTS = frozenset(name for name in COLUMNS if name.endswith("_answer") or name in ("not_compared", "arithmetic"))
 
 
 def with_comparisons(rows: Sequence[Row], repeats: Sequence[Row], checks: Mapping[str, Row]) -> list[dict[str, Any]]:
     """The rows of the view `results`, each with COLUMNS: None, or an empty text, where there is nothing to say.
 
-    `repeats` are the succeeded runs (see Store.repeats), `checks` what the check of an artifact found, by SHA-256.
+    `repeats` are the succeeded runs (see Store.repeats), `checks` the library's BuildVerdict.to_dict() by SHA-256.
     """
     by_job: dict[str, list[Row]] = defaultdict(list)
     for one in repeats:
@@ -38,7 +38,7 @@ def with_comparisons(rows: Sequence[Row], repeats: Sequence[Row], checks: Mappin
         {
             **row,
             **{name: "" if name in _TEXTS else None for name in COLUMNS},
-            **_operators(checks.get(row["artifact_sha256"])),
+            **_arithmetic(checks.get(row["artifact_sha256"])),
             **_against(row, twins.get(_place(row)), by_job),
         }
         for row in rows
@@ -49,8 +49,16 @@ def _place(row: Row) -> tuple[str, ...]:
     return row["campaign_id"], row["device"], row["model"]
 
 
-def _operators(check: Row | None) -> dict[str, int]:
-    return {} if check is None else {name: int(check[name]) for name in ("integer_operators", "float_operators")}
+def _arithmetic(check: Row | None) -> dict[str, Any]:
+    """Count the check's convolutions, linears and products that compute in integers and in floats."""
+    if check is None:
+        return {}
+    counts: Counter[str] = Counter()
+    for precisions in check["precisions"].values():
+        counts.update(precisions)
+    integers = counts.pop("int8", 0)
+    words = f"{check['gain']} (by {check['runtime']}, where it was built)"
+    return {"integer_operators": integers, "float_operators": counts.total(), "arithmetic": words}
 
 
 def _against(row: Row, twin: Row | None, by_job: Mapping[str, Sequence[Row]]) -> dict[str, Any]:

@@ -104,13 +104,9 @@ def _interval(prefix: str, row: Row, *, inverted: bool = False) -> str:
 
 
 def _judge_arithmetic(row: Row, found: Gains) -> None:
-    integers, floats = row["integer_operators"], row["float_operators"]
-    if integers is None or floats is None:
+    if row["integer_operators"] is None:
         found.not_known.append("arithmetic (the artifact was not checked)")
-        return
-    count = f"{integers} of {integers + floats} convolutions, linears and products"
-    if integers:
-        found.bought.append(f"integer arithmetic in {count}")
+    elif row["integer_operators"]:
+        found.bought.append(row["arithmetic"])
     else:
-        stored = ", stored smaller and computed in floats" if (row["size_ratio"] or 0) >= _LEAST else ""
-        found.not_bought.append(f"integer arithmetic: {count}{stored}")
+        found.not_bought.append(f"integer arithmetic: {row['arithmetic']}")

@@ -1,7 +1,7 @@
-"""Whether an exported file computes what the eager fake-quantized model computes."""
+"""Does a file compute what the eager model computes? Asked of ONNX Runtime, on images."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,40 +9,67 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from efficientquant.quantization import Log2Quantizer, QuantizedModel
+from efficientquant.lowering import Variant
+from efficientquant.quantization import QuantizedModel
+from efficientquant.quantizers import CodeQuantizer, bypassed, code_quantizers
 
 PARITY_LIMIT = 1e-4
+# FP16 keeps eleven bits: two ways through a network of a hundred layers part by some of its steps.
+HALF_PARITY_LIMIT = 3e-2
 
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """The largest |Δ| of the logits; how many log2 codes fell beside the eager model's, and the largest step."""
+    """The largest |Δ| of the logits, and relative to the largest logit; how many codes moved, and the largest step.
 
-    max_abs: float
+    `is_half` says what is compared: FP16 with FP16, which has no exact answer, or FP32 with FP32.
+    """
+
+    is_half: bool
+    max_abs: float = 0.0
+    relative: float = 0.0
     moved_codes: int = 0
     largest_step: int = 0
 
+    @property
+    def holds(self) -> bool:
+        """Whether the logits agree: within 1e-4, in FP16 within 3 % of the largest one. Not where one is NaN."""
+        return self.relative <= HALF_PARITY_LIMIT if self.is_half else self.max_abs <= PARITY_LIMIT
 
-def measure_parity(quantized: QuantizedModel, proto: onnx.ModelProto, images: Tensor) -> Parity:
+    @property
+    def problem(self) -> str | None:
+        """What is wrong, or None. Codes that move by more than a step have another cause than rounding."""
+        if not self.holds:
+            found, limit = (self.relative, HALF_PARITY_LIMIT) if self.is_half else (self.max_abs, PARITY_LIMIT)
+            return f"its logits differ from the eager model's by {found:.2e}, more than {limit:.0e}"
+        if self.largest_step > 1 and not self.is_half:
+            return f"a code lies {self.largest_step} steps beside the eager model's"
+        return None
+
+
+def measure_parity(quantized: QuantizedModel, variant: Variant, proto: onnx.ModelProto, images: Tensor) -> Parity:
     """Compare ONNX Runtime with the eager model on images (N, C, H, W), one at a time.
 
-    A probability within float rounding of the boundary between two log2 codes may get either of them: the two
-    runtimes' softmax differ in the last bit. Where that moves the logits, the comparison is repeated with the
-    eager model on ONNX Runtime's codes, and the moved codes are counted: no other difference is excused.
+    The eager model passes by what the variant does not compute. A value within float rounding of the boundary
+    between two codes may get either of them: two runtimes differ in the last bit. Where that moves the logits,
+    the comparison is repeated with the eager model on ONNX Runtime's codes, and the moved codes are counted: no
+    other difference is excused.
     """
-    rounds = [node.output[0] for node in proto.graph.node if node.op_type == "Round"]
-    quantizers = [module for module in quantized.module.modules() if isinstance(module, Log2Quantizer)]
-    session = _session_with_outputs(proto, rounds)
-    parity = Parity(0.0)
-    with torch.no_grad():
+    session = _session_with_outputs(proto, list(variant.rounded.values()))
+    quantizers = code_quantizers(quantized.module)
+    # A file in FP32 types computes in FP32, whatever a builder makes of it later.
+    eager = quantized if variant.is_half else quantized.module
+    parity = Parity(variant.is_half)
+    with torch.no_grad(), bypassed(quantized.module, variant.dropped):
         for index in range(len(images)):
             image = images[index : index + 1]
             logits, *rounded = session.run(None, {proto.graph.input[0].name: image.numpy()})
-            found = Parity(_distance(logits, quantized.module(image)))
-            if not found.max_abs <= PARITY_LIMIT and len(rounded) == len(quantizers):
-                found = _compare_on_same_codes(quantized.module, quantizers, image, logits, rounded)
+            found = _compare(parity, logits, eager(image))
+            if not found.holds and rounded:
+                forced = dict(zip(variant.rounded, rounded, strict=True))
+                found = _compare_on_same_codes(found, eager, quantizers, image, logits, forced)
             parity = _worse(parity, found)
     return parity
 
@@ -55,29 +82,39 @@ def _session_with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnxrunti
 
 
 def _compare_on_same_codes(
-    module: nn.Module, quantizers: list[Log2Quantizer], image: Tensor, logits: np.ndarray, rounded: list[np.ndarray]
+    without: Parity,
+    eager: Callable[[Tensor], Tensor],
+    quantizers: Mapping[str, CodeQuantizer],
+    image: Tensor,
+    logits: np.ndarray,
+    rounded: Mapping[str, np.ndarray],
 ) -> Parity:
     moves: list[Tensor] = []
     with _forced_codes(quantizers, rounded, moves):
-        distance = _distance(logits, module(image))
-    largest_step = max(int(move.abs().max()) for move in moves)
-    return Parity(distance, sum(int(move.count_nonzero()) for move in moves), largest_step)
+        found = _compare(without, logits, eager(image))
+    return dataclasses.replace(
+        found,
+        moved_codes=sum(int(move.count_nonzero()) for move in moves),
+        largest_step=max(int(move.abs().max()) for move in moves),
+    )
 
 
 @contextmanager
-def _forced_codes(quantizers: list[Log2Quantizer], rounded: list[np.ndarray], moves: list[Tensor]) -> Iterator[None]:
-    """Let each quantizer decode the given rounded octaves instead of its own, and note how far the codes moved."""
+def _forced_codes(
+    quantizers: Mapping[str, CodeQuantizer], rounded: Mapping[str, np.ndarray], moves: list[Tensor]
+) -> Iterator[None]:
+    """Let each quantizer decode the given rounded values instead of its own, and note how far the codes moved."""
 
     def force(given: np.ndarray) -> Any:
-        def hook(quantizer: Log2Quantizer, inputs: tuple[Tensor], _output: Tensor) -> Tensor:
-            own = quantizer.codec.quantize(inputs[0])
-            codes = quantizer.codec.codes_of(torch.from_numpy(given), inputs[0])
+        def hook(quantizer: CodeQuantizer, inputs: tuple[Tensor], _output: Tensor) -> Tensor:
+            own = quantizer.codes(inputs[0])
+            codes = quantizer.codes_of(torch.from_numpy(given).float(), inputs[0])
             moves.append(codes - own)
-            return quantizer.codec.dequantize(codes)
+            return quantizer.decode(codes)
 
         return hook
 
-    handles = [q.register_forward_hook(force(given)) for q, given in zip(quantizers, rounded, strict=True)]
+    handles = [quantizers[site].register_forward_hook(force(given)) for site, given in rounded.items()]
     try:
         yield
     finally:
@@ -85,13 +122,17 @@ def _forced_codes(quantizers: list[Log2Quantizer], rounded: list[np.ndarray], mo
             handle.remove()
 
 
-def _distance(logits: np.ndarray, eager: Tensor) -> float:
-    return float(np.abs(logits - eager.numpy()).max())
+def _compare(kind: Parity, logits: np.ndarray, eager: Tensor) -> Parity:
+    reference = eager.numpy()
+    distance = float(np.abs(logits - reference).max())
+    return Parity(kind.is_half, max_abs=distance, relative=distance / max(1.0, float(np.abs(reference).max())))
 
 
 def _worse(one: Parity, other: Parity) -> Parity:
     return Parity(
+        is_half=one.is_half,
         max_abs=float(np.maximum(one.max_abs, other.max_abs)),  # unlike max(), keeps NaN
+        relative=float(np.maximum(one.relative, other.relative)),
         moved_codes=one.moved_codes + other.moved_codes,
         largest_step=max(one.largest_step, other.largest_step),
     )

@@ -1,20 +1,37 @@
 """The one verb: quantize a model by a recipe, and keep a record of everything that was done."""
 
 import dataclasses
+from functools import cached_property
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 
 from efficientquant import primitives
+from efficientquant.bits import bit_table
 from efficientquant.calibration import CalibrationData, Progress, collect_images, hash_images, run_calibration
-from efficientquant.capture import call_nodes, capture, fold_batch_norm, get_tensor, set_tensor
+from efficientquant.capture import call_nodes, capture, fold_batch_norm, get_tensor
+from efficientquant.graph_edits import find_inputs, insert_behind, observing, replace_parameter
+from efficientquant.half import HalfInterpreter
 from efficientquant.models import InputSpec, input_spec, synthetic_images
-from efficientquant.observers import RangeObserver
+from efficientquant.observers import MagnitudeObserver, RangeObserver
 from efficientquant.primitives import DataFreeLog2, Log2Parameters
-from efficientquant.recipe import Granularity, IdentificationRule, Log2Form, Recipe
-from efficientquant.structure import SOFTMAX, Manifest, build_manifest, find_convolutions
+from efficientquant.quantizers import ActivationQuantizer, Log2Quantizer, LogitQuantizer, WeightDequantizer
+from efficientquant.recipe import (
+    FloatType,
+    Granularity,
+    IdentificationRule,
+    Log2Emulation,
+    Log2Form,
+    RangeRule,
+    Recipe,
+    Scope,
+)
+from efficientquant.structure import SOFTMAX, ActivationSite, Manifest, build_manifest, find_weights
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 WEIGHT_GATE_DB = 38.0
 CHANNEL_GATE_DB = 35.0
@@ -31,7 +48,11 @@ class QuantizedWeight:
 
 @dataclasses.dataclass(frozen=True)
 class QuantizedModel:
-    """A fake-quantized model that runs eagerly, with the evidence of what was done to it."""
+    """A fake-quantized model that runs eagerly, with the evidence of what was done to it.
+
+    `module` computes in float32 with the quantizers in it; calling the model computes as the recipe says, in FP16
+    too.
+    """
 
     module: fx.GraphModule
     recipe: Recipe
@@ -41,17 +62,25 @@ class QuantizedModel:
     notes: list[str]
     provenance: dict[str, Any]
 
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the logits (N, classes) of normalized images (N, C, H, W)."""
+        with torch.no_grad():
+            if self.recipe.float_type is FloatType.FP16:
+                logits: Tensor = HalfInterpreter(self.module).run(images)
+            else:
+                logits = self.module(images)
+        return logits
 
-class Log2Quantizer(nn.Module):
-    """Rounds post-softmax probabilities to their log2 codes and back."""
+    def bit_table(self) -> dict[str, str]:
+        """Return how many bits each class of tensors has: what every accuracy figure has to be read with."""
+        return bit_table(self.manifest, self.recipe.float_type)
 
-    def __init__(self, codec: Log2Parameters) -> None:
-        super().__init__()
-        self.codec = codec
+    @cached_property
+    def canonical(self) -> "ir.Model":
+        """The model as the ONNX exporter gives it, quantizers as markers: what every variant is lowered from."""
+        from efficientquant.tracing import trace
 
-    def forward(self, probabilities: Tensor) -> Tensor:
-        """Return the fake-quantized probabilities, in the same shape."""
-        return self.codec.dequantize(self.codec.quantize(probabilities))
+        return trace(self.module, self.input_spec.shape)
 
 
 class Quantization:
@@ -63,7 +92,8 @@ class Quantization:
         self.notes: list[str] = []
         self.weights: dict[str, QuantizedWeight] = {}
         self.provenance: dict[str, Any] = {}
-        self._images = images
+        self._given = images
+        self._images: Tensor | None = None
         self._model = model
         self.report("capture", 0.0)
         self.graph = capture(model, self.spec.shape)
@@ -77,17 +107,32 @@ class Quantization:
         if self.progress is not None:
             self.progress(phase, fraction)
 
-    def convolutions(self, rule: IdentificationRule) -> list[str]:
-        """Return the weight names of the convolutions that the rule finds."""
-        return find_convolutions(self._model, self.graph, rule)
+    def find_weights(self, scope: Scope, rule: IdentificationRule) -> list[str]:
+        """Return the names of the weights in scope that are still in float."""
+        found = find_weights(self._model, self.graph, scope, rule)
+        return [name for name in found if name not in self.weights]
+
+    def quantize_weights(
+        self,
+        scope: Scope,
+        bits: int,
+        granularity: Granularity,
+        rule: IdentificationRule = IdentificationRule.GRAPH,
+    ) -> None:
+        """Quantize every weight in scope; say so where there is none."""
+        names = self.find_weights(scope, rule)
+        if not names:
+            self.notes.append(f"the model has no weight in scope {scope.value!r}: nothing to quantize there")
+        for name in names:
+            self.quantize_weight(name, bits, granularity)
 
     def quantize_weight(self, name: str, bits: int, granularity: Granularity) -> None:
-        """Replace a weight (O, ...) by its symmetric fake-quantized self and record its SQNR."""
+        """Replace a weight (O, ...) by symmetric codes and a dequantizer, and record its SQNR."""
         weight = get_tensor(self.graph, name).detach()
         scale = primitives.choose_scale(weight, bits, granularity)
         codes = primitives.quantize(weight, scale, bits)
         approximation = primitives.dequantize(codes, scale)
-        set_tensor(self.graph, name, approximation)
+        replace_parameter(self.graph, name, f"{name}_dequantizer", WeightDequantizer(codes, scale))
         self.weights[name] = QuantizedWeight(codes=codes, scale=scale)
         channels = primitives.channel_sqnr_db(weight, approximation)
         worst = min(range(len(channels)), key=channels.__getitem__)
@@ -100,7 +145,24 @@ class Quantization:
             worst_channel=worst,
         )
 
-    def quantize_softmax(self, bits: int, form: Log2Form, epsilon: float, octaves: int) -> None:
+    def quantize_inputs(self, scope: Scope, bits: int, rule: RangeRule) -> None:
+        """Quantize the inputs of everything in scope, with ranges that calibration finds; to be done before weights."""
+        names = self.find_weights(scope, IdentificationRule.GRAPH)
+        inputs = find_inputs(self.graph, scope, names)
+        with observing(self.graph, list(inputs), MagnitudeObserver) as observers:
+            run_calibration(self.graph, self._calibration_images(), self.progress)
+        for index, ((source, consumers), observer) in enumerate(zip(inputs.items(), observers, strict=True)):
+            largest = observer.choose_range(rule, bits)
+            scale = largest / ((1 << (bits - 1)) - 1) if largest > 0 else 1.0
+            site = f"input_quantizer_{index}"
+            quantizer = ActivationQuantizer(site, scale, bits)
+            insert_behind(self.graph, source, site, quantizer, consumers)
+            kinds = tuple(sorted({consumer.target.overloadpacket.__name__ for consumer in consumers}))
+            self.manifest.activation_sites.append(ActivationSite(source.name, site, kinds, bits, scale))
+
+    def quantize_softmax(
+        self, bits: int, form: Log2Form, epsilon: float, octaves: int, emulation: Log2Emulation
+    ) -> None:
         """Put a log2 quantizer behind every softmax; form A is calibrated on the images first."""
         sites = call_nodes(self.graph, *SOFTMAX)
         if not sites:
@@ -108,44 +170,36 @@ class Quantization:
             return
         parameters: list[Log2Parameters]
         if form is Log2Form.CALIBRATED:
-            observers = self._observe(sites)
+            with observing(self.graph, sites, RangeObserver) as observers:
+                run_calibration(self.graph, self._calibration_images(), self.progress)
             parameters = [primitives.choose_log2_parameters(o.smallest, o.largest, bits, epsilon) for o in observers]
         else:
             parameters = [DataFreeLog2(bits=bits, octaves=octaves) for _ in sites]
-        for index, (site, quantizer) in enumerate(zip(sites, parameters, strict=True)):
-            self._insert_behind(site, f"log2_quantizer_{index}", Log2Quantizer(quantizer))
-            self._update_site(index, bits=bits, form=form.value, quantizer=dataclasses.asdict(quantizer))
-
-    def _observe(self, sites: list[fx.Node]) -> list[RangeObserver]:
-        """Run the calibration images with an observer behind each site, and take the observers out again."""
-        observers = [RangeObserver() for _ in sites]
-        nodes = [
-            self._insert_behind(s, f"observer_{i}", o) for i, (s, o) in enumerate(zip(sites, observers, strict=True))
-        ]
-        run_calibration(self.graph, self._calibration_images(), self.progress)
-        for index, (site, node) in enumerate(zip(sites, nodes, strict=True)):
-            node.replace_all_uses_with(site)
-            self.graph.graph.erase_node(node)
-            delattr(self.graph, f"observer_{index}")
-        return observers
+        for index, (site, codec) in enumerate(zip(sites, parameters, strict=True)):
+            name = f"log2_quantizer_{index}"
+            if emulation is Log2Emulation.MOVE:
+                insert_behind(self.graph, cast(fx.Node, site.args[0]), name, LogitQuantizer(name, codec.step), [site])
+            else:
+                dropped = emulation is Log2Emulation.DROP
+                insert_behind(self.graph, site, name, Log2Quantizer(name, codec, dropped=dropped))
+            self._update_site(
+                index, bits=bits, form=form.value, emulation=emulation.value, quantizer=dataclasses.asdict(codec)
+            )
 
     def _calibration_images(self) -> Tensor:
         if self._images is None:
+            self._images = self._load_images()
+        return self._images
+
+    def _load_images(self) -> Tensor:
+        if self._given is None:
             images = synthetic_images(self.spec, DEFAULT_IMAGES)
             self.notes.append(f"calibrated on {DEFAULT_IMAGES} synthetic images, since no data were given")
         else:
-            images = collect_images(self._images, self.spec)
-        source = "synthetic" if self._images is None else "given"
+            images = collect_images(self._given, self.spec)
+        source = "synthetic" if self._given is None else "given"
         self.provenance["calibration"] = {"source": source, "images": len(images), "sha256": hash_images(images)}
         return images
-
-    def _insert_behind(self, site: fx.Node, name: str, module: nn.Module) -> fx.Node:
-        self.graph.add_submodule(name, module)
-        with self.graph.graph.inserting_after(site):
-            node = self.graph.graph.call_module(name, (site,))
-        site.replace_all_uses_with(node, delete_user_cb=lambda user: user is not node)
-        self.graph.recompile()
-        return node
 
     def _update(self, name: str, **changes: Any) -> None:
         self.manifest.entries[name] = dataclasses.replace(self.manifest.entries[name], **changes)

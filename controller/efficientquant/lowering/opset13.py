@@ -1,15 +1,13 @@
-"""ONNX opset 18 → opset 13 and IR 8: the widest form, which TensorRT 8.x and ONNX Runtime 1.10 load."""
+"""ONNX opset 18 → opset 13: the widest form, which TensorRT 8.x and ONNX Runtime 1.10 load."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from efficientquant.errors import LoweringError
-
-OPSET = 13
-IR_VERSION = 8
+from efficientquant.lowering.building import NodeBuilder, replace_node
 
 # Their axes are an attribute up to opset 17 and an input from 18 on (ReduceSum changed in 13 already).
 REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
@@ -23,77 +21,20 @@ LATER_ATTRIBUTES: Mapping[str, Mapping[str, int | str]] = {
 def lower_to_opset_13(model: ir.Model, path: Path) -> None:
     """Rewrite a model in place; raise LoweringError, naming the node, where opset 13 has no form of an operator.
 
-    `path` only names the artifact in errors. Everything that would differ between two exports of the same
-    model, or would carry file paths, is removed.
+    `path` only names the artifact in errors.
     """
     graph = model.graph
     for node in list(graph):
         rewrite = REWRITES.get(node.op_type)
         if rewrite is not None:
             rewrite(graph, node, path)
-    _drop_unused_initializers(graph)
-    _strip(model)
-    model.opset_imports.clear()
-    model.opset_imports[""] = OPSET
-    model.ir_version = IR_VERSION
-
-
-class _Builder:
-    """Inserts nodes before another one, named after it, so that names are the same in every process."""
-
-    def __init__(self, graph: ir.Graph, anchor: ir.Node) -> None:
-        self._graph = graph
-        self._anchor = anchor
-        self._count = 0
-
-    def op(self, op_type: str, *inputs: ir.Value, **attributes: int | float | str | Sequence[int]) -> ir.Value:
-        """Insert one operator and return its first output."""
-        name = self._name(op_type)
-        values: dict[str, int | float | str | Sequence[int]] = {
-            key: list(value) if isinstance(value, range) else value for key, value in attributes.items()
-        }
-        node = ir.node(op_type, list(inputs), attributes=values, name=name)
-        node.outputs[0].name = f"{name}_output"
-        self._graph.insert_before(self._anchor, node)
-        return node.outputs[0]
-
-    def scalar(self, value: float) -> ir.Value:
-        """Return an initializer that all nodes share which need this value."""
-        return add_initializer(self._graph, f"scalar_{value!r}", np.array(value, dtype=np.float32))
-
-    def constant(self, array: np.ndarray) -> ir.Value:
-        """Register an initializer and return it."""
-        return add_initializer(self._graph, self._name("constant"), array)
-
-    def _name(self, suffix: str) -> str:
-        self._count += 1
-        return f"{self._anchor.name}_{suffix}_{self._count}"
-
-
-def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """Register an array as a named initializer of the graph, or return the one that has the name already."""
-    if name in graph.initializers:
-        return graph.initializers[name]
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
-
-
-def replace_node(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
-    """Let a value take the place of a node's first output, under the same name, and remove the node."""
-    old = node.outputs[0]
-    name, value.shape, value.type = old.name, old.shape, old.type
-    ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
-    value.name = name
 
 
 def _lower_layer_norm(graph: ir.Graph, node: ir.Node, path: Path) -> None:
     """Write y = (x - μ) / √(σ² + ε) · γ + β over the last axes."""
     axis = node.attributes.get_int("axis", -1)
     axes = range(axis, 0) if axis < 0 else range(axis, len(_shape(node, path)))
-    build = _Builder(graph, node)
+    build = NodeBuilder(graph, node)
     normalized = _normalize(build, _input(node, 0, path), axes, node.attributes.get_float("epsilon", 1e-5))
     scaled = build.op("Mul", normalized, _input(node, 1, path))
     bias = node.inputs[2] if len(node.inputs) > 2 else None
@@ -103,7 +44,7 @@ def _lower_layer_norm(graph: ir.Graph, node: ir.Node, path: Path) -> None:
 def _lower_instance_norm(graph: ir.Graph, node: ir.Node, path: Path) -> None:
     """The same over the spatial axes of (N, C, ...), γ and β per channel; TensorRT 8 makes a plugin of each one."""
     rank = len(_shape(node, path))
-    build = _Builder(graph, node)
+    build = NodeBuilder(graph, node)
     result = _normalize(build, _input(node, 0, path), range(2, rank), node.attributes.get_float("epsilon", 1e-5))
     for op_type, index, neutral in (("Mul", 1, 1.0), ("Add", 2, 0.0)):
         parameter = _constant(_input(node, index, path), node, path)
@@ -113,7 +54,7 @@ def _lower_instance_norm(graph: ir.Graph, node: ir.Node, path: Path) -> None:
     replace_node(graph, node, result)
 
 
-def _normalize(build: _Builder, x: ir.Value, axes: range, epsilon: float) -> ir.Value:
+def _normalize(build: NodeBuilder, x: ir.Value, axes: range, epsilon: float) -> ir.Value:
     mean = build.op("ReduceMean", x, axes=axes, keepdims=1)
     centred = build.op("Sub", x, mean)
     variance = build.op("ReduceMean", build.op("Mul", centred, centred), axes=axes, keepdims=1)
@@ -128,7 +69,7 @@ def _lower_reduction(graph: ir.Graph, node: ir.Node, path: Path) -> None:
         attributes["axes"] = [int(axis) for axis in _constant(axes, node, path)]
     elif node.attributes.get_int("noop_with_empty_axes", 0):
         raise LoweringError(path, str(node.name), node.op_type, "reduces over no axes, which opset 13 cannot say")
-    replace_node(graph, node, _Builder(graph, node).op(node.op_type, _input(node, 0, path), **attributes))
+    replace_node(graph, node, NodeBuilder(graph, node).op(node.op_type, _input(node, 0, path), **attributes))
 
 
 def _lower_split(_graph: ir.Graph, node: ir.Node, path: Path) -> None:
@@ -141,7 +82,7 @@ def _lower_split(_graph: ir.Graph, node: ir.Node, path: Path) -> None:
 
 def _lower_hard_swish(graph: ir.Graph, node: ir.Node, path: Path) -> None:
     """HardSwish(x) = x · HardSigmoid(x; α = 1/6, β = 1/2); the operator came with opset 14."""
-    build = _Builder(graph, node)
+    build = NodeBuilder(graph, node)
     x = _input(node, 0, path)
     replace_node(graph, node, build.op("Mul", x, build.op("HardSigmoid", x, alpha=1.0 / 6.0, beta=0.5)))
 
@@ -191,30 +132,3 @@ def _constant(value: ir.Value, node: ir.Node, path: Path) -> np.ndarray:
     if tensor is None:
         raise LoweringError(path, str(node.name), node.op_type, f"takes {value.name!r}, which is not a constant")
     return tensor.numpy()
-
-
-def _drop_unused_initializers(graph: ir.Graph) -> None:
-    outputs = set(graph.outputs)
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and value not in outputs:
-            del graph.initializers[name]
-
-
-def _strip(model: ir.Model) -> None:
-    """Remove doc strings, stack traces and intermediate shapes: they hold machine paths and weigh more than nodes."""
-    model.doc_string = None
-    model.metadata_props.clear()
-    model.graph.doc_string = None
-    model.graph.metadata_props.clear()
-    kept = {*model.graph.inputs, *model.graph.outputs}
-    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
-        value.metadata_props.clear()
-        value.doc_string = None
-    for node in model.graph:
-        node.doc_string = None
-        node.metadata_props.clear()
-        for output in node.outputs:
-            output.metadata_props.clear()
-            if output not in kept:
-                output.type = None
-                output.shape = None

@@ -1,0 +1,52 @@
+"""The bit table: how many bits each class of tensors has. No accuracy is reported without it."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+
+from efficientquant.recipe import FloatType
+from efficientquant.structure import Manifest, ManifestEntry
+
+FLOAT_BITS = {FloatType.FP32: "32", FloatType.FP16: "16"}
+
+
+def bit_table(manifest: Manifest, float_type: FloatType, dropped: Collection[str] = ()) -> dict[str, str]:
+    """Return {class of tensors: bits}; a class of which only a part is quantized says how much of it.
+
+    `dropped` are sites whose quantizer an artifact does not compute: their tensors stay in float there.
+    """
+    rest = FLOAT_BITS[float_type]
+    table = {
+        f"{name} weights": _weights(manifest.entries.values(), operator, rest)
+        for name, operator in (("conv", "conv2d"), ("linear", "linear"))
+    }
+    live = [site for site in manifest.activation_sites if site.quantizer not in dropped]
+    for name, operators in (("conv", {"conv2d"}), ("linear", {"linear"}), ("product", {"matmul", "bmm", "baddbmm"})):
+        found = [str(site.bits) for site in live if operators & set(site.consumers)]
+        table[f"{name} inputs"] = _summary(found) if found else rest
+    table["softmax"] = _softmax(manifest, dropped, rest)
+    return table | {"rest": rest}
+
+
+def _weights(entries: Iterable[ManifestEntry], operator: str, rest: str) -> str:
+    matrices = [e for e in entries if e.operator == operator and len(e.shape) > 1]
+    return _summary([f"{e.bits} {e.granularity}" if e.bits < 32 else rest for e in matrices]) if matrices else "–"
+
+
+def _softmax(manifest: Manifest, dropped: Collection[str], rest: str) -> str:
+    sites = manifest.softmax_sites
+    if not sites:
+        return "–"
+    return _summary(
+        [
+            f"{site.bits} log2-{site.form}" if site.bits < 32 and f"log2_quantizer_{index}" not in dropped else rest
+            for index, site in enumerate(sites)
+        ]
+    )
+
+
+def _summary(found: list[str]) -> str:
+    """Return the value that all share, or each value with its count."""
+    counts = Counter(found)
+    if len(counts) == 1:
+        return found[0]
+    return ", ".join(f"{value} ({count} of {len(found)})" for value, count in counts.most_common())

@@ -1,0 +1,77 @@
+"""Putting quantizers and observers into a captured graph, and taking them out again."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from torch import fx, nn
+
+from efficientquant.capture import CONVOLUTION, call_nodes, parameter_name
+from efficientquant.recipe import Scope
+from efficientquant.structure import LINEAR, PRODUCTS
+
+Observer = TypeVar("Observer", bound=nn.Module)
+
+
+def find_inputs(graph: fx.GraphModule, scope: Scope, weights: Sequence[str]) -> dict[fx.Node, list[fx.Node]]:
+    """Return what computes the inputs of everything in scope: {source node: its consumers in scope}.
+
+    `weights` names the weights whose convolutions and linears are in scope. A product counts only where both of
+    its operands are computed: one with a parameter is no attention.
+    """
+    chosen = set(weights)
+    found: dict[fx.Node, list[fx.Node]] = {}
+    targets = (CONVOLUTION, LINEAR, *(PRODUCTS if scope is Scope.ALL else ()))
+    for node in call_nodes(graph, *targets):
+        operands = node.args[:1] if node.target in (CONVOLUTION, LINEAR) else node.args[-2:]
+        in_scope = parameter_name(node.args[1]) in chosen or node.target in PRODUCTS
+        sources = [operand for operand in operands if isinstance(operand, fx.Node) and operand.op != "get_attr"]
+        if not in_scope or len(sources) < len(operands):
+            continue
+        for source in dict.fromkeys(sources):
+            found.setdefault(source, []).append(node)
+    return found
+
+
+def insert_behind(
+    graph: fx.GraphModule, source: fx.Node, name: str, module: nn.Module, consumers: Sequence[fx.Node] | None = None
+) -> fx.Node:
+    """Let a module stand between a node and its consumers (all of them where none are named)."""
+    graph.add_submodule(name, module)
+    with graph.graph.inserting_after(source):
+        node = graph.graph.call_module(name, (source,))
+    chosen = set(source.users if consumers is None else consumers) - {node}
+    source.replace_all_uses_with(node, delete_user_cb=lambda user: user in chosen)
+    return node
+
+
+def replace_parameter(graph: fx.GraphModule, parameter: str, name: str, module: nn.Module) -> None:
+    """Let a module's result take the place of a parameter, wherever it is read, and forget the parameter."""
+    readers = [node for node in graph.graph.nodes if node.op == "get_attr" and node.target == parameter]
+    graph.add_submodule(name, module)
+    with graph.graph.inserting_before(readers[0]):
+        made = graph.graph.call_module(name, ())
+    for reader in readers:
+        reader.replace_all_uses_with(made)
+        graph.graph.erase_node(reader)
+    owner, _, leaf = parameter.rpartition(".")
+    delattr(graph.get_submodule(owner), leaf)
+
+
+@contextmanager
+def observing(graph: fx.GraphModule, sites: Sequence[fx.Node], kind: type[Observer]) -> Iterator[list[Observer]]:
+    """Put an observer behind each node, and take them out again at the end."""
+    observers = [kind() for _ in sites]
+    nodes = [
+        insert_behind(graph, site, f"observer_{index}", observer)
+        for index, (site, observer) in enumerate(zip(sites, observers, strict=True))
+    ]
+    graph.recompile()
+    try:
+        yield observers
+    finally:
+        for index, (site, node) in enumerate(zip(sites, nodes, strict=True)):
+            node.replace_all_uses_with(site)
+            graph.graph.erase_node(node)
+            delattr(graph, f"observer_{index}")
+        graph.recompile()

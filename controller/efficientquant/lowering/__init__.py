@@ -1,0 +1,73 @@
+"""From the canonical ONNX graph to the variant that one target can build."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import onnx_ir as ir
+
+from efficientquant.lowering.cleaning import clean
+from efficientquant.lowering.half import to_half
+from efficientquant.lowering.opset13 import lower_to_opset_13
+from efficientquant.lowering.quantizers import place_quantizers
+from efficientquant.quantizers import DOMAIN
+from efficientquant.recipe import FloatType, Recipe
+from efficientquant.targets import Half, Target
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A lowered model, and what it computes of the recipe.
+
+    `rounded` maps each quantizer's site to the tensor that shows its rounding; the `dropped` sites are not in it.
+    `stored` and `folded` count weights kept in int8 and weights turned back to float. `builder_flags` are what a
+    TensorRT builder has to be told ("fp16", "int8").
+    """
+
+    model: ir.Model
+    rounded: dict[str, str]
+    dropped: frozenset[str]
+    stored: int
+    folded: int
+    is_half: bool
+    builder_flags: tuple[str, ...]
+
+
+def lower(canonical: ir.Model, target: Target, recipe: Recipe, path: Path, *, half: bool = True) -> Variant:
+    """Return the variant for a target, leaving the canonical model as it is.
+
+    Without `half` its types stay FP32 whatever the recipe says: that twin shows that everything else is right.
+    `path` only names the artifact in errors. Raises LoweringError, naming the node, for what the target has no
+    form of.
+    """
+    model = canonical.clone()
+    placement = place_quantizers(model.graph, target)
+    wants_half = recipe.float_type is FloatType.FP16
+    is_half = half and wants_half and target.half is Half.TYPED
+    if is_half:
+        to_half(model.graph)
+    if target.opset == 13:
+        lower_to_opset_13(model, path)
+    clean(model)
+    model.opset_imports.pop(DOMAIN, None)
+    model.opset_imports[""] = target.opset
+    model.ir_version = target.ir_version
+    flags = _builder_flags(target, wants_half, bool(placement.stored))
+    model.metadata_props["efficientquant.target"] = target.name
+    model.metadata_props["efficientquant.recipe"] = json.dumps(recipe.to_dict(), sort_keys=True)
+    model.metadata_props["efficientquant.builder_flags"] = ",".join(flags)
+    return Variant(
+        model=model,
+        rounded={site: str(value.name) for site, value in placement.rounded.items()},
+        dropped=frozenset(placement.dropped),
+        stored=placement.stored,
+        folded=placement.folded,
+        is_half=is_half,
+        builder_flags=flags,
+    )
+
+
+def _builder_flags(target: Target, wants_half: bool, has_int8: bool) -> tuple[str, ...]:
+    if not target.is_tensorrt or target.half is Half.TYPED:
+        return ()
+    return tuple(flag for flag, wanted in (("fp16", wants_half), ("int8", has_int8)) if wanted)

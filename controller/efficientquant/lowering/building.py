@@ -1,0 +1,66 @@
+"""Inserting nodes and initializers into an ONNX graph under names that are the same in every process."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+# Set in the `meta` of nodes that compute in FP32 in a file of FP16 types.
+KEEP_FLOAT32 = "keep_float32"
+
+
+class NodeBuilder:
+    """Inserts nodes before another one, named after it, so that names are the same in every process.
+
+    Where `float32` is set they stay in FP32 whatever the rest of the graph becomes.
+    """
+
+    def __init__(self, graph: ir.Graph, anchor: ir.Node, *, float32: bool = False) -> None:
+        self._graph = graph
+        self._anchor = anchor
+        self._float32 = float32
+        self._count = 0
+
+    def op(self, op_type: str, *inputs: ir.Value, **attributes: int | float | str | Sequence[int]) -> ir.Value:
+        """Insert one operator and return its first output."""
+        name = self._name(op_type)
+        values: dict[str, int | float | str | Sequence[int]] = {
+            key: list(value) if isinstance(value, range) else value for key, value in attributes.items()
+        }
+        node = ir.node(op_type, list(inputs), attributes=values, name=name)
+        node.outputs[0].name = f"{name}_output"
+        if self._float32:
+            node.meta[KEEP_FLOAT32] = True
+        self._graph.insert_before(self._anchor, node)
+        return node.outputs[0]
+
+    def scalar(self, value: float) -> ir.Value:
+        """Return an initializer that all nodes share which need this value."""
+        return add_initializer(self._graph, f"scalar_{value!r}", np.array(value, dtype=np.float32))
+
+    def constant(self, array: np.ndarray) -> ir.Value:
+        """Register an initializer and return it."""
+        return add_initializer(self._graph, self._name("constant"), array)
+
+    def _name(self, suffix: str) -> str:
+        self._count += 1
+        return f"{self._anchor.name}_{suffix}_{self._count}"
+
+
+def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """Register an array as a named initializer of the graph, or return the one that has the name already."""
+    if name in graph.initializers:
+        return graph.initializers[name]
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def replace_node(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
+    """Let a value take the place of a node's first output, under the same name, and remove the node."""
+    old = node.outputs[0]
+    name, value.shape, value.type = old.name, old.shape, old.type
+    ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    value.name = name

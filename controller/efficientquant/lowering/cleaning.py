@@ -1,0 +1,38 @@
+"""Removing what a file does not need, and what would differ between two exports of the same model."""
+
+import onnx_ir as ir
+
+
+def clean(model: ir.Model) -> None:
+    """Remove unused initializers, and doc strings, stack traces and intermediate shapes.
+
+    They hold machine paths and weigh more than nodes.
+    """
+    _drop_unused_initializers(model.graph)
+    _strip(model)
+
+
+def _drop_unused_initializers(graph: ir.Graph) -> None:
+    outputs = set(graph.outputs)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and value not in outputs:
+            del graph.initializers[name]
+
+
+def _strip(model: ir.Model) -> None:
+    model.doc_string = None
+    model.metadata_props.clear()
+    model.graph.doc_string = None
+    model.graph.metadata_props.clear()
+    kept = {*model.graph.inputs, *model.graph.outputs}
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+        value.doc_string = None
+    for node in model.graph:
+        node.doc_string = None
+        node.metadata_props.clear()
+        for output in node.outputs:
+            output.metadata_props.clear()
+            if output not in kept:
+                output.type = None
+                output.shape = None

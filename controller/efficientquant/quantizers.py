@@ -1,0 +1,199 @@
+"""What a fake-quantized graph is made of: modules that compute in torch and export as one marker node each.
+
+A marker is a node of the domain `efficientquant` that carries the quantizer's parameters. Lowering turns it into
+what a target can run; a written artifact holds none.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from efficientquant.primitives import LN2, CalibratedLog2, Log2Parameters, dequantize
+
+DOMAIN = "efficientquant"
+WEIGHT_MARKER = "DequantizeWeight"
+ACTIVATION_MARKER = "QuantizeDequantize"
+LOG2_MARKER = "Log2QuantizeDequantize"
+LOGIT_MARKER = "LogitQuantizeDequantize"
+
+
+class WeightDequantizer(nn.Module):
+    """Holds int8 codes (O, ...) and their scale, and computes the weight that they stand for."""
+
+    codes: Tensor
+    scale: Tensor
+
+    def __init__(self, codes: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("codes", codes)
+        self.register_buffer("scale", scale)
+
+    def forward(self) -> Tensor:
+        """Return codes × scale, float32 (O, ...)."""
+        if torch.compiler.is_exporting():
+            return _marker(WEIGHT_MARKER, (self.codes, self.scale), {}, self.scale.dtype, self.codes.shape)
+        return dequantize(self.codes, self.scale)
+
+
+class CodeQuantizer(nn.Module):
+    """A quantizer of activations: `codes` and `decode` are its two halves, `enabled` lets it be bypassed.
+
+    `site` is the name under which the graph, the manifest and the artifact's nodes know it.
+    """
+
+    def __init__(self, site: str) -> None:
+        super().__init__()
+        self.site = site
+        self.enabled = True
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Return the codes, as floats, in the shape of x."""
+        raise NotImplementedError
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return what the codes stand for."""
+        raise NotImplementedError
+
+    def codes_of(self, rounded: Tensor, x: Tensor) -> Tensor:
+        """Return the codes that a runtime's own rounded values, shown in its graph, stand for."""
+        raise NotImplementedError
+
+    def marker(self, x: Tensor) -> Tensor:
+        """Return the marker node's output."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x rounded to its codes and back, in the same shape."""
+        if not self.enabled:
+            return x
+        return self.marker(x) if torch.compiler.is_exporting() else self.decode(self.codes(x))
+
+
+class ActivationQuantizer(CodeQuantizer):
+    """Symmetric, one scale per tensor: codes clip(round(x / s)), zero-point 0.
+
+    Eight bits keep -128, as QuantizeLinear does; fewer bits are clipped to ±(2^(bits-1) - 1).
+    """
+
+    def __init__(self, site: str, scale: float, bits: int) -> None:
+        super().__init__(site)
+        self.scale = scale
+        self.bits = bits
+
+    @property
+    def top(self) -> int:
+        """The largest code."""
+        return (1 << (self.bits - 1)) - 1
+
+    @property
+    def bottom(self) -> int:
+        """The smallest code."""
+        return -128 if self.bits == 8 else -self.top
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Return clip(round(x / s), bottom, top)."""
+        return (x / self.scale).round().clamp(self.bottom, self.top)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return codes × s."""
+        return codes * self.scale
+
+    def codes_of(self, rounded: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
+        """Return QuantizeLinear's output as floats."""
+        return rounded.float()
+
+    def marker(self, x: Tensor) -> Tensor:
+        """Return the marker's output; its attributes are scale and bits."""
+        attributes = {"scale": self.scale, "bits": self.bits, "site": self.site}
+        return _marker(ACTIVATION_MARKER, (x,), attributes, x.dtype, x.shape)
+
+
+class Log2Quantizer(CodeQuantizer):
+    """Rounds post-softmax probabilities to their log2 codes and back.
+
+    `dropped` marks one that artifacts leave out: a deployment variant.
+    """
+
+    def __init__(self, site: str, codec: Log2Parameters, *, dropped: bool = False) -> None:
+        super().__init__(site)
+        self.codec = codec
+        self.dropped = dropped
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Return the log2 codes of probabilities."""
+        return self.codec.quantize(x)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return the probabilities that the codes stand for."""
+        return self.codec.dequantize(codes)
+
+    def codes_of(self, rounded: Tensor, x: Tensor) -> Tensor:
+        """Return the codes of already rounded octaves."""
+        return self.codec.codes_of(rounded, x)
+
+    def marker(self, x: Tensor) -> Tensor:
+        """Return the marker's output; its attributes are the codec's fields."""
+        codec = self.codec
+        attributes: dict[str, Any] = {"bits": codec.bits, "site": self.site, "dropped": int(self.dropped)}
+        if isinstance(codec, CalibratedLog2):
+            attributes |= {"step": codec.step, "zero_point": codec.zero_point, "epsilon": codec.epsilon}
+        else:
+            attributes |= {"octaves": codec.octaves}
+        return _marker(LOG2_MARKER, (x,), attributes, x.dtype, x.shape)
+
+
+class LogitQuantizer(CodeQuantizer):
+    """The log2 quantizer moved before the softmax: rounds its inputs to a grid of `step` octaves.
+
+    A softmax does not see a common shift of its inputs, so its results lie on a log2 grid of the same step, up to
+    the normalization, with an offset of its own in each row and no smallest code. A fused attention kernel
+    survives it.
+    """
+
+    def __init__(self, site: str, step: float) -> None:
+        super().__init__(site)
+        self.step = step
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Return round(x / (Δ ln 2))."""
+        return (x * (1.0 / (LN2 * self.step))).round()
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return codes × Δ ln 2."""
+        return codes * (LN2 * self.step)
+
+    def codes_of(self, rounded: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the rounded values: they are the codes."""
+        return rounded
+
+    def marker(self, x: Tensor) -> Tensor:
+        """Return the marker's output; its attribute is the step in octaves."""
+        return _marker(LOGIT_MARKER, (x,), {"step": self.step, "site": self.site}, x.dtype, x.shape)
+
+
+def code_quantizers(module: nn.Module) -> dict[str, CodeQuantizer]:
+    """Return a model's activation and softmax quantizers by site, in execution order."""
+    return {m.site: m for m in module.modules() if isinstance(m, CodeQuantizer)}
+
+
+@contextmanager
+def bypassed(module: nn.Module, sites: frozenset[str]) -> Iterator[None]:
+    """Let the quantizers of these sites pass their inputs through, as an artifact without them does."""
+    chosen = [quantizer for site, quantizer in code_quantizers(module).items() if site in sites]
+    for quantizer in chosen:
+        quantizer.enabled = False
+    try:
+        yield
+    finally:
+        for quantizer in chosen:
+            quantizer.enabled = True
+
+
+def _marker(
+    name: str, inputs: tuple[Tensor, ...], attributes: dict[str, Any], dtype: torch.dtype, shape: torch.Size
+) -> Tensor:
+    symbolic = torch.onnx.ops.symbolic(f"{DOMAIN}::{name}", inputs, attributes, dtype=dtype, shape=shape, version=1)
+    return cast(Tensor, symbolic)

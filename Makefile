@@ -58,7 +58,7 @@ clean:           ## remove what the targets above made
 
 .venv/.ready-test: .venv/.ready-demo
 	@echo "Installing what the tests need …"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[controller,dev,postgresql]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[controller,dev,postgresql,rtx]'
 	@touch $@
 
 .venvs/py3.%/.ready: agent/setup.cfg protos/setup.cfg tests/constraints-py3.%.txt

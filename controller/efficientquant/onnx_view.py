@@ -1,0 +1,145 @@
+"""A read-only view of an ONNX file that answers what the rules ask: types, constants, who produces and who reads."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import NodeProto, TensorProto, numpy_helper
+
+from efficientquant.errors import ArtifactFileError
+
+STANDARD_DOMAINS = ("", "ai.onnx")
+PRODUCTS = ("Conv", "MatMul", "Gemm")
+# Operators that may stand between a quantizer and the operator that it is for: they move values, or retype them.
+TRANSPARENT = ("Transpose", "Reshape", "Cast", "Identity")
+
+
+class GraphView:
+    """Nodes in order, constants by name, producers, readers and element types."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.nodes = list(model.graph.node)
+        self.names = {id(node): node.name or f"#{index}" for index, node in enumerate(self.nodes)}
+        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.producers: dict[str, NodeProto] = {}
+        self.readers: dict[str, list[NodeProto]] = defaultdict(list)
+        for node in self.nodes:
+            if node.op_type == "Constant":
+                self._add_constant(node)
+            for name in node.output:
+                self.producers[name] = node
+            for name in node.input:
+                self.readers[name].append(node)
+        self.types = _element_types(model)
+
+    @property
+    def opset(self) -> int:
+        """The version of the standard operators; 0 where the file imports none."""
+        return next((one.version for one in self.model.opset_import if one.domain in STANDARD_DOMAINS), 0)
+
+    def name(self, node: NodeProto) -> str:
+        """A node's name, or its place in the file as `#17`."""
+        return self.names[id(node)]
+
+    def array(self, name: str) -> np.ndarray | None:
+        """The value of a constant; None for what is computed."""
+        tensor = self.constants.get(name)
+        return None if tensor is None else numpy_helper.to_array(tensor)
+
+    def consumers(self, node: NodeProto) -> Iterator[NodeProto]:
+        """The nodes that read a node's outputs, looking through what only moves or retypes values."""
+        for output in node.output:
+            for reader in self.readers[output]:
+                if reader.op_type in TRANSPARENT:
+                    yield from self.consumers(reader)
+                else:
+                    yield reader
+
+    def source(self, name: str) -> NodeProto | None:
+        """The node that a value comes from, looking through the same; None for constants and inputs."""
+        node = self.producers.get(name)
+        while node is not None and node.op_type in TRANSPARENT:
+            node = self.producers.get(node.input[0])
+        return node
+
+    def is_dequantized(self, name: str) -> bool:
+        """Whether a value comes from a DequantizeLinear."""
+        node = self.source(name)
+        return node is not None and node.op_type == "DequantizeLinear"
+
+    def is_weight(self, dequantize: NodeProto) -> bool:
+        """Whether a DequantizeLinear decodes a constant: stored in int8, or quantized from one by a QuantizeLinear."""
+        codes = dequantize.input[0]
+        quantize = self.producers.get(codes)
+        if quantize is not None and quantize.op_type == "QuantizeLinear":
+            return quantize.input[0] in self.constants
+        return codes in self.constants
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a value is a weight: a constant, also a dequantized, moved or retyped one."""
+        node = self.producers.get(name)
+        while node is not None and node.op_type in TRANSPARENT:
+            name = node.input[0]
+            node = self.producers.get(name)
+        if node is not None and node.op_type == "DequantizeLinear":
+            return self.is_weight(node)
+        return name in self.constants
+
+    def weight_shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape of a weight as it is stored, quantized or not; None for what is no weight."""
+        while (node := self.producers.get(name)) is not None and node.op_type != "Constant":
+            if node.op_type not in (*TRANSPARENT, "QuantizeLinear", "DequantizeLinear"):
+                return None
+            name = node.input[0]
+        return tuple(self.constants[name].dims) if name in self.constants else None
+
+    def _add_constant(self, node: NodeProto) -> None:
+        for attribute in node.attribute:
+            if attribute.name == "value":
+                tensor = TensorProto()
+                tensor.CopyFrom(attribute.t)
+                tensor.name = node.output[0]
+                self.constants[tensor.name] = tensor
+
+
+def attribute_int(node: NodeProto, name: str, default: int) -> int:
+    """An integer attribute of a node, or what it is where the node does not say."""
+    return next((attribute.i for attribute in node.attribute if attribute.name == name), default)
+
+
+def type_name(element_type: int) -> str:
+    """ONNX's name of an element type: FLOAT16 for 10."""
+    return TensorProto.DataType.Name(element_type) if element_type in TensorProto.DataType.values() else "?"
+
+
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file; raise ArtifactFileError for one that is missing or is none."""
+    try:
+        model = onnx.load(path)
+    except FileNotFoundError as error:
+        missing = Path(str(error.filename or path))
+        problem = "there is no such file" if missing == path else f"its external data {missing.name} is missing"
+        raise ArtifactFileError(path, problem) from None
+    except OSError as error:
+        raise ArtifactFileError(path, error.strerror or str(error)) from error
+    except (DecodeError, onnx.checker.ValidationError):
+        raise ArtifactFileError(path, "is not an ONNX file") from None
+    if not model.graph.node or not model.opset_import:
+        raise ArtifactFileError(path, "is not an ONNX file, or one without a graph")
+    return model
+
+
+def _element_types(model: onnx.ModelProto) -> dict[str, int]:
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model)
+    except onnx.shape_inference.InferenceError:
+        inferred = model  # mixed types: what is known by itself still counts
+    graph = inferred.graph
+    for info in (*graph.input, *graph.value_info, *graph.output):
+        types[info.name] = info.type.tensor_type.elem_type
+    return types

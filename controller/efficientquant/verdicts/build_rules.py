@@ -1,0 +1,143 @@
+"""What classic TensorRT is predicted to make of an artifact, from operator and precision rules.
+
+These builders need the GPU that they build for, so nothing here was built. The rules come from the releases' own
+operator lists and from failures that others reported; each says which.
+"""
+
+from collections.abc import Iterator
+
+import onnx
+from onnx import NodeProto, TensorProto
+
+from efficientquant.onnx_view import GraphView, attribute_int
+from efficientquant.targets import Half, Int8, Target
+from efficientquant.validation import Violation, find_violations
+from efficientquant.verdicts.operator_support import supported_operators
+from efficientquant.verdicts.products import Kind, describe_gain, find_products, has_quantized_weight
+from efficientquant.verdicts.verdict import (
+    Basis,
+    BuildVerdict,
+    LayerPrecision,
+    Outcome,
+    Precision,
+    Reason,
+    group,
+    worst,
+)
+
+# What a violated rule does to the build where it is not certain that it fails.
+SOFT_RULES = frozenset({"both-inputs"})
+
+
+def predict(model: onnx.ModelProto, target: Target) -> BuildVerdict:
+    """Return what classic TensorRT is expected to make of a model."""
+    view = GraphView(model)
+    layers = [_layer(view, node, kind, target) for node, kind in find_products(view)]
+    quantized = [view.name(node) for node, _ in find_products(view) if has_quantized_weight(view, node)]
+    reasons = group([*_reasons(view, find_violations(model, target), target), *_fallbacks(quantized, layers)])
+    outcome = worst(reasons)
+    return BuildVerdict(
+        target=target.name,
+        runtime=f"TensorRT {'.'.join(map(str, target.runtime_version))}",
+        basis=Basis.PREDICTED,
+        outcome=outcome,
+        gain=_gain(layers, len(quantized), target, outcome),
+        reasons=reasons,
+        layers=tuple(layers),
+        unsupported_operators=tuple(sorted(_unknown_operators(view, target))),
+        facts={"quantized_weights": len(quantized)},
+    )
+
+
+def _gain(layers: list[LayerPrecision], quantized: int, target: Target, outcome: Outcome) -> str:
+    if outcome is Outcome.FAILS:
+        return "nothing there: it is not expected to build"
+    gain = describe_gain(layers, quantized, "dequantized on every inference")
+    return f"{gain}; a speed-up there is FP16's" if target.int8 is Int8.NONE else gain
+
+
+def _layer(view: GraphView, node: NodeProto, kind: Kind, target: Target) -> LayerPrecision:
+    quantized = [view.is_dequantized(name) for name in node.input[:2]]
+    if all(quantized) and target.int8 is not Int8.NONE:
+        return LayerPrecision(view.name(node), kind, Precision.INT8, "both inputs are quantized")
+    if target.half is Half.TYPED:
+        half = view.types.get(node.output[0]) == TensorProto.FLOAT16
+        return LayerPrecision(view.name(node), kind, Precision.FP16 if half else Precision.FP32, "the file's own type")
+    reason = "the builder takes FP16 or FP32, whichever it times faster"
+    if target.int8 is Int8.NONE:
+        reason += "; the device has no INT8"
+    elif any(quantized):
+        reason += "; INT8 needs both inputs quantized, and only one is"
+    return LayerPrecision(view.name(node), kind, Precision.FP16, reason)
+
+
+def _reasons(view: GraphView, violations: list[Violation], target: Target) -> Iterator[Reason]:
+    for violation in violations:
+        outcome = Outcome.BUILDS_WITH_FALLBACK if violation.rule in SOFT_RULES else Outcome.FAILS
+        yield Reason(violation.rule, outcome, str(violation), (violation.node,))
+    unknown = _unknown_operators(view, target)
+    for node in view.nodes:
+        if node.op_type in unknown:
+            name = view.name(node)
+            sentence = f"node {name!r} is {node.op_type}, which the parser does not know"
+            yield Reason(f"operator-{node.op_type}", Outcome.FAILS, sentence, (name,))
+    if target.is_tensorrt_8 and target.int8 is not Int8.NONE:
+        yield from _stored_codes(view)
+        yield from _convolutions(view)
+
+
+def _stored_codes(view: GraphView) -> Iterator[Reason]:
+    for node in view.nodes:
+        if node.op_type == "DequantizeLinear" and node.input[0] in view.constants:
+            name = view.name(node)
+            sentence = (
+                f"node {name!r} decodes a constant stored in int8, which releases up to 8.4.1 refuse "
+                "(invalid weights type of Int8; NVIDIA/TensorRT issue 2163) and of which nothing is known for 8.5; "
+                "an FP32 weight behind QuantizeLinear and DequantizeLinear is the form they document"
+            )
+            yield Reason("int8-constant", Outcome.UNKNOWN, sentence, (name,))
+
+
+def _convolutions(view: GraphView) -> Iterator[Reason]:
+    for node, kind in find_products(view):
+        if kind is not Kind.CONV:
+            continue
+        name = view.name(node)
+        quantized = [view.is_dequantized(value) for value in node.input[:2]]
+        if quantized == [False, True]:
+            sentence = (
+                f"node {name!r} has a quantized weight and a float input, which ends as "
+                "'Could not fuse 2nd input (kernel weights)' (NVIDIA/TensorRT issue 2131)"
+            )
+            yield Reason("float-input", Outcome.FAILS, sentence, (name,))
+        elif all(quantized) and _is_depthwise(view, node) and _ends_in_silu_and_quantize(view, node):
+            sentence = (
+                f"node {name!r} is a depthwise convolution with SiLU and a QuantizeLinear behind it, for which 8.5.2 "
+                "has no INT8 kernel: 'Could not find any implementation' (NVIDIA/TensorRT issue 3385); keep it in float"
+            )
+            yield Reason("depthwise-silu", Outcome.FAILS, sentence, (name,))
+
+
+def _fallbacks(quantized: list[str], layers: list[LayerPrecision]) -> Iterator[Reason]:
+    integer = {layer.node for layer in layers if layer.precision is Precision.INT8}
+    for name in quantized:
+        if name not in integer:
+            sentence = f"node {name!r} has an int8 weight and is computed in float"
+            yield Reason("fallback", Outcome.BUILDS_WITH_FALLBACK, sentence, (name,))
+
+
+def _unknown_operators(view: GraphView, target: Target) -> set[str]:
+    return {node.op_type for node in view.nodes} - supported_operators(target.runtime_version)
+
+
+def _is_depthwise(view: GraphView, node: NodeProto) -> bool:
+    shape = view.weight_shape(node.input[1])
+    return attribute_int(node, "group", 1) > 1 and (shape is None or shape[1] == 1)
+
+
+def _ends_in_silu_and_quantize(view: GraphView, node: NodeProto) -> bool:
+    readers = view.readers[node.output[0]]
+    if {reader.op_type for reader in readers} != {"Sigmoid", "Mul"}:
+        return False
+    product = next(reader for reader in readers if reader.op_type == "Mul")
+    return any(reader.op_type == "QuantizeLinear" for reader in view.readers[product.output[0]])

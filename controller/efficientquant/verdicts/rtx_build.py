@@ -1,0 +1,184 @@
+"""A real build with TensorRT-RTX, which needs no GPU: only loading the plan does."""
+
+import dataclasses
+import enum
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from efficientquant.errors import MissingExtraError
+from efficientquant.onnx_view import GraphView
+from efficientquant.targets import Target
+from efficientquant.validation import find_violations
+from efficientquant.verdicts.products import describe_gain, find_products, has_quantized_weight
+from efficientquant.verdicts.rtx_layers import EngineLayer, parse_layers, precision_of_node
+from efficientquant.verdicts.verdict import (
+    Basis,
+    BuildVerdict,
+    LayerPrecision,
+    Outcome,
+    Precision,
+    Reason,
+    group,
+    worst,
+)
+
+BUILD_TIMEOUT_S = 600.0
+LIBRARY = "tensorrt_rtx_bindings"
+
+
+class Ending(enum.StrEnum):
+    """How a build ended."""
+
+    BUILT = "built"
+    REFUSED = "refused"  # by the parser, which names the node
+    FAILED = "failed"  # in the builder
+    CRASHED = "crashed"  # the process died
+    TIMED_OUT = "timed-out"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RtxBuild:
+    """What TensorRT-RTX said: `problems` are (ONNX node or "", sentence); sizes in bytes, time in seconds."""
+
+    ending: Ending
+    version: str = "?"
+    problems: tuple[tuple[str, str], ...] = ()
+    layers: tuple[EngineLayer, ...] = ()
+    build_s: float | None = None
+    plan_bytes: int | None = None
+    weights_bytes: int | None = None
+
+
+def build(model: onnx.ModelProto, capability: int, *, timeout_s: float = BUILD_TIMEOUT_S) -> RtxBuild:
+    """Build an engine for one compute capability (86 for SM 8.6) in a child process.
+
+    Raises MissingExtraError where the library is not installed. A crash is an ending like others.
+    """
+    if importlib.util.find_spec(LIBRARY) is None:
+        raise MissingExtraError("TensorRT-RTX", "rtx")
+    with tempfile.TemporaryDirectory(prefix="efficientquant-rtx-") as folder:
+        source, answer = Path(folder) / "model.onnx", Path(folder) / "answer.json"
+        source.write_bytes(model.SerializeToString())
+        command = [sys.executable, "-m", "efficientquant.verdicts.rtx_process", source, answer, str(capability)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+        except subprocess.TimeoutExpired:
+            return RtxBuild(ending=Ending.TIMED_OUT, problems=(("", f"it was not built within {timeout_s:.0f} s"),))
+        if done.returncode != 0 or not answer.exists():
+            return RtxBuild(ending=Ending.CRASHED, problems=(("", _describe_end(done)),))
+        return _read_answer(json.loads(answer.read_text()))
+
+
+def verdict_of_build(model: onnx.ModelProto, target: Target, *, timeout_s: float = BUILD_TIMEOUT_S) -> BuildVerdict:
+    """Build a model for the compute capability of a target and return what came of it."""
+    assert target.compute_capability is not None
+    result = build(model, target.compute_capability, timeout_s=timeout_s)
+    view = GraphView(model)
+    layers = _layers(view, result) if result.ending is Ending.BUILT else []
+    quantized = [view.name(node) for node, _ in find_products(view) if has_quantized_weight(view, node)]
+    reasons = group([*_problems(result), *_broken_rules(model, target), *_fallbacks(layers, quantized)])
+    gain = describe_gain(layers, len(quantized), "dequantized on every inference")
+    return BuildVerdict(
+        target=target.name,
+        runtime=f"TensorRT-RTX {result.version}",
+        basis=Basis.BUILT,
+        outcome=worst(reasons),
+        gain=gain if result.ending is Ending.BUILT else "nothing there: it was not built",
+        reasons=reasons,
+        layers=tuple(layers),
+        facts=_facts(result, target.compute_capability, len(quantized)),
+    )
+
+
+def _broken_rules(model: onnx.ModelProto, target: Target) -> Iterator[Reason]:
+    """What the rules forbid may still build: the engine then computes something else than the file says."""
+    for violation in find_violations(model, target):
+        yield Reason(violation.rule, Outcome.FAILS, f"against the rules: {violation}", (violation.node,))
+
+
+def _layers(view: GraphView, result: RtxBuild) -> list[LayerPrecision]:
+    found = []
+    for node, kind in find_products(view):
+        precision, reason = precision_of_node(result.layers, view.name(node))
+        found.append(LayerPrecision(view.name(node), kind, precision, reason))
+    return found
+
+
+def _fallbacks(layers: list[LayerPrecision], quantized: list[str]) -> list[Reason]:
+    integer = {layer.node for layer in layers if layer.precision is Precision.INT8}
+    return [
+        Reason(
+            "fallback",
+            Outcome.BUILDS_WITH_FALLBACK,
+            f"node {layer.node!r} has an int8 weight and is computed in {layer.precision}",
+            (layer.node,),
+        )
+        for layer in layers
+        if layer.node in quantized and layer.node not in integer
+    ]
+
+
+def _problems(result: RtxBuild) -> Iterator[Reason]:
+    outcome = Outcome.UNKNOWN if result.ending is Ending.TIMED_OUT else Outcome.FAILS
+    for node, sentence in result.problems:
+        yield Reason(str(result.ending), outcome, sentence, (node,) if node else ())
+
+
+def _facts(result: RtxBuild, capability: int, quantized: int) -> dict[str, Any]:
+    facts: dict[str, Any] = {"compute_capability": capability, "ending": str(result.ending)}
+    if result.ending is Ending.BUILT:
+        facts |= {
+            "layers": len(result.layers),
+            "layers_by_type": dict(Counter(layer.kind for layer in result.layers).most_common()),
+            "fused_attention_kernels": sum(layer.is_fused_attention for layer in result.layers),
+            "dequantize_kernels": sum(layer.is_dequantize for layer in result.layers),
+            "quantized_weights": quantized,
+            "weights_bytes": result.weights_bytes,
+            "plan_bytes": result.plan_bytes,
+            "build_s": result.build_s,
+        }
+    return facts
+
+
+def _read_answer(answer: dict[str, Any]) -> RtxBuild:
+    version = answer["version"]
+    if answer["parser_errors"]:
+        problems = tuple((error["node"], _parser_sentence(error)) for error in answer["parser_errors"])
+        return RtxBuild(ending=Ending.REFUSED, version=version, problems=problems)
+    if not answer["built"]:
+        problems = tuple(("", message) for message in answer["errors"]) or (("", "the builder gave no reason"),)
+        return RtxBuild(ending=Ending.FAILED, version=version, problems=problems, build_s=answer["build_s"])
+    return RtxBuild(
+        ending=Ending.BUILT,
+        version=version,
+        layers=tuple(parse_layers(answer["layers"])),
+        build_s=answer["build_s"],
+        plan_bytes=answer["plan_bytes"],
+        weights_bytes=answer["weights_bytes"],
+    )
+
+
+def _parser_sentence(error: dict[str, str]) -> str:
+    # The first line only repeats the node; those in brackets are about the GPU that is not there.
+    lines = [line for line in error["problem"].splitlines() if not line.startswith(("[", "Invalid Node"))]
+    why = lines[0] if lines else error["problem"]
+    return f"node {error['node']!r} ({error['operator']}) is refused by the parser: {why}"
+
+
+def _describe_end(done: subprocess.CompletedProcess[str]) -> str:
+    if done.returncode < 0:
+        end = f"by signal {signal.Signals(-done.returncode).name}"
+    else:
+        end = f"with exit code {done.returncode}"
+    last = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+    return f"the build process ended {end}: {last[0]}"

@@ -1,0 +1,110 @@
+"""The layers of a TensorRT-RTX engine, read from the lines that the builder logs.
+
+A line of the log, shortened: `Name: n, LayerType: kgen, Inputs: [ { Name: x, Dimensions: [1,8], …, Datatype: Half,
+Format: … }], Constants: […], Outputs: […], TacticName: t, StreamId: 0, Metadata: [ONNX Layer: a][ONNX Layer: b]`.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable
+
+from efficientquant.verdicts.verdict import Precision
+
+_LINE = re.compile(
+    r"Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], Constants: \[(?P<constants>.*)\], "
+    r"Outputs: \[(?P<outputs>.*)\], TacticName: (?P<tactic>[^,]*), StreamId: \d+, Metadata: ?(?P<metadata>.*)"
+)
+_TENSOR = re.compile(r"Dimensions: \[(?P<dimensions>[\d,]*)\].*?Datatype: (?P<type>\w+)")
+_ONNX_NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
+# Attention in one kernel is a generated one of these names.
+_FUSED_ATTENTION = ("_gemm_mha", "fmha")
+# Kinds of layers that multiply, the surest sign first; `kgen` are kernels generated for everything else.
+MULTIPLYING = ("correlation", "gemm", "runtime_fusion", "kgen")
+_FLOATS = {"Half": Precision.FP16, "Float": Precision.FP32}
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineTensor:
+    """Number of elements and type (`Half`, `Float`, `Int8`, …) of what a layer reads or writes."""
+
+    elements: int
+    type: str
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineLayer:
+    """One kernel of an engine: what it reads, the constants it holds, what it writes, and the ONNX nodes in it."""
+
+    name: str
+    kind: str
+    inputs: tuple[EngineTensor, ...]
+    constants: tuple[EngineTensor, ...]
+    outputs: tuple[EngineTensor, ...]
+    tactic: str
+    onnx_nodes: tuple[str, ...]
+
+    @property
+    def is_fused_attention(self) -> bool:
+        """Whether both products of an attention and its softmax are this one kernel."""
+        return any(name in self.tactic or name in self.name for name in _FUSED_ATTENTION)
+
+    @property
+    def is_dequantize(self) -> bool:
+        """Whether it does nothing but turn int8 constants into floats, on every inference."""
+        stored = any(one.type == "Int8" for one in self.constants)
+        return stored and not self.inputs and all(one.type in _FLOATS for one in self.outputs)
+
+    @property
+    def precision(self) -> Precision:
+        """The arithmetic, if the layer multiplies: integer where data and weights (or both data) are int8."""
+        inputs = [one.type for one in self.inputs]
+        weights = [one.type for one in self.constants if one.elements > 1]
+        if inputs.count("Int8") > 1 or ("Int8" in inputs and "Int8" in weights):
+            return Precision.INT8
+        floats = [_FLOATS[name] for name in (*inputs, *weights) if name in _FLOATS]
+        if not floats:
+            return Precision.INT8 if "Int8" in inputs else Precision.UNKNOWN
+        return Precision.FP16 if Precision.FP16 in floats else Precision.FP32
+
+
+def parse_layers(text: str) -> list[EngineLayer]:
+    """Return the layers that a log lists, in their order; raise ValueError for a line of another form."""
+    return [_parse(line) for line in text.splitlines() if line.startswith("Name: ")]
+
+
+def precision_of_node(layers: Iterable[EngineLayer], node: str) -> tuple[Precision, str]:
+    """Return the arithmetic that an ONNX node became, and the engine layer that says so.
+
+    A node is named by every kernel that holds a part of it, its casts and dequantizers too; the kernel that
+    multiplies is the one of the surest kind.
+    """
+    holding = [layer for layer in layers if node in layer.onnx_nodes and not layer.is_dequantize]
+    for kind in MULTIPLYING:
+        found = [layer for layer in holding if layer.kind == kind and (kind != "kgen" or layer.is_fused_attention)]
+        if found:
+            precisions = {layer.precision for layer in found}
+            return (precisions.pop() if len(precisions) == 1 else Precision.MIXED), f"engine layer {found[0].name}"
+    return Precision.UNKNOWN, "no engine layer that multiplies names this node"
+
+
+def _parse(line: str) -> EngineLayer:
+    match = _LINE.fullmatch(line)
+    if match is None:
+        raise ValueError(f"not a layer of TensorRT-RTX's log: {line[:120]}")
+    return EngineLayer(
+        name=match["name"],
+        kind=match["kind"],
+        inputs=_tensors(match["inputs"]),
+        constants=_tensors(match["constants"]),
+        outputs=_tensors(match["outputs"]),
+        tactic=match["tactic"],
+        onnx_nodes=tuple(_ONNX_NODE.findall(match["metadata"])),
+    )
+
+
+def _tensors(text: str) -> tuple[EngineTensor, ...]:
+    return tuple(
+        EngineTensor(math.prod(int(size) for size in match["dimensions"].split(",") if size), match["type"])
+        for match in _TENSOR.finditer(text)
+    )

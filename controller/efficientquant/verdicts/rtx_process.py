@@ -1,0 +1,70 @@
+"""The child process that runs TensorRT-RTX: `python -m efficientquant.verdicts.rtx_process MODEL ANSWER CAPABILITY`.
+
+A process of its own, since a native crash, threads and memory of the builder must not be its caller's. It writes
+what happened as JSON into ANSWER; no answer means that it crashed. Imports no torch.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import tensorrt_rtx_bindings as trt
+
+LAYERS_HEADING = "Layers:\n"
+# What the log holds of interest: errors, sizes, and the engine's layers.
+WEIGHTS_PREFIX = "Total Weights Memory: "
+
+
+class Log(trt.ILogger):  # type: ignore[misc]
+    """Keeps what the builder says: the layers of an engine are in its verbose log only, until a GPU loads the plan."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: list[str] = []
+        self.text: list[str] = []
+
+    def log(self, severity: Any, msg: str) -> None:
+        """Take one message from the builder."""
+        if severity <= trt.ILogger.ERROR:
+            self.errors.append(msg)
+        self.text.append(msg)
+
+
+def build(model: bytes, capability: int) -> dict[str, Any]:
+    """Build an engine for one compute capability and return what happened as JSON-ready values."""
+    log = Log()
+    builder = trt.Builder(log)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, log)
+    answer: dict[str, Any] = {"version": trt.__version__, "parser_errors": [], "built": False}
+    if not parser.parse(model):
+        answer["parser_errors"] = [_parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
+        return answer
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability}"), 0)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    start = time.perf_counter()
+    plan = builder.build_serialized_network(network, config)
+    answer["build_s"] = time.perf_counter() - start
+    answer["errors"] = log.errors
+    if plan is not None:
+        text = "\n".join(log.text)
+        answer |= {"built": True, "plan_bytes": plan.nbytes, "weights_bytes": _weights_bytes(log.text)}
+        answer["layers"] = text[text.rindex(LAYERS_HEADING) :].split("\n\n", 1)[0]
+    return answer
+
+
+def _parser_error(error: Any) -> dict[str, str]:
+    return {"node": error.node_name(), "operator": error.node_operator(), "problem": error.desc()}
+
+
+def _weights_bytes(messages: list[str]) -> int | None:
+    found = [message for message in messages if message.startswith(WEIGHTS_PREFIX)]
+    return int(found[-1].removeprefix(WEIGHTS_PREFIX).split()[0]) if found else None
+
+
+if __name__ == "__main__":
+    Path(sys.argv[2]).write_text(json.dumps(build(Path(sys.argv[1]).read_bytes(), int(sys.argv[3]))))

@@ -1,0 +1,143 @@
+"""The verdict on an artifact: does its target build it, and what does each layer become there. Imports no torch."""
+
+import dataclasses
+import enum
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+
+class Outcome(enum.StrEnum):
+    """What the target makes of the file."""
+
+    BUILDS = "builds"
+    BUILDS_WITH_FALLBACK = "builds_with_fallback"  # but quantized layers run in float
+    FAILS = "fails"
+    UNKNOWN = "unknown"  # nothing is known that decides it
+
+
+class Basis(enum.StrEnum):
+    """How the verdict was come by."""
+
+    PREDICTED = "predicted"  # from operator and precision rules; never built
+    BUILT = "built"  # a real builder made an engine of it
+    LOADED = "loaded"  # a real runtime loaded and optimized it
+
+
+class Precision(enum.StrEnum):
+    """The arithmetic that a layer is computed in."""
+
+    INT8 = "int8"
+    FP16 = "fp16"
+    FP32 = "fp32"
+    MIXED = "mixed"  # parts of the layer in different types
+    UNKNOWN = "unknown"
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerPrecision:
+    """One convolution or matrix product: its ONNX node, operator, arithmetic, and why that."""
+
+    node: str
+    operator: str
+    precision: Precision
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, str]:
+        """Return it as JSON-ready values."""
+        return {key: str(value) for key, value in dataclasses.asdict(self).items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reason:
+    """Why a verdict is not simply `builds`: a rule, a sentence that names the first node, and all its nodes."""
+
+    rule: str
+    outcome: Outcome
+    sentence: str
+    nodes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Say it in one sentence, with how many other nodes it is true of."""
+        more = len(self.nodes) - 1
+        return f"{self.sentence} (and {more} more node{'s' if more > 1 else ''} like it)" if more > 0 else self.sentence
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-ready values."""
+        return {"rule": self.rule, "outcome": str(self.outcome), "sentence": str(self), "nodes": list(self.nodes)}
+
+
+_SEVERITY = (Outcome.BUILDS, Outcome.BUILDS_WITH_FALLBACK, Outcome.UNKNOWN, Outcome.FAILS)
+
+
+def worst(reasons: Iterable[Reason]) -> Outcome:
+    """Return the outcome that several reasons come to."""
+    return max((reason.outcome for reason in reasons), key=_SEVERITY.index, default=Outcome.BUILDS)
+
+
+def group(reasons: Iterable[Reason]) -> tuple[Reason, ...]:
+    """Return one reason for each rule: the first sentence, with the nodes of all."""
+    groups: dict[str, list[Reason]] = {}
+    for reason in reasons:
+        groups.setdefault(reason.rule, []).append(reason)
+    return tuple(
+        dataclasses.replace(alike[0], nodes=tuple(node for reason in alike for node in reason.nodes))
+        for alike in groups.values()
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BuildVerdict:
+    """What a target makes of an artifact.
+
+    `reasons` say why it fails, or what falls back. `gain` says in one sentence what the
+    quantization buys there. `layers` are the convolutions and matrix products. `facts` are numbers that only the
+    runtime in question has: layers of the engine, plan size, operators left.
+    """
+
+    target: str
+    runtime: str
+    basis: Basis
+    outcome: Outcome
+    gain: str
+    reasons: tuple[Reason, ...] = ()
+    layers: tuple[LayerPrecision, ...] = ()
+    unsupported_operators: tuple[str, ...] = ()
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def builds(self) -> bool:
+        """Whether the target is expected to build it, or did."""
+        return self.outcome in (Outcome.BUILDS, Outcome.BUILDS_WITH_FALLBACK)
+
+    def precisions(self) -> dict[str, dict[str, int]]:
+        """Return {operator: {precision: layers}}."""
+        return count_precisions(self.layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the verdict as JSON-ready values."""
+        return {
+            "target": self.target,
+            "runtime": self.runtime,
+            "basis": str(self.basis),
+            "outcome": str(self.outcome),
+            "gain": self.gain,
+            "reasons": [reason.to_dict() for reason in self.reasons],
+            "unsupported_operators": list(self.unsupported_operators),
+            "precisions": self.precisions(),
+            "facts": self.facts,
+            "layers": [layer.to_dict() for layer in self.layers],
+        }
+
+
+def count_precisions(layers: Iterable[LayerPrecision]) -> dict[str, dict[str, int]]:
+    """Return {operator: {precision: layers}}, both in the order in which they first come."""
+    counts: dict[str, Counter[str]] = {}
+    for layer in layers:
+        counts.setdefault(str(layer.operator), Counter())[str(layer.precision)] += 1
+    return {operator: dict(counter) for operator, counter in counts.items()}
+
+
+def count_int8(layers: Iterable[LayerPrecision]) -> int:
+    """Return how many layers compute in integers."""
+    return sum(layer.precision is Precision.INT8 for layer in layers)

@@ -111,7 +111,7 @@ def build_manifest(model: nn.Module, graph: fx.GraphModule) -> Manifest:
     uses = _parameter_uses(graph, constants)
     macs, products = _work(graph, constants)
     entries = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in _named_once(model, uses):
         node = uses.get(name)
         entries[name] = ManifestEntry(
             parameter=name,
@@ -126,6 +126,15 @@ def build_manifest(model: nn.Module, graph: fx.GraphModule) -> Manifest:
         )
     sites = [_softmax_site(node) for node in call_nodes(graph, *SOFTMAX)]
     return Manifest(entries=entries, softmax_sites=sites, products=products)
+
+
+def _named_once(model: nn.Module, uses: Mapping[str, fx.Node]) -> list[tuple[str, nn.Parameter]]:
+    """Return every parameter once: a shared one, which has several names, by the name that the graph knows."""
+    found: dict[int, tuple[str, nn.Parameter]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) not in found or (name in uses and found[id(parameter)][0] not in uses):
+            found[id(parameter)] = (name, parameter)
+    return list(found.values())
 
 
 def _constants(graph: fx.GraphModule) -> set[fx.Node]:

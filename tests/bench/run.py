@@ -9,6 +9,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "
 
 import idle
 import latency
+import structure
 import transfer
 
 
@@ -17,7 +18,7 @@ def main() -> int:
     print(f"on {platform.machine()}, {platform.system()} {platform.release()}, Python {platform.python_version()}")
     met = []
     with tempfile.TemporaryDirectory() as folder:
-        for measure in (latency.measure, idle.measure, transfer.measure):
+        for measure in (latency.measure, idle.measure, transfer.measure, structure.measure):
             for goal in measure(Path(folder)):
                 met.append(goal.met)
                 print(f"{'met   ' if goal.met else 'MISSED'}  {goal.sentence}", flush=True)

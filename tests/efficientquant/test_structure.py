@@ -1,10 +1,16 @@
+import sys
+
 import efficientquant as eq
 import pytest
 import torch
+from efficientquant import macs, manifest, roles
 from efficientquant.capture import capture, fold_batch_norm
 from efficientquant.primitives import choose_scale, quantize
-from efficientquant.structure import Role, build_manifest, paper_blocks
-from torch import nn
+from efficientquant.recipe import IdentificationRule, Scope
+from efficientquant.structure import Role, build_manifest, find_weights, paper_blocks
+from timm.models.mobilevit import MobileVitBlock, MobileVitV2Block
+from timm.models.vision_transformer import Block
+from torch import fx, nn
 
 COUNTS = {"mobilevit_xxs": (35, 7, 37), "mobilevitv2_050": (64, 9, 1)}
 BRIDGES = [f"stages.{stage}.1.{conv}" for stage in (2, 3, 4) for conv in ("conv_1x1", "conv_proj.conv")]
@@ -79,6 +85,111 @@ def test_the_paper_rule_lists_names_that_resolve(models, name, convolutions):
     assert len(convolutional) == convolutions
     assert "head.fc" in transformer
     assert all(models[name].get_submodule(module) is not None for module in convolutional + transformer)
+
+
+@pytest.fixture(scope="module")
+def graphs(models):
+    """Return the captured graphs of both models, nothing folded."""
+    return {name: capture(model, (3, 256, 256)) for name, model in models.items()}
+
+
+SCOPES = {
+    ("mobilevit_xxs", Scope.CONV): 35,
+    ("mobilevit_xxs", Scope.CONV_OUTSIDE_TRANSFORMERS): 35,
+    ("mobilevit_xxs", Scope.CONV_LINEAR): 72,
+    ("mobilevit_xxs", Scope.ALL): 72,
+    ("mobilevitv2_050", Scope.CONV): 64,
+    ("mobilevitv2_050", Scope.CONV_OUTSIDE_TRANSFORMERS): 28,
+    ("mobilevitv2_050", Scope.CONV_LINEAR): 65,
+}
+
+
+@pytest.mark.parametrize("rule", IdentificationRule)
+@pytest.mark.parametrize(("name", "scope"), SCOPES)
+def test_a_scope_names_the_weights_it_covers(models, graphs, name, scope, rule):
+    """MobileViTv2 has 36 convolutions inside its transformers, MobileViT none; either rule finds the same."""
+    found = find_weights(models[name], graphs[name], scope, rule)
+    assert len(found) == SCOPES[name, scope]
+    assert all(models[name].get_parameter(weight).ndim in (2, 4) for weight in found)
+    inner = [weight for weight in found if ".transformer." in weight and models[name].get_parameter(weight).ndim == 4]
+    assert bool(inner) == (name == "mobilevitv2_050" and scope is not Scope.CONV_OUTSIDE_TRANSFORMERS)
+
+
+def test_a_shared_weight_is_listed_once():
+    """A convolution that runs twice has one weight to quantize, and the MACs of both runs."""
+    shared = nn.Conv2d(3, 3, 1)
+    model = nn.Sequential(shared, nn.ReLU(), shared)
+    graph = capture(model, (3, 8, 8))
+    (weight,) = find_weights(model, graph, Scope.CONV, IdentificationRule.GRAPH)
+    entries = build_manifest(model, graph).entries
+    assert entries[weight].macs == 2 * 9 * 64
+    assert sum(entry.parameters for entry in entries.values()) == 12
+
+
+def test_a_standardized_weight_belongs_to_its_convolution():
+    """A weight that is computed before use is accounted to the convolution, but cannot be quantized by name."""
+
+    class Standardized(nn.Conv2d):
+        def forward(self, x):
+            weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+            return nn.functional.conv2d(x, weight, self.bias)
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), Standardized(4, 5, 1))
+    graph = capture(model, (3, 8, 8))
+    entry = build_manifest(model, graph).entries["2.weight"]
+    assert (entry.operator, entry.role, entry.macs) == ("conv2d", Role.HEAD, 20 * 64)
+    assert find_weights(model, graph, Scope.CONV, IdentificationRule.GRAPH) == ["0.weight"]
+
+
+STACKS = {
+    "vit": (lambda: Block(8, 2), (4, 8)),
+    "mobilevit": (lambda: MobileVitBlock(8, transformer_dim=8, transformer_depth=2, num_heads=2), (8, 8, 8)),
+    "mobilevitv2": (lambda: MobileVitV2Block(8, transformer_dim=8, transformer_depth=2), (8, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("kind", STACKS)
+def test_identification_is_linear_in_the_number_of_nodes(kind):
+    """Four times the blocks take at most four times the steps: lines of Python, counted, not timed."""
+    make, shape = STACKS[kind]
+    block = make().eval()
+    graph = capture(block, shape)
+    small, large = chain(graph, 8), chain(graph, 32)
+    growth = len(large.graph.nodes) / len(small.graph.nodes)
+    assert growth > 3.9
+    assert steps_of(block, large) <= 1.02 * growth * steps_of(block, small)
+
+
+def chain(module, copies):
+    """Return a graph that runs a captured block again and again, on its own output."""
+    graph = fx.Graph()
+    value = graph.placeholder("input")
+    body = next(node for node in module.graph.nodes if node.op == "placeholder")
+    for _ in range(copies):
+        (value,) = graph.graph_copy(module.graph, {body: value})
+    graph.output(value)
+    return fx.GraphModule(module, graph)
+
+
+def steps_of(model, graph):
+    """Count the lines of the identification that run."""
+    files = {module.__file__ for module in (roles, manifest, macs)}
+    steps = 0
+
+    def trace(frame, event, _argument):
+        nonlocal steps
+        if frame.f_code.co_filename not in files:
+            return None
+        steps += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        build_manifest(model, graph)
+    finally:
+        sys.settrace(before)
+    return steps
 
 
 def test_an_unused_parameter_is_accounted_for():

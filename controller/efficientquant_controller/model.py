@@ -130,6 +130,14 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """Images that a user uploaded to calibrate on, by their hash; `filename` ends in .zip (image files) or .npz."""
+
+    sha256: str
+    filename: str
+
+
+@dataclass(frozen=True)
 class Measurement:
     """How one run measures: what the tier says, with everything that changes the numbers."""
 
@@ -160,6 +168,7 @@ class Campaign:
     repeats: int
     seed: int
     ended_unix_s: float | None = None
+    calibration: Calibration | None = None  # None: synthetic images
 
 
 @dataclass(frozen=True)

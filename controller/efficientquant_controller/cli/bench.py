@@ -13,7 +13,7 @@ from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller
 from efficientquant_controller.cli.records import CampaignRequest
 from efficientquant_controller.config import TIERS
 from efficientquant_controller.errors import UserError
-from efficientquant_controller.model import Weights
+from efficientquant_controller.model import Calibration, Weights
 
 if TYPE_CHECKING:
     from efficientquant_controller.cli.connection import Connection
@@ -53,6 +53,14 @@ def command(
     threads: Annotated[
         int, typer.Option("--threads", min=0, help="Threads within an operator; 0 leaves it to the runtime.")
     ] = 0,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            metavar="FOLDER|NPZ",
+            help="Images to calibrate on: 32 are drawn and uploaded; without any, synthetic ones are used.",
+        ),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Submit, print the campaign's id and leave.")] = False,
     controller: Controller = DEFAULT_CONTROLLER,
     as_json: Json = False,
@@ -68,18 +76,25 @@ def command(
         intra_op_threads=threads,
     )
     source = weights_source(weights)
-    submit_and_watch(controller, request, source, detach=detach, as_json=as_json)
+    submit_and_watch(controller, request, source, data, detach=detach, as_json=as_json)
 
 
 def submit_and_watch(
-    controller: str, request: CampaignRequest, source: str | Path, *, detach: bool = False, as_json: bool = False
+    controller: str,
+    request: CampaignRequest,
+    source: str | Path,
+    data: Path | None = None,
+    *,
+    detach: bool = False,
+    as_json: bool = False,
 ) -> None:
     """Submit a campaign, then watch it to its end unless `detach`; leaves with the exit code (typer.Exit)."""
     from efficientquant_controller.cli.connection import Connection
     from efficientquant_controller.cli.watching import watch_to_end
 
     with Connection(controller) as connection:
-        campaign = connection.submit(request, _weights(connection, source))
+        calibration = None if data is None else _calibration(connection, data)
+        campaign = connection.submit(request, _weights(connection, source), calibration)
         hint = controller_hint(controller)
         if not detach:
             output.print_message(
@@ -124,6 +139,20 @@ def _recipes(names: list[str], *, twin: bool) -> tuple[str, ...]:
 def _weights(connection: "Connection", source: str | Path) -> Weights:
     if isinstance(source, str):
         return Weights(source)
+    return Weights("checkpoint", _upload(connection, source), source.name)
+
+
+def _calibration(connection: "Connection", data: Path) -> Calibration:
+    from tempfile import TemporaryDirectory
+
+    from efficientquant_controller.cli.calibration_sample import pack_images
+
+    with TemporaryDirectory(prefix="efficientquant-images-") as folder:
+        packed = pack_images(data, Path(folder))
+        return Calibration(_upload(connection, packed), packed.name)
+
+
+def _upload(connection: "Connection", source: Path) -> str:
     size_bytes = source.stat().st_size
     with_bar = sys.stderr.isatty()
 
@@ -131,6 +160,6 @@ def _weights(connection: "Connection", source: str | Path) -> Weights:
         if with_bar:
             sys.stderr.write(f"\ruploading {source.name}: {sent_bytes / size_bytes:4.0%}")
 
-    uploaded = connection.upload_checkpoint(source, report)
+    sha256 = connection.upload(source, report)
     output.print_message("\r" * with_bar + f"uploaded {source.name}: {size_bytes / 2**20:.1f} MiB")
-    return uploaded
+    return sha256

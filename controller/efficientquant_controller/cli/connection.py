@@ -14,7 +14,7 @@ from efficientquant_controller.cli import convert
 from efficientquant_controller.cli.records import Campaign, CampaignRequest, CampaignStatus, Device
 from efficientquant_controller.config import split_address
 from efficientquant_controller.errors import FleetError, UserError
-from efficientquant_controller.model import Weights
+from efficientquant_controller.model import Calibration, Weights
 
 CHUNK_BYTES = 1 << 20
 ANSWER_TIMEOUT_S = 30.0
@@ -105,18 +105,21 @@ class Connection:
         answer = self._call(self._control.ForgetDevice, pb.ForgetDeviceRequest(name=name))
         return convert.device_from_wire(answer.device)
 
-    def upload_checkpoint(self, path: Path, on_progress: Callable[[int], None]) -> Weights:
-        """Upload a checkpoint; `on_progress` gets the bytes sent so far. UserError when `path` cannot be read."""
+    def upload(self, path: Path, on_progress: Callable[[int], None]) -> str:
+        """Upload a checkpoint, or images, and return its SHA-256; `on_progress` gets the bytes sent so far.
+
+        Raises UserError when `path` cannot be read.
+        """
         digest = hashlib.sha256()
         with _open_file(path) as file:
             answer = self._call(self._control.UploadCheckpoint, _chunks(file, digest, on_progress), None)
         if answer.sha256 != digest.hexdigest():
             raise UserError(f"{path} arrived damaged at {self.address} or was changed during the upload; try again")
-        return Weights("checkpoint", answer.sha256, path.name)
+        return str(answer.sha256)
 
-    def submit(self, request: CampaignRequest, weights: Weights) -> Campaign:
+    def submit(self, request: CampaignRequest, weights: Weights, calibration: Calibration | None = None) -> Campaign:
         """Ask for a campaign; nothing is stored when the controller refuses it."""
-        message = convert.request_to_wire(request, weights)
+        message = convert.request_to_wire(request, weights, calibration)
         return convert.campaign_from_wire(self._call(self._control.SubmitCampaign, message, SUBMIT_TIMEOUT_S))
 
     def watch(self, campaign_id: str) -> Iterator[CampaignStatus]:
@@ -195,7 +198,7 @@ def _open_file(path: Path) -> Any:
     try:
         return path.open("rb")
     except OSError as error:
-        raise UserError(f"the checkpoint {path} cannot be read: {error.strerror}") from error
+        raise UserError(f"the file {path} cannot be read: {error.strerror}") from error
 
 
 def _chunks(file: Any, digest: Any, on_progress: Callable[[int], None]) -> Iterator[pb.Chunk]:

@@ -16,7 +16,7 @@ from efficientquant_controller.cli.records import (
     DeviceStatus,
     Notice,
 )
-from efficientquant_controller.model import Backend, CampaignState, DeviceSnapshot, Weights
+from efficientquant_controller.model import Backend, Calibration, CampaignState, DeviceSnapshot, Weights
 
 RESULT_FIELDS: tuple[str, ...] = tuple(pb.ResultRow.DESCRIPTOR.fields_by_name)
 
@@ -70,9 +70,12 @@ def row_from_wire(message: pb.ResultRow) -> dict[str, Any]:
     return plain(message)
 
 
-def request_to_wire(request: CampaignRequest, weights: Weights) -> pb.SubmitCampaignRequest:
+def request_to_wire(
+    request: CampaignRequest, weights: Weights, calibration: Calibration | None
+) -> pb.SubmitCampaignRequest:
     """Write what a user asks for."""
-    return pb.SubmitCampaignRequest(**vars(request), weights=_weights_to_wire(weights))
+    images = None if calibration is None else pb.Calibration(**vars(calibration))
+    return pb.SubmitCampaignRequest(**vars(request), weights=_weights_to_wire(weights), calibration=images)
 
 
 def _weights_to_wire(weights: Weights) -> pb.Weights:

@@ -6,10 +6,14 @@ import json
 import logging
 import multiprocessing
 import os
+import tempfile
 import threading
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +23,15 @@ from efficientquant.recipe import get_recipe
 
 from efficientquant_controller.errors import FleetError, UserError
 from efficientquant_controller.fleet.artifacts import ContentStore
-from efficientquant_controller.model import Artifact, Weights
+from efficientquant_controller.model import Artifact, Calibration, Weights
 
 # Weights and calibration images are drawn with it, so that the same request makes the same artifact anywhere.
 BUILD_SEED = 0
-
+# Raise it when an equal request makes more than before: what was made before is then made again.
+BUILD_VERSION = 2
+CALIBRATION_IMAGES = 32
+# A sample of 32 photographs takes a tenth of it; an archive that claims more would fill the disk.
+MAX_UNPACKED_BYTES = 1 << 30
 
 LOG = logging.getLogger(__name__)
 
@@ -44,16 +52,28 @@ def canonical_recipe(text: str) -> str:
     return ":".join([base.name, *changed])
 
 
-def build_key(model: str, recipe: str, weights: Weights) -> str:
+@dataclass(frozen=True)
+class Source:
+    """What an artifact is made from besides a model's name and a recipe."""
+
+    weights: Weights
+    calibration: Calibration | None = None
+
+
+def build_key(model: str, recipe: str, source: Source) -> str:
     """The name under which an equal request finds the artifact made before (hex SHA-256)."""
     import efficientquant
 
     # A checkpoint is its content, whatever the file was called.
-    identity = {"kind": weights.kind, "sha256": weights.sha256}
+    identity = {"kind": source.weights.kind, "sha256": source.weights.sha256}
+    chosen = get_recipe(recipe)
+    images = source.calibration.sha256 if source.calibration and chosen.needs_calibration else None
     request = {
+        "version": BUILD_VERSION,
         "model": model,
-        "recipe": get_recipe(recipe).to_dict(),
+        "recipe": chosen.to_dict(),
         "weights": identity,
+        "calibration": images,
         "seed": BUILD_SEED,
         "library": efficientquant.__version__,
     }
@@ -79,17 +99,24 @@ class Builder:
         except LibraryUserError as error:
             raise UserError(str(error)) from error
 
+    def check_calibration(self, calibration: Calibration | None) -> None:
+        """Raise UserError for images that were not uploaded, or of no format that is read."""
+        if calibration is not None:
+            self._checkpoints.path(calibration.sha256)
+            if not calibration.filename.endswith((".zip", ".npz")):
+                raise UserError(f"{calibration.filename} is neither a .zip of images nor an .npz; send one of these")
+
     async def check_models(self, models: tuple[str, ...], weights: Weights) -> None:
         """Load every model with its weights once; raises UserError for what the user got wrong."""
-        source = self._source(weights)
+        files = self._files(Source(weights))
         for model in models:
-            await self._call(_load, model, source, weights.filename)
+            await self._call(_load, model, files)
 
-    async def build(self, model: str, recipe: str, weights: Weights) -> Artifact:
+    async def build(self, model: str, recipe: str, source: Source) -> Artifact:
         """Quantize, export and check one model; the file is in the artifact store when this returns."""
-        path = self._artifacts.scratch(".onnx")
+        path, weights = self._artifacts.scratch(".onnx"), source.weights
         try:
-            made = await self._call(_build, model, recipe, self._source(weights), weights.filename, path)
+            made = await self._call(_build, model, recipe, self._files(source), path)
             sha256, size = await asyncio.to_thread(self._artifacts.adopt, path, made.pop("sha256"))
         finally:
             path.unlink(missing_ok=True)
@@ -104,8 +131,14 @@ class Builder:
                 process.terminate()
             pool.shutdown(cancel_futures=True)
 
-    def _source(self, weights: Weights) -> str | Path:
-        return self._checkpoints.path(weights.sha256) if weights.kind == "checkpoint" else weights.kind
+    def _files(self, source: Source) -> "_Files":
+        weights, images = source.weights, source.calibration
+        return _Files(
+            self._checkpoints.path(weights.sha256) if weights.kind == "checkpoint" else weights.kind,
+            weights.filename,
+            self._checkpoints.path(images.sha256) if images else None,
+            images.filename if images else "",
+        )
 
     async def _call(self, function: Callable[..., Any], *arguments: object) -> Any:
         if self._pool is None:
@@ -162,38 +195,86 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
 
 
-def _load(model: str, source: str | Path, filename: str) -> None:
-    _create(model, source, filename)
+@dataclass(frozen=True)
+class _Files:
+    """A Source as the child process needs it: where the files lie, and what the user calls them."""
+
+    weights: str | Path
+    weights_name: str
+    images: Path | None = None
+    images_name: str = ""
 
 
-def _create(model: str, source: str | Path, filename: str) -> Any:
+def _load(model: str, files: _Files) -> None:
+    _create(model, files)
+
+
+def _create(model: str, files: _Files) -> Any:
     from efficientquant import create_model
 
     try:
-        return create_model(model, source, seed=BUILD_SEED)
+        return create_model(model, files.weights, seed=BUILD_SEED)
     except LibraryUserError as error:
         # The user knows the checkpoint by its own name, not by where we keep it.
-        sentence = str(error).replace(str(source), filename) if filename else str(error)
-        raise UserError(sentence) from None
+        name = files.weights_name
+        raise UserError(str(error).replace(str(files.weights), name) if name else str(error)) from None
 
 
-def _build(model: str, recipe: str, source: str | Path, filename: str, path: Path) -> dict[str, Any]:
+def _build(model: str, recipe: str, files: _Files, path: Path) -> dict[str, Any]:
     from efficientquant import export_onnx, quantize
 
-    created = _create(model, source, filename)
+    created = _create(model, files)
     chosen = get_recipe(recipe)
     try:
-        quantized = quantize(created, chosen)
+        with _images(created, files) as (images, drawn):
+            quantized = quantize(created, chosen, images)
         exported = export_onnx(quantized, path)
     except LibraryUserError as error:
         raise UserError(str(error)) from None
     except EfficientQuantError as error:
         raise BuildError(str(error)) from None
+    provenance = {"recipe": chosen.to_dict(), **quantized.provenance}
+    if files.images is not None and chosen.needs_calibration:
+        upload = {"sha256": files.images.name, "filename": files.images_name}
+        provenance["calibration_images"] = {"upload": upload, "drawn": drawn}
     return {
         "sha256": exported.sha256,
         "recipe_version": chosen.version,
         "parity_max_abs": exported.parity_max_abs,
         "notes": tuple(exported.notes),
-        "provenance": {"recipe": chosen.to_dict(), **quantized.provenance},
+        "provenance": provenance,
         "manifest": exported.manifest,
     }
+
+
+@contextmanager
+def _images(model: Any, files: _Files) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The images to calibrate on, in batches, and which they are; None where the user gave none."""
+    if files.images is None:
+        yield None, {}
+        return
+    from efficientquant.data import open_images
+    from efficientquant.models import input_spec
+
+    with tempfile.TemporaryDirectory(prefix="efficientquant-images-") as name:
+        place = Path(name) / files.images_name if files.images_name.endswith(".npz") else Path(name)
+        try:
+            if place.suffix == ".npz":
+                place.symlink_to(files.images.absolute())
+            else:
+                _unpack(files.images, place)
+            images = open_images(place, input_spec(model)).sample(CALIBRATION_IMAGES, BUILD_SEED)
+            yield [batch for batch, _ in images.batches()], images.provenance()
+        except LibraryUserError as error:
+            raise UserError(str(error).replace(str(place), files.images_name)) from None
+        except zipfile.BadZipFile as error:
+            raise UserError(f"{files.images_name} is no archive that can be read ({error}); send it again") from None
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Unpack an uploaded archive; zipfile keeps names with .. or a root inside the folder."""
+    with zipfile.ZipFile(archive) as images:
+        claimed = sum(one.file_size for one in images.infolist())
+        if claimed > MAX_UNPACKED_BYTES:
+            raise UserError(f"the images unpack to {claimed / 2**20:.0f} MiB; {MAX_UNPACKED_BYTES >> 20} are the most")
+        images.extractall(folder)

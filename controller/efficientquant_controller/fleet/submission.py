@@ -11,11 +11,20 @@ from functools import partial
 from efficientquant_controller.config import DEFAULT_REPEATS, MAX_REPEATS, measurement_for
 from efficientquant_controller.errors import FleetError, UserError
 from efficientquant_controller.fleet.artifacts import ContentStore
-from efficientquant_controller.fleet.builds import Builder, build_key
+from efficientquant_controller.fleet.builds import Builder, Source, build_key
 from efficientquant_controller.fleet.campaigns import CampaignView
 from efficientquant_controller.fleet.coordinator import Coordinator
 from efficientquant_controller.fleet.scheduling import plan_campaign
-from efficientquant_controller.model import Artifact, Build, BuildState, Campaign, CampaignState, Device, Weights
+from efficientquant_controller.model import (
+    Artifact,
+    Build,
+    BuildState,
+    Calibration,
+    Campaign,
+    CampaignState,
+    Device,
+    Weights,
+)
 from efficientquant_controller.store.base import Store
 
 LOG = logging.getLogger(__name__)
@@ -33,6 +42,7 @@ class CampaignRequest:
     repeats: int
     seed: int
     intra_op_threads: int
+    calibration: Calibration | None = None
 
 
 class Submissions:
@@ -52,6 +62,7 @@ class Submissions:
         _check_counts(request)
         recipes = self._builder.canonical_recipes(request.recipes)
         devices = self._choose(request.devices)
+        self._builder.check_calibration(request.calibration)
         await self._builder.check_models(request.models, request.weights)
         campaign = Campaign(
             campaign_id=f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
@@ -64,6 +75,7 @@ class Submissions:
             measurement=measurement,
             repeats=request.repeats or DEFAULT_REPEATS,
             seed=request.seed,
+            calibration=request.calibration,
         )
         view = CampaignView(campaign, *plan_campaign(campaign, devices))
         await self._coordinator.start(view)
@@ -114,9 +126,10 @@ class Submissions:
 
     async def _build_one(self, view: CampaignView, build: Build) -> None:
         await self._moved(view, build, BuildState.BUILDING)
-        key = build_key(build.model, build.recipe, view.campaign.weights)
+        source = Source(view.campaign.weights, view.campaign.calibration)
+        key = build_key(build.model, build.recipe, source)
         try:
-            artifact = await self._made_before(key) or await self._make(build, view.campaign.weights, key)
+            artifact = await self._made_before(key) or await self._make(build, source, key)
         except FleetError as error:
             await self._moved(view, build, BuildState.FAILED, str(error))
         else:
@@ -126,8 +139,8 @@ class Submissions:
         found = await asyncio.to_thread(self._store.find_artifact, key)
         return found if found is not None and self._artifacts.has(found.sha256) else None
 
-    async def _make(self, build: Build, weights: Weights, key: str) -> Artifact:
-        made = await self._builder.build(build.model, build.recipe, weights)
+    async def _make(self, build: Build, source: Source, key: str) -> Artifact:
+        made = await self._builder.build(build.model, build.recipe, source)
         await asyncio.to_thread(self._store.add_artifact, made, key)
         return made
 

@@ -11,6 +11,7 @@ from efficientquant_controller.model import (
     Artifact,
     Backend,
     Build,
+    Calibration,
     Campaign,
     Device,
     DeviceSnapshot,
@@ -62,6 +63,13 @@ def weights_from_wire(message: pb.Weights) -> Weights:
     if source == "checkpoint":
         return Weights(source, message.checkpoint.sha256, message.checkpoint.filename)
     return Weights(source)
+
+
+def calibration_from_wire(message: pb.SubmitCampaignRequest) -> Calibration | None:
+    """Read what to calibrate on; None when the request does not say."""
+    if not message.HasField("calibration"):
+        return None
+    return Calibration(message.calibration.sha256, message.calibration.filename)
 
 
 def measurement_to_wire(measurement: Measurement) -> pb.Measurement:

@@ -51,7 +51,7 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
     async def UploadCheckpoint(
         self, request_iterator: AsyncIterator[pb.Chunk], context: grpc.aio.ServicerContext
     ) -> pb.UploadCheckpointResponse:
-        """Store a checkpoint under its SHA-256."""
+        """Store a checkpoint, or images, under its SHA-256."""
         sha256, size = await self._checkpoints.receive((one.offset, one.data) async for one in request_iterator)
         return pb.UploadCheckpointResponse(sha256=sha256, size_bytes=size)
 
@@ -66,6 +66,7 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
             repeats=request.repeats,
             seed=request.seed,
             intra_op_threads=request.intra_op_threads,
+            calibration=convert.calibration_from_wire(request),
         )
         view = await self._submissions.submit(asked)
         return await self._campaign(view)

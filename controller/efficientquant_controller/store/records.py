@@ -13,6 +13,7 @@ from efficientquant_controller.model import (
     Backend,
     Build,
     BuildState,
+    Calibration,
     Campaign,
     CampaignState,
     Device,
@@ -89,14 +90,20 @@ def artifact_from_row(row: Row) -> Artifact:
 
 
 def campaign_to_row(campaign: Campaign) -> dict[str, Any]:
-    """Spread the weights over columns, keep the measurement whole and its tier as a column too."""
+    """Spread weights and calibration over columns, keep the measurement whole and its tier as a column too."""
     row = asdict(campaign)
-    weights, measurement = row.pop("weights"), row["measurement"]
-    return {**row, **{f"weights_{key}": value for key, value in weights.items()}, "tier": measurement["tier"]}
+    weights, calibration = row.pop("weights"), row.pop("calibration") or {"sha256": None, "filename": None}
+    return {
+        **row,
+        **{f"weights_{key}": value for key, value in weights.items()},
+        **{f"calibration_{key}": value for key, value in calibration.items()},
+        "tier": row["measurement"]["tier"],
+    }
 
 
 def campaign_from_row(row: Row) -> Campaign:
     """Inverse of `campaign_to_row`."""
+    sha256 = row["calibration_sha256"]
     return Campaign(
         campaign_id=row["campaign_id"],
         state=CampaignState(row["state"]),
@@ -109,6 +116,7 @@ def campaign_from_row(row: Row) -> Campaign:
         repeats=row["repeats"],
         seed=row["seed"],
         ended_unix_s=row["ended_unix_s"],
+        calibration=None if sha256 is None else Calibration(sha256, row["calibration_filename"]),
     )
 
 

@@ -137,6 +137,8 @@ campaigns = Table(
     Column("measurement", JSON, nullable=False),
     Column("repeats", Integer, nullable=False),
     Column("seed", UnsignedBigInteger, nullable=False),
+    Column("calibration_sha256", String),
+    Column("calibration_filename", Text),
 )
 
 builds = Table(

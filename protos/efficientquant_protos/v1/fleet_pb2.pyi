@@ -746,6 +746,7 @@ class SubmitCampaignRequest(google.protobuf.message.Message):
     REPEATS_FIELD_NUMBER: builtins.int
     SEED_FIELD_NUMBER: builtins.int
     INTRA_OP_THREADS_FIELD_NUMBER: builtins.int
+    CALIBRATION_FIELD_NUMBER: builtins.int
     @property
     def models(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]: ...
     @property
@@ -764,6 +765,10 @@ class SubmitCampaignRequest(google.protobuf.message.Message):
     intra_op_threads: builtins.int
     """0: the runtime's own default"""
 
+    @property
+    def calibration(self) -> global___Calibration:
+        """What recipes are calibrated on; unset: synthetic images."""
+        pass
     def __init__(self,
         *,
         models: typing.Optional[typing.Iterable[typing.Text]] = ...,
@@ -774,10 +779,28 @@ class SubmitCampaignRequest(google.protobuf.message.Message):
         repeats: builtins.int = ...,
         seed: builtins.int = ...,
         intra_op_threads: builtins.int = ...,
+        calibration: typing.Optional[global___Calibration] = ...,
         ) -> None: ...
-    def HasField(self, field_name: typing_extensions.Literal["weights",b"weights"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["devices",b"devices","intra_op_threads",b"intra_op_threads","models",b"models","recipes",b"recipes","repeats",b"repeats","seed",b"seed","tier",b"tier","weights",b"weights"]) -> None: ...
+    def HasField(self, field_name: typing_extensions.Literal["calibration",b"calibration","weights",b"weights"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing_extensions.Literal["calibration",b"calibration","devices",b"devices","intra_op_threads",b"intra_op_threads","models",b"models","recipes",b"recipes","repeats",b"repeats","seed",b"seed","tier",b"tier","weights",b"weights"]) -> None: ...
 global___SubmitCampaignRequest = SubmitCampaignRequest
+
+class Calibration(google.protobuf.message.Message):
+    """An uploaded sample of images: a .zip of image files, or an .npz."""
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+    SHA256_FIELD_NUMBER: builtins.int
+    FILENAME_FIELD_NUMBER: builtins.int
+    sha256: typing.Text
+    filename: typing.Text
+    """For messages, and its ending tells the format."""
+
+    def __init__(self,
+        *,
+        sha256: typing.Text = ...,
+        filename: typing.Text = ...,
+        ) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["filename",b"filename","sha256",b"sha256"]) -> None: ...
+global___Calibration = Calibration
 
 class Weights(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor

@@ -211,7 +211,7 @@ class FleetControlServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UploadCheckpoint(self, request_iterator, context):
-        """Stores a checkpoint under its SHA-256 so that SubmitCampaign can name it.
+        """Stores a checkpoint, or images to calibrate on, under its SHA-256 so that SubmitCampaign can name it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,7 +1,9 @@
 """`efficientquant bench`: what is asked of the controller, and how it ends."""
 
+import hashlib
 import json
 
+import numpy as np
 import pytest
 from efficientquant_protos.v1 import fleet_pb2 as pb
 
@@ -71,6 +73,28 @@ def test_checkpoint_is_uploaded(command, control, tmp_path):
     assert control.uploaded == path.read_bytes()
     assert submitted(control).weights.checkpoint.filename == "mine.safetensors"
     assert len(submitted(control).weights.checkpoint.sha256) == 64
+
+
+def test_images_are_uploaded(command, control, tmp_path):
+    """--data uploads the images and names them by their hash; their ending tells the format."""
+    path = tmp_path / "images.npz"
+    np.savez(path, images=np.zeros((2, 8, 8, 3), np.uint8))
+
+    outcome = command("bench", "m", "--weights", "random", "--data", str(path), "--detach")
+
+    assert control.uploaded == path.read_bytes()
+    calibration = submitted(control).calibration
+    assert (calibration.filename, calibration.sha256) == ("images.npz", hashlib.sha256(control.uploaded).hexdigest())
+    assert "uploaded images.npz: " in outcome.err
+
+
+def test_data_without_images_are_refused_before_anything_is_sent(command, control, tmp_path):
+    """A folder that holds no images is one line, and nothing is sent."""
+    outcome = command("bench", "m", "--data", str(tmp_path))
+
+    assert outcome.exit_code == 2
+    assert outcome.err.startswith(f"error: data {tmp_path}: holds no images")
+    assert control.requests == []
 
 
 @pytest.mark.parametrize(

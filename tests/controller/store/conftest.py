@@ -15,6 +15,7 @@ from efficientquant_controller.model import (
     Artifact,
     Backend,
     Build,
+    Calibration,
     Campaign,
     CampaignState,
     DeviceSnapshot,
@@ -112,7 +113,9 @@ def campaign() -> Campaign:
     measurement = Measurement("smoke", 6.0, 64, input_seed=2**64 - 1)
     weights = Weights("checkpoint", "cd" * 32, "mine.pth")
     names = (("mobilevit_xxs",), ("fp32",), ("bench-1",))
-    return Campaign("c1", CampaignState.BUILDING, 10.5, *names, weights, measurement, 4, 2**64 - 1)
+    images = Calibration("ef" * 32, "photos.zip")
+    state = CampaignState.BUILDING
+    return Campaign("c1", state, 10.5, *names, weights, measurement, 4, 2**64 - 1, calibration=images)
 
 
 @pytest.fixture

@@ -109,6 +109,13 @@ def test_campaign_round_trip(planned: SqlStore, campaign: Campaign) -> None:
     assert planned.run("r1") == Run("r1", "j1", 1, 2)
 
 
+def test_campaign_without_images(planned: SqlStore, campaign: Campaign) -> None:
+    """A campaign that was calibrated on synthetic images names no others."""
+    plain = replace(campaign, campaign_id="c2", calibration=None)
+    planned.create_campaign(plain, [], [], [])
+    assert planned.campaign("c2") == plain
+
+
 def test_latest_is_created_last(planned: SqlStore, campaign: Campaign) -> None:
     """Latest means created last, whatever the clock said."""
     planned.create_campaign(replace(campaign, campaign_id="c2", created_unix_s=0.0), [], [], [])

@@ -1,5 +1,6 @@
-"""Schema 2: the view `comparisons`, each variant beside its FP32 twin."""
+"""Schema 2: the view `comparisons`, each variant beside its FP32 twin; and what a campaign was calibrated on."""
 
+import sqlalchemy as sa
 from alembic import op
 
 from efficientquant_controller.store.comparison_view import COMPARISONS
@@ -9,5 +10,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Add the view."""
+    """Add the columns, then the view."""
+    op.add_column("campaigns", sa.Column("calibration_sha256", sa.String(), nullable=True))
+    op.add_column("campaigns", sa.Column("calibration_filename", sa.Text(), nullable=True))
     op.execute(COMPARISONS)

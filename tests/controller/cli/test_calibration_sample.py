@@ -1,0 +1,56 @@
+"""Packing images for the upload."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from efficientquant.errors import DataError
+from efficientquant_controller.cli.calibration_sample import pack_images
+from PIL import Image
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A data set's root: 40 training images in two classes, and a validation image."""
+    for index in range(40):
+        folder = tmp_path / "photos" / "train" / ("cat" if index % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), index, np.uint8)).save(folder / f"{index}.png")
+    (tmp_path / "photos/val/cat").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos/val/cat/v.png")
+    return tmp_path / "photos"
+
+
+def test_a_folder_becomes_a_sample_of_its_training_images(photos: Path, tmp_path: Path) -> None:
+    """32 of the training images, as many of each class, byte by byte as they were."""
+    packed = pack_images(photos, tmp_path)
+
+    with zipfile.ZipFile(packed) as archive:
+        names = archive.namelist()
+        contents = {name: archive.read(name) for name in names}
+    assert (packed.name, len(names)) == ("photos.zip", 32)
+    assert sum(name.startswith("cat/") for name in names) == 16
+    assert all((photos / "train" / name).read_bytes() == content for name, content in contents.items())
+
+
+def test_equal_samples_are_equal_files(photos: Path, tmp_path: Path) -> None:
+    """Packed again, the same images are the same upload, so that an artifact made before is found."""
+    (tmp_path / "again").mkdir()
+    assert pack_images(photos, tmp_path).read_bytes() == pack_images(photos, tmp_path / "again").read_bytes()
+
+
+def test_arrays_are_sent_as_they_are(tmp_path: Path) -> None:
+    """An .npz is uploaded itself: the controller draws from it."""
+    path = tmp_path / "images.npz"
+    np.savez(path, images=np.zeros((2, 8, 8, 3), np.uint8))
+    assert pack_images(path, tmp_path / "nowhere") == path
+
+
+@pytest.mark.parametrize("name", ["nowhere", "photos/val", "notes.txt"])
+def test_what_holds_no_training_images_is_refused(photos: Path, tmp_path: Path, name: str) -> None:
+    """No such folder, a folder without images and a file of another kind are each named."""
+    (photos / "val/cat/v.png").unlink()
+    (tmp_path / "notes.txt").write_text("notes")
+    with pytest.raises(DataError, match=name):
+        pack_images(tmp_path / name, tmp_path)

@@ -30,6 +30,8 @@ BUILD_SEED = 0
 # Raise it when an equal request makes more than before: what was made before is then made again.
 BUILD_VERSION = 2
 CALIBRATION_IMAGES = 32
+# The oldest runtime that a device of the fleet has: its variant runs on all of them.
+TARGET = "onnxruntime-1.10"
 # A sample of 32 photographs takes a tenth of it; an archive that claims more would fill the disk.
 MAX_UNPACKED_BYTES = 1 << 30
 
@@ -222,18 +224,20 @@ def _create(model: str, files: _Files) -> Any:
 
 def _build(model: str, recipe: str, files: _Files, path: Path) -> dict[str, Any]:
     from efficientquant import export_onnx, quantize
+    from efficientquant.checking import check
 
     created = _create(model, files)
     chosen = get_recipe(recipe)
     try:
         with _images(created, files) as (images, drawn):
             quantized = quantize(created, chosen, images)
-        exported = export_onnx(quantized, path)
+        exported = export_onnx(quantized, path, target=TARGET)
+        verdict = check(path, TARGET)
     except LibraryUserError as error:
         raise UserError(str(error)) from None
     except EfficientQuantError as error:
         raise BuildError(str(error)) from None
-    provenance = {"recipe": chosen.to_dict(), **quantized.provenance}
+    provenance = {"recipe": chosen.to_dict(), **quantized.provenance, "check": verdict.to_dict()}
     if files.images is not None and chosen.needs_calibration:
         upload = {"sha256": files.images.name, "filename": files.images_name}
         provenance["calibration_images"] = {"upload": upload, "drawn": drawn}

@@ -6,18 +6,22 @@ from typing import TYPE_CHECKING, Any
 from efficientquant.recipe import Recipe, get_recipe, list_recipes
 
 if TYPE_CHECKING:
+    from efficientquant.checking import check
     from efficientquant.inspection import inspect
     from efficientquant.models import InputSpec, create_model, input_spec, synthetic_images
     from efficientquant.onnx_export import Artifact, export_onnx
     from efficientquant.quantization import QuantizedModel, quantize
+    from efficientquant.verdicts.verdict import BuildVerdict
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Artifact",
+    "BuildVerdict",
     "InputSpec",
     "QuantizedModel",
     "Recipe",
+    "check",
     "create_model",
     "export_onnx",
     "get_recipe",
@@ -31,8 +35,10 @@ __all__ = [
 # What needs torch is imported when it is first asked for, so that a command line can show its help at once.
 _LAZY = {
     "Artifact": "onnx_export",
+    "BuildVerdict": "verdicts.verdict",
     "InputSpec": "models",
     "QuantizedModel": "quantization",
+    "check": "checking",
     "create_model": "models",
     "export_onnx": "onnx_export",
     "input_spec": "models",

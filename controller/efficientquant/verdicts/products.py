@@ -49,5 +49,5 @@ def describe_gain(layers: list[LayerPrecision], quantized_weights: int, decoded:
             f"no layer computes in integers, all arithmetic is {floats}"
         )
     if floats == "FP16":
-        return "FP16 only: no weight is stored as an integer and no layer computes in integers"
+        return "FP16 only: no weight is stored as an integer, no layer computes in integers"
     return "nothing: no weight is stored as an integer, all arithmetic is FP32"

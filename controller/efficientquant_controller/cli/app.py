@@ -11,6 +11,7 @@ from efficientquant_controller.cli import (
     bench,
     campaigns,
     cancel,
+    check,
     demo,
     devices,
     inspect,
@@ -25,7 +26,7 @@ from efficientquant_controller.errors import UserError
 
 EXIT_CODES = {
     0: "done; a watched campaign succeeded",
-    1: "the campaign ended with failed or cancelled jobs",
+    1: "the campaign ended with failed or cancelled jobs; the checked artifact will not build",
     2: "what was asked cannot be done; stderr says why in one line",
     70: "a bug in the product; stderr has its traceback",
     130: "stopped or detached with Ctrl-C",
@@ -42,7 +43,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (serve, devices, bench, campaigns, watch, cancel, results, models, recipes, inspect, demo):
+for verb in (serve, devices, bench, campaigns, watch, cancel, results, models, recipes, inspect, check, demo):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 
 

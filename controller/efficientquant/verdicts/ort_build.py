@@ -1,0 +1,133 @@
+"""What ONNX Runtime's CPU provider makes of an artifact: the optimized graph that a real session leaves behind."""
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as binding
+
+from efficientquant.onnx_view import GraphView
+from efficientquant.targets import Target
+from efficientquant.validation import find_violations
+from efficientquant.verdicts.products import Kind, describe_gain, find_products, has_quantized_weight
+from efficientquant.verdicts.verdict import (
+    Basis,
+    BuildVerdict,
+    LayerPrecision,
+    Outcome,
+    Precision,
+    Reason,
+    group,
+    worst,
+)
+
+# What its binding raises for a file that it does not run; they have no base of their own.
+REFUSALS = (
+    binding.Fail,
+    binding.InvalidArgument,
+    binding.InvalidGraph,
+    binding.InvalidProtobuf,
+    binding.NotImplemented,
+    binding.RuntimeException,
+)
+# Operators of the optimized graph by what they multiply; the fused and blocked forms are ONNX Runtime's own.
+INTEGER_CONVS = frozenset({"QLinearConv", "ConvInteger"})
+FLOAT_CONVS = frozenset({"Conv", "FusedConv", "NhwcFusedConv", "NhwcConv"})
+INTEGER_PRODUCTS = frozenset({
+    "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm"
+})  # fmt: skip
+FLOAT_PRODUCTS = frozenset({"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "FusedMatMulActivation", "MatMulNBits"})
+SHOWN_OPERATORS = (
+    INTEGER_CONVS | FLOAT_CONVS | INTEGER_PRODUCTS | FLOAT_PRODUCTS | {"DequantizeLinear", "QuantizeLinear"}
+)
+
+
+def verdict_of_session(model: onnx.ModelProto, target: Target) -> BuildVerdict:
+    """Load a model, look at the graph that is left after optimization, and say what it computes in.
+
+    The version that answers is the installed one; whether an older one reads the file is decided by its opset.
+    """
+    view = GraphView(model)
+    quantized = [view.name(node) for node, _ in find_products(view) if has_quantized_weight(view, node)]
+    reasons = [Reason(one.rule, Outcome.FAILS, str(one), (one.node,)) for one in find_violations(model, target)]
+    optimized = _optimize(model)
+    layers: list[LayerPrecision] = []
+    facts: dict[str, Any] = {}
+    if isinstance(optimized, str):
+        reasons.append(Reason("session", Outcome.FAILS, f"ONNX Runtime does not load it: {optimized}"))
+    else:
+        layers, facts = _layers(optimized), _facts(optimized, len(quantized))
+        reasons += _fallbacks(layers, len(quantized))
+    outcome = worst(reasons)
+    return BuildVerdict(
+        target=target.name,
+        runtime=f"ONNX Runtime {onnxruntime.__version__} on the CPU",
+        basis=Basis.LOADED,
+        outcome=outcome,
+        gain=_gain(layers, facts, outcome),
+        reasons=group(reasons),
+        layers=tuple(layers),
+        facts=facts,
+    )
+
+
+def _gain(layers: list[LayerPrecision], facts: dict[str, Any], outcome: Outcome) -> str:
+    if outcome is Outcome.FAILS:
+        return "nothing there: it does not load"
+    decoded = "dequantized on every inference" if facts["dequantize_nodes"] else "dequantized when the file is loaded"
+    return describe_gain(layers, facts["quantized_weights"], decoded)
+
+
+def _optimize(model: onnx.ModelProto) -> onnx.ModelProto | str:
+    """Return the graph that a session would run, or why there is none."""
+    with tempfile.TemporaryDirectory(prefix="efficientquant-ort-") as folder:
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        options.log_severity_level = 4  # it warns that such a file belongs to this machine, which is meant
+        try:
+            onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except REFUSALS as error:
+            return str(error).splitlines()[0]
+        return onnx.load(options.optimized_model_filepath)
+
+
+def _layers(optimized: onnx.ModelProto) -> list[LayerPrecision]:
+    view = GraphView(optimized)
+    found = []
+    for node in view.nodes:
+        operator = node.op_type
+        kind = Kind.CONV if operator in INTEGER_CONVS | FLOAT_CONVS else None
+        if operator in INTEGER_PRODUCTS | FLOAT_PRODUCTS:
+            # The second factor of QLinearMatMul and QGemm is the fourth input: scale and zero point come between.
+            factor = node.input[3] if operator in ("QLinearMatMul", "QGemm") else node.input[1]
+            kind = Kind.LINEAR if view.is_constant(factor) or view.is_constant(node.input[0]) else Kind.PRODUCT
+        if kind is not None:
+            # The CPU provider has FP16 kernels for little: it casts, and these are FP32 by then.
+            integer = operator in INTEGER_CONVS | INTEGER_PRODUCTS
+            precision = Precision.INT8 if integer else Precision.FP32
+            found.append(LayerPrecision(view.name(node), kind, precision, f"runs as {operator}"))
+    return found
+
+
+def _fallbacks(layers: list[LayerPrecision], quantized: int) -> list[Reason]:
+    """Nodes are renamed by the optimizer: what is left in float is counted, not named."""
+    floats = sum(layer.precision is not Precision.INT8 and layer.operator != Kind.PRODUCT for layer in layers)
+    integers = sum(layer.precision is Precision.INT8 and layer.operator != Kind.PRODUCT for layer in layers)
+    missing = min(quantized - integers, floats)
+    if missing <= 0:
+        return []
+    sentence = f"{missing} of {quantized} layers with int8 weights are computed in float"
+    return [Reason("fallback", Outcome.BUILDS_WITH_FALLBACK, sentence)]
+
+
+def _facts(optimized: onnx.ModelProto, quantized: int) -> dict[str, Any]:
+    counts = Counter(node.op_type for node in optimized.graph.node)
+    return {
+        "operators": {name: count for name, count in counts.most_common() if name in SHOWN_OPERATORS},
+        "nodes": len(optimized.graph.node),
+        "dequantize_nodes": counts["DequantizeLinear"],
+        "quantized_weights": quantized,
+    }

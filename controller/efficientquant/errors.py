@@ -10,6 +10,7 @@ EfficientQuantError
 │   ├── PretrainedUnavailableError .model
 │   ├── CalibrationError
 │   ├── DataError                  .path: images or labels that cannot be used
+│   ├── EvaluationError            a model and images, or two models, that do not go together
 │   ├── ArtifactFileError          .path: a file given to be checked that is missing or no ONNX file
 │   ├── MissingExtraError          .extra: an optional part that is not installed
 │   └── CaptureError               .model
@@ -94,6 +95,10 @@ class DataError(UserError):
     def __init__(self, path: Path, problem: str) -> None:
         self.path = path
         super().__init__(f"data {path}: {problem}")
+
+
+class EvaluationError(UserError):
+    """A model and images, or a model and its reference, do not go together, or a model computes no numbers."""
 
 
 class ArtifactFileError(UserError):

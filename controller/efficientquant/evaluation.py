@@ -1,0 +1,212 @@
+"""How accurate a model is on labelled images, and how far its logits lie from FP32; eager or as an exported file."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from efficientquant.calibration import Progress
+from efficientquant.data import BATCH, ImageData
+from efficientquant.errors import EvaluationError
+from efficientquant.onnx_export import Artifact
+from efficientquant.quantization import QuantizedModel
+from efficientquant.runners import ArtifactRunner, EagerRunner, Runner
+
+Subject = QuantizedModel | nn.Module | Artifact | str | Path
+Reference = QuantizedModel | nn.Module
+
+LIMIT_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What was found on the images of `data`; every accuracy stands beside the `bit_table` that it was reached with.
+
+    `top1` and `top5` are fractions of the labelled images (None without labels, `top5` also below six classes);
+    `top1_error` is the binomial standard error of `top1`. Against the reference: `top1_change`, a fraction, and its
+    standard error from the images that only one of the two has right; `agreement`, the fraction of images with the same
+    first class; `sqnr_db` and `max_abs`, of all logits. `subject` is eager or artifact, `runtime` what computed it.
+    """
+
+    subject: str
+    runtime: str
+    images: int
+    top1: float | None
+    top1_error: float | None
+    top5: float | None
+    reference_top1: float | None
+    top1_change: float | None
+    top1_change_error: float | None
+    agreement: float | None
+    sqnr_db: float | None
+    max_abs: float | None
+    bit_table: dict[str, str]
+    data: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values; an infinite SQNR (nothing differs) becomes None beside a max_abs of 0."""
+        values = dataclasses.asdict(self)
+        infinite = self.sqnr_db is not None and math.isinf(self.sqnr_db)
+        return values | {"notes": list(self.notes), "sqnr_db": None if infinite else self.sqnr_db}
+
+    @staticmethod
+    def from_dict(stored: Mapping[str, Any]) -> "Evaluation":
+        """Read back what `to_dict` gave."""
+        sqnr_db = math.inf if stored["max_abs"] == 0 else stored["sqnr_db"]
+        return Evaluation(**{**stored, "notes": tuple(stored["notes"]), "sqnr_db": sqnr_db})
+
+
+def evaluate(
+    subject: Subject,
+    data: ImageData,
+    *,
+    reference: Reference | None = None,
+    batch: int = BATCH,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Run a model over the images and return how it did, beside an FP32 reference if one is given.
+
+    A subject is a quantized model, any classifier, an Artifact or the path of an .onnx that takes one image. `limit`
+    takes that many images, spread over the classes. Reports phase "evaluate". Raises DataError, EvaluationError.
+    """
+    return evaluate_all([subject], data, reference=reference, batch=batch, limit=limit, progress=progress)[0]
+
+
+def evaluate_all(
+    subjects: Sequence[Subject],
+    data: ImageData,
+    *,
+    reference: Reference | None = None,
+    batch: int = BATCH,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> list[Evaluation]:
+    """Evaluate several models in one pass: every image is decoded, and run through the reference, once."""
+    runners = [_runner(subject) for subject in subjects]
+    judge = None if reference is None else _runner(reference)
+    if limit is not None:
+        data = data.sample(limit, LIMIT_SEED)
+    tallies = [Tally() for _ in runners]
+    done, fitted = 0, data
+    for images, _ in data.batches(batch):
+        expected = None if judge is None else judge.run(images)
+        found = [runner.run(images) for runner in runners]
+        if done == 0 and data.labels is not None:
+            fitted = data.for_classes(found[0].shape[1])
+        labels = fitted.labels_at(done, done + len(images))
+        for tally, logits in zip(tallies, found, strict=True):
+            tally.add(logits, labels, expected)
+        done += len(images)
+        if progress is not None:
+            progress("evaluate", done / len(data))
+    provenance = data.provenance()
+    return [tally.result(runner, provenance) for tally, runner in zip(tallies, runners, strict=True)]
+
+
+@dataclasses.dataclass
+class Tally:
+    """Sums over the images seen so far: no logits are kept."""
+
+    images: int = 0
+    classes: int = 0
+    labelled: int = 0
+    top1: int = 0
+    top5: int = 0
+    compared: int = 0
+    reference_top1: int = 0
+    won: int = 0  # right where the reference is wrong
+    lost: int = 0
+    agreed: int = 0
+    signal: float = 0.0
+    noise: float = 0.0
+    max_abs: float = 0.0
+
+    def add(self, logits: Tensor, labels: Tensor | None, expected: Tensor | None) -> None:
+        """Count a batch of logits (n, classes) against labels (n,) and the reference's logits (n, classes)."""
+        if not bool(torch.isfinite(logits).all()):
+            raise EvaluationError(f"the logits of image {self.images} or soon after are not finite")
+        self.images += len(logits)
+        self.classes = logits.shape[1]
+        first = logits.argmax(1)
+        if labels is not None:
+            right = first == labels
+            self.labelled += len(labels)
+            self.top1 += int(right.sum())
+            best = logits.topk(min(5, self.classes), dim=1).indices
+            self.top5 += int((best == labels[:, None]).any(1).sum())
+        if expected is not None:
+            if expected.shape != logits.shape:
+                raise EvaluationError(f"the reference has {expected.shape[1]} outputs, the model {logits.shape[1]}")
+            self._compare(logits, first, labels, expected)
+
+    def _compare(self, logits: Tensor, first: Tensor, labels: Tensor | None, expected: Tensor) -> None:
+        self.compared += len(logits)
+        theirs = expected.argmax(1)
+        self.agreed += int((first == theirs).sum())
+        difference = logits.double() - expected.double()
+        self.signal += float(expected.double().square().sum())
+        self.noise += float(difference.square().sum())
+        self.max_abs = max(self.max_abs, float(difference.abs().max()))
+        if labels is not None:
+            right, reference_right = first == labels, theirs == labels
+            self.reference_top1 += int(reference_right.sum())
+            self.won += int((right & ~reference_right).sum())
+            self.lost += int((~right & reference_right).sum())
+
+    def result(self, runner: Runner, data: dict[str, Any]) -> Evaluation:
+        """Return the fractions and their errors."""
+        top1 = self.top1 / self.labelled if self.labelled else None
+        paired = self.labelled if self.compared else 0
+        return Evaluation(
+            subject=runner.kind,
+            runtime=runner.runtime,
+            images=self.images,
+            top1=top1,
+            top1_error=None if top1 is None else binomial_error(top1, self.labelled),
+            top5=self.top5 / self.labelled if self.labelled and self.classes > 5 else None,
+            reference_top1=self.reference_top1 / paired if paired else None,
+            top1_change=(self.won - self.lost) / paired if paired else None,
+            top1_change_error=paired_error(self.won, self.lost, paired) if paired else None,
+            agreement=self.agreed / self.compared if self.compared else None,
+            sqnr_db=self._sqnr_db() if self.compared else None,
+            max_abs=self.max_abs if self.compared else None,
+            bit_table=dict(runner.bit_table),
+            data=data,
+        )
+
+    def _sqnr_db(self) -> float:
+        if self.noise == 0:
+            return math.inf
+        return 10 * math.log10(self.signal / self.noise) if self.signal > 0 else -math.inf
+
+
+def binomial_error(fraction: float, images: int) -> float:
+    """Return the standard error sqrt(p (1 - p) / n) of a fraction p of n independent images."""
+    return math.sqrt(fraction * (1 - fraction) / images)
+
+
+def paired_error(won: int, lost: int, images: int) -> float:
+    """Return the standard error of (won - lost) / n, two models being judged on the same n images."""
+    mean = (won - lost) / images
+    return math.sqrt(max(0.0, (won + lost) / images - mean * mean) / images)
+
+
+def _runner(subject: Subject) -> Runner:
+    if isinstance(subject, QuantizedModel):
+        return EagerRunner(subject, subject.bit_table())
+    if isinstance(subject, nn.Module):
+        return EagerRunner(subject.eval(), {"rest": _float_bits(subject)})
+    if isinstance(subject, Artifact):
+        return ArtifactRunner(subject.path, subject.bit_table)
+    return ArtifactRunner(Path(subject))
+
+
+def _float_bits(module: nn.Module) -> str:
+    found = sorted({parameter.element_size() * 8 for parameter in module.parameters()}, reverse=True)
+    return ", ".join(map(str, found)) or "32"

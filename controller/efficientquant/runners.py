@@ -1,0 +1,117 @@
+"""What can be evaluated, behind one call: images in, logits out."""
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from google.protobuf.message import DecodeError
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+from torch import Tensor
+
+from efficientquant.errors import ArtifactFileError, EvaluationError
+
+# ONNX Runtime's errors share no base class.
+_LOAD_ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+
+
+class Runner(Protocol):
+    """One way to compute logits, and what has to be said beside them."""
+
+    kind: str  # eager or artifact
+    runtime: str
+    bit_table: Mapping[str, str]
+
+    def run(self, images: Tensor) -> Tensor:
+        """Return the logits (n, classes) float32 of normalized images (n, C, H, W)."""
+
+
+class EagerRunner:
+    """A model in torch."""
+
+    kind = "eager"
+
+    def __init__(self, model: Callable[[Tensor], Tensor], bit_table: Mapping[str, str]) -> None:
+        self.runtime = f"torch {version('torch')}"
+        self.bit_table = bit_table
+        self._model = model
+
+    def run(self, images: Tensor) -> Tensor:
+        """Run the batch as it is."""
+        with torch.no_grad():
+            return self._model(images).float()
+
+
+class ArtifactRunner:
+    """An ONNX file on ONNX Runtime's CPU provider, one image at a time: artifacts have a batch of one."""
+
+    kind = "artifact"
+
+    def __init__(self, path: Path, bit_table: Mapping[str, str] | None = None, *, threads: int = 0) -> None:
+        self.runtime = f"onnxruntime {version('onnxruntime')}"
+        self.bit_table = stored_bits(path) if bit_table is None else bit_table
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # its warnings are for who writes graphs
+        # Threads that spin between two calls take the processor from torch, which runs the reference in between.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except _LOAD_ERRORS as error:
+            raise ArtifactFileError(path, f"ONNX Runtime cannot load it ({_first_line(error)})") from error
+        self._input, self._shape, self._type = _only_input(path, self._session)
+
+    def run(self, images: Tensor) -> Tensor:
+        """Run the images one by one."""
+        if len(self._shape) != 4 or tuple(self._shape[1:]) != tuple(images.shape[1:]):
+            wanted, given = "×".join(map(str, self._shape)), "×".join(map(str, images.shape[1:]))
+            raise EvaluationError(f"the artifact takes an input of {wanted}, the images are {given}")
+        feeds = [{self._input: image[None].numpy().astype(self._type)} for image in images]
+        logits = np.concatenate([self._session.run(None, feed)[0] for feed in feeds])
+        return torch.from_numpy(logits.astype(np.float32))
+
+
+def stored_bits(path: Path) -> dict[str, str]:
+    """Return what an ONNX file itself tells of its bits: the types of its weights, and how many are int8.
+
+    Fewer than 8 bits travel as int8, and a log2 quantizer is ordinary arithmetic: neither can be seen in a file.
+    """
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except OSError as error:
+        raise ArtifactFileError(path, f"cannot be read ({error.strerror})") from error
+    except DecodeError as error:
+        raise ArtifactFileError(path, f"is no ONNX file ({_first_line(error)})") from error
+    counts: dict[str, int] = {}
+    for tensor in graph.initializer:
+        if len(tensor.dims) > 1:
+            name = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
+            counts[name] = counts.get(name, 0) + 1
+    stored = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    activations = sum(node.op_type == "QuantizeLinear" for node in graph.node)
+    return {"stored weights": stored or "–", "quantized activations": str(activations)}
+
+
+def _only_input(path: Path, session: onnxruntime.InferenceSession) -> tuple[str, list[int], np.dtype[Any]]:
+    inputs = session.get_inputs()
+    types: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype("float32"), "tensor(float16)": np.dtype("float16")}
+    if len(inputs) != 1 or inputs[0].type not in types:
+        found = ", ".join(one.type for one in inputs)
+        raise ArtifactFileError(path, f"is no image classifier: those have one input of floats, this one has {found}")
+    return inputs[0].name, inputs[0].shape, types[inputs[0].type]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

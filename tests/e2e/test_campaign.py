@@ -5,6 +5,7 @@ import json
 
 import pytest
 from fleet import Fleet
+from PIL import Image
 
 # Small timm classifiers of 160×160: what is tested here is the fleet, not the model.
 TINY = "test_efficientnet"
@@ -17,11 +18,17 @@ def test_three_pythons_serve_one_campaign(fleet: Fleet, python36: str, python38:
     fleet.connect_agent("desk")
 
     answer = fleet.json(
-        *("bench", "mobilevit_xxs", "--recipes", "fp32,efficientquant", "--weights", "random"),
+        *("bench", "mobilevit_xxs", "--recipes", "efficientquant", "--weights", "random"),
         *("--tier", "demo", "--repeats", "2"),
     )
 
     assert answer["campaign"]["state"] == "succeeded"
+    assert answer["campaign"]["recipes"] == ["fp32", "efficientquant"]  # the twin came by itself
+    for bought in (row for row in answer["results"] if row["recipe"] != "fp32"):
+        assert (bought["not_compared"], bought["latency_answer"]) == ("", "not enough data")  # of two repeats
+        assert bought["size_ratio"] >= 1.3
+        assert bought["latency_ratio"] > 0
+        assert (bought["integer_operators"], bought["arithmetic"][:12]) == (0, "storage only")
     rows = fleet.query("select device, recipe, state, runs_done, artifact_bytes, latency_count from results")
     assert sorted((device, recipe) for device, recipe, *_ in rows) == [
         (device, recipe) for device in ("desk", "nano", "xavier") for recipe in ("efficientquant", "fp32")
@@ -40,7 +47,11 @@ def test_three_pythons_serve_one_campaign(fleet: Fleet, python36: str, python38:
 def test_every_number_the_issue_names_is_recorded(fleet: Fleet) -> None:
     """Transfer, load by stage, percentiles, memory, providers, versions and provenance stand in typed columns."""
     fleet.connect_agent("desk")
-    fleet.watch_to_end(fleet.submit(TINY, recipes=["efficientquant"]))
+    (fleet.folder / "photos").mkdir()
+    for index in range(3):
+        Image.new("RGB", (200, 180), (80 * index, 99, 7)).save(fleet.folder / f"photos/{index}.png")
+    asked = ("--recipes", "int8", "--no-twin", "--weights", "random", "--tier", "demo", "--repeats", "1")
+    fleet.json("bench", TINY, *asked, "--data", str(fleet.folder / "photos"))
 
     columns = (
         "transfer_s, transfer_bytes, read_s, session_create_s, first_inference_s, load_s, latency_p50_s, "
@@ -58,16 +69,27 @@ def test_every_number_the_issue_names_is_recorded(fleet: Fleet) -> None:
     assert "CPUExecutionProvider" in providers
     assert "intra_op_threads" in options
     assert (agent, protocol) == ("0.1.0", 1)
+    [(provenance,)] = fleet.query("select provenance from artifact_builds")
+    images = json.loads(provenance)["calibration_images"]
+    assert (images["upload"]["filename"], images["drawn"]["images"]) == ("photos.zip", 3)
 
 
 def test_a_model_without_softmax_works_and_says_so(fleet: Fleet) -> None:
-    """EfficientQuant on a plain CNN quantizes its weights and reports that there was nothing for log2 to do."""
-    fleet.connect_agent("desk")
+    """EfficientQuant on a plain CNN quantizes its weights and reports that there was nothing for log2 to do.
 
-    status = fleet.watch_to_end(fleet.submit("test_resnet", recipes=["efficientquant"]))
+    A recipe with options is asked for in any spelling and has one name everywhere.
+    """
+    fleet.connect_agent("desk")
+    spellings = ["efficientquant:weight-bits=8:scope=conv+linear", "efficientquant:scope=conv+linear"]
+
+    status = fleet.watch_to_end(fleet.submit("test_resnet", recipes=spellings))
 
     assert status.campaign.state == "succeeded"
-    assert "softmax" in status.builds[0].message
+    [build] = status.builds
+    assert "softmax" in build.message
+    assert build.recipe == "efficientquant:scope=conv+linear"
+    names = "select recipe from results union select recipe from artifact_builds union select name from recipes"
+    assert fleet.query(names) == [(build.recipe,)]
 
 
 def test_agents_on_one_board_take_turns(fleet: Fleet) -> None:

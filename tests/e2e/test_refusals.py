@@ -46,6 +46,21 @@ def test_an_unknown_recipe_is_refused_with_those_there_are(desk: Fleet) -> None:
     assert "efficientquant" in sentence
 
 
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ("efficientquant:weight_bits=12", ("12 bits", "2 to 8")),
+        ("efficientquant:bits=4", ("'bits'", "weight_bits")),
+        ("efficientquant:scope=everything", ("everything", "conv+linear")),
+        ("fp32:weight_bits=4", ("weight_bits", "no options")),
+    ],
+)
+def test_an_option_that_a_recipe_has_not_is_refused(desk: Fleet, recipe: str, words: tuple[str, ...]) -> None:
+    """The sentence names the option and what is possible."""
+    sentence = refused(desk, "bench", TINY, "--recipes", f"fp32,{recipe}", "--weights", "random")
+    assert all(word in sentence for word in words), sentence
+
+
 def test_a_checkpoint_of_another_shape_is_refused(desk: Fleet, tmp_path: Path) -> None:
     """The sentence names the user's file and the tensor that does not fit."""
     checkpoint = tmp_path / "mine.pth"

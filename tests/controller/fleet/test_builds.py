@@ -1,0 +1,96 @@
+"""Requests for artifacts: the names of recipes, when an artifact is made again, and images that cannot be used."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+from efficientquant_controller.errors import NotFoundError, UserError
+from efficientquant_controller.fleet.artifacts import ContentStore
+from efficientquant_controller.fleet.builds import Builder, Source, _Files, _images, build_key, canonical_recipe
+from efficientquant_controller.model import Calibration, Weights
+
+RANDOM = Weights("random")
+PHOTOS = Calibration("ab" * 32, "photos.zip")
+
+
+@pytest.fixture
+def builder(tmp_path: Path) -> Builder:
+    return Builder(ContentStore(tmp_path / "artifacts"), ContentStore(tmp_path / "uploads"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ("fp32", "fp32"),
+        ("efficientquant:weight_bits=8", "efficientquant"),
+        (
+            "efficientquant:weight-bits=04:scope=conv+linear:softmax_bits=8",
+            "efficientquant:scope=conv+linear:weight_bits=4",
+        ),
+        ("efficientquant-weights:softmax_bits=none", "efficientquant-weights"),
+        ("efficientquant:softmax_bits=None", "efficientquant:softmax_bits=none"),
+    ],
+)
+def test_a_recipe_has_one_name(asked: str, name: str) -> None:
+    """Options that are the recipe's own defaults are left out, the others sorted; the name names the same recipe."""
+    assert canonical_recipe(asked) == name == canonical_recipe(name)
+
+
+def test_spellings_of_one_recipe_are_one(builder: Builder) -> None:
+    """Asked for twice in different words, a recipe is measured once."""
+    assert builder.canonical_recipes(("efficientquant:weight_bits=8", "fp32", "efficientquant")) == (
+        "efficientquant",
+        "fp32",
+    )
+    with pytest.raises(UserError, match="12 bits; 2 to 8 are possible"):
+        builder.canonical_recipes(("fp32", "efficientquant:weight_bits=12"))
+
+
+@pytest.mark.parametrize(("recipe", "same"), [("fp32", True), ("efficientquant:log2_form=G", True), ("int8", False)])
+def test_images_make_another_artifact_where_they_are_looked_at(recipe: str, same: bool) -> None:
+    """A recipe that calibrates is built again for other images; fp32 is found again."""
+    keys = {build_key("m", recipe, Source(RANDOM, images)) for images in (None, PHOTOS)}
+    assert (len(keys) == 1) is same
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "sentence"), [("photos.zip", NotFoundError, "no artifact"), ("photos.tar", UserError, "neither")]
+)
+def test_images_that_are_not_there_are_refused(
+    builder: Builder, tmp_path: Path, name: str, error: type[Exception], sentence: str
+) -> None:
+    """An upload that is not stored, or whose format is not read, is refused before anything is built."""
+    if name.endswith(".tar"):
+        (tmp_path / "uploads/ab").mkdir()
+        (tmp_path / "uploads/ab" / PHOTOS.sha256).write_bytes(b"")
+    with pytest.raises(error, match=sentence):
+        builder.check_calibration(Calibration(PHOTOS.sha256, name))
+
+
+@pytest.mark.parametrize("kind", ["no archive", "no image", "too large"])
+def test_uploaded_images_that_cannot_be_used_are_one_sentence(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mobilevit: object
+) -> None:
+    """The sentence names the upload as the user knows it, not where the controller keeps it."""
+    path = tmp_path / PHOTOS.sha256
+    path.write_bytes(b"PK")
+    if kind != "no archive":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("cat.png", b"no image")
+    if kind == "too large":
+        monkeypatch.setattr("efficientquant_controller.fleet.builds.MAX_UNPACKED_BYTES", 4)
+    with pytest.raises(UserError) as caught, _images(mobilevit, _Files("random", "", path, "photos.zip")):
+        pass
+    assert str(caught.value).startswith(
+        {"no archive": "photos.zip is no archive", "no image": "data photos.zip/cat.png: is no image"}.get(
+            kind, "the images unpack to"
+        )
+    )
+    assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def mobilevit() -> object:
+    from efficientquant import create_model
+
+    return create_model("test_efficientnet", "random")

@@ -7,6 +7,8 @@ from efficientquant.recipe import Recipe, get_recipe, list_recipes
 
 if TYPE_CHECKING:
     from efficientquant.checking import check
+    from efficientquant.data import ImageData, open_images
+    from efficientquant.evaluation import Evaluation, evaluate
     from efficientquant.inspection import inspect
     from efficientquant.models import InputSpec, create_model, input_spec, synthetic_images
     from efficientquant.onnx_export import Artifact, export_onnx
@@ -18,16 +20,20 @@ __version__ = "0.1.0"
 __all__ = [
     "Artifact",
     "BuildVerdict",
+    "Evaluation",
+    "ImageData",
     "InputSpec",
     "QuantizedModel",
     "Recipe",
     "check",
     "create_model",
+    "evaluate",
     "export_onnx",
     "get_recipe",
     "input_spec",
     "inspect",
     "list_recipes",
+    "open_images",
     "quantize",
     "synthetic_images",
 ]
@@ -36,13 +42,17 @@ __all__ = [
 _LAZY = {
     "Artifact": "onnx_export",
     "BuildVerdict": "verdicts.verdict",
+    "Evaluation": "evaluation",
+    "ImageData": "data",
     "InputSpec": "models",
     "QuantizedModel": "quantization",
     "check": "checking",
     "create_model": "models",
+    "evaluate": "evaluation",
     "export_onnx": "onnx_export",
     "input_spec": "models",
     "inspect": "inspection",
+    "open_images": "data",
     "quantize": "quantization",
     "synthetic_images": "models",
 }

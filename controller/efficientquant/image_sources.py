@@ -225,7 +225,7 @@ def _read_kaggle(path: Path) -> dict[str, int]:
 def open_arrays(path: Path, spec: InputSpec) -> tuple[ImageSource, Labels]:
     """Return the images of an .npz and its labels, if it has any; raise DataError saying what is wrong in it."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             names = list(stored)
             if "images" not in names:
                 raise DataError(path, f"has no array 'images' (it has {', '.join(names) or 'none'})")

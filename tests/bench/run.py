@@ -7,6 +7,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "e2e")]
 
+import accuracy
 import idle
 import latency
 import structure
@@ -18,7 +19,7 @@ def main() -> int:
     print(f"on {platform.machine()}, {platform.system()} {platform.release()}, Python {platform.python_version()}")
     met = []
     with tempfile.TemporaryDirectory() as folder:
-        for measure in (latency.measure, idle.measure, transfer.measure, structure.measure):
+        for measure in (latency.measure, idle.measure, transfer.measure, structure.measure, accuracy.measure):
             for goal in measure(Path(folder)):
                 met.append(goal.met)
                 print(f"{'met   ' if goal.met else 'MISSED'}  {goal.sentence}", flush=True)

@@ -14,11 +14,13 @@ from efficientquant_controller.cli import (
     check,
     demo,
     devices,
+    evaluate,
     inspect,
     models,
     recipes,
     results,
     serve,
+    table1,
     watch,
 )
 from efficientquant_controller.cli.output import print_line, print_message
@@ -43,7 +45,22 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (serve, devices, bench, campaigns, watch, cancel, results, models, recipes, inspect, check, demo):
+for verb in (
+    serve,
+    devices,
+    bench,
+    campaigns,
+    watch,
+    cancel,
+    results,
+    models,
+    recipes,
+    inspect,
+    check,
+    evaluate,
+    table1,
+    demo,
+):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
 
 

@@ -1,0 +1,49 @@
+"""The progress of the library's work on stderr: one bar on a terminal, one line for each step elsewhere."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from efficientquant_controller.cli.output import print_message, stderr_console
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+class PhaseProgress:
+    """Shows phases as they are reported; use it as a context manager around one command's work."""
+
+    def __init__(self) -> None:
+        self._bars: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = stderr_console()
+        if console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(30), TextColumn("{task.percentage:3.0f} %"))
+            self._bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def step(self, name: str) -> Callable[[str, float], None]:
+        """Begin a step; returns what the library reports its phases (name, fraction from 0 to 1) to."""
+        if self._bars is None:
+            print_message(f"{name} …")
+            return lambda _phase, _fraction: None
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        task = self._task = self._bars.add_task(name, total=1.0)
+        bars = self._bars
+
+        def report(phase: str, fraction: float) -> None:
+            bars.update(task, description=f"{name} · {phase}", completed=fraction)
+
+        return report

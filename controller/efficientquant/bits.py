@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from efficientquant.recipe import FloatType
 from efficientquant.structure import Manifest, ManifestEntry
 
+_OPERATORS = {"conv": {"conv2d"}, "linear": {"linear"}, "product": {"matmul", "bmm", "baddbmm"}}
 FLOAT_BITS = {FloatType.FP32: "32", FloatType.FP16: "16"}
 
 
@@ -20,9 +21,12 @@ def bit_table(manifest: Manifest, float_type: FloatType, dropped: Collection[str
         for name, operator in (("conv", "conv2d"), ("linear", "linear"))
     }
     live = [site for site in manifest.activation_sites if site.quantizer not in dropped]
-    for name, operators in (("conv", {"conv2d"}), ("linear", {"linear"}), ("product", {"matmul", "bmm", "baddbmm"})):
-        found = [str(site.bits) for site in live if operators & set(site.consumers)]
-        table[f"{name} inputs"] = _summary(found) if found else rest
+    for name, operators in _OPERATORS.items():
+        inputs = [str(site.bits) for site in live if operators & set(site.consumers)]
+        table[f"{name} inputs"] = _summary(inputs) if inputs else rest
+    for name in ("conv", "linear"):
+        outputs = [str(site.bits) for site in live if site.producer in _OPERATORS[name]]
+        table[f"{name} outputs"] = _summary(outputs) if outputs else rest
     table["softmax"] = _softmax(manifest, dropped, rest)
     return table | {"rest": rest}
 

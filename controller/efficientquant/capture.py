@@ -1,6 +1,7 @@
 """An eager timm model as one editable graph of aten operators, with batch norm folded into its convolutions."""
 
 import operator
+import warnings
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -23,7 +24,9 @@ def capture(model: nn.Module, shape: Sequence[int]) -> fx.GraphModule:
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     example = torch.zeros(2, *shape)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            # Caches that some attentions keep are of no use behind the captured graph.
+            warnings.filterwarnings("ignore", message="The tensor attribute")
             exported = torch.export.export(model.eval(), (example,), dynamic_shapes=({0: batch},))
     except (RuntimeError, ValueError, torch._dynamo.exc.TorchDynamoException) as error:
         name = type(model).__name__

@@ -6,6 +6,7 @@ EfficientQuantError
 │   ├── UnknownRecipeError         .name .available
 │   ├── RecipeFormatError          .field
 │   ├── UnknownTargetError         .name .available
+│   ├── InputSizeError             .model .size
 │   ├── CheckpointError            .path
 │   ├── PretrainedUnavailableError .model
 │   ├── CalibrationError
@@ -13,6 +14,8 @@ EfficientQuantError
 │   ├── EvaluationError            a model and images, or two models, that do not go together
 │   ├── ArtifactFileError          .path: a file given to be checked that is missing or no ONNX file
 │   ├── MissingExtraError          .extra: an optional part that is not installed
+│   ├── UnknownBlockError          .name .suggestions
+│   ├── PictureError               .path: a picture that cannot be written there
 │   └── CaptureError               .model
 ├── NonFiniteError                 .what: NaN or infinity where a number is needed
 └── ArtifactError                  .path: a file that failed its checks and was not kept
@@ -44,10 +47,11 @@ class UnknownModelError(UserError):
 class UnknownRecipeError(UserError):
     """No method registered a recipe of that name."""
 
-    def __init__(self, name: str, available: Sequence[str]) -> None:
+    def __init__(self, name: str, available: Sequence[str], problem: str = "") -> None:
         self.name = name
         self.available = tuple(available)
-        super().__init__(f"recipe {name!r} is not known (available: {', '.join(self.available)})")
+        listed = f"(available: {', '.join(self.available)})"
+        super().__init__(f"recipe {name!r} is not {'offered: ' + problem if problem else 'known'} {listed}")
 
 
 class RecipeFormatError(UserError):
@@ -65,6 +69,15 @@ class UnknownTargetError(UserError):
         self.name = name
         self.available = tuple(available)
         super().__init__(f"target {name!r} is not known (available: {', '.join(self.available)})")
+
+
+class InputSizeError(UserError):
+    """A model does not run on images of that size."""
+
+    def __init__(self, model: str, size: int, problem: str) -> None:
+        self.model = model
+        self.size = size
+        super().__init__(f"{model} does not run on {size} × {size} images ({problem}); choose another input size")
 
 
 class CheckpointError(UserError):
@@ -115,6 +128,23 @@ class MissingExtraError(UserError):
     def __init__(self, what: str, extra: str) -> None:
         self.extra = extra
         super().__init__(f"{what} is not installed; pip install 'efficientquant[{extra}]' adds it")
+
+
+class UnknownBlockError(UserError):
+    """The model has no such block with anything to draw."""
+
+    def __init__(self, name: str, what: str, suggestions: Sequence[str]) -> None:
+        self.name = name
+        self.suggestions = tuple(suggestions)
+        super().__init__(f"block {name!r} holds no {what}; there is for example {', '.join(self.suggestions)}")
+
+
+class PictureError(UserError):
+    """A picture cannot be drawn or written as asked."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.path = path
+        super().__init__(f"picture {path}: {problem}")
 
 
 class CaptureError(UserError):

@@ -1,5 +1,6 @@
 """Putting quantizers and observers into a captured graph, and taking them out again."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -13,14 +14,31 @@ from efficientquant.structure import LINEAR, PRODUCTS
 Observer = TypeVar("Observer", bound=nn.Module)
 
 
-def find_inputs(graph: fx.GraphModule, scope: Scope, weights: Sequence[str]) -> dict[fx.Node, list[fx.Node]]:
-    """Return what computes the inputs of everything in scope: {source node: its consumers in scope}.
+@dataclasses.dataclass
+class Site:
+    """An activation to be quantized: its consumers in scope, and whether it is itself an output in scope.
+
+    The quantizer of an output stands before everything that reads it.
+    """
+
+    source: fx.Node
+    consumers: list[fx.Node] = dataclasses.field(default_factory=list)
+    is_output: bool = False
+
+    @property
+    def readers(self) -> list[fx.Node]:
+        """The nodes that read the quantized value."""
+        return list(self.source.users) if self.is_output else self.consumers
+
+
+def find_sites(graph: fx.GraphModule, scope: Scope, weights: Sequence[str], *, outputs: bool) -> list[Site]:
+    """Return the activations that the operators in scope take, and give where `outputs` is set, in order.
 
     `weights` names the weights whose convolutions and linears are in scope. A product counts only where both of
-    its operands are computed: one with a parameter is no attention.
+    its operands are computed: one with a parameter is no attention. The model's own output stays in float.
     """
     chosen = set(weights)
-    found: dict[fx.Node, list[fx.Node]] = {}
+    found: dict[fx.Node, Site] = {}
     targets = (CONVOLUTION, LINEAR, *(PRODUCTS if scope is Scope.ALL else ()))
     for node in call_nodes(graph, *targets):
         operands = node.args[:1] if node.target in (CONVOLUTION, LINEAR) else node.args[-2:]
@@ -29,8 +47,10 @@ def find_inputs(graph: fx.GraphModule, scope: Scope, weights: Sequence[str]) -> 
         if not in_scope or len(sources) < len(operands):
             continue
         for source in dict.fromkeys(sources):
-            found.setdefault(source, []).append(node)
-    return found
+            found.setdefault(source, Site(source)).consumers.append(node)
+        if outputs and node.target not in PRODUCTS and all(user.op != "output" for user in node.users):
+            found.setdefault(node, Site(node)).is_output = True
+    return list(found.values())
 
 
 def insert_behind(

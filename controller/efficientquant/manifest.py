@@ -55,12 +55,14 @@ class SoftmaxSite:
 class ActivationSite:
     """One quantized activation: the node that computes it, what consumes it, and its symmetric scale.
 
-    `consumers` are the kinds of operator (conv2d, linear, matmul); `quantizer` is the module's name.
+    `consumers` are the kinds of operator in scope that read it (conv2d, linear, matmul), `producer` is the kind
+    whose output it is, "" where that is in float; `quantizer` is the module's name.
     """
 
     node: str
     quantizer: str
     consumers: tuple[str, ...]
+    producer: str
     bits: int
     scale: float
 

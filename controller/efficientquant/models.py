@@ -18,7 +18,7 @@ from timm.data.config import resolve_model_data_config
 from timm.layers.config import set_fused_attn
 from torch import Tensor, nn
 
-from efficientquant.errors import CheckpointError, PretrainedUnavailableError, UnknownModelError
+from efficientquant.errors import CheckpointError, InputSizeError, PretrainedUnavailableError, UnknownModelError
 
 HUB_TIMEOUT_S = 5.0
 
@@ -34,20 +34,26 @@ class InputSpec:
     crop_pct: float
 
 
-def create_model(name: str, weights: str | Path = "pretrained", *, seed: int = 0) -> nn.Module:
+def create_model(
+    name: str, weights: str | Path = "pretrained", *, seed: int = 0, input_size: int | None = None
+) -> nn.Module:
     """Return a timm classifier in eval mode, its attention written out so that the softmax can be seen.
 
+    `input_size` is the side of its square input in pixels where that is another than the model's own.
+
     `weights` is "pretrained", "random" (drawn from `seed`) or a file: safetensors, pth or pt. A file's own
-    classifier decides the number of classes. Raises UnknownModelError, PretrainedUnavailableError, CheckpointError.
+    classifier decides the number of classes. Raises UnknownModelError, InputSizeError, PretrainedUnavailableError,
+    CheckpointError.
     """
     if not timm.is_model(name):
         raise UnknownModelError(name, _near_matches(name))
     set_fused_attn(False)  # a fused attention hides its softmax from capture
+    options = _size_options(name, input_size)
     if weights == "pretrained":
-        return _create_pretrained(name)
+        return _create_pretrained(name, options)
     if weights == "random":
-        return _create_random(name, seed)
-    return _create_from_file(name, Path(weights), seed)
+        return _create_random(name, seed, options)
+    return _create_from_file(name, Path(weights), seed, options)
 
 
 def create_skeleton(name: str) -> nn.Module:
@@ -100,7 +106,29 @@ def _near_matches(name: str) -> list[str]:
     return difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.6)
 
 
-def _create_pretrained(name: str) -> nn.Module:
+def _size_options(name: str, input_size: int | None) -> dict[str, Any]:
+    """Return timm's options for a square input of another size; some models are built for one."""
+    if input_size is None:
+        return {}
+    config = timm.models.get_pretrained_cfg(name)
+    channels = config.input_size[0] if config is not None else 3
+    options: dict[str, Any] = {"pretrained_cfg_overlay": {"input_size": (channels, input_size, input_size)}}
+    if config is not None and config.fixed_input_size:
+        options["img_size"] = input_size
+    return options
+
+
+def _require_input(name: str, model: nn.Module) -> None:
+    """Raise InputSizeError unless the model runs on an image of its input size."""
+    spec = input_spec(model)
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, *spec.shape))
+    except (RuntimeError, AssertionError) as error:
+        raise InputSizeError(name, spec.shape[-1], _first_line(error)) from error
+
+
+def _create_pretrained(name: str, options: dict[str, Any]) -> nn.Module:
     config = timm.models.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise PretrainedUnavailableError(name, "timm publishes none")
@@ -108,8 +136,8 @@ def _create_pretrained(name: str) -> nn.Module:
     try:
         if cached is None:
             _probe_hub()
-        overlay = {"file": cached} if cached else None
-        model: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+        overlay = options.pop("pretrained_cfg_overlay", {}) | ({"file": cached} if cached else {})
+        model: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except OSError as error:  # the hub's errors and those of sockets derive from it
         raise PretrainedUnavailableError(name, f"the hub cannot be reached: {_first_line(error)}") from error
     return model.eval()
@@ -134,10 +162,11 @@ def _probe_hub() -> None:
         answer.close()  # any answer means that somebody is there
 
 
-def _create_random(name: str, seed: int) -> nn.Module:
+def _create_random(name: str, seed: int, options: dict[str, Any]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = timm.create_model(name, pretrained=False).eval()
+        model: nn.Module = timm.create_model(name, pretrained=False, **options).eval()
+        _require_input(name, model)
         _spread_attention(model)
         _settle_batch_norm(model, seed)
     return model
@@ -168,12 +197,13 @@ def _settle_batch_norm(model: nn.Module, seed: int) -> None:
             norm.num_batches_tracked.zero_()
 
 
-def _create_from_file(name: str, path: Path, seed: int) -> nn.Module:
+def _create_from_file(name: str, path: Path, seed: int, options: dict[str, Any]) -> nn.Module:
     state = _read_state(path)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = timm.create_model(name, pretrained=False, **_head_options(name, state)).eval()
+        model: nn.Module = timm.create_model(name, pretrained=False, **_head_options(name, state), **options).eval()
     _require_fit(name, model, state, path)
+    _require_input(name, model)
     model.load_state_dict(state)
     return model
 

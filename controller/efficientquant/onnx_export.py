@@ -17,7 +17,8 @@ from efficientquant.lowering import Variant, lower
 from efficientquant.models import synthetic_images
 from efficientquant.parity import Parity, measure_parity
 from efficientquant.quantization import QuantizedModel
-from efficientquant.targets import get_target
+from efficientquant.targets import Target, get_target
+from efficientquant.validation import find_violations
 
 WIDEST_TARGET = "onnxruntime-1.10"
 PARITY_IMAGES = 4
@@ -58,7 +59,8 @@ def export_onnx(
 
     Checks: the ONNX checker, one DequantizeLinear per quantized weight and activation, the target's rules, and |Δ|
     to the eager model on `images` (N, C, H, W; synthetic ones where none are given): at most 1e-4; in FP16 3 % of
-    the largest logit, and 1e-4 for the same file in FP32. The same inputs give the same bytes. Raises UnknownTargetError and ArtifactError.
+    the largest logit, and 1e-4 for the same file in FP32. The same inputs give the same bytes.
+    Raises UnknownTargetError and ArtifactError.
     """
     path, capabilities = Path(path), get_target(target)
     report = progress or (lambda _phase, _fraction: None)
@@ -68,7 +70,7 @@ def export_onnx(
     variant = lower(canonical, capabilities, quantized.recipe, path)
     proto = ir.to_proto(variant.model)
     content = proto.SerializeToString(deterministic=True)
-    _check(proto, variant, path)
+    _check(proto, variant, capabilities, path)
     report("export", 0.8)
     if images is None:
         images = synthetic_images(quantized.input_spec, PARITY_IMAGES, PARITY_SEED)
@@ -87,28 +89,23 @@ def export_onnx(
         opset=capabilities.opset,
         ir_version=capabilities.ir_version,
         parity_max_abs=parity.max_abs,
-        bit_table=_bits_of(quantized, variant),
+        bit_table=bit_table(quantized.manifest, quantized.recipe.float_type, variant.dropped),
         builder_flags=variant.builder_flags,
         notes=quantized.notes + _variant_notes(variant, target) + _parity_notes(parity),
         manifest=quantized.manifest.to_dict(),
     )
 
 
-def _check(proto: onnx.ModelProto, variant: Variant, path: Path) -> None:
+def _check(proto: onnx.ModelProto, variant: Variant, target: Target, path: Path) -> None:
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ArtifactError(path, f"the ONNX checker refuses it: {error}") from error
     found = sum(node.op_type == "DequantizeLinear" for node in proto.graph.node)
-    activations = sum(node.op_type == "QuantizeLinear" for node in proto.graph.node)
-    if found != variant.stored + activations:
-        expected = f"{variant.stored} quantized weights and {activations} quantized activations"
-        raise ArtifactError(path, f"it has {found} DequantizeLinear nodes for {expected}")
-
-
-def _bits_of(quantized: QuantizedModel, variant: Variant) -> dict[str, str]:
-    """Return the bit table of the file; in FP32 types, a builder flag may still make the rest 16 bits."""
-    return bit_table(quantized.manifest, quantized.recipe.float_type, variant.dropped)
+    if found != variant.dequantizers:
+        raise ArtifactError(path, f"it has {found} DequantizeLinear nodes for {variant.dequantizers} quantized tensors")
+    for violation in find_violations(proto, target):
+        raise ArtifactError(path, str(violation))
 
 
 def _require_parity(parity: Parity, path: Path) -> None:

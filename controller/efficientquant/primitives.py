@@ -19,7 +19,7 @@ def choose_scale(weight: Tensor, bits: int, granularity: Granularity) -> Tensor:
     of zeros gets scale 1. Raises NonFiniteError. Eq. 1 of the paper, in its symmetric form.
     """
     require_finite(weight, "a weight")
-    top = _top_code(bits)
+    top = top_code(bits)
     first = 1 if granularity is Granularity.PER_CHANNEL else 0
     largest = weight.abs().amax(dim=tuple(range(first, weight.ndim)), keepdim=True)
     if granularity is Granularity.PER_TENSOR:
@@ -36,7 +36,7 @@ def quantize(x: Tensor, scale: Tensor, bits: int) -> Tensor:
     Raises NonFiniteError: NaN has no code, and infinity would pass as the largest one.
     """
     require_finite(x, "what is to be quantized")
-    top = _top_code(bits)
+    top = top_code(bits)
     return (x / scale).round().clamp(-top, top).to(torch.int8)
 
 
@@ -148,7 +148,8 @@ def require_bits(bits: int) -> None:
         raise ValueError(f"{bits} bits; 2 to 8 are possible")
 
 
-def _top_code(bits: int) -> int:
+def top_code(bits: int) -> int:
+    """Return the largest code of a symmetric quantizer, 2^(bits-1) - 1."""
     require_bits(bits)
     return (1 << (bits - 1)) - 1
 

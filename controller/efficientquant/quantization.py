@@ -10,13 +10,21 @@ from torch import Tensor, fx, nn
 
 from efficientquant import primitives
 from efficientquant.bits import bit_table
-from efficientquant.calibration import CalibrationData, Progress, collect_images, hash_images, run_calibration
+from efficientquant.calibration import (
+    DEFAULT_IMAGES,
+    CalibrationData,
+    CalibrationImages,
+    Progress,
+    collect_images,
+    run_calibration,
+)
 from efficientquant.capture import call_nodes, capture, fold_batch_norm, get_tensor
-from efficientquant.graph_edits import find_inputs, insert_behind, observing, replace_parameter
+from efficientquant.graph_edits import Site, find_sites, insert_behind, observing, replace_parameter
 from efficientquant.half import HalfInterpreter
+from efficientquant.manifest import operator_of
 from efficientquant.models import InputSpec, input_spec, synthetic_images
 from efficientquant.observers import MagnitudeObserver, RangeObserver
-from efficientquant.primitives import DataFreeLog2, Log2Parameters
+from efficientquant.primitives import DataFreeLog2, Log2Parameters, top_code
 from efficientquant.quantizers import ActivationQuantizer, Log2Quantizer, LogitQuantizer, WeightDequantizer
 from efficientquant.recipe import (
     FloatType,
@@ -35,7 +43,6 @@ if TYPE_CHECKING:
 
 WEIGHT_GATE_DB = 38.0
 CHANNEL_GATE_DB = 35.0
-DEFAULT_IMAGES = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +100,7 @@ class Quantization:
         self.weights: dict[str, QuantizedWeight] = {}
         self.provenance: dict[str, Any] = {}
         self._given = images
-        self._images: Tensor | None = None
+        self._images: CalibrationImages | None = None
         self._model = model
         self.report("capture", 0.0)
         self.graph = capture(model, self.spec.shape)
@@ -145,20 +152,33 @@ class Quantization:
             worst_channel=worst,
         )
 
-    def quantize_inputs(self, scope: Scope, bits: int, rule: RangeRule) -> None:
-        """Quantize the inputs of everything in scope, with ranges that calibration finds; to be done before weights."""
+    def quantize_activations(self, scope: Scope, bits: int, output_bits: int | None, rule: RangeRule) -> None:
+        """Quantize what goes into everything in scope, and what comes out unless `output_bits` is None.
+
+        Calibration on the float model finds the ranges, so this comes before the weights.
+        """
         names = self.find_weights(scope, IdentificationRule.GRAPH)
-        inputs = find_inputs(self.graph, scope, names)
-        with observing(self.graph, list(inputs), MagnitudeObserver) as observers:
+        sites = find_sites(self.graph, scope, names, outputs=output_bits is not None)
+        with observing(self.graph, [site.source for site in sites], MagnitudeObserver) as observers:
             run_calibration(self.graph, self._calibration_images(), self.progress)
-        for index, ((source, consumers), observer) in enumerate(zip(inputs.items(), observers, strict=True)):
-            largest = observer.choose_range(rule, bits)
-            scale = largest / ((1 << (bits - 1)) - 1) if largest > 0 else 1.0
-            site = f"input_quantizer_{index}"
-            quantizer = ActivationQuantizer(site, scale, bits)
-            insert_behind(self.graph, source, site, quantizer, consumers)
-            kinds = tuple(sorted({consumer.target.overloadpacket.__name__ for consumer in consumers}))
-            self.manifest.activation_sites.append(ActivationSite(source.name, site, kinds, bits, scale))
+        for index, (site, observer) in enumerate(zip(sites, observers, strict=True)):
+            chosen = bits if site.consumers or output_bits is None else output_bits
+            self._quantize_activation(
+                f"activation_quantizer_{index}", site, chosen, observer.choose_range(rule, chosen)
+            )
+
+    def _quantize_activation(self, name: str, site: Site, bits: int, largest: float) -> None:
+        quantizer = ActivationQuantizer(name, largest / top_code(bits) if largest > 0 else 1.0, bits)
+        insert_behind(self.graph, site.source, name, quantizer, site.readers)
+        entry = ActivationSite(
+            node=site.source.name,
+            quantizer=name,
+            consumers=tuple(sorted({operator_of(consumer) for consumer in site.consumers})),
+            producer=operator_of(site.source) if site.is_output else "",
+            bits=bits,
+            scale=quantizer.scale,
+        )
+        self.manifest.activation_sites.append(entry)
 
     def quantize_softmax(
         self, bits: int, form: Log2Form, epsilon: float, octaves: int, emulation: Log2Emulation
@@ -186,19 +206,21 @@ class Quantization:
                 index, bits=bits, form=form.value, emulation=emulation.value, quantizer=dataclasses.asdict(codec)
             )
 
-    def _calibration_images(self) -> Tensor:
+    def _calibration_images(self) -> CalibrationImages:
         if self._images is None:
             self._images = self._load_images()
         return self._images
 
-    def _load_images(self) -> Tensor:
+    def _load_images(self) -> CalibrationImages:
         if self._given is None:
-            images = synthetic_images(self.spec, DEFAULT_IMAGES)
             self.notes.append(f"calibrated on {DEFAULT_IMAGES} synthetic images, since no data were given")
-        else:
-            images = collect_images(self._given, self.spec)
+        given = synthetic_images(self.spec, DEFAULT_IMAGES) if self._given is None else self._given
+        images = collect_images(given, self.spec)
         source = "synthetic" if self._given is None else "given"
-        self.provenance["calibration"] = {"source": source, "images": len(images), "sha256": hash_images(images)}
+        calibration = {"source": source, "images": len(images), "sha256": images.sha256}
+        if images.provenance is not None:
+            calibration["data"] = images.provenance
+        self.provenance["calibration"] = calibration
         return images
 
     def _update(self, name: str, **changes: Any) -> None:

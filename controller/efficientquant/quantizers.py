@@ -6,7 +6,7 @@ what a target can run; a written artifact holds none.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -195,5 +195,5 @@ def bypassed(module: nn.Module, sites: frozenset[str]) -> Iterator[None]:
 def _marker(
     name: str, inputs: tuple[Tensor, ...], attributes: dict[str, Any], dtype: torch.dtype, shape: torch.Size
 ) -> Tensor:
-    symbolic = torch.onnx.ops.symbolic(f"{DOMAIN}::{name}", inputs, attributes, dtype=dtype, shape=shape, version=1)
-    return cast(Tensor, symbolic)
+    operator = f"{DOMAIN}::{name}"
+    return torch.onnx.ops.symbolic(operator, inputs, attributes, dtype=dtype, shape=shape, version=1)

@@ -174,6 +174,8 @@ def _both_inputs(view: GraphView, target: Target) -> Iterator[Violation]:
     for node in view.nodes:
         if node.op_type != "DequantizeLinear":
             continue
+        if _is_integer_output(view, node):
+            continue
         for reader in view.consumers(node):
             if reader.op_type not in PRODUCTS or not all(view.is_dequantized(name) for name in reader.input[:2]):
                 problem = (
@@ -182,6 +184,20 @@ def _both_inputs(view: GraphView, target: Target) -> Iterator[Violation]:
                 )
                 yield _at(view, node, "both-inputs", problem)
                 break
+
+
+def _is_integer_output(view: GraphView, node: NodeProto) -> bool:
+    """Whether a DequantizeLinear decodes what a product of two quantized inputs gave, with its bias."""
+    quantize = view.producers.get(node.input[0])
+    producer = view.source(quantize.input[0]) if quantize is not None else None
+    if producer is not None and producer.op_type == "Add":
+        sources = [view.source(name) for name in producer.input]
+        producer = next((one for one in sources if one is not None and one.op_type in PRODUCTS), None)
+    return (
+        producer is not None
+        and producer.op_type in PRODUCTS
+        and all(view.is_dequantized(name) for name in producer.input[:2])
+    )
 
 
 def _operators(view: GraphView, target: Target) -> Iterator[Violation]:

@@ -20,14 +20,14 @@ class Variant:
     """A lowered model, and what it computes of the recipe.
 
     `rounded` maps each quantizer's site to the tensor that shows its rounding; the `dropped` sites are not in it.
-    `stored` and `folded` count weights kept in int8 and weights turned back to float. `builder_flags` are what a
-    TensorRT builder has to be told ("fp16", "int8").
+    `dequantizers` counts the tensors kept in int8, `folded` the weights turned back to float. `builder_flags` are
+    what a TensorRT builder has to be told ("fp16", "int8").
     """
 
     model: ir.Model
     rounded: dict[str, str]
     dropped: frozenset[str]
-    stored: int
+    dequantizers: int
     folded: int
     is_half: bool
     builder_flags: tuple[str, ...]
@@ -52,7 +52,7 @@ def lower(canonical: ir.Model, target: Target, recipe: Recipe, path: Path, *, ha
     model.opset_imports.pop(DOMAIN, None)
     model.opset_imports[""] = target.opset
     model.ir_version = target.ir_version
-    flags = _builder_flags(target, wants_half, bool(placement.stored))
+    flags = _builder_flags(target, wants_half, bool(placement.dequantizers))
     model.metadata_props["efficientquant.target"] = target.name
     model.metadata_props["efficientquant.recipe"] = json.dumps(recipe.to_dict(), sort_keys=True)
     model.metadata_props["efficientquant.builder_flags"] = ",".join(flags)
@@ -60,7 +60,7 @@ def lower(canonical: ir.Model, target: Target, recipe: Recipe, path: Path, *, ha
         model=model,
         rounded={site: str(value.name) for site, value in placement.rounded.items()},
         dropped=frozenset(placement.dropped),
-        stored=placement.stored,
+        dequantizers=placement.dequantizers,
         folded=placement.folded,
         is_half=is_half,
         builder_flags=flags,

@@ -15,9 +15,10 @@ class NodeBuilder:
     Where `float32` is set they stay in FP32 whatever the rest of the graph becomes.
     """
 
-    def __init__(self, graph: ir.Graph, anchor: ir.Node, *, float32: bool = False) -> None:
+    def __init__(self, graph: ir.Graph, anchor: ir.Node, name: str | None = None, *, float32: bool = False) -> None:
         self._graph = graph
         self._anchor = anchor
+        self._prefix = name or str(anchor.name)
         self._float32 = float32
         self._count = 0
 
@@ -44,7 +45,7 @@ class NodeBuilder:
 
     def _name(self, suffix: str) -> str:
         self._count += 1
-        return f"{self._anchor.name}_{suffix}_{self._count}"
+        return f"{self._prefix}_{suffix}_{self._count}"
 
 
 def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:

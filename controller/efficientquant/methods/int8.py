@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 class Int8(Recipe):
     """Symmetric weights and per-tensor symmetric activations, so that the operators in scope run in integers.
 
-    `weight_bits` and `activation_bits` are 2 to 8; below 8 the codes still travel as int8. `range_rule` chooses an
-    activation's range from what calibration saw.
+    `weight_bits` and `activation_bits` are 2 to 8; below 8 the codes still travel as int8. `output_bits` are those
+    of what convolutions and linears give, before an activation function: several runtimes multiply in integers
+    only where it is quantized too; None leaves it in float. `range_rule` chooses an activation's range from what
+    calibration saw.
     """
 
     method: ClassVar[str] = "int8"
@@ -26,6 +28,7 @@ class Int8(Recipe):
 
     weight_bits: int = 8
     activation_bits: int = 8
+    output_bits: int | None = 8
     granularity: Granularity = Granularity.PER_CHANNEL
     scope: Scope = Scope.ALL
     range_rule: RangeRule = RangeRule.MSE
@@ -48,8 +51,8 @@ class Int8(Recipe):
         return True
 
     def apply(self, quantization: Quantization) -> None:
-        """Quantize the inputs of everything in scope, calibrated on the float model; then the weights."""
-        quantization.quantize_inputs(self.scope, self.activation_bits, self.range_rule)
+        """Quantize the activations of everything in scope, calibrated on the float model; then the weights."""
+        quantization.quantize_activations(self.scope, self.activation_bits, self.output_bits, self.range_rule)
         quantization.quantize_weights(self.scope, self.weight_bits, self.granularity)
 
 

@@ -6,8 +6,10 @@ from types import TracebackType
 from typing import Annotated, Self
 
 import typer
+from efficientquant.errors import EfficientQuantError
 
 from efficientquant_controller.cli import (
+    audit,
     bench,
     campaigns,
     cancel,
@@ -17,6 +19,8 @@ from efficientquant_controller.cli import (
     evaluate,
     inspect,
     models,
+    plot,
+    quantize,
     recipes,
     results,
     serve,
@@ -56,6 +60,7 @@ for verb in (
     models,
     recipes,
     inspect,
+    quantize,
     check,
     evaluate,
     table1,
@@ -83,7 +88,7 @@ class ExitCodes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, UserError):
+        if isinstance(error, (UserError, EfficientQuantError)):  # both refuse on purpose, and say why
             print_message(f"error: {error}")
             raise SystemExit(2) from None
         if isinstance(error, KeyboardInterrupt):

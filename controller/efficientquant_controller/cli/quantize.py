@@ -1,0 +1,112 @@
+"""`efficientquant quantize`: one model under one recipe becomes one checked ONNX file for one target."""
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from efficientquant_controller.cli import output
+from efficientquant_controller.cli.local_model import DataSource, InputSize, ModelName, WeightsSource, open_model
+from efficientquant_controller.cli.options import Json
+from efficientquant_controller.cli.phases import PhaseProgress
+
+if TYPE_CHECKING:
+    from efficientquant.data import ImageData
+    from efficientquant.models import InputSpec
+    from efficientquant.onnx_export import Artifact
+    from efficientquant.verdicts.verdict import BuildVerdict
+
+
+def command(
+    model: ModelName,
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="R", help="How to quantize, e.g. int8 or efficientquant:weight_bits=4.")
+    ] = "efficientquant",
+    weights: WeightsSource = "pretrained",
+    data: DataSource = None,
+    images: Annotated[int, typer.Option("--images", min=1, help="How many images to calibrate on.")] = 32,
+    target: Annotated[
+        str, typer.Option("--for", metavar="TARGET", help="What will run it, e.g. jetson-nano, rtx-3080, onnxruntime.")
+    ] = "onnxruntime",
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the file and its report go.")] = Path(),
+    input_size: InputSize = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the calibration images.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Quantize a model, write the ONNX file that a target takes, and say what it will make of it."""
+    from efficientquant.recipe import get_recipe
+    from efficientquant.targets import get_target
+
+    chosen, capabilities = get_recipe(recipe), get_target(target)
+    path = out / f"{file_stem(model, chosen.name, target)}.onnx"
+    with PhaseProgress() as progress:
+        progress.step(f"loading {model}")("torch, timm and weights", 0.0)
+        from efficientquant import check, export_onnx, input_spec, quantize
+
+        created = open_model(model, weights, input_size)
+        calibration = _open_data(data, input_spec(created), images, seed)
+        report = progress.step(f"{chosen.name} for {target}")
+        quantized = quantize(created, chosen, calibration, progress=report)
+        artifact = export_onnx(quantized, path, target=target, progress=report)
+        progress.step(f"checking what {capabilities.name} makes of it")("build", 0.0)
+        verdict = check(artifact.path, target)
+    facts = artifact_facts(artifact, verdict) | {"model": model, "recipe": chosen.to_dict()}
+    write_report(path, facts | {"provenance": quantized.provenance, "manifest": artifact.manifest})
+    if as_json:
+        output.print_json(facts)
+    else:
+        _print_facts(facts)
+
+
+def file_stem(model: str, recipe: str, target: str) -> str:
+    """The file's name without its ending, of characters that every file system takes."""
+    return re.sub(r"[^\w.+-]", "_", f"{model}-{recipe.replace('=', '-')}-{target}")
+
+
+def artifact_facts(artifact: "Artifact", verdict: "BuildVerdict") -> dict[str, Any]:
+    """What a person wants to know of a file before shipping it."""
+    return {
+        "path": str(artifact.path),
+        "sha256": artifact.sha256,
+        "size_bytes": artifact.size_bytes,
+        "target": artifact.target,
+        "opset": artifact.opset,
+        "ir_version": artifact.ir_version,
+        "builder_flags": list(artifact.builder_flags),
+        "parity_max_abs": artifact.parity_max_abs,
+        "bit_table": artifact.bit_table,
+        "verdict": verdict.to_dict(),
+        "notes": artifact.notes,
+    }
+
+
+def write_report(path: Path, report: dict[str, Any]) -> None:
+    """Put everything that is known of a file beside it, as JSON."""
+    temporary = path.with_suffix(".json.partial")
+    temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    temporary.replace(path.with_suffix(".json"))
+
+
+def _open_data(data: Path | None, spec: "InputSpec", images: int, seed: int) -> "ImageData | None":
+    from efficientquant.data import open_images
+
+    return None if data is None else open_images(data, spec, split="train").sample(images, seed)
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    verdict = facts["verdict"]
+    table = output.new_table("what", "found")
+    table.add_row("file", f"{facts['path']} ({facts['size_bytes'] / 2**20:.2f} MiB, opset {facts['opset']})")
+    table.add_row("report", str(Path(facts["path"]).with_suffix(".json")))
+    table.add_row("SHA-256", facts["sha256"])
+    table.add_row("max |Δ| to the eager model", f"{facts['parity_max_abs']:.1e}")
+    table.add_row("bits", "; ".join(f"{name}: {bits}" for name, bits in facts["bit_table"].items()))
+    if facts["builder_flags"]:
+        table.add_row("builder flags", ", ".join(facts["builder_flags"]))
+    table.add_row(f"on {facts['target']}", f"{verdict['outcome']} ({verdict['basis']}, {verdict['runtime']})")
+    table.add_row("what it buys there", verdict["gain"])
+    output.stdout_console().print(table)
+    for note in facts["notes"]:
+        output.print_line(f"note: {note}")

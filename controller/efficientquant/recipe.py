@@ -175,6 +175,8 @@ def get_recipe(name: str) -> Recipe:
     """
     _load_methods()
     base, *texts = name.split(":")
+    if base == "as-printed":
+        raise UnknownRecipeError(base, list_recipes(), "its formulas do not work; 'efficientquant audit' shows how")
     if base not in _RECIPES:
         raise UnknownRecipeError(base, list_recipes())
     options: dict[str, str] = {}

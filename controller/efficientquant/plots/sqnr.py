@@ -1,0 +1,52 @@
+"""SQNR per layer, with the gates that every 8-bit weight has to pass."""
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from efficientquant.plots.drawing import BLUE, GREY, ORANGE, RED, choose_block, grid, new_figure, styled
+from efficientquant.plots.weight_layers import Layer, quantize_layers
+from efficientquant.quantization import CHANNEL_GATE_DB, WEIGHT_GATE_DB
+from efficientquant.recipe import Recipe, get_recipe
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def plot_sqnr(
+    model: nn.Module, recipe: Recipe | str = "efficientquant", block: str | None = None, *, name: str = ""
+) -> "Figure":
+    """Return a figure with one bar for each quantized weight's SQNR in dB, and a mark for its worst channel.
+
+    Lines stand at the gates: 38 dB for a weight, 35 dB for a channel. Raises UnknownBlockError, RecipeFormatError,
+    CaptureError.
+    """
+    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    layers = {layer.module: layer for layer in quantize_layers(model, recipe)}
+    whole = block is None or not layers
+    chosen = list(layers) if whole else choose_block(list(layers), block or "", "weight that the recipe quantizes")
+    shown = [layers[module] for module in chosen]
+    with styled():
+        where = "" if block is None else f", {block}"
+        title = f"{name or type(model).__name__}{where}: SQNR of each weight by {recipe.name}"
+        figure = new_figure(10, 2.0 + 0.22 * len(shown), title)
+        _draw(grid(figure, 1, 1)[0][0], shown)
+    return figure
+
+
+def _draw(axes: "Axes", layers: list[Layer]) -> None:
+    places = list(range(len(layers)))
+    colours = [RED if layer.sqnr_db < WEIGHT_GATE_DB else BLUE for layer in layers]
+    axes.barh(places, [layer.sqnr_db for layer in layers], color=colours, height=0.7, label="whole weight")
+    worst = [min(layer.channel_sqnr_db) for layer in layers]
+    axes.plot(worst, places, "D", color=ORANGE, markeredgecolor="black", markersize=5, label="worst channel")
+    axes.axvline(WEIGHT_GATE_DB, color="black", linewidth=1, label=f"gate of a weight, {WEIGHT_GATE_DB:.0f} dB")
+    axes.axvline(
+        CHANNEL_GATE_DB, color=GREY, linewidth=1.3, linestyle="--", label=f"gate of a channel, {CHANNEL_GATE_DB:.0f} dB"
+    )
+    axes.set_yticks(places, [layer.module for layer in layers])
+    axes.set_ylim(len(layers) - 0.4, -0.6)
+    axes.set_xlim(min([0.0, *worst]))
+    axes.set_xlabel("SQNR in dB (red: below the gate of a weight)")
+    axes.figure.legend(loc="outside lower center", ncols=4, frameon=False)

@@ -1,0 +1,51 @@
+"""The weights that a recipe quantizes, before and after: what two of the pictures are drawn from."""
+
+import dataclasses
+
+from torch import Tensor, nn
+
+from efficientquant import primitives
+from efficientquant.capture import capture, fold_batch_norm, get_tensor
+from efficientquant.errors import RecipeFormatError
+from efficientquant.models import input_spec
+from efficientquant.recipe import Granularity, IdentificationRule, Recipe
+from efficientquant.structure import find_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One quantized weight (O, ...), batch norm folded, and how much of it survives; SQNR in dB."""
+
+    module: str
+    weight: Tensor
+    approximation: Tensor
+    scale: Tensor
+    sqnr_db: float
+    channel_sqnr_db: list[float]
+
+
+def quantize_layers(model: nn.Module, recipe: Recipe) -> list[Layer]:
+    """Return what a recipe makes of each weight in its scope; raise RecipeFormatError where it quantizes none."""
+    bits = getattr(recipe, "weight_bits", None)
+    scope = getattr(recipe, "scope", None)
+    if bits is None or scope is None:
+        raise RecipeFormatError("weight_bits", f"recipe {recipe.name!r} leaves the weights in float: nothing to draw")
+    graph = capture(model, input_spec(model).shape)
+    fold_batch_norm(graph)
+    rule: IdentificationRule = getattr(recipe, "rule", IdentificationRule.GRAPH)
+    granularity: Granularity = getattr(recipe, "granularity", Granularity.PER_CHANNEL)
+    names = find_weights(model, graph, scope, rule)
+    return [_layer(name, get_tensor(graph, name).detach(), bits, granularity) for name in names]
+
+
+def _layer(name: str, weight: Tensor, bits: int, granularity: Granularity) -> Layer:
+    scale = primitives.choose_scale(weight, bits, granularity)
+    approximation = primitives.dequantize(primitives.quantize(weight, scale, bits), scale)
+    return Layer(
+        module=name.rpartition(".")[0],
+        weight=weight,
+        approximation=approximation,
+        scale=scale,
+        sqnr_db=primitives.sqnr_db(weight, approximation),
+        channel_sqnr_db=primitives.channel_sqnr_db(weight, approximation),
+    )

@@ -1,0 +1,132 @@
+"""Real builds with TensorRT-RTX, which need no GPU."""
+
+import importlib.util
+import os
+import sys
+
+import efficientquant as eq
+import numpy as np
+import onnx
+import pytest
+from efficientquant.errors import MissingExtraError
+from efficientquant.targets import RTX_COMPUTE_CAPABILITIES, get_target
+from efficientquant.verdicts import rtx_build
+from efficientquant.verdicts.rtx_layers import parse_layers, precision_of_node
+from onnx_graphs import GraphWriter, convolution
+
+# As the builder logs a layer, shortened to what is read.
+ATTENTION = (
+    "Name: _gemm_mha_v2_myl0_24, LayerType: kgen, Inputs: [ { Name: q, Dimensions: [16,256,16], Strides: [4096,16,1], "
+    "Datatype: Half, Format: (Linear) Row major linear format }, { Name: k, Dimensions: [16,16,256], Datatype: Half, "
+    "Format: (Linear) Row major linear format }], Constants: [], Outputs: [ { Name: o, Dimensions: [16,256,16], "
+    "Datatype: Half, Format: (Linear) Row major linear format }], TacticName: _gemm_mha_v2_0x0863, StreamId: 0, "
+    "Metadata: [ONNX Layer: node_matmul_1][ONNX Layer: node_softmax][ONNX Layer: node_matmul]"
+)
+DEQUANTIZE = (
+    "Name: __myl_CastMulCast_myl0_3, LayerType: kgen, Inputs: [], Constants: [ { Name: s, Dimensions: [32,1,1,1], "
+    "Datatype: Float, Format: x }, { Name: w, Dimensions: [32,16,1,1], Datatype: Int8, Format: x }], Outputs: "
+    "[ { Name: o, Dimensions: [32,16,1,1], Datatype: Half, Format: x }], TacticName: __myl_CastMulCast_0x0eb7, "
+    "StreamId: 0, Metadata: [ONNX Layer: conv1.weight_dequantize][ONNX Layer: node_conv2d_1]"
+)
+
+
+def test_a_logged_layer_is_read_with_its_types_and_nodes():
+    """One kernel for both products and the softmax is fused attention; a kernel of constants alone dequantizes."""
+    attention, dequantize = parse_layers(f"Layers:\n{ATTENTION}\n{DEQUANTIZE}\n")
+
+    assert (attention.is_fused_attention, attention.is_dequantize, attention.precision) == (True, False, "fp16")
+    assert (dequantize.is_fused_attention, dequantize.is_dequantize) == (False, True)
+    assert attention.onnx_nodes == ("node_matmul_1", "node_softmax", "node_matmul")
+    assert precision_of_node([attention, dequantize], "node_matmul_1")[0] == "fp16"
+    assert precision_of_node([attention, dequantize], "node_conv2d_1")[0] == "unknown"
+    with pytest.raises(ValueError, match="not a layer"):
+        parse_layers("Name: something else")
+
+
+@pytest.mark.parametrize("capability", RTX_COMPUTE_CAPABILITIES)
+def test_every_compute_capability_builds_an_integer_convolution(capability):
+    """With both inputs quantized a convolution is INT8 from SM 7.5 to 12.1."""
+    verdict = rtx_build.verdict_of_build(convolution(quantize_input=True), get_target(f"tensorrt-rtx-sm{capability}"))
+
+    assert (verdict.outcome, verdict.precisions()) == ("builds", {"conv": {"int8": 1}})
+    assert verdict.facts["compute_capability"] == capability
+    assert 0 < verdict.facts["plan_bytes"] < 10**7
+
+
+def test_the_parser_names_the_node_that_it_refuses():
+    """A bias decoded from int32, as other tools write it, is refused by name."""
+    write = GraphWriter()
+    bias = (write.constant("b_int32", np.zeros(8, np.int32)), write.constant("s", np.ones(8, np.float32)))
+    zero = write.constant("z", np.zeros(8, np.int32))
+    bias_value = write.add("DequantizeLinear", *bias, zero, name="bias_dequantize", axis=0)
+    write.add("Conv", write.quantized("x"), write.stored_weight("w", (8, 8, 3, 3)), bias_value, name="conv")
+
+    verdict = rtx_build.verdict_of_build(write.model(), get_target("rtx-3080"))
+
+    assert (verdict.outcome, verdict.facts["ending"]) == ("fails", "refused")
+    assert "'bias_dequantize' (DequantizeLinear) is refused by the parser" in str(verdict.reasons[0])
+    assert "Int32" in str(verdict.reasons[0])
+
+
+def test_a_crash_and_a_slow_build_are_endings(monkeypatch, tmp_path):
+    """A builder that dies takes nobody along; one that takes too long is stopped and nothing is known."""
+    model = convolution(quantize_input=True)
+    crash = tmp_path / "tensorrt_rtx_bindings.py"
+    crash.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    slow = rtx_build.verdict_of_build(model, get_target("rtx-3080"), timeout_s=0.01)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, sys.path)]))
+
+    died = rtx_build.verdict_of_build(model, get_target("rtx-3080"))
+
+    assert (died.outcome, died.facts["ending"]) == ("fails", "crashed")
+    assert "SIGSEGV" in str(died.reasons[0])
+    assert (slow.outcome, slow.facts["ending"]) == ("unknown", "timed-out")
+
+
+def test_without_the_library_the_extra_is_named(monkeypatch):
+    """One sentence says what to install."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+
+    with pytest.raises(MissingExtraError, match=r"pip install 'efficientquant\[rtx\]'"):
+        rtx_build.build(convolution(quantize_input=True), 86)
+
+
+@pytest.fixture(scope="module")
+def documented(models, real_images, tmp_path_factory):
+    """Return a function: recipe → what TensorRT-RTX made of mobilevit_xxs for SM 8.6."""
+    folder = tmp_path_factory.mktemp("rtx")
+
+    def build(recipe):
+        quantized = eq.quantize(models["mobilevit_xxs"], eq.get_recipe(recipe), real_images)
+        artifact = eq.export_onnx(quantized, folder / "model.onnx", target="rtx-3080", images=real_images[:1])
+        return rtx_build.verdict_of_build(onnx.load(artifact.path), get_target("rtx-3080"))
+
+    return build
+
+
+# recipe: layers documented, layers more that the exporter explains, fused attention, dequantize kernels, INT8 convs.
+# FP32 islands cost the layers: LayerNorm's (two more), and the log2 quantizer's, which FP16 cannot compute.
+# 35 kernels dequantize: the documented 34 and the stem's, which also pads its channels and has another name.
+# 201 was with an FP32 rest; in FP16 the attention fuses again, which makes 23 layers less.
+TABLE = {
+    "fp16": (147, range(3), 9, 0, 0),
+    "efficientquant-log2:rest=fp16": (170, range(4), 0, 0, 0),
+    "efficientquant:rest=fp16": (204, range(5), 0, 35, 0),
+    "int8:scope=conv": (201, range(1), 0, 0, 35),
+    "int8:scope=conv:rest=fp16": (201, range(-23, -18), 9, 0, 35),
+}
+
+
+@pytest.mark.parametrize("recipe", TABLE)
+def test_the_documented_engines_of_mobilevit_xxs(documented, recipe):
+    """What each recipe buys on SM 8.6 is what the documentation says, to within what the exporter explains."""
+    layers, more, fused, dequantize, integer = TABLE[recipe]
+
+    verdict = documented(recipe)
+
+    assert verdict.builds
+    assert verdict.facts["layers"] - layers in more
+    assert verdict.facts["fused_attention_kernels"] == fused
+    assert verdict.facts["dequantize_kernels"] == dequantize
+    assert verdict.precisions()["conv"].get("int8", 0) == integer
+    assert sum(count for counts in verdict.precisions().values() for count in counts.values()) == 35 + 37 + 18

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Goal(NamedTuple):
-    """One performance goal: whether it was met, and the sentence with the figures."""
+    """One performance goal: whether it was met (None: nothing to meet, only figures), and the sentence."""
 
-    met: bool
+    met: bool | None
     sentence: str

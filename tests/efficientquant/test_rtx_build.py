@@ -44,11 +44,14 @@ def test_a_logged_layer_is_read_with_its_types_and_nodes():
 
 
 @pytest.mark.parametrize("capability", RTX_COMPUTE_CAPABILITIES)
-def test_every_compute_capability_builds_an_integer_convolution(capability):
-    """With both inputs quantized a convolution is INT8 from SM 7.5 to 12.1."""
+def test_every_compute_capability_builds_a_quantized_convolution(capability):
+    """With both inputs quantized a convolution is INT8 from SM 8.0 on; on SM 7.5 this release dequantizes both."""
+    expected = ("builds", "int8", 0) if capability > 75 else ("builds_with_fallback", "fp32", 1)
+
     verdict = rtx_build.verdict_of_build(convolution(quantize_input=True), get_target(f"tensorrt-rtx-sm{capability}"))
 
-    assert (verdict.outcome, verdict.precisions()) == ("builds", {"conv": {"int8": 1}})
+    found = (verdict.outcome, verdict.layers[0].precision, verdict.facts["dequantize_kernels"])
+    assert found == expected
     assert verdict.facts["compute_capability"] == capability
     assert 0 < verdict.facts["plan_bytes"] < 10**7
 

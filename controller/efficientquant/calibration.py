@@ -105,7 +105,7 @@ def _keep(batches: Iterator[Tensor]) -> list[Tensor]:
         if size_bytes > BUFFER_LIMIT_BYTES:
             raise CalibrationError(
                 f"an iterator's images are kept in memory, and these exceed {BUFFER_LIMIT_BYTES >> 30} GiB; pass "
-                " fewer, a list of batches, or efficientquant.open_images(…)"
+                "fewer, a list of batches, or efficientquant.open_images(…)"
             )
         kept.append(batch)
     return kept

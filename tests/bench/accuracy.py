@@ -39,7 +39,7 @@ class Trained(NamedTuple):
 
 
 def measure(folder: Path) -> Iterator[Goal]:
-    """The two goals, for artifacts in ONNX Runtime; then 8, 6 and 4 bits, per channel and per tensor, for the record."""
+    """The two goals, for artifacts in ONNX Runtime; then 8, 6 and 4 bits, per channel and per tensor."""
     trained = load(folder)
     recipes = variants()
     subjects: list[object] = []

@@ -1,0 +1,150 @@
+import dataclasses
+import json
+import math
+
+import digits
+import efficientquant as eq
+import pytest
+import torch
+from efficientquant.errors import ArtifactFileError, DataError, EvaluationError
+from efficientquant.evaluation import Evaluation, Tally, binomial_error, evaluate_all, paired_error
+from torch import nn
+
+MAX_LOSS = {"efficientquant": 0.003, "int8": 0.005}
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Return the small trained model."""
+    return eq.create_model(digits.MODEL, digits.WEIGHTS)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder with train.npz and test.npz."""
+    return digits.save_npz(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="module")
+def test_data(trained, folder):
+    """Return the test split."""
+    return eq.open_images(folder / "test.npz", eq.input_spec(trained))
+
+
+@pytest.fixture(scope="module")
+def evaluations(trained, folder, test_data):
+    """Return {(recipe, subject kind): Evaluation} on the whole test split, made in one pass."""
+    images = eq.open_images(folder / "train.npz", eq.input_spec(trained))
+    subjects = []
+    for recipe in MAX_LOSS:
+        quantized = eq.quantize(trained, eq.get_recipe(recipe), images)
+        subjects += [quantized, eq.export_onnx(quantized, folder / f"{recipe}.onnx")]
+    found = evaluate_all(subjects, test_data, reference=trained)
+    recipes = [recipe for recipe in MAX_LOSS for _ in ("eager", "artifact")]
+    return {(recipe, one.subject): one for recipe, one in zip(recipes, found, strict=True)}
+
+
+def test_the_trained_model_is_trained(trained, test_data):
+    """The shipped weights recognize the test split, which training never saw."""
+    found = eq.evaluate(trained, test_data, reference=trained)
+    assert found.images == 797
+    assert found.top1 > 0.98
+    assert found.top5 > found.top1
+    assert (found.agreement, found.top1_change, found.max_abs, found.sqnr_db) == (1.0, 0.0, 0.0, math.inf)
+
+
+@pytest.mark.parametrize("kind", ["eager", "artifact"])
+@pytest.mark.parametrize("recipe", MAX_LOSS)
+def test_eight_bits_keep_the_accuracy(evaluations, recipe, kind):
+    """EfficientQuant loses at most 0.3 points of top-1 on a really trained hybrid, int8 at most 0.5."""
+    found = evaluations[recipe, kind]
+    assert found.top1_change >= -MAX_LOSS[recipe]
+    assert found.agreement > 0.99
+    assert found.sqnr_db > 20
+
+
+@pytest.mark.parametrize("recipe", MAX_LOSS)
+def test_the_artifact_is_as_accurate_as_the_eager_model(evaluations, recipe):
+    """Both compute the same quantized model: at most one image of 797 falls on the other side."""
+    eager, artifact = evaluations[recipe, "eager"], evaluations[recipe, "artifact"]
+    assert abs(eager.top1 - artifact.top1) <= 1 / 797 + 1e-9
+    assert (eager.runtime.split()[0], artifact.runtime.split()[0]) == ("torch", "onnxruntime")
+
+
+def test_every_evaluation_carries_its_bits(evaluations):
+    """Accuracy stands beside the bits of weights and activations that it was reached with."""
+    bits = evaluations["efficientquant", "artifact"].bit_table
+    assert bits["conv weights"] == "8 per-channel"
+    assert bits["linear weights"] == "32"
+    assert bits["softmax"].startswith("8 log2")
+    assert evaluations["int8", "eager"].bit_table["conv inputs"] == "8"
+
+
+def test_an_onnx_file_says_what_it_can_of_its_bits(evaluations, folder, test_data):
+    """A path without its Artifact is evaluated too, with the types that the file stores."""
+    found = eq.evaluate(folder / "efficientquant.onnx", test_data, limit=40)
+    assert found.images == 40
+    assert "int8" in found.bit_table["stored weights"]
+    assert evaluations["efficientquant", "artifact"].bit_table != found.bit_table
+
+
+def test_an_evaluation_survives_json(evaluations, trained, test_data):
+    """to_dict and from_dict are inverse, also where nothing differs and the SQNR is infinite."""
+    same = eq.evaluate(trained, test_data, reference=trained, limit=20)
+    for found in (*evaluations.values(), same):
+        assert Evaluation.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found
+
+
+def test_batches_do_not_change_the_counts(trained, test_data):
+    """The size of a batch is a matter of speed."""
+    few = test_data.sample(50)
+    one, other = (eq.evaluate(trained, few, batch=batch) for batch in (7, 50))
+    assert (one.top1, one.top5, one.images) == (other.top1, other.top5, 50)
+
+
+def test_standard_errors():
+    """The binomial error of 1 in 4, and the paired error of three against one in a hundred."""
+    assert binomial_error(0.25, 300) == pytest.approx(0.025)
+    assert paired_error(3, 1, 100) == pytest.approx(math.sqrt((0.04 - 0.02**2) / 100))
+
+
+def test_a_tally_counts_who_was_right():
+    """Won and lost against the reference, agreement and distances are counted per image."""
+    tally = Tally()
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    expected = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 4.0]])
+    tally.add(logits, torch.tensor([0, 1, 0]), expected)
+    assert (tally.top1, tally.reference_top1, tally.won, tally.lost, tally.agreed) == (2, 1, 1, 0, 2)
+    assert (tally.max_abs, tally.noise, tally.signal) == (3.0, 11.0, 21.0)
+
+
+def test_without_labels_there_is_fidelity_and_no_accuracy(trained, test_data):
+    """Unlabelled images tell how far the logits lie from FP32."""
+    found = eq.evaluate(trained, dataclasses.replace(test_data, labels=None), reference=trained, limit=10)
+    assert (found.top1, found.top1_error, found.top5, found.top1_change) == (None, None, None, None)
+    assert found.agreement == 1.0
+
+
+def test_few_classes_have_no_top5(test_data):
+    """Five of five is always right: below six classes top-5 says nothing."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 5))
+    few = dataclasses.replace(test_data, labels=tuple(label % 5 for label in test_data.labels))
+    assert eq.evaluate(model, few, limit=10).top5 is None
+
+
+def test_classes_that_do_not_fit_are_told(test_data):
+    """A model with fewer outputs than the labels need is refused before it is judged."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 5))
+    with pytest.raises(DataError, match="but the model has 5 outputs, 0 to 4"):
+        eq.evaluate(model, test_data)
+
+
+def test_what_is_no_artifact_is_told(tmp_path, test_data, pytestconfig):
+    """A missing file, a text file and a model for other images are each one sentence."""
+    (tmp_path / "text.onnx").write_text("no model")
+    with pytest.raises(ArtifactFileError, match="is no ONNX file"):
+        eq.evaluate(tmp_path / "text.onnx", test_data)
+    with pytest.raises(ArtifactFileError, match=r"nowhere\.onnx: cannot be read"):
+        eq.evaluate(tmp_path / "nowhere.onnx", test_data)
+    with pytest.raises(EvaluationError, match="takes an input of batch×3×16×16, the images are 3×32×32"):
+        eq.evaluate(pytestconfig.rootpath / "tests/fixtures/models/tiny.onnx", test_data)

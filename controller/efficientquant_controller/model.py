@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+# What every other recipe is compared with, on the same device and model in the same campaign.
+TWIN_RECIPE = "fp32"
+
 
 class JobState(StrEnum):
     """Where a job (one variant on one device) stands."""

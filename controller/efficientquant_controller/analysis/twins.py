@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from efficientquant_controller.analysis.comparison import Answer, Comparison, compare, differences
+from efficientquant_controller.model import TWIN_RECIPE
 
 Row = Mapping[str, Any]
-TWIN_RECIPE = "fp32"
 _DURATION = {Answer.BETTER: "faster", Answer.WORSE: "slower"}
 _SIZE = {Answer.BETTER: "smaller", Answer.WORSE: "larger"}
 # What is compared over the repeats: the column of a repeat, the prefix of the result's columns, and how it is said.

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from efficientquant_controller.analysis.twins import TWIN_RECIPE
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json, controller_hint, split_list
 from efficientquant_controller.cli.records import CampaignRequest
 from efficientquant_controller.config import TIERS
 from efficientquant_controller.errors import UserError
-from efficientquant_controller.model import Calibration, Weights
+from efficientquant_controller.model import TWIN_RECIPE, Calibration, Weights
 
 if TYPE_CHECKING:
     from efficientquant_controller.cli.connection import Connection

@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from efficientquant_controller.analysis.comparison import MIN_EFFECT
-from efficientquant_controller.analysis.twins import TWIN_RECIPE
+from efficientquant_controller.model import TWIN_RECIPE
 
 Row = Mapping[str, Any]
 HEADING = "what it bought, beside fp32 on the same device (in brackets: 90 % interval; 5 % is the least that counts)"

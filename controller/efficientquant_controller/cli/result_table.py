@@ -6,9 +6,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from efficientquant_controller.analysis.twins import TWIN_RECIPE
 from efficientquant_controller.cli.gains import print_gains
 from efficientquant_controller.cli.output import new_table
+from efficientquant_controller.model import TWIN_RECIPE
 
 Row = Mapping[str, Any]
 Cell = Callable[[Row, Sequence[Row]], str]

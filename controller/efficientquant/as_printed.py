@@ -30,7 +30,7 @@ def quantize_weight(weight: Tensor, bits: int = 8) -> Tensor:
 class PrintedLog2:
     """The printed Eq. 4-6: q = clamp(⌊-log2(a + ε) / Δ + Z⌋, 0, 2^b - 1), â = 2^((q - Z) Δ).
 
-    Both terms of q are positive and Z alone reaches the top code, so that every probability gets the same one.
+    Both terms of q are positive and Z alone reaches the top code, so that every probability below 1 - ε gets it.
     """
 
     bits: int

@@ -77,8 +77,18 @@ class Audit:
     conclusion: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the audit as JSON-ready values."""
-        return dataclasses.asdict(self)
+        """Return the audit as JSON-ready values; an SQNR without any noise, or without a signal, is None."""
+        values: dict[str, Any] = _finite(dataclasses.asdict(self))
+        return values
+
+
+def _finite(value: Any) -> Any:
+    """Return nested values with None for infinity and NaN, which JSON has not."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def affine(weight: Tensor) -> Tensor:

@@ -77,6 +77,9 @@ def save_figure(figure: "Figure", paths: Iterable[Path]) -> None:
 
     Folders are made. Raises PictureError where a file cannot be written; nothing half-written is left.
     """
+    with styled():
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once: every further drawing would shift the axes a little
     for path in paths:
         part = path.with_name(f".{path.name}.part")
         metadata = {"Date": None} if path.suffix == ".svg" else {}
@@ -88,4 +91,5 @@ def save_figure(figure: "Figure", paths: Iterable[Path]) -> None:
         except OSError as error:
             raise PictureError(path, f"cannot be written: {error.strerror or error}") from error
         finally:
-            part.unlink(missing_ok=True)
+            if part.is_file():
+                part.unlink()

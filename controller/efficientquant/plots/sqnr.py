@@ -1,5 +1,6 @@
 """SQNR per layer, with the gates that every 8-bit weight has to pass."""
 
+import math
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -38,15 +39,19 @@ def plot_sqnr(
 def _draw(axes: "Axes", layers: list[Layer]) -> None:
     places = list(range(len(layers)))
     colours = [RED if layer.sqnr_db < WEIGHT_GATE_DB else BLUE for layer in layers]
-    axes.barh(places, [layer.sqnr_db for layer in layers], color=colours, height=0.7, label="whole weight")
+    # A weight of zeros is exact: it has no bar, and says so.
+    whole = [layer.sqnr_db if math.isfinite(layer.sqnr_db) else 0.0 for layer in layers]
+    axes.barh(places, whole, color=colours, height=0.7, label="whole weight")
     worst = [min(layer.channel_sqnr_db) for layer in layers]
+    worst = [value if math.isfinite(value) else math.nan for value in worst]
     axes.plot(worst, places, "D", color=ORANGE, markeredgecolor="black", markersize=5, label="worst channel")
     axes.axvline(WEIGHT_GATE_DB, color="black", linewidth=1, label=f"gate of a weight, {WEIGHT_GATE_DB:.0f} dB")
     axes.axvline(
         CHANNEL_GATE_DB, color=GREY, linewidth=1.3, linestyle="--", label=f"gate of a channel, {CHANNEL_GATE_DB:.0f} dB"
     )
-    axes.set_yticks(places, [layer.module for layer in layers])
+    exact = [" (exact)" if math.isinf(layer.sqnr_db) else "" for layer in layers]
+    axes.set_yticks(places, [layer.module + note for layer, note in zip(layers, exact, strict=True)])
     axes.set_ylim(len(layers) - 0.4, -0.6)
-    axes.set_xlim(min([0.0, *worst]))
+    axes.set_xlim(min([0.0, *(value for value in worst if not math.isnan(value))]))
     axes.set_xlabel("SQNR in dB (red: below the gate of a weight)")
     axes.figure.legend(loc="outside lower center", ncols=4, frameon=False)

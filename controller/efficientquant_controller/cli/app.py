@@ -64,6 +64,8 @@ for verb in (
     check,
     evaluate,
     table1,
+    plot,
+    audit,
     demo,
 ):
     app.command(name=verb.__name__.rpartition(".")[2])(verb.command)

@@ -1,0 +1,38 @@
+"""`efficientquant audit`."""
+
+import json
+
+import numpy as np
+
+SMALL = ("resnet18", "--weights", "random", "--input-size", "64", "--images", "2")
+
+
+def test_tables(command):
+    """Printed and corrected stand side by side, and a sentence sums them up."""
+    shown = command("audit", *SMALL)
+
+    assert shown.exit_code == 0
+    heading = next(line for line in shown.out.splitlines() if line.startswith("convolution weight"))
+    assert "as printed" in heading
+    assert "symmetric per channel" in heading
+    assert shown.out.splitlines()[-1].startswith("on 2 synthetic images: As printed, the weights keep -")
+
+
+def test_labelled_data(command, tmp_path):
+    """Labels of the user's own images add top-1."""
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.array([0, 1, 2]))
+
+    shown = json.loads(command("audit", *SMALL, "--data", str(tmp_path / "images.npz"), "--json").out)
+
+    assert shown["images"] == 2
+    assert all(row["top1"] is not None for row in shown["logits"])
+    assert shown["softmax"] == []
+
+
+def test_missing_data(command, tmp_path):
+    """Data that are not there are named, before the work begins."""
+    shown = command("audit", *SMALL, "--data", str(tmp_path / "nowhere"))
+
+    assert shown.exit_code == 2
+    assert "nowhere: there is no such file or folder" in shown.err.splitlines()[-1]

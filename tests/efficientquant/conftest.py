@@ -1,4 +1,4 @@
-"""Two small models, quantized once for all tests, and real images."""
+"""Two small models, quantized and exported once for all tests that need it, and real images."""
 
 import os
 import subprocess
@@ -13,6 +13,18 @@ from sklearn.datasets import load_sample_images
 
 CHECK = Path(__file__).parent / "ort_1_10_check.py"
 MODELS = ("mobilevit_xxs", "mobilevitv2_050")
+
+
+class OnDemand(dict):
+    """A dictionary that makes an entry from its key when it is first asked for."""
+
+    def __init__(self, make):
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, key):
+        self[key] = self._make(*key)
+        return self[key]
 
 
 @pytest.fixture(scope="session")
@@ -34,22 +46,20 @@ def models():
 
 @pytest.fixture(scope="session")
 def quantized(models, real_images):
-    """Return both models under both recipes, calibrated on real images: {(model, recipe): QuantizedModel}."""
-    return {
-        (name, recipe): eq.quantize(model, eq.get_recipe(recipe), real_images)
-        for name, model in models.items()
-        for recipe in ("fp32", "efficientquant")
-    }
+    """Return models calibrated on real images, each made when it is first asked for: [model, recipe]."""
+    return OnDemand(lambda name, recipe: eq.quantize(models[name], eq.get_recipe(recipe), real_images))
 
 
 @pytest.fixture(scope="session")
 def artifacts(quantized, real_images, tmp_path_factory):
-    """Return the exported files: {(model, recipe): Artifact}."""
+    """Return checked artifacts, each made when it is first asked for: [model, recipe] or [model, recipe, target]."""
     folder = tmp_path_factory.mktemp("artifacts")
-    return {
-        key: eq.export_onnx(model, folder / f"{'-'.join(key)}.onnx", images=real_images)
-        for key, model in quantized.items()
-    }
+
+    def export(model, recipe, target="onnxruntime-1.10"):
+        path = folder / f"{model}-{recipe.replace(':', '_')}-{target}.onnx"
+        return eq.export_onnx(quantized[model, recipe], path, target=target, images=real_images[:2])
+
+    return OnDemand(export)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,10 @@ import pytest
 from efficientquant_controller.cli import app as application
 from efficientquant_controller.cli import devices
 
-VERBS = ("serve", "devices", "bench", "campaigns", "watch", "cancel", "results", "models", "recipes", "demo")
+VERBS = (
+    *("serve", "devices", "bench", "campaigns", "watch", "cancel", "results", "models", "recipes"),
+    *("inspect", "quantize", "check", "evaluate", "table1", "plot", "audit", "demo"),
+)
 HEAVY = ("torch", "timm", "onnx", "onnxruntime", "numpy", "grpc", "google.protobuf", "sqlalchemy", "alembic")
 HELP_WITHOUT = f"""
 import sys

@@ -1,0 +1,62 @@
+"""`efficientquant quantize`: one checked artifact for one target."""
+
+import hashlib
+import json
+
+import pytest
+
+MODEL = "test_convnext"
+
+
+def test_one_artifact_with_its_report(command, tmp_path):
+    """The file lies where it was asked for with a report beside it, and the table says what its target makes of it."""
+    shown = command("quantize", MODEL, "--weights", "random", "--for", "rtx-3080", "--out", str(tmp_path / "new"))
+
+    artifact = tmp_path / "new" / f"{MODEL}-efficientquant-rtx-3080.onnx"
+    report = json.loads(artifact.with_suffix(".json").read_text())
+    assert shown.exit_code == 0
+    assert report["sha256"] == hashlib.sha256(artifact.read_bytes()).hexdigest()
+    assert report["verdict"]["outcome"] in ("builds", "builds_with_fallback")
+    assert report["provenance"]["recipe"]["method"] == "efficientquant"
+    assert report["manifest"]["parameters"]
+    assert "what it buys there" in shown.out
+    assert f"loading {MODEL}" in shown.err
+    assert sorted(path.name for path in artifact.parent.iterdir()) == [
+        artifact.with_suffix(".json").name,
+        artifact.name,
+    ]
+
+
+def test_json(command, tmp_path):
+    """--json prints the same facts, for a recipe with options whose name a file system takes."""
+    options = ("--recipe", "efficientquant:weight_bits=4", "--for", "jetson-nano", "--out", str(tmp_path), "--json")
+    shown = command("quantize", MODEL, "--weights", "random", *options)
+
+    facts = json.loads(shown.out)
+    assert facts["path"].endswith(f"{MODEL}-efficientquant_weight_bits-4-jetson-nano.onnx")
+    assert facts["bit_table"]["conv weights"] == "4 per-channel"
+    assert facts["verdict"]["basis"] == "predicted"
+    assert any("stored in float: jetson-nano" in note for note in facts["notes"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["mobilevit_xxx"], "error: model 'mobilevit_xxx' is not known to timm; did you mean mobilevit_xxs"),
+        ([MODEL, "--recipe", "int3"], "error: recipe 'int3' is not known (available: efficientquant"),
+        ([MODEL, "--recipe", "int8:bits=4"], "error: recipe field 'bits': is no option of 'int8'"),
+        ([MODEL, "--for", "toaster"], "error: target 'toaster' is not known (available: jetson-nano"),
+        ([MODEL, "--weights", "no.pth"], "error: checkpoint no.pth: there is no such file"),
+        ([MODEL, "--data", "nowhere"], "there is no such file or folder"),
+        (["test_vit", "--input-size", "17"], "test_vit does not run on 17 × 17 images"),
+    ],
+)
+def test_a_wrong_input_is_one_sentence(command, tmp_path, monkeypatch, arguments, sentence):
+    """Exit code 2, one sentence at the end, and nothing is left behind."""
+    monkeypatch.chdir(tmp_path)
+    weights = () if "--weights" in arguments else ("--weights", "random")
+    shown = command("quantize", *arguments, *weights, "--out", "out")
+
+    assert shown.exit_code == 2
+    assert sentence in shown.err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []

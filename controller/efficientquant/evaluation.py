@@ -109,6 +109,13 @@ def evaluate_all(
     return [tally.result(runner, provenance) for tally, runner in zip(tallies, runners, strict=True)]
 
 
+def require_fit(model: nn.Module, data: ImageData) -> None:
+    """Raise DataError where labels name classes that a timm model has no output for; nothing is run."""
+    classes = getattr(model, "num_classes", None)
+    if data.labels is not None and isinstance(classes, int):
+        data.for_classes(classes)
+
+
 @dataclasses.dataclass
 class Tally:
     """Sums over the images seen so far: no logits are kept."""

@@ -16,7 +16,7 @@ from torch import nn
 from efficientquant.calibration import DEFAULT_IMAGES, Progress
 from efficientquant.data import has_split, open_images
 from efficientquant.errors import CheckpointError
-from efficientquant.evaluation import LIMIT_SEED, Evaluation, evaluate
+from efficientquant.evaluation import LIMIT_SEED, Evaluation, evaluate, require_fit
 from efficientquant.models import create_model, input_spec
 from efficientquant.onnx_export import export_onnx
 from efficientquant.quantization import QuantizedModel, quantize
@@ -76,6 +76,7 @@ def measure_table(plan: Plan, folder: Path, progress: Callable[[str, str], Progr
         data = open_images(plan.data, spec, split="val")
         if plan.limit is not None:
             data = data.sample(plan.limit, LIMIT_SEED)
+        require_fit(model, data)
         calibration = calibration_source(plan.data, plan.calibration)
         images = open_images(calibration, spec, split="train").sample(DEFAULT_IMAGES) if calibration else None
         shared = {

@@ -110,13 +110,14 @@ def evaluate_recipes(request: Request) -> tuple[list[dict[str, Any]], list[str]]
     with PhaseProgress() as progress:
         loading = progress.step(f"loading {request.model}")
         loading("torch, timm and weights", 0.0)
-        from efficientquant.evaluation import evaluate_all
+        from efficientquant.evaluation import evaluate_all, require_fit
         from efficientquant.models import create_model, input_spec
         from efficientquant.onnx_export import export_onnx
         from efficientquant.quantization import quantize
 
         model = create_model(request.model, request.weights, seed=request.seed, input_size=request.input_size)
         data, images, notes = open_data(request, recipes, input_spec(model))
+        require_fit(model, data)  # before minutes of quantizing
         subjects: list[Any] = [model]
         labels = ["fp32 (timm)"]
         with tempfile.TemporaryDirectory() as folder:

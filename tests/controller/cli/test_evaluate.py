@@ -63,8 +63,8 @@ def test_a_wrong_input_is_one_sentence(command, folder, more, sentence):
     assert outcome.err.count("error:") == 1
 
 
-def test_no_labels_is_told_as_a_class_mismatch_is(command, tmp_path):
-    """Data with other classes than the model's outputs are one sentence."""
+def test_a_label_without_an_output_is_told(command, tmp_path):
+    """Data with other classes than the model's outputs are one sentence, before anything is quantized."""
     import numpy as np
 
     np.savez(tmp_path / "a.npz", images=np.zeros((4, 8, 8, 3), np.uint8), labels=np.array([0, 1, 2, 99]))

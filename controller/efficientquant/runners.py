@@ -57,8 +57,8 @@ class EagerRunner:
 class ArtifactRunner:
     """An ONNX file on ONNX Runtime's CPU provider, one image at a time: artifacts have a batch of one.
 
-    What the file says is computed: with further optimization, ONNX Runtime's int8 kernels saturate on processors
-    without VNNI, and the accuracy would be that of the processor and not of the artifact.
+    What the file says is computed, without ONNX Runtime's extended optimizations: those replace its quantized operators
+    by kernels of their own arithmetic, and an int8 MobileViT's logits fell from 24 to 8 dB with them on an AVX2 server.
     """
 
     kind = "artifact"

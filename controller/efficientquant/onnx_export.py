@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ def export_onnx(
     canonical = quantized.canonical
     report("export", 0.6)
     variant = lower(canonical, capabilities, quantized.recipe, path)
+    bits = bit_table(quantized.manifest, quantized.recipe.float_type, variant.dropped)
+    variant.model.metadata_props["efficientquant.bit_table"] = json.dumps(bits)
     proto = ir.to_proto(variant.model)
     content = proto.SerializeToString(deterministic=True)
     _check(proto, variant, capabilities, path)
@@ -89,7 +92,7 @@ def export_onnx(
         opset=capabilities.opset,
         ir_version=capabilities.ir_version,
         parity_max_abs=parity.max_abs,
-        bit_table=bit_table(quantized.manifest, quantized.recipe.float_type, variant.dropped),
+        bit_table=bits,
         builder_flags=variant.builder_flags,
         notes=quantized.notes + _variant_notes(variant, target) + _parity_notes(parity),
         manifest=quantized.manifest.to_dict(),

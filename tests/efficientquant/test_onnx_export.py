@@ -57,7 +57,10 @@ def test_the_widest_form_has_no_later_operators(artifacts, key):
 @pytest.mark.parametrize("key", EVERY, ids="-".join)
 def test_artifacts_hold_no_paths_of_this_machine(artifacts, key):
     """No stack trace, file name or folder reaches an artifact."""
-    content = artifacts[key].path.read_bytes()
+    model = onnx.load(artifacts[key].path)
+    for tensor in model.graph.initializer:
+        tensor.ClearField("raw_data")  # among millions of random bytes any three letters stand somewhere
+    content = model.SerializeToString()
     assert b".py" not in content
     assert b"site-packages" not in content
 

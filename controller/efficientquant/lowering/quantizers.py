@@ -1,6 +1,7 @@
 """Markers of quantizers → what a target can run: Q/DQ nodes, float operators, or nothing."""
 
 import dataclasses
+import enum
 from collections.abc import Iterable
 
 import numpy as np
@@ -32,15 +33,25 @@ class Placement:
     folded: int = 0
 
 
+class _WeightForm(enum.Enum):
+    """How a quantized weight travels."""
+
+    FLOAT = enum.auto()  # turned back to float
+    SIGNED = enum.auto()  # int8 codes
+    UNSIGNED = enum.auto()  # uint8 codes, 128 more
+    FAKE = enum.auto()  # float, quantized to the same codes by the builder
+
+
 def place_quantizers(graph: ir.Graph, target: Target) -> Placement:
     """Replace every marker in place, as the target's INT8 support and the recipe's emulation say."""
     placement = Placement()
     markers = [node for node in graph if node.domain == DOMAIN]
-    kept = {node: _is_kept(node, target) for node in markers}
+    # Decided before any marker is replaced: what a weight becomes depends on what it is multiplied with.
+    forms = {node: _weight_form(node, target) for node in markers if node.op_type == WEIGHT_MARKER}
     for node in markers:
-        if node.op_type == WEIGHT_MARKER:
-            _place_weight(graph, node, placement, target if kept[node] else None)
-        elif node.op_type == ACTIVATION_MARKER and kept[node]:
+        if node in forms:
+            _place_weight(graph, node, placement, forms[node])
+        elif node.op_type == ACTIVATION_MARKER and target.int8 is not Int8.NONE:
             _place_activation(graph, node, placement, target)
         elif node.op_type == LOGIT_MARKER:
             _place_logit(graph, node, placement)
@@ -51,10 +62,15 @@ def place_quantizers(graph: ir.Graph, target: Target) -> Placement:
     return placement
 
 
-def _is_kept(marker: ir.Node, target: Target) -> bool:
-    if target.int8 is Int8.BOTH_INPUTS and marker.op_type == WEIGHT_MARKER:
-        return all(_has_quantized_inputs(user) for user in _product_users(marker))
-    return target.int8 is not Int8.NONE
+def _weight_form(marker: ir.Node, target: Target) -> _WeightForm:
+    both_inputs = all(_has_quantized_inputs(user) for user in _product_users(marker))
+    if target.int8 is Int8.NONE or (target.int8 is Int8.BOTH_INPUTS and not both_inputs):
+        return _WeightForm.FLOAT
+    if target.is_tensorrt_8:
+        # Its parser documents no int8 constant.
+        return _WeightForm.FAKE
+    # Without VNNI, ONNX Runtime's products of unsigned activations with signed weights saturate in 16 bits.
+    return _WeightForm.UNSIGNED if both_inputs and not target.is_tensorrt else _WeightForm.SIGNED
 
 
 def _product_users(marker: ir.Node) -> Iterable[ir.Node]:
@@ -77,24 +93,27 @@ def _comes_from_marker(value: ir.Value | None) -> bool:
     return producer is not None and producer.domain == DOMAIN and producer.op_type in (WEIGHT_MARKER, ACTIVATION_MARKER)
 
 
-def _place_weight(graph: ir.Graph, node: ir.Node, placement: Placement, target: Target | None) -> None:
-    """Write int8 codes behind DequantizeLinear, or without a target the weight that they stand for."""
+def _place_weight(graph: ir.Graph, node: ir.Node, placement: Placement, form: _WeightForm) -> None:
+    """Write codes behind DequantizeLinear, or the weight that they stand for."""
     codes, scale = (_initializer(value) for value in node.inputs)
     name = str(_given(node.inputs[0]).name).removesuffix("_dequantizer.codes")
-    if target is None:
-        weight = add_initializer(graph, f"{name}_dequantized", codes.astype(np.float32) * scale)
-        replace_node(graph, node, weight)
-        weight.name = name
+    weight = codes.astype(np.float32) * scale
+    if form is _WeightForm.FLOAT:
+        value = add_initializer(graph, f"{name}_dequantized", weight)
+        replace_node(graph, node, value)
+        value.name = name
         placement.folded += 1
         return
     axis = {"axis": 0} if scale.size > 1 else {}
     build = NodeBuilder(graph, node, name, float32=True)
     flat = scale.reshape(-1 if axis else ())
-    parameters = (add_initializer(graph, f"{name}_scale", flat), _zero_point(graph, flat.shape, np.int8))
-    if target.is_tensorrt_8:
-        # Its parser documents no int8 constant: the builder quantizes an FP32 one, to the same codes.
-        weight = add_initializer(graph, f"{name}_float", codes.astype(np.float32) * scale)
-        stored = build.op("QuantizeLinear", weight, *parameters, **axis)
+    zero_point = _zero_point(graph, flat.shape, np.uint8 if form is _WeightForm.UNSIGNED else np.int8)
+    parameters = (add_initializer(graph, f"{name}_scale", flat), zero_point)
+    if form is _WeightForm.FAKE:
+        stored = build.op("QuantizeLinear", add_initializer(graph, f"{name}_float", weight), *parameters, **axis)
+    elif form is _WeightForm.UNSIGNED:
+        shifted = (codes.astype(np.int16) + UNSIGNED_ZERO).astype(np.uint8)
+        stored = add_initializer(graph, f"{name}_uint8", shifted)
     else:
         stored = add_initializer(graph, f"{name}_int8", codes)
     replace_node(graph, node, build.op("DequantizeLinear", stored, *parameters, **axis))
@@ -104,7 +123,7 @@ def _place_weight(graph: ir.Graph, node: ir.Node, placement: Placement, target: 
 def _place_activation(graph: ir.Graph, node: ir.Node, placement: Placement, target: Target) -> None:
     """Write QuantizeLinear and DequantizeLinear, behind a Clip where there are fewer codes than int8 has.
 
-    TensorRT takes signed codes only. ONNX Runtime's kernels want unsigned ones, the same numbers plus 128.
+    TensorRT takes signed codes only. ONNX Runtime's kernels want unsigned ones: the same numbers plus 128.
     """
     scale, bits = node.attributes.get_float("scale"), node.attributes.get_int("bits")
     build = NodeBuilder(graph, node, float32=True)

@@ -3,6 +3,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
+SLOW := $(addprefix tests/efficientquant/,test_ten_models.py test_rtx_engines.py test_zoo.py)
 
 .PHONY: help demo test lint protos-check unit agent-py36 agent-py38 models zoo e2e bench protos format clean
 
@@ -23,7 +24,7 @@ protos-check:    ## the committed generated code is what fleet.proto generates
 	@tests/with_python.sh "3.7 to 3.10" protos/generate.sh --check
 
 unit: .venv/.ready-test  ## unit tests on the current Python
-	$(PYTEST) --ignore=tests/e2e --ignore=tests/efficientquant/test_ten_models.py --ignore=tests/efficientquant/test_zoo.py tests
+	$(PYTEST) -n 2 --dist loadfile --ignore=tests/e2e $(SLOW:%=--ignore=%) tests
 
 agent-py36 agent-py38: agent-py3%: .venvs/py3.%/.ready  ## the agent's and the protos' tests on a real Python 3.6 and 3.8
 	@if [ -e .venvs/py3.$*/bin/python ]; then .venvs/py3.$*/bin/python -m pytest -q tests/agent tests/protos; \
@@ -33,7 +34,7 @@ e2e: .venv/.ready-test .venvs/py3.6/.ready .venvs/py3.8/.ready  ## real controll
 	$(PYTEST) tests/e2e
 
 models: .venv/.ready-test .venvs/py3.6/.ready  ## all ten MobileViT models: quantize, export, check, ONNX Runtime 1.10 and current
-	$(PYTEST) tests/efficientquant/test_ten_models.py
+	$(PYTEST) -n 2 tests/efficientquant/test_ten_models.py tests/efficientquant/test_rtx_engines.py
 
 zoo: .venv/.ready-test  ## twenty-four other timm models, quantized by two recipes, exported and checked: slow
 	$(PYTEST) tests/efficientquant/test_zoo.py

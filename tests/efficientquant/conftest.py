@@ -12,7 +12,6 @@ import torch
 from sklearn.datasets import load_sample_images
 
 CHECK = Path(__file__).parent / "ort_1_10_check.py"
-MODELS = ("mobilevit_xxs", "mobilevitv2_050")
 
 
 class OnDemand(dict):
@@ -23,7 +22,7 @@ class OnDemand(dict):
         self._make = make
 
     def __missing__(self, key):
-        self[key] = self._make(*key)
+        self[key] = self._make(*key) if isinstance(key, tuple) else self._make(key)
         return self[key]
 
 
@@ -40,24 +39,37 @@ def real_images():
 
 @pytest.fixture(scope="session")
 def models():
-    """Return the eager random models by name."""
-    return {name: eq.create_model(name, "random") for name in MODELS}
+    """Return eager random models by name, each made when it is first asked for."""
+    return OnDemand(lambda name: eq.create_model(name, "random"))
 
 
 @pytest.fixture(scope="session")
-def quantized(models, real_images):
+def images_for(models, real_images):
+    """Return a function: a model's name → the photographs at its input size and in its normalization."""
+
+    def resize(name):
+        spec = eq.input_spec(models[name])
+        pixels = torch.nn.functional.interpolate(real_images, spec.shape[1:], mode="bilinear")
+        mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (spec.mean, spec.std))
+        return (pixels - mean) / std
+
+    return resize
+
+
+@pytest.fixture(scope="session")
+def quantized(models, images_for):
     """Return models calibrated on real images, each made when it is first asked for: [model, recipe]."""
-    return OnDemand(lambda name, recipe: eq.quantize(models[name], eq.get_recipe(recipe), real_images))
+    return OnDemand(lambda name, recipe: eq.quantize(models[name], eq.get_recipe(recipe), images_for(name)))
 
 
 @pytest.fixture(scope="session")
-def artifacts(quantized, real_images, tmp_path_factory):
+def artifacts(quantized, images_for, tmp_path_factory):
     """Return checked artifacts, each made when it is first asked for: [model, recipe] or [model, recipe, target]."""
     folder = tmp_path_factory.mktemp("artifacts")
 
     def export(model, recipe, target="onnxruntime-1.10"):
         path = folder / f"{model}-{recipe.replace(':', '_')}-{target}.onnx"
-        return eq.export_onnx(quantized[model, recipe], path, target=target, images=real_images[:2])
+        return eq.export_onnx(quantized[model, recipe], path, target=target, images=images_for(model)[:2])
 
     return OnDemand(export)
 

@@ -12,7 +12,6 @@ from efficientquant.errors import ArtifactError, UnknownTargetError
 from efficientquant.lowering import lower
 from efficientquant.onnx_export import _check
 from efficientquant.parity import measure_parity
-from efficientquant.recipe import Granularity, Log2Form
 from efficientquant.targets import get_target
 
 WIDEST = get_target("onnxruntime-1.10")
@@ -91,18 +90,11 @@ def test_the_file_by_itself_computes_the_eager_logits(artifacts, quantized, real
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"granularity": Granularity.PER_TENSOR, "softmax_bits": None},
-        {"log2_form": Log2Form.DATA_FREE, "weight_bits": 4, "softmax_bits": 4},
-    ],
-    ids=str,
+    ["granularity=per-tensor:softmax_bits=none", "log2_form=G:softmax_bits=4:weight_bits=4:scope=conv+linear"],
 )
-def test_every_option_exports(models, real_images, tmp_path, options):
-    """Per-tensor weights alone, and form G with fewer bits, pass the same checks."""
-    recipe = dataclasses.replace(eq.get_recipe("efficientquant"), **options)
-    quantized = eq.quantize(models["mobilevitv2_050"], recipe, real_images)
-    artifact = eq.export_onnx(quantized, tmp_path / "model.onnx", images=real_images[:2])
-    assert artifact.parity_max_abs <= 1e-4
+def test_every_option_exports(artifacts, options):
+    """Per-tensor weights alone, and form G with fewer bits and linears, pass the same checks."""
+    assert artifacts["test_coatnet", f"efficientquant:{options}"].parity_max_abs <= 1e-4
 
 
 def test_a_file_that_disagrees_is_not_kept(quantized, real_images, tmp_path):

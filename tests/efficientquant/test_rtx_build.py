@@ -4,9 +4,7 @@ import importlib.util
 import os
 import sys
 
-import efficientquant as eq
 import numpy as np
-import onnx
 import pytest
 from efficientquant.errors import MissingExtraError
 from efficientquant.targets import RTX_COMPUTE_CAPABILITIES, get_target
@@ -92,44 +90,3 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
 
     with pytest.raises(MissingExtraError, match=r"pip install 'efficientquant\[rtx\]'"):
         rtx_build.build(convolution(quantize_input=True), 86)
-
-
-@pytest.fixture(scope="module")
-def documented(models, real_images, tmp_path_factory):
-    """Return a function: recipe → what TensorRT-RTX made of mobilevit_xxs for SM 8.6."""
-    folder = tmp_path_factory.mktemp("rtx")
-
-    def build(recipe):
-        quantized = eq.quantize(models["mobilevit_xxs"], eq.get_recipe(recipe), real_images)
-        artifact = eq.export_onnx(quantized, folder / "model.onnx", target="rtx-3080", images=real_images[:1])
-        return rtx_build.verdict_of_build(onnx.load(artifact.path), get_target("rtx-3080"))
-
-    return build
-
-
-# recipe: layers documented, layers more that the exporter explains, fused attention, dequantize kernels, INT8 convs.
-# FP32 islands cost the layers: LayerNorm's (two more), and the log2 quantizer's, which FP16 cannot compute.
-# 35 kernels dequantize: the documented 34 and the stem's, which also pads its channels and has another name.
-# 201 was with an FP32 rest; in FP16 the attention fuses again, which makes 23 layers less.
-TABLE = {
-    "fp16": (147, range(3), 9, 0, 0),
-    "efficientquant-log2:rest=fp16": (170, range(4), 0, 0, 0),
-    "efficientquant:rest=fp16": (204, range(5), 0, 35, 0),
-    "int8:scope=conv": (201, range(1), 0, 0, 35),
-    "int8:scope=conv:rest=fp16": (201, range(-23, -18), 9, 0, 35),
-}
-
-
-@pytest.mark.parametrize("recipe", TABLE)
-def test_the_documented_engines_of_mobilevit_xxs(documented, recipe):
-    """What each recipe buys on SM 8.6 is what the documentation says, to within what the exporter explains."""
-    layers, more, fused, dequantize, integer = TABLE[recipe]
-
-    verdict = documented(recipe)
-
-    assert verdict.builds
-    assert verdict.facts["layers"] - layers in more
-    assert verdict.facts["fused_attention_kernels"] == fused
-    assert verdict.facts["dequantize_kernels"] == dequantize
-    assert verdict.precisions()["conv"].get("int8", 0) == integer
-    assert sum(count for counts in verdict.precisions().values() for count in counts.values()) == 35 + 37 + 18

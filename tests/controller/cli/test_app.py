@@ -1,8 +1,8 @@
 """The command as a whole: help, imports, exit codes."""
 
+import resource
 import subprocess
 import sys
-from time import perf_counter
 
 import grpc
 import pytest
@@ -39,13 +39,14 @@ def test_help_needs_nothing_heavy(verb):
 
 
 def test_help_is_instant():
-    """Help is there within half a second."""
+    """Help takes less than half a second of processor time, however busy the machine is."""
     run_help()
-    started = perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
 
     run_help()
 
-    assert perf_counter() - started < 0.5
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
 def test_help_names_verbs_and_exit_codes(command):

@@ -20,7 +20,7 @@ for recipe in sys.argv[2:]:
 def hashes(tmp_path_factory):
     """Return {hash seed: the hashes that a process of its own wrote, one for each recipe}; all at the same time."""
     started = {}
-    for seed in ("0", "1", "4242"):
+    for seed in ("0", "4242"):
         command = [sys.executable, "-c", PROGRAM, tmp_path_factory.mktemp(seed) / "model.onnx", *RECIPES]
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         started[seed] = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)

@@ -64,6 +64,7 @@ class ImageFiles:
             mean=spec.mean,
             std=spec.std,
             crop_pct=spec.crop_pct,
+            crop_mode=spec.crop_mode,
         )
 
     def load(self, index: int) -> Tensor:

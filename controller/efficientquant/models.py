@@ -32,6 +32,7 @@ class InputSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop_pct: float
+    crop_mode: str = "center"
 
 
 def create_model(
@@ -78,6 +79,7 @@ def input_spec(model: nn.Module) -> InputSpec:
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         crop_pct=config["crop_pct"],
+        crop_mode=config["crop_mode"],
     )
 
 

@@ -1,7 +1,6 @@
 """What both ways share: the model and images that they start from, and the measuring of what they take."""
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -24,5 +23,10 @@ def main(way: Callable[[nn.Module, Tensor, Path, str], None]) -> None:
     with torch.no_grad():
         way(model, images, path, recipe)
     wall_s = time.perf_counter() - started_s
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"wall_s": wall_s, "peak_bytes": peak_bytes, "size_bytes": path.stat().st_size}))
+    print(json.dumps({"wall_s": wall_s, "peak_bytes": peak_resident_bytes(), "size_bytes": path.stat().st_size}))
+
+
+def peak_resident_bytes() -> int:
+    """Return VmHWM of this process; getrusage's figure survives exec, so that a child starts with its parent's."""
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))

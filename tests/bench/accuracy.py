@@ -25,7 +25,7 @@ MAX_LOSS = {"efficientquant": 0.003, "int8": 0.005}
 CALIBRATION_IMAGES = 32
 BITS = {
     "efficientquant": ("weight_bits={0}",),
-    "int8": ("weight_bits={0}", "activation_bits={0}"),
+    "int8": ("weight_bits={0}", "activation_bits={0}", "output_bits={0}"),
 }
 
 

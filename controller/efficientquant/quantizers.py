@@ -4,6 +4,7 @@ A marker is a node of the domain `efficientquant` that carries the quantizer's p
 what a target can run; a written artifact holds none.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,7 +39,7 @@ class WeightDequantizer(nn.Module):
         return dequantize(self.codes, self.scale)
 
 
-class CodeQuantizer(nn.Module):
+class CodeQuantizer(nn.Module, ABC):
     """A quantizer of activations: `codes` and `decode` are its two halves, `enabled` lets it be bypassed.
 
     `site` is the name under which the graph, the manifest and the artifact's nodes know it.
@@ -49,21 +50,21 @@ class CodeQuantizer(nn.Module):
         self.site = site
         self.enabled = True
 
+    @abstractmethod
     def codes(self, x: Tensor) -> Tensor:
         """Return the codes, as floats, in the shape of x."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, codes: Tensor) -> Tensor:
         """Return what the codes stand for."""
-        raise NotImplementedError
 
+    @abstractmethod
     def codes_of(self, rounded: Tensor, x: Tensor) -> Tensor:
         """Return the codes that a runtime's own rounded values, shown in its graph, stand for."""
-        raise NotImplementedError
 
+    @abstractmethod
     def marker(self, x: Tensor) -> Tensor:
         """Return the marker node's output."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x rounded to its codes and back, in the same shape."""

@@ -7,7 +7,7 @@ import pytest
 HYBRIDS = {
     "coatnet_nano_rw_224": 9,
     "edgenext_xx_small": 3,
-    "efficientvit_m0": 9,
+    "efficientvit_m0": 24,
     "efficientformer_l1": 1,
     "efficientformerv2_s0": 5,
     "levit_128s": 11,

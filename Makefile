@@ -36,7 +36,7 @@ e2e: .venv/.ready-test .venvs/py3.6/.ready .venvs/py3.8/.ready  ## real controll
 models: .venv/.ready-test .venvs/py3.6/.ready  ## all ten MobileViT models: quantize, export, check, ONNX Runtime 1.10 and current
 	$(PYTEST) -n 2 tests/efficientquant/test_ten_models.py tests/efficientquant/test_rtx_engines.py
 
-zoo: .venv/.ready-test  ## twenty-four other timm models, quantized by two recipes, exported and checked: slow
+zoo: .venv/.ready-test  ## twenty-five other timm models, quantized by two recipes, exported and checked: slow
 	$(PYTEST) tests/efficientquant/test_zoo.py
 
 bench: .venv/.ready-test .venvs/py3.6/.ready  ## the performance goals, as ratios in one run

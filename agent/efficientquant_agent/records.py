@@ -17,6 +17,20 @@ class Measurement(NamedTuple):
     input_seed: int
     intra_op_threads: int
     sampling_interval_s: float
+    cuda_graph: bool = False
+    # "spin" or "block"; empty is spin
+    sync_mode: str = ""
+    # "auto", "pinned", "mapped" or "device"; empty is auto
+    memory_kind: str = ""
+    profile_layers: bool = False
+    # How long the board is watched at rest before loading and after measuring; 0 for not at all.
+    idle_s: float = 0.0
+    # The board must be cooler than this before it starts; 0 for no gate.
+    max_start_temperature_c: float = 0.0
+    gate_timeout_s: float = 0.0
+    # What the user asked to change; nothing is changed otherwise.
+    lock_clocks: bool = False
+    power_mode: str = ""
 
 
 class Assignment(NamedTuple):
@@ -34,6 +48,13 @@ class Assignment(NamedTuple):
     backend: str
     measurement: Measurement
     timeout_s: float
+    # What the artifact was lowered for, e.g. "jetson-nano".
+    target: str = ""
+    # What an engine is built with, from the artifact's metadata: "fp16", "int8".
+    builder_flags: Sequence[str] = ()
+    # Inputs and the outputs they must give, as another artifact; empty for none.
+    reference_sha256: str = ""
+    reference_bytes: int = 0
 
 
 class Welcome(NamedTuple):
@@ -65,6 +86,20 @@ class BackendInfo(NamedTuple):
     providers: Sequence[str]
 
 
+class Gpu(NamedTuple):
+    """One GPU; `compute_capability` is 53 for SM 5.3, 0 when it is not known."""
+
+    name: str
+    uuid: str
+    compute_capability: int
+    memory_total_bytes: Optional[int]
+    integrated: bool
+    fp16: bool
+    int8: bool
+    tf32: bool
+    driver_version: str
+
+
 class DeviceSnapshot(NamedTuple):
     """What a board is and can do; None and empty mean that the probe found nothing."""
 
@@ -80,6 +115,13 @@ class DeviceSnapshot(NamedTuple):
     l4t: str
     library_versions: Dict[str, str]
     backends: Sequence[BackendInfo]
+    jetpack: str = ""
+    cuda_version: str = ""
+    # As the board names it, e.g. "MAXN"; empty where there are none.
+    power_mode: str = ""
+    # What may change clocks here: "root", "helper" or "none".
+    clock_control: str = ""
+    gpus: Sequence[Gpu] = ()
 
 
 class StageTiming(NamedTuple):
@@ -97,6 +139,46 @@ class Series(NamedTuple):
     name: str
     time_s: List[float]
     value: List[float]
+
+
+class Window(NamedTuple):
+    """A part of a run that has a name, e.g. "measure"; in seconds since the run's start, as the series."""
+
+    name: str
+    start_s: float
+    end_s: float
+
+
+class Finding(NamedTuple):
+    """Something that bears on how far a result can be trusted; severity "info", "soft" or "invalid"."""
+
+    check: str
+    severity: str
+    message: str
+
+
+class Agreement(NamedTuple):
+    """How the model's outputs on this device compare with the reference outputs that came with it."""
+
+    max_abs: float
+    cosine: float
+    # How many of the compared inputs have the same largest output, and of how many.
+    argmax_matches: int
+    count: int
+
+
+class EngineInfo(NamedTuple):
+    """The engine that ran, how it was made and what the runtime made of the model."""
+
+    sha256: str
+    size_bytes: int
+    from_cache: bool
+    workspace_bytes: int
+    notes: Sequence[str]
+    settings: Mapping[str, str]
+    realised_precision: Mapping[str, int]
+    # JSON: a list of layers, each {"name", "type", "precision", …}, with "mean_s" where they were profiled.
+    layers_json: str
 
 
 class RunResult(NamedTuple):
@@ -128,3 +210,13 @@ class RunResult(NamedTuple):
     session_options: Mapping[str, str] = MappingProxyType({})
     sampler_cpu_s: Optional[float] = None
     sampler_wakeups: Optional[int] = None
+    # CUDA events, one entry per inference, in order; empty where there is no such clock.
+    device_latency_s: Sequence[float] = ()
+    windows: Sequence[Window] = ()
+    # The state of the device that a comparison depends on, e.g. {"power_mode": "MAXN", "clocks": "locked"}.
+    conditions: Mapping[str, str] = MappingProxyType({})
+    findings: Sequence[Finding] = ()
+    agreement: Optional[Agreement] = None
+    engine: Optional[EngineInfo] = None
+    # What loading took of the GPU's memory, as the runtime saw it.
+    device_memory_bytes: Optional[int] = None

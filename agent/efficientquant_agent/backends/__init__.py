@@ -6,10 +6,15 @@ from typing import List, Type
 
 from efficientquant_agent.backends.base import Backend
 
-_NOT_BACKENDS = ("base", "__main__")
+_NOT_BACKENDS = ("base", "cudart", "__main__")
 
 
 def known() -> List[Type[Backend]]:
-    """Return every backend this agent has code for, whether or not its runtime is on the device."""
+    """Return every backend this agent has code for, the preferred first, whether or not its runtime is here."""
     names = sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NOT_BACKENDS)
-    return [importlib.import_module(__name__ + "." + name).BACKEND for name in names]
+    found = [backend for name in names for backend in importlib.import_module(__name__ + "." + name).BACKENDS]
+    return sorted(found, key=lambda backend: PREFERENCE.index(backend.name))
+
+
+# Where nothing else is asked for, the first of these that a device has runs its jobs.
+PREFERENCE = ("trt", "trt-rtx", "ort-trt", "ort-cuda", "ort-cpu")

@@ -1,22 +1,86 @@
-"""The contract of a backend: how one runtime loads a model and runs it once."""
+"""The contract of a backend: how one runtime builds what it needs, loads a model and runs it once."""
 
 import abc
 from types import MappingProxyType
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, ContextManager, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from efficientquant_agent.records import BackendInfo
 
+# stage(name) is a context manager that times what happens inside it as one stage of loading, e.g. "deserialize".
+Stage = Callable[[str], ContextManager]
+# log(line): for the run's log, whose last lines travel with a failure.
+Log = Callable[[str], None]
+
 
 class BackendBrokenError(Exception):
-    """The runtime is installed and does not work."""
+    """The runtime is installed and does not work; the message ends in what to do."""
+
+
+class BuildError(Exception):
+    """An engine could not be built; `failure_type` is "build_failed", "build_oom" or "unsupported_op"."""
+
+    def __init__(self, failure_type: str, message: str) -> None:
+        super().__init__(message)
+        self.failure_type = failure_type
 
 
 class LoadError(Exception):
     """The runtime does not accept the model; the message is the runtime's own sentence."""
 
 
+class StalePlanError(LoadError):
+    """A plan from the cache does not load here (another driver, another version): it is built again, once."""
+
+
 class InferenceError(Exception):
     """The runtime failed while it ran the model; the message is the runtime's own sentence."""
+
+
+class BuildOptions(NamedTuple):
+    """What an engine is built with; everything here is part of the plan's cache key."""
+
+    # From the artifact's metadata: "fp16", "int8". TF32 is off unless "tf32" is named. Typed files need none.
+    builder_flags: Sequence[str] = ()
+    # Tried in this order until a build succeeds; 0 is the runtime's own limit.
+    workspace_ladder_bytes: Sequence[int] = (1 << 30, 256 << 20, 128 << 20, 64 << 20)
+    timing_iterations: int = 8
+    # Where the timing cache is read from and written to; empty for none.
+    timing_cache_path: str = ""
+
+
+class BuildReport(NamedTuple):
+    """How an engine was made, stored beside the plan and with every result that it gives."""
+
+    engine_sha256: str
+    engine_bytes: int
+    workspace_bytes: int
+    parse_s: float
+    build_s: float
+    # What had to be changed to build it, e.g. "Q/DQ of stem.conv dropped: no INT8 kernel"; empty is as asked.
+    notes: Sequence[str]
+    # Everything that the cache key was made of, e.g. {"tensorrt": "8.2.1", "sm": "53", "precision": "fp16"}.
+    settings: Mapping[str, str]
+
+
+class LoadOptions(NamedTuple):
+    """How a model is made ready to run."""
+
+    # 0 is the runtime's own default.
+    intra_op_threads: int = 0
+    cuda_graph: bool = False
+    # How the host waits for the GPU: "spin" or "block".
+    sync_mode: str = "spin"
+    # "auto" (mapped on an integrated GPU, pinned elsewhere), "pinned", "mapped" or "device" (no transfers at all).
+    memory_kind: str = "auto"
+
+
+class EngineReport(NamedTuple):
+    """What the runtime really made of the model."""
+
+    # How many layers compute in which type, e.g. {"int8": 35, "fp16": 140}; empty where the runtime does not say.
+    realised_precision: Mapping[str, int]
+    # One mapping per layer in execution order: {"name", "type", "precision", …}; empty where it does not say.
+    layers: Sequence[Mapping[str, str]]
 
 
 class LoadedModel(abc.ABC):
@@ -24,34 +88,66 @@ class LoadedModel(abc.ABC):
 
     # What the runtime really uses, in order, not what was asked for.
     providers: Sequence[str] = ()
-    # Everything that changes the numbers.
+    # Everything that changes the numbers: threads, sync mode, CUDA graph, memory kind, transfers.
     session_options: Mapping[str, str] = MappingProxyType({})
 
     @abc.abstractmethod
-    def stage_inputs(self, count: int, seed: int) -> List[Any]:
-        """Return `count` inputs for `run_once`, float32 uniform in [0, 1), the same for the same seed.
+    def input_shapes(self) -> Dict[str, Tuple[int, ...]]:
+        """Return every input's shape by name, symbolic dimensions as 1.
+
+        MUST raise LoadError for an input that is not float32.
+        """
+
+    @abc.abstractmethod
+    def stage(self, feeds: Sequence[Mapping[str, Any]]) -> List[Any]:
+        """Return one staged input for `run_once` per feed (name → float32 numpy array of the input's shape).
 
         MUST be staged completely: running one of them allocates nothing on the agent's side.
-        Symbolic dimensions are 1. MUST raise LoadError for an input that is not float32.
         """
 
     @abc.abstractmethod
     def run_once(self, staged: Any) -> Any:
-        """Run one inference and return when its outputs are on the host.
+        """Run one inference and return when its outputs are on the host (or, without transfers, in device memory).
 
         MUST raise InferenceError with the runtime's sentence when it fails. MUST NOT log, copy or check anything
         that a bare call of the runtime would not.
         """
 
+    @abc.abstractmethod
+    def outputs(self, staged: Any) -> List[Any]:
+        """Run one inference and return its outputs as new numpy arrays, in the model's order."""
+
+    def device_s(self) -> float:
+        """Return the device's own time of the last `run_once` in seconds (CUDA events); NaN where there is none."""
+        return float("nan")
+
+    def report(self) -> EngineReport:
+        """Return what the runtime made of the model; called after the measurement."""
+        return EngineReport({}, ())
+
+    def profile_layers(self, staged: Any, repeats: int) -> List[Tuple[str, float]]:
+        """Return (layer, mean seconds) from a pass of its own, after the measurement; empty where it cannot."""
+        del staged, repeats
+        return []
+
+    def device_memory_bytes(self) -> Optional[int]:
+        """Return what loading took of the device's memory in bytes; None where that is not known."""
+        return None
+
+    def close(self) -> None:
+        """Release what is held; the model is not used afterwards."""
+
 
 class Backend(abc.ABC):
-    """One runtime. New hardware is one file here, with `BACKEND` set to its subclass, and one test file.
+    """One runtime. New hardware is one file here, with `BACKENDS` naming its subclasses, and one test file.
 
     The module MUST be importable where the runtime is missing: import it inside the methods.
     """
 
     # As it stands in assignments and results: "ort-cpu", "trt".
     name = ""
+    # Whether a plan is built from the artifact first, in a process of its own, and kept in the plan cache.
+    builds = False
 
     @classmethod
     @abc.abstractmethod
@@ -64,9 +160,20 @@ class Backend(abc.ABC):
         """Return the versions of the libraries that change the numbers; called only where probe() found something."""
 
     @classmethod
-    @abc.abstractmethod
-    def load(cls, model: bytes, intra_op_threads: int) -> LoadedModel:
-        """Make a model ready to run; 0 threads is the runtime's own default.
+    def plan_key(cls, options: BuildOptions) -> Dict[str, str]:
+        """Return everything besides the artifact that decides whether a kept plan may be used (only with `builds`)."""
+        raise NotImplementedError(cls.name)
 
-        MUST raise LoadError with the runtime's sentence when the model is not accepted.
+    @classmethod
+    def build(cls, onnx_path: str, plan_path: str, options: BuildOptions, log: Log) -> BuildReport:
+        """Write a plan made from an ONNX file (only with `builds`); MUST raise BuildError and leave no part of one."""
+        raise NotImplementedError(cls.name)
+
+    @classmethod
+    @abc.abstractmethod
+    def load(cls, content: bytes, options: LoadOptions, stage: Stage) -> LoadedModel:
+        """Make a model (or, with `builds`, a plan) ready to run, each step inside `stage`.
+
+        Names of stages: "session_create", or "deserialize" then "create_context".
+        MUST raise LoadError with the runtime's sentence when it is not accepted.
         """

@@ -3,7 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import median
+
+# What the numbers of this package mean; it grows with every change that gives another number for the same samples, and
+# is stored beside them: statistics can be recomputed, samples cannot.
+STATISTICS_VERSION = 1
+# Of the bounds; the rule book's, with a tolerance of 0.
+CONFIDENCE = 0.99
 
 
 @dataclass(frozen=True)
@@ -59,3 +66,78 @@ def summarize(samples_s: Sequence[float]) -> LatencySummary:
         cov=standard_deviation_s / mean_s if mean_s else 0.0,
         mad_s=median(abs(sample - p50_s) for sample in ordered),
     )
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A latency that the percentile does not exceed, at CONFIDENCE; None with too few samples for any.
+
+    `discarded` samples are slower than the bound; `samples_missing` is how many more give one.
+    """
+
+    percent: int
+    value_s: float | None
+    samples_missing: int
+    discarded: int
+
+    def __str__(self) -> str:
+        """Say it for a person: the bound, or what it lacks."""
+        if self.value_s is None:
+            return f"not enough samples for p{self.percent} ({self.samples_missing} more are needed)"
+        return f"p{self.percent} <= {self.value_s} s at {CONFIDENCE:.0%} confidence"
+
+
+def upper_bound(samples_s: Sequence[float], percent: int) -> Bound:
+    """Bound a percentile from above by the early-stopping rule of MLPerf Inference, at 99 % with tolerance 0.
+
+    With t samples over the true percentile and h under it, n = h + t, the rule asks for the smallest h whose chance to
+    see so few over it, I_p(h, t + 1), is at most 1 %. The estimate is the t-th slowest sample for the largest t that n
+    samples allow: t - 1 are discarded. One t is the least, which takes 64 samples for p90 and 662 for p99. (MLCommons,
+    inference_rules, appendix "Early stopping", and LoadGen's single stream.) Samples are taken as independent.
+    """
+    fewest = samples_needed(percent)
+    if len(samples_s) < fewest:
+        return Bound(percent, None, fewest - len(samples_s), 0)
+    over = overlatencies(len(samples_s), percent)
+    return Bound(percent, sorted(samples_s)[-over], 0, over - 1)
+
+
+def overlatencies(count: int, percent: int) -> int:
+    """The largest t with P(at most t of `count` lie over the percentile) <= 1 %: I_p(count - t, t + 1); 0 for none.
+
+    The terms of that binomial sum follow from each other; those that are left out below the first weigh under 1e-20.
+    """
+    under, over = percent / 100, (100 - percent) / 100
+    mean, spread = count * over, math.sqrt(count * over * under)
+    k = max(0, math.floor(mean - 10 * spread))
+    logarithm = math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
+    term = math.exp(logarithm + k * math.log(over) + (count - k) * math.log(under))
+    chance = 0.0
+    while k <= count:
+        chance += term
+        if chance > 1 - CONFIDENCE:
+            return max(k - 1, 0)
+        term *= (count - k) / (k + 1) * over / under
+        k += 1
+    return count  # not reached: the chances add up to 1
+
+
+@cache
+def samples_needed(percent: int) -> int:
+    """The fewest samples that bound a percentile: 64 for 90, 662 for 99."""
+    count = 2
+    while overlatencies(count, percent) < 1:
+        count += 1
+    return count
+
+
+def drift(samples_s: Sequence[float]) -> float | None:
+    """Median of the last third over that of the first, less 1: 0.02 is 2 % slower at the end; None below 3 samples.
+
+    None too where the first third's median is 0.
+    """
+    third = len(samples_s) // 3
+    if third == 0:
+        return None
+    first_s, last_s = median(samples_s[:third]), median(samples_s[-third:])
+    return last_s / first_s - 1 if first_s else None

@@ -238,6 +238,9 @@ def assignment_from_wire(message: pb.Assignment) -> Assignment:
     converted = {
         "sha256": message.artifact.sha256,
         "size_bytes": message.artifact.size_bytes,
+        "builder_flags": list(message.builder_flags),
+        "reference_sha256": message.reference.sha256,
+        "reference_bytes": message.reference.size_bytes,
         "measurement": Measurement(*[getattr(message.measurement, field) for field in Measurement._fields]),
     }
     plain = {field: getattr(message, field) for field in Assignment._fields if field not in converted}
@@ -246,8 +249,12 @@ def assignment_from_wire(message: pb.Assignment) -> Assignment:
 
 def snapshot_to_wire(device: DeviceSnapshot) -> pb.DeviceSnapshot:
     """Return the message of a DeviceSnapshot record."""
-    plain = {key: value for key, value in device._asdict().items() if key != "backends" and value is not None}
-    return pb.DeviceSnapshot(backends=[pb.Backend(**backend._asdict()) for backend in device.backends], **plain)
+    converted = {
+        "backends": [pb.Backend(**backend._asdict()) for backend in device.backends],
+        "gpus": [pb.Gpu(**gpu._asdict()) for gpu in device.gpus],
+    }
+    plain = {key: value for key, value in device._asdict().items() if key not in converted}
+    return pb.DeviceSnapshot(**plain, **converted)
 
 
 def encode_result(result: RunResult) -> bytes:
@@ -256,6 +263,10 @@ def encode_result(result: RunResult) -> bytes:
         "device": snapshot_to_wire(result.device),
         "stages": [pb.StageTiming(**stage._asdict()) for stage in result.stages],
         "series": [pb.Series(**series._asdict()) for series in result.series],
+        "windows": [pb.Window(**window._asdict()) for window in result.windows],
+        "findings": [pb.Finding(**finding._asdict()) for finding in result.findings],
+        "agreement": result.agreement and pb.Agreement(**result.agreement._asdict()),
+        "engine": result.engine and pb.Engine(**result.engine._asdict()),
         "agent_version": __version__,
         "protocol_version": PROTOCOL_VERSION,
     }

@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$efficientquant_protos/v1/fleet.proto\x12\x11\x65\x66\x66icientquant.v1\"\xa7\x01\n\nAgentEvent\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.efficientquant.v1.HelloH\x00\x12\x31\n\theartbeat\x18\x02 \x01(\x0b\x32\x1c.efficientquant.v1.HeartbeatH\x00\x12\x32\n\x08progress\x18\x03 \x01(\x0b\x32\x1e.efficientquant.v1.RunProgressH\x00\x42\x07\n\x05\x65vent\"\xbb\x01\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x15\n\rsession_epoch\x18\x05 \x01(\x04\x12\x31\n\x06\x64\x65vice\x18\x06 \x01(\x0b\x32!.efficientquant.v1.DeviceSnapshot\x12\x16\n\x0e\x61\x63tive_run_ids\x18\x07 \x03(\t\"#\n\tHeartbeat\x12\x16\n\x0e\x61\x63tive_run_ids\x18\x01 \x03(\t\">\n\x0bRunProgress\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x10\n\x08\x66raction\x18\x03 \x01(\x01\"\x84\x03\n\x0e\x44\x65viceSnapshot\x12\x10\n\x08\x62oard_id\x18\x01 \x01(\t\x12\r\n\x05\x62oard\x18\x02 \x01(\t\x12\n\n\x02os\x18\x03 \x01(\t\x12\x0e\n\x06kernel\x18\x04 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x05 \x01(\t\x12\x11\n\tcpu_model\x18\x06 \x01(\t\x12\x11\n\tcpu_count\x18\x07 \x01(\r\x12\x1a\n\x12memory_total_bytes\x18\x08 \x01(\x04\x12\x18\n\x10swap_total_bytes\x18\t \x01(\x04\x12\x0b\n\x03l4t\x18\n \x01(\t\x12P\n\x10library_versions\x18\x0b \x03(\x0b\x32\x36.efficientquant.v1.DeviceSnapshot.LibraryVersionsEntry\x12,\n\x08\x62\x61\x63kends\x18\x0c \x03(\x0b\x32\x1a.efficientquant.v1.Backend\x1a\x36\n\x14LibraryVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\";\n\x07\x42\x61\x63kend\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x11\n\tproviders\x18\x03 \x03(\t\"\xeb\x01\n\x11\x43ontrollerCommand\x12-\n\x07welcome\x18\x01 \x01(\x0b\x32\x1a.efficientquant.v1.WelcomeH\x00\x12\x33\n\nassignment\x18\x02 \x01(\x0b\x32\x1d.efficientquant.v1.AssignmentH\x00\x12\x32\n\ncancel_run\x18\x03 \x01(\x0b\x32\x1c.efficientquant.v1.CancelRunH\x00\x12\x33\n\nsuperseded\x18\x04 \x01(\x0b\x32\x1d.efficientquant.v1.SupersededH\x00\x42\t\n\x07\x63ommand\"n\n\x07Welcome\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x1a\n\x12\x63ontroller_version\x18\x02 \x01(\t\x12\x1c\n\x14heartbeat_interval_s\x18\x03 \x01(\x01\x12\x0f\n\x07lease_s\x18\x04 \x01(\x01\"\x92\x02\n\nAssignment\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63\x61mpaign_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12\x14\n\x0crepeat_index\x18\x05 \x01(\r\x12\r\n\x05model\x18\x06 \x01(\t\x12\x0e\n\x06recipe\x18\x07 \x01(\t\x12\x30\n\x08\x61rtifact\x18\x08 \x01(\x0b\x32\x1e.efficientquant.v1.ArtifactRef\x12\x0f\n\x07\x62\x61\x63kend\x18\t \x01(\t\x12\x33\n\x0bmeasurement\x18\n \x01(\x0b\x32\x1e.efficientquant.v1.Measurement\x12\x11\n\ttimeout_s\x18\x0b \x01(\x01\"1\n\x0b\x41rtifactRef\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"\xf2\x01\n\x0bMeasurement\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x12\n\nmin_time_s\x18\x02 \x01(\x01\x12\x11\n\tmin_count\x18\x03 \x01(\r\x12\x19\n\x11warmup_min_time_s\x18\x04 \x01(\x01\x12\x18\n\x10warmup_min_count\x18\x05 \x01(\r\x12\x19\n\x11warmup_max_time_s\x18\x06 \x01(\x01\x12\x13\n\x0binput_count\x18\x07 \x01(\r\x12\x12\n\ninput_seed\x18\x08 \x01(\x04\x12\x18\n\x10intra_op_threads\x18\t \x01(\r\x12\x1b\n\x13sampling_interval_s\x18\n \x01(\x01\"\x1b\n\tCancelRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"&\n\nSuperseded\x12\x18\n\x10\x62y_session_epoch\x18\x01 \x01(\x04\"6\n\x14\x46\x65tchArtifactRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"%\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"@\n\x10ReportRunRequest\x12,\n\x06result\x18\x01 \x01(\x0b\x32\x1c.efficientquant.v1.RunResult\"9\n\x11ReportRunResponse\x12\x11\n\tcommitted\x18\x01 \x01(\x08\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"\x96\t\n\tRunResult\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x14\n\x0c\x66\x61ilure_type\x18\x04 \x01(\t\x12\x17\n\x0f\x66\x61ilure_message\x18\x05 \x01(\t\x12\x10\n\x08log_tail\x18\x06 \x03(\t\x12\x16\n\x0estarted_unix_s\x18\x07 \x01(\x01\x12\x1b\n\x13started_monotonic_s\x18\x08 \x01(\x01\x12\x12\n\nduration_s\x18\t \x01(\x01\x12\x15\n\ragent_version\x18\n \x01(\t\x12\x18\n\x10protocol_version\x18\x0b \x01(\r\x12.\n\x06stages\x18\x0c \x03(\x0b\x32\x1e.efficientquant.v1.StageTiming\x12\x18\n\x10warmup_converged\x18\r \x01(\x08\x12\x18\n\x10warmup_latency_s\x18\x0e \x03(\x01\x12\x11\n\tlatency_s\x18\x0f \x03(\x01\x12)\n\x06series\x18\x10 \x03(\x0b\x32\x19.efficientquant.v1.Series\x12\x1b\n\x0epeak_pss_bytes\x18\x11 \x01(\x04H\x00\x88\x01\x01\x12)\n\x1c\x62oard_available_before_bytes\x18\x12 \x01(\x04H\x01\x88\x01\x01\x12&\n\x19\x62oard_available_min_bytes\x18\x13 \x01(\x04H\x02\x88\x01\x01\x12#\n\x16swap_used_before_bytes\x18\x14 \x01(\x04H\x03\x88\x01\x01\x12 \n\x13swap_used_max_bytes\x18\x15 \x01(\x04H\x04\x88\x01\x01\x12\x0f\n\x07\x62\x61\x63kend\x18\x16 \x01(\t\x12\x11\n\tproviders\x18\x17 \x03(\t\x12K\n\x10library_versions\x18\x18 \x03(\x0b\x32\x31.efficientquant.v1.RunResult.LibraryVersionsEntry\x12I\n\x0fsession_options\x18\x19 \x03(\x0b\x32\x30.efficientquant.v1.RunResult.SessionOptionsEntry\x12\x1a\n\rsampler_cpu_s\x18\x1a \x01(\x01H\x05\x88\x01\x01\x12\x1c\n\x0fsampler_wakeups\x18\x1b \x01(\rH\x06\x88\x01\x01\x12\x31\n\x06\x64\x65vice\x18\x1c \x01(\x0b\x32!.efficientquant.v1.DeviceSnapshot\x1a\x36\n\x14LibraryVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x35\n\x13SessionOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x11\n\x0f_peak_pss_bytesB\x1f\n\x1d_board_available_before_bytesB\x1c\n\x1a_board_available_min_bytesB\x19\n\x17_swap_used_before_bytesB\x16\n\x14_swap_used_max_bytesB\x10\n\x0e_sampler_cpu_sB\x12\n\x10_sampler_wakeups\"f\n\x0bStageTiming\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x12\n\nduration_s\x18\x02 \x01(\x01\x12\x17\n\nsize_bytes\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x0c\n\x04\x63old\x18\x04 \x01(\x08\x42\r\n\x0b_size_bytes\"5\n\x06Series\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06time_s\x18\x02 \x03(\x01\x12\r\n\x05value\x18\x03 \x03(\x01\"\x14\n\x12ListDevicesRequest\"A\n\x13ListDevicesResponse\x12*\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x19.efficientquant.v1.Device\"\x9e\x01\n\x06\x44\x65vice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x18\n\x10last_seen_unix_s\x18\x04 \x01(\x01\x12\x15\n\ragent_version\x18\x05 \x01(\t\x12\x33\n\x08snapshot\x18\x06 \x01(\x0b\x32!.efficientquant.v1.DeviceSnapshot\"#\n\x13\x46orgetDeviceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x14\x46orgetDeviceResponse\x12)\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x19.efficientquant.v1.Device\">\n\x18UploadCheckpointResponse\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"\xf2\x01\n\x15SubmitCampaignRequest\x12\x0e\n\x06models\x18\x01 \x03(\t\x12\x0f\n\x07recipes\x18\x02 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x03 \x03(\t\x12+\n\x07weights\x18\x04 \x01(\x0b\x32\x1a.efficientquant.v1.Weights\x12\x0c\n\x04tier\x18\x05 \x01(\t\x12\x0f\n\x07repeats\x18\x06 \x01(\r\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x12\x18\n\x10intra_op_threads\x18\x08 \x01(\r\x12\x33\n\x0b\x63\x61libration\x18\t \x01(\x0b\x32\x1e.efficientquant.v1.Calibration\"/\n\x0b\x43\x61libration\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\"p\n\x07Weights\x12\x14\n\npretrained\x18\x01 \x01(\x08H\x00\x12\x10\n\x06random\x18\x02 \x01(\x08H\x00\x12\x33\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x1d.efficientquant.v1.CheckpointH\x00\x42\x08\n\x06source\".\n\nCheckpoint\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\"+\n\x14WatchCampaignRequest\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\",\n\x15\x43\x61ncelCampaignRequest\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\"\x16\n\x14ListCampaignsRequest\"G\n\x15ListCampaignsResponse\x12.\n\tcampaigns\x18\x01 \x03(\x0b\x32\x1b.efficientquant.v1.Campaign\"\xfa\x01\n\x08\x43\x61mpaign\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x16\n\x0e\x63reated_unix_s\x18\x03 \x01(\x01\x12\x0e\n\x06models\x18\x04 \x03(\t\x12\x0f\n\x07recipes\x18\x05 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x06 \x03(\t\x12\x0f\n\x07weights\x18\x07 \x01(\t\x12\x0c\n\x04tier\x18\x08 \x01(\t\x12\x0f\n\x07repeats\x18\t \x01(\r\x12\x11\n\tjob_count\x18\n \x01(\r\x12\x11\n\trun_count\x18\x0b \x01(\r\x12\x19\n\x0c\x65nded_unix_s\x18\x0c \x01(\x01H\x00\x88\x01\x01\x42\x0f\n\r_ended_unix_s\"\xcd\x01\n\x0e\x43\x61mpaignStatus\x12-\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x1b.efficientquant.v1.Campaign\x12.\n\x06\x62uilds\x18\x02 \x03(\x0b\x32\x1e.efficientquant.v1.BuildStatus\x12\x30\n\x07\x64\x65vices\x18\x03 \x03(\x0b\x32\x1f.efficientquant.v1.DeviceStatus\x12*\n\x07notices\x18\x04 \x03(\x0b\x32\x19.efficientquant.v1.Notice\"\x90\x01\n\x0b\x42uildStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x35\n\x08\x61rtifact\x18\x05 \x01(\x0b\x32\x1e.efficientquant.v1.ArtifactRefH\x00\x88\x01\x01\x42\x0b\n\t_artifact\"\xb7\x01\n\x0c\x44\x65viceStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x12\n\nruns_total\x18\x03 \x01(\r\x12\x11\n\truns_done\x18\x04 \x01(\r\x12\x13\n\x0bruns_failed\x18\x05 \x01(\r\x12\x15\n\rcurrent_model\x18\x06 \x01(\t\x12\x16\n\x0e\x63urrent_recipe\x18\x07 \x01(\t\x12\r\n\x05phase\x18\x08 \x01(\t\x12\x10\n\x08\x66raction\x18\t \x01(\x01\".\n\x06Notice\x12\x13\n\x0btime_unix_s\x18\x01 \x01(\x01\x12\x0f\n\x07message\x18\x02 \x01(\t\"*\n\x13QueryResultsRequest\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\"W\n\x14QueryResultsResponse\x12*\n\x04rows\x18\x01 \x03(\x0b\x32\x1c.efficientquant.v1.ResultRow\x12\x13\n\x0b\x63\x61mpaign_id\x18\x02 \x01(\t\"\x9d\r\n\tResultRow\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0e\n\x06recipe\x18\x05 \x01(\t\x12\x0f\n\x07weights\x18\x06 \x01(\t\x12\x0c\n\x04tier\x18\x07 \x01(\t\x12\r\n\x05state\x18\x08 \x01(\t\x12\x14\n\x0c\x66\x61ilure_type\x18\t \x01(\t\x12\x17\n\x0f\x66\x61ilure_message\x18\n \x01(\t\x12\x14\n\x0cruns_planned\x18\x0b \x01(\r\x12\x11\n\truns_done\x18\x0c \x01(\r\x12\x17\n\x0f\x61rtifact_sha256\x18\r \x01(\t\x12\x1b\n\x0e\x61rtifact_bytes\x18\x0e \x01(\x04H\x00\x88\x01\x01\x12\x0f\n\x07\x62\x61\x63kend\x18\x0f \x01(\t\x12\x11\n\tproviders\x18\x10 \x01(\t\x12\x17\n\x0fruntime_version\x18\x11 \x01(\t\x12\x1a\n\rlatency_count\x18\x12 \x01(\x04H\x01\x88\x01\x01\x12\x1a\n\rlatency_p50_s\x18\x13 \x01(\x01H\x02\x88\x01\x01\x12\x1e\n\x11latency_p50_min_s\x18\x14 \x01(\x01H\x03\x88\x01\x01\x12\x1e\n\x11latency_p50_max_s\x18\x15 \x01(\x01H\x04\x88\x01\x01\x12\x1a\n\rlatency_p90_s\x18\x16 \x01(\x01H\x05\x88\x01\x01\x12\x1a\n\rlatency_p99_s\x18\x17 \x01(\x01H\x06\x88\x01\x01\x12\x17\n\ntransfer_s\x18\x18 \x01(\x01H\x07\x88\x01\x01\x12\x13\n\x06load_s\x18\x19 \x01(\x01H\x08\x88\x01\x01\x12\x13\n\x06read_s\x18\x1a \x01(\x01H\t\x88\x01\x01\x12\x1d\n\x10session_create_s\x18\x1b \x01(\x01H\n\x88\x01\x01\x12\x1e\n\x11\x66irst_inference_s\x18\x1c \x01(\x01H\x0b\x88\x01\x01\x12\x1b\n\x0epeak_pss_bytes\x18\x1d \x01(\x04H\x0c\x88\x01\x01\x12%\n\x18\x62oard_memory_delta_bytes\x18\x1e \x01(\x04H\r\x88\x01\x01\x12\x17\n\nsize_ratio\x18\x1f \x01(\x01H\x0e\x88\x01\x01\x12\x1a\n\rlatency_ratio\x18  \x01(\x01H\x0f\x88\x01\x01\x12\x1e\n\x11latency_ratio_low\x18! \x01(\x01H\x10\x88\x01\x01\x12\x1f\n\x12latency_ratio_high\x18\" \x01(\x01H\x11\x88\x01\x01\x12\x16\n\x0elatency_answer\x18# \x01(\t\x12\x17\n\nload_ratio\x18$ \x01(\x01H\x12\x88\x01\x01\x12\x1b\n\x0eload_ratio_low\x18% \x01(\x01H\x13\x88\x01\x01\x12\x1c\n\x0fload_ratio_high\x18& \x01(\x01H\x14\x88\x01\x01\x12\x13\n\x0bload_answer\x18\' \x01(\t\x12\x1b\n\x0epeak_pss_ratio\x18( \x01(\x01H\x15\x88\x01\x01\x12\x1f\n\x12peak_pss_ratio_low\x18) \x01(\x01H\x16\x88\x01\x01\x12 \n\x13peak_pss_ratio_high\x18* \x01(\x01H\x17\x88\x01\x01\x12\x17\n\x0fpeak_pss_answer\x18+ \x01(\t\x12\x14\n\x0cnot_compared\x18, \x01(\t\x12\x1e\n\x11integer_operators\x18- \x01(\rH\x18\x88\x01\x01\x12\x1c\n\x0f\x66loat_operators\x18. \x01(\rH\x19\x88\x01\x01\x12\x12\n\narithmetic\x18/ \x01(\tB\x11\n\x0f_artifact_bytesB\x10\n\x0e_latency_countB\x10\n\x0e_latency_p50_sB\x14\n\x12_latency_p50_min_sB\x14\n\x12_latency_p50_max_sB\x10\n\x0e_latency_p90_sB\x10\n\x0e_latency_p99_sB\r\n\x0b_transfer_sB\t\n\x07_load_sB\t\n\x07_read_sB\x13\n\x11_session_create_sB\x14\n\x12_first_inference_sB\x11\n\x0f_peak_pss_bytesB\x1b\n\x19_board_memory_delta_bytesB\r\n\x0b_size_ratioB\x10\n\x0e_latency_ratioB\x14\n\x12_latency_ratio_lowB\x15\n\x13_latency_ratio_highB\r\n\x0b_load_ratioB\x11\n\x0f_load_ratio_lowB\x12\n\x10_load_ratio_highB\x11\n\x0f_peak_pss_ratioB\x15\n\x13_peak_pss_ratio_lowB\x16\n\x14_peak_pss_ratio_highB\x14\n\x12_integer_operatorsB\x12\n\x10_float_operators2\x90\x02\n\x0c\x41gentGateway\x12R\n\x07\x43onnect\x12\x1d.efficientquant.v1.AgentEvent\x1a$.efficientquant.v1.ControllerCommand(\x01\x30\x01\x12T\n\rFetchArtifact\x12\'.efficientquant.v1.FetchArtifactRequest\x1a\x18.efficientquant.v1.Chunk0\x01\x12V\n\tReportRun\x12#.efficientquant.v1.ReportRunRequest\x1a$.efficientquant.v1.ReportRunResponse2\x80\x06\n\x0c\x46leetControl\x12\\\n\x0bListDevices\x12%.efficientquant.v1.ListDevicesRequest\x1a&.efficientquant.v1.ListDevicesResponse\x12_\n\x0c\x46orgetDevice\x12&.efficientquant.v1.ForgetDeviceRequest\x1a\'.efficientquant.v1.ForgetDeviceResponse\x12[\n\x10UploadCheckpoint\x12\x18.efficientquant.v1.Chunk\x1a+.efficientquant.v1.UploadCheckpointResponse(\x01\x12W\n\x0eSubmitCampaign\x12(.efficientquant.v1.SubmitCampaignRequest\x1a\x1b.efficientquant.v1.Campaign\x12]\n\rWatchCampaign\x12\'.efficientquant.v1.WatchCampaignRequest\x1a!.efficientquant.v1.CampaignStatus0\x01\x12W\n\x0e\x43\x61ncelCampaign\x12(.efficientquant.v1.CancelCampaignRequest\x1a\x1b.efficientquant.v1.Campaign\x12\x62\n\rListCampaigns\x12\'.efficientquant.v1.ListCampaignsRequest\x1a(.efficientquant.v1.ListCampaignsResponse\x12_\n\x0cQueryResults\x12&.efficientquant.v1.QueryResultsRequest\x1a\'.efficientquant.v1.QueryResultsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$efficientquant_protos/v1/fleet.proto\x12\x11\x65\x66\x66icientquant.v1\"\xa7\x01\n\nAgentEvent\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.efficientquant.v1.HelloH\x00\x12\x31\n\theartbeat\x18\x02 \x01(\x0b\x32\x1c.efficientquant.v1.HeartbeatH\x00\x12\x32\n\x08progress\x18\x03 \x01(\x0b\x32\x1e.efficientquant.v1.RunProgressH\x00\x42\x07\n\x05\x65vent\"\xbb\x01\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x15\n\rsession_epoch\x18\x05 \x01(\x04\x12\x31\n\x06\x64\x65vice\x18\x06 \x01(\x0b\x32!.efficientquant.v1.DeviceSnapshot\x12\x16\n\x0e\x61\x63tive_run_ids\x18\x07 \x03(\t\"#\n\tHeartbeat\x12\x16\n\x0e\x61\x63tive_run_ids\x18\x01 \x03(\t\">\n\x0bRunProgress\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x10\n\x08\x66raction\x18\x03 \x01(\x01\"\xfc\x03\n\x0e\x44\x65viceSnapshot\x12\x10\n\x08\x62oard_id\x18\x01 \x01(\t\x12\r\n\x05\x62oard\x18\x02 \x01(\t\x12\n\n\x02os\x18\x03 \x01(\t\x12\x0e\n\x06kernel\x18\x04 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x05 \x01(\t\x12\x11\n\tcpu_model\x18\x06 \x01(\t\x12\x11\n\tcpu_count\x18\x07 \x01(\r\x12\x1a\n\x12memory_total_bytes\x18\x08 \x01(\x04\x12\x18\n\x10swap_total_bytes\x18\t \x01(\x04\x12\x0b\n\x03l4t\x18\n \x01(\t\x12P\n\x10library_versions\x18\x0b \x03(\x0b\x32\x36.efficientquant.v1.DeviceSnapshot.LibraryVersionsEntry\x12,\n\x08\x62\x61\x63kends\x18\x0c \x03(\x0b\x32\x1a.efficientquant.v1.Backend\x12\x0f\n\x07jetpack\x18\r \x01(\t\x12\x14\n\x0c\x63uda_version\x18\x0e \x01(\t\x12\x12\n\npower_mode\x18\x0f \x01(\t\x12\x15\n\rclock_control\x18\x10 \x01(\t\x12$\n\x04gpus\x18\x11 \x03(\x0b\x32\x16.efficientquant.v1.Gpu\x1a\x36\n\x14LibraryVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xcb\x01\n\x03Gpu\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x1a\n\x12\x63ompute_capability\x18\x03 \x01(\r\x12\x1f\n\x12memory_total_bytes\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\nintegrated\x18\x05 \x01(\x08\x12\x0c\n\x04\x66p16\x18\x06 \x01(\x08\x12\x0c\n\x04int8\x18\x07 \x01(\x08\x12\x0c\n\x04tf32\x18\x08 \x01(\x08\x12\x16\n\x0e\x64river_version\x18\t \x01(\tB\x15\n\x13_memory_total_bytes\";\n\x07\x42\x61\x63kend\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x11\n\tproviders\x18\x03 \x03(\t\"\xeb\x01\n\x11\x43ontrollerCommand\x12-\n\x07welcome\x18\x01 \x01(\x0b\x32\x1a.efficientquant.v1.WelcomeH\x00\x12\x33\n\nassignment\x18\x02 \x01(\x0b\x32\x1d.efficientquant.v1.AssignmentH\x00\x12\x32\n\ncancel_run\x18\x03 \x01(\x0b\x32\x1c.efficientquant.v1.CancelRunH\x00\x12\x33\n\nsuperseded\x18\x04 \x01(\x0b\x32\x1d.efficientquant.v1.SupersededH\x00\x42\t\n\x07\x63ommand\"n\n\x07Welcome\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x1a\n\x12\x63ontroller_version\x18\x02 \x01(\t\x12\x1c\n\x14heartbeat_interval_s\x18\x03 \x01(\x01\x12\x0f\n\x07lease_s\x18\x04 \x01(\x01\"\xec\x02\n\nAssignment\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63\x61mpaign_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12\x14\n\x0crepeat_index\x18\x05 \x01(\r\x12\r\n\x05model\x18\x06 \x01(\t\x12\x0e\n\x06recipe\x18\x07 \x01(\t\x12\x30\n\x08\x61rtifact\x18\x08 \x01(\x0b\x32\x1e.efficientquant.v1.ArtifactRef\x12\x0f\n\x07\x62\x61\x63kend\x18\t \x01(\t\x12\x33\n\x0bmeasurement\x18\n \x01(\x0b\x32\x1e.efficientquant.v1.Measurement\x12\x11\n\ttimeout_s\x18\x0b \x01(\x01\x12\x0e\n\x06target\x18\x0c \x01(\t\x12\x15\n\rbuilder_flags\x18\r \x03(\t\x12\x31\n\treference\x18\x0e \x01(\x0b\x32\x1e.efficientquant.v1.ArtifactRef\"1\n\x0b\x41rtifactRef\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"\xb8\x03\n\x0bMeasurement\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x12\n\nmin_time_s\x18\x02 \x01(\x01\x12\x11\n\tmin_count\x18\x03 \x01(\r\x12\x19\n\x11warmup_min_time_s\x18\x04 \x01(\x01\x12\x18\n\x10warmup_min_count\x18\x05 \x01(\r\x12\x19\n\x11warmup_max_time_s\x18\x06 \x01(\x01\x12\x13\n\x0binput_count\x18\x07 \x01(\r\x12\x12\n\ninput_seed\x18\x08 \x01(\x04\x12\x18\n\x10intra_op_threads\x18\t \x01(\r\x12\x1b\n\x13sampling_interval_s\x18\n \x01(\x01\x12\x12\n\ncuda_graph\x18\x0b \x01(\x08\x12\x11\n\tsync_mode\x18\x0c \x01(\t\x12\x13\n\x0bmemory_kind\x18\r \x01(\t\x12\x16\n\x0eprofile_layers\x18\x0e \x01(\x08\x12\x0e\n\x06idle_s\x18\x0f \x01(\x01\x12\x1f\n\x17max_start_temperature_c\x18\x10 \x01(\x01\x12\x16\n\x0egate_timeout_s\x18\x11 \x01(\x01\x12\x13\n\x0block_clocks\x18\x12 \x01(\x08\x12\x12\n\npower_mode\x18\x13 \x01(\t\"\x1b\n\tCancelRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"&\n\nSuperseded\x12\x18\n\x10\x62y_session_epoch\x18\x01 \x01(\x04\"6\n\x14\x46\x65tchArtifactRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"%\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"@\n\x10ReportRunRequest\x12,\n\x06result\x18\x01 \x01(\x0b\x32\x1c.efficientquant.v1.RunResult\"9\n\x11ReportRunResponse\x12\x11\n\tcommitted\x18\x01 \x01(\x08\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"\x95\x0c\n\tRunResult\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x14\n\x0c\x66\x61ilure_type\x18\x04 \x01(\t\x12\x17\n\x0f\x66\x61ilure_message\x18\x05 \x01(\t\x12\x10\n\x08log_tail\x18\x06 \x03(\t\x12\x16\n\x0estarted_unix_s\x18\x07 \x01(\x01\x12\x1b\n\x13started_monotonic_s\x18\x08 \x01(\x01\x12\x12\n\nduration_s\x18\t \x01(\x01\x12\x15\n\ragent_version\x18\n \x01(\t\x12\x18\n\x10protocol_version\x18\x0b \x01(\r\x12.\n\x06stages\x18\x0c \x03(\x0b\x32\x1e.efficientquant.v1.StageTiming\x12\x18\n\x10warmup_converged\x18\r \x01(\x08\x12\x18\n\x10warmup_latency_s\x18\x0e \x03(\x01\x12\x11\n\tlatency_s\x18\x0f \x03(\x01\x12)\n\x06series\x18\x10 \x03(\x0b\x32\x19.efficientquant.v1.Series\x12\x1b\n\x0epeak_pss_bytes\x18\x11 \x01(\x04H\x00\x88\x01\x01\x12)\n\x1c\x62oard_available_before_bytes\x18\x12 \x01(\x04H\x01\x88\x01\x01\x12&\n\x19\x62oard_available_min_bytes\x18\x13 \x01(\x04H\x02\x88\x01\x01\x12#\n\x16swap_used_before_bytes\x18\x14 \x01(\x04H\x03\x88\x01\x01\x12 \n\x13swap_used_max_bytes\x18\x15 \x01(\x04H\x04\x88\x01\x01\x12\x0f\n\x07\x62\x61\x63kend\x18\x16 \x01(\t\x12\x11\n\tproviders\x18\x17 \x03(\t\x12K\n\x10library_versions\x18\x18 \x03(\x0b\x32\x31.efficientquant.v1.RunResult.LibraryVersionsEntry\x12I\n\x0fsession_options\x18\x19 \x03(\x0b\x32\x30.efficientquant.v1.RunResult.SessionOptionsEntry\x12\x1a\n\rsampler_cpu_s\x18\x1a \x01(\x01H\x05\x88\x01\x01\x12\x1c\n\x0fsampler_wakeups\x18\x1b \x01(\rH\x06\x88\x01\x01\x12\x31\n\x06\x64\x65vice\x18\x1c \x01(\x0b\x32!.efficientquant.v1.DeviceSnapshot\x12\x18\n\x10\x64\x65vice_latency_s\x18\x1d \x03(\x01\x12*\n\x07windows\x18\x1e \x03(\x0b\x32\x19.efficientquant.v1.Window\x12@\n\nconditions\x18\x1f \x03(\x0b\x32,.efficientquant.v1.RunResult.ConditionsEntry\x12,\n\x08\x66indings\x18  \x03(\x0b\x32\x1a.efficientquant.v1.Finding\x12/\n\tagreement\x18! \x01(\x0b\x32\x1c.efficientquant.v1.Agreement\x12)\n\x06\x65ngine\x18\" \x01(\x0b\x32\x19.efficientquant.v1.Engine\x12 \n\x13\x64\x65vice_memory_bytes\x18# \x01(\x04H\x07\x88\x01\x01\x1a\x36\n\x14LibraryVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x35\n\x13SessionOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0f\x43onditionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x11\n\x0f_peak_pss_bytesB\x1f\n\x1d_board_available_before_bytesB\x1c\n\x1a_board_available_min_bytesB\x19\n\x17_swap_used_before_bytesB\x16\n\x14_swap_used_max_bytesB\x10\n\x0e_sampler_cpu_sB\x12\n\x10_sampler_wakeupsB\x16\n\x14_device_memory_bytes\"6\n\x06Window\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07start_s\x18\x02 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x03 \x01(\x01\";\n\x07\x46inding\x12\r\n\x05\x63heck\x18\x01 \x01(\t\x12\x10\n\x08severity\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"S\n\tAgreement\x12\x0f\n\x07max_abs\x18\x01 \x01(\x01\x12\x0e\n\x06\x63osine\x18\x02 \x01(\x01\x12\x16\n\x0e\x61rgmax_matches\x18\x03 \x01(\r\x12\r\n\x05\x63ount\x18\x04 \x01(\r\"\xf1\x02\n\x06\x45ngine\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x12\n\nfrom_cache\x18\x03 \x01(\x08\x12\x17\n\x0fworkspace_bytes\x18\x04 \x01(\x04\x12\r\n\x05notes\x18\x05 \x03(\t\x12\x39\n\x08settings\x18\x06 \x03(\x0b\x32\'.efficientquant.v1.Engine.SettingsEntry\x12L\n\x12realised_precision\x18\x07 \x03(\x0b\x32\x30.efficientquant.v1.Engine.RealisedPrecisionEntry\x12\x13\n\x0blayers_json\x18\x08 \x01(\t\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x38\n\x16RealisedPrecisionEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"f\n\x0bStageTiming\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x12\n\nduration_s\x18\x02 \x01(\x01\x12\x17\n\nsize_bytes\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x0c\n\x04\x63old\x18\x04 \x01(\x08\x42\r\n\x0b_size_bytes\"5\n\x06Series\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06time_s\x18\x02 \x03(\x01\x12\r\n\x05value\x18\x03 \x03(\x01\"\x14\n\x12ListDevicesRequest\"A\n\x13ListDevicesResponse\x12*\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x19.efficientquant.v1.Device\"\x9e\x01\n\x06\x44\x65vice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x18\n\x10last_seen_unix_s\x18\x04 \x01(\x01\x12\x15\n\ragent_version\x18\x05 \x01(\t\x12\x33\n\x08snapshot\x18\x06 \x01(\x0b\x32!.efficientquant.v1.DeviceSnapshot\"#\n\x13\x46orgetDeviceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x14\x46orgetDeviceResponse\x12)\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x19.efficientquant.v1.Device\">\n\x18UploadCheckpointResponse\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"\xf1\x03\n\x15SubmitCampaignRequest\x12\x0e\n\x06models\x18\x01 \x03(\t\x12\x0f\n\x07recipes\x18\x02 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x03 \x03(\t\x12+\n\x07weights\x18\x04 \x01(\x0b\x32\x1a.efficientquant.v1.Weights\x12\x0c\n\x04tier\x18\x05 \x01(\t\x12\x0f\n\x07repeats\x18\x06 \x01(\r\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x12\x18\n\x10intra_op_threads\x18\x08 \x01(\r\x12\x33\n\x0b\x63\x61libration\x18\t \x01(\x0b\x32\x1e.efficientquant.v1.Calibration\x12\r\n\x05paper\x18\n \x01(\x08\x12\x12\n\ncuda_graph\x18\x0b \x01(\x08\x12\x11\n\tsync_mode\x18\x0c \x01(\t\x12\x13\n\x0bmemory_kind\x18\r \x01(\t\x12\x16\n\x0eprofile_layers\x18\x0e \x01(\x08\x12\x13\n\x06idle_s\x18\x0f \x01(\x01H\x00\x88\x01\x01\x12$\n\x17max_start_temperature_c\x18\x10 \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x0block_clocks\x18\x11 \x01(\x08\x12\x12\n\npower_mode\x18\x12 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x13 \x01(\tB\t\n\x07_idle_sB\x1a\n\x18_max_start_temperature_c\"/\n\x0b\x43\x61libration\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\"p\n\x07Weights\x12\x14\n\npretrained\x18\x01 \x01(\x08H\x00\x12\x10\n\x06random\x18\x02 \x01(\x08H\x00\x12\x33\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x1d.efficientquant.v1.CheckpointH\x00\x42\x08\n\x06source\".\n\nCheckpoint\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\"+\n\x14WatchCampaignRequest\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\",\n\x15\x43\x61ncelCampaignRequest\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\"\x16\n\x14ListCampaignsRequest\"G\n\x15ListCampaignsResponse\x12.\n\tcampaigns\x18\x01 \x03(\x0b\x32\x1b.efficientquant.v1.Campaign\"\xfa\x01\n\x08\x43\x61mpaign\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x16\n\x0e\x63reated_unix_s\x18\x03 \x01(\x01\x12\x0e\n\x06models\x18\x04 \x03(\t\x12\x0f\n\x07recipes\x18\x05 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x06 \x03(\t\x12\x0f\n\x07weights\x18\x07 \x01(\t\x12\x0c\n\x04tier\x18\x08 \x01(\t\x12\x0f\n\x07repeats\x18\t \x01(\r\x12\x11\n\tjob_count\x18\n \x01(\r\x12\x11\n\trun_count\x18\x0b \x01(\r\x12\x19\n\x0c\x65nded_unix_s\x18\x0c \x01(\x01H\x00\x88\x01\x01\x42\x0f\n\r_ended_unix_s\"\xcd\x01\n\x0e\x43\x61mpaignStatus\x12-\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x1b.efficientquant.v1.Campaign\x12.\n\x06\x62uilds\x18\x02 \x03(\x0b\x32\x1e.efficientquant.v1.BuildStatus\x12\x30\n\x07\x64\x65vices\x18\x03 \x03(\x0b\x32\x1f.efficientquant.v1.DeviceStatus\x12*\n\x07notices\x18\x04 \x03(\x0b\x32\x19.efficientquant.v1.Notice\"\xa0\x01\n\x0b\x42uildStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x35\n\x08\x61rtifact\x18\x05 \x01(\x0b\x32\x1e.efficientquant.v1.ArtifactRefH\x00\x88\x01\x01\x12\x0e\n\x06target\x18\x06 \x01(\tB\x0b\n\t_artifact\"\xb7\x01\n\x0c\x44\x65viceStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x12\n\nruns_total\x18\x03 \x01(\r\x12\x11\n\truns_done\x18\x04 \x01(\r\x12\x13\n\x0bruns_failed\x18\x05 \x01(\r\x12\x15\n\rcurrent_model\x18\x06 \x01(\t\x12\x16\n\x0e\x63urrent_recipe\x18\x07 \x01(\t\x12\r\n\x05phase\x18\x08 \x01(\t\x12\x10\n\x08\x66raction\x18\t \x01(\x01\".\n\x06Notice\x12\x13\n\x0btime_unix_s\x18\x01 \x01(\x01\x12\x0f\n\x07message\x18\x02 \x01(\t\"*\n\x13QueryResultsRequest\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\"W\n\x14QueryResultsResponse\x12*\n\x04rows\x18\x01 \x03(\x0b\x32\x1c.efficientquant.v1.ResultRow\x12\x13\n\x0b\x63\x61mpaign_id\x18\x02 \x01(\t\"\xa6\x15\n\tResultRow\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0e\n\x06recipe\x18\x05 \x01(\t\x12\x0f\n\x07weights\x18\x06 \x01(\t\x12\x0c\n\x04tier\x18\x07 \x01(\t\x12\r\n\x05state\x18\x08 \x01(\t\x12\x14\n\x0c\x66\x61ilure_type\x18\t \x01(\t\x12\x17\n\x0f\x66\x61ilure_message\x18\n \x01(\t\x12\x14\n\x0cruns_planned\x18\x0b \x01(\r\x12\x11\n\truns_done\x18\x0c \x01(\r\x12\x17\n\x0f\x61rtifact_sha256\x18\r \x01(\t\x12\x1b\n\x0e\x61rtifact_bytes\x18\x0e \x01(\x04H\x00\x88\x01\x01\x12\x0f\n\x07\x62\x61\x63kend\x18\x0f \x01(\t\x12\x11\n\tproviders\x18\x10 \x01(\t\x12\x17\n\x0fruntime_version\x18\x11 \x01(\t\x12\x1a\n\rlatency_count\x18\x12 \x01(\x04H\x01\x88\x01\x01\x12\x1a\n\rlatency_p50_s\x18\x13 \x01(\x01H\x02\x88\x01\x01\x12\x1e\n\x11latency_p50_min_s\x18\x14 \x01(\x01H\x03\x88\x01\x01\x12\x1e\n\x11latency_p50_max_s\x18\x15 \x01(\x01H\x04\x88\x01\x01\x12\x1a\n\rlatency_p90_s\x18\x16 \x01(\x01H\x05\x88\x01\x01\x12\x1a\n\rlatency_p99_s\x18\x17 \x01(\x01H\x06\x88\x01\x01\x12\x17\n\ntransfer_s\x18\x18 \x01(\x01H\x07\x88\x01\x01\x12\x13\n\x06load_s\x18\x19 \x01(\x01H\x08\x88\x01\x01\x12\x13\n\x06read_s\x18\x1a \x01(\x01H\t\x88\x01\x01\x12\x1d\n\x10session_create_s\x18\x1b \x01(\x01H\n\x88\x01\x01\x12\x1e\n\x11\x66irst_inference_s\x18\x1c \x01(\x01H\x0b\x88\x01\x01\x12\x1b\n\x0epeak_pss_bytes\x18\x1d \x01(\x04H\x0c\x88\x01\x01\x12%\n\x18\x62oard_memory_delta_bytes\x18\x1e \x01(\x04H\r\x88\x01\x01\x12\x17\n\nsize_ratio\x18\x1f \x01(\x01H\x0e\x88\x01\x01\x12\x1a\n\rlatency_ratio\x18  \x01(\x01H\x0f\x88\x01\x01\x12\x1e\n\x11latency_ratio_low\x18! \x01(\x01H\x10\x88\x01\x01\x12\x1f\n\x12latency_ratio_high\x18\" \x01(\x01H\x11\x88\x01\x01\x12\x16\n\x0elatency_answer\x18# \x01(\t\x12\x17\n\nload_ratio\x18$ \x01(\x01H\x12\x88\x01\x01\x12\x1b\n\x0eload_ratio_low\x18% \x01(\x01H\x13\x88\x01\x01\x12\x1c\n\x0fload_ratio_high\x18& \x01(\x01H\x14\x88\x01\x01\x12\x13\n\x0bload_answer\x18\' \x01(\t\x12\x1b\n\x0epeak_pss_ratio\x18( \x01(\x01H\x15\x88\x01\x01\x12\x1f\n\x12peak_pss_ratio_low\x18) \x01(\x01H\x16\x88\x01\x01\x12 \n\x13peak_pss_ratio_high\x18* \x01(\x01H\x17\x88\x01\x01\x12\x17\n\x0fpeak_pss_answer\x18+ \x01(\t\x12\x14\n\x0cnot_compared\x18, \x01(\t\x12\x1e\n\x11integer_operators\x18- \x01(\rH\x18\x88\x01\x01\x12\x1c\n\x0f\x66loat_operators\x18. \x01(\rH\x19\x88\x01\x01\x12\x12\n\narithmetic\x18/ \x01(\t\x12\x0f\n\x07verdict\x18\x30 \x01(\t\x12\x17\n\x0fverdict_reasons\x18\x31 \x03(\t\x12 \n\x13latency_p90_bound_s\x18\x32 \x01(\x01H\x1a\x88\x01\x01\x12 \n\x13latency_p99_bound_s\x18\x33 \x01(\x01H\x1b\x88\x01\x01\x12!\n\x14\x64\x65vice_latency_p50_s\x18\x34 \x01(\x01H\x1c\x88\x01\x01\x12#\n\x16\x65nergy_per_inference_j\x18\x35 \x01(\x01H\x1d\x88\x01\x01\x12\'\n\x1anet_energy_per_inference_j\x18\x36 \x01(\x01H\x1e\x88\x01\x01\x12\x19\n\x0cmean_power_w\x18\x37 \x01(\x01H\x1f\x88\x01\x01\x12\x19\n\x0cidle_power_w\x18\x38 \x01(\x01H \x88\x01\x01\x12\x10\n\x08rail_set\x18\x39 \x01(\t\x12\x1e\n\x11max_temperature_c\x18: \x01(\x01H!\x88\x01\x01\x12\x1d\n\x10gpu_clock_min_hz\x18; \x01(\x01H\"\x88\x01\x01\x12\x1d\n\x10gpu_clock_max_hz\x18< \x01(\x01H#\x88\x01\x01\x12\x19\n\x0cpaper_load_s\x18= \x01(\x01H$\x88\x01\x01\x12\x1f\n\x12paper_memory_bytes\x18> \x01(\x04H%\x88\x01\x01\x12\x19\n\x11paper_memory_kind\x18? \x01(\t\x12#\n\x16gpu_process_peak_bytes\x18@ \x01(\x04H&\x88\x01\x01\x12\x1b\n\x0eoutput_max_abs\x18\x41 \x01(\x01H\'\x88\x01\x01\x12\x1a\n\routput_cosine\x18\x42 \x01(\x01H(\x88\x01\x01\x12$\n\x17output_argmax_agreement\x18\x43 \x01(\x01H)\x88\x01\x01\x12\x0e\n\x06target\x18\x44 \x01(\t\x12\x1a\n\x12realised_precision\x18\x45 \x01(\t\x12\x12\n\nconditions\x18\x46 \x01(\tB\x11\n\x0f_artifact_bytesB\x10\n\x0e_latency_countB\x10\n\x0e_latency_p50_sB\x14\n\x12_latency_p50_min_sB\x14\n\x12_latency_p50_max_sB\x10\n\x0e_latency_p90_sB\x10\n\x0e_latency_p99_sB\r\n\x0b_transfer_sB\t\n\x07_load_sB\t\n\x07_read_sB\x13\n\x11_session_create_sB\x14\n\x12_first_inference_sB\x11\n\x0f_peak_pss_bytesB\x1b\n\x19_board_memory_delta_bytesB\r\n\x0b_size_ratioB\x10\n\x0e_latency_ratioB\x14\n\x12_latency_ratio_lowB\x15\n\x13_latency_ratio_highB\r\n\x0b_load_ratioB\x11\n\x0f_load_ratio_lowB\x12\n\x10_load_ratio_highB\x11\n\x0f_peak_pss_ratioB\x15\n\x13_peak_pss_ratio_lowB\x16\n\x14_peak_pss_ratio_highB\x14\n\x12_integer_operatorsB\x12\n\x10_float_operatorsB\x16\n\x14_latency_p90_bound_sB\x16\n\x14_latency_p99_bound_sB\x17\n\x15_device_latency_p50_sB\x19\n\x17_energy_per_inference_jB\x1d\n\x1b_net_energy_per_inference_jB\x0f\n\r_mean_power_wB\x0f\n\r_idle_power_wB\x14\n\x12_max_temperature_cB\x13\n\x11_gpu_clock_min_hzB\x13\n\x11_gpu_clock_max_hzB\x0f\n\r_paper_load_sB\x15\n\x13_paper_memory_bytesB\x19\n\x17_gpu_process_peak_bytesB\x11\n\x0f_output_max_absB\x10\n\x0e_output_cosineB\x1a\n\x18_output_argmax_agreement\"B\n\x10QueryRunsRequest\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\x19\n\x11latencies_of_jobs\x18\x02 \x03(\t\"<\n\x11QueryRunsResponse\x12\'\n\x04runs\x18\x01 \x03(\x0b\x32\x19.efficientquant.v1.RunRow\"1\n\x06RunRow\x12\x14\n\x0c\x63olumns_json\x18\x01 \x01(\t\x12\x11\n\tlatency_s\x18\x02 \x03(\x01\x32\x90\x02\n\x0c\x41gentGateway\x12R\n\x07\x43onnect\x12\x1d.efficientquant.v1.AgentEvent\x1a$.efficientquant.v1.ControllerCommand(\x01\x30\x01\x12T\n\rFetchArtifact\x12\'.efficientquant.v1.FetchArtifactRequest\x1a\x18.efficientquant.v1.Chunk0\x01\x12V\n\tReportRun\x12#.efficientquant.v1.ReportRunRequest\x1a$.efficientquant.v1.ReportRunResponse2\xd8\x06\n\x0c\x46leetControl\x12\\\n\x0bListDevices\x12%.efficientquant.v1.ListDevicesRequest\x1a&.efficientquant.v1.ListDevicesResponse\x12_\n\x0c\x46orgetDevice\x12&.efficientquant.v1.ForgetDeviceRequest\x1a\'.efficientquant.v1.ForgetDeviceResponse\x12[\n\x10UploadCheckpoint\x12\x18.efficientquant.v1.Chunk\x1a+.efficientquant.v1.UploadCheckpointResponse(\x01\x12W\n\x0eSubmitCampaign\x12(.efficientquant.v1.SubmitCampaignRequest\x1a\x1b.efficientquant.v1.Campaign\x12]\n\rWatchCampaign\x12\'.efficientquant.v1.WatchCampaignRequest\x1a!.efficientquant.v1.CampaignStatus0\x01\x12W\n\x0e\x43\x61ncelCampaign\x12(.efficientquant.v1.CancelCampaignRequest\x1a\x1b.efficientquant.v1.Campaign\x12\x62\n\rListCampaigns\x12\'.efficientquant.v1.ListCampaignsRequest\x1a(.efficientquant.v1.ListCampaignsResponse\x12_\n\x0cQueryResults\x12&.efficientquant.v1.QueryResultsRequest\x1a\'.efficientquant.v1.QueryResultsResponse\x12V\n\tQueryRuns\x12#.efficientquant.v1.QueryRunsRequest\x1a$.efficientquant.v1.QueryRunsResponseb\x06proto3')
 
 
 
@@ -24,6 +24,7 @@ _HEARTBEAT = DESCRIPTOR.message_types_by_name['Heartbeat']
 _RUNPROGRESS = DESCRIPTOR.message_types_by_name['RunProgress']
 _DEVICESNAPSHOT = DESCRIPTOR.message_types_by_name['DeviceSnapshot']
 _DEVICESNAPSHOT_LIBRARYVERSIONSENTRY = _DEVICESNAPSHOT.nested_types_by_name['LibraryVersionsEntry']
+_GPU = DESCRIPTOR.message_types_by_name['Gpu']
 _BACKEND = DESCRIPTOR.message_types_by_name['Backend']
 _CONTROLLERCOMMAND = DESCRIPTOR.message_types_by_name['ControllerCommand']
 _WELCOME = DESCRIPTOR.message_types_by_name['Welcome']
@@ -39,6 +40,13 @@ _REPORTRUNRESPONSE = DESCRIPTOR.message_types_by_name['ReportRunResponse']
 _RUNRESULT = DESCRIPTOR.message_types_by_name['RunResult']
 _RUNRESULT_LIBRARYVERSIONSENTRY = _RUNRESULT.nested_types_by_name['LibraryVersionsEntry']
 _RUNRESULT_SESSIONOPTIONSENTRY = _RUNRESULT.nested_types_by_name['SessionOptionsEntry']
+_RUNRESULT_CONDITIONSENTRY = _RUNRESULT.nested_types_by_name['ConditionsEntry']
+_WINDOW = DESCRIPTOR.message_types_by_name['Window']
+_FINDING = DESCRIPTOR.message_types_by_name['Finding']
+_AGREEMENT = DESCRIPTOR.message_types_by_name['Agreement']
+_ENGINE = DESCRIPTOR.message_types_by_name['Engine']
+_ENGINE_SETTINGSENTRY = _ENGINE.nested_types_by_name['SettingsEntry']
+_ENGINE_REALISEDPRECISIONENTRY = _ENGINE.nested_types_by_name['RealisedPrecisionEntry']
 _STAGETIMING = DESCRIPTOR.message_types_by_name['StageTiming']
 _SERIES = DESCRIPTOR.message_types_by_name['Series']
 _LISTDEVICESREQUEST = DESCRIPTOR.message_types_by_name['ListDevicesRequest']
@@ -63,6 +71,9 @@ _NOTICE = DESCRIPTOR.message_types_by_name['Notice']
 _QUERYRESULTSREQUEST = DESCRIPTOR.message_types_by_name['QueryResultsRequest']
 _QUERYRESULTSRESPONSE = DESCRIPTOR.message_types_by_name['QueryResultsResponse']
 _RESULTROW = DESCRIPTOR.message_types_by_name['ResultRow']
+_QUERYRUNSREQUEST = DESCRIPTOR.message_types_by_name['QueryRunsRequest']
+_QUERYRUNSRESPONSE = DESCRIPTOR.message_types_by_name['QueryRunsResponse']
+_RUNROW = DESCRIPTOR.message_types_by_name['RunRow']
 AgentEvent = _reflection.GeneratedProtocolMessageType('AgentEvent', (_message.Message,), {
   'DESCRIPTOR' : _AGENTEVENT,
   '__module__' : 'efficientquant_protos.v1.fleet_pb2'
@@ -105,6 +116,13 @@ DeviceSnapshot = _reflection.GeneratedProtocolMessageType('DeviceSnapshot', (_me
   })
 _sym_db.RegisterMessage(DeviceSnapshot)
 _sym_db.RegisterMessage(DeviceSnapshot.LibraryVersionsEntry)
+
+Gpu = _reflection.GeneratedProtocolMessageType('Gpu', (_message.Message,), {
+  'DESCRIPTOR' : _GPU,
+  '__module__' : 'efficientquant_protos.v1.fleet_pb2'
+  # @@protoc_insertion_point(class_scope:efficientquant.v1.Gpu)
+  })
+_sym_db.RegisterMessage(Gpu)
 
 Backend = _reflection.GeneratedProtocolMessageType('Backend', (_message.Message,), {
   'DESCRIPTOR' : _BACKEND,
@@ -205,6 +223,13 @@ RunResult = _reflection.GeneratedProtocolMessageType('RunResult', (_message.Mess
     # @@protoc_insertion_point(class_scope:efficientquant.v1.RunResult.SessionOptionsEntry)
     })
   ,
+
+  'ConditionsEntry' : _reflection.GeneratedProtocolMessageType('ConditionsEntry', (_message.Message,), {
+    'DESCRIPTOR' : _RUNRESULT_CONDITIONSENTRY,
+    '__module__' : 'efficientquant_protos.v1.fleet_pb2'
+    # @@protoc_insertion_point(class_scope:efficientquant.v1.RunResult.ConditionsEntry)
+    })
+  ,
   'DESCRIPTOR' : _RUNRESULT,
   '__module__' : 'efficientquant_protos.v1.fleet_pb2'
   # @@protoc_insertion_point(class_scope:efficientquant.v1.RunResult)
@@ -212,6 +237,51 @@ RunResult = _reflection.GeneratedProtocolMessageType('RunResult', (_message.Mess
 _sym_db.RegisterMessage(RunResult)
 _sym_db.RegisterMessage(RunResult.LibraryVersionsEntry)
 _sym_db.RegisterMessage(RunResult.SessionOptionsEntry)
+_sym_db.RegisterMessage(RunResult.ConditionsEntry)
+
+Window = _reflection.GeneratedProtocolMessageType('Window', (_message.Message,), {
+  'DESCRIPTOR' : _WINDOW,
+  '__module__' : 'efficientquant_protos.v1.fleet_pb2'
+  # @@protoc_insertion_point(class_scope:efficientquant.v1.Window)
+  })
+_sym_db.RegisterMessage(Window)
+
+Finding = _reflection.GeneratedProtocolMessageType('Finding', (_message.Message,), {
+  'DESCRIPTOR' : _FINDING,
+  '__module__' : 'efficientquant_protos.v1.fleet_pb2'
+  # @@protoc_insertion_point(class_scope:efficientquant.v1.Finding)
+  })
+_sym_db.RegisterMessage(Finding)
+
+Agreement = _reflection.GeneratedProtocolMessageType('Agreement', (_message.Message,), {
+  'DESCRIPTOR' : _AGREEMENT,
+  '__module__' : 'efficientquant_protos.v1.fleet_pb2'
+  # @@protoc_insertion_point(class_scope:efficientquant.v1.Agreement)
+  })
+_sym_db.RegisterMessage(Agreement)
+
+Engine = _reflection.GeneratedProtocolMessageType('Engine', (_message.Message,), {
+
+  'SettingsEntry' : _reflection.GeneratedProtocolMessageType('SettingsEntry', (_message.Message,), {
+    'DESCRIPTOR' : _ENGINE_SETTINGSENTRY,
+    '__module__' : 'efficientquant_protos.v1.fleet_pb2'
+    # @@protoc_insertion_point(class_scope:efficientquant.v1.Engine.SettingsEntry)
+    })
+  ,
+
+  'RealisedPrecisionEntry' : _reflection.GeneratedProtocolMessageType('RealisedPrecisionEntry', (_message.Message,), {
+    'DESCRIPTOR' : _ENGINE_REALISEDPRECISIONENTRY,
+    '__module__' : 'efficientquant_protos.v1.fleet_pb2'
+    # @@protoc_insertion_point(class_scope:efficientquant.v1.Engine.RealisedPrecisionEntry)
+    })
+  ,
+  'DESCRIPTOR' : _ENGINE,
+  '__module__' : 'efficientquant_protos.v1.fleet_pb2'
+  # @@protoc_insertion_point(class_scope:efficientquant.v1.Engine)
+  })
+_sym_db.RegisterMessage(Engine)
+_sym_db.RegisterMessage(Engine.SettingsEntry)
+_sym_db.RegisterMessage(Engine.RealisedPrecisionEntry)
 
 StageTiming = _reflection.GeneratedProtocolMessageType('StageTiming', (_message.Message,), {
   'DESCRIPTOR' : _STAGETIMING,
@@ -381,6 +451,27 @@ ResultRow = _reflection.GeneratedProtocolMessageType('ResultRow', (_message.Mess
   })
 _sym_db.RegisterMessage(ResultRow)
 
+QueryRunsRequest = _reflection.GeneratedProtocolMessageType('QueryRunsRequest', (_message.Message,), {
+  'DESCRIPTOR' : _QUERYRUNSREQUEST,
+  '__module__' : 'efficientquant_protos.v1.fleet_pb2'
+  # @@protoc_insertion_point(class_scope:efficientquant.v1.QueryRunsRequest)
+  })
+_sym_db.RegisterMessage(QueryRunsRequest)
+
+QueryRunsResponse = _reflection.GeneratedProtocolMessageType('QueryRunsResponse', (_message.Message,), {
+  'DESCRIPTOR' : _QUERYRUNSRESPONSE,
+  '__module__' : 'efficientquant_protos.v1.fleet_pb2'
+  # @@protoc_insertion_point(class_scope:efficientquant.v1.QueryRunsResponse)
+  })
+_sym_db.RegisterMessage(QueryRunsResponse)
+
+RunRow = _reflection.GeneratedProtocolMessageType('RunRow', (_message.Message,), {
+  'DESCRIPTOR' : _RUNROW,
+  '__module__' : 'efficientquant_protos.v1.fleet_pb2'
+  # @@protoc_insertion_point(class_scope:efficientquant.v1.RunRow)
+  })
+_sym_db.RegisterMessage(RunRow)
+
 _AGENTGATEWAY = DESCRIPTOR.services_by_name['AgentGateway']
 _FLEETCONTROL = DESCRIPTOR.services_by_name['FleetControl']
 if _descriptor._USE_C_DESCRIPTORS == False:
@@ -392,6 +483,12 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _RUNRESULT_LIBRARYVERSIONSENTRY._serialized_options = b'8\001'
   _RUNRESULT_SESSIONOPTIONSENTRY._options = None
   _RUNRESULT_SESSIONOPTIONSENTRY._serialized_options = b'8\001'
+  _RUNRESULT_CONDITIONSENTRY._options = None
+  _RUNRESULT_CONDITIONSENTRY._serialized_options = b'8\001'
+  _ENGINE_SETTINGSENTRY._options = None
+  _ENGINE_SETTINGSENTRY._serialized_options = b'8\001'
+  _ENGINE_REALISEDPRECISIONENTRY._options = None
+  _ENGINE_REALISEDPRECISIONENTRY._serialized_options = b'8\001'
   _AGENTEVENT._serialized_start=60
   _AGENTEVENT._serialized_end=227
   _HELLO._serialized_start=230
@@ -401,89 +498,111 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _RUNPROGRESS._serialized_start=456
   _RUNPROGRESS._serialized_end=518
   _DEVICESNAPSHOT._serialized_start=521
-  _DEVICESNAPSHOT._serialized_end=909
-  _DEVICESNAPSHOT_LIBRARYVERSIONSENTRY._serialized_start=855
-  _DEVICESNAPSHOT_LIBRARYVERSIONSENTRY._serialized_end=909
-  _BACKEND._serialized_start=911
-  _BACKEND._serialized_end=970
-  _CONTROLLERCOMMAND._serialized_start=973
-  _CONTROLLERCOMMAND._serialized_end=1208
-  _WELCOME._serialized_start=1210
-  _WELCOME._serialized_end=1320
-  _ASSIGNMENT._serialized_start=1323
-  _ASSIGNMENT._serialized_end=1597
-  _ARTIFACTREF._serialized_start=1599
-  _ARTIFACTREF._serialized_end=1648
-  _MEASUREMENT._serialized_start=1651
-  _MEASUREMENT._serialized_end=1893
-  _CANCELRUN._serialized_start=1895
-  _CANCELRUN._serialized_end=1922
-  _SUPERSEDED._serialized_start=1924
-  _SUPERSEDED._serialized_end=1962
-  _FETCHARTIFACTREQUEST._serialized_start=1964
-  _FETCHARTIFACTREQUEST._serialized_end=2018
-  _CHUNK._serialized_start=2020
-  _CHUNK._serialized_end=2057
-  _REPORTRUNREQUEST._serialized_start=2059
-  _REPORTRUNREQUEST._serialized_end=2123
-  _REPORTRUNRESPONSE._serialized_start=2125
-  _REPORTRUNRESPONSE._serialized_end=2182
-  _RUNRESULT._serialized_start=2185
-  _RUNRESULT._serialized_end=3359
-  _RUNRESULT_LIBRARYVERSIONSENTRY._serialized_start=855
-  _RUNRESULT_LIBRARYVERSIONSENTRY._serialized_end=909
-  _RUNRESULT_SESSIONOPTIONSENTRY._serialized_start=3135
-  _RUNRESULT_SESSIONOPTIONSENTRY._serialized_end=3188
-  _STAGETIMING._serialized_start=3361
-  _STAGETIMING._serialized_end=3463
-  _SERIES._serialized_start=3465
-  _SERIES._serialized_end=3518
-  _LISTDEVICESREQUEST._serialized_start=3520
-  _LISTDEVICESREQUEST._serialized_end=3540
-  _LISTDEVICESRESPONSE._serialized_start=3542
-  _LISTDEVICESRESPONSE._serialized_end=3607
-  _DEVICE._serialized_start=3610
-  _DEVICE._serialized_end=3768
-  _FORGETDEVICEREQUEST._serialized_start=3770
-  _FORGETDEVICEREQUEST._serialized_end=3805
-  _FORGETDEVICERESPONSE._serialized_start=3807
-  _FORGETDEVICERESPONSE._serialized_end=3872
-  _UPLOADCHECKPOINTRESPONSE._serialized_start=3874
-  _UPLOADCHECKPOINTRESPONSE._serialized_end=3936
-  _SUBMITCAMPAIGNREQUEST._serialized_start=3939
-  _SUBMITCAMPAIGNREQUEST._serialized_end=4181
-  _CALIBRATION._serialized_start=4183
-  _CALIBRATION._serialized_end=4230
-  _WEIGHTS._serialized_start=4232
-  _WEIGHTS._serialized_end=4344
-  _CHECKPOINT._serialized_start=4346
-  _CHECKPOINT._serialized_end=4392
-  _WATCHCAMPAIGNREQUEST._serialized_start=4394
-  _WATCHCAMPAIGNREQUEST._serialized_end=4437
-  _CANCELCAMPAIGNREQUEST._serialized_start=4439
-  _CANCELCAMPAIGNREQUEST._serialized_end=4483
-  _LISTCAMPAIGNSREQUEST._serialized_start=4485
-  _LISTCAMPAIGNSREQUEST._serialized_end=4507
-  _LISTCAMPAIGNSRESPONSE._serialized_start=4509
-  _LISTCAMPAIGNSRESPONSE._serialized_end=4580
-  _CAMPAIGN._serialized_start=4583
-  _CAMPAIGN._serialized_end=4833
-  _CAMPAIGNSTATUS._serialized_start=4836
-  _CAMPAIGNSTATUS._serialized_end=5041
-  _BUILDSTATUS._serialized_start=5044
-  _BUILDSTATUS._serialized_end=5188
-  _DEVICESTATUS._serialized_start=5191
-  _DEVICESTATUS._serialized_end=5374
-  _NOTICE._serialized_start=5376
-  _NOTICE._serialized_end=5422
-  _QUERYRESULTSREQUEST._serialized_start=5424
-  _QUERYRESULTSREQUEST._serialized_end=5466
-  _QUERYRESULTSRESPONSE._serialized_start=5468
-  _QUERYRESULTSRESPONSE._serialized_end=5555
-  _RESULTROW._serialized_start=5558
-  _RESULTROW._serialized_end=7251
-  _AGENTGATEWAY._serialized_start=7254
-  _AGENTGATEWAY._serialized_end=7526
-  _FLEETCONTROL._serialized_start=7529
-  _FLEETCONTROL._serialized_end=8297
+  _DEVICESNAPSHOT._serialized_end=1029
+  _DEVICESNAPSHOT_LIBRARYVERSIONSENTRY._serialized_start=975
+  _DEVICESNAPSHOT_LIBRARYVERSIONSENTRY._serialized_end=1029
+  _GPU._serialized_start=1032
+  _GPU._serialized_end=1235
+  _BACKEND._serialized_start=1237
+  _BACKEND._serialized_end=1296
+  _CONTROLLERCOMMAND._serialized_start=1299
+  _CONTROLLERCOMMAND._serialized_end=1534
+  _WELCOME._serialized_start=1536
+  _WELCOME._serialized_end=1646
+  _ASSIGNMENT._serialized_start=1649
+  _ASSIGNMENT._serialized_end=2013
+  _ARTIFACTREF._serialized_start=2015
+  _ARTIFACTREF._serialized_end=2064
+  _MEASUREMENT._serialized_start=2067
+  _MEASUREMENT._serialized_end=2507
+  _CANCELRUN._serialized_start=2509
+  _CANCELRUN._serialized_end=2536
+  _SUPERSEDED._serialized_start=2538
+  _SUPERSEDED._serialized_end=2576
+  _FETCHARTIFACTREQUEST._serialized_start=2578
+  _FETCHARTIFACTREQUEST._serialized_end=2632
+  _CHUNK._serialized_start=2634
+  _CHUNK._serialized_end=2671
+  _REPORTRUNREQUEST._serialized_start=2673
+  _REPORTRUNREQUEST._serialized_end=2737
+  _REPORTRUNRESPONSE._serialized_start=2739
+  _REPORTRUNRESPONSE._serialized_end=2796
+  _RUNRESULT._serialized_start=2799
+  _RUNRESULT._serialized_end=4356
+  _RUNRESULT_LIBRARYVERSIONSENTRY._serialized_start=975
+  _RUNRESULT_LIBRARYVERSIONSENTRY._serialized_end=1029
+  _RUNRESULT_SESSIONOPTIONSENTRY._serialized_start=4057
+  _RUNRESULT_SESSIONOPTIONSENTRY._serialized_end=4110
+  _RUNRESULT_CONDITIONSENTRY._serialized_start=4112
+  _RUNRESULT_CONDITIONSENTRY._serialized_end=4161
+  _WINDOW._serialized_start=4358
+  _WINDOW._serialized_end=4412
+  _FINDING._serialized_start=4414
+  _FINDING._serialized_end=4473
+  _AGREEMENT._serialized_start=4475
+  _AGREEMENT._serialized_end=4558
+  _ENGINE._serialized_start=4561
+  _ENGINE._serialized_end=4930
+  _ENGINE_SETTINGSENTRY._serialized_start=4825
+  _ENGINE_SETTINGSENTRY._serialized_end=4872
+  _ENGINE_REALISEDPRECISIONENTRY._serialized_start=4874
+  _ENGINE_REALISEDPRECISIONENTRY._serialized_end=4930
+  _STAGETIMING._serialized_start=4932
+  _STAGETIMING._serialized_end=5034
+  _SERIES._serialized_start=5036
+  _SERIES._serialized_end=5089
+  _LISTDEVICESREQUEST._serialized_start=5091
+  _LISTDEVICESREQUEST._serialized_end=5111
+  _LISTDEVICESRESPONSE._serialized_start=5113
+  _LISTDEVICESRESPONSE._serialized_end=5178
+  _DEVICE._serialized_start=5181
+  _DEVICE._serialized_end=5339
+  _FORGETDEVICEREQUEST._serialized_start=5341
+  _FORGETDEVICEREQUEST._serialized_end=5376
+  _FORGETDEVICERESPONSE._serialized_start=5378
+  _FORGETDEVICERESPONSE._serialized_end=5443
+  _UPLOADCHECKPOINTRESPONSE._serialized_start=5445
+  _UPLOADCHECKPOINTRESPONSE._serialized_end=5507
+  _SUBMITCAMPAIGNREQUEST._serialized_start=5510
+  _SUBMITCAMPAIGNREQUEST._serialized_end=6007
+  _CALIBRATION._serialized_start=6009
+  _CALIBRATION._serialized_end=6056
+  _WEIGHTS._serialized_start=6058
+  _WEIGHTS._serialized_end=6170
+  _CHECKPOINT._serialized_start=6172
+  _CHECKPOINT._serialized_end=6218
+  _WATCHCAMPAIGNREQUEST._serialized_start=6220
+  _WATCHCAMPAIGNREQUEST._serialized_end=6263
+  _CANCELCAMPAIGNREQUEST._serialized_start=6265
+  _CANCELCAMPAIGNREQUEST._serialized_end=6309
+  _LISTCAMPAIGNSREQUEST._serialized_start=6311
+  _LISTCAMPAIGNSREQUEST._serialized_end=6333
+  _LISTCAMPAIGNSRESPONSE._serialized_start=6335
+  _LISTCAMPAIGNSRESPONSE._serialized_end=6406
+  _CAMPAIGN._serialized_start=6409
+  _CAMPAIGN._serialized_end=6659
+  _CAMPAIGNSTATUS._serialized_start=6662
+  _CAMPAIGNSTATUS._serialized_end=6867
+  _BUILDSTATUS._serialized_start=6870
+  _BUILDSTATUS._serialized_end=7030
+  _DEVICESTATUS._serialized_start=7033
+  _DEVICESTATUS._serialized_end=7216
+  _NOTICE._serialized_start=7218
+  _NOTICE._serialized_end=7264
+  _QUERYRESULTSREQUEST._serialized_start=7266
+  _QUERYRESULTSREQUEST._serialized_end=7308
+  _QUERYRESULTSRESPONSE._serialized_start=7310
+  _QUERYRESULTSRESPONSE._serialized_end=7397
+  _RESULTROW._serialized_start=7400
+  _RESULTROW._serialized_end=10126
+  _QUERYRUNSREQUEST._serialized_start=10128
+  _QUERYRUNSREQUEST._serialized_end=10194
+  _QUERYRUNSRESPONSE._serialized_start=10196
+  _QUERYRUNSRESPONSE._serialized_end=10256
+  _RUNROW._serialized_start=10258
+  _RUNROW._serialized_end=10307
+  _AGENTGATEWAY._serialized_start=10310
+  _AGENTGATEWAY._serialized_end=10582
+  _FLEETCONTROL._serialized_start=10585
+  _FLEETCONTROL._serialized_end=11441
 # @@protoc_insertion_point(module_scope)

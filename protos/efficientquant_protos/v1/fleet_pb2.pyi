@@ -93,7 +93,7 @@ class RunProgress(google.protobuf.message.Message):
     FRACTION_FIELD_NUMBER: builtins.int
     run_id: typing.Text
     phase: typing.Text
-    """"fetch", "load", "warmup", "measure" """
+    """"fetch", "clocks", "gate", "idle", "build", "load", "warmup", "measure", "profile" """
 
     fraction: builtins.float
     """0 to 1 within the phase"""
@@ -135,6 +135,11 @@ class DeviceSnapshot(google.protobuf.message.Message):
     L4T_FIELD_NUMBER: builtins.int
     LIBRARY_VERSIONS_FIELD_NUMBER: builtins.int
     BACKENDS_FIELD_NUMBER: builtins.int
+    JETPACK_FIELD_NUMBER: builtins.int
+    CUDA_VERSION_FIELD_NUMBER: builtins.int
+    POWER_MODE_FIELD_NUMBER: builtins.int
+    CLOCK_CONTROL_FIELD_NUMBER: builtins.int
+    GPUS_FIELD_NUMBER: builtins.int
     board_id: typing.Text
     """Serial number, machine id or GPU UUID: two agents with the same one share a board."""
 
@@ -155,6 +160,18 @@ class DeviceSnapshot(google.protobuf.message.Message):
         pass
     @property
     def backends(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Backend]: ...
+    jetpack: typing.Text
+    """e.g. "4.6.1" on a Jetson, empty elsewhere"""
+
+    cuda_version: typing.Text
+    power_mode: typing.Text
+    """As the board names it, e.g. "MAXN"; empty where there are none."""
+
+    clock_control: typing.Text
+    """What may change clocks here: "root", "helper" or "none"."""
+
+    @property
+    def gpus(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Gpu]: ...
     def __init__(self,
         *,
         board_id: typing.Text = ...,
@@ -169,9 +186,55 @@ class DeviceSnapshot(google.protobuf.message.Message):
         l4t: typing.Text = ...,
         library_versions: typing.Optional[typing.Mapping[typing.Text, typing.Text]] = ...,
         backends: typing.Optional[typing.Iterable[global___Backend]] = ...,
+        jetpack: typing.Text = ...,
+        cuda_version: typing.Text = ...,
+        power_mode: typing.Text = ...,
+        clock_control: typing.Text = ...,
+        gpus: typing.Optional[typing.Iterable[global___Gpu]] = ...,
         ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["architecture",b"architecture","backends",b"backends","board",b"board","board_id",b"board_id","cpu_count",b"cpu_count","cpu_model",b"cpu_model","kernel",b"kernel","l4t",b"l4t","library_versions",b"library_versions","memory_total_bytes",b"memory_total_bytes","os",b"os","swap_total_bytes",b"swap_total_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["architecture",b"architecture","backends",b"backends","board",b"board","board_id",b"board_id","clock_control",b"clock_control","cpu_count",b"cpu_count","cpu_model",b"cpu_model","cuda_version",b"cuda_version","gpus",b"gpus","jetpack",b"jetpack","kernel",b"kernel","l4t",b"l4t","library_versions",b"library_versions","memory_total_bytes",b"memory_total_bytes","os",b"os","power_mode",b"power_mode","swap_total_bytes",b"swap_total_bytes"]) -> None: ...
 global___DeviceSnapshot = DeviceSnapshot
+
+class Gpu(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+    NAME_FIELD_NUMBER: builtins.int
+    UUID_FIELD_NUMBER: builtins.int
+    COMPUTE_CAPABILITY_FIELD_NUMBER: builtins.int
+    MEMORY_TOTAL_BYTES_FIELD_NUMBER: builtins.int
+    INTEGRATED_FIELD_NUMBER: builtins.int
+    FP16_FIELD_NUMBER: builtins.int
+    INT8_FIELD_NUMBER: builtins.int
+    TF32_FIELD_NUMBER: builtins.int
+    DRIVER_VERSION_FIELD_NUMBER: builtins.int
+    name: typing.Text
+    uuid: typing.Text
+    compute_capability: builtins.int
+    """53 for SM 5.3; 0 when it is not known"""
+
+    memory_total_bytes: builtins.int
+    integrated: builtins.bool
+    """Shares its memory with the CPU."""
+
+    fp16: builtins.bool
+    int8: builtins.bool
+    tf32: builtins.bool
+    driver_version: typing.Text
+    def __init__(self,
+        *,
+        name: typing.Text = ...,
+        uuid: typing.Text = ...,
+        compute_capability: builtins.int = ...,
+        memory_total_bytes: typing.Optional[builtins.int] = ...,
+        integrated: builtins.bool = ...,
+        fp16: builtins.bool = ...,
+        int8: builtins.bool = ...,
+        tf32: builtins.bool = ...,
+        driver_version: typing.Text = ...,
+        ) -> None: ...
+    def HasField(self, field_name: typing_extensions.Literal["_memory_total_bytes",b"_memory_total_bytes","memory_total_bytes",b"memory_total_bytes"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing_extensions.Literal["_memory_total_bytes",b"_memory_total_bytes","compute_capability",b"compute_capability","driver_version",b"driver_version","fp16",b"fp16","int8",b"int8","integrated",b"integrated","memory_total_bytes",b"memory_total_bytes","name",b"name","tf32",b"tf32","uuid",b"uuid"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_memory_total_bytes",b"_memory_total_bytes"]) -> typing.Optional[typing_extensions.Literal["memory_total_bytes"]]: ...
+global___Gpu = Gpu
 
 class Backend(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -179,7 +242,7 @@ class Backend(google.protobuf.message.Message):
     VERSION_FIELD_NUMBER: builtins.int
     PROVIDERS_FIELD_NUMBER: builtins.int
     name: typing.Text
-    """"ort-cpu", later "trt" """
+    """"trt", "trt-rtx", "ort-trt", "ort-cuda" or "ort-cpu" """
 
     version: typing.Text
     @property
@@ -255,6 +318,9 @@ class Assignment(google.protobuf.message.Message):
     BACKEND_FIELD_NUMBER: builtins.int
     MEASUREMENT_FIELD_NUMBER: builtins.int
     TIMEOUT_S_FIELD_NUMBER: builtins.int
+    TARGET_FIELD_NUMBER: builtins.int
+    BUILDER_FLAGS_FIELD_NUMBER: builtins.int
+    REFERENCE_FIELD_NUMBER: builtins.int
     run_id: typing.Text
     job_id: typing.Text
     campaign_id: typing.Text
@@ -270,6 +336,17 @@ class Assignment(google.protobuf.message.Message):
     timeout_s: builtins.float
     """A run that takes longer is killed and reported as "timeout"."""
 
+    target: typing.Text
+    """What the artifact was lowered for, e.g. "jetson-nano"."""
+
+    @property
+    def builder_flags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]:
+        """What an engine is built with, from the artifact's metadata: "fp16", "int8"."""
+        pass
+    @property
+    def reference(self) -> global___ArtifactRef:
+        """Inputs and the outputs they must give, fetched like an artifact: an .npz of float arrays. Unset: none."""
+        pass
     def __init__(self,
         *,
         run_id: typing.Text = ...,
@@ -283,9 +360,12 @@ class Assignment(google.protobuf.message.Message):
         backend: typing.Text = ...,
         measurement: typing.Optional[global___Measurement] = ...,
         timeout_s: builtins.float = ...,
+        target: typing.Text = ...,
+        builder_flags: typing.Optional[typing.Iterable[typing.Text]] = ...,
+        reference: typing.Optional[global___ArtifactRef] = ...,
         ) -> None: ...
-    def HasField(self, field_name: typing_extensions.Literal["artifact",b"artifact","measurement",b"measurement"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["artifact",b"artifact","attempt",b"attempt","backend",b"backend","campaign_id",b"campaign_id","job_id",b"job_id","measurement",b"measurement","model",b"model","recipe",b"recipe","repeat_index",b"repeat_index","run_id",b"run_id","timeout_s",b"timeout_s"]) -> None: ...
+    def HasField(self, field_name: typing_extensions.Literal["artifact",b"artifact","measurement",b"measurement","reference",b"reference"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing_extensions.Literal["artifact",b"artifact","attempt",b"attempt","backend",b"backend","builder_flags",b"builder_flags","campaign_id",b"campaign_id","job_id",b"job_id","measurement",b"measurement","model",b"model","recipe",b"recipe","reference",b"reference","repeat_index",b"repeat_index","run_id",b"run_id","target",b"target","timeout_s",b"timeout_s"]) -> None: ...
 global___Assignment = Assignment
 
 class ArtifactRef(google.protobuf.message.Message):
@@ -317,6 +397,15 @@ class Measurement(google.protobuf.message.Message):
     INPUT_SEED_FIELD_NUMBER: builtins.int
     INTRA_OP_THREADS_FIELD_NUMBER: builtins.int
     SAMPLING_INTERVAL_S_FIELD_NUMBER: builtins.int
+    CUDA_GRAPH_FIELD_NUMBER: builtins.int
+    SYNC_MODE_FIELD_NUMBER: builtins.int
+    MEMORY_KIND_FIELD_NUMBER: builtins.int
+    PROFILE_LAYERS_FIELD_NUMBER: builtins.int
+    IDLE_S_FIELD_NUMBER: builtins.int
+    MAX_START_TEMPERATURE_C_FIELD_NUMBER: builtins.int
+    GATE_TIMEOUT_S_FIELD_NUMBER: builtins.int
+    LOCK_CLOCKS_FIELD_NUMBER: builtins.int
+    POWER_MODE_FIELD_NUMBER: builtins.int
     tier: typing.Text
     min_time_s: builtins.float
     min_count: builtins.int
@@ -331,6 +420,27 @@ class Measurement(google.protobuf.message.Message):
     """0: the runtime's own default"""
 
     sampling_interval_s: builtins.float
+    cuda_graph: builtins.bool
+    sync_mode: typing.Text
+    """How the host waits for a GPU: "spin" (also when empty) or "block"."""
+
+    memory_kind: typing.Text
+    """"auto" (also when empty), "pinned", "mapped" or "device" (no transfers)."""
+
+    profile_layers: builtins.bool
+    """A separate pass per layer after the measurement."""
+
+    idle_s: builtins.float
+    """How long the board is watched at rest before loading and after measuring."""
+
+    max_start_temperature_c: builtins.float
+    """The board must be cooler than this before it starts; 0: no gate."""
+
+    gate_timeout_s: builtins.float
+    lock_clocks: builtins.bool
+    """Nothing about clocks and modes is changed unless one of these asks for it."""
+
+    power_mode: typing.Text
     def __init__(self,
         *,
         tier: typing.Text = ...,
@@ -343,8 +453,17 @@ class Measurement(google.protobuf.message.Message):
         input_seed: builtins.int = ...,
         intra_op_threads: builtins.int = ...,
         sampling_interval_s: builtins.float = ...,
+        cuda_graph: builtins.bool = ...,
+        sync_mode: typing.Text = ...,
+        memory_kind: typing.Text = ...,
+        profile_layers: builtins.bool = ...,
+        idle_s: builtins.float = ...,
+        max_start_temperature_c: builtins.float = ...,
+        gate_timeout_s: builtins.float = ...,
+        lock_clocks: builtins.bool = ...,
+        power_mode: typing.Text = ...,
         ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["input_count",b"input_count","input_seed",b"input_seed","intra_op_threads",b"intra_op_threads","min_count",b"min_count","min_time_s",b"min_time_s","sampling_interval_s",b"sampling_interval_s","tier",b"tier","warmup_max_time_s",b"warmup_max_time_s","warmup_min_count",b"warmup_min_count","warmup_min_time_s",b"warmup_min_time_s"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["cuda_graph",b"cuda_graph","gate_timeout_s",b"gate_timeout_s","idle_s",b"idle_s","input_count",b"input_count","input_seed",b"input_seed","intra_op_threads",b"intra_op_threads","lock_clocks",b"lock_clocks","max_start_temperature_c",b"max_start_temperature_c","memory_kind",b"memory_kind","min_count",b"min_count","min_time_s",b"min_time_s","power_mode",b"power_mode","profile_layers",b"profile_layers","sampling_interval_s",b"sampling_interval_s","sync_mode",b"sync_mode","tier",b"tier","warmup_max_time_s",b"warmup_max_time_s","warmup_min_count",b"warmup_min_count","warmup_min_time_s",b"warmup_min_time_s"]) -> None: ...
 global___Measurement = Measurement
 
 class CancelRun(google.protobuf.message.Message):
@@ -462,6 +581,19 @@ class RunResult(google.protobuf.message.Message):
             ) -> None: ...
         def ClearField(self, field_name: typing_extensions.Literal["key",b"key","value",b"value"]) -> None: ...
 
+    class ConditionsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: typing.Text
+        value: typing.Text
+        def __init__(self,
+            *,
+            key: typing.Text = ...,
+            value: typing.Text = ...,
+            ) -> None: ...
+        def ClearField(self, field_name: typing_extensions.Literal["key",b"key","value",b"value"]) -> None: ...
+
     RUN_ID_FIELD_NUMBER: builtins.int
     DEVICE_ID_FIELD_NUMBER: builtins.int
     ATTEMPT_FIELD_NUMBER: builtins.int
@@ -490,13 +622,20 @@ class RunResult(google.protobuf.message.Message):
     SAMPLER_CPU_S_FIELD_NUMBER: builtins.int
     SAMPLER_WAKEUPS_FIELD_NUMBER: builtins.int
     DEVICE_FIELD_NUMBER: builtins.int
+    DEVICE_LATENCY_S_FIELD_NUMBER: builtins.int
+    WINDOWS_FIELD_NUMBER: builtins.int
+    CONDITIONS_FIELD_NUMBER: builtins.int
+    FINDINGS_FIELD_NUMBER: builtins.int
+    AGREEMENT_FIELD_NUMBER: builtins.int
+    ENGINE_FIELD_NUMBER: builtins.int
+    DEVICE_MEMORY_BYTES_FIELD_NUMBER: builtins.int
     run_id: typing.Text
     device_id: typing.Text
     attempt: builtins.int
     failure_type: typing.Text
     """Empty for a run that succeeded, else a typed failure:
-    "artifact_unavailable", "artifact_corrupt", "load_failed", "runtime_error", "runtime_oom",
-    "timeout", "cancelled", "agent_error"
+    "artifact_unavailable", "artifact_corrupt", "refused" (pre-flight), "clocks_failed", "build_failed", "build_oom",
+    "unsupported_op", "load_failed", "wrong_outputs", "runtime_error", "runtime_oom", "timeout", "cancelled", "agent_error"
     """
 
     failure_message: typing.Text
@@ -548,6 +687,25 @@ class RunResult(google.protobuf.message.Message):
     sampler_wakeups: builtins.int
     @property
     def device(self) -> global___DeviceSnapshot: ...
+    @property
+    def device_latency_s(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """By the device's own clock (CUDA events), one entry per inference, in order."""
+        pass
+    @property
+    def windows(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Window]: ...
+    @property
+    def conditions(self) -> google.protobuf.internal.containers.ScalarMap[typing.Text, typing.Text]:
+        """What a comparison depends on, e.g. {"power_mode": "MAXN", "clocks": "locked", "rail_set": "POM_5V_IN"}"""
+        pass
+    @property
+    def findings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Finding]: ...
+    @property
+    def agreement(self) -> global___Agreement: ...
+    @property
+    def engine(self) -> global___Engine: ...
+    device_memory_bytes: builtins.int
+    """What loading took of the GPU's memory, as the runtime saw it."""
+
     def __init__(self,
         *,
         run_id: typing.Text = ...,
@@ -578,13 +736,22 @@ class RunResult(google.protobuf.message.Message):
         sampler_cpu_s: typing.Optional[builtins.float] = ...,
         sampler_wakeups: typing.Optional[builtins.int] = ...,
         device: typing.Optional[global___DeviceSnapshot] = ...,
+        device_latency_s: typing.Optional[typing.Iterable[builtins.float]] = ...,
+        windows: typing.Optional[typing.Iterable[global___Window]] = ...,
+        conditions: typing.Optional[typing.Mapping[typing.Text, typing.Text]] = ...,
+        findings: typing.Optional[typing.Iterable[global___Finding]] = ...,
+        agreement: typing.Optional[global___Agreement] = ...,
+        engine: typing.Optional[global___Engine] = ...,
+        device_memory_bytes: typing.Optional[builtins.int] = ...,
         ) -> None: ...
-    def HasField(self, field_name: typing_extensions.Literal["_board_available_before_bytes",b"_board_available_before_bytes","_board_available_min_bytes",b"_board_available_min_bytes","_peak_pss_bytes",b"_peak_pss_bytes","_sampler_cpu_s",b"_sampler_cpu_s","_sampler_wakeups",b"_sampler_wakeups","_swap_used_before_bytes",b"_swap_used_before_bytes","_swap_used_max_bytes",b"_swap_used_max_bytes","board_available_before_bytes",b"board_available_before_bytes","board_available_min_bytes",b"board_available_min_bytes","device",b"device","peak_pss_bytes",b"peak_pss_bytes","sampler_cpu_s",b"sampler_cpu_s","sampler_wakeups",b"sampler_wakeups","swap_used_before_bytes",b"swap_used_before_bytes","swap_used_max_bytes",b"swap_used_max_bytes"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["_board_available_before_bytes",b"_board_available_before_bytes","_board_available_min_bytes",b"_board_available_min_bytes","_peak_pss_bytes",b"_peak_pss_bytes","_sampler_cpu_s",b"_sampler_cpu_s","_sampler_wakeups",b"_sampler_wakeups","_swap_used_before_bytes",b"_swap_used_before_bytes","_swap_used_max_bytes",b"_swap_used_max_bytes","agent_version",b"agent_version","attempt",b"attempt","backend",b"backend","board_available_before_bytes",b"board_available_before_bytes","board_available_min_bytes",b"board_available_min_bytes","device",b"device","device_id",b"device_id","duration_s",b"duration_s","failure_message",b"failure_message","failure_type",b"failure_type","latency_s",b"latency_s","library_versions",b"library_versions","log_tail",b"log_tail","peak_pss_bytes",b"peak_pss_bytes","protocol_version",b"protocol_version","providers",b"providers","run_id",b"run_id","sampler_cpu_s",b"sampler_cpu_s","sampler_wakeups",b"sampler_wakeups","series",b"series","session_options",b"session_options","stages",b"stages","started_monotonic_s",b"started_monotonic_s","started_unix_s",b"started_unix_s","swap_used_before_bytes",b"swap_used_before_bytes","swap_used_max_bytes",b"swap_used_max_bytes","warmup_converged",b"warmup_converged","warmup_latency_s",b"warmup_latency_s"]) -> None: ...
+    def HasField(self, field_name: typing_extensions.Literal["_board_available_before_bytes",b"_board_available_before_bytes","_board_available_min_bytes",b"_board_available_min_bytes","_device_memory_bytes",b"_device_memory_bytes","_peak_pss_bytes",b"_peak_pss_bytes","_sampler_cpu_s",b"_sampler_cpu_s","_sampler_wakeups",b"_sampler_wakeups","_swap_used_before_bytes",b"_swap_used_before_bytes","_swap_used_max_bytes",b"_swap_used_max_bytes","agreement",b"agreement","board_available_before_bytes",b"board_available_before_bytes","board_available_min_bytes",b"board_available_min_bytes","device",b"device","device_memory_bytes",b"device_memory_bytes","engine",b"engine","peak_pss_bytes",b"peak_pss_bytes","sampler_cpu_s",b"sampler_cpu_s","sampler_wakeups",b"sampler_wakeups","swap_used_before_bytes",b"swap_used_before_bytes","swap_used_max_bytes",b"swap_used_max_bytes"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing_extensions.Literal["_board_available_before_bytes",b"_board_available_before_bytes","_board_available_min_bytes",b"_board_available_min_bytes","_device_memory_bytes",b"_device_memory_bytes","_peak_pss_bytes",b"_peak_pss_bytes","_sampler_cpu_s",b"_sampler_cpu_s","_sampler_wakeups",b"_sampler_wakeups","_swap_used_before_bytes",b"_swap_used_before_bytes","_swap_used_max_bytes",b"_swap_used_max_bytes","agent_version",b"agent_version","agreement",b"agreement","attempt",b"attempt","backend",b"backend","board_available_before_bytes",b"board_available_before_bytes","board_available_min_bytes",b"board_available_min_bytes","conditions",b"conditions","device",b"device","device_id",b"device_id","device_latency_s",b"device_latency_s","device_memory_bytes",b"device_memory_bytes","duration_s",b"duration_s","engine",b"engine","failure_message",b"failure_message","failure_type",b"failure_type","findings",b"findings","latency_s",b"latency_s","library_versions",b"library_versions","log_tail",b"log_tail","peak_pss_bytes",b"peak_pss_bytes","protocol_version",b"protocol_version","providers",b"providers","run_id",b"run_id","sampler_cpu_s",b"sampler_cpu_s","sampler_wakeups",b"sampler_wakeups","series",b"series","session_options",b"session_options","stages",b"stages","started_monotonic_s",b"started_monotonic_s","started_unix_s",b"started_unix_s","swap_used_before_bytes",b"swap_used_before_bytes","swap_used_max_bytes",b"swap_used_max_bytes","warmup_converged",b"warmup_converged","warmup_latency_s",b"warmup_latency_s","windows",b"windows"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_board_available_before_bytes",b"_board_available_before_bytes"]) -> typing.Optional[typing_extensions.Literal["board_available_before_bytes"]]: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_board_available_min_bytes",b"_board_available_min_bytes"]) -> typing.Optional[typing_extensions.Literal["board_available_min_bytes"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_device_memory_bytes",b"_device_memory_bytes"]) -> typing.Optional[typing_extensions.Literal["device_memory_bytes"]]: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_peak_pss_bytes",b"_peak_pss_bytes"]) -> typing.Optional[typing_extensions.Literal["peak_pss_bytes"]]: ...
     @typing.overload
@@ -597,6 +764,135 @@ class RunResult(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_swap_used_max_bytes",b"_swap_used_max_bytes"]) -> typing.Optional[typing_extensions.Literal["swap_used_max_bytes"]]: ...
 global___RunResult = RunResult
 
+class Window(google.protobuf.message.Message):
+    """A named part of a run: "idle_before", "load", "warmup", "measure", "idle_after"; seconds since the run's start."""
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+    NAME_FIELD_NUMBER: builtins.int
+    START_S_FIELD_NUMBER: builtins.int
+    END_S_FIELD_NUMBER: builtins.int
+    name: typing.Text
+    start_s: builtins.float
+    end_s: builtins.float
+    def __init__(self,
+        *,
+        name: typing.Text = ...,
+        start_s: builtins.float = ...,
+        end_s: builtins.float = ...,
+        ) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["end_s",b"end_s","name",b"name","start_s",b"start_s"]) -> None: ...
+global___Window = Window
+
+class Finding(google.protobuf.message.Message):
+    """Something that bears on how far a result can be trusted."""
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+    CHECK_FIELD_NUMBER: builtins.int
+    SEVERITY_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    check: typing.Text
+    """e.g. "temperature", "gpu_processes", "sensor" """
+
+    severity: typing.Text
+    """"info", "soft" or "invalid" """
+
+    message: typing.Text
+    def __init__(self,
+        *,
+        check: typing.Text = ...,
+        severity: typing.Text = ...,
+        message: typing.Text = ...,
+        ) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["check",b"check","message",b"message","severity",b"severity"]) -> None: ...
+global___Finding = Finding
+
+class Agreement(google.protobuf.message.Message):
+    """The outputs on the device beside the reference outputs that travel with the artifact."""
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+    MAX_ABS_FIELD_NUMBER: builtins.int
+    COSINE_FIELD_NUMBER: builtins.int
+    ARGMAX_MATCHES_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    max_abs: builtins.float
+    cosine: builtins.float
+    argmax_matches: builtins.int
+    """Inputs with the same largest output, of `count`."""
+
+    count: builtins.int
+    def __init__(self,
+        *,
+        max_abs: builtins.float = ...,
+        cosine: builtins.float = ...,
+        argmax_matches: builtins.int = ...,
+        count: builtins.int = ...,
+        ) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["argmax_matches",b"argmax_matches","cosine",b"cosine","count",b"count","max_abs",b"max_abs"]) -> None: ...
+global___Agreement = Agreement
+
+class Engine(google.protobuf.message.Message):
+    """What a device built from an artifact. Engines themselves never travel."""
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+    class SettingsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: typing.Text
+        value: typing.Text
+        def __init__(self,
+            *,
+            key: typing.Text = ...,
+            value: typing.Text = ...,
+            ) -> None: ...
+        def ClearField(self, field_name: typing_extensions.Literal["key",b"key","value",b"value"]) -> None: ...
+
+    class RealisedPrecisionEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: typing.Text
+        value: builtins.int
+        def __init__(self,
+            *,
+            key: typing.Text = ...,
+            value: builtins.int = ...,
+            ) -> None: ...
+        def ClearField(self, field_name: typing_extensions.Literal["key",b"key","value",b"value"]) -> None: ...
+
+    SHA256_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    FROM_CACHE_FIELD_NUMBER: builtins.int
+    WORKSPACE_BYTES_FIELD_NUMBER: builtins.int
+    NOTES_FIELD_NUMBER: builtins.int
+    SETTINGS_FIELD_NUMBER: builtins.int
+    REALISED_PRECISION_FIELD_NUMBER: builtins.int
+    LAYERS_JSON_FIELD_NUMBER: builtins.int
+    sha256: typing.Text
+    size_bytes: builtins.int
+    from_cache: builtins.bool
+    workspace_bytes: builtins.int
+    @property
+    def notes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]: ...
+    @property
+    def settings(self) -> google.protobuf.internal.containers.ScalarMap[typing.Text, typing.Text]: ...
+    @property
+    def realised_precision(self) -> google.protobuf.internal.containers.ScalarMap[typing.Text, builtins.int]:
+        """Layers by the type they compute in, e.g. {"int8": 35, "fp16": 140}"""
+        pass
+    layers_json: typing.Text
+    """A JSON list of layers: {"name", "type", "precision", …}, with "mean_s" where they were profiled."""
+
+    def __init__(self,
+        *,
+        sha256: typing.Text = ...,
+        size_bytes: builtins.int = ...,
+        from_cache: builtins.bool = ...,
+        workspace_bytes: builtins.int = ...,
+        notes: typing.Optional[typing.Iterable[typing.Text]] = ...,
+        settings: typing.Optional[typing.Mapping[typing.Text, typing.Text]] = ...,
+        realised_precision: typing.Optional[typing.Mapping[typing.Text, builtins.int]] = ...,
+        layers_json: typing.Text = ...,
+        ) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["from_cache",b"from_cache","layers_json",b"layers_json","notes",b"notes","realised_precision",b"realised_precision","settings",b"settings","sha256",b"sha256","size_bytes",b"size_bytes","workspace_bytes",b"workspace_bytes"]) -> None: ...
+global___Engine = Engine
+
 class StageTiming(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     STAGE_FIELD_NUMBER: builtins.int
@@ -604,7 +900,9 @@ class StageTiming(google.protobuf.message.Message):
     SIZE_BYTES_FIELD_NUMBER: builtins.int
     COLD_FIELD_NUMBER: builtins.int
     stage: typing.Text
-    """"transfer", "read", "session_create", "first_inference", … in the order they ran"""
+    """"transfer", "parse", "build", "read", "session_create" or "deserialize" and "create_context", "first_inference", …
+    in the order they ran; a second loading in the same process has "warm_" before each name.
+    """
 
     duration_s: builtins.float
     size_bytes: builtins.int
@@ -747,6 +1045,16 @@ class SubmitCampaignRequest(google.protobuf.message.Message):
     SEED_FIELD_NUMBER: builtins.int
     INTRA_OP_THREADS_FIELD_NUMBER: builtins.int
     CALIBRATION_FIELD_NUMBER: builtins.int
+    PAPER_FIELD_NUMBER: builtins.int
+    CUDA_GRAPH_FIELD_NUMBER: builtins.int
+    SYNC_MODE_FIELD_NUMBER: builtins.int
+    MEMORY_KIND_FIELD_NUMBER: builtins.int
+    PROFILE_LAYERS_FIELD_NUMBER: builtins.int
+    IDLE_S_FIELD_NUMBER: builtins.int
+    MAX_START_TEMPERATURE_C_FIELD_NUMBER: builtins.int
+    LOCK_CLOCKS_FIELD_NUMBER: builtins.int
+    POWER_MODE_FIELD_NUMBER: builtins.int
+    BACKEND_FIELD_NUMBER: builtins.int
     @property
     def models(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]: ...
     @property
@@ -769,6 +1077,22 @@ class SubmitCampaignRequest(google.protobuf.message.Message):
     def calibration(self) -> global___Calibration:
         """What recipes are calibrated on; unset: synthetic images."""
         pass
+    paper: builtins.bool
+    """Ten repeats averaged, load time and memory as the paper has them, under their own names."""
+
+    cuda_graph: builtins.bool
+    """How to measure beyond the tier; the fields of Measurement with the same names."""
+
+    sync_mode: typing.Text
+    memory_kind: typing.Text
+    profile_layers: builtins.bool
+    idle_s: builtins.float
+    max_start_temperature_c: builtins.float
+    lock_clocks: builtins.bool
+    power_mode: typing.Text
+    backend: typing.Text
+    """Only devices with this backend, and with it; empty: each device's preferred one."""
+
     def __init__(self,
         *,
         models: typing.Optional[typing.Iterable[typing.Text]] = ...,
@@ -780,9 +1104,23 @@ class SubmitCampaignRequest(google.protobuf.message.Message):
         seed: builtins.int = ...,
         intra_op_threads: builtins.int = ...,
         calibration: typing.Optional[global___Calibration] = ...,
+        paper: builtins.bool = ...,
+        cuda_graph: builtins.bool = ...,
+        sync_mode: typing.Text = ...,
+        memory_kind: typing.Text = ...,
+        profile_layers: builtins.bool = ...,
+        idle_s: typing.Optional[builtins.float] = ...,
+        max_start_temperature_c: typing.Optional[builtins.float] = ...,
+        lock_clocks: builtins.bool = ...,
+        power_mode: typing.Text = ...,
+        backend: typing.Text = ...,
         ) -> None: ...
-    def HasField(self, field_name: typing_extensions.Literal["calibration",b"calibration","weights",b"weights"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["calibration",b"calibration","devices",b"devices","intra_op_threads",b"intra_op_threads","models",b"models","recipes",b"recipes","repeats",b"repeats","seed",b"seed","tier",b"tier","weights",b"weights"]) -> None: ...
+    def HasField(self, field_name: typing_extensions.Literal["_idle_s",b"_idle_s","_max_start_temperature_c",b"_max_start_temperature_c","calibration",b"calibration","idle_s",b"idle_s","max_start_temperature_c",b"max_start_temperature_c","weights",b"weights"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing_extensions.Literal["_idle_s",b"_idle_s","_max_start_temperature_c",b"_max_start_temperature_c","backend",b"backend","calibration",b"calibration","cuda_graph",b"cuda_graph","devices",b"devices","idle_s",b"idle_s","intra_op_threads",b"intra_op_threads","lock_clocks",b"lock_clocks","max_start_temperature_c",b"max_start_temperature_c","memory_kind",b"memory_kind","models",b"models","paper",b"paper","power_mode",b"power_mode","profile_layers",b"profile_layers","recipes",b"recipes","repeats",b"repeats","seed",b"seed","sync_mode",b"sync_mode","tier",b"tier","weights",b"weights"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_idle_s",b"_idle_s"]) -> typing.Optional[typing_extensions.Literal["idle_s"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_max_start_temperature_c",b"_max_start_temperature_c"]) -> typing.Optional[typing_extensions.Literal["max_start_temperature_c"]]: ...
 global___SubmitCampaignRequest = SubmitCampaignRequest
 
 class Calibration(google.protobuf.message.Message):
@@ -973,6 +1311,7 @@ class BuildStatus(google.protobuf.message.Message):
     STATE_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
     ARTIFACT_FIELD_NUMBER: builtins.int
+    TARGET_FIELD_NUMBER: builtins.int
     model: typing.Text
     recipe: typing.Text
     state: typing.Text
@@ -981,6 +1320,9 @@ class BuildStatus(google.protobuf.message.Message):
     message: typing.Text
     @property
     def artifact(self) -> global___ArtifactRef: ...
+    target: typing.Text
+    """What it is lowered for, e.g. "jetson-nano"."""
+
     def __init__(self,
         *,
         model: typing.Text = ...,
@@ -988,9 +1330,10 @@ class BuildStatus(google.protobuf.message.Message):
         state: typing.Text = ...,
         message: typing.Text = ...,
         artifact: typing.Optional[global___ArtifactRef] = ...,
+        target: typing.Text = ...,
         ) -> None: ...
     def HasField(self, field_name: typing_extensions.Literal["_artifact",b"_artifact","artifact",b"artifact"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["_artifact",b"_artifact","artifact",b"artifact","message",b"message","model",b"model","recipe",b"recipe","state",b"state"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["_artifact",b"_artifact","artifact",b"artifact","message",b"message","model",b"model","recipe",b"recipe","state",b"state","target",b"target"]) -> None: ...
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_artifact",b"_artifact"]) -> typing.Optional[typing_extensions.Literal["artifact"]]: ...
 global___BuildStatus = BuildStatus
 
@@ -1127,6 +1470,29 @@ class ResultRow(google.protobuf.message.Message):
     INTEGER_OPERATORS_FIELD_NUMBER: builtins.int
     FLOAT_OPERATORS_FIELD_NUMBER: builtins.int
     ARITHMETIC_FIELD_NUMBER: builtins.int
+    VERDICT_FIELD_NUMBER: builtins.int
+    VERDICT_REASONS_FIELD_NUMBER: builtins.int
+    LATENCY_P90_BOUND_S_FIELD_NUMBER: builtins.int
+    LATENCY_P99_BOUND_S_FIELD_NUMBER: builtins.int
+    DEVICE_LATENCY_P50_S_FIELD_NUMBER: builtins.int
+    ENERGY_PER_INFERENCE_J_FIELD_NUMBER: builtins.int
+    NET_ENERGY_PER_INFERENCE_J_FIELD_NUMBER: builtins.int
+    MEAN_POWER_W_FIELD_NUMBER: builtins.int
+    IDLE_POWER_W_FIELD_NUMBER: builtins.int
+    RAIL_SET_FIELD_NUMBER: builtins.int
+    MAX_TEMPERATURE_C_FIELD_NUMBER: builtins.int
+    GPU_CLOCK_MIN_HZ_FIELD_NUMBER: builtins.int
+    GPU_CLOCK_MAX_HZ_FIELD_NUMBER: builtins.int
+    PAPER_LOAD_S_FIELD_NUMBER: builtins.int
+    PAPER_MEMORY_BYTES_FIELD_NUMBER: builtins.int
+    PAPER_MEMORY_KIND_FIELD_NUMBER: builtins.int
+    GPU_PROCESS_PEAK_BYTES_FIELD_NUMBER: builtins.int
+    OUTPUT_MAX_ABS_FIELD_NUMBER: builtins.int
+    OUTPUT_COSINE_FIELD_NUMBER: builtins.int
+    OUTPUT_ARGMAX_AGREEMENT_FIELD_NUMBER: builtins.int
+    TARGET_FIELD_NUMBER: builtins.int
+    REALISED_PRECISION_FIELD_NUMBER: builtins.int
+    CONDITIONS_FIELD_NUMBER: builtins.int
     campaign_id: typing.Text
     job_id: typing.Text
     device: typing.Text
@@ -1196,6 +1562,42 @@ class ResultRow(google.protobuf.message.Message):
     arithmetic: typing.Text
     """What that check said in words, with the runtime it was made with."""
 
+    verdict: typing.Text
+    """How sure the row is: "A", "B" or "INVALID", the worst of its repeats; empty before there is one."""
+
+    @property
+    def verdict_reasons(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]:
+        """Sentences, the reasons of all repeats, each once."""
+        pass
+    latency_p90_bound_s: builtins.float
+    latency_p99_bound_s: builtins.float
+    device_latency_p50_s: builtins.float
+    energy_per_inference_j: builtins.float
+    net_energy_per_inference_j: builtins.float
+    mean_power_w: builtins.float
+    idle_power_w: builtins.float
+    rail_set: typing.Text
+    max_temperature_c: builtins.float
+    gpu_clock_min_hz: builtins.float
+    gpu_clock_max_hz: builtins.float
+    paper_load_s: builtins.float
+    """As the paper has them: read + deserialize + create context, and used memory averaged over the run."""
+
+    paper_memory_bytes: builtins.int
+    paper_memory_kind: typing.Text
+    """"board used RAM" or "device used memory": never to be compared with each other."""
+
+    gpu_process_peak_bytes: builtins.int
+    output_max_abs: builtins.float
+    output_cosine: builtins.float
+    output_argmax_agreement: builtins.float
+    target: typing.Text
+    realised_precision: typing.Text
+    """JSON: layers by the type they compute in."""
+
+    conditions: typing.Text
+    """JSON: what a comparison depends on."""
+
     def __init__(self,
         *,
         campaign_id: typing.Text = ...,
@@ -1245,17 +1647,52 @@ class ResultRow(google.protobuf.message.Message):
         integer_operators: typing.Optional[builtins.int] = ...,
         float_operators: typing.Optional[builtins.int] = ...,
         arithmetic: typing.Text = ...,
+        verdict: typing.Text = ...,
+        verdict_reasons: typing.Optional[typing.Iterable[typing.Text]] = ...,
+        latency_p90_bound_s: typing.Optional[builtins.float] = ...,
+        latency_p99_bound_s: typing.Optional[builtins.float] = ...,
+        device_latency_p50_s: typing.Optional[builtins.float] = ...,
+        energy_per_inference_j: typing.Optional[builtins.float] = ...,
+        net_energy_per_inference_j: typing.Optional[builtins.float] = ...,
+        mean_power_w: typing.Optional[builtins.float] = ...,
+        idle_power_w: typing.Optional[builtins.float] = ...,
+        rail_set: typing.Text = ...,
+        max_temperature_c: typing.Optional[builtins.float] = ...,
+        gpu_clock_min_hz: typing.Optional[builtins.float] = ...,
+        gpu_clock_max_hz: typing.Optional[builtins.float] = ...,
+        paper_load_s: typing.Optional[builtins.float] = ...,
+        paper_memory_bytes: typing.Optional[builtins.int] = ...,
+        paper_memory_kind: typing.Text = ...,
+        gpu_process_peak_bytes: typing.Optional[builtins.int] = ...,
+        output_max_abs: typing.Optional[builtins.float] = ...,
+        output_cosine: typing.Optional[builtins.float] = ...,
+        output_argmax_agreement: typing.Optional[builtins.float] = ...,
+        target: typing.Text = ...,
+        realised_precision: typing.Text = ...,
+        conditions: typing.Text = ...,
         ) -> None: ...
-    def HasField(self, field_name: typing_extensions.Literal["_artifact_bytes",b"_artifact_bytes","_board_memory_delta_bytes",b"_board_memory_delta_bytes","_first_inference_s",b"_first_inference_s","_float_operators",b"_float_operators","_integer_operators",b"_integer_operators","_latency_count",b"_latency_count","_latency_p50_max_s",b"_latency_p50_max_s","_latency_p50_min_s",b"_latency_p50_min_s","_latency_p50_s",b"_latency_p50_s","_latency_p90_s",b"_latency_p90_s","_latency_p99_s",b"_latency_p99_s","_latency_ratio",b"_latency_ratio","_latency_ratio_high",b"_latency_ratio_high","_latency_ratio_low",b"_latency_ratio_low","_load_ratio",b"_load_ratio","_load_ratio_high",b"_load_ratio_high","_load_ratio_low",b"_load_ratio_low","_load_s",b"_load_s","_peak_pss_bytes",b"_peak_pss_bytes","_peak_pss_ratio",b"_peak_pss_ratio","_peak_pss_ratio_high",b"_peak_pss_ratio_high","_peak_pss_ratio_low",b"_peak_pss_ratio_low","_read_s",b"_read_s","_session_create_s",b"_session_create_s","_size_ratio",b"_size_ratio","_transfer_s",b"_transfer_s","artifact_bytes",b"artifact_bytes","board_memory_delta_bytes",b"board_memory_delta_bytes","first_inference_s",b"first_inference_s","float_operators",b"float_operators","integer_operators",b"integer_operators","latency_count",b"latency_count","latency_p50_max_s",b"latency_p50_max_s","latency_p50_min_s",b"latency_p50_min_s","latency_p50_s",b"latency_p50_s","latency_p90_s",b"latency_p90_s","latency_p99_s",b"latency_p99_s","latency_ratio",b"latency_ratio","latency_ratio_high",b"latency_ratio_high","latency_ratio_low",b"latency_ratio_low","load_ratio",b"load_ratio","load_ratio_high",b"load_ratio_high","load_ratio_low",b"load_ratio_low","load_s",b"load_s","peak_pss_bytes",b"peak_pss_bytes","peak_pss_ratio",b"peak_pss_ratio","peak_pss_ratio_high",b"peak_pss_ratio_high","peak_pss_ratio_low",b"peak_pss_ratio_low","read_s",b"read_s","session_create_s",b"session_create_s","size_ratio",b"size_ratio","transfer_s",b"transfer_s"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["_artifact_bytes",b"_artifact_bytes","_board_memory_delta_bytes",b"_board_memory_delta_bytes","_first_inference_s",b"_first_inference_s","_float_operators",b"_float_operators","_integer_operators",b"_integer_operators","_latency_count",b"_latency_count","_latency_p50_max_s",b"_latency_p50_max_s","_latency_p50_min_s",b"_latency_p50_min_s","_latency_p50_s",b"_latency_p50_s","_latency_p90_s",b"_latency_p90_s","_latency_p99_s",b"_latency_p99_s","_latency_ratio",b"_latency_ratio","_latency_ratio_high",b"_latency_ratio_high","_latency_ratio_low",b"_latency_ratio_low","_load_ratio",b"_load_ratio","_load_ratio_high",b"_load_ratio_high","_load_ratio_low",b"_load_ratio_low","_load_s",b"_load_s","_peak_pss_bytes",b"_peak_pss_bytes","_peak_pss_ratio",b"_peak_pss_ratio","_peak_pss_ratio_high",b"_peak_pss_ratio_high","_peak_pss_ratio_low",b"_peak_pss_ratio_low","_read_s",b"_read_s","_session_create_s",b"_session_create_s","_size_ratio",b"_size_ratio","_transfer_s",b"_transfer_s","arithmetic",b"arithmetic","artifact_bytes",b"artifact_bytes","artifact_sha256",b"artifact_sha256","backend",b"backend","board_memory_delta_bytes",b"board_memory_delta_bytes","campaign_id",b"campaign_id","device",b"device","failure_message",b"failure_message","failure_type",b"failure_type","first_inference_s",b"first_inference_s","float_operators",b"float_operators","integer_operators",b"integer_operators","job_id",b"job_id","latency_answer",b"latency_answer","latency_count",b"latency_count","latency_p50_max_s",b"latency_p50_max_s","latency_p50_min_s",b"latency_p50_min_s","latency_p50_s",b"latency_p50_s","latency_p90_s",b"latency_p90_s","latency_p99_s",b"latency_p99_s","latency_ratio",b"latency_ratio","latency_ratio_high",b"latency_ratio_high","latency_ratio_low",b"latency_ratio_low","load_answer",b"load_answer","load_ratio",b"load_ratio","load_ratio_high",b"load_ratio_high","load_ratio_low",b"load_ratio_low","load_s",b"load_s","model",b"model","not_compared",b"not_compared","peak_pss_answer",b"peak_pss_answer","peak_pss_bytes",b"peak_pss_bytes","peak_pss_ratio",b"peak_pss_ratio","peak_pss_ratio_high",b"peak_pss_ratio_high","peak_pss_ratio_low",b"peak_pss_ratio_low","providers",b"providers","read_s",b"read_s","recipe",b"recipe","runs_done",b"runs_done","runs_planned",b"runs_planned","runtime_version",b"runtime_version","session_create_s",b"session_create_s","size_ratio",b"size_ratio","state",b"state","tier",b"tier","transfer_s",b"transfer_s","weights",b"weights"]) -> None: ...
+    def HasField(self, field_name: typing_extensions.Literal["_artifact_bytes",b"_artifact_bytes","_board_memory_delta_bytes",b"_board_memory_delta_bytes","_device_latency_p50_s",b"_device_latency_p50_s","_energy_per_inference_j",b"_energy_per_inference_j","_first_inference_s",b"_first_inference_s","_float_operators",b"_float_operators","_gpu_clock_max_hz",b"_gpu_clock_max_hz","_gpu_clock_min_hz",b"_gpu_clock_min_hz","_gpu_process_peak_bytes",b"_gpu_process_peak_bytes","_idle_power_w",b"_idle_power_w","_integer_operators",b"_integer_operators","_latency_count",b"_latency_count","_latency_p50_max_s",b"_latency_p50_max_s","_latency_p50_min_s",b"_latency_p50_min_s","_latency_p50_s",b"_latency_p50_s","_latency_p90_bound_s",b"_latency_p90_bound_s","_latency_p90_s",b"_latency_p90_s","_latency_p99_bound_s",b"_latency_p99_bound_s","_latency_p99_s",b"_latency_p99_s","_latency_ratio",b"_latency_ratio","_latency_ratio_high",b"_latency_ratio_high","_latency_ratio_low",b"_latency_ratio_low","_load_ratio",b"_load_ratio","_load_ratio_high",b"_load_ratio_high","_load_ratio_low",b"_load_ratio_low","_load_s",b"_load_s","_max_temperature_c",b"_max_temperature_c","_mean_power_w",b"_mean_power_w","_net_energy_per_inference_j",b"_net_energy_per_inference_j","_output_argmax_agreement",b"_output_argmax_agreement","_output_cosine",b"_output_cosine","_output_max_abs",b"_output_max_abs","_paper_load_s",b"_paper_load_s","_paper_memory_bytes",b"_paper_memory_bytes","_peak_pss_bytes",b"_peak_pss_bytes","_peak_pss_ratio",b"_peak_pss_ratio","_peak_pss_ratio_high",b"_peak_pss_ratio_high","_peak_pss_ratio_low",b"_peak_pss_ratio_low","_read_s",b"_read_s","_session_create_s",b"_session_create_s","_size_ratio",b"_size_ratio","_transfer_s",b"_transfer_s","artifact_bytes",b"artifact_bytes","board_memory_delta_bytes",b"board_memory_delta_bytes","device_latency_p50_s",b"device_latency_p50_s","energy_per_inference_j",b"energy_per_inference_j","first_inference_s",b"first_inference_s","float_operators",b"float_operators","gpu_clock_max_hz",b"gpu_clock_max_hz","gpu_clock_min_hz",b"gpu_clock_min_hz","gpu_process_peak_bytes",b"gpu_process_peak_bytes","idle_power_w",b"idle_power_w","integer_operators",b"integer_operators","latency_count",b"latency_count","latency_p50_max_s",b"latency_p50_max_s","latency_p50_min_s",b"latency_p50_min_s","latency_p50_s",b"latency_p50_s","latency_p90_bound_s",b"latency_p90_bound_s","latency_p90_s",b"latency_p90_s","latency_p99_bound_s",b"latency_p99_bound_s","latency_p99_s",b"latency_p99_s","latency_ratio",b"latency_ratio","latency_ratio_high",b"latency_ratio_high","latency_ratio_low",b"latency_ratio_low","load_ratio",b"load_ratio","load_ratio_high",b"load_ratio_high","load_ratio_low",b"load_ratio_low","load_s",b"load_s","max_temperature_c",b"max_temperature_c","mean_power_w",b"mean_power_w","net_energy_per_inference_j",b"net_energy_per_inference_j","output_argmax_agreement",b"output_argmax_agreement","output_cosine",b"output_cosine","output_max_abs",b"output_max_abs","paper_load_s",b"paper_load_s","paper_memory_bytes",b"paper_memory_bytes","peak_pss_bytes",b"peak_pss_bytes","peak_pss_ratio",b"peak_pss_ratio","peak_pss_ratio_high",b"peak_pss_ratio_high","peak_pss_ratio_low",b"peak_pss_ratio_low","read_s",b"read_s","session_create_s",b"session_create_s","size_ratio",b"size_ratio","transfer_s",b"transfer_s"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing_extensions.Literal["_artifact_bytes",b"_artifact_bytes","_board_memory_delta_bytes",b"_board_memory_delta_bytes","_device_latency_p50_s",b"_device_latency_p50_s","_energy_per_inference_j",b"_energy_per_inference_j","_first_inference_s",b"_first_inference_s","_float_operators",b"_float_operators","_gpu_clock_max_hz",b"_gpu_clock_max_hz","_gpu_clock_min_hz",b"_gpu_clock_min_hz","_gpu_process_peak_bytes",b"_gpu_process_peak_bytes","_idle_power_w",b"_idle_power_w","_integer_operators",b"_integer_operators","_latency_count",b"_latency_count","_latency_p50_max_s",b"_latency_p50_max_s","_latency_p50_min_s",b"_latency_p50_min_s","_latency_p50_s",b"_latency_p50_s","_latency_p90_bound_s",b"_latency_p90_bound_s","_latency_p90_s",b"_latency_p90_s","_latency_p99_bound_s",b"_latency_p99_bound_s","_latency_p99_s",b"_latency_p99_s","_latency_ratio",b"_latency_ratio","_latency_ratio_high",b"_latency_ratio_high","_latency_ratio_low",b"_latency_ratio_low","_load_ratio",b"_load_ratio","_load_ratio_high",b"_load_ratio_high","_load_ratio_low",b"_load_ratio_low","_load_s",b"_load_s","_max_temperature_c",b"_max_temperature_c","_mean_power_w",b"_mean_power_w","_net_energy_per_inference_j",b"_net_energy_per_inference_j","_output_argmax_agreement",b"_output_argmax_agreement","_output_cosine",b"_output_cosine","_output_max_abs",b"_output_max_abs","_paper_load_s",b"_paper_load_s","_paper_memory_bytes",b"_paper_memory_bytes","_peak_pss_bytes",b"_peak_pss_bytes","_peak_pss_ratio",b"_peak_pss_ratio","_peak_pss_ratio_high",b"_peak_pss_ratio_high","_peak_pss_ratio_low",b"_peak_pss_ratio_low","_read_s",b"_read_s","_session_create_s",b"_session_create_s","_size_ratio",b"_size_ratio","_transfer_s",b"_transfer_s","arithmetic",b"arithmetic","artifact_bytes",b"artifact_bytes","artifact_sha256",b"artifact_sha256","backend",b"backend","board_memory_delta_bytes",b"board_memory_delta_bytes","campaign_id",b"campaign_id","conditions",b"conditions","device",b"device","device_latency_p50_s",b"device_latency_p50_s","energy_per_inference_j",b"energy_per_inference_j","failure_message",b"failure_message","failure_type",b"failure_type","first_inference_s",b"first_inference_s","float_operators",b"float_operators","gpu_clock_max_hz",b"gpu_clock_max_hz","gpu_clock_min_hz",b"gpu_clock_min_hz","gpu_process_peak_bytes",b"gpu_process_peak_bytes","idle_power_w",b"idle_power_w","integer_operators",b"integer_operators","job_id",b"job_id","latency_answer",b"latency_answer","latency_count",b"latency_count","latency_p50_max_s",b"latency_p50_max_s","latency_p50_min_s",b"latency_p50_min_s","latency_p50_s",b"latency_p50_s","latency_p90_bound_s",b"latency_p90_bound_s","latency_p90_s",b"latency_p90_s","latency_p99_bound_s",b"latency_p99_bound_s","latency_p99_s",b"latency_p99_s","latency_ratio",b"latency_ratio","latency_ratio_high",b"latency_ratio_high","latency_ratio_low",b"latency_ratio_low","load_answer",b"load_answer","load_ratio",b"load_ratio","load_ratio_high",b"load_ratio_high","load_ratio_low",b"load_ratio_low","load_s",b"load_s","max_temperature_c",b"max_temperature_c","mean_power_w",b"mean_power_w","model",b"model","net_energy_per_inference_j",b"net_energy_per_inference_j","not_compared",b"not_compared","output_argmax_agreement",b"output_argmax_agreement","output_cosine",b"output_cosine","output_max_abs",b"output_max_abs","paper_load_s",b"paper_load_s","paper_memory_bytes",b"paper_memory_bytes","paper_memory_kind",b"paper_memory_kind","peak_pss_answer",b"peak_pss_answer","peak_pss_bytes",b"peak_pss_bytes","peak_pss_ratio",b"peak_pss_ratio","peak_pss_ratio_high",b"peak_pss_ratio_high","peak_pss_ratio_low",b"peak_pss_ratio_low","providers",b"providers","rail_set",b"rail_set","read_s",b"read_s","realised_precision",b"realised_precision","recipe",b"recipe","runs_done",b"runs_done","runs_planned",b"runs_planned","runtime_version",b"runtime_version","session_create_s",b"session_create_s","size_ratio",b"size_ratio","state",b"state","target",b"target","tier",b"tier","transfer_s",b"transfer_s","verdict",b"verdict","verdict_reasons",b"verdict_reasons","weights",b"weights"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_artifact_bytes",b"_artifact_bytes"]) -> typing.Optional[typing_extensions.Literal["artifact_bytes"]]: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_board_memory_delta_bytes",b"_board_memory_delta_bytes"]) -> typing.Optional[typing_extensions.Literal["board_memory_delta_bytes"]]: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_device_latency_p50_s",b"_device_latency_p50_s"]) -> typing.Optional[typing_extensions.Literal["device_latency_p50_s"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_energy_per_inference_j",b"_energy_per_inference_j"]) -> typing.Optional[typing_extensions.Literal["energy_per_inference_j"]]: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_first_inference_s",b"_first_inference_s"]) -> typing.Optional[typing_extensions.Literal["first_inference_s"]]: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_float_operators",b"_float_operators"]) -> typing.Optional[typing_extensions.Literal["float_operators"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_gpu_clock_max_hz",b"_gpu_clock_max_hz"]) -> typing.Optional[typing_extensions.Literal["gpu_clock_max_hz"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_gpu_clock_min_hz",b"_gpu_clock_min_hz"]) -> typing.Optional[typing_extensions.Literal["gpu_clock_min_hz"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_gpu_process_peak_bytes",b"_gpu_process_peak_bytes"]) -> typing.Optional[typing_extensions.Literal["gpu_process_peak_bytes"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_idle_power_w",b"_idle_power_w"]) -> typing.Optional[typing_extensions.Literal["idle_power_w"]]: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_integer_operators",b"_integer_operators"]) -> typing.Optional[typing_extensions.Literal["integer_operators"]]: ...
     @typing.overload
@@ -1267,7 +1704,11 @@ class ResultRow(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_latency_p50_s",b"_latency_p50_s"]) -> typing.Optional[typing_extensions.Literal["latency_p50_s"]]: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_latency_p90_bound_s",b"_latency_p90_bound_s"]) -> typing.Optional[typing_extensions.Literal["latency_p90_bound_s"]]: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_latency_p90_s",b"_latency_p90_s"]) -> typing.Optional[typing_extensions.Literal["latency_p90_s"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_latency_p99_bound_s",b"_latency_p99_bound_s"]) -> typing.Optional[typing_extensions.Literal["latency_p99_bound_s"]]: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_latency_p99_s",b"_latency_p99_s"]) -> typing.Optional[typing_extensions.Literal["latency_p99_s"]]: ...
     @typing.overload
@@ -1285,6 +1726,22 @@ class ResultRow(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_load_s",b"_load_s"]) -> typing.Optional[typing_extensions.Literal["load_s"]]: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_max_temperature_c",b"_max_temperature_c"]) -> typing.Optional[typing_extensions.Literal["max_temperature_c"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_mean_power_w",b"_mean_power_w"]) -> typing.Optional[typing_extensions.Literal["mean_power_w"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_net_energy_per_inference_j",b"_net_energy_per_inference_j"]) -> typing.Optional[typing_extensions.Literal["net_energy_per_inference_j"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_output_argmax_agreement",b"_output_argmax_agreement"]) -> typing.Optional[typing_extensions.Literal["output_argmax_agreement"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_output_cosine",b"_output_cosine"]) -> typing.Optional[typing_extensions.Literal["output_cosine"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_output_max_abs",b"_output_max_abs"]) -> typing.Optional[typing_extensions.Literal["output_max_abs"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_paper_load_s",b"_paper_load_s"]) -> typing.Optional[typing_extensions.Literal["paper_load_s"]]: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_paper_memory_bytes",b"_paper_memory_bytes"]) -> typing.Optional[typing_extensions.Literal["paper_memory_bytes"]]: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_peak_pss_bytes",b"_peak_pss_bytes"]) -> typing.Optional[typing_extensions.Literal["peak_pss_bytes"]]: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_peak_pss_ratio",b"_peak_pss_ratio"]) -> typing.Optional[typing_extensions.Literal["peak_pss_ratio"]]: ...
@@ -1301,3 +1758,50 @@ class ResultRow(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_transfer_s",b"_transfer_s"]) -> typing.Optional[typing_extensions.Literal["transfer_s"]]: ...
 global___ResultRow = ResultRow
+
+class QueryRunsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+    CAMPAIGN_ID_FIELD_NUMBER: builtins.int
+    LATENCIES_OF_JOBS_FIELD_NUMBER: builtins.int
+    campaign_id: typing.Text
+    """An id, "latest", or empty for all"""
+
+    @property
+    def latencies_of_jobs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]:
+        """The raw latencies of these jobs' runs, where a comparison needs them."""
+        pass
+    def __init__(self,
+        *,
+        campaign_id: typing.Text = ...,
+        latencies_of_jobs: typing.Optional[typing.Iterable[typing.Text]] = ...,
+        ) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["campaign_id",b"campaign_id","latencies_of_jobs",b"latencies_of_jobs"]) -> None: ...
+global___QueryRunsRequest = QueryRunsRequest
+
+class QueryRunsResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+    RUNS_FIELD_NUMBER: builtins.int
+    @property
+    def runs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RunRow]: ...
+    def __init__(self,
+        *,
+        runs: typing.Optional[typing.Iterable[global___RunRow]] = ...,
+        ) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["runs",b"runs"]) -> None: ...
+global___QueryRunsResponse = QueryRunsResponse
+
+class RunRow(google.protobuf.message.Message):
+    """One run: the columns of the view `run_results` as JSON, so that a column more is no new message."""
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+    COLUMNS_JSON_FIELD_NUMBER: builtins.int
+    LATENCY_S_FIELD_NUMBER: builtins.int
+    columns_json: typing.Text
+    @property
+    def latency_s(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]: ...
+    def __init__(self,
+        *,
+        columns_json: typing.Text = ...,
+        latency_s: typing.Optional[typing.Iterable[builtins.float]] = ...,
+        ) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["columns_json",b"columns_json","latency_s",b"latency_s"]) -> None: ...
+global___RunRow = RunRow

@@ -191,6 +191,11 @@ class FleetControlStub(object):
                 request_serializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryResultsRequest.SerializeToString,
                 response_deserializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryResultsResponse.FromString,
                 )
+        self.QueryRuns = channel.unary_unary(
+                '/efficientquant.v1.FleetControl/QueryRuns',
+                request_serializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryRunsRequest.SerializeToString,
+                response_deserializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryRunsResponse.FromString,
+                )
 
 
 class FleetControlServicer(object):
@@ -249,6 +254,13 @@ class FleetControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def QueryRuns(self, request, context):
+        """The rows of the view `run_results`, with raw latencies where asked for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FleetControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -291,6 +303,11 @@ def add_FleetControlServicer_to_server(servicer, server):
                     servicer.QueryResults,
                     request_deserializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryResultsRequest.FromString,
                     response_serializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryResultsResponse.SerializeToString,
+            ),
+            'QueryRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryRuns,
+                    request_deserializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryRunsRequest.FromString,
+                    response_serializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryRunsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -436,5 +453,22 @@ class FleetControl(object):
         return grpc.experimental.unary_unary(request, target, '/efficientquant.v1.FleetControl/QueryResults',
             efficientquant__protos_dot_v1_dot_fleet__pb2.QueryResultsRequest.SerializeToString,
             efficientquant__protos_dot_v1_dot_fleet__pb2.QueryResultsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def QueryRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/efficientquant.v1.FleetControl/QueryRuns',
+            efficientquant__protos_dot_v1_dot_fleet__pb2.QueryRunsRequest.SerializeToString,
+            efficientquant__protos_dot_v1_dot_fleet__pb2.QueryRunsResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

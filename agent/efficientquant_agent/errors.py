@@ -11,6 +11,7 @@ AgentError
 ├── ReportRefusedError              this result will never be accepted
 ├── RunFailedError                  a typed outcome of one run
 └── SensorError                     a sensor is there and cannot be read
+    └── TegrastatsError             a line that is not tegrastats'
 """
 
 
@@ -91,3 +92,11 @@ class SensorError(AgentError):
         super().__init__("{}: {}".format(path, reason))
         self.path = path
         self.reason = reason
+
+
+class TegrastatsError(SensorError):
+    """A line of which nothing could be trusted; `line` holds its beginning."""
+
+    def __init__(self, line: str, reason: str) -> None:
+        super().__init__("tegrastats", "{}: {!r}".format(reason, line[:80]))
+        self.line = line[:80]

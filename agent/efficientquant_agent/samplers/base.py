@@ -1,8 +1,10 @@
 """The contract of a sampler: one quantity, read again and again, cheaply."""
 
 import abc
+import errno
 import os
-from typing import Optional
+import time
+from typing import Optional, Tuple
 
 from efficientquant_agent.errors import SensorError
 
@@ -20,6 +22,13 @@ class Sampler(abc.ABC):
     # In the words of the wire: quantity and SI unit, e.g. "child_pss_bytes".
     name = ""
 
+    def due(self, now_s: float) -> bool:  # noqa: ARG002
+        """Say whether it may be sampled at `now_s` (monotonic seconds); the recorder MUST ask first.
+
+        Only a quantity whose reading is dear ever says no: it spaces its own samples out.
+        """
+        return True
+
     @abc.abstractmethod
     def sample(self) -> Optional[float]:
         """Read the quantity once."""
@@ -29,11 +38,42 @@ class Sampler(abc.ABC):
         """Release what is held; called once, after the last sample."""
 
 
-class OpenFile:
-    """A file of /proc or /sys that is opened once and read many times."""
+class Budgeted(Sampler):
+    """A dear sampler, held to a share of one core: after a reading of t seconds it rests for t / `share`."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, sampler: Sampler, share: float) -> None:
+        self.name = sampler.name
+        self._sampler = sampler
+        self._share = share
+        self._next_s = 0.0
+
+    def due(self, now_s: float) -> bool:
+        """Say whether the last reading has been paid off."""
+        return now_s >= self._next_s
+
+    def sample(self) -> Optional[float]:
+        """Read the quantity, and note what that cost this thread."""
+        before_s = time.clock_gettime(time.CLOCK_THREAD_CPUTIME_ID)
+        try:
+            return self._sampler.sample()
+        finally:
+            cost_s = time.clock_gettime(time.CLOCK_THREAD_CPUTIME_ID) - before_s
+            self._next_s = time.monotonic() + cost_s / self._share
+
+    def close(self) -> None:
+        """Close the sampler behind."""
+        self._sampler.close()
+
+
+class OpenFile:
+    """A file of /proc or /sys that is opened once and read many times.
+
+    `absent` names further errno values by which this kind of file says that there is nothing to read now.
+    """
+
+    def __init__(self, path: str, absent: Tuple[int, ...] = ()) -> None:
         self.path = path
+        self._absent = absent
         self._descriptor: Optional[int] = None
 
     def read(self) -> Optional[bytes]:
@@ -42,19 +82,43 @@ class OpenFile:
         Raises SensorError when it is there and cannot be read.
         """
         try:
-            if self._descriptor is None:
-                self._descriptor = os.open(self.path, os.O_RDONLY)
-            return self._read_all(self._descriptor)
-        except (FileNotFoundError, ProcessLookupError):
-            return None
+            return self._read_all(self._open())
         except OSError as error:
-            raise SensorError(self.path, (error.strerror or "unreadable").lower()) from error
+            return self._nothing(error)
+
+    def read_number(self) -> Optional[int]:
+        """Return the one whole number that is the file's content; None and SensorError as `read`.
+
+        A value of sysfs comes whole in one read, so there is no second one to find the end.
+        """
+        try:
+            content = os.pread(self._open(), 64, 0)
+        except OSError as error:
+            return self._nothing(error)
+        try:
+            return int(content)
+        except ValueError:
+            text = content.decode(errors="replace").strip()
+            raise SensorError(self.path, "{!r} is not a whole number".format(text)) from None
 
     def close(self) -> None:
         """Close the file, if it is open."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    def _open(self) -> int:
+        if self._descriptor is None:
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        return self._descriptor
+
+    def _nothing(self, error: OSError) -> None:
+        """Return None for what is not there, raise for what cannot be read."""
+        if error.errno == errno.ENODEV:  # unplugged, as a core that goes offline: it may come back as a new file
+            self.close()
+            return
+        if not isinstance(error, (FileNotFoundError, ProcessLookupError)) and error.errno not in self._absent:
+            raise SensorError(self.path, (error.strerror or "unreadable").lower()) from error
 
     @staticmethod
     def _read_all(descriptor: int) -> bytes:
@@ -64,3 +128,35 @@ class OpenFile:
             if not block:
                 return content
             content += block
+
+
+class Number(Sampler):
+    """A quantity that is one whole number in one file, `times` and `over` what makes its unit that of the name."""
+
+    def __init__(self, name: str, path: str, times: int = 1, over: int = 1, absent: Tuple[int, ...] = ()) -> None:
+        self.name = name
+        self._file = OpenFile(path, absent)
+        self._times = times
+        self._over = over
+
+    def sample(self) -> Optional[float]:
+        """Return the number in the unit of the name, None when the file is not there."""
+        number = self._file.read_number()
+        return None if number is None else number * self._times / self._over
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_text(path: str) -> Optional[str]:
+    """Return the stripped content of a small file that says what a sensor is, None when it is not there.
+
+    Raises SensorError when it is there and cannot be read.
+    """
+    file = OpenFile(path)
+    try:
+        content = file.read()
+    finally:
+        file.close()
+    return None if content is None else content.decode(errors="replace").strip("\0 \t\n")

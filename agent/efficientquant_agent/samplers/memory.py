@@ -2,7 +2,7 @@
 
 import os
 import re
-from typing import Optional
+from typing import List, Optional, Set
 
 from efficientquant_agent.errors import SensorError
 from efficientquant_agent.samplers.base import OpenFile, Sampler
@@ -35,12 +35,28 @@ class ChildPss(Sampler):
         self._file.close()
 
 
-class _Meminfo(Sampler):
+class Meminfo:
+    """One reading of meminfo for several samplers: no two quantities of one tick come from two moments."""
+
     def __init__(self, proc: str = "/proc") -> None:
         self._file = OpenFile(os.path.join(proc, "meminfo"))
+        self._content: Optional[bytes] = None
+        self._served: Set[str] = set()
 
-    def _field_bytes(self, content: bytes, field: bytes) -> Optional[float]:
-        match = re.search(rb"^" + field + rb":\s+(\S+)(?: kB)?$", content, re.MULTILINE)
+    def fields_bytes(self, reader: str, *fields: bytes) -> Optional[List[float]]:
+        """Return the fields in bytes, None when the file or one of them is not there.
+
+        The file is read anew as soon as the same `reader` comes back. Raises SensorError for what is no number.
+        """
+        if not self._served or reader in self._served:
+            self._content = self._file.read()
+            self._served.clear()
+        self._served.add(reader)
+        values = [self._field_bytes(field) for field in fields]
+        return None if None in values else values
+
+    def _field_bytes(self, field: bytes) -> Optional[float]:
+        match = re.search(rb"^" + field + rb":\s+(\S+)(?: kB)?$", self._content or b"", re.MULTILINE)
         if match is None:
             return None
         if not match.group(1).isdigit():
@@ -48,30 +64,53 @@ class _Meminfo(Sampler):
         return float(int(match.group(1)) * 1024)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; whoever reads again opens it again."""
         self._file.close()
 
 
-class BoardAvailable(_Meminfo):
+class _MeminfoSampler(Sampler):
+    def __init__(self, proc: str = "/proc", meminfo: Optional[Meminfo] = None) -> None:
+        self._meminfo = meminfo or Meminfo(proc)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._meminfo.close()
+
+
+class BoardAvailable(_MeminfoSampler):
     """Memory that the whole board could still give away, in bytes: MemAvailable."""
 
     name = "board_available_bytes"
 
     def sample(self) -> Optional[float]:
         """Return MemAvailable in bytes, None on a kernel that does not know it."""
-        content = self._file.read()
-        return None if content is None else self._field_bytes(content, b"MemAvailable")
+        values = self._meminfo.fields_bytes(self.name, b"MemAvailable")
+        return values[0] if values else None
 
 
-class SwapUsed(_Meminfo):
+class BoardUsed(_MeminfoSampler):
+    """Memory of the whole board that is neither free nor cache, in bytes: what `free` calls used, and jtop too."""
+
+    name = "board_used_bytes"
+
+    def sample(self) -> Optional[float]:
+        """Return MemTotal − MemFree − Buffers − Cached − SReclaimable in bytes, None when one is not told."""
+        values = self._meminfo.fields_bytes(self.name, b"MemTotal", b"MemFree", b"Buffers", b"Cached", b"SReclaimable")
+        return values[0] - sum(values[1:]) if values else None
+
+
+class SwapUsed(_MeminfoSampler):
     """Memory of the whole board that is swapped out, in bytes."""
 
     name = "swap_used_bytes"
 
     def sample(self) -> Optional[float]:
         """Return SwapTotal − SwapFree in bytes: 0.0 without swap, None on a kernel that does not say."""
-        content = self._file.read()
-        if content is None:
-            return None
-        total, free = self._field_bytes(content, b"SwapTotal"), self._field_bytes(content, b"SwapFree")
-        return None if total is None or free is None else total - free
+        values = self._meminfo.fields_bytes(self.name, b"SwapTotal", b"SwapFree")
+        return values[0] - values[1] if values else None
+
+
+def meminfo_samplers(proc: str = "/proc") -> List[Sampler]:
+    """Return the board's three quantities of memory, read together."""
+    meminfo = Meminfo(proc)
+    return [BoardUsed(meminfo=meminfo), BoardAvailable(meminfo=meminfo), SwapUsed(meminfo=meminfo)]

@@ -1,0 +1,64 @@
+"""Temperatures of the board's thermal zones, under the names that tegrastats gives them, too."""
+
+import errno
+import glob
+import os
+import re
+from typing import Dict, List, Optional
+
+from efficientquant_agent.samplers.base import Number, Sampler, read_text
+
+# A zone whose part is switched off says −256 °C.
+OFF_C = -256.0
+
+# What kernels add to a zone's own name: CPU-therm (R32, R35), cpu-thermal (R36), Tboard_tegra, PMIC-Die.
+_SUFFIX = re.compile(r"([-_](therm|thermal|tegra|die)|-fan-est)$", re.IGNORECASE)
+
+
+def zone_name(label: str) -> str:
+    """Return the plain lower-case name of a zone: "CPU-therm", "cpu-thermal" and "CPU" are all "cpu"."""
+    return re.sub(r"[^a-z0-9]+", "_", _SUFFIX.sub("", label).lower()).strip("_") or "zone"
+
+
+def is_dummy(zone: str) -> bool:
+    """Say whether a zone measures nothing: a Jetson's PMIC is 50 °C or 100 °C for ever."""
+    return zone == "pmic"
+
+
+def series_name(zone: str) -> str:
+    """Return the series of a zone, e.g. "temperature_gpu_c"."""
+    return "temperature_{}_c".format(zone)
+
+
+class ThermalZone(Number):
+    """One thermal zone in °C; a part that is switched off has no temperature."""
+
+    def __init__(self, zone: str, path: str) -> None:
+        # EAGAIN and EINVAL: how zones of parts without power answer, by kernel
+        super().__init__(series_name(zone), path, over=1000, absent=(errno.EAGAIN, errno.EINVAL))
+
+    def sample(self) -> Optional[float]:
+        """Return the temperature in °C, None while the part is off."""
+        number = self._file.read_number()
+        return None if number is None or number <= OFF_C * 1000 else number / 1000
+
+
+def thermal_zones(sys: str = "/sys") -> List[Sampler]:
+    """Return a sampler for each thermal zone, in the kernel's order, dummies left out.
+
+    Zones of the same name (two ACPI zones of a PC) are numbered: acpitz, acpitz_2.
+    Raises SensorError when a zone's type is there and cannot be read.
+    """
+    found: List[Sampler] = []
+    seen: Dict[str, int] = {}
+    directories = glob.glob(os.path.join(glob.escape(sys), "class/thermal/thermal_zone*"))
+    for directory in sorted(directories, key=lambda path: (len(path), path)):
+        label = read_text(os.path.join(directory, "type"))
+        if label is None or is_dummy(zone_name(label)):
+            continue
+        zone = zone_name(label)
+        seen[zone] = seen.get(zone, 0) + 1
+        if seen[zone] > 1:
+            zone = "{}_{}".format(zone, seen[zone])
+        found.append(ThermalZone(zone, os.path.join(directory, "temp")))
+    return found

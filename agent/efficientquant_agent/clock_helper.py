@@ -1,0 +1,381 @@
+#!/usr/bin/python3 -I
+"""The root helper `efficientquant-clocks`: fixed verbs that set, store and restore clocks; standard library only.
+
+    status                          power mode and clocks, as JSON; the only verb that needs no root
+    set-power-mode N                nvpmodel -m N, and wait until nvpmodel reports it
+    lock                            jetson_clocks --store, once, then jetson_clocks
+    restore                         jetson_clocks --restore, if something is stored
+    nvml-status GPU_UUID            clocks of a discrete GPU, as JSON; needs no root either
+    nvml-lock MIN_MHZ,MAX_MHZ GPU_UUID
+    nvml-reset GPU_UUID             back to the driver's own clocks
+
+Prints one JSON object. Exit code 0: done; 1: a tool failed; 2: refused, and nothing was touched. There is no shell, and
+no path comes from the caller. It runs alone (`python3 -I clock_helper.py status`), so that root needs nothing of the
+agent's own environment.
+"""
+
+import ctypes
+import fcntl
+import glob
+import json
+import os
+import re
+import select
+import stat
+import subprocess
+import sys
+import time
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+_GPU_UUID = r"GPU-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_ARGUMENTS = {
+    "status": (),
+    "set-power-mode": ("[0-9]{1,2}",),
+    "lock": (),
+    "restore": (),
+    "nvml-status": (_GPU_UUID,),
+    "nvml-lock": ("[0-9]{3,4},[0-9]{3,4}", _GPU_UUID),
+    "nvml-reset": (_GPU_UUID,),
+}  # type: Dict[str, Tuple[str, ...]]
+_READING = ("status", "nvml-status")
+# What undoes a change is done even when who asked for it is gone.
+_UNDOING = ("restore", "nvml-reset")
+_TOOL_TIMEOUT_S = 60.0
+_MODE_TIMEOUT_S = 10.0
+_MODE_POLL_S = 0.1
+
+
+class RefusedError(Exception):
+    """The request is not one of those that this helper serves."""
+
+
+class ToolError(Exception):
+    """A tool failed; the message is one sentence."""
+
+
+class Nvml:
+    """The five NVML calls that locking needs, through ctypes: root's Python has no binding of its own.
+
+    Signatures: nvml.h; NVML_CLOCK_SM is 1.
+    """
+
+    def __init__(self, library: str = "libnvidia-ml.so.1") -> None:
+        try:
+            self._library = ctypes.CDLL(library)
+        except OSError as error:
+            raise ToolError("NVML cannot be loaded: {}".format(error)) from error
+        self._library.nvmlErrorString.restype = ctypes.c_char_p
+        self._call("nvmlInit_v2")
+
+    def lock(self, uuid: str, min_mhz: int, max_mhz: int) -> None:
+        """Keep the GPU's clock between two bounds."""
+        self._call("nvmlDeviceSetGpuLockedClocks", self._device(uuid), ctypes.c_uint(min_mhz), ctypes.c_uint(max_mhz))
+
+    def reset(self, uuid: str) -> None:
+        """Let the driver choose the clock again."""
+        self._call("nvmlDeviceResetGpuLockedClocks", self._device(uuid))
+
+    def clocks_hz(self, uuid: str) -> Dict[str, int]:
+        """Return the current and the highest clock of the multiprocessors."""
+        device, mhz = self._device(uuid), ctypes.c_uint()
+        found = {}
+        for key, function in (("current_hz", "nvmlDeviceGetClockInfo"), ("max_hz", "nvmlDeviceGetMaxClockInfo")):
+            self._call(function, device, ctypes.c_int(1), ctypes.byref(mhz))
+            found[key] = mhz.value * 1000000
+        return found
+
+    def _device(self, uuid: str) -> ctypes.c_void_p:
+        device = ctypes.c_void_p()
+        self._call("nvmlDeviceGetHandleByUUID", ctypes.c_char_p(uuid.encode()), ctypes.byref(device))
+        return device
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        code = getattr(self._library, name)(*arguments)
+        if code:
+            raise ToolError("{}: {}".format(name, self._library.nvmlErrorString(code).decode()))
+
+
+class Places(NamedTuple):
+    """Where tools and files are. The command line cannot change them; tests call main() with their own."""
+
+    nvpmodel: str = "/usr/sbin/nvpmodel"
+    jetson_clocks: str = "/usr/bin/jetson_clocks"
+    state_dir: str = "/var/lib/efficientquant-clocks"
+    sys: str = "/sys"
+    nvpmodel_conf: str = "/etc/nvpmodel.conf"
+    nvpmodel_status: str = "/var/lib/nvpmodel/status"
+    nvml: Callable[[], Any] = Nvml
+    needs_root: bool = True
+
+
+def main(arguments: Optional[Sequence[str]] = None, places: Optional[Places] = None) -> int:
+    """Serve one request; return the exit code."""
+    request = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        answer = dict(_serve(request, places or Places()), ok=True)  # type: Dict[str, Any]
+        code = 0
+    except RefusedError as error:
+        answer, code = {"ok": False, "error": str(error)}, 2
+    except (ToolError, OSError) as error:
+        answer, code = {"ok": False, "error": str(error)}, 1
+    sys.stdout.write(json.dumps(answer, sort_keys=True) + "\n")
+    return code
+
+
+def _serve(request: List[str], places: Places) -> Dict[str, Any]:
+    verb, arguments = request[0] if request else "", request[1:]
+    patterns = _ARGUMENTS.get(verb)
+    if patterns is None:
+        raise RefusedError("{!r} is not one of: {}".format(verb, ", ".join(_ARGUMENTS)))
+    if len(arguments) != len(patterns) or not all(map(re.fullmatch, patterns, arguments)):
+        raise RefusedError("{} does not take these arguments: {!r}".format(verb, arguments))
+    if verb == "status":
+        return status(places)
+    if verb == "nvml-status":
+        return places.nvml().clocks_hz(arguments[0])
+    if places.needs_root and os.geteuid() != 0:
+        raise RefusedError("{} needs root; run it through sudo".format(verb))
+    with _StateDirectory(places.state_dir) as state:
+        if verb not in _UNDOING and _caller_is_gone():
+            raise RefusedError("who asked for this is gone")
+        return _change(verb, arguments, places, state)
+
+
+def _change(verb: str, arguments: List[str], places: Places, state: "_StateDirectory") -> Dict[str, Any]:
+    if verb == "set-power-mode":
+        return _set_power_mode(int(arguments[0]), places, state)
+    if verb == "lock":
+        return _lock(places, state)
+    if verb == "restore":
+        return _restore(places, state)
+    if verb == "nvml-reset":
+        places.nvml().reset(arguments[0])
+        return {}
+    min_mhz, max_mhz = map(int, arguments[0].split(","))
+    if min_mhz > max_mhz:
+        raise RefusedError("nvml-lock: {} MHz is more than {} MHz".format(min_mhz, max_mhz))
+    places.nvml().lock(arguments[1], min_mhz, max_mhz)
+    return {}
+
+
+class _StateDirectory:
+    """Root's own directory. Who is inside is alone: also the tools of a helper that was killed hold its lock."""
+
+    def __init__(self, path: str) -> None:
+        self.stored = os.path.join(path, "stored.conf")
+        self._path = path
+        self.lock = -1
+
+    def __enter__(self) -> "_StateDirectory":
+        os.makedirs(self._path, mode=0o700, exist_ok=True)
+        # A file in here is written to /sys by root, line by line: nobody else may put one there.
+        found = os.lstat(self._path)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            raise RefusedError("{} is not a directory that only its owner can write to".format(self._path))
+        self.lock = os.open(os.path.join(self._path, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        os.close(self.lock)
+
+
+def _caller_is_gone() -> bool:
+    """Whether standard input is a pipe whose other end is closed: the agent was killed since it started this helper."""
+    try:
+        if not stat.S_ISFIFO(os.fstat(0).st_mode):
+            return False
+    except OSError:
+        return False
+    poll = select.poll()
+    poll.register(0, 0)
+    return any(event & select.POLLHUP for _, event in poll.poll(0))
+
+
+def _set_power_mode(mode: int, places: Places, state: _StateDirectory) -> Dict[str, Any]:
+    current = read_power_mode(places)
+    if current is None:
+        raise ToolError("this machine has no power modes ({} is missing)".format(places.nvpmodel))
+    # Asked for the mode it is in, nvpmodel may demand a reboot.
+    if current[0] == mode:
+        return {"changed": False}
+    modes = read_power_modes(places)
+    if modes and mode not in modes:
+        names = ", ".join("{} {}".format(*item) for item in sorted(modes.items()))
+        raise ToolError("there is no power mode {} (there is: {})".format(mode, names))
+    output = _run([places.nvpmodel, "-m", str(mode)], state)
+    deadline_s = time.monotonic() + _MODE_TIMEOUT_S
+    while True:
+        current = read_power_mode(places)
+        if current is not None and current[0] == mode:
+            return {"changed": True}
+        if "reboot" in output.lower():
+            raise ToolError(
+                "power mode {0} takes a reboot: run `sudo nvpmodel -m {0}` by hand, then try again".format(mode)
+            )
+        if time.monotonic() > deadline_s:
+            raise ToolError("nvpmodel was told mode {} and stays in {}".format(mode, current and current[0]))
+        time.sleep(_MODE_POLL_S)
+
+
+def _lock(places: Places, state: _StateDirectory) -> Dict[str, Any]:
+    # What is stored already is how the board was before somebody died half-way: never overwrite it.
+    if not os.path.exists(state.stored):
+        partial = state.stored + ".new"
+        if os.path.exists(partial):
+            os.unlink(partial)  # jetson_clocks asks before it overwrites
+        output = _run([places.jetson_clocks, "--store", partial], state)
+        if not os.path.exists(partial):
+            raise ToolError("jetson_clocks stored nothing: {}".format(_last_line(output)))
+        _sync(partial)
+        os.replace(partial, state.stored)
+        _sync(os.path.dirname(state.stored))
+    return {"complaints": _complaints(_run([places.jetson_clocks], state))}
+
+
+def _restore(places: Places, state: _StateDirectory) -> Dict[str, Any]:
+    if os.path.exists(state.stored + ".new"):
+        os.unlink(state.stored + ".new")  # a store that did not end was followed by no lock
+    if not os.path.exists(state.stored):
+        return {"restored": False}
+    output = _run([places.jetson_clocks, "--restore", state.stored], state)
+    os.unlink(state.stored)
+    return {"restored": True, "complaints": _complaints(output)}
+
+
+def _run(command: List[str], state: _StateDirectory) -> str:
+    """Run a tool that answers no questions; return what it printed. It holds the lock as long as it lives."""
+    environment = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "LC_ALL": "C",
+        "HOME": os.path.dirname(state.stored),  # where jetson_clocks notes the fan's state
+    }
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_TOOL_TIMEOUT_S,
+            env=environment,
+            pass_fds=(state.lock,),
+        )
+    except FileNotFoundError as error:
+        raise ToolError("{} is not installed".format(command[0])) from error
+    except subprocess.TimeoutExpired as error:
+        raise ToolError("{} took longer than {:g} s".format(" ".join(command), _TOOL_TIMEOUT_S)) from error
+    output = done.stdout.decode(errors="replace")
+    # nvpmodel also fails when it would have to ask about a reboot, for which there is a better sentence.
+    if done.returncode and "reboot" not in output.lower():
+        raise ToolError(
+            "{} failed with code {}: {}".format(" ".join(command), done.returncode, _last_line(output) or "no message")
+        )
+    return output
+
+
+def _complaints(output: str) -> List[str]:
+    """Return what jetson_clocks could not do; it says so and exits with 0."""
+    return [line.strip() for line in output.splitlines() if line.startswith("Error")]
+
+
+def _last_line(output: str) -> str:
+    return (output.strip().splitlines() or [""])[-1]
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def status(places: Places) -> Dict[str, Any]:
+    """Return what can be read: {"power_mode": [id, name] or None, "power_modes", "domains", "tools", "stored"}."""
+    return {
+        "power_mode": read_power_mode(places),
+        "power_modes": read_power_modes(places),
+        "domains": read_domains(places.sys),
+        "jetson_clocks": os.path.exists(places.jetson_clocks),
+        "stored": os.path.exists(os.path.join(places.state_dir, "stored.conf")),
+    }
+
+
+def read_power_mode(places: Places) -> Optional[Tuple[int, str]]:
+    """Return (id, name) of the power mode, None where there are none.
+
+    R32's nvpmodel may refuse to tell a user; what it keeps for the next boot is readable by all.
+    """
+    try:
+        done = subprocess.run(
+            [places.nvpmodel, "-q"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_TOOL_TIMEOUT_S,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        output = ""
+    else:
+        output = done.stdout.decode(errors="replace")
+    match = re.search(r"^NV Power Mode:[ \t]*(\S*)\s+([0-9]+)\s*$", output, re.MULTILINE)
+    if match:
+        return int(match.group(2)), match.group(1)
+    match = re.search(r"\bpmode:([0-9]+)", _text(places.nvpmodel_status))
+    if match is None:
+        return None
+    mode = int(match.group(1))
+    return mode, read_power_modes(places).get(mode, "")
+
+
+def read_power_modes(places: Places) -> Dict[int, str]:
+    """Return the names of the power modes by number, empty where there are none."""
+    pattern = r"^<\s*POWER_MODEL\s+ID=([0-9]+)\s+NAME=(\S+)\s*>"
+    return {
+        int(mode): name for mode, name in re.findall(pattern, _text(places.nvpmodel_conf), re.MULTILINE | re.IGNORECASE)
+    }
+
+
+def read_domains(sys_root: str) -> Dict[str, Dict[str, int]]:
+    """Return {"gpu", "emc", "cpu0", …: {"current_hz", "min_hz", "max_hz"}}; what cannot be read is not in it."""
+    found = {}
+    for path in sorted(glob.glob(os.path.join(sys_root, "class/devfreq/*"))):
+        if re.fullmatch(r"[0-9a-f]+\.(?:gpu|gm20b|gp10b|gv11b|ga10b)", os.path.basename(path)):
+            found["gpu"] = _domain(path, ("cur_freq", "min_freq", "max_freq"), 1)
+    for path in sorted(glob.glob(os.path.join(sys_root, "devices/system/cpu/cpu[0-9]*"))):
+        names = ("scaling_cur_freq", "scaling_min_freq", "scaling_max_freq")
+        found[os.path.basename(path)] = _domain(os.path.join(path, "cpufreq"), names, 1000)
+    found["emc"] = _emc(os.path.join(sys_root, "kernel"))
+    return {name: clocks for name, clocks in found.items() if clocks}
+
+
+def _emc(kernel: str) -> Optional[Dict[str, int]]:
+    """Return the memory's clocks; the files are debugfs, for root only, and not the same before Tegra 186."""
+    clocks = _domain(os.path.join(kernel, "debug/bpmp/debug/clk/emc"), ("rate", "min_rate", "max_rate"), 1)
+    if clocks is None:
+        names = ("clk/override.emc/clk_rate", "tegra_bwmgr/emc_min_rate", "tegra_bwmgr/emc_max_rate")
+        return _domain(os.path.join(kernel, "debug"), names, 1)
+    # The power mode's limit, 0 for none.
+    cap = _text(os.path.join(kernel, "nvpmodel_emc_cap/emc_iso_cap"))
+    if cap.isdigit() and 0 < int(cap) < clocks["max_hz"]:
+        clocks["max_hz"] = int(cap)
+    return clocks
+
+
+def _domain(path: str, names: Sequence[str], unit_hz: int) -> Optional[Dict[str, int]]:
+    texts = [_text(os.path.join(path, name)) for name in names]
+    if not all(text.isdigit() for text in texts):
+        return None
+    return dict(zip(("current_hz", "min_hz", "max_hz"), (int(text) * unit_hz for text in texts)))
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, errors="replace") as stream:
+            return stream.read().strip()
+    except OSError:
+        return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -70,17 +70,17 @@ def window_energy(
     return Energy(energy_j, energy_j / (end_s - start_s))
 
 
-def rails_energy(rails: Mapping[str, Readings], start_s: float, end_s: float) -> Energy:
+def rails_energy(rails: Mapping[str, Readings], start_s: float, end_s: float, update_s: float | None = None) -> Energy:
     """Add up the rails of a set over one window; refused when any of them is.
 
     Each rail is integrated on its own times. That is the integral of their sum on the grid of all times together, both
     being linear between their readings, and a gap of one rail cannot hide behind another's readings. The rails of a
-    board are renewed alike, so a steady rail is taken to be as quick as the quickest.
+    board are renewed alike, so unless `update_s` is known a steady rail is taken to be as quick as the quickest.
     """
     if not rails:
         return Energy(None, None, EnergyRefusal.NO_READINGS, "no rail was read")
     seen = [one for one in (seen_update_s(*readings) for readings in rails.values()) if one is not None]
-    update_s = min(seen, default=None)
+    update_s = update_s or min(seen, default=None)
     found = {name: window_energy(*readings, start_s, end_s, update_s) for name, readings in rails.items()}
     for name, one in found.items():
         if one.refusal is not None:
@@ -171,12 +171,15 @@ def _gap(times_s: Sequence[float], window: Window) -> Energy | None:
 
 
 def seen_update_s(times_s: Sequence[float], values: Sequence[float]) -> float | None:
-    """The shortest time between two changes of a value, which is how often its sensor renews it; None without any.
+    """The shortest time between two changes of a value, which is how often its sensor renews it.
 
     A sensor that averages over a second and is read ten times a second gives each value ten times. Of the changes the
-    closest two tell, since a steady load repeats values too.
+    closest two tell, since a steady load repeats values too. None for a value that changed fewer than MIN_UPDATES
+    times: the steps from idling to measuring and back say nothing of a sensor.
     """
     changes = [time for (_, before), (time, now) in pairwise(zip(times_s, values, strict=True)) if now != before]
+    if len(changes) < MIN_UPDATES:
+        return None
     return min((later - earlier for earlier, later in pairwise(changes) if later > earlier), default=None)
 
 

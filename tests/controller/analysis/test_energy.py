@@ -69,11 +69,19 @@ def test_rails_add_up_as_on_a_common_grid(start_s: float, end_s: float) -> None:
 
 
 def test_a_steady_rail_is_as_quick_as_its_neighbours() -> None:
-    """A rail that stepped twice in the whole run is not taken for a sensor that is renewed twice."""
-    steady = read(lambda time: 0.466 if 2 <= time < 9 else 0.427)
+    """A rail that stepped once in two seconds is not taken for a sensor that is renewed so seldom."""
+    steady = read(lambda time: 0.466 if time % 4 < 2 else 0.427)
+    steady = ([*steady[0], 11.0, 13.0], [*steady[1], 0.427, 0.466])
 
     assert window_energy(*steady, 3.0, 8.0).refusal is EnergyRefusal.TOO_FEW_UPDATES
     assert rails_energy({"gpu": read(math.sin), "vddrq": steady}, 3.0, 8.0).refusal is None
+
+
+def test_steps_from_idle_to_load_and_back_are_no_updates() -> None:
+    """A power that is constant while idling and while measuring changes twice, and its energy is exact."""
+    found = window_energy(*read(lambda time: 5.0 if 2 <= time < 9 else 2.0), 3.0, 8.0)
+
+    assert found.energy_j == pytest.approx(25.0)
 
 
 def test_one_bad_rail_refuses_the_set() -> None:

@@ -1,0 +1,33 @@
+"""All that is computed of one run beside its latencies' summary: the columns that a new version can compute anew."""
+
+from typing import Any
+
+from efficientquant_controller.analysis.facts import RunFacts
+from efficientquant_controller.analysis.statistics import STATISTICS_VERSION, drift, upper_bound
+from efficientquant_controller.analysis.telemetry import inference_energy, summarize_series
+from efficientquant_controller.analysis.verdict import judge, was_throttled
+
+
+def derived_columns(facts: RunFacts) -> dict[str, Any]:
+    """Compute a succeeded run's columns, in SI units, each None where it is not known."""
+    verdict, energy, summary = judge(facts), inference_energy(facts), summarize_series(facts)
+    return {
+        "statistics_version": STATISTICS_VERSION,
+        "verdict": verdict.grade.value,
+        "verdict_reasons": list(verdict.reasons),
+        "latency_p90_bound_s": upper_bound(facts.latency_s, 90).value_s,
+        "latency_p99_bound_s": upper_bound(facts.latency_s, 99).value_s,
+        "latency_drift": drift(facts.latency_s),
+        "energy_per_inference_j": energy.gross_j,
+        "net_energy_per_inference_j": energy.net_j,
+        "mean_power_w": summary.mean_power_w,
+        "idle_power_w": energy.idle_power_w,
+        "rail_set": facts.conditions.get("rail_set", ""),
+        "max_temperature_c": summary.max_temperature_c,
+        "gpu_clock_min_hz": summary.gpu_clock_min_hz,
+        "gpu_clock_max_hz": summary.gpu_clock_max_hz,
+        "throttled": was_throttled(facts),
+        "gpu_process_peak_bytes": summary.gpu_process_peak_bytes,
+        "paper_memory_bytes": summary.paper_memory_bytes,
+        "paper_memory_kind": summary.paper_memory_kind,
+    }

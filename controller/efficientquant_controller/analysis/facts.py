@@ -1,0 +1,60 @@
+"""What a run delivered and what was asked of it: plain values, from which every derived number can be recomputed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from efficientquant_controller.analysis.energy import Readings, Window
+
+MEASURE = "measure"
+IDLE_BEFORE = "idle_before"
+IDLE_AFTER = "idle_after"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that the agent found; `severity` is "info", "soft" or "invalid"."""
+
+    check: str
+    severity: str
+    message: str
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """One run that succeeded.
+
+    Times count in seconds from the run's start; `series` are readings by name and `windows` the marked parts by name.
+    `conditions` are the agent's, as text. `clocks_asked` says that the user wanted clocks locked.
+    """
+
+    latency_s: Sequence[float]
+    required_count: int
+    required_time_s: float
+    warmup_converged: bool
+    series: Mapping[str, Readings] = field(default_factory=dict)
+    windows: Mapping[str, Window] = field(default_factory=dict)
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    findings: Sequence[Finding] = ()
+    sampler_core_share: float | None = None
+    clocks_asked: bool = False
+
+    def measured(self, name: str) -> list[float]:
+        """The values of a series that were read in the measure window; none where either does not exist."""
+        if name not in self.series or MEASURE not in self.windows:
+            return []
+        start_s, end_s = self.windows[MEASURE]
+        times_s, values = self.series[name]
+        return [value for time, value in zip(times_s, values, strict=True) if start_s <= time <= end_s]
+
+    def target_hz(self, domain: str) -> float | None:
+        """What the clocks of a domain ("gpu", "emc", "cpu") are meant to run at; None where nobody says."""
+        return number(self.conditions.get(f"clock_{domain}_target_hz"))
+
+
+def number(text: str | None) -> float | None:
+    """A condition as a number above 0; None where it is none."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if value > 0 else None

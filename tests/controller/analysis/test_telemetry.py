@@ -1,0 +1,140 @@
+"""A run's series in a few numbers, and all of its derived columns."""
+
+import pytest
+from efficientquant_controller.analysis.derived import derived_columns
+from efficientquant_controller.analysis.energy import EnergyRefusal
+from efficientquant_controller.analysis.facts import RunFacts
+from efficientquant_controller.analysis.telemetry import energy_in, inference_energy, rails, summarize_series
+
+TIMES = [n / 10 for n in range(301)]  # 30 s at 10 Hz: idle, 10 s of load in the middle, idle
+WINDOWS = {"idle_before": (0.0, 9.0), "measure": (11.0, 19.0), "idle_after": (21.0, 30.0)}
+
+
+def steps(idle: float, busy: float) -> tuple[list[float], list[float]]:
+    return TIMES, [busy if 10 <= time < 20 else idle for time in TIMES]
+
+
+def nano(**series: tuple[list[float], list[float]]) -> RunFacts:
+    return RunFacts(
+        latency_s=[0.1] * 80,
+        required_count=64,
+        required_time_s=6.0,
+        warmup_converged=True,
+        series=series,
+        windows=WINDOWS,
+        conditions={"rail_set": "POM_5V_IN"},
+        sampler_core_share=0.001,
+    )
+
+
+def xavier(**series: tuple[list[float], list[float]]) -> RunFacts:
+    facts = nano(**series)
+    return RunFacts(**{**facts.__dict__, "conditions": {"rail_set": "GPU+SYS5V"}})
+
+
+@pytest.mark.parametrize(
+    ("rail_set", "names"),
+    [
+        ("POM_5V_IN", ["power_pom_5v_in_w"]),
+        ("GPU+CPU+SYS5V", ["power_gpu_w", "power_cpu_w", "power_sys5v_w"]),
+        ("", []),
+    ],
+)
+def test_a_rail_set_names_its_series(rail_set: str, names: list[str]) -> None:
+    """The rails of a set are series by their lower-case names."""
+    assert rails(rail_set) == names
+
+
+def test_power_and_energy_of_a_rail() -> None:
+    """5 W while measuring and 2 W idle: 40 J over 8 s and 80 inferences, 0.5 J gross and 0.3 J net."""
+    facts = nano(power_pom_5v_in_w=steps(2.0, 5.0))
+
+    found = inference_energy(facts)
+
+    assert (found.gross_j, found.net_j, found.idle_power_w, found.idle_drift) == pytest.approx((0.5, 0.3, 2.0, 0.0))
+    assert summarize_series(facts).mean_power_w == pytest.approx(5.0)
+
+
+def test_a_set_of_rails_adds_up_and_other_rails_stay_out() -> None:
+    """The module's power is the sum of the named rails only."""
+    facts = xavier(power_gpu_w=steps(0.5, 6.0), power_sys5v_w=steps(1.5, 2.0), power_cv_w=steps(9.0, 9.0))
+
+    assert energy_in(facts, "measure").mean_power_w == pytest.approx(8.0)
+
+
+def test_a_set_without_one_of_its_rails_has_no_energy() -> None:
+    """A rail that was not read is named, and no smaller total is given."""
+    found = energy_in(xavier(power_gpu_w=steps(0.5, 6.0)), "measure")
+
+    assert (found.energy_j, found.refusal) == (None, EnergyRefusal.NO_READINGS)
+    assert found.message == "power_sys5v_w was not read"
+
+
+def test_the_counter_goes_before_a_power_reading() -> None:
+    """NVML's counter is what a discrete GPU is asked; its averaged power is not integrated."""
+    counter = (TIMES, [1000 + 20 * time for time in TIMES])
+    facts = nano(energy_gpu_j=counter, power_pom_5v_in_w=steps(2.0, 5.0))
+
+    assert energy_in(facts, "measure").energy_j == pytest.approx(160.0)
+
+
+def test_a_discrete_gpus_power_is_renewed_once_a_second() -> None:
+    """Without a counter, a window of four seconds of NVML's power is too short however often it was read."""
+    facts = nano(power_pom_5v_in_w=steps(2.0, 5.0), gpu_used_bytes=steps(1e9, 3e9))
+    short = RunFacts(**{**facts.__dict__, "windows": {"measure": (11.0, 15.9)}})
+
+    assert energy_in(facts, "measure").energy_j == pytest.approx(40.0)
+    assert energy_in(short, "measure").refusal is EnergyRefusal.TOO_FEW_UPDATES
+
+
+def test_a_run_without_that_window_says_so() -> None:
+    """No window, no energy."""
+    facts = RunFacts(**{**nano(power_pom_5v_in_w=steps(2.0, 5.0)).__dict__, "windows": {}})
+
+    assert energy_in(facts, "measure").refusal is EnergyRefusal.NO_WINDOW
+    assert inference_energy(facts).gross_j is None
+
+
+def test_heat_clocks_and_memory() -> None:
+    """Extremes come from the measure window, the process's peak from the whole run, the paper's memory is a mean."""
+    facts = nano(
+        temperature_gpu_c=steps(90.0, 62.5),
+        temperature_pmic_c=steps(100.0, 100.0),
+        clock_gpu_hz=(TIMES, [76.8e6 if time < 11.05 else 921.6e6 for time in TIMES]),
+        nvmap_process_bytes=steps(3000.0, 2000.0),
+        board_used_bytes=steps(1e9, 2e9),
+    )
+
+    found = summarize_series(facts)
+
+    assert (found.max_temperature_c, found.gpu_clock_min_hz, found.gpu_clock_max_hz) == (62.5, 76.8e6, 921.6e6)
+    assert (found.gpu_process_peak_bytes, found.paper_memory_bytes) == (3000, 2_000_000_000)
+    assert found.paper_memory_kind == "board used RAM"
+
+
+def test_a_discrete_gpu_has_its_own_kind_of_memory() -> None:
+    """Where the GPU has memory of its own, that is what the paper read."""
+    found = summarize_series(nano(gpu_used_bytes=steps(1e9, 3e9), board_used_bytes=steps(1e9, 2e9)))
+
+    assert (found.paper_memory_bytes, found.paper_memory_kind) == (3_000_000_000, "device used memory")
+
+
+def test_columns_of_a_run() -> None:
+    """Every column is there with its value in SI units; JSON can hold them all."""
+    found = derived_columns(nano(power_pom_5v_in_w=steps(2.0, 5.0)))
+
+    assert (found["verdict"], found["rail_set"], found["latency_drift"]) == ("A", "POM_5V_IN", 0.0)
+    assert found["energy_per_inference_j"] == pytest.approx(0.5)
+    assert (found["latency_p90_bound_s"], found["latency_p99_bound_s"]) == (0.1, None)
+    assert (found["throttled"], found["max_temperature_c"], found["gpu_process_peak_bytes"]) == (None, None, None)
+    assert all(isinstance(reason, str) for reason in found["verdict_reasons"])
+
+
+def test_columns_of_a_run_that_was_not_watched() -> None:
+    """Without a series what is not known is None."""
+    found = derived_columns(nano())
+
+    known = {name for name, value in found.items() if value not in (None, "")}
+    assert known == {
+        *("statistics_version", "verdict", "verdict_reasons", "latency_p90_bound_s", "latency_drift", "rail_set"),
+    }

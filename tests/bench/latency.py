@@ -1,10 +1,12 @@
 """The product's timed loop against a bare `session.run` loop: same session, same inputs, in turns."""
 
+import contextlib
 import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from efficientquant_agent.backends.base import LoadOptions
 from efficientquant_agent.backends.ort import OrtCpu
 from efficientquant_agent.measuring import measure as measure_with_product
 from efficientquant_agent.records import Measurement
@@ -18,8 +20,8 @@ MAX_RATIO = 1.01
 
 def measure(folder: Path) -> Iterator[Goal]:
     """The ratio of the median latencies over all rounds; each round runs both loops, in alternating order."""
-    loaded = OrtCpu.load(export(folder / "model.onnx"), 0)
-    inputs = loaded.stage_inputs(8, 0)
+    loaded = OrtCpu.load(export(folder / "model.onnx"), LoadOptions(), lambda _stage: contextlib.nullcontext())
+    inputs = loaded.stage(random_feeds(loaded.input_shapes(), 8))
     bare_loop(loaded._session, inputs)  # warm-up
     ours: list[float] = []
     theirs: list[float] = []
@@ -47,10 +49,18 @@ def export(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def random_feeds(shapes: dict[str, tuple[int, ...]], count: int) -> list[dict[str, object]]:
+    """Return `count` feeds, float32 in [0, 1)."""
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    return [{name: random.random(shape, np.float32) for name, shape in shapes.items()} for _ in range(count)]
+
+
 def product_loop(loaded: object, inputs: list[dict[str, object]]) -> list[float]:
     """What the agent's child does between warm-up and result."""
     tier = Measurement("bench", 0.0, PER_ROUND, 0.0, 0, 0.0, len(inputs), 0, 0, 0.1)
-    return list(measure_with_product(loaded.run_once, inputs, tier))
+    return list(measure_with_product(loaded.run_once, inputs, tier).latency_s)
 
 
 def bare_loop(session: object, inputs: list[dict[str, object]]) -> list[float]:

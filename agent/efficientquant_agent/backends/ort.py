@@ -1,11 +1,23 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime on the CPU, and on the GPU by its CUDA and TensorRT providers."""
 
-from typing import Any, Dict, List, Optional, Tuple, Type
+import os
+import re
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type
 
-from efficientquant_agent.backends.base import Backend, BackendBrokenError, InferenceError, LoadedModel, LoadError
+from efficientquant_agent.backends import cudart
+from efficientquant_agent.backends.base import (
+    Backend,
+    BackendBrokenError,
+    InferenceError,
+    LoadedModel,
+    LoadError,
+    LoadOptions,
+    Stage,
+)
 from efficientquant_agent.records import BackendInfo
 
-_PROVIDERS = ["CPUExecutionProvider"]
+# https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html; older releases refuse the option.
+_USE_TF32_SINCE = (1, 18)
 
 
 def _runtime_errors() -> Tuple[Type[Exception], ...]:
@@ -19,48 +31,51 @@ def _runtime_errors() -> Tuple[Type[Exception], ...]:
 class OrtModel(LoadedModel):
     """A session of ONNX Runtime."""
 
-    def __init__(self, session: Any, session_options: Dict[str, str]) -> None:
+    def __init__(self, session: Any, session_options: Mapping[str, str]) -> None:
         self._session = session
         self._errors = _runtime_errors()
         self.providers = session.get_providers()
         self.session_options = session_options
 
-    def stage_inputs(self, count: int, seed: int) -> List[Dict[str, Any]]:
-        """Return `count` feeds of the session, one float32 array per input of the model."""
-        import numpy as np
-
-        random = np.random.RandomState(seed % 2**32)
+    def input_shapes(self) -> Dict[str, Tuple[int, ...]]:
+        """Return every input's shape by name, symbolic dimensions as 1; LoadError where one is not float32."""
+        shapes = {}
         for node in self._session.get_inputs():
             if node.type != "tensor(float)":
                 raise LoadError(
                     "input '{}' is {}; only tensor(float) inputs can be staged".format(node.name, node.type)
                 )
-        return [
-            {
-                node.name: random.random_sample(
-                    [size if isinstance(size, int) and size > 0 else 1 for size in node.shape]
-                ).astype(np.float32)
-                for node in self._session.get_inputs()
-            }
-            for _ in range(count)
-        ]
+            shapes[node.name] = tuple(size if isinstance(size, int) and size > 0 else 1 for size in node.shape)
+        return shapes
 
-    def run_once(self, staged: Dict[str, Any]) -> Any:
+    def stage(self, feeds: Sequence[Mapping[str, Any]]) -> List[Any]:
+        """Return one dictionary of contiguous arrays per feed, as the session takes them."""
+        import numpy as np
+
+        return [{name: np.ascontiguousarray(array) for name, array in feed.items()} for feed in feeds]
+
+    def run_once(self, staged: Any) -> Any:
         """Run the session; all outputs are numpy arrays on return."""
         try:
             return self._session.run(None, staged)
         except self._errors as error:
             raise InferenceError(str(error)) from error
 
+    def outputs(self, staged: Any) -> List[Any]:
+        """Run the session; it allocates its outputs anew each time."""
+        return list(self.run_once(staged))
+
 
 class OrtCpu(Backend):
     """The CPU execution provider: on every device that has the extra [ort]."""
 
     name = "ort-cpu"
+    # What is asked for, the preferred first: a session that gets another first one is refused.
+    _providers = ("CPUExecutionProvider",)
 
     @classmethod
     def probe(cls) -> Optional[BackendInfo]:
-        """Return the installed version, None without one."""
+        """Return the installed version, None without one or without the provider."""
         try:
             import numpy  # noqa: F401 — onnxruntime needs it and says so badly
             import onnxruntime
@@ -68,7 +83,14 @@ class OrtCpu(Backend):
             return None
         except (ImportError, OSError) as error:
             raise BackendBrokenError(str(error)) from error
-        return BackendInfo(cls.name, onnxruntime.__version__, list(_PROVIDERS))
+        if cls._providers[0] not in onnxruntime.get_available_providers():
+            return None
+        cls._check_device()
+        return BackendInfo(cls.name, onnxruntime.__version__, list(cls._providers))
+
+    @classmethod
+    def _check_device(cls) -> None:
+        """Raise BackendBrokenError where the provider is installed but its device is not there."""
 
     @classmethod
     def library_versions(cls) -> Dict[str, str]:
@@ -79,27 +101,98 @@ class OrtCpu(Backend):
         return {"onnxruntime": onnxruntime.__version__, "numpy": numpy.__version__}
 
     @classmethod
-    def load(cls, model: bytes, intra_op_threads: int) -> LoadedModel:
+    def load(cls, content: bytes, options: LoadOptions, stage: Stage) -> LoadedModel:
         """Create a session from a model's bytes with all graph optimizations."""
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.intra_op_num_threads = intra_op_threads
-        options.log_severity_level = 3  # errors: warnings about a model are not this run's log
+        settings = onnxruntime.SessionOptions()
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        settings.intra_op_num_threads = options.intra_op_threads
+        settings.log_severity_level = 3  # errors: warnings about a model are not this run's log
+        provider_options = cls._provider_options(onnxruntime.__version__)
+        with stage("session_create"):
+            try:
+                session = onnxruntime.InferenceSession(
+                    content, settings, providers=list(cls._providers), provider_options=provider_options
+                )
+            except _runtime_errors() as error:
+                raise LoadError(str(error)) from error
+        _check_providers(cls._providers[0], session.get_providers())
+        realised = {
+            "graph_optimization": "all",
+            "execution_mode": "sequential",
+            "intra_op_threads": str(options.intra_op_threads),
+        }
+        realised.update(cls._realised_options(provider_options[0]))
+        return OrtModel(session, realised)
+
+    @classmethod
+    def _provider_options(cls, version: str) -> List[Dict[str, str]]:
+        """Return each provider's options, in the order of the providers."""
+        del version
+        return [{} for _ in cls._providers]
+
+    @classmethod
+    def _realised_options(cls, first: Mapping[str, str]) -> Dict[str, str]:
+        """Return what the options of the first provider add to the session's own."""
+        return dict(first)
+
+
+class OrtCuda(OrtCpu):
+    """The CUDA execution provider, from pageable host memory to host memory, as `session.run` does it."""
+
+    name = "ort-cuda"
+    _providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
+
+    @classmethod
+    def _check_device(cls) -> None:
         try:
-            session = onnxruntime.InferenceSession(model, options, providers=_PROVIDERS)
-        except _runtime_errors() as error:
-            raise LoadError(str(error)) from error
-        return OrtModel(
-            session,
-            {
-                "graph_optimization": "all",
-                "execution_mode": "sequential",
-                "intra_op_threads": str(intra_op_threads),
-            },
+            cudart.gpus()
+        except cudart.CudaError as error:
+            raise BackendBrokenError(
+                "onnxruntime has {}, but no GPU answers: {}".format(cls._providers[0], error)
+            ) from error
+
+    @classmethod
+    def library_versions(cls) -> Dict[str, str]:
+        """Return the versions of onnxruntime, numpy and CUDA."""
+        return dict(super().library_versions(), cuda=cudart.open_library().runtime_version())
+
+    @classmethod
+    def load(cls, content: bytes, options: LoadOptions, stage: Stage) -> LoadedModel:
+        """Create a session whose float32 is computed as float32, not as TF32."""
+        # Read by cuBLAS, cuDNN and TensorRT when they start: the one switch that every release has.
+        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+        return super().load(content, options, stage)
+
+    @classmethod
+    def _provider_options(cls, version: str) -> List[Dict[str, str]]:
+        cuda = {"device_id": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"}
+        release = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+        if release >= _USE_TF32_SINCE:
+            cuda["use_tf32"] = "0"
+        return [{"CUDAExecutionProvider": cuda}.get(provider, {}) for provider in cls._providers]
+
+    @classmethod
+    def _realised_options(cls, first: Mapping[str, str]) -> Dict[str, str]:
+        return dict(first, tf32="off", cuda_graph="off", memory_kind="pageable", transfers="both ways in every query")
+
+
+class OrtTensorrt(OrtCuda):
+    """The TensorRT execution provider in float32; what it does not take runs on the CUDA provider."""
+
+    name = "ort-trt"
+    _providers = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+
+
+def _check_providers(asked: str, got: Sequence[str]) -> None:
+    """Raise LoadError where ONNX Runtime fell back to another provider, which it does without an error."""
+    if not got or got[0] != asked:
+        raise LoadError(
+            "onnxruntime was asked for {} and gave {}: it could not start that provider and fell back; its own log "
+            "names the library that is missing or does not fit".format(asked, ", ".join(got) or "none")
         )
 
 
-BACKEND = OrtCpu
+BACKENDS = (OrtCpu, OrtCuda, OrtTensorrt)

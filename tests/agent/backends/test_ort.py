@@ -1,37 +1,77 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime on the CPU, and what its GPU providers are asked for."""
+
+import contextlib
+import os
 
 import numpy as np
+import onnxruntime
 import pytest
-from efficientquant_agent.backends.base import InferenceError, LoadError
-from efficientquant_agent.backends.ort import OrtCpu
+from efficientquant_agent.backends import cudart
+from efficientquant_agent.backends.base import BackendBrokenError, InferenceError, LoadError, LoadOptions
+from efficientquant_agent.backends.ort import OrtCpu, OrtCuda, OrtTensorrt
+
+ONE_THREAD = LoadOptions(intra_op_threads=1)
 
 
-def test_staged_inputs(tiny_model):
-    """Inputs are float32 in [0, 1), a symbolic batch is 1, and the seed decides them."""
-    model = OrtCpu.load(tiny_model, intra_op_threads=1)
+@contextlib.contextmanager
+def untimed(_name):
+    yield
 
-    first, again, other = model.stage_inputs(8, 1), model.stage_inputs(8, 1), model.stage_inputs(8, 2)
 
-    assert [feed["image"].shape for feed in first] == [(1, 3, 16, 16)] * 8
-    assert {feed["image"].dtype for feed in first} == {np.dtype("float32")}
-    assert all(feed["image"].min() >= 0 and feed["image"].max() < 1 for feed in first)
-    assert all((a["image"] == b["image"]).all() for a, b in zip(first, again))
-    assert (first[0]["image"] != other[0]["image"]).any()
-    assert (first[0]["image"] != first[1]["image"]).any()
+def load(content, backend=OrtCpu):
+    return backend.load(content, ONE_THREAD, untimed)
+
+
+def feed_of(model, value=0.5):
+    return {name: np.full(shape, value, np.float32) for name, shape in model.input_shapes().items()}
+
+
+def test_symbolic_dimensions_are_one(tiny_model):
+    """An input's symbolic batch is 1, its other dimensions are the file's."""
+    assert load(tiny_model).input_shapes() == {"image": (1, 3, 16, 16)}
+
+
+def test_a_non_contiguous_feed_is_staged_once(tiny_model):
+    """Staging lays an input out as the session takes it, whatever the feed looked like."""
+    model = load(tiny_model)
+    transposed = np.zeros((1, 16, 16, 3), np.float32).transpose(0, 3, 1, 2)
+
+    (staged,) = model.stage([{"image": transposed}])
+
+    assert staged["image"].flags.c_contiguous
+    assert staged["image"].shape == (1, 3, 16, 16)
 
 
 def test_outputs_are_on_the_host(tiny_model):
-    """One run returns the model's outputs: a softmax over the channels here."""
-    model = OrtCpu.load(tiny_model, intra_op_threads=1)
+    """One run returns the model's outputs: a softmax over the channels here; asked twice, they are new arrays."""
+    model = load(tiny_model)
+    (staged,) = model.stage([feed_of(model)])
 
-    (scores,) = model.run_once(model.stage_inputs(1, 0)[0])
+    (scores,) = model.run_once(staged)
+    (first,), (second,) = model.outputs(staged), model.outputs(staged)
 
     assert np.allclose(scores.sum(axis=1), 1.0, atol=1e-5)
+    assert (first == second).all()
+    assert not np.shares_memory(first, second)
+
+
+def test_loading_is_one_stage(tiny_model):
+    """Creating the session is timed as the stage "session_create"."""
+    stages = []
+
+    @contextlib.contextmanager
+    def stage(name):
+        stages.append(name)
+        yield
+
+    OrtCpu.load(tiny_model, ONE_THREAD, stage)
+
+    assert stages == ["session_create"]
 
 
 def test_realised_session(tiny_model):
     """A loaded model says which providers it got and which options change its numbers."""
-    model = OrtCpu.load(tiny_model, intra_op_threads=2)
+    model = OrtCpu.load(tiny_model, LoadOptions(intra_op_threads=2), untimed)
 
     assert model.providers == ["CPUExecutionProvider"]
     assert model.session_options == {
@@ -45,12 +85,72 @@ def test_realised_session(tiny_model):
 def test_not_a_model(content):
     """Bytes that are no model are refused in the runtime's words."""
     with pytest.raises(LoadError, match=r".+"):
-        OrtCpu.load(content, intra_op_threads=1)
+        load(content)
 
 
 def test_failing_inference(models):
     """A failure in the middle of the graph is an InferenceError that names the operator."""
-    model = OrtCpu.load((models / "fails_at_run.onnx").read_bytes(), intra_op_threads=1)
+    model = load((models / "fails_at_run.onnx").read_bytes())
 
     with pytest.raises(InferenceError, match="Gather"):
-        model.run_once(model.stage_inputs(1, 0)[0])
+        model.run_once(model.stage([feed_of(model, 1000.0)])[0])
+
+
+@pytest.mark.parametrize("backend", [OrtCuda, OrtTensorrt])
+def test_a_provider_that_is_not_built_in_is_absent(backend):
+    """Where ONNX Runtime has no such provider there is no such backend, which is not an error."""
+    assert backend.probe() is None
+
+
+@pytest.mark.parametrize("backend", [OrtCuda, OrtTensorrt])
+def test_a_provider_without_a_gpu_is_broken(backend, monkeypatch):
+    """ONNX Runtime for GPUs on a machine without one is broken, in a sentence."""
+
+    def no_gpus():
+        raise cudart.CudaError("cudaErrorNoDevice", 100, "no CUDA-capable device is detected")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(backend._providers))
+    monkeypatch.setattr(cudart, "gpus", no_gpus)
+
+    with pytest.raises(BackendBrokenError, match=r"no GPU answers: cudaErrorNoDevice.*no NVIDIA GPU is visible"):
+        backend.probe()
+
+
+class FakeSession:
+    """Stands for a session with or without the provider that was asked for."""
+
+    given = ()
+    seen = None
+
+    def __init__(self, _content, _options, providers, provider_options):
+        assert len(providers) == len(provider_options)
+        type(self).seen = provider_options
+
+    def get_providers(self):
+        """Return what it got."""
+        return list(self.given)
+
+
+def test_a_silent_fallback_is_a_load_error(monkeypatch):
+    """A session that fell back to the CPU is refused, naming what was asked and what came."""
+    monkeypatch.setattr(onnxruntime, "InferenceSession", FakeSession)
+    monkeypatch.setattr(FakeSession, "given", ("CPUExecutionProvider",))
+
+    with pytest.raises(LoadError, match="asked for CUDAExecutionProvider and gave CPUExecutionProvider"):
+        load(b"", OrtCuda)
+
+
+@pytest.mark.parametrize(("version", "tf32"), [("1.10.0", None), ("1.18.1", "0"), ("1.32.0", "0")])
+def test_float32_is_not_computed_as_tf32(version, tf32, monkeypatch):
+    """TF32 is off by the environment everywhere, and by the provider's option where a release has it."""
+    monkeypatch.setattr(onnxruntime, "InferenceSession", FakeSession)
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    monkeypatch.setattr(FakeSession, "given", OrtCuda._providers)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+
+    model = load(b"", OrtCuda)
+
+    assert model.session_options["tf32"] == "off"
+    assert model.session_options["cudnn_conv_algo_search"] == "EXHAUSTIVE"
+    assert FakeSession.seen[0].get("use_tf32") == tf32
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"

@@ -1,0 +1,347 @@
+"""The CUDA runtime by ctypes: memory, streams, events and graphs, from CUDA 10.2 to 13, with nothing to install.
+
+pycuda is not used even where it is there: it drives the driver API with a context of its own, which TensorRT and
+ONNX Runtime would not share, and it would be a second way to do each of these things.
+"""
+
+import contextlib
+import ctypes
+import glob
+import os
+import re
+import sys
+import uuid
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+from efficientquant_agent.records import Gpu
+
+LIBRARY_NAMES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so.10.2")
+_TOOLKIT = "/usr/local/cuda/lib64/libcudart.so"
+
+# From driver_types.h and cuda_runtime_api.h; these numbers are the same in every release.
+_SCHEDULE = {"spin": 1, "block": 4}
+_MAP_HOST = 8
+_HOST_ALLOC = {"pinned": 0, "mapped": 2}
+_TO_DEVICE, _TO_HOST = 1, 2
+_NON_BLOCKING_STREAM = 1
+_CAPTURE_THREAD_LOCAL = 1
+_ATTRIBUTES = {"integrated": 18, "can_map_host_memory": 19, "major": 75, "minor": 76}
+# cudaDeviceProp begins with name[256], uuid[16], luid[8], luidDeviceNodeMask, totalGlobalMem in every release.
+_PROPERTIES_BYTES, _NAME_BYTES, _UUID_AT, _TOTAL_MEMORY_AT = 8192, 256, 256, 288
+
+_P, _SIZE, _INT, _UINT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_uint
+_SIGNATURES: Dict[str, Tuple[Any, ...]] = {
+    "cudaRuntimeGetVersion": (_P,),
+    "cudaDriverGetVersion": (_P,),
+    "cudaGetDeviceCount": (_P,),
+    "cudaDeviceGetAttribute": (_P, _INT, _INT),
+    "cudaGetDeviceProperties": (_P, _INT),
+    "cudaSetDeviceFlags": (_UINT,),
+    "cudaMemGetInfo": (_P, _P),
+    "cudaMalloc": (_P, _SIZE),
+    "cudaFree": (_P,),
+    "cudaHostAlloc": (_P, _SIZE, _UINT),
+    "cudaHostGetDevicePointer": (_P, _P, _UINT),
+    "cudaFreeHost": (_P,),
+    "cudaMemcpyAsync": (_P, _P, _SIZE, _INT, _P),
+    "cudaStreamCreateWithFlags": (_P, _UINT),
+    "cudaStreamSynchronize": (_P,),
+    "cudaStreamDestroy": (_P,),
+    "cudaEventCreateWithFlags": (_P, _UINT),
+    "cudaEventRecord": (_P, _P),
+    "cudaEventSynchronize": (_P,),
+    "cudaEventElapsedTime": (_P, _P, _P),
+    "cudaEventDestroy": (_P,),
+    "cudaStreamBeginCapture": (_P, _INT),
+    "cudaStreamEndCapture": (_P, _P),
+    "cudaGraphInstantiate": (_P, _P, _P, _P, _SIZE),  # until 11; from 12 on it takes what the next one takes
+    "cudaGraphInstantiateWithFlags": (_P, _P, ctypes.c_ulonglong),  # from 11.4 on
+    "cudaGraphLaunch": (_P, _P),
+    "cudaGraphExecDestroy": (_P,),
+    "cudaGraphDestroy": (_P,),
+    "cudaGetLastError": (),
+}
+
+_ADVICE = {
+    "cudaErrorNoDevice": "no NVIDIA GPU is visible here; in a container, start it with the NVIDIA runtime",
+    "cudaErrorInsufficientDriver": "the NVIDIA driver is missing or older than this CUDA runtime; update the driver",
+    "cudaErrorSystemDriverMismatch": "the driver was updated while it was loaded; restart the machine",
+    "cudaErrorSystemNotReady": "the driver's services are not running; start nvidia-fabricmanager, or restart",
+}
+
+
+class CudaError(Exception):
+    """A call of the CUDA runtime failed; `code` is 0 where the library itself could not be used."""
+
+    def __init__(self, name: str, code: int, message: str) -> None:
+        advice = _ADVICE.get(name)
+        super().__init__("{} ({}): {}{}".format(name, code, message, "; " + advice if advice else ""))
+        self.name = name
+        self.code = code
+        self.message = message
+
+
+class HostBuffer(NamedTuple):
+    """Memory of the host that the GPU reads: pinned, or mapped into the GPU's addresses too."""
+
+    host: int
+    # The GPU's own address of it, 0 unless it is mapped.
+    device: int
+    size_bytes: int
+
+
+class Cudart:
+    """The functions of one libcudart; every failure is a CudaError. Handles and addresses are plain integers."""
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+        for name, arguments in _SIGNATURES.items():
+            with contextlib.suppress(AttributeError):  # which release has which is asked where it matters
+                getattr(library, name).argtypes = arguments
+        for name in ("cudaGetErrorName", "cudaGetErrorString"):
+            getattr(library, name).restype = ctypes.c_char_p
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        try:
+            function = getattr(self._library, name)
+        except AttributeError:
+            raise CudaError(name, 0, "this release of the CUDA runtime does not have it") from None
+        code = function(*arguments)
+        if code:
+            self._library.cudaGetLastError()  # or the next call reports this one
+            raise CudaError(
+                self._library.cudaGetErrorName(code).decode(), code, self._library.cudaGetErrorString(code).decode()
+            )
+
+    def _create(self, name: str, *arguments: Any) -> int:
+        handle = _P()
+        self._call(name, ctypes.byref(handle), *arguments)
+        return handle.value or 0
+
+    def _number(self, name: str, *arguments: Any) -> int:
+        number = _INT()
+        self._call(name, ctypes.byref(number), *arguments)
+        return number.value
+
+    # The device
+
+    def runtime_version(self) -> str:
+        """Return the runtime's version, e.g. "10.2"; needs no driver."""
+        return _version(self._number("cudaRuntimeGetVersion"))
+
+    def driver_version(self) -> str:
+        """Return the newest CUDA that the driver can do, e.g. "12.4"; "0.0" without a driver."""
+        return _version(self._number("cudaDriverGetVersion"))
+
+    def device_count(self) -> int:
+        """Return how many GPUs answer; CudaError where none does, or no driver."""
+        return self._number("cudaGetDeviceCount")
+
+    def attribute(self, name: str, device: int = 0) -> int:
+        """Return an attribute: "integrated", "can_map_host_memory", "major" or "minor"."""
+        return self._number("cudaDeviceGetAttribute", _ATTRIBUTES[name], device)
+
+    def compute_capability(self, device: int = 0) -> int:
+        """Return e.g. 53 for SM 5.3."""
+        return 10 * self.attribute("major", device) + self.attribute("minor", device)
+
+    def properties(self, device: int = 0) -> Tuple[str, str, int]:
+        """Return a GPU's name, its UUID as NVML writes it ("" where it has none) and its memory in bytes."""
+        buffer = ctypes.create_string_buffer(_PROPERTIES_BYTES)
+        self._call("cudaGetDeviceProperties", buffer, device)
+        name = buffer.raw[:_NAME_BYTES].split(b"\0")[0].decode(errors="replace")
+        identity = buffer.raw[_UUID_AT : _UUID_AT + 16]
+        memory_bytes = ctypes.c_uint64.from_buffer(buffer, _TOTAL_MEMORY_AT).value
+        return name, "GPU-{}".format(uuid.UUID(bytes=identity)) if any(identity) else "", memory_bytes
+
+    def set_device_flags(self, sync_mode: str) -> None:
+        """Say how the host waits ("spin" or "block") and allow mapped memory; before anything else is done."""
+        self._call("cudaSetDeviceFlags", _SCHEDULE[sync_mode] | _MAP_HOST)
+
+    def free_bytes(self) -> int:
+        """Return how much of the device's memory is free."""
+        free, total = _SIZE(), _SIZE()
+        self._call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
+        return free.value
+
+    # Memory
+
+    def malloc(self, size_bytes: int) -> int:
+        """Return the address of device memory."""
+        return self._create("cudaMalloc", size_bytes)
+
+    def free(self, address: int) -> None:
+        """Release device memory."""
+        self._call("cudaFree", address)
+
+    def host_alloc(self, size_bytes: int, kind: str) -> HostBuffer:
+        """Return host memory, "pinned" or "mapped"."""
+        host = self._create("cudaHostAlloc", size_bytes, _HOST_ALLOC[kind])
+        device = self._create("cudaHostGetDevicePointer", host, 0) if kind == "mapped" else 0
+        return HostBuffer(host, device, size_bytes)
+
+    def host_free(self, buffer: HostBuffer) -> None:
+        """Release host memory."""
+        self._call("cudaFreeHost", buffer.host)
+
+    def copy_to_device(self, device: int, host: int, size_bytes: int, stream: int) -> None:
+        """Copy, in the order of the stream."""
+        self._call("cudaMemcpyAsync", device, host, size_bytes, _TO_DEVICE, stream)
+
+    def copy_to_host(self, host: int, device: int, size_bytes: int, stream: int) -> None:
+        """Copy, in the order of the stream."""
+        self._call("cudaMemcpyAsync", host, device, size_bytes, _TO_HOST, stream)
+
+    # Streams and events
+
+    def stream_create(self) -> int:
+        """Return a stream that does not wait for the default one."""
+        return self._create("cudaStreamCreateWithFlags", _NON_BLOCKING_STREAM)
+
+    def stream_synchronize(self, stream: int) -> None:
+        """Wait, in the way that the device flags say, until a stream is done."""
+        self._call("cudaStreamSynchronize", stream)
+
+    def stream_destroy(self, stream: int) -> None:
+        """Release a stream."""
+        self._call("cudaStreamDestroy", stream)
+
+    def event_create(self) -> int:
+        """Return an event that takes the time."""
+        return self._create("cudaEventCreateWithFlags", 0)
+
+    def event_record(self, event: int, stream: int) -> None:
+        """Take the device's time when the stream gets here."""
+        self._call("cudaEventRecord", event, stream)
+
+    def event_synchronize(self, event: int) -> None:
+        """Wait until an event was recorded."""
+        self._call("cudaEventSynchronize", event)
+
+    def elapsed_s(self, start: int, end: int) -> float:
+        """Return the device's time between two recorded events in seconds."""
+        elapsed_ms = ctypes.c_float()
+        self._call("cudaEventElapsedTime", ctypes.byref(elapsed_ms), start, end)
+        return elapsed_ms.value / 1000.0
+
+    def event_destroy(self, event: int) -> None:
+        """Release an event."""
+        self._call("cudaEventDestroy", event)
+
+    # Graphs
+
+    @contextlib.contextmanager
+    def capture(self, stream: int) -> Iterator[List[int]]:
+        """Record what is done on the stream inside; the list holds the executable graph afterwards."""
+        captured: List[int] = []
+        self._call("cudaStreamBeginCapture", stream, _CAPTURE_THREAD_LOCAL)
+        try:
+            yield captured
+        except BaseException:
+            with contextlib.suppress(CudaError):  # the first error is the one to tell
+                self._call("cudaGraphDestroy", self._create_swapped("cudaStreamEndCapture", stream))
+            raise
+        graph = self._create_swapped("cudaStreamEndCapture", stream)
+        try:
+            captured.append(self._instantiate(graph))
+        finally:
+            self._call("cudaGraphDestroy", graph)
+
+    def _create_swapped(self, name: str, argument: int) -> int:
+        handle = _P()
+        self._call(name, argument, ctypes.byref(handle))
+        return handle.value or 0
+
+    def _instantiate(self, graph: int) -> int:
+        if hasattr(self._library, "cudaGraphInstantiateWithFlags"):
+            return self._create("cudaGraphInstantiateWithFlags", graph, 0)
+        return self._create("cudaGraphInstantiate", graph, None, None, 0)
+
+    def graph_launch(self, graph: int, stream: int) -> None:
+        """Do what was captured."""
+        self._call("cudaGraphLaunch", graph, stream)
+
+    def graph_destroy(self, graph: int) -> None:
+        """Release an executable graph."""
+        self._call("cudaGraphExecDestroy", graph)
+
+
+def open_library(path: str = "") -> Cudart:
+    """Return the CUDA runtime of this machine; CudaError names what was looked for when there is none.
+
+    Of several, the first whose GPU answers: a runtime that is newer than the driver does not.
+    """
+    opened: Optional[Cudart] = None
+    for candidate in [path] if path else _candidates():
+        try:
+            library = Cudart(ctypes.CDLL(candidate))
+        except (OSError, AttributeError):
+            continue
+        opened = opened or library
+        try:
+            library.device_count()
+        except CudaError:
+            continue
+        return library
+    if opened is None:
+        tried = path or ", ".join(LIBRARY_NAMES)
+        raise CudaError("libcudart", 0, "not found (tried {}); install the CUDA runtime".format(tried))
+    return opened
+
+
+def _candidates() -> List[str]:
+    """Return where the runtime may be: the loader's own search, the toolkit, then NVIDIA's pip packages."""
+    packaged: List[str] = []
+    for entry in sys.path:
+        packaged.extend(sorted(glob.glob(os.path.join(entry, "nvidia", "*", "lib", "libcudart.so.*")), reverse=True))
+    return [*LIBRARY_NAMES, _TOOLKIT, *packaged]
+
+
+def gpus(library: Optional[Cudart] = None, proc: str = "/proc") -> List[Gpu]:
+    """Return every GPU, with what its SM can compute; CudaError without a runtime, a driver or a GPU."""
+    library = library or open_library()
+    driver_version = _kernel_driver(proc) or "CUDA " + library.driver_version()
+    found = []
+    for device in range(library.device_count()):
+        name, identity, memory_bytes = library.properties(device)
+        sm = library.compute_capability(device)
+        found.append(
+            Gpu(
+                name=name,
+                uuid=identity,
+                compute_capability=sm,
+                memory_total_bytes=memory_bytes,
+                integrated=bool(library.attribute("integrated", device)),
+                fp16="fp16" in fast_types(sm),
+                int8="int8" in fast_types(sm),
+                tf32="tf32" in fast_types(sm),
+                driver_version=driver_version,
+            )
+        )
+    return found
+
+
+def fast_types(compute_capability: int) -> Sequence[str]:
+    """Return which of "fp16", "int8" and "tf32" are faster than float32 on an SM, e.g. 53 for a Jetson Nano's.
+
+    From NVIDIA's table of the precisions by compute capability in TensorRT's support matrix.
+    """
+    if compute_capability >= 80:
+        return ("fp16", "int8", "tf32")
+    if compute_capability >= 70:
+        return ("fp16", "int8")
+    return {53: ("fp16",), 60: ("fp16",), 61: ("int8",), 62: ("fp16",)}.get(compute_capability, ())
+
+
+def _kernel_driver(proc: str) -> str:
+    """Return the kernel driver's version, e.g. "550.54.15"; empty where it does not say (a Jetson's before R36)."""
+    try:
+        with open(os.path.join(proc, "driver/nvidia/version")) as stream:
+            match = re.search(r"^NVRM version:.*?(\d+\.\d+(?:\.\d+)?)\s", stream.read(), re.MULTILINE)
+    except OSError:
+        return ""
+    return match.group(1) if match else ""
+
+
+def _version(number: int) -> str:
+    return "{}.{}".format(number // 1000, number % 1000 // 10)

@@ -339,10 +339,11 @@ def read_power_modes(places: Places) -> Dict[int, str]:
 def read_domains(sys_root: str) -> Dict[str, Dict[str, int]]:
     """Return {"gpu", "emc", "cpu0", …: {"current_hz", "min_hz", "max_hz"}}; what cannot be read is not in it."""
     found = {}
-    for path in sorted(glob.glob(os.path.join(sys_root, "class/devfreq/*"))):
-        if re.fullmatch(r"[0-9a-f]+\.(?:gpu|gm20b|gp10b|gv11b|ga10b)", os.path.basename(path)):
+    for path in sorted(glob.glob(os.path.join(glob.escape(sys_root), "class/devfreq/*"))):
+        # 57000000.gpu on a Nano, .gp10b on a TX2, .gv11b on a Xavier, .ga10b or .gpu on an Orin, gpu-gpc-0 on a Thor
+        if re.fullmatch(r"(?:[0-9a-f]+\.)?(?:gpu|g[pvab][0-9]{2}b)(?:-gpc-0)?", os.path.basename(path)):
             found["gpu"] = _domain(path, ("cur_freq", "min_freq", "max_freq"), 1)
-    for path in sorted(glob.glob(os.path.join(sys_root, "devices/system/cpu/cpu[0-9]*"))):
+    for path in sorted(glob.glob(os.path.join(glob.escape(sys_root), "devices/system/cpu/cpu[0-9]*"))):
         names = ("scaling_cur_freq", "scaling_min_freq", "scaling_max_freq")
         found[os.path.basename(path)] = _domain(os.path.join(path, "cpufreq"), names, 1000)
     found["emc"] = _emc(os.path.join(sys_root, "kernel"))
@@ -353,8 +354,11 @@ def _emc(kernel: str) -> Optional[Dict[str, int]]:
     """Return the memory's clocks; the files are debugfs, for root only, and not the same before Tegra 186."""
     clocks = _domain(os.path.join(kernel, "debug/bpmp/debug/clk/emc"), ("rate", "min_rate", "max_rate"), 1)
     if clocks is None:
-        names = ("clk/override.emc/clk_rate", "tegra_bwmgr/emc_min_rate", "tegra_bwmgr/emc_max_rate")
-        return _domain(os.path.join(kernel, "debug"), names, 1)
+        limits = ("tegra_bwmgr/emc_min_rate", "tegra_bwmgr/emc_max_rate")
+        # The clock itself, else what jetson_clocks makes of it.
+        for rate in ("clk/emc/clk_rate", "clk/override.emc/clk_rate"):
+            clocks = clocks or _domain(os.path.join(kernel, "debug"), (rate,) + limits, 1)
+        return clocks
     # The power mode's limit, 0 for none.
     cap = _text(os.path.join(kernel, "nvpmodel_emc_cap/emc_iso_cap"))
     if cap.isdigit() and 0 < int(cap) < clocks["max_hz"]:

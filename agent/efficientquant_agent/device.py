@@ -1,16 +1,63 @@
 """What this board is and can do, read from /proc, /sys and /etc; absent stays absent."""
 
+import glob
 import json
 import os
 import re
 import socket
 import subprocess
 import sys
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from efficientquant_agent.records import BackendInfo, DeviceSnapshot
+from efficientquant_agent import clock_helper
+from efficientquant_agent.records import BackendInfo, DeviceSnapshot, Gpu
 
 _PROBE_TIMEOUT_S = 120.0
+# The release of JetPack that a release of Linux for Tegra came with, for people; nothing depends on it.
+_JETPACK = {
+    "R32.6.1": "4.6",
+    "R32.7.1": "4.6.1",
+    "R32.7.2": "4.6.2",
+    "R32.7.3": "4.6.3",
+    "R32.7.4": "4.6.4",
+    "R32.7.5": "4.6.5",
+    "R32.7.6": "4.6.6",
+    "R35.1.0": "5.0.2",
+    "R35.2.1": "5.1",
+    "R35.3.1": "5.1.1",
+    "R35.4.1": "5.1.2",
+    "R35.5.0": "5.1.3",
+    "R35.6.0": "5.1.4",
+    "R36.3.0": "6.0",
+    "R36.4.0": "6.1",
+    "R36.4.3": "6.2",
+    "R36.4.4": "6.2.1",
+}
+# The GPU of a system on chip: (name, compute capability)
+_TEGRA_GPUS = {
+    "tegra210": ("Tegra X1", 53),
+    "tegra186": ("Tegra X2", 62),
+    "tegra194": ("Xavier", 72),
+    "tegra234": ("Orin", 87),
+}
+
+
+class Runtimes(NamedTuple):
+    """What a short child process found by loading every runtime; `broken` says in sentences which do not load."""
+
+    library_versions: Dict[str, str]
+    backends: List[BackendInfo]
+    broken: List[str]
+    gpus: Sequence[Mapping[str, Any]] = ()  # as CUDA describes them
+    cuda_version: str = ""
+
+
+class Precisions(NamedTuple):
+    """What a GPU computes faster than FP32."""
+
+    fp16: bool
+    int8: bool
+    tf32: bool
 
 
 class Probe(NamedTuple):
@@ -19,9 +66,23 @@ class Probe(NamedTuple):
     proc: str = "/proc"
     sys: str = "/sys"
     etc: str = "/etc"
+    usr: str = "/usr"
+    var: str = "/var"
 
-    def snapshot(self, library_versions: Dict[str, str], backends: List[BackendInfo]) -> DeviceSnapshot:
-        """Return what the file system says about this board, with what was found about its runtimes."""
+    @classmethod
+    def of_tree(cls, root: str) -> "Probe":
+        """Return the probe of a tree of files that looks like a root directory."""
+        return cls(*[os.path.join(root, name) for name in cls._fields])
+
+    def snapshot(
+        self,
+        library_versions: Dict[str, str],
+        backends: List[BackendInfo],
+        gpus: Sequence[Mapping[str, Any]] = (),
+        cuda_version: str = "",
+        clock_control: str = "",
+    ) -> DeviceSnapshot:
+        """Return what the file system says about this board, with what was found about its runtimes and rights."""
         cpu_model, cpu_count = self.cpu()
         return DeviceSnapshot(
             board_id=self.board_id(),
@@ -36,6 +97,11 @@ class Probe(NamedTuple):
             l4t=self.l4t(),
             library_versions=library_versions,
             backends=backends,
+            jetpack=self.jetpack(),
+            cuda_version=cuda_version,
+            power_mode=self.power_mode(),
+            clock_control=clock_control,
+            gpus=self.gpus(gpus),
         )
 
     def board_id(self) -> str:
@@ -60,6 +126,15 @@ class Probe(NamedTuple):
         match = re.search(r"^# R(\d+) \(release\), REVISION: ([\d.]+)", _text(self.etc, "nv_tegra_release"))
         return "R{}.{}".format(*match.groups()) if match else ""
 
+    def jetpack(self) -> str:
+        """Return the JetPack release, e.g. "4.6.4"; empty for a release of Linux for Tegra that is not in the table."""
+        return _JETPACK.get(self.l4t(), "")
+
+    def soc(self) -> str:
+        """Return the system on chip of a Jetson, e.g. "tegra210"; empty on anything else."""
+        names = re.findall(r"nvidia,(tegra\d+)(?=\x00|$)", _text(self.proc, "device-tree/compatible"))
+        return names[-1] if names else ""
+
     def cpu(self) -> Tuple[str, int]:
         """Return the CPU's name (empty when it has none) and the number of logical CPUs."""
         text = _text(self.proc, "cpuinfo")
@@ -71,24 +146,110 @@ class Probe(NamedTuple):
         match = re.search(r"^{}:\s+(\d+) kB$".format(field), _text(self.proc, "meminfo"), re.MULTILINE)
         return int(match.group(1)) * 1024 if match else None
 
+    def clock_places(self) -> clock_helper.Places:
+        """Return where the power mode and the clocks of this board are read."""
+        return clock_helper.Places(
+            nvpmodel=os.path.join(self.usr, "sbin/nvpmodel"),
+            jetson_clocks=os.path.join(self.usr, "bin/jetson_clocks"),
+            sys=self.sys,
+            nvpmodel_conf=os.path.join(self.etc, "nvpmodel.conf"),
+            nvpmodel_status=os.path.join(self.var, "lib/nvpmodel/status"),
+        )
+
+    def power_mode(self) -> str:
+        """Return the power mode by its name, else its number; empty where there are none."""
+        mode = clock_helper.read_power_mode(self.clock_places())
+        return "" if mode is None else mode[1] or str(mode[0])
+
+    def max_clocks_hz(self) -> Dict[str, int]:
+        """Return the highest clocks that the power mode allows, of "cpu" and "gpu"; what cannot be read is missing."""
+        found = {}  # type: Dict[str, int]
+        for name, clocks in clock_helper.read_domains(self.sys).items():
+            kind = name.rstrip("0123456789")
+            found[kind] = max(found.get(kind, 0), clocks["max_hz"])
+        return found
+
+    def gpus(self, seen_by_cuda: Sequence[Mapping[str, Any]] = ()) -> List[Gpu]:
+        """Return the GPUs that CUDA sees, else those that the system on chip or the driver shows.
+
+        Without CUDA a driver tells no compute capability: it is 0, and so is what follows from it.
+        """
+        driver = self.driver_version()
+        if seen_by_cuda:
+            return [_gpu(dict(gpu, driver_version=gpu.get("driver_version") or driver)) for gpu in seen_by_cuda]
+        if self.soc() in _TEGRA_GPUS:
+            name, capability = _TEGRA_GPUS[self.soc()]
+            facts = {"name": name, "compute_capability": capability, "integrated": True}
+            return [_gpu(dict(facts, memory_total_bytes=self.memory_bytes("MemTotal")))]
+        return [_gpu(dict(found, driver_version=driver)) for found in self._gpus_of_the_driver()]
+
+    def driver_version(self) -> str:
+        """Return the version of NVIDIA's driver for discrete GPUs, empty without one."""
+        match = re.search(r"Kernel Module\b[^\n]*?\s(\d+\.\d+(?:\.\d+)?)\s", _text(self.proc, "driver/nvidia/version"))
+        return match.group(1) if match else ""
+
+    def _gpus_of_the_driver(self) -> List[Dict[str, str]]:
+        found = []
+        for path in sorted(glob.glob(os.path.join(glob.escape(self.proc), "driver/nvidia/gpus/*/information"))):
+            fields = dict(re.findall(r"^([^:\n]+):[ \t]*(.*?)[ \t]*$", _text(self.proc, path), re.MULTILINE))
+            found.append({"name": fields.get("Model", ""), "uuid": fields.get("GPU UUID", "")})
+        return found
+
+
+def precisions(compute_capability: int) -> Precisions:
+    """Return what a GPU of this compute capability (53 for SM 5.3) computes faster than FP32.
+
+    Source: NVIDIA's table of hardware and precision. SM 6.1 has FP16, at a 64th of FP32's speed.
+    """
+    return Precisions(
+        fp16=compute_capability in (53, 60, 62) or compute_capability >= 70,
+        int8=compute_capability == 61 or compute_capability >= 70,
+        tf32=compute_capability >= 80,
+    )
+
+
+def _gpu(facts: Mapping[str, Any]) -> Gpu:
+    """Return the record of a GPU; what is not told is empty, and what it computes follows from its capability."""
+    capability = int(facts.get("compute_capability") or 0)
+    memory = facts.get("memory_total_bytes")
+    return Gpu(
+        name=str(facts.get("name") or ""),
+        uuid=str(facts.get("uuid") or ""),
+        compute_capability=capability,
+        memory_total_bytes=None if memory is None else int(memory),
+        integrated=bool(facts.get("integrated")),
+        driver_version=str(facts.get("driver_version") or ""),
+        **precisions(capability)._asdict(),
+    )
+
 
 def find_runtimes() -> Tuple[Dict[str, str], List[BackendInfo], List[str]]:
-    """Return library versions, usable backends and what is broken, found by a short child process.
+    """Return library versions, usable backends and what is broken; see `runtimes`."""
+    found = runtimes()
+    return found.library_versions, found.backends, found.broken
+
+
+def runtimes(timeout_s: float = _PROBE_TIMEOUT_S) -> Runtimes:
+    """Return what can run models here, found by a short child process.
 
     The daemon itself never loads a runtime: an idle agent must stay small, and a crash must not take it along.
     """
     command = [sys.executable, "-m", "efficientquant_agent.backends"]
     try:
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=_PROBE_TIMEOUT_S, check=True
-        )
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout_s, check=True)
         found = json.loads(done.stdout.decode().splitlines()[-1])
     except subprocess.TimeoutExpired:
-        return {}, [], ["looking for runtimes took longer than {:g} s".format(_PROBE_TIMEOUT_S)]
+        return Runtimes({}, [], ["looking for runtimes took longer than {:g} s".format(timeout_s)])
     except subprocess.CalledProcessError as error:
         last_line = (error.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
-        return {}, [], ["looking for runtimes failed with code {}: {}".format(error.returncode, last_line)]
-    return found["library_versions"], [BackendInfo(**backend) for backend in found["backends"]], found["broken"]
+        return Runtimes({}, [], ["looking for runtimes failed with code {}: {}".format(error.returncode, last_line)])
+    return Runtimes(
+        library_versions=found["library_versions"],
+        backends=[BackendInfo(**backend) for backend in found["backends"]],
+        broken=found["broken"],
+        gpus=found.get("gpus") or [],
+        cuda_version=found.get("cuda_version") or "",
+    )
 
 
 def _text(root: str, path: str) -> str:

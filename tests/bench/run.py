@@ -12,6 +12,7 @@ import idle
 import latency
 import library
 import ort_latency
+import sampler
 import structure
 import transfer
 
@@ -23,7 +24,7 @@ def main() -> int:
     print(f"on {platform.machine()}, {platform.system()} {platform.release()}, Python {platform.python_version()}")
     met = []
     with tempfile.TemporaryDirectory() as folder:
-        for part in (latency, idle, transfer, structure, accuracy, library, ort_latency):
+        for part in (latency, sampler, idle, transfer, structure, accuracy, library, ort_latency):
             for goal in part.measure(Path(folder)):
                 met.append(goal.met is not False)
                 print(f"{VERDICTS[goal.met]}  {goal.sentence}", flush=True)

@@ -39,16 +39,18 @@ class Sampler(abc.ABC):
 
 
 class Budgeted(Sampler):
-    """A dear sampler, held to a share of one core: after a reading of t seconds it rests for t / `share`."""
+    """A dear sampler, held to a share of one core: after a reading of t CPU seconds it rests for t / `share`."""
 
     def __init__(self, sampler: Sampler, share: float) -> None:
         self.name = sampler.name
         self._sampler = sampler
         self._share = share
+        self._now_s = 0.0
         self._next_s = 0.0
 
     def due(self, now_s: float) -> bool:
         """Say whether the last reading has been paid off."""
+        self._now_s = now_s
         return now_s >= self._next_s
 
     def sample(self) -> Optional[float]:
@@ -58,7 +60,7 @@ class Budgeted(Sampler):
             return self._sampler.sample()
         finally:
             cost_s = time.clock_gettime(time.CLOCK_THREAD_CPUTIME_ID) - before_s
-            self._next_s = time.monotonic() + cost_s / self._share
+            self._next_s = self._now_s + cost_s / self._share
 
     def close(self) -> None:
         """Close the sampler behind."""
@@ -86,15 +88,18 @@ class OpenFile:
         except OSError as error:
             return self._nothing(error)
 
-    def read_number(self) -> Optional[int]:
-        """Return the one whole number that is the file's content; None and SensorError as `read`.
-
-        A value of sysfs comes whole in one read, so there is no second one to find the end.
-        """
+    def read_short(self) -> Optional[bytes]:
+        """Return content of at most 255 bytes, which comes whole in one read: none is spent on finding the end."""
         try:
-            content = os.pread(self._open(), 64, 0)
+            return os.pread(self._open(), 255, 0)
         except OSError as error:
             return self._nothing(error)
+
+    def read_number(self) -> Optional[int]:
+        """Return the one whole number that is the file's content; None and SensorError as `read`."""
+        content = self.read_short()
+        if content is None:
+            return None
         try:
             return int(content)
         except ValueError:

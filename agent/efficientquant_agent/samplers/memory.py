@@ -5,7 +5,10 @@ import re
 from typing import List, Optional, Set
 
 from efficientquant_agent.errors import SensorError
-from efficientquant_agent.samplers.base import OpenFile, Sampler
+from efficientquant_agent.samplers.base import Budgeted, OpenFile, Sampler
+
+# Of one core, for a process that does not grow.
+PSS_SHARE = 0.0005
 
 _PSS = re.compile(rb"^Pss:\s+(\d+) kB$", re.MULTILINE)
 
@@ -33,6 +36,40 @@ class ChildPss(Sampler):
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+class SparingChildPss(Budgeted):
+    """The PSS of a process, read when it may have reached a new peak, and otherwise as rarely as its price asks.
+
+    For a PSS the kernel walks every page, holding the process's memory map against it; how many pages are resident
+    it knows at once. As long as their number stays under what the last peak had, PSS has none to tell.
+    """
+
+    def __init__(self, pid: int, proc: str = "/proc", share: float = PSS_SHARE) -> None:
+        super().__init__(ChildPss(pid, proc), share)
+        self._statm = OpenFile(os.path.join(proc, str(pid), "statm"))
+        self._peak_pages = 0
+
+    def due(self, now_s: float) -> bool:
+        """Say whether the process has grown past its peak by one percent, or the last reading is paid off."""
+        paid_off, pages = super().due(now_s), self._resident_pages()
+        if paid_off or pages > self._peak_pages * 1.01:
+            self._peak_pages = max(pages, self._peak_pages)
+            return True
+        return False
+
+    def close(self) -> None:
+        """Close both files."""
+        super().close()
+        self._statm.close()
+
+    def _resident_pages(self) -> int:
+        """Return the second number of statm; 0 when it cannot be had, which leaves the pace to the price."""
+        try:
+            fields = (self._statm.read_short() or b"").split()
+        except SensorError:
+            return 0
+        return int(fields[1]) if len(fields) > 1 and fields[1].isdigit() else 0
 
 
 class Meminfo:

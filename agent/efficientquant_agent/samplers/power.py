@@ -1,6 +1,7 @@
 """Power of a Jetson's rails from its INA3221 monitors, and which of them add up to the board."""
 
 import errno
+import functools
 import glob
 import os
 import re
@@ -41,6 +42,7 @@ def is_connected(rail: str) -> bool:
     return bool(rail) and rail.upper() != "NC"
 
 
+@functools.lru_cache(maxsize=256)  # asked for every rail of every line of tegrastats
 def series_name(rail: str) -> str:
     """Return the series of a rail, e.g. "power_pom_5v_in_w"."""
     return "power_{}_w".format(re.sub(r"[^a-z0-9]+", "_", rail.lower()).strip("_"))

@@ -1,6 +1,7 @@
 """Temperatures of the board's thermal zones, under the names that tegrastats gives them, too."""
 
 import errno
+import functools
 import glob
 import os
 import re
@@ -15,6 +16,7 @@ OFF_C = -256.0
 _SUFFIX = re.compile(r"([-_](therm|thermal|tegra|die)|-fan-est)$", re.IGNORECASE)
 
 
+@functools.lru_cache(maxsize=256)  # asked for every temperature of every line of tegrastats
 def zone_name(label: str) -> str:
     """Return the plain lower-case name of a zone: "CPU-therm", "cpu-thermal" and "CPU" are all "cpu"."""
     return re.sub(r"[^a-z0-9]+", "_", _SUFFIX.sub("", label).lower()).strip("_") or "zone"

@@ -1,0 +1,142 @@
+"""Which samplers this board has, and which of its rails add up to the whole."""
+
+from typing import Any, Callable, List, NamedTuple, Optional
+
+from efficientquant_agent.errors import SensorError
+from efficientquant_agent.samplers import devfreq, jtop, memory, nvmap, nvml, power, thermal
+from efficientquant_agent.samplers.base import Sampler
+from efficientquant_agent.samplers.tegrastats_stream import Tegrastats
+
+# Beyond this many cores (no edge board has them), their clocks would cost more than everything else.
+MAX_CORES = 16
+
+
+class Discovery(NamedTuple):
+    """What can be read on this board; whoever asked closes the samplers, the stream and the GPU, in this order."""
+
+    samplers: List[Sampler]
+    stream: Optional[Tegrastats]
+    gpu: Optional[nvml.Gpu]
+    # The rails whose series power_<rail>_w add up to the total, joined by "+"; "" when there is no known total.
+    rail_set: str
+    # Sentences for the run's log: what is there and cannot be read, and what a series really is.
+    notes: List[str]
+
+
+def board_samplers(proc: str = "/proc", sys: str = "/sys", gpu: Optional[nvml.Gpu] = None) -> List[Sampler]:
+    """Return what can be read about the board as a whole from files, and of its discrete GPU, before any child runs.
+
+    Raises SensorError when something that says what there is cannot be read; `discover` goes on without it instead.
+    """
+    samplers: List[Sampler] = []
+    for part in _board_parts(proc, sys, gpu):
+        _add(samplers, part())
+    return samplers
+
+
+def child_samplers(pid: int, proc: str = "/proc", sys: str = "/sys", gpu: Optional[nvml.Gpu] = None) -> List[Sampler]:
+    """Return what can be read about one process: PSS, and its memory on the GPU by nvmap or NVML."""
+    samplers: List[Sampler] = [memory.SparingChildPss(pid, proc)]
+    if devfreq.gpu_directory(sys) is not None:
+        samplers.append(nvmap.NvmapProcess(pid, sys))
+    if gpu is not None:
+        samplers.extend(nvml.child_samplers(gpu, pid))
+    return samplers
+
+
+def discover(
+    proc: str = "/proc",
+    sys: str = "/sys",
+    tegrastats_path: Optional[str] = None,
+    child_pid: Optional[int] = None,
+    interval_s: float = 0.1,
+    nvml_module: Optional[Any] = None,
+    with_jtop: bool = False,
+) -> Discovery:
+    """Return everything that can be read here, the cheapest source of each quantity first.
+
+    Files come first. tegrastats is started, and its first line awaited, only where the path of one is given and no
+    rail is found in `sys`; it then adds what the files do not tell. jtop is asked only when wanted by name, and adds
+    likewise. Nothing that fails stops the rest: it becomes a note.
+    """
+    notes: List[str] = []
+    gpu = _tried(lambda: nvml.open_gpu(nvml=nvml_module), None, notes)
+    samplers: List[Sampler] = []
+    for part in _board_parts(proc, sys, gpu):
+        _add(samplers, _tried(part, [], notes))
+    if child_pid is not None:
+        samplers.extend(_tried(lambda: child_samplers(child_pid, proc, sys, gpu), [], notes))
+    if with_jtop:
+        _add(samplers, _tried(lambda: _jtop(interval_s), [], notes))
+    rails = [sampler.rail for sampler in samplers if getattr(sampler, "rail", None)]
+    stream = None
+    if tegrastats_path and not rails:
+        names = [sampler.name for sampler in samplers]
+        stream = _tried(lambda: Tegrastats(tegrastats_path, interval_s, without=names), None, notes)
+    if stream is not None:
+        try:
+            rails = list(stream.first_sample().rails)
+        except SensorError as error:
+            notes.append(str(error))
+            stream.close()
+            stream = None
+    return Discovery(samplers, stream, gpu, _rail_set(rails, gpu, notes), notes)
+
+
+def _board_parts(proc: str, sys: str, gpu: Optional[nvml.Gpu]) -> List[Callable[[], List[Sampler]]]:
+    """Return what finds each kind of sampler, so that one that fails takes no other with it."""
+    return [
+        lambda: memory.meminfo_samplers(proc),
+        lambda: power.power_rails(sys),
+        lambda: thermal.thermal_zones(sys),
+        lambda: devfreq.gpu_samplers(sys),
+        lambda: _emc(sys),
+        lambda: devfreq.cpu_clocks(sys)[:MAX_CORES],
+        lambda: nvml.board_samplers(gpu) if gpu else [],
+    ]
+
+
+def _emc(sys: str) -> List[Sampler]:
+    """The memory's clock, on a Jetson: elsewhere debugfs, which is closed to all but root, has none to be denied."""
+    clock = devfreq.emc_clock(sys) if devfreq.gpu_directory(sys) is not None else None
+    return [] if clock is None else [clock]
+
+
+def _jtop(interval_s: float) -> List[Sampler]:
+    samplers = jtop.jtop_samplers(interval_s)
+    if samplers is None:
+        raise SensorError("jtop", "jetson-stats is not installed")
+    return samplers
+
+
+def _add(samplers: List[Sampler], more: List[Sampler]) -> None:
+    """Add those whose quantity is not there yet, and close the others."""
+    names = {sampler.name for sampler in samplers}
+    for sampler in more:
+        if sampler.name in names:
+            sampler.close()
+        else:
+            samplers.append(sampler)
+
+
+def _rail_set(rails: List[str], gpu: Optional[nvml.Gpu], notes: List[str]) -> str:
+    total = power.rail_set(rails)
+    if total is not None:
+        return total.name
+    if rails:
+        notes.append("no total power: the rails {} are no known set".format(", ".join(rails)))
+        return ""
+    if gpu is None:
+        notes.append("no power: no rail of an INA3221, no tegrastats and no NVML here")
+        return ""
+    if not _tried(lambda: nvml.has_instant_power(gpu), False, notes):
+        notes.append("power_gpu_w is the driver's own average, not of the moment; energy_gpu_j is exact")
+    return "GPU"
+
+
+def _tried(find: Callable[[], Any], otherwise: Any, notes: List[str]) -> Any:
+    try:
+        return find()
+    except SensorError as error:
+        notes.append(str(error))
+        return otherwise

@@ -1,0 +1,251 @@
+"""What NVML knows about a discrete GPU: memory, energy, clocks, heat, and who else is on it.
+
+The bindings are `nvidia-ml-py`, whose module is called `pynvml`; they are imported where they are needed, and tests
+hand in a double. A call that this GPU or driver does not support makes its quantity absent; any other NVML error is a
+SensorError. No JetPack before 7 has NVML.
+"""
+
+import contextlib
+from typing import Any, Callable, Iterable, List, NamedTuple, Optional
+
+from efficientquant_agent.errors import SensorError
+from efficientquant_agent.samplers.base import Budgeted, Sampler
+
+# Listing processes asks the driver twice, so it is held to a share of a core like every other dear reading.
+PROCESS_LIST_SHARE = 0.0005
+
+
+class GpuIdentity(NamedTuple):
+    """What a GPU is; "" and None where the driver does not say."""
+
+    uuid: str
+    name: str
+    driver: str
+    memory_total_bytes: Optional[int]
+    compute_capability: str  # e.g. "8.6"
+
+
+class GpuProcess(NamedTuple):
+    """A process that computes on the GPU, by the host's pid, with its memory there where the driver tells it."""
+
+    pid: int
+    used_bytes: Optional[int]
+
+
+class Gpu:
+    """One GPU of NVML. `close` once, after its last sampler."""
+
+    def __init__(self, nvml: Any, handle: Any, path: str) -> None:
+        self.nvml = nvml
+        self.handle = handle
+        self.path = path
+
+    def ask(self, call: Callable[..., Any], *arguments: Any) -> Optional[Any]:
+        """Return the call's answer about this GPU, None when it is not supported.
+
+        Raises SensorError, naming the call, for any other error of NVML.
+        """
+        nvml = self.nvml
+        try:
+            return call(self.handle, *arguments)
+        except getattr(nvml, "NVMLLibraryMismatchError", ()):  # bindings newer than the driver: not an NVMLError
+            return None
+        except nvml.NVMLError as error:
+            if error.value in (nvml.NVML_ERROR_NOT_SUPPORTED, nvml.NVML_ERROR_FUNCTION_NOT_FOUND):
+                return None
+            raise SensorError("{} {}".format(self.path, call.__name__), str(error).lower()) from error
+
+    def memory(self) -> Optional[Any]:
+        """Return NVML's total, free and used bytes.
+
+        `used` is without what the driver reserves where both sides are new enough to tell (nvmlMemory_v2).
+        """
+        nvml = self.nvml
+        if hasattr(nvml, "nvmlMemory_v2"):
+            answer = self.ask(nvml.nvmlDeviceGetMemoryInfo, nvml.nvmlMemory_v2)
+            if answer is not None:
+                return answer
+        return self.ask(nvml.nvmlDeviceGetMemoryInfo)
+
+    def processes(self) -> Optional[List[GpuProcess]]:
+        """Return the processes that compute on this GPU, None when the driver does not list them."""
+        found = self.ask(self.nvml.nvmlDeviceGetComputeRunningProcesses)
+        return None if found is None else [GpuProcess(one.pid, one.usedGpuMemory) for one in found]
+
+    def close(self) -> None:
+        """Let go of NVML."""
+        with contextlib.suppress(self.nvml.NVMLError):
+            self.nvml.nvmlShutdown()
+
+
+def open_gpu(index: int = 0, nvml: Optional[Any] = None) -> Optional[Gpu]:
+    """Return the GPU with this number, None without bindings, driver or GPU.
+
+    Raises SensorError when there are all three and they do not work.
+    """
+    if nvml is None:
+        try:
+            import pynvml as nvml
+        except ImportError:
+            return None
+    absent = (nvml.NVML_ERROR_LIBRARY_NOT_FOUND, nvml.NVML_ERROR_DRIVER_NOT_LOADED)
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        if error.value in absent:
+            return None
+        raise SensorError("nvml", str(error).lower()) from error
+    try:
+        if index >= nvml.nvmlDeviceGetCount():
+            nvml.nvmlShutdown()
+            return None
+        return Gpu(nvml, nvml.nvmlDeviceGetHandleByIndex(index), "nvml gpu {}".format(index))
+    except nvml.NVMLError as error:
+        nvml.nvmlShutdown()
+        raise SensorError("nvml gpu {}".format(index), str(error).lower()) from error
+
+
+def gpu_identity(gpu: Gpu) -> GpuIdentity:
+    """Return what the GPU is, for the device's identity and the result's snapshot. Raises SensorError."""
+    nvml, memory = gpu.nvml, gpu.memory()
+    capability = gpu.ask(nvml.nvmlDeviceGetCudaComputeCapability)
+    return GpuIdentity(
+        uuid=_text(gpu.ask(nvml.nvmlDeviceGetUUID)),
+        name=_text(gpu.ask(nvml.nvmlDeviceGetName)),
+        driver=_text(gpu.ask(_driver_version(nvml))),
+        memory_total_bytes=None if memory is None else int(memory.total),
+        compute_capability="" if capability is None else "{}.{}".format(*capability),
+    )
+
+
+def other_processes(gpu: Gpu, own_pids: Iterable[int]) -> List[GpuProcess]:
+    """Return who else computes on the GPU: what the pre-flight refuses a measurement for.
+
+    `own_pids` are left out. In a container NVML counts in the host's pids, which the agent's own are not; ask before
+    the child exists. Raises SensorError.
+    """
+    own = frozenset(own_pids)
+    return [process for process in gpu.processes() or () if process.pid not in own]
+
+
+class GpuQuantity(Sampler):
+    """One number of NVML; after a "not supported" it is absent, and not asked again."""
+
+    def __init__(self, name: str, read: Callable[[], Optional[float]]) -> None:
+        self.name = name
+        self._read: Optional[Callable[[], Optional[float]]] = read
+
+    def sample(self) -> Optional[float]:
+        """Return the quantity, None when this GPU or driver has none."""
+        if self._read is None:
+            return None
+        value = self._read()
+        if value is None:
+            self._read = None
+        return value
+
+    def close(self) -> None:
+        """Ask no more; the GPU is closed by whoever opened it."""
+        self._read = None
+
+
+class GpuProcessBytes(Sampler):
+    """Bytes on the GPU that NVML books on one process.
+
+    None where the process is not listed or its memory not told, as in a container, where NVML counts in the host's
+    pids: what the process took is then the rise of gpu_used_bytes since before it was started.
+    """
+
+    name = "gpu_process_bytes"
+
+    def __init__(self, gpu: Gpu, pid: int) -> None:
+        self._gpu = gpu
+        self._pid = pid
+
+    def sample(self) -> Optional[float]:
+        """Return the bytes, None when NVML does not tell them."""
+        for process in self._gpu.processes() or ():
+            if process.pid == self._pid and process.used_bytes is not None:
+                return float(process.used_bytes)
+        return None
+
+    def close(self) -> None:
+        """Hold nothing; the GPU is closed by whoever opened it."""
+
+
+def board_samplers(gpu: Gpu) -> List[Sampler]:
+    """Return what can be asked about the GPU as a whole, in the words and units of the series."""
+    nvml, ask = gpu.nvml, gpu.ask
+    reasons = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
+    if reasons is None:  # bindings before 12.535
+        reasons = nvml.nvmlDeviceGetCurrentClocksThrottleReasons
+
+    def clock(kind: int) -> Callable[[], Optional[float]]:
+        return lambda: _scaled(ask(nvml.nvmlDeviceGetClockInfo, kind), times=1000000)
+
+    def load() -> Optional[float]:
+        rates = ask(nvml.nvmlDeviceGetUtilizationRates)
+        return None if rates is None else rates.gpu / 100
+
+    def used() -> Optional[float]:
+        memory = gpu.memory()
+        return None if memory is None else float(memory.used)
+
+    return [
+        GpuQuantity("gpu_used_bytes", used),
+        GpuQuantity("energy_gpu_j", lambda: _scaled(ask(nvml.nvmlDeviceGetTotalEnergyConsumption), over=1000)),
+        GpuQuantity("power_gpu_w", power_reader(gpu)),
+        GpuQuantity("clock_gpu_hz", clock(nvml.NVML_CLOCK_GRAPHICS)),
+        GpuQuantity("clock_memory_hz", clock(nvml.NVML_CLOCK_MEM)),
+        GpuQuantity("load_gpu", load),
+        GpuQuantity("temperature_gpu_c", lambda: _scaled(_temperature(gpu))),
+        GpuQuantity("throttle_bits", lambda: _scaled(ask(reasons))),
+    ]
+
+
+def child_samplers(gpu: Gpu, pid: int) -> List[Sampler]:
+    """Return what can be asked about one process on the GPU."""
+    return [Budgeted(GpuProcessBytes(gpu, pid), PROCESS_LIST_SHARE)]
+
+
+def has_instant_power(gpu: Gpu) -> bool:
+    """Say whether power is of this moment; without, an Ampere's is the mean of the last second."""
+    return _instant_power(gpu) is not None
+
+
+def power_reader(gpu: Gpu) -> Callable[[], Optional[float]]:
+    """Return what reads the GPU's power in watts: of this moment where there is that, else the driver's own mean."""
+    if has_instant_power(gpu):
+        return lambda: _instant_power(gpu)
+    return lambda: _scaled(gpu.ask(gpu.nvml.nvmlDeviceGetPowerUsage), over=1000)
+
+
+def _instant_power(gpu: Gpu) -> Optional[float]:
+    field = getattr(gpu.nvml, "NVML_FI_DEV_POWER_INSTANT", None)
+    answers = None if field is None else gpu.ask(gpu.nvml.nvmlDeviceGetFieldValues, [field])
+    # A field has a return code of its own, and milliwatts as an unsigned integer.
+    return answers[0].value.uiVal / 1000 if answers and answers[0].nvmlReturn == 0 else None
+
+
+def _temperature(gpu: Gpu) -> Optional[int]:
+    """Ask in the way that stays (CUDA 14 drops the old one), then in the one that every driver knows."""
+    nvml = gpu.nvml
+    newer = getattr(nvml, "nvmlDeviceGetTemperatureV", None)
+    answer = None if newer is None else gpu.ask(newer, nvml.NVML_TEMPERATURE_GPU)
+    return gpu.ask(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU) if answer is None else answer
+
+
+def _driver_version(nvml: Any) -> Callable[[Any], Any]:
+    def driver_version(handle: Any) -> Any:  # noqa: ARG001, the driver is everyone's
+        return nvml.nvmlSystemGetDriverVersion()
+
+    return driver_version
+
+
+def _scaled(number: Optional[float], times: int = 1, over: int = 1) -> Optional[float]:
+    return None if number is None else float(number) * times / over
+
+
+def _text(text: Any) -> str:
+    """Bindings before 11.5 answer in bytes."""
+    return text.decode(errors="replace") if isinstance(text, bytes) else text or ""

@@ -64,7 +64,7 @@ def compare(twin: Sequence[float], own: Sequence[float]) -> Comparison:
         return Comparison(Answer.NOT_ENOUGH_DATA, ratio)
     # The interval is one for the median of all ratios; it must hold the ratio of the medians too.
     low, high = min(limits[0], ratio), max(limits[1], ratio)
-    return Comparison(_answer(ratio, low, high), ratio, low, high)
+    return Comparison(answer_within(ratio, low, high), ratio, low, high)
 
 
 def ratio_interval(twin: Sequence[float], own: Sequence[float]) -> tuple[float, float] | None:
@@ -95,7 +95,8 @@ def differences(twin: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, An
     return found
 
 
-def _answer(ratio: float, low: float, high: float) -> Answer:
+def answer_within(ratio: float, low: float, high: float) -> Answer:
+    """Say what a ratio and its limits answer; see `compare`."""
     least = 1 + MIN_EFFECT
     if low > 1 and ratio >= least:
         return Answer.BETTER

@@ -22,7 +22,8 @@ ENERGY_COUNTER = "energy_gpu_j"
 _NVML_POWER_UPDATE_S = 1.0
 # The zones that compute; a PMIC's zone is a dummy of 50 or 100 °C on most Jetsons.
 _HOT_ZONE = re.compile(r"temperature_(?:gpu|cpu|tj)[\w.-]*_c")
-_PROCESS_MEMORY = ("gpu_process_bytes", "nvmap_process_bytes")
+# Who says how much of the GPU's memory a process holds: the two are never compared with each other either.
+_PROCESS_MEMORY = {"gpu_process_bytes": "NVML", "nvmap_process_bytes": "nvmap"}
 # The paper's memory: what the whole device used. The two kinds are never compared with each other.
 _USED_MEMORY = {"gpu_used_bytes": "device used memory", "board_used_bytes": "board used RAM"}
 
@@ -36,6 +37,7 @@ class SeriesSummary:
     gpu_clock_min_hz: float | None = None
     gpu_clock_max_hz: float | None = None
     gpu_process_peak_bytes: int | None = None  # over the whole run
+    gpu_process_memory_kind: str = ""
     paper_memory_bytes: int | None = None
     paper_memory_kind: str = ""
 
@@ -44,14 +46,15 @@ def summarize_series(facts: RunFacts) -> SeriesSummary:
     """Summarize the measure window; the process's memory has its peak of the whole run, loading included."""
     heat = [value for name in hot_zones(facts.series) for value in facts.measured(name)]
     clocks = facts.measured("clock_gpu_hz")
-    peaks = [max(facts.series[name][1]) for name in _PROCESS_MEMORY if name in facts.series and facts.series[name][1]]
+    held = next((name for name in _PROCESS_MEMORY if name in facts.series and facts.series[name][1]), None)
     used = next((name for name in _USED_MEMORY if facts.measured(name)), None)
     return SeriesSummary(
         mean_power_w=energy_in(facts, MEASURE).mean_power_w,
         max_temperature_c=max(heat, default=None),
         gpu_clock_min_hz=min(clocks, default=None),
         gpu_clock_max_hz=max(clocks, default=None),
-        gpu_process_peak_bytes=round(max(peaks)) if peaks else None,
+        gpu_process_peak_bytes=round(max(facts.series[held][1])) if held else None,
+        gpu_process_memory_kind=_PROCESS_MEMORY[held] if held else "",
         paper_memory_bytes=round(fmean(facts.measured(used))) if used else None,
         paper_memory_kind=_USED_MEMORY[used] if used else "",
     )
@@ -63,8 +66,9 @@ def hot_zones(series: Mapping[str, Readings]) -> list[str]:
 
 
 def rails(rail_set: str) -> list[str]:
-    """The series of a set of rails: "GPU+SYS5V" is power_gpu_w and power_sys5v_w."""
-    return [f"power_{name.strip().lower()}_w" for name in rail_set.split("+") if name.strip()]
+    """The series of a set of rails, as the agent names them: "GPU+SYS5V" is power_gpu_w and power_sys5v_w."""
+    words = (re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") for name in rail_set.split("+"))
+    return [f"power_{word}_w" for word in words if word]
 
 
 def energy_in(facts: RunFacts, window: str) -> Energy:

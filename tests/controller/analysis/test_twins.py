@@ -23,9 +23,10 @@ def repeats(recipe: str, *latencies_s: float, **changes: object) -> list[dict[st
 
 
 def test_columns_are_those_of_the_wire() -> None:
-    """The wire's ResultRow ends with exactly these columns, in this order."""
+    """The wire's ResultRow has exactly these columns, one after the other, in this order."""
     fields = [one.name for one in pb.ResultRow.DESCRIPTOR.fields]
-    assert tuple(fields[-len(COLUMNS) :]) == COLUMNS
+    first = fields.index(COLUMNS[0])
+    assert tuple(fields[first : first + len(COLUMNS)]) == COLUMNS
 
 
 def test_a_variant_beside_its_twin() -> None:

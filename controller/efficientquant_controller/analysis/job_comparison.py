@@ -1,0 +1,190 @@
+"""Two jobs beside each other: one answer with its interval, or a refusal that names what differs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+from efficientquant_controller.analysis.bootstrap import MIN_SAMPLES, bootstrap_interval
+from efficientquant_controller.analysis.comparison import Answer, Comparison, answer_within, compare
+from efficientquant_controller.analysis.guard import guard
+from efficientquant_controller.analysis.metrics import Metric, Row, Side
+from efficientquant_controller.analysis.statistics import STATISTICS_VERSION, percentile
+from efficientquant_controller.analysis.verdict import Grade
+
+REFUSED = "not comparable"
+BY_REPEATS = "Mann-Whitney over repeats"
+BY_SAMPLES = "block bootstrap of raw samples"
+_OF_SAMPLES = "from raw samples of {processes}: not a statement about repeats"
+
+
+@dataclass(frozen=True)
+class JobComparison:
+    """B beside A in one metric. `ratio` is A's value over B's: above 1 B is better, since less is better.
+
+    `answer` is one of the metric's two words, "same", "not enough data", or REFUSED, and then there are no numbers.
+    `low` and `high` limit the ratio with 90 % confidence, by `method`. Values are the medians of the repeats, in
+    `unit`; `samples_*` count the raw samples, where they were used. What `refusals` name forbids the comparison; a
+    forced one has that among its `footnotes` instead.
+    """
+
+    metric: str
+    unit: str
+    a: str
+    b: str
+    answer: str
+    sentence: str
+    value_a: float | None = None
+    value_b: float | None = None
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    method: str = ""
+    repeats_a: int = 0
+    repeats_b: int = 0
+    samples_a: int = 0
+    samples_b: int = 0
+    refusals: tuple[str, ...] = ()
+    footnotes: tuple[str, ...] = ()
+    statistics_version: int = STATISTICS_VERSION
+
+    @property
+    def refused(self) -> bool:
+        """True when nothing was compared because the jobs are unlike."""
+        return self.answer == REFUSED
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON knows it."""
+        return {**asdict(self), "refusals": list(self.refusals), "footnotes": list(self.footnotes)}
+
+
+@dataclass
+class _Notes:
+    refusals: list[str] = field(default_factory=list)
+    footnotes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Values:
+    """One side's known repeats: a value for each, and their raw samples."""
+
+    values: list[float]
+    samples: list[Sequence[float]]
+
+
+def compare_jobs(a: Side, b: Side, metric: Metric, force: bool = False, seed: int = 0) -> JobComparison:
+    """Compare B with A, or refuse by naming what differs; `force` makes footnotes of refusals.
+
+    Where the repeats allow an interval (three against three at least) they are the unit. With fewer, the raw latencies
+    are resampled in blocks, which speaks of these processes only and says so. INVALID repeats are left out unless
+    `force` is given.
+    """
+    notes = _Notes()
+    for side in (a, b):
+        _note_verdicts("A" if side is a else "B", side, force, notes)
+    found = guard(a, b, metric)
+    notes.refusals += found.refusals
+    notes.footnotes += found.footnotes
+    if notes.refusals and not force:
+        sentence = f"not comparable in {metric.label}: {'; '.join(notes.refusals)}"
+        return _result(metric, a, b, REFUSED, sentence, refusals=notes.refusals, footnotes=notes.footnotes)
+    return _compared(a, b, metric, force, seed, notes)
+
+
+def _note_verdicts(label: str, side: Side, force: bool, notes: _Notes) -> None:
+    invalid = [row for row in side.repeats if row.get("verdict") == Grade.INVALID]
+    doubtful = [row for row in side.repeats if row.get("verdict") == Grade.B]
+    if not side.repeats:
+        notes.refusals.append(f"no repeat of {label} has succeeded")
+    if invalid:
+        sentence = f"{_of(invalid, side)} repeats of {label} INVALID ({_first_reason(invalid)})"
+        if len(invalid) == len(side.repeats) and not force:
+            notes.refusals.append(sentence)
+        else:
+            notes.footnotes.append(f"{sentence}, {'used all the same' if force else 'left out'}")
+    if doubtful:
+        notes.footnotes.append(f"{_of(doubtful, side)} repeats of {label} graded B ({_first_reason(doubtful)})")
+
+
+def _of(rows: Sequence[Row], side: Side) -> str:
+    return f"{len(rows)} of {len(side.repeats)}"
+
+
+def _first_reason(rows: Sequence[Row]) -> str:
+    reasons = [reason for row in rows for reason in row.get("verdict_reasons") or ()]
+    return reasons[0] if reasons else "no reason recorded"
+
+
+def _compared(a: Side, b: Side, metric: Metric, force: bool, seed: int, notes: _Notes) -> JobComparison:
+    theirs, own = _known(a, metric, force), _known(b, metric, force)
+    facts = {"repeats_a": len(theirs.values), "repeats_b": len(own.values)}
+    footnotes = [*notes.refusals, *notes.footnotes]
+    if lacking := [label for label, side in (("A", theirs), ("B", own)) if not side.values]:
+        sentence = f"not enough data: {metric.label} is not known for {' and '.join(lacking)}"
+        return _result(metric, a, b, Answer.NOT_ENOUGH_DATA, sentence, footnotes=footnotes, **facts)
+    method = BY_REPEATS
+    compared = compare(theirs.values, own.values)
+    if compared.low is None and (by_samples := _by_samples(theirs, own, metric, seed)) is not None:
+        compared, method = by_samples, BY_SAMPLES
+        counts = [sum(map(len, side.samples)) for side in (theirs, own)]
+        facts |= {"samples_a": counts[0], "samples_b": counts[1]}
+        processes = "one process each" if len(theirs.samples) == len(own.samples) == 1 else "too few processes"
+        footnotes.insert(0, _OF_SAMPLES.format(processes=processes))
+    answer = {Answer.BETTER: metric.better, Answer.WORSE: metric.worse}.get(compared.answer, compared.answer.value)
+    lack = _lack(theirs, own, metric) if compared.low is None else ""
+    sentence = _sentence(compared, answer, metric) + lack
+    numbers = {"ratio": compared.ratio, "low": compared.low, "high": compared.high}
+    numbers |= {"value_a": median(theirs.values), "value_b": median(own.values)}
+    used = method if compared.low is not None else ""
+    return _result(metric, a, b, answer, sentence, method=used, footnotes=footnotes, **facts, **numbers)
+
+
+def _known(side: Side, metric: Metric, force: bool) -> _Values:
+    """The repeats that have a value above 0 and are not INVALID: nothing takes no time, no memory and no energy."""
+    samples = side.samples if len(side.samples) == len(side.repeats) else [()] * len(side.repeats)
+    kept = [
+        (row[metric.column], raw)
+        for row, raw in zip(side.repeats, samples, strict=True)
+        if (row.get(metric.column) or 0) > 0 and (force or row.get("verdict") != Grade.INVALID)
+    ]
+    return _Values([value for value, _ in kept], [raw for _, raw in kept])
+
+
+def _by_samples(theirs: _Values, own: _Values, metric: Metric, seed: int) -> Comparison | None:
+    """Compare raw latencies; None for a metric that has none, and for too few."""
+    if metric.percent is None:
+        return None
+    limits = bootstrap_interval(theirs.samples, own.samples, metric.percent, seed)
+    if limits is None:
+        return None
+    sides = ([percentile(sorted(raw), metric.percent) for raw in side.samples] for side in (theirs, own))
+    ratio = median(next(sides)) / median(next(sides))
+    low, high = min(limits[0], ratio), max(limits[1], ratio)
+    return Comparison(answer_within(ratio, low, high), ratio, low, high)
+
+
+def _sentence(found: Comparison, answer: str, metric: Metric) -> str:
+    ratio, low, high = found.ratio or 1.0, found.low, found.high
+    if found.answer is Answer.SAME:
+        return f"A and B are the same in {metric.label}, within 5 %: A over B is {ratio:.2f} ({_limits(low, high)})"
+    if found.answer is Answer.NOT_ENOUGH_DATA:
+        return f"not enough data in {metric.label}: A over B is {ratio:.2f} ({_limits(low, high)})"
+    if found.answer is Answer.WORSE and low and high:
+        ratio, low, high = 1 / ratio, 1 / high, 1 / low
+    return f"B {metric.verb} {ratio:.2f}× {answer} than A in {metric.label} ({_limits(low, high)})"
+
+
+def _limits(low: float | None, high: float | None) -> str:
+    return "no interval" if low is None or high is None else f"90 % interval {low:.2f}–{high:.2f}"
+
+
+def _lack(theirs: _Values, own: _Values, metric: Metric) -> str:
+    """What would help where no interval was found at all."""
+    samples = "" if metric.percent is None else f", or {MIN_SAMPLES} raw samples of every one"
+    return f"; {len(theirs.values)} and {len(own.values)} repeats allow none, three each do{samples}"
+
+
+def _result(metric: Metric, a: Side, b: Side, answer: str, sentence: str, **facts: Any) -> JobComparison:
+    for name in ("refusals", "footnotes"):
+        facts[name] = tuple(facts.get(name, ()))
+    return JobComparison(metric.name, metric.unit, a.name, b.name, str(answer), sentence, **facts)

@@ -1,0 +1,259 @@
+"""What may differ between two jobs, what is told, and what forbids to compare them."""
+
+from typing import Any
+
+import pytest
+from efficientquant_controller.analysis.guard import Found, guard, runtime_release, subjects_of
+from efficientquant_controller.analysis.metrics import METRICS, Side
+
+CONDITIONS = {
+    "timing_mode": "host",
+    "sync_mode": "spin",
+    "cuda_graph": "off",
+    "transfers": "included",
+    "memory_kind": "mapped",
+    "power_mode": "MAXN",
+    "clocks": "locked",
+    "clock_gpu_target_hz": "921600000",
+}
+ROW = {
+    "job_id": "a",
+    "device": "nano",
+    "model": "mobilevit_xxs",
+    "recipe": "fp16",
+    "tier": "standard",
+    "weights": "pretrained",
+    "backend": "trt",
+    "providers": "",
+    "runtime_version": "8.2.1.8",
+    "session_options": {"workspace": "128 MiB"},
+    "agent_version": "0.1.0",
+    "snapshot_sha256": "ab",
+    "artifact_sha256": "cd",
+    "load_cold": True,
+    "rail_set": "POM_5V_IN",
+    "paper_memory_kind": "board used RAM",
+    "gpu_process_memory_kind": "nvmap",
+    "realised_precision": {"fp16": 140, "fp32": 2},
+    "gpu_clock_min_hz": 921.6e6,
+    "gpu_clock_max_hz": 921.6e6,
+    "conditions": CONDITIONS,
+}
+
+
+def side(job_id: str, **changes: Any) -> Side:
+    """A job of one repeat; what is no column changes a condition."""
+    columns = {name: value for name, value in changes.items() if name in ROW or name in ("target", "device_id")}
+    conditions = {**CONDITIONS, **{name: value for name, value in changes.items() if name not in columns}}
+    return Side(job_id, [{**ROW, "job_id": job_id, "conditions": conditions, **columns}])
+
+
+def found(metric: str = "latency", base: dict[str, Any] | None = None, **changes: Any) -> Found:
+    return guard(side("a", **(base or {})), side("b", **{**(base or {}), **changes}), METRICS[metric])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_same_variant_in_two_campaigns_is_comparable(metric: str) -> None:
+    """Nothing differs, nothing is said: whether a device became slower may be asked."""
+    assert found(metric) == Found()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"tier": "smoke"}, "tier: standard for A, smoke for B"),
+        ({"weights": "random"}, "weights: pretrained for A, random for B"),
+        ({"timing_mode": "device"}, "timing mode: host for A, device for B"),
+        ({"sync_mode": "block"}, "sync mode: spin for A, block for B"),
+        ({"cuda_graph": "on"}, "CUDA graph: off for A, on for B"),
+        ({"transfers": "excluded"}, "transfers: included for A, excluded for B"),
+        ({"memory_kind": "pinned"}, "kind of buffers: mapped for A, pinned for B"),
+        ({"power_mode": "5W"}, "power mode: MAXN for A, 5W for B"),
+        ({"power_mode": ""}, "power mode: MAXN for A, not recorded for B"),
+        ({"clocks": "free"}, "clocks: locked for A, not locked for B"),
+        ({"clock_gpu_target_hz": "614400000"}, "GPU clock: 922 MHz for A, 614 MHz for B"),
+        ({"session_options": {"threads": "2"}}, "session options: workspace=128 MiB for A, threads=2 for B"),
+        ({"target": "rtx-3080"}, "target of the artifact: not recorded for A, rtx-3080 for B"),
+        (
+            {"realised_precision": {"fp32": 142}},
+            "realised precision: 140 × fp16, 2 × fp32 for A, 142 × fp32 for B",
+        ),
+        (
+            {"gpu_clock_min_hz": 76.8e6, "gpu_clock_max_hz": 614.4e6},
+            "clock range: 922–922 MHz for A, 77–614 MHz for B",
+        ),
+    ],
+)
+def test_what_was_chosen_otherwise_forbids(changes: dict[str, Any], sentence: str) -> None:
+    """Two runs of one variant on one device that were measured otherwise are not compared; the difference is named."""
+    assert sentence in found(**changes).refusals
+
+
+@pytest.mark.parametrize(
+    ("metric", "changes", "sentence"),
+    [
+        (
+            "load",
+            {"load_cold": False},
+            "the artifact before loading: not in the page cache for A, in the page cache for B",
+        ),
+        ("energy", {"rail_set": "VDD_IN"}, "rail set: POM_5V_IN for A, VDD_IN for B"),
+        ("power", {"rail_set": "VDD_IN"}, "rail set: POM_5V_IN for A, VDD_IN for B"),
+        (
+            "paper-memory",
+            {"paper_memory_kind": "device used memory"},
+            "what memory means: board used RAM for A, device used memory for B",
+        ),
+        (
+            "board-memory",
+            {"paper_memory_kind": "device used memory"},
+            "what memory means: board used RAM for A, device used memory for B",
+        ),
+        ("gpu-memory", {"gpu_process_memory_kind": "NVML"}, "what memory means: nvmap for A, NVML for B"),
+    ],
+)
+@pytest.mark.parametrize("subject", [{}, {"device": "rtx"}, {"recipe": "int8"}, {"runtime_version": "10.3.0"}])
+def test_a_metrics_definition_is_never_anothers(
+    metric: str, changes: dict[str, Any], sentence: str, subject: dict[str, Any]
+) -> None:
+    """Whatever is compared, memory of a discrete GPU is not a board's RAM, and one rail is not another."""
+    assert sentence in found(metric, **changes, **subject).refusals
+    assert sentence not in found("latency", **changes, **subject).refusals
+
+
+@pytest.mark.parametrize(
+    ("changes", "subject"),
+    [
+        ({"model": "mobilevit_s"}, "model"),
+        ({"recipe": "int8"}, "recipe"),
+        ({"device": "xavier", "device_id": "d2"}, "device"),
+        ({"backend": "ort-cpu"}, "runtime"),
+        ({"runtime_version": "10.3.0"}, "runtime"),
+        ({"providers": "CUDAExecutionProvider"}, "runtime"),
+        ({"device_id": "d2"}, "device"),
+    ],
+)
+def test_one_subject_may_differ(changes: dict[str, Any], subject: str) -> None:
+    """A model, a recipe, a device or a runtime may be compared with another; each alone refuses nothing."""
+    base = {"device_id": "d1"}
+    a, b = side("a", **base), side("b", **{**base, **changes})
+
+    assert subjects_of(a, b) == [subject]
+    assert guard(a, b, METRICS["latency"]).refusals == ()
+
+
+def test_a_device_may_be_renamed() -> None:
+    """The device is its id: another name for it is no other device."""
+    a, b = side("a", device_id="d1"), side("b", device_id="d1", device="nano-of-the-lab")
+
+    assert subjects_of(a, b) == []
+
+
+def test_two_subjects_may_not() -> None:
+    """INT8 on one device beside FP16 on another answers no question; both differences are named."""
+    assert found(recipe="int8", device="xavier").refusals == (
+        "2 things differ where one is compared: recipe: fp16 for A, int8 for B; device: nano for A, xavier for B",
+    )
+
+
+def test_a_device_brings_its_modes_and_clocks() -> None:
+    """Two devices have their own power modes, clocks and buffers, which are told and forbid nothing."""
+    changes = {"power_mode": "", "clock_gpu_target_hz": "1.47e9", "memory_kind": "device", "target": "rtx-3080"}
+
+    told = found(device="rtx", gpu_clock_min_hz=1.47e9, gpu_clock_max_hz=1.47e9, **changes)
+
+    assert told.refusals == ()
+    assert [one.partition(":")[0] for one in told.footnotes] == [
+        *("kind of buffers", "power mode", "GPU clock", "target of the artifact", "clock range"),
+    ]
+
+
+def test_a_device_does_not_bring_what_the_user_chose() -> None:
+    """Locked clocks there and free ones here are a choice, on two devices as well."""
+    assert found(device="rtx", clocks="free").refusals == ("clocks: locked for A, not locked for B",)
+    assert found(base={"clocks": "free"}, device="rtx", clocks="unverifiable").refusals == ()
+
+
+def test_a_runtime_lacks_what_it_does_not_know() -> None:
+    """A runtime without CUDA graphs has no such setting, which is told; another setting forbids."""
+    lacking = found(backend="ort-cpu", cuda_graph="", sync_mode="")
+    other = found(backend="trt-rtx", cuda_graph="on")
+
+    assert lacking.refusals == ()
+    assert "CUDA graph: off for A, not recorded for B" in lacking.footnotes
+    assert other.refusals == ("CUDA graph: off for A, on for B",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "forbidden"),
+    [
+        ({"recipe": "int8"}, False),
+        ({"model": "mobilevit_s"}, False),
+        ({"device": "xavier"}, True),
+        ({"runtime_version": "10.3.0"}, True),
+        ({}, True),
+    ],
+)
+def test_precision_belongs_to_the_recipe(changes: dict[str, Any], forbidden: bool) -> None:
+    """INT8 realised as FP32 on one of two devices is not the same variant; another recipe is meant to differ."""
+    sentence = "realised precision: 140 × fp16, 2 × fp32 for A, 35 × int8 for B"
+
+    told = found(realised_precision={"int8": 35}, **changes)
+
+    assert (sentence in told.refusals, sentence in told.footnotes) == (forbidden, not forbidden)
+
+
+def test_other_counts_of_the_same_types_are_told() -> None:
+    """A runtime that fuses more has fewer layers of the same precision; counts may come as JSON."""
+    told = found(runtime_version="10.3.0", realised_precision='{"fp16": 90, "fp32": 2}')
+
+    assert told.refusals == ()
+    assert "realised precision: 140 × fp16, 2 × fp32 for A, 90 × fp16, 2 × fp32 for B" in told.footnotes
+
+
+@pytest.mark.parametrize(
+    ("changes", "footnote"),
+    [
+        ({"runtime_version": "8.2.3.0"}, "runtime version: 8.2.1.8 for A, 8.2.3.0 for B"),
+        ({"agent_version": "0.2.0"}, "agent version: 0.1.0 for A, 0.2.0 for B"),
+        ({"fan": "on"}, "fan: not recorded for A, on for B"),
+        ({"gpu_clock_min_hz": 800e6}, "clock range: 922–922 MHz for A, 800–922 MHz for B"),
+        (
+            {"snapshot_sha256": "ef"},
+            "device snapshot: the device, or what is installed on it, changed between the runs",
+        ),
+        ({"artifact_sha256": "ef"}, "artifact: the same recipe made two different files"),
+    ],
+)
+def test_what_is_only_told(changes: dict[str, Any], footnote: str) -> None:
+    """What need not change the numbers is a footnote."""
+    assert found(**changes) == Found((), (footnote,))
+
+
+def test_a_change_within_one_side_forbids_whatever_is_compared() -> None:
+    """A power mode that changed between two repeats of one job is no property of its device."""
+    a = side("a")
+    b = Side("b", [*side("b", device="xavier").repeats, *side("b", device="xavier", power_mode="5W").repeats])
+
+    assert guard(a, b, METRICS["latency"]).refusals == ("power mode: MAXN for A, MAXN and 5W for B",)
+
+
+def test_a_job_is_not_compared_with_itself() -> None:
+    """The same job twice is a slip of the hand."""
+    assert guard(side("a"), side("a"), METRICS["latency"]).refusals == ("both are job a",)
+
+
+def test_rows_of_an_older_release() -> None:
+    """Rows without any of the newer columns are comparable with each other and say nothing."""
+    old = {name: ROW[name] for name in ("device", "model", "recipe", "tier", "weights", "backend", "runtime_version")}
+
+    assert guard(Side("a", [{**old, "job_id": "a"}]), Side("b", [{**old, "job_id": "b"}]), METRICS["energy"]) == Found()
+
+
+@pytest.mark.parametrize(
+    ("backend", "version", "release"),
+    [("trt", "8.5.2.2", "8"), ("trt-rtx", "1.7.1", "1"), ("ort-cpu", "1.23.2", "1.23"), ("ort-trt", "", "")],
+)
+def test_what_a_release_is(backend: str, version: str, release: str) -> None:
+    """TensorRT's releases are its first number, ONNX Runtime's its first two."""
+    assert runtime_release({"backend": backend, "runtime_version": version}) == release

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 from itertools import count
-from math import ceil, sqrt
+from math import cbrt, ceil, sqrt
 from operator import mul
 from statistics import fmean, median
 
@@ -60,7 +60,7 @@ def block_length(samples: Sequence[float]) -> int:
     lag = 1
     while lag < longest and power and sum(map(mul, centred, centred[lag:])) > power * 2 / sqrt(n):
         lag += 1
-    return min(longest, max(ceil(n ** (1 / 3)), 2 * lag))
+    return min(longest, max(ceil(cbrt(n)), 2 * lag))
 
 
 def thinned(samples: Sequence[float]) -> Sequence[float]:

@@ -28,7 +28,6 @@ def derived_columns(facts: RunFacts) -> dict[str, Any]:
         "gpu_clock_max_hz": summary.gpu_clock_max_hz,
         "throttled": was_throttled(facts),
         "gpu_process_peak_bytes": summary.gpu_process_peak_bytes,
-        "gpu_process_memory_kind": summary.gpu_process_memory_kind,
         "paper_memory_bytes": summary.paper_memory_bytes,
         "paper_memory_kind": summary.paper_memory_kind,
     }

@@ -4,19 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from efficientquant_controller.analysis.energy import Readings, Window
+from efficientquant_controller.model import Finding
 
 MEASURE = "measure"
 IDLE_BEFORE = "idle_before"
 IDLE_AFTER = "idle_after"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that the agent found; `severity` is "info", "soft" or "invalid"."""
-
-    check: str
-    severity: str
-    message: str
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ class Rule:
 def guard(a: Side, b: Side, metric: Metric) -> Found:
     """Name every difference between two jobs that bears on a metric."""
     subjects = subjects_of(a, b)
-    refusals, footnotes = [], []
+    refusals: list[str] = []
+    footnotes: list[str] = []
     if a.job_id and a.job_id == b.job_id:
         refusals.append(f"both are job {a.job_id}")
     if len(subjects) > 1:

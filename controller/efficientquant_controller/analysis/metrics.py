@@ -46,9 +46,10 @@ METRICS: Mapping[str, Metric] = {
         Metric("load", "load_s", "s", "load time", is_load=True),
         Metric("paper-load", "paper_load_s", "s", "the paper's load time", is_load=True),
         _bytes("memory", "peak_pss_bytes", "the process's peak memory (PSS)"),
-        # The whole board's memory holds the GPU's on a board that shares it, and not beside a discrete GPU.
+        # The kind of the paper's memory tells a GPU with memory of its own from one that shares the board's: that is
+        # another number for the whole board, and of a process it is told by NVML there and by nvmap here.
         _bytes("board-memory", "board_memory_delta_bytes", "the board's memory", "paper_memory_kind"),
-        _bytes("gpu-memory", "gpu_process_peak_bytes", "the process's GPU memory", "gpu_process_memory_kind"),
+        _bytes("gpu-memory", "gpu_process_peak_bytes", "the process's GPU memory", "paper_memory_kind"),
         _bytes("paper-memory", "paper_memory_bytes", "the paper's memory", "paper_memory_kind"),
         _energy("energy", "energy_per_inference_j", "J", "energy for each inference"),
         _energy("net-energy", "net_energy_per_inference_j", "J", "energy for each inference beyond idling"),

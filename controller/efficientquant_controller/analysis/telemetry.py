@@ -22,8 +22,7 @@ ENERGY_COUNTER = "energy_gpu_j"
 _NVML_POWER_UPDATE_S = 1.0
 # The zones that compute; a PMIC's zone is a dummy of 50 or 100 °C on most Jetsons.
 _HOT_ZONE = re.compile(r"temperature_(?:gpu|cpu|tj)[\w.-]*_c")
-# Who says how much of the GPU's memory a process holds: the two are never compared with each other either.
-_PROCESS_MEMORY = {"gpu_process_bytes": "NVML", "nvmap_process_bytes": "nvmap"}
+_PROCESS_MEMORY = ("gpu_process_bytes", "nvmap_process_bytes")
 # The paper's memory: what the whole device used. The two kinds are never compared with each other.
 _USED_MEMORY = {"gpu_used_bytes": "device used memory", "board_used_bytes": "board used RAM"}
 
@@ -37,7 +36,6 @@ class SeriesSummary:
     gpu_clock_min_hz: float | None = None
     gpu_clock_max_hz: float | None = None
     gpu_process_peak_bytes: int | None = None  # over the whole run
-    gpu_process_memory_kind: str = ""
     paper_memory_bytes: int | None = None
     paper_memory_kind: str = ""
 
@@ -54,7 +52,6 @@ def summarize_series(facts: RunFacts) -> SeriesSummary:
         gpu_clock_min_hz=min(clocks, default=None),
         gpu_clock_max_hz=max(clocks, default=None),
         gpu_process_peak_bytes=round(max(facts.series[held][1])) if held else None,
-        gpu_process_memory_kind=_PROCESS_MEMORY[held] if held else "",
         paper_memory_bytes=round(fmean(facts.measured(used))) if used else None,
         paper_memory_kind=_USED_MEMORY[used] if used else "",
     )

@@ -33,7 +33,6 @@ ROW = {
     "load_cold": True,
     "rail_set": "POM_5V_IN",
     "paper_memory_kind": "board used RAM",
-    "gpu_process_memory_kind": "nvmap",
     "realised_precision": {"fp16": 140, "fp32": 2},
     "gpu_clock_min_hz": 921.6e6,
     "gpu_clock_max_hz": 921.6e6,
@@ -109,7 +108,11 @@ def test_what_was_chosen_otherwise_forbids(changes: dict[str, Any], sentence: st
             {"paper_memory_kind": "device used memory"},
             "what memory means: board used RAM for A, device used memory for B",
         ),
-        ("gpu-memory", {"gpu_process_memory_kind": "NVML"}, "what memory means: nvmap for A, NVML for B"),
+        (
+            "gpu-memory",
+            {"paper_memory_kind": "device used memory"},
+            "what memory means: board used RAM for A, device used memory for B",
+        ),
     ],
 )
 @pytest.mark.parametrize("subject", [{}, {"device": "rtx"}, {"recipe": "int8"}, {"runtime_version": "10.3.0"}])

@@ -4,9 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from efficientquant_controller.analysis.facts import Finding, RunFacts
+from efficientquant_controller.analysis.facts import RunFacts
 from efficientquant_controller.analysis.statistics import STATISTICS_VERSION
 from efficientquant_controller.analysis.verdict import Grade, judge, was_throttled
+from efficientquant_controller.model import Finding
 
 TENTHS = [n / 10 for n in range(200)]  # 20 s at 10 Hz; the measure window holds 100 readings
 STEADY = [0.1, 0.1001, 0.0999, 0.1] * 25

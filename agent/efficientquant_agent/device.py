@@ -161,6 +161,10 @@ class Probe(NamedTuple):
         mode = clock_helper.read_power_mode(self.clock_places())
         return "" if mode is None else mode[1] or str(mode[0])
 
+    def power_modes(self) -> List[str]:
+        """Return the names of the power modes in the order of their numbers, none where there are none."""
+        return [name for _, name in sorted(clock_helper.read_power_modes(self.clock_places()).items())]
+
     def max_clocks_hz(self) -> Dict[str, int]:
         """Return the highest clocks that the power mode allows, of "cpu" and "gpu"; what cannot be read is missing."""
         found = {}  # type: Dict[str, int]

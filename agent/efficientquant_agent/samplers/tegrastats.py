@@ -40,8 +40,9 @@ _TEMPERATURE = _pattern(r"([A-Za-z][\w.-]*)@" + _CELSIUS + "(?:/" + _CELSIUS + "
 _RAIL = re.compile(
     _START + r"([A-Z][A-Z0-9_]*) +(-?\d{1,9})(mW)?/(?:(-?\d{1,9})(mW)?(?:/(-?\d{1,9})(mW)?)?)?" + _END, re.ASCII
 )
-# Engine-shaped, but not engines
-_NOT_ENGINES = frozenset(("RAM", "SWAP", "IRAM", "CPU", "MTS"))
+# What these say has its own form; cut short, it may look like an engine's or a rail's.
+_MEMORIES = frozenset(("RAM", "SWAP", "IRAM"))
+_NOT_ENGINES = _MEMORIES | {"CPU", "MTS"}
 
 
 class Memory(NamedTuple):
@@ -248,7 +249,7 @@ def _temperatures(line: str) -> Dict[str, float]:
 def _rails(line: str) -> Dict[str, Rail]:
     found: Dict[str, Rail] = {}
     for label, current, unit, average, average_unit, peak, peak_unit in _RAIL.findall(line):
-        if power.is_connected(label):
+        if power.is_connected(label) and label not in _MEMORIES:
             # An average without the unit that the current has was cut short.
             average_w = int(average) / 1000 if average and unit == average_unit else None
             peak_w = int(peak) / 1000 if peak and unit == peak_unit else None

@@ -16,8 +16,13 @@ _STOP_TIMEOUT_S = 1.5
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run the agent until it is told to stop; return its exit code (see agent/README.md)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["doctor"]:
+        from efficientquant_agent import doctor
+
+        return doctor.main(arguments[1:], os.environ)
     try:
-        config = configuration.load(sys.argv[1:] if arguments is None else arguments, os.environ)
+        config = configuration.load(arguments, os.environ)
         _serve(config)
     except UsageError as error:
         sys.stderr.write("efficientquant-agent: {}\n".format(error))
@@ -26,7 +31,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 def _serve(config: configuration.Config) -> NoReturn:
     # Not at the top: --help and a typing error in an option must not wait for gRPC.
-    from efficientquant_agent import device
+    from efficientquant_agent import clocks, device
+    from efficientquant_agent.board import Board
     from efficientquant_agent.daemon import Daemon
     from efficientquant_agent.state import StateDirectory
 
@@ -37,12 +43,17 @@ def _serve(config: configuration.Config) -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     state = StateDirectory(config.state_dir)
-    library_versions, backends, broken = device.find_runtimes()
-    for sentence in broken:
+    probe = device.Probe.of_tree(config.board_root)
+    control = clocks.ClockControl(probe.clock_places())
+    found = device.runtimes()
+    for sentence in [*found.broken, *clocks.recover(state.path, control)]:
         _log(sentence)
-    library_versions.update(_own_versions())
-    snapshot = device.Probe().snapshot(library_versions, backends)
-    daemon = Daemon(config, state, snapshot, state.device_id(snapshot.board_id, _log), _log, _announce)
+    found.library_versions.update(_own_versions())
+    snapshot = probe.snapshot(found.library_versions, found.backends, found.gpus, found.cuda_version, control.access())
+    board = Board(
+        probe.proc, probe.sys, probe.etc, config.tegrastats, config.with_jtop, config.plan_cache_bytes, control
+    )
+    daemon = Daemon(config, state, snapshot, state.device_id(snapshot.board_id, _log), board, _log, _announce)
     exit_codes: List[int] = []
 
     def serve() -> None:
@@ -55,6 +66,8 @@ def _serve(config: configuration.Config) -> NoReturn:
     os.read(wake_reader, 1)
     daemon.stop()
     thread.join(_STOP_TIMEOUT_S)
+    for sentence in clocks.recover(state.path, control):  # of a run that did not get to it in time
+        _log(sentence)
     # Results are on the disk and the child is dead; gRPC's threads could still hold up an orderly finalization.
     sys.stderr.flush()
     os._exit(exit_codes[0] if exit_codes else 0)

@@ -6,7 +6,7 @@ import queue
 import re
 import threading
 import time
-from typing import Any, BinaryIO, Callable, Iterator, NamedTuple
+from typing import Any, BinaryIO, Callable, Iterator, NamedTuple, Tuple
 
 from efficientquant_agent.backoff import Backoff
 from efficientquant_agent.errors import ControllerUnreachableError, RunFailedError
@@ -46,8 +46,10 @@ class ArtifactCache:
         self._log = log
         self._backoff_max_s = backoff_max_s
 
-    def get(self, sha256: str, cancelled: threading.Event, progress: Callable[[int], None]) -> LocalArtifact:
-        """Return a file whose bytes have just been verified.
+    def get(
+        self, sha256: str, cancelled: threading.Event, progress: Callable[[int], None], also_keep: str = ""
+    ) -> LocalArtifact:
+        """Return a file whose bytes have just been verified; it and `also_keep` stay, whatever the bound says.
 
         `progress` is told how many bytes are here. Raises RunFailedError: "artifact_unavailable" when it cannot be
         fetched, "artifact_corrupt" when what arrives is twice something else, "cancelled".
@@ -60,7 +62,7 @@ class ArtifactCache:
         if not self._is_intact(path, sha256):
             fetched_bytes = self._download(sha256, path, cancelled, progress)
         os.utime(path)
-        self._evict(keep=sha256)
+        self._evict(keep=(sha256, also_keep))
         duration_s = time.perf_counter() - started_s
         return LocalArtifact(path, StageTiming("transfer", duration_s, size_bytes=fetched_bytes))
 
@@ -131,13 +133,13 @@ class ArtifactCache:
                 stream.write(data)
                 progress(stream.tell())
 
-    def _evict(self, keep: str) -> None:
+    def _evict(self, keep: Tuple[str, ...]) -> None:
         entries = [(entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(self._path)]
         total_bytes = sum(size for _, size, _ in entries)
         for _, size, path in sorted(entries):
             if total_bytes <= self._limit_bytes:
                 return
-            if os.path.basename(path) != keep:
+            if os.path.basename(path) not in keep:
                 os.unlink(path)
                 total_bytes -= size
 

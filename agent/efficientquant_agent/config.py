@@ -4,6 +4,7 @@ import argparse
 import ipaddress
 import os
 import re
+import shutil
 import socket
 from typing import Mapping, NamedTuple, NoReturn, Sequence, Tuple
 
@@ -12,6 +13,7 @@ from efficientquant_agent.errors import UsageError
 
 DEFAULT_CONTROLLER = "127.0.0.1:50051"
 DEFAULT_CACHE_BYTES = 2 * 1024**3
+DEFAULT_PLAN_CACHE_BYTES = 4 * 1024**3
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -24,6 +26,11 @@ class Config(NamedTuple):
     state_dir: str
     cache_bytes: int
     backoff_max_s: float
+    # The root of the board's own files; "/" but for containers and tests.
+    board_root: str = "/"
+    tegrastats: str = ""
+    with_jtop: bool = False
+    plan_cache_bytes: int = DEFAULT_PLAN_CACHE_BYTES
 
     @property
     def address(self) -> str:
@@ -41,7 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command `efficientquant-agent`."""
     parser = _Parser(
         prog="efficientquant-agent",
-        description="Benchmarks on this device what an EfficientQuant controller assigns, and reports every number.",
+        description="Benchmarks on this device what an EfficientQuant controller assigns, and reports every number. "
+        "'efficientquant-agent doctor' says what this device can do, and what to fix.",
     )
     parser.add_argument(
         "--controller",
@@ -61,6 +69,25 @@ def build_parser() -> argparse.ArgumentParser:
         default=DEFAULT_CACHE_BYTES,
         help="how much disk downloaded artifacts may take (default: %(default)s)",
     )
+    parser.add_argument(
+        "--plan-cache-bytes",
+        metavar="N",
+        type=int,
+        default=DEFAULT_PLAN_CACHE_BYTES,
+        help="how much disk the engines built here may take (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--board-root",
+        metavar="DIR",
+        default="/",
+        help="where /proc, /sys and /etc of the board are mounted, for an agent in a container (default: /)",
+    )
+    parser.add_argument(
+        "--tegrastats",
+        metavar="PATH",
+        help="the tegrastats to watch a Jetson with where its sensors cannot be read as files (default: from PATH)",
+    )
+    parser.add_argument("--jtop", action="store_true", help="ask jetson-stats too, where it is installed")
     parser.add_argument(
         "--insecure", action="store_true", help="allow a controller beyond this machine over the unencrypted wire"
     )
@@ -93,6 +120,14 @@ def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
         )
     if options.cache_bytes < 0:
         raise UsageError("--cache-bytes {} is negative; pass 0 or more".format(options.cache_bytes))
+    if options.plan_cache_bytes < 0:
+        raise UsageError("--plan-cache-bytes {} is negative; pass 0 or more".format(options.plan_cache_bytes))
+    if not os.path.isdir(options.board_root):
+        raise UsageError(
+            "--board-root {} is not a directory; pass where the board's / is mounted".format(options.board_root)
+        )
+    if options.tegrastats and not os.access(options.tegrastats, os.X_OK):
+        raise UsageError("--tegrastats {} cannot be run; pass the path of the executable".format(options.tegrastats))
     if not 0 < options.backoff_max_s < float("inf"):
         raise UsageError("--backoff-max-s {} is not a positive number of seconds".format(options.backoff_max_s))
     return Config(
@@ -102,6 +137,10 @@ def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
         state_dir=options.state_dir or default_state_dir(name, environment),
         cache_bytes=options.cache_bytes,
         backoff_max_s=options.backoff_max_s,
+        board_root=options.board_root,
+        tegrastats=options.tegrastats or shutil.which("tegrastats") or "",
+        with_jtop=options.jtop,
+        plan_cache_bytes=options.plan_cache_bytes,
     )
 
 

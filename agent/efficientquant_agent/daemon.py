@@ -8,6 +8,7 @@ from typing import Callable, Dict, List, Optional
 
 from efficientquant_agent.artifacts import ArtifactCache
 from efficientquant_agent.backoff import Backoff
+from efficientquant_agent.board import Board
 from efficientquant_agent.client import Client, Hello, Session, encode_result
 from efficientquant_agent.config import Config
 from efficientquant_agent.errors import (
@@ -19,8 +20,10 @@ from efficientquant_agent.errors import (
 )
 from efficientquant_agent.outbox import Outbox, can_keep
 from efficientquant_agent.records import Assignment, CancelRun, DeviceSnapshot, RunResult, Superseded, Welcome
-from efficientquant_agent.runner import Cancellation, Runner
+from efficientquant_agent.runner import Runner
 from efficientquant_agent.state import StateDirectory
+from efficientquant_agent.steps import Files
+from efficientquant_agent.watching import Cancellation
 
 _BACKOFF_FIRST_S = 0.5
 _PROGRESS_INTERVAL_S = 0.2
@@ -53,6 +56,7 @@ class Daemon:
         state: StateDirectory,
         device: DeviceSnapshot,
         device_id: str,
+        board: Board,
         log: Callable[[str], None],
         announce: Callable[[str], None],
     ) -> None:
@@ -67,7 +71,7 @@ class Daemon:
         self._artifacts = ArtifactCache(
             state.subdirectory("artifacts"), config.cache_bytes, self._client.fetch, log, config.backoff_max_s
         )
-        self._runner = Runner(config.name, state.subdirectory("scratch"), log)
+        self._runner = Runner(config.name, state.path, board, log)
         self._assignments: queue.Queue = queue.Queue()
         # Runs that are queued or running, with the means to cancel them. The lock guards it and the session.
         self._lock = threading.Lock()
@@ -254,8 +258,14 @@ class Daemon:
             cancellation.event,
             lambda here_bytes: progress("fetch", min(1.0, here_bytes / max(1, assignment.size_bytes))),
         )
+        reference_path = ""
+        if assignment.reference_sha256:
+            reference = self._artifacts.get(
+                assignment.reference_sha256, cancellation.event, lambda _: None, also_keep=assignment.sha256
+            )
+            reference_path = reference.path
         result = result._replace(stages=[artifact.transfer])
-        return self._runner.run(assignment, artifact.path, result, cancellation, progress)
+        return self._runner.run(assignment, Files(artifact.path, reference_path), result, cancellation, progress)
 
     def _send_progress(self, run_id: str, phase: str, fraction: float) -> None:
         with self._lock:

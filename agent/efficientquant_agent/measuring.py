@@ -26,6 +26,13 @@ class WarmUp(NamedTuple):
     converged: bool
 
 
+class Latencies(NamedTuple):
+    """What the timed loop saw, in seconds: by the host's clock, and by the device's where it has one."""
+
+    latency_s: Sequence[float]
+    device_latency_s: Sequence[float]
+
+
 def windows_agree(latency_s: Sequence[float]) -> bool:
     """Whether the medians of the last three windows lie within 5 % of the smallest.
 
@@ -65,19 +72,25 @@ def measure(
     inputs: Sequence[Any],
     measurement: Measurement,
     progress: Optional[Progress] = None,
-) -> Sequence[float]:
-    """Return the latency of every inference in seconds, in order.
+    device_s: Optional[Callable[[], float]] = None,
+) -> Latencies:
+    """Return the latency of every inference in seconds, in order, and with `device_s` the device's own time of each.
 
     Stops when the minimum time and the minimum count are both reached. The garbage collector is off meanwhile.
     """
-    latency_s = array("d")
+    latency_s, device_latency_s = array("d"), array("d")
     chunk = array("d", bytes(8))
     elapsed_s = 0.0
     gc.collect()
     gc.disable()
     try:
         while elapsed_s < measurement.min_time_s or len(latency_s) < max(1, measurement.min_count):
-            _time_chunk(run_once, inputs, chunk, len(latency_s))
+            if device_s is None:
+                _time_chunk(run_once, inputs, chunk, len(latency_s))
+            else:
+                device_chunk = array("d", bytes(8 * len(chunk)))
+                _time_chunk_twice(run_once, device_s, inputs, chunk, device_chunk, len(latency_s))
+                device_latency_s.extend(device_chunk)
             latency_s.extend(chunk)
             elapsed_s += sum(chunk)
             chunk = _next_chunk(latency_s, _CHUNK_S)
@@ -85,7 +98,7 @@ def measure(
                 progress(_fraction(elapsed_s, len(latency_s), measurement))
     finally:
         gc.enable()
-    return latency_s
+    return Latencies(latency_s, device_latency_s)
 
 
 def _time_chunk(run_once: Callable[[Any], Any], inputs: Sequence[Any], samples: array, offset: int) -> None:
@@ -97,6 +110,25 @@ def _time_chunk(run_once: Callable[[Any], Any], inputs: Sequence[Any], samples: 
         started_s = clock()
         run_once(staged)
         samples[i] = clock() - started_s
+
+
+def _time_chunk_twice(
+    run_once: Callable[[Any], Any],
+    device_s: Callable[[], float],
+    inputs: Sequence[Any],
+    samples: array,
+    device_samples: array,
+    offset: int,
+) -> None:
+    """Do the same, and ask the device for its own time of each inference after the host's clock has stopped."""
+    clock = time.perf_counter
+    input_count = len(inputs)
+    for i in range(len(samples)):
+        staged = inputs[(offset + i) % input_count]
+        started_s = clock()
+        run_once(staged)
+        samples[i] = clock() - started_s
+        device_samples[i] = device_s()
 
 
 def _next_chunk(latency_s: Sequence[float], duration_s: float) -> array:

@@ -4,25 +4,49 @@ It reads a JSON object (data only) from standard input, writes progress as JSON 
 and ends with 0 whenever it could say how the run went.
 """
 
+import contextlib
 import ctypes
 import json
+import math
 import mmap
 import os
 import signal
 import sys
 import time
 from array import array
-from typing import Any, Callable, Dict, List, Sequence, TextIO
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Mapping, Optional, Sequence, TextIO, Tuple, Type
 
 from efficientquant_agent import backends, measuring
-from efficientquant_agent.backends.base import Backend, BackendBrokenError, InferenceError, LoadedModel, LoadError
-from efficientquant_agent.errors import RunFailedError
+from efficientquant_agent.backends.base import (
+    Backend,
+    BackendBrokenError,
+    InferenceError,
+    LoadedModel,
+    LoadError,
+    LoadOptions,
+    StalePlanError,
+)
+from efficientquant_agent.errors import RunFailedError, SensorError
 from efficientquant_agent.records import Measurement, StageTiming
+from efficientquant_agent.reference import (
+    MIN_COSINE,
+    Reference,
+    WrongReferenceError,
+    check_shapes,
+    compare,
+    seeded_feeds,
+)
+from efficientquant_agent.reference import read as read_reference
+from efficientquant_agent.samplers.memory import ChildPss
 
 RESULT_FILE = "result.json"
 LATENCY_FILE = "latency_s.f64"
+DEVICE_LATENCY_FILE = "device_latency_s.f64"
 WARMUP_FILE = "warmup_latency_s.f64"
 _PR_SET_PDEATHSIG = 1
+_PROFILE_REPEATS = 20
+
+Progress = Callable[[str, float], None]
 
 
 def main() -> None:
@@ -31,12 +55,13 @@ def main() -> None:
     die_with_parent(spec["parent_pid"])
     volunteer_for_oom_kill()
     report = claim_standard_output()
+    outcome: Dict[str, Any] = {}
     try:
-        outcome = run(spec, lambda phase, fraction: _report(report, phase, fraction))
+        run(spec, outcome, lambda phase, fraction: _report(report, phase, fraction))
     except RunFailedError as error:
-        outcome = {"failure_type": error.failure_type, "failure_message": str(error)}
+        outcome.update(failure_type=error.failure_type, failure_message=str(error))
     except MemoryError:
-        outcome = {"failure_type": "runtime_oom", "failure_message": "memory ran out inside the run's process"}
+        outcome.update(failure_type="runtime_oom", failure_message="memory ran out inside the run's process")
     with open(os.path.join(spec["scratch"], RESULT_FILE), "w") as stream:
         json.dump(outcome, stream)
 
@@ -69,40 +94,158 @@ def _report(stream: TextIO, phase: str, fraction: float) -> None:
     stream.flush()
 
 
-def run(spec: Dict[str, Any], progress: Callable[[str, float], None]) -> Dict[str, Any]:
-    """Do the run; latencies go to files in the scratch directory, the rest is returned.
+def run(spec: Dict[str, Any], outcome: Dict[str, Any], progress: Progress) -> None:
+    """Do the run; latencies go to files in the scratch directory, the rest into `outcome` as soon as it is known.
 
-    Raises RunFailedError: "load_failed" or "runtime_error".
+    Raises RunFailedError: "load_failed", "stale_plan", "wrong_outputs" or "runtime_error".
     """
-    measurement = Measurement(**spec["measurement"])
-    backend = find_backend(spec["backend"], spec["device_name"])
-    progress("load", 0.0)
-    stages: List[StageTiming] = []
     try:
-        model = load(backend, spec["artifact_path"], measurement.intra_op_threads, stages)
-        inputs = model.stage_inputs(max(1, measurement.input_count), measurement.input_seed)
-        stages.append(_timed("first_inference", lambda: model.run_once(inputs[0])))
-        affinity = keep_off_last_cpu()
-        warm_up = measuring.warm_up(model.run_once, inputs, measurement, lambda fraction: progress("warmup", fraction))
-        _save(spec["scratch"], WARMUP_FILE, warm_up.latency_s)
-        latency_s = measuring.measure(
-            model.run_once, inputs, measurement, lambda fraction: progress("measure", fraction)
-        )
-        _save(spec["scratch"], LATENCY_FILE, latency_s)
-    except LoadError as error:
+        _Run(spec, outcome, progress).do()
+    except StalePlanError as error:
+        raise RunFailedError("stale_plan", str(error)) from error
+    except (LoadError, WrongReferenceError) as error:
         raise RunFailedError("load_failed", str(error)) from error
     except InferenceError as error:
         raise RunFailedError("runtime_error", str(error)) from error
-    return {
-        "stages": [stage._asdict() for stage in stages],
-        "warmup_converged": warm_up.converged,
-        "providers": list(model.providers),
-        "library_versions": backend.library_versions(),
-        "session_options": dict(model.session_options, measuring_thread_cpus=affinity),
-    }
 
 
-def find_backend(name: str, device_name: str) -> Backend:
+class _Run:
+    """The steps of one run, in order."""
+
+    def __init__(self, spec: Dict[str, Any], outcome: Dict[str, Any], progress: Progress) -> None:
+        self._spec = spec
+        self._measurement = Measurement(**spec["measurement"])
+        self._outcome = outcome
+        self._progress = progress
+        self._stages: List[Dict[str, Any]] = []
+        self._windows: List[List[Any]] = []
+        self._pss: List[List[float]] = []
+        outcome.update(stages=self._stages, windows=self._windows, pss=self._pss)
+
+    def do(self) -> None:
+        """Load, check, warm up, measure; then what must not disturb the measurement."""
+        backend = find_backend(self._spec["backend"], self._spec["device_name"])
+        self._progress("load", 0.0)
+        with self._window("load"):
+            model = load(backend, self._spec["content_path"], self._options(), self._stage)
+        inputs = self._first_inference(model)
+        self._outcome.update(
+            providers=list(model.providers),
+            library_versions=backend.library_versions(),
+            session_options=dict(model.session_options, measuring_thread_cpus=keep_off_last_cpu()),
+            device_memory_bytes=model.device_memory_bytes(),
+        )
+        self._measure(model, inputs)
+        report = model.report()
+        self._outcome["realised_precision"] = dict(report.realised_precision)
+        self._outcome["layers"] = self._profiled([dict(layer) for layer in report.layers], model, inputs)
+        model.close()
+        del model
+        self._load_again(backend)
+
+    def _options(self) -> LoadOptions:
+        asked = self._measurement
+        return LoadOptions(
+            asked.intra_op_threads, asked.cuda_graph, asked.sync_mode or "spin", asked.memory_kind or "auto"
+        )
+
+    def _first_inference(self, model: LoadedModel) -> List[Any]:
+        """Stage the inputs, run the first one timed, and compare with the reference outputs where there are some."""
+        shapes = model.input_shapes()
+        reference = self._reference(shapes)
+        count = max(1, self._measurement.input_count)
+        feeds = reference.feeds if reference else seeded_feeds(shapes, count, self._measurement.input_seed)
+        inputs = model.stage(feeds)
+        with self._stage("first_inference"):
+            model.run_once(inputs[0])
+        if reference:
+            self._check(model, inputs, reference)
+        return inputs
+
+    def _reference(self, shapes: Mapping[str, Tuple[int, ...]]) -> Optional[Reference]:
+        if not self._spec["reference_path"]:
+            return None
+        with open(self._spec["reference_path"], "rb") as stream:
+            reference = read_reference(stream.read())
+        check_shapes(reference, shapes)
+        return reference
+
+    def _check(self, model: LoadedModel, inputs: List[Any], reference: Reference) -> None:
+        agreement = compare(reference.outputs, [model.outputs(staged) for staged in inputs])
+        self._outcome["agreement"] = agreement._asdict()
+        if agreement.cosine < MIN_COSINE:
+            raise RunFailedError(
+                "wrong_outputs",
+                "the model answers differently here: cosine {:.4f} to the reference outputs (at least {}), largest "
+                "difference {:.4g}, {} of {} with the same answer; nothing was measured".format(
+                    agreement.cosine, MIN_COSINE, agreement.max_abs, agreement.argmax_matches, agreement.count
+                ),
+            )
+
+    def _measure(self, model: LoadedModel, inputs: List[Any]) -> None:
+        scratch = self._spec["scratch"]
+        with self._window("warmup"):
+            warm_up = measuring.warm_up(
+                model.run_once, inputs, self._measurement, lambda fraction: self._progress("warmup", fraction)
+            )
+        self._outcome["warmup_converged"] = warm_up.converged
+        _save(scratch, WARMUP_FILE, warm_up.latency_s)
+        device_s = None if math.isnan(model.device_s()) else model.device_s
+        with self._window("measure"):
+            measured = measuring.measure(
+                model.run_once,
+                inputs,
+                self._measurement,
+                lambda fraction: self._progress("measure", fraction),
+                device_s,
+            )
+        _save(scratch, LATENCY_FILE, measured.latency_s)
+        _save(scratch, DEVICE_LATENCY_FILE, measured.device_latency_s)
+
+    def _profiled(self, layers: List[Dict[str, Any]], model: LoadedModel, inputs: List[Any]) -> List[Dict[str, Any]]:
+        if not self._measurement.profile_layers:
+            return layers
+        self._progress("profile", 0.0)
+        times_s = dict(model.profile_layers(inputs[0], _PROFILE_REPEATS))
+        for layer in layers:
+            if layer.get("name") in times_s:
+                layer["mean_s"] = times_s.pop(layer["name"])
+        return layers + [{"name": name, "mean_s": time_s} for name, time_s in times_s.items()]
+
+    def _load_again(self, backend: Type[Backend]) -> None:
+        """Load once more, now that the file is in the page cache and the runtime is up: the warm load, by stage."""
+        load(backend, self._spec["content_path"], self._options(), self._warm_stage, drop_cache=False).close()
+
+    @contextlib.contextmanager
+    def _window(self, name: str) -> Iterator[None]:
+        started_s = time.monotonic()
+        try:
+            yield
+        finally:
+            self._windows.append([name, started_s, time.monotonic()])
+            self._note_pss()
+
+    def _note_pss(self) -> None:
+        """Note this process's memory between two steps, where reading it disturbs nothing.
+
+        From outside it is read seldom: the kernel holds the memory map meanwhile.
+        """
+        sampler = ChildPss(os.getpid())
+        with contextlib.suppress(SensorError):
+            self._pss.append([time.monotonic(), sampler.sample() or 0.0])
+        sampler.close()
+
+    @contextlib.contextmanager
+    def _stage(self, name: str, **facts: Any) -> Iterator[None]:
+        started_s = time.perf_counter()
+        yield
+        self._stages.append(StageTiming(name, time.perf_counter() - started_s, **facts)._asdict())
+
+    def _warm_stage(self, name: str, **facts: Any) -> ContextManager:
+        return self._stage("warm_" + name, **facts)
+
+
+def find_backend(name: str, device_name: str) -> Type[Backend]:
     """Return the backend of this name if its runtime works here; raises RunFailedError("load_failed") if not."""
     available = {}
     for backend in backends.known():
@@ -122,23 +265,18 @@ def find_backend(name: str, device_name: str) -> Backend:
     return available[name]
 
 
-def load(backend: Backend, path: str, intra_op_threads: int, stages: List[StageTiming]) -> LoadedModel:
-    """Load a model from a file; appends the stages "read" and "session_create"."""
-    cold = drop_page_cache(path)
-    started_s = time.perf_counter()
-    with open(path, "rb") as stream:
+def load(
+    backend: Type[Backend],
+    path: str,
+    options: LoadOptions,
+    stage: Callable[..., ContextManager],
+    drop_cache: bool = True,
+) -> LoadedModel:
+    """Load a model from a file, each step in a `stage`: "read", then the backend's own."""
+    cold = drop_page_cache(path) if drop_cache else False
+    with stage("read", size_bytes=os.stat(path).st_size, cold=cold), open(path, "rb") as stream:
         content = stream.read()
-    stages.append(StageTiming("read", time.perf_counter() - started_s, size_bytes=len(content), cold=cold))
-    started_s = time.perf_counter()
-    model = backend.load(content, intra_op_threads)
-    stages.append(StageTiming("session_create", time.perf_counter() - started_s))
-    return model
-
-
-def _timed(stage: str, action: Callable[[], Any]) -> StageTiming:
-    started_s = time.perf_counter()
-    action()
-    return StageTiming(stage, time.perf_counter() - started_s)
+    return backend.load(content, options, stage)
 
 
 def drop_page_cache(path: str) -> bool:

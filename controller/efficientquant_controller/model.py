@@ -73,6 +73,21 @@ class Backend:
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """A device's GPU; `compute_capability` is 53 for SM 5.3, 0 when it is not known."""
+
+    name: str
+    uuid: str = ""
+    compute_capability: int = 0
+    memory_total_bytes: int | None = None
+    integrated: bool = False
+    fp16: bool = False
+    int8: bool = False
+    tf32: bool = False
+    driver_version: str = ""
+
+
+@dataclass(frozen=True)
 class DeviceSnapshot:
     """What a board is and can do; an empty string or zero means that the probe found nothing."""
 
@@ -87,7 +102,12 @@ class DeviceSnapshot:
     swap_total_bytes: int = 0
     l4t: str = ""
     library_versions: Mapping[str, str] = field(default_factory=dict)
-    backends: tuple[Backend, ...] = ()
+    backends: tuple[Backend, ...] = ()  # the preferred one first
+    jetpack: str = ""
+    cuda_version: str = ""
+    power_mode: str = ""
+    clock_control: str = ""  # "root", "helper" or "none": what may change clocks
+    gpus: tuple[Gpu, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,6 +136,10 @@ class Artifact:
     notes: tuple[str, ...]
     provenance: Mapping[str, object]  # recipe, calibration, library versions: as JSON
     manifest: Mapping[str, object]  # every parameter and softmax, as JSON
+    target: str = ""  # what it is lowered for, e.g. "jetson-nano"
+    builder_flags: tuple[str, ...] = ()  # what an engine is built with: "fp16", "int8"
+    reference_sha256: str = ""  # inputs and the outputs they must give
+    reference_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -154,6 +178,15 @@ class Measurement:
     input_seed: int = 0
     intra_op_threads: int = 0
     sampling_interval_s: float = 0.1
+    cuda_graph: bool = False
+    sync_mode: str = "spin"
+    memory_kind: str = "auto"
+    profile_layers: bool = False
+    idle_s: float = 0.0
+    max_start_temperature_c: float = 60.0
+    gate_timeout_s: float = 300.0
+    lock_clocks: bool = False
+    power_mode: str = ""
 
 
 @dataclass(frozen=True)
@@ -172,11 +205,12 @@ class Campaign:
     seed: int
     ended_unix_s: float | None = None
     calibration: Calibration | None = None  # None: synthetic images
+    paper: bool = False  # ten repeats averaged, as the paper has them
 
 
 @dataclass(frozen=True)
 class Build:
-    """The artifact one model × recipe of a campaign needs."""
+    """The artifact that one model × recipe of a campaign needs on all devices of one target."""
 
     campaign_id: str
     model: str
@@ -184,6 +218,7 @@ class Build:
     state: BuildState = BuildState.QUEUED
     message: str = ""
     artifact_sha256: str | None = None
+    target: str = ""
 
 
 @dataclass(frozen=True)
@@ -198,6 +233,8 @@ class Job:
     state: JobState = JobState.PENDING
     failure_type: str = ""
     failure_message: str = ""
+    target: str = ""
+    backend: str = ""
 
 
 @dataclass(frozen=True)
@@ -232,6 +269,48 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Window:
+    """A named part of a run, e.g. "measure"; in seconds since its start."""
+
+    name: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that bears on how far a result can be trusted; severity "info", "soft" or "invalid"."""
+
+    check: str
+    severity: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A device's outputs beside the reference outputs; `argmax_matches` of `count` inputs have the same answer."""
+
+    max_abs: float
+    cosine: float
+    argmax_matches: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What a device built from an artifact; `layers_json` is a list of layers as JSON."""
+
+    sha256: str
+    size_bytes: int
+    from_cache: bool
+    workspace_bytes: int
+    notes: tuple[str, ...]
+    settings: Mapping[str, str]
+    realised_precision: Mapping[str, int]
+    layers_json: str
+
+
+@dataclass(frozen=True)
 class RunResult:
     """Everything an agent reports of one run; `failure_type` is empty when it succeeded."""
 
@@ -263,6 +342,13 @@ class RunResult:
     sampler_cpu_s: float | None
     sampler_wakeups: int | None
     device: DeviceSnapshot
+    device_latency_s: tuple[float, ...] = ()
+    windows: tuple[Window, ...] = ()
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+    agreement: Agreement | None = None
+    engine: Engine | None = None
+    device_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)

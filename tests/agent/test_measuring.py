@@ -51,7 +51,7 @@ def test_stop_rule(quick, monkeypatch, min_time_s, min_count, expected):
     monkeypatch.setattr("time.perf_counter", lambda: next(ticks) * 0.01)
     measurement = quick._replace(min_time_s=min_time_s, min_count=min_count)
 
-    latency_s = measuring.measure(lambda _: None, [0], measurement)
+    latency_s = measuring.measure(lambda _: None, [0], measurement).latency_s
 
     assert expected <= len(latency_s) <= expected + 25
     assert list(latency_s) == pytest.approx([0.01] * len(latency_s))
@@ -65,7 +65,7 @@ def test_inputs_are_cycled(quick):
         seen.append(staged)
         assert not gc.isenabled()
 
-    latency_s = measuring.measure(run_once, [0, 1, 2], quick._replace(min_time_s=0.0))
+    latency_s = measuring.measure(run_once, [0, 1, 2], quick._replace(min_time_s=0.0)).latency_s
 
     assert seen == [i % 3 for i in range(len(latency_s))]
     assert gc.isenabled()

@@ -17,7 +17,8 @@ def test_happy_run(controller, start_agent, tiny_model):
     result = controller.reports.get(timeout=WAIT_S)
 
     assert (result.run_id, result.failure_type, result.failure_message) == ("run-1", "", "")
-    assert [stage.stage for stage in result.stages] == ["transfer", "read", "session_create", "first_inference"]
+    cold = ["transfer", "read", "session_create", "first_inference"]
+    assert [stage.stage for stage in result.stages] == [*cold, "warm_read", "warm_session_create"]
     assert result.stages[0].size_bytes == result.stages[1].size_bytes == len(tiny_model)
     assert all(stage.duration_s > 0 for stage in result.stages)
     assert len(result.latency_s) >= 64
@@ -29,7 +30,10 @@ def test_happy_run(controller, start_agent, tiny_model):
     assert {"python", "grpcio", "protobuf", "onnxruntime", "numpy"} <= set(result.device.library_versions)
     assert result.peak_pss_bytes > 10e6
     assert result.board_available_before_bytes >= result.board_available_min_bytes > 0
-    assert {"child_pss_bytes", "board_available_bytes", "swap_used_bytes"} == {s.name for s in result.series}
+    assert {"child_pss_bytes", "board_available_bytes", "swap_used_bytes"} <= {s.name for s in result.series}
+    assert [window.name for window in result.windows] == ["load", "warmup", "measure"]
+    assert all(0 < window.start_s < window.end_s for window in result.windows)
+    assert result.conditions["clocks"] in ("free", "locked", "unverifiable")
     assert result.device_id == controller.hellos.get(timeout=WAIT_S).device_id
 
 

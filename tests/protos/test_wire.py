@@ -37,9 +37,13 @@ def test_both_services_are_there():
 
 def test_every_measured_field_says_its_unit():
     """A number with a physical dimension carries it in its name."""
-    pure_numbers = {"fraction", "value", "attempt", "protocol_version", "session_epoch", "offset", "seed", "input_seed"}
+    pure_numbers = {
+        *("fraction", "value", "attempt", "protocol_version", "session_epoch", "offset", "seed", "input_seed"),
+        *("max_abs", "cosine", "output_max_abs", "output_cosine", "output_argmax_agreement"),  # of a model's outputs
+    }
+    units = ("_s", "_bytes", "_c", "_hz", "_j", "_w", "_count", "_epoch", "_ratio", "_ratio_low", "_ratio_high")
     for message in pb.DESCRIPTOR.message_types_by_name.values():
         for field in message.fields:
             if field.cpp_type in (field.CPPTYPE_DOUBLE, field.CPPTYPE_UINT64):
-                named = field.name.endswith(("_s", "_bytes", "_count", "_epoch", "_ratio", "_ratio_low", "_ratio_high"))
+                named = field.name.endswith(units)
                 assert named or field.name in pure_numbers, "{}.{}".format(message.name, field.name)

@@ -6,7 +6,7 @@ from typing import List, Type
 
 from efficientquant_agent.backends.base import Backend
 
-_NOT_BACKENDS = ("base", "cudart", "__main__")
+_NOT_BACKENDS = ("base", "cudart", "trt_building", "trt_log", "trt_running", "__main__")
 
 
 def known() -> List[Type[Backend]]:
@@ -17,4 +17,9 @@ def known() -> List[Type[Backend]]:
 
 
 # Where nothing else is asked for, the first of these that a device has runs its jobs.
-PREFERENCE = ("trt", "trt-rtx", "ort-trt", "ort-cuda", "ort-cpu")
+PREFERENCE = ("trt", "trt-rtx", "ort-cuda", "ort-trt", "ort-cpu")
+
+
+def builds_engines(name: str) -> bool:
+    """Whether a backend wants an engine built before it loads."""
+    return any(backend.builds for backend in known() if backend.name == name)

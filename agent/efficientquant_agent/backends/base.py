@@ -46,6 +46,8 @@ class BuildOptions(NamedTuple):
     timing_iterations: int = 8
     # Where the timing cache is read from and written to; empty for none.
     timing_cache_path: str = ""
+    # The SM to build for, e.g. 86; 0 is this device's. Only TensorRT-RTX builds for one that is not here.
+    compute_capability: int = 0
 
 
 class BuildReport(NamedTuple):
@@ -134,7 +136,7 @@ class LoadedModel(abc.ABC):
         """Return what loading took of the device's memory in bytes; None where that is not known."""
         return None
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 — most runtimes release what they hold by themselves
         """Release what is held; the model is not used afterwards."""
 
 

@@ -9,7 +9,7 @@ import os
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from efficientquant.errors import EfficientQuantError
+from efficientquant.errors import EfficientQuantError, MissingExtraError
 from efficientquant.errors import UserError as LibraryUserError
 from efficientquant.recipe import get_recipe
+from efficientquant.targets import get_target
 
 from efficientquant_controller.errors import FleetError, UserError
 from efficientquant_controller.fleet.artifacts import ContentStore
@@ -28,10 +29,8 @@ from efficientquant_controller.model import Artifact, Calibration, Weights
 # Weights and calibration images are drawn with it, so that the same request makes the same artifact anywhere.
 BUILD_SEED = 0
 # Raise it when an equal request makes more than before: what was made before is then made again.
-BUILD_VERSION = 2
+BUILD_VERSION = 3
 CALIBRATION_IMAGES = 32
-# The oldest runtime that a device of the fleet has: its variant runs on all of them.
-TARGET = "onnxruntime-1.10"
 # A sample of 32 photographs takes a tenth of it; an archive that claims more would fill the disk.
 MAX_UNPACKED_BYTES = 1 << 30
 
@@ -62,18 +61,20 @@ class Source:
     calibration: Calibration | None = None
 
 
-def build_key(model: str, recipe: str, source: Source) -> str:
+def build_key(model: str, recipe: str, target: str, source: Source) -> str:
     """The name under which an equal request finds the artifact made before (hex SHA-256)."""
     import efficientquant
 
     # A checkpoint is its content, whatever the file was called.
     identity = {"kind": source.weights.kind, "sha256": source.weights.sha256}
     chosen = get_recipe(recipe)
-    images = source.calibration.sha256 if source.calibration and chosen.needs_calibration else None
+    # Also for recipes that are not calibrated: the reference inputs are the user's images.
+    images = source.calibration.sha256 if source.calibration else None
     request = {
         "version": BUILD_VERSION,
         "model": model,
         "recipe": chosen.to_dict(),
+        "target": target,
         "weights": identity,
         "calibration": images,
         "seed": BUILD_SEED,
@@ -101,6 +102,14 @@ class Builder:
         except LibraryUserError as error:
             raise UserError(str(error)) from error
 
+    def check_targets(self, targets: Collection[str]) -> None:
+        """Raise UserError for a target that artifacts cannot be lowered for."""
+        for target in sorted(targets):
+            try:
+                get_target(target)
+            except LibraryUserError as error:
+                raise UserError(f"a device needs artifacts that cannot be made: {error}") from error
+
     def check_calibration(self, calibration: Calibration | None) -> None:
         """Raise UserError for images that were not uploaded, or of no format that is read."""
         if calibration is not None:
@@ -114,15 +123,29 @@ class Builder:
         for model in models:
             await self._call(_load, model, files)
 
-    async def build(self, model: str, recipe: str, source: Source) -> Artifact:
-        """Quantize, export and check one model; the file is in the artifact store when this returns."""
+    async def build(self, model: str, recipe: str, target: str, source: Source) -> Artifact:
+        """Quantize, export and check one model; file and reference are in the artifact store when this returns."""
         path, weights = self._artifacts.scratch(".onnx"), source.weights
+        reference = path.with_suffix(".npz")
         try:
-            made = await self._call(_build, model, recipe, self._files(source), path)
+            wanted = _Request(model, recipe, target)
+            made = await self._call(_build, wanted, self._files(source), path, reference)
+            reference_sha256, reference_bytes = await asyncio.to_thread(
+                self._artifacts.adopt, reference, made.pop("reference_sha256")
+            )
             sha256, size = await asyncio.to_thread(self._artifacts.adopt, path, made.pop("sha256"))
         finally:
             path.unlink(missing_ok=True)
-        return Artifact(sha256=sha256, size_bytes=size, model=model, recipe=recipe, weights=weights.label, **made)
+            reference.unlink(missing_ok=True)
+        return Artifact(
+            sha256=sha256,
+            size_bytes=size,
+            weights=weights.label,
+            reference_sha256=reference_sha256,
+            reference_bytes=reference_bytes,
+            **vars(wanted),
+            **made,
+        )
 
     def close(self) -> None:
         """End the child process, whatever it does."""
@@ -207,6 +230,15 @@ class _Files:
     images_name: str = ""
 
 
+@dataclass(frozen=True)
+class _Request:
+    """What is to be made."""
+
+    model: str
+    recipe: str
+    target: str
+
+
 def _load(model: str, files: _Files) -> None:
     _create(model, files)
 
@@ -222,33 +254,60 @@ def _create(model: str, files: _Files) -> Any:
         raise UserError(str(error).replace(str(files.weights), name) if name else str(error)) from None
 
 
-def _build(model: str, recipe: str, files: _Files, path: Path) -> dict[str, Any]:
+def _build(wanted: _Request, files: _Files, path: Path, reference: Path) -> dict[str, Any]:
     from efficientquant import export_onnx, quantize
-    from efficientquant.checking import check
 
-    created = _create(model, files)
-    chosen = get_recipe(recipe)
+    from efficientquant_controller.fleet.references import make_reference
+
+    created = _create(wanted.model, files)
+    chosen = get_recipe(wanted.recipe)
     try:
         with _images(created, files) as (images, drawn):
             quantized = quantize(created, chosen, images)
-        exported = export_onnx(quantized, path, target=TARGET)
-        verdict = check(path, TARGET)
+            content = _reference_images(created, images)
+        exported = export_onnx(quantized, path, target=wanted.target)
+        checked, notes = _check(path, wanted.target)
     except LibraryUserError as error:
         raise UserError(str(error)) from None
     except EfficientQuantError as error:
         raise BuildError(str(error)) from None
-    provenance = {"recipe": chosen.to_dict(), **quantized.provenance, "check": verdict.to_dict()}
+    reference.write_bytes(make_reference(path, content))
+    provenance = {"recipe": chosen.to_dict(), **quantized.provenance, **checked}
     if files.images is not None and chosen.needs_calibration:
         upload = {"sha256": files.images.name, "filename": files.images_name}
         provenance["calibration_images"] = {"upload": upload, "drawn": drawn}
     return {
         "sha256": exported.sha256,
+        "reference_sha256": hashlib.sha256(reference.read_bytes()).hexdigest(),
         "recipe_version": chosen.version,
         "parity_max_abs": exported.parity_max_abs,
-        "notes": tuple(exported.notes),
+        "builder_flags": exported.builder_flags,
+        "notes": (*exported.notes, *notes),
         "provenance": provenance,
         "manifest": exported.manifest,
     }
+
+
+def _check(path: Path, target: str) -> tuple[dict[str, Any], list[str]]:
+    """What the target will make of the file; without the optional TensorRT-RTX, a note that it was not asked."""
+    from efficientquant.checking import check
+
+    try:
+        return {"check": check(path, target).to_dict()}, []
+    except MissingExtraError as error:
+        return {}, [f"not checked for {target} on the controller: {error}"]
+
+
+def _reference_images(model: Any, images: Any) -> Any:
+    """The first of the user's images, or synthetic ones: what a device is checked and measured with, (n, C, H, W)."""
+    import torch
+    from efficientquant.models import input_spec, synthetic_images
+
+    from efficientquant_controller.fleet.references import COUNT
+
+    spec = input_spec(model)
+    chosen = torch.cat(list(images))[:COUNT] if images is not None else synthetic_images(spec, COUNT, BUILD_SEED)
+    return chosen.numpy()
 
 
 @contextmanager

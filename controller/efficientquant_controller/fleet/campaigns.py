@@ -42,7 +42,7 @@ class CampaignView:
         events: Sequence[Event] = (),
     ) -> None:
         self.campaign = campaign
-        self.builds = {(one.model, one.recipe): one for one in builds}
+        self.builds = {(one.model, one.recipe, one.target): one for one in builds}
         self.jobs = {one.job_id: one for one in jobs}
         self.runs = {one.run_id: one for one in runs}
         self.events = list(events)
@@ -74,8 +74,9 @@ class CampaignView:
         return {self.jobs[one.job_id].device_id for one in self.runs.values() if one.state is RunState.LEASED}
 
     def jobs_of_build(self, build: Build) -> list[Job]:
-        """The jobs that wait for an artifact, one for each device."""
-        return [one for one in self.jobs.values() if (one.model, one.recipe) == (build.model, build.recipe)]
+        """The jobs that wait for an artifact, one for each device of its target."""
+        wanted = (build.model, build.recipe, build.target)
+        return [one for one in self.jobs.values() if (one.model, one.recipe, one.target) == wanted]
 
     def tallies(self) -> list[DeviceTally]:
         """How far each device is."""

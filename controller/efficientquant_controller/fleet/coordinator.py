@@ -203,10 +203,9 @@ class Coordinator:
     async def _assign(self, session: Session, view: CampaignView, job: Job, run: Run) -> None:
         artifact = await self._ledger.artifact(view, job)
         leased = await self._ledger.lease(view, run)
-        backends = session.device.snapshot.backends
         session.progress = None
         session.last_assigned_s = time.monotonic()
-        order = Assign(leased, job, artifact, backends[0].name if backends else "", view.campaign.measurement)
+        order = Assign(leased, job, artifact, _backend(session.device, job), view.campaign.measurement)
         session.commands.put_nowait(order)
 
     async def _reconcile(self, session: Session) -> None:
@@ -250,3 +249,10 @@ class Coordinator:
     def _announce(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _backend(device: Device, job: Job) -> str:
+    """The backend that was chosen when the job was planned; jobs of earlier releases get the device's preferred one."""
+    if job.backend:
+        return job.backend
+    return device.snapshot.backends[0].name if device.snapshot.backends else ""

@@ -65,7 +65,7 @@ class Ledger:
 
     async def artifact(self, view: CampaignView, job: Job) -> Artifact:
         """The artifact a job runs."""
-        sha256 = view.builds[job.model, job.recipe].artifact_sha256
+        sha256 = view.builds[job.model, job.recipe, job.target].artifact_sha256
         if sha256 is None:
             raise FleetError(f"job {job.job_id} is queued without an artifact")
         if sha256 not in self._artifacts:
@@ -95,9 +95,9 @@ class Ledger:
         """Record where a build stands; its jobs follow."""
         if view.campaign_id not in self._active:
             return
-        facts = (build.model, build.recipe, build.state, build.message, build.artifact_sha256)
+        facts = (build.model, build.recipe, build.target, build.state, build.message, build.artifact_sha256)
         await self.db(self._store.set_build_state, view.campaign_id, *facts)
-        view.builds[build.model, build.recipe] = build
+        view.builds[build.model, build.recipe, build.target] = build
         for job in [one for one in view.jobs_of_build(build) if one.state is JobState.PENDING]:
             if build.state is BuildState.READY:
                 await self._move_job(view, job, JobState.QUEUED)

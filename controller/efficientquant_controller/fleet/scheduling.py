@@ -4,6 +4,7 @@ import random
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 
+from efficientquant_controller.fleet.variants import Variant
 from efficientquant_controller.model import (
     Build,
     Campaign,
@@ -17,20 +18,26 @@ from efficientquant_controller.model import (
 
 # A board that is lost this often in the middle of the same run is not asked again: the run may be what kills it.
 MAX_ATTEMPTS = 3
+# A Nano takes minutes to build an engine, longer when it swaps.
+ENGINE_BUILD_S = 3600.0
 
 
-def plan_campaign(campaign: Campaign, devices: Sequence[Device]) -> tuple[list[Build], list[Job], list[Run]]:
-    """Every build, job and run of a campaign: models × recipes, × devices, × repeats.
+def plan_campaign(
+    campaign: Campaign, devices: Sequence[tuple[Device, Variant]]
+) -> tuple[list[Build], list[Job], list[Run]]:
+    """Every build, job and run of a campaign: models × recipes (× targets), × devices, × repeats.
 
     On each device the variants are shuffled anew within every repeat, by the campaign's seed: a drift of the device
     falls on all of them alike.
     """
     variants = [(model, recipe) for model in campaign.models for recipe in campaign.recipes]
-    builds = [Build(campaign.campaign_id, model, recipe) for model, recipe in variants]
+    targets = dict.fromkeys(variant.target for _, variant in devices)
+    builds = [Build(campaign.campaign_id, *pair, target=target) for pair in variants for target in targets]
     jobs: list[Job] = []
     runs: list[Run] = []
-    for device in devices:
-        mine = [Job(_new_id(), campaign.campaign_id, device.device_id, *variant) for variant in variants]
+    for device, own in devices:
+        place = {"target": own.target, "backend": own.backend}
+        mine = [Job(_new_id(), campaign.campaign_id, device.device_id, *pair, **place) for pair in variants]
         jobs += mine
         order = random.Random(f"{campaign.seed}:{device.name}")  # noqa: S311 (an order, not a secret)
         position = 0
@@ -68,9 +75,11 @@ def settled_state(runs: Sequence[Run]) -> JobState | None:
     return JobState.CANCELLED if RunState.CANCELLED in states else JobState.SUCCEEDED
 
 
-def run_timeout_s(measurement: Measurement) -> float:
+def run_timeout_s(measurement: Measurement, *, builds_engine: bool = False) -> float:
     """How long one run may take before it is killed: room for a slow board, an end for a hung one."""
-    return 120 + measurement.warmup_max_time_s + max(4 * measurement.min_time_s, 2.0 * measurement.min_count)
+    loop_s = measurement.warmup_max_time_s + max(4 * measurement.min_time_s, 2.0 * measurement.min_count)
+    preparation_s = measurement.gate_timeout_s + 2 * measurement.idle_s
+    return 120 + preparation_s + loop_s + (ENGINE_BUILD_S if builds_engine else 0)
 
 
 def _new_id() -> str:

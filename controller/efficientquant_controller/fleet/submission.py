@@ -4,17 +4,19 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Coroutine
-from dataclasses import dataclass
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
-from efficientquant_controller.config import DEFAULT_REPEATS, MAX_REPEATS, measurement_for
+from efficientquant_controller.config import DEFAULT_REPEATS, MAX_REPEATS, PAPER_REPEATS, measurement_for
 from efficientquant_controller.errors import FleetError, UserError
 from efficientquant_controller.fleet.artifacts import ContentStore
 from efficientquant_controller.fleet.builds import Builder, Source, build_key
 from efficientquant_controller.fleet.campaigns import CampaignView
 from efficientquant_controller.fleet.coordinator import Coordinator
 from efficientquant_controller.fleet.scheduling import plan_campaign
+from efficientquant_controller.fleet.variants import choose_variant
 from efficientquant_controller.model import (
     Artifact,
     Build,
@@ -23,6 +25,7 @@ from efficientquant_controller.model import (
     Campaign,
     CampaignState,
     Device,
+    Measurement,
     Weights,
 )
 from efficientquant_controller.store.base import Store
@@ -43,6 +46,10 @@ class CampaignRequest:
     seed: int
     intra_op_threads: int
     calibration: Calibration | None = None
+    paper: bool = False
+    backend: str = ""
+    # Fields of Measurement that differ from the tier's, e.g. {"cuda_graph": True}.
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Submissions:
@@ -58,10 +65,13 @@ class Submissions:
 
     async def submit(self, request: CampaignRequest) -> CampaignView:
         """Record a campaign and start building; raises UserError when any part of the request is wrong."""
-        measurement = measurement_for(request.tier, request.intra_op_threads, request.seed)
+        changes = {"intra_op_threads": request.intra_op_threads, "input_seed": request.seed, **request.changes}
+        measurement = measurement_for(request.tier, **changes)
         _check_counts(request)
         recipes = self._builder.canonical_recipes(request.recipes)
-        devices = self._choose(request.devices)
+        devices = [(one, choose_variant(one, request.backend)) for one in self._choose(request.devices)]
+        _check_clocks(measurement, [one for one, _ in devices])
+        self._builder.check_targets({variant.target for _, variant in devices})
         self._builder.check_calibration(request.calibration)
         await self._builder.check_models(request.models, request.weights)
         campaign = Campaign(
@@ -70,12 +80,13 @@ class Submissions:
             created_unix_s=time.time(),
             models=request.models,
             recipes=recipes,
-            devices=tuple(one.device_id for one in devices),
+            devices=tuple(one.device_id for one, _ in devices),
             weights=request.weights,
             measurement=measurement,
-            repeats=request.repeats or DEFAULT_REPEATS,
+            repeats=request.repeats or (PAPER_REPEATS if request.paper else DEFAULT_REPEATS),
             seed=request.seed,
             calibration=request.calibration,
+            paper=request.paper,
         )
         view = CampaignView(campaign, *plan_campaign(campaign, devices))
         await self._coordinator.start(view)
@@ -108,14 +119,7 @@ class Submissions:
         if unknown:
             listed = ", ".join(sorted(str(one) for one in connected))
             raise UserError(f"no device named {_quoted(unknown)} is connected (connected: {listed})")
-        chosen = [connected[one] for one in names] if names else list(connected.values())
-        for device in chosen:
-            if not device.snapshot.backends:
-                raise UserError(
-                    f"device '{device.name}' has no runtime to run a model with; install one there, for example with "
-                    "pip install 'efficientquant-agent[ort]', or leave it out with --devices"
-                )
-        return chosen
+        return [connected[one] for one in names] if names else list(connected.values())
 
     async def _build_all(self, view: CampaignView) -> None:
         async with self._one_at_a_time:
@@ -127,7 +131,7 @@ class Submissions:
     async def _build_one(self, view: CampaignView, build: Build) -> None:
         await self._moved(view, build, BuildState.BUILDING)
         source = Source(view.campaign.weights, view.campaign.calibration)
-        key = build_key(build.model, build.recipe, source)
+        key = build_key(build.model, build.recipe, build.target, source)
         try:
             artifact = await self._made_before(key) or await self._make(build, source, key)
         except FleetError as error:
@@ -140,14 +144,14 @@ class Submissions:
         return found if found is not None and self._artifacts.has(found.sha256) else None
 
     async def _make(self, build: Build, source: Source, key: str) -> Artifact:
-        made = await self._builder.build(build.model, build.recipe, source)
+        made = await self._builder.build(build.model, build.recipe, build.target, source)
         await asyncio.to_thread(self._store.add_artifact, made, key)
         return made
 
     async def _moved(
         self, view: CampaignView, build: Build, state: BuildState, message: str = "", sha256: str | None = None
     ) -> None:
-        moved = Build(build.campaign_id, build.model, build.recipe, state, message, sha256)
+        moved = replace(build, state=state, message=message, artifact_sha256=sha256)
         await self._coordinator.build_moved(view, moved)
 
     def _start(self, view: CampaignView, work: Coroutine[None, None, None]) -> None:
@@ -176,6 +180,18 @@ def _check_counts(request: CampaignRequest) -> None:
         raise UserError("no recipe is named; pass for example --recipes fp32,efficientquant")
     if request.repeats > MAX_REPEATS:
         raise UserError(f"{request.repeats} repeats were asked for; {MAX_REPEATS} is the most one campaign runs")
+
+
+def _check_clocks(measurement: Measurement, devices: Sequence[Device]) -> None:
+    """Refuse clocks or a power mode that a device has no rights to set: found at midnight, it would cost the night."""
+    if not measurement.lock_clocks and not measurement.power_mode:
+        return
+    powerless = [str(one.name) for one in devices if one.snapshot.clock_control not in ("root", "helper")]
+    if powerless:
+        raise UserError(
+            f"clocks or a power mode were asked for, and the agent on {_quoted(powerless)} may not set them; install "
+            'its root helper (agent/README.md, "Clocks"), leave --lock-clocks and --power-mode out, or leave the device out'
+        )
 
 
 def _quoted(names: list[str]) -> str:

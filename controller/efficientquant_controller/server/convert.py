@@ -8,6 +8,7 @@ from efficientquant_protos.v1 import fleet_pb2 as pb
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.fleet.scheduling import run_timeout_s
 from efficientquant_controller.model import (
+    Agreement,
     Artifact,
     Backend,
     Build,
@@ -15,6 +16,9 @@ from efficientquant_controller.model import (
     Campaign,
     Device,
     DeviceSnapshot,
+    Engine,
+    Finding,
+    Gpu,
     Job,
     Measurement,
     Run,
@@ -22,6 +26,7 @@ from efficientquant_controller.model import (
     Series,
     StageTiming,
     Weights,
+    Window,
 )
 
 
@@ -31,6 +36,9 @@ def snapshot_from_wire(message: pb.DeviceSnapshot) -> DeviceSnapshot:
         **_read(message, _SNAPSHOT_SCALARS),
         library_versions=dict(message.library_versions),
         backends=tuple(Backend(one.name, one.version, tuple(one.providers)) for one in message.backends),
+        gpus=tuple(
+            Gpu(**_read(one, _GPU_SCALARS), **_read_optional(one, ("memory_total_bytes",))) for one in message.gpus
+        ),
     )
 
 
@@ -40,6 +48,7 @@ def snapshot_to_wire(snapshot: DeviceSnapshot) -> pb.DeviceSnapshot:
         **_read(snapshot, _SNAPSHOT_SCALARS),
         library_versions=dict(snapshot.library_versions),
         backends=[pb.Backend(name=one.name, version=one.version, providers=one.providers) for one in snapshot.backends],
+        gpus=[pb.Gpu(**vars(one)) for one in snapshot.gpus],
     )
 
 
@@ -90,8 +99,23 @@ def assignment_to_wire(run: Run, job: Job, artifact: Artifact, backend: str, mea
         artifact=pb.ArtifactRef(sha256=artifact.sha256, size_bytes=artifact.size_bytes),
         backend=backend,
         measurement=measurement_to_wire(measurement),
-        timeout_s=run_timeout_s(measurement),
+        timeout_s=run_timeout_s(measurement, builds_engine=backend.startswith("trt")),
+        target=job.target,
+        builder_flags=artifact.builder_flags,
+        reference=_reference_to_wire(artifact),
     )
+
+
+def _reference_to_wire(artifact: Artifact) -> pb.ArtifactRef | None:
+    if not artifact.reference_sha256:  # of a release that made none
+        return None
+    return pb.ArtifactRef(sha256=artifact.reference_sha256, size_bytes=artifact.reference_bytes)
+
+
+def changes_from_wire(message: pb.SubmitCampaignRequest) -> dict[str, Any]:
+    """Read how a campaign measures beyond its tier: fields of Measurement; what the request leaves out is left out."""
+    changes = {name: value for name in _CHANGES if (value := getattr(message, name))}
+    return changes | {name: getattr(message, name) for name in _OPTIONAL_CHANGES if message.HasField(name)}
 
 
 def result_from_wire(message: pb.RunResult) -> RunResult:
@@ -109,6 +133,20 @@ def result_from_wire(message: pb.RunResult) -> RunResult:
         library_versions=dict(message.library_versions),
         session_options=dict(message.session_options),
         device=snapshot_from_wire(message.device),
+        windows=tuple(Window(one.name, one.start_s, one.end_s) for one in message.windows),
+        conditions=dict(message.conditions),
+        findings=tuple(Finding(one.check, one.severity, one.message) for one in message.findings),
+        agreement=Agreement(**_read(message.agreement, _AGREEMENT)) if message.HasField("agreement") else None,
+        engine=_engine_from_wire(message.engine) if message.HasField("engine") else None,
+    )
+
+
+def _engine_from_wire(message: pb.Engine) -> Engine:
+    return Engine(
+        **_read(message, ("sha256", "size_bytes", "from_cache", "workspace_bytes", "layers_json")),
+        notes=tuple(message.notes),
+        settings=dict(message.settings),
+        realised_precision=dict(message.realised_precision),
     )
 
 
@@ -122,6 +160,11 @@ def result_to_wire(result: RunResult) -> pb.RunResult:
         library_versions=dict(result.library_versions),
         session_options=dict(result.session_options),
         device=snapshot_to_wire(result.device),
+        windows=[pb.Window(**vars(one)) for one in result.windows],
+        conditions=dict(result.conditions),
+        findings=[pb.Finding(**vars(one)) for one in result.findings],
+        agreement=pb.Agreement(**vars(result.agreement)) if result.agreement else None,
+        engine=pb.Engine(**vars(result.engine)) if result.engine else None,
     )
 
 
@@ -148,7 +191,12 @@ def build_to_wire(build: Build, artifact: Artifact | None) -> pb.BuildStatus:
     """Write where a build stands."""
     reference = pb.ArtifactRef(sha256=artifact.sha256, size_bytes=artifact.size_bytes) if artifact else None
     return pb.BuildStatus(
-        model=build.model, recipe=build.recipe, state=build.state, message=build.message, artifact=reference
+        model=build.model,
+        recipe=build.recipe,
+        target=build.target,
+        state=build.state,
+        message=build.message,
+        artifact=reference,
     )
 
 
@@ -171,14 +219,18 @@ def _read_lists(message: object, names: tuple[str, ...]) -> dict[str, Any]:
 
 _SNAPSHOT_SCALARS = (
     *("board_id", "board", "os", "kernel", "architecture", "cpu_model", "cpu_count"),
-    *("memory_total_bytes", "swap_total_bytes", "l4t"),
+    *("memory_total_bytes", "swap_total_bytes", "l4t", "jetpack", "cuda_version", "power_mode", "clock_control"),
 )
+_GPU_SCALARS = (*("name", "uuid", "compute_capability", "integrated", "fp16", "int8", "tf32", "driver_version"),)
+_AGREEMENT = ("max_abs", "cosine", "argmax_matches", "count")
+_CHANGES = ("cuda_graph", "sync_mode", "memory_kind", "profile_layers", "lock_clocks", "power_mode")
+_OPTIONAL_CHANGES = ("idle_s", "max_start_temperature_c")
 _RESULT_SCALARS = (
     *("run_id", "device_id", "attempt", "failure_type", "failure_message", "started_unix_s", "started_monotonic_s"),
     *("duration_s", "agent_version", "protocol_version", "warmup_converged", "backend"),
 )
 _RESULT_OPTIONALS = (
     *("peak_pss_bytes", "board_available_before_bytes", "board_available_min_bytes", "swap_used_before_bytes"),
-    *("swap_used_max_bytes", "sampler_cpu_s", "sampler_wakeups"),
+    *("swap_used_max_bytes", "sampler_cpu_s", "sampler_wakeups", "device_memory_bytes"),
 )
-_RESULT_LISTS = ("log_tail", "warmup_latency_s", "latency_s", "providers")
+_RESULT_LISTS = ("log_tail", "warmup_latency_s", "latency_s", "device_latency_s", "providers")

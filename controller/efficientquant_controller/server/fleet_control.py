@@ -67,6 +67,9 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
             seed=request.seed,
             intra_op_threads=request.intra_op_threads,
             calibration=convert.calibration_from_wire(request),
+            paper=request.paper,
+            backend=request.backend,
+            changes=convert.changes_from_wire(request),
         )
         view = await self._submissions.submit(asked)
         return await self._campaign(view)

@@ -117,7 +117,14 @@ class Store(ABC):
 
     @abstractmethod
     def set_build_state(
-        self, campaign_id: str, model: str, recipe: str, state: BuildState, message: str, artifact_sha256: str | None
+        self,
+        campaign_id: str,
+        model: str,
+        recipe: str,
+        target: str,
+        state: BuildState,
+        message: str,
+        artifact_sha256: str | None,
     ) -> None:
         """Move a build."""
 
@@ -158,6 +165,10 @@ class Store(ABC):
         Each has job_id, repeat_index, latency_p50_s, load_s, load_cold, peak_pss_bytes, and the conditions of the run:
         tier, weights, backend, providers, runtime_version, session_options, agent_version, snapshot_sha256.
         """
+
+    @abstractmethod
+    def run_rows(self, campaign_id: str | None = None) -> Sequence[Mapping[str, Any]]:
+        """The rows of the view `run_results` of one campaign or of all, JSON columns as what they say."""
 
     @abstractmethod
     def raw_result(self, run_id: str) -> RunResult:

@@ -11,9 +11,9 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from efficientquant_controller.model import Series
+from efficientquant_controller.model import Series, Window
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class RawSamples:
     latency_s: tuple[float, ...]
     warmup_latency_s: tuple[float, ...]
     series: tuple[Series, ...]
+    device_latency_s: tuple[float, ...] = ()
+    windows: tuple[Window, ...] = ()
 
 
 def pack_series(samples: RawSamples) -> bytes:
@@ -31,9 +33,11 @@ def pack_series(samples: RawSamples) -> bytes:
         "version": FORMAT_VERSION,
         "latency_s": len(samples.latency_s),
         "warmup_latency_s": len(samples.warmup_latency_s),
+        "device_latency_s": len(samples.device_latency_s),
+        "windows": [[one.name, one.start_s, one.end_s] for one in samples.windows],
         "series": [{"name": s.name, "time_s": len(s.time_s), "value": len(s.value)} for s in samples.series],
     }
-    arrays = [samples.latency_s, samples.warmup_latency_s]
+    arrays = [samples.latency_s, samples.warmup_latency_s, samples.device_latency_s]
     for one in samples.series:
         arrays += [one.time_s, one.value]
     encoded = json.dumps(header).encode()
@@ -48,9 +52,9 @@ def unpack_series(blob: bytes) -> RawSamples:
         header = json.loads(payload[4 : 4 + header_length])
     except (zlib.error, struct.error, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"not a blob of samples: {error}") from error
-    if header.get("version") != FORMAT_VERSION:
-        raise ValueError(f"samples are in format {header.get('version')}, this version reads {FORMAT_VERSION}")
-    counts = [header["latency_s"], header["warmup_latency_s"]]
+    if header.get("version") not in (1, FORMAT_VERSION):
+        raise ValueError(f"samples are in format {header.get('version')}, this version reads 1 and {FORMAT_VERSION}")
+    counts = [header["latency_s"], header["warmup_latency_s"], header.get("device_latency_s", 0)]
     for one in header["series"]:
         counts += [one["time_s"], one["value"]]
     if len(payload) != 4 + header_length + 8 * sum(counts):
@@ -59,7 +63,9 @@ def unpack_series(blob: bytes) -> RawSamples:
     return RawSamples(
         latency_s=next(arrays),
         warmup_latency_s=next(arrays),
+        device_latency_s=next(arrays),
         series=tuple(Series(one["name"], next(arrays), next(arrays)) for one in header["series"]),
+        windows=tuple(Window(*one) for one in header.get("windows", ())),
     )
 
 

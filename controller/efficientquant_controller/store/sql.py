@@ -24,7 +24,7 @@ from efficientquant_controller.model import (
 )
 from efficientquant_controller.store import records, tables
 from efficientquant_controller.store.opening import open_engine
-from efficientquant_controller.store.sql_results import SqlResults
+from efficientquant_controller.store.sql_results import SqlResults, with_json
 from efficientquant_controller.store.transactions import Transaction, Transactions
 
 
@@ -129,6 +129,10 @@ class SqlStore(SqlResults):
             "notes": list(artifact.notes),
             "provenance": dict(artifact.provenance),
             "manifest": dict(artifact.manifest),
+            "target": artifact.target,
+            "builder_flags": list(artifact.builder_flags),
+            "reference_sha256": artifact.reference_sha256,
+            "reference_bytes": artifact.reference_bytes,
         }
         content = artifact.provenance.get("recipe", {})
         table = tables.artifact_builds
@@ -220,11 +224,19 @@ class SqlStore(SqlResults):
             sql.execute(update(table).where(table.c.campaign_id == found).values(facts))
 
     def set_build_state(
-        self, campaign_id: str, model: str, recipe: str, state: BuildState, message: str, artifact_sha256: str | None
+        self,
+        campaign_id: str,
+        model: str,
+        recipe: str,
+        target: str,
+        state: BuildState,
+        message: str,
+        artifact_sha256: str | None,
     ) -> None:
         """Move a build."""
         table = tables.builds
-        key = (table.c.campaign_id == campaign_id, table.c.model == model, table.c.recipe == recipe)
+        named = {"campaign_id": campaign_id, "model": model, "recipe": recipe, "target": target}
+        key = [table.c[name] == value for name, value in named.items()]
         facts = {"state": state, "message": records.storable(message), "artifact_sha256": artifact_sha256}
         with self._transactions.write() as sql:
             sql.update_one(update(table).where(*key).values(facts), f"build of {model} × {recipe} in {campaign_id!r}")
@@ -285,10 +297,10 @@ class SqlStore(SqlResults):
         """The rows of the view `results`."""
         with self._transactions.read() as sql:
             if campaign_id is None:
-                return [dict(row) for row in sql.rows(text("SELECT * FROM results"))]
+                return [with_json(row) for row in sql.rows(text("SELECT * FROM results"))]
             found = self._campaign_row(sql, campaign_id)["campaign_id"]
             query = text("SELECT * FROM results WHERE campaign_id = :campaign_id").bindparams(campaign_id=found)
-            return [dict(row) for row in sql.rows(query)]
+            return [with_json(row) for row in sql.rows(query)]
 
     # events
 

@@ -1,13 +1,14 @@
 """Recording what agents report of a run, and reading it back whole."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import RowMapping, bindparam, insert, select, update
+from sqlalchemy import RowMapping, bindparam, insert, select, text, update
 
 from efficientquant_controller.errors import NotFoundError
-from efficientquant_controller.model import DeviceSnapshot, RunResult, RunState, StageTiming, Weights
-from efficientquant_controller.store import records, tables
+from efficientquant_controller.model import DeviceSnapshot, Measurement, RunResult, RunState, StageTiming, Weights
+from efficientquant_controller.store import records, run_records, tables
 from efficientquant_controller.store.base import Store
 from efficientquant_controller.store.series import RawSamples, pack_series, unpack_series
 from efficientquant_controller.store.transactions import Transaction, Transactions
@@ -21,8 +22,13 @@ class SqlResults(Store):
 
     def record_result(self, result: RunResult, now_s: float) -> bool:
         """Commit a reported run; raises ValueError for a success without latencies or with one that is not finite."""
-        row = records.result_to_row(result, now_s)
-        samples = pack_series(RawSamples(result.latency_s, result.warmup_latency_s, result.series))
+        row = run_records.result_to_row(result, self._measurement(result.run_id), now_s)
+        engine = run_records.engine_to_row(result)
+        samples = pack_series(
+            RawSamples(
+                result.latency_s, result.warmup_latency_s, result.series, result.device_latency_s, result.windows
+            )
+        )
         with self._transactions.write() as sql:
             found = self._run_row(sql, result.run_id)
             if found["reported_unix_s"] is not None:
@@ -33,7 +39,20 @@ class SqlResults(Store):
             self._update_run(sql, result.run_id, **row, **_outcome(found, result), snapshot_sha256=snapshot)
             sql.execute(insert(tables.series), {"run_id": result.run_id, "samples": samples})
             sql.insert_all(tables.stages, _stage_rows(result))
+            sql.insert_all(tables.engines, [engine] if engine else [])
             return True
+
+    def _measurement(self, run_id: str) -> Measurement:
+        """How the campaign of a run measures."""
+        campaigns, jobs, runs = tables.campaigns, tables.jobs, tables.runs
+        query = (
+            select(campaigns.c.measurement)
+            .join(jobs, jobs.c.campaign_id == campaigns.c.campaign_id)
+            .join(runs, runs.c.job_id == jobs.c.job_id)
+            .where(runs.c.run_id == run_id)
+        )
+        with self._transactions.read() as sql:
+            return Measurement(**sql.one(query, f"run {run_id!r}")["measurement"])
 
     def raw_result(self, run_id: str) -> RunResult:
         """Everything that was reported of a run."""
@@ -47,10 +66,21 @@ class SqlResults(Store):
             snapshots = tables.device_snapshots
             query = select(snapshots).where(snapshots.c.snapshot_sha256 == row["snapshot_sha256"])
             device = records.snapshot_from_row(sql.one(query, "snapshot"))
+            engines = sql.rows(select(tables.engines).where(tables.engines.c.run_id == run_id))
         stages = tuple(
             StageTiming(one["stage"], one["duration_s"], one["size_bytes"], one["cold"]) for one in stage_rows
         )
-        return records.result_from_row(row, stages, unpack_series(blob), device)
+        engine = run_records.engine_from_row(engines[0]) if engines else None
+        return run_records.result_from_row(row, stages, unpack_series(blob), device, engine)
+
+    def run_rows(self, campaign_id: str | None = None) -> Sequence[Mapping[str, Any]]:
+        """The rows of the view `run_results`."""
+        with self._transactions.read() as sql:
+            query = text("SELECT * FROM run_results")
+            if campaign_id is not None:
+                found = self._campaign_row(sql, campaign_id)["campaign_id"]
+                query = text("SELECT * FROM run_results WHERE campaign_id = :campaign_id").bindparams(campaign_id=found)
+            return [with_json(row) for row in sql.rows(query)]
 
     def repeats(self, campaign_id: str | None = None) -> Sequence[Mapping[str, Any]]:
         """The succeeded runs, by job and repeat."""
@@ -95,6 +125,21 @@ _REPEAT_COLUMNS = (
     *("job_id", "repeat_index", "latency_p50_s", "load_s", "load_cold", "peak_pss_bytes", "backend", "providers"),
     *("runtime_version", "session_options", "agent_version", "snapshot_sha256"),
 )
+
+
+# Columns of the views that hold JSON: SQLite hands them out as text, PostgreSQL as what they say.
+_JSON_COLUMNS = (
+    *("library_versions", "session_options", "verdict_reasons", "conditions", "findings", "realised_precision"),
+)
+
+
+def with_json(row: RowMapping) -> dict[str, Any]:
+    """A row of a view with its JSON columns read; an empty text is no value."""
+    values = dict(row)
+    for name in _JSON_COLUMNS:
+        if isinstance(values.get(name), str):
+            values[name] = json.loads(values[name]) if values[name] else None
+    return values
 
 
 def _repeat(row: RowMapping) -> dict[str, Any]:

@@ -70,6 +70,11 @@ device_snapshots = Table(
     Column("l4t", Text, nullable=False),
     Column("library_versions", JSON, nullable=False),
     Column("backends", JSON, nullable=False),
+    Column("jetpack", Text, nullable=False),
+    Column("cuda_version", Text, nullable=False),
+    Column("power_mode", Text, nullable=False),
+    Column("clock_control", Text, nullable=False),
+    Column("gpus", JSON, nullable=False),
     Column("first_seen_unix_s", Double, nullable=False),
 )
 
@@ -116,6 +121,10 @@ artifact_builds = Table(
     Column("notes", JSON, nullable=False),
     Column("provenance", JSON, nullable=False),
     Column("manifest", JSON, nullable=False),
+    Column("target", String, nullable=False),
+    Column("builder_flags", JSON, nullable=False),
+    Column("reference_sha256", String, nullable=False),
+    Column("reference_bytes", BigInteger, nullable=False),
     ForeignKeyConstraint(["recipe", "recipe_version"], [recipes.c.name, recipes.c.version]),
 )
 
@@ -139,6 +148,7 @@ campaigns = Table(
     Column("seed", UnsignedBigInteger, nullable=False),
     Column("calibration_sha256", String),
     Column("calibration_filename", Text),
+    Column("paper", Boolean, nullable=False),
 )
 
 builds = Table(
@@ -147,6 +157,7 @@ builds = Table(
     Column("campaign_id", ForeignKey(campaigns.c.campaign_id), primary_key=True),
     Column("model", String, primary_key=True),
     Column("recipe", String, primary_key=True),
+    Column("target", String, primary_key=True),
     Column("ordinal", Integer, nullable=False),
     Column("state", String, nullable=False),
     Column("message", Text, nullable=False),
@@ -165,6 +176,8 @@ jobs = Table(
     Column("state", String, nullable=False),
     Column("failure_type", String, nullable=False),
     Column("failure_message", Text, nullable=False),
+    Column("target", String, nullable=False),
+    Column("backend", String, nullable=False),
     Index("ix_jobs_device_id_model", "device_id", "model"),
 )
 
@@ -228,7 +241,59 @@ runs = Table(
     Column("sampler_core_share", Double),
     Column("sampler_wakeups", Integer),
     Column("snapshot_sha256", ForeignKey(device_snapshots.c.snapshot_sha256)),
+    # How far it can be trusted, by the rules of `statistics_version`.
+    Column("verdict", String),
+    Column("verdict_reasons", JSON),
+    Column("statistics_version", Integer),
+    Column("conditions", JSON),
+    Column("findings", JSON),
+    Column("latency_p90_bound_s", Double),
+    Column("latency_p99_bound_s", Double),
+    Column("latency_drift", Double),
+    Column("device_latency_p50_s", Double),
+    Column("device_latency_p99_s", Double),
+    Column("parse_s", Double),
+    Column("build_s", Double),
+    Column("deserialize_s", Double),
+    Column("create_context_s", Double),
+    Column("warm_load_s", Double),
+    Column("paper_load_s", Double),
+    Column("paper_memory_bytes", BigInteger),
+    Column("paper_memory_kind", String),
+    Column("device_memory_bytes", BigInteger),
+    Column("gpu_process_peak_bytes", BigInteger),
+    Column("energy_per_inference_j", Double),
+    Column("net_energy_per_inference_j", Double),
+    Column("mean_power_w", Double),
+    Column("idle_power_w", Double),
+    Column("rail_set", String),
+    Column("max_temperature_c", Double),
+    Column("gpu_clock_min_hz", Double),
+    Column("gpu_clock_max_hz", Double),
+    Column("throttled", Boolean),
+    Column("output_max_abs", Double),
+    Column("output_cosine", Double),
+    Column("output_argmax_matches", Integer),
+    Column("output_count", Integer),
+    Column("engine_sha256", String),
+    Column("engine_bytes", BigInteger),
+    Column("realised_precision", JSON),
     UniqueConstraint("job_id", "repeat_index"),
+)
+
+# The engine that a run used, and every layer of it.
+engines = Table(
+    "engines",
+    metadata,
+    Column("run_id", ForeignKey(runs.c.run_id), primary_key=True),
+    Column("engine_sha256", String, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("from_cache", Boolean, nullable=False),
+    Column("workspace_bytes", BigInteger, nullable=False),
+    Column("notes", JSON, nullable=False),
+    Column("settings", JSON, nullable=False),
+    Column("realised_precision", JSON, nullable=False),
+    Column("layers", JSON, nullable=False),
 )
 
 # A table of its own, so that queries over runs never read the blobs' pages.

@@ -1,0 +1,62 @@
+"""What is checked before a run: heat, memory, and who else uses the GPU."""
+
+import os
+import re
+from typing import Any, List, Mapping, Optional
+
+from efficientquant_agent.errors import RunFailedError, SensorError
+from efficientquant_agent.records import Finding
+from efficientquant_agent.samplers import nvml
+
+# An engine is in memory twice while it loads, with its activations beside it (measurement.md: three times its size).
+MEMORY_FACTOR = 3
+_HOT_ZONE = re.compile(r"temperature_(?:gpu|cpu|tj)[\w.-]*_c")
+
+
+def hottest_c(latest: Mapping[str, float]) -> Optional[float]:
+    """Return the highest temperature of what computes, in °C; None where nothing tells one."""
+    return max((value for name, value in latest.items() if _HOT_ZONE.fullmatch(name)), default=None)
+
+
+def is_cool(latest: Mapping[str, float], gate_c: float) -> bool:
+    """Whether the board may start: below the gate, or nobody knows."""
+    temperature_c = hottest_c(latest)
+    return temperature_c is None or temperature_c < gate_c
+
+
+def too_hot(latest: Mapping[str, float], gate_c: float, waited_s: float) -> Finding:
+    """Say that the board did not cool down in time: it is measured all the same, and the verdict is lower."""
+    return Finding(
+        "temperature",
+        "soft",
+        "started at {:.1f} °C, which is above the gate of {:g} °C, after waiting {:.0f} s".format(
+            hottest_c(latest) or 0.0, gate_c, waited_s
+        ),
+    )
+
+
+def require_memory(content_path: str, available_bytes: Optional[int]) -> None:
+    """Raise RunFailedError("refused") when the board has less memory left than three times the file to load."""
+    needed_bytes = MEMORY_FACTOR * os.stat(content_path).st_size
+    if available_bytes is not None and available_bytes < needed_bytes:
+        raise RunFailedError(
+            "refused",
+            "the board has {:.0f} MiB of memory left and {:.0f} MiB are needed ({} times the file to load); end other "
+            "programs there, or take a smaller model".format(
+                available_bytes / 2.0**20, needed_bytes / 2.0**20, MEMORY_FACTOR
+            ),
+        )
+
+
+def gpu_neighbours(gpu: Any, own_pids: List[int], when: str) -> List[Finding]:
+    """Say who else computes on the GPU: what is measured beside them is not the model's own."""
+    if gpu is None:
+        return []
+    try:
+        others = nvml.other_processes(gpu, own_pids)
+    except SensorError as error:
+        return [Finding("gpu_processes", "info", "who else uses the GPU is not known: {}".format(error))]
+    if not others:
+        return []
+    pids = ", ".join(str(one.pid) for one in others)
+    return [Finding("gpu_processes", "invalid", "other processes on the GPU {} measuring: {}".format(when, pids))]

@@ -1,0 +1,271 @@
+"""The steps of one run as its parent takes them: build, cool down, rest, measure, rest; nothing known gets lost."""
+
+import json
+import os
+import time
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
+
+from efficientquant_agent import backends, preflight, worker
+from efficientquant_agent.board import Board
+from efficientquant_agent.children import crash, read_outcome, read_samples, run_child
+from efficientquant_agent.engines import Engines, Plan
+from efficientquant_agent.errors import RunFailedError
+from efficientquant_agent.records import (
+    Agreement,
+    Assignment,
+    EngineInfo,
+    Finding,
+    RunResult,
+    Series,
+    StageTiming,
+    Window,
+)
+from efficientquant_agent.watching import Cancellation, SeriesRecorder, Watcher
+
+Progress = Callable[[str, float], None]
+_FAILURES = {"oom": "runtime_oom", "other": "runtime_error"}
+
+
+class Files(NamedTuple):
+    """What was fetched for a run; `reference` is empty without one."""
+
+    artifact: str
+    reference: str = ""
+
+
+class Steps:
+    """One run in its steps."""
+
+    def __init__(
+        self,
+        board: Board,
+        engines: Engines,
+        assignment: Assignment,
+        files: Files,
+        result: RunResult,
+        scratch: str,
+        cancellation: Cancellation,
+        progress: Progress,
+        log: Callable[[str], None],
+    ) -> None:
+        self.result = result
+        self.progress = progress
+        self.conditions: Dict[str, str] = {}
+        self.findings: List[Finding] = []
+        self._board = board
+        self._engines = engines
+        self._assignment = assignment
+        self._asked = assignment.measurement
+        self._files = files
+        self._scratch = scratch
+        self._found = board.discover(self._asked.sampling_interval_s)
+        self._windows: List[Window] = []
+        self._own_pss = Series("child_pss_bytes", [], [])
+        recorder = SeriesRecorder(result.started_monotonic_s, log)
+        recorder.add(self._found.samplers)
+        self._watcher = Watcher(
+            recorder, self._found.stream, self._asked.sampling_interval_s, self._deadline_s(), cancellation
+        )
+        self.conditions["rail_set"] = self._found.rail_set
+        self.findings += [Finding("sensor", "info", note) for note in self._found.notes]
+
+    def do(self, device_name: str) -> None:
+        """Build an engine where the backend wants one, and measure; a plan that does not load is built anew, once."""
+        if not backends.builds_engines(self._assignment.backend):
+            self._measure_between_rests(self._files.artifact, None, device_name)
+            return
+        try:
+            plan = self._plan()
+            self._measure_between_rests(plan.path, plan, device_name)
+        except RunFailedError as error:
+            if error.failure_type != "stale_plan":
+                raise
+            self.findings.append(Finding("engine", "info", "the kept engine did not load: {}".format(error)))
+            self._engines.forget(plan)
+            plan = self._plan()
+            self._measure_between_rests(plan.path, plan, device_name)
+
+    def fail(self, error: RunFailedError) -> None:
+        """Keep what the run ended with."""
+        failure_type = "load_failed" if error.failure_type == "stale_plan" else error.failure_type
+        self.result = self.result._replace(failure_type=failure_type, failure_message=str(error))
+
+    def finish(self) -> RunResult:
+        """Stop watching and return all that is known."""
+        watcher = self._watcher
+        cpu_s = watcher.cpu_s()
+        series = watcher.close()
+        if self._found.gpu is not None:
+            self._found.gpu.close()
+        result = self.result._replace(
+            duration_s=time.monotonic() - self.result.started_monotonic_s,
+            windows=self._windows,
+            conditions=self.conditions,
+            findings=self.findings + watcher.recorder.findings,
+            sampler_cpu_s=cpu_s,
+            sampler_wakeups=watcher.wakeups,
+        )
+        return _with_series(result, _merged(series, self._own_pss))
+
+    def _deadline_s(self) -> float:
+        timeout_s = self._assignment.timeout_s
+        return self.result.started_monotonic_s + timeout_s if timeout_s > 0 else float("inf")
+
+    def _require_alive(self) -> None:
+        """Raise RunFailedError when the time is up or the user has cancelled."""
+        if self._watcher.killed_for == "timeout":
+            raise RunFailedError(
+                "timeout", "killed after {:g} s, the run's time limit".format(self._assignment.timeout_s)
+            )
+        if self._watcher.killed_for:
+            raise RunFailedError("cancelled", "cancelled by the controller")
+
+    def _plan(self) -> Plan:
+        self.progress("build", 0.0)
+        started_s = time.monotonic()
+        try:
+            plan = self._engines.get(
+                self._assignment, self._files.artifact, self._scratch, self._watcher, self.progress
+            )
+        finally:
+            self._mark("build", started_s)
+            self._require_alive()
+        timed = [("parse", plan.report.parse_s), ("build", plan.report.build_s)]
+        if not plan.from_cache:
+            self._add_stages([StageTiming(name, duration_s) for name, duration_s in timed])
+        return plan
+
+    def _measure_between_rests(self, content_path: str, plan: Optional[Plan], device_name: str) -> None:
+        preflight.require_memory(content_path, self._board.available_bytes())
+        self._cool_down()
+        self.findings += preflight.gpu_neighbours(self._found.gpu, [os.getpid()], "before")
+        self._rest("idle_before")
+        self._measure(content_path, plan, device_name)
+        self._rest("idle_after")
+        self.findings += preflight.gpu_neighbours(self._found.gpu, [os.getpid()], "after")
+
+    def _cool_down(self) -> None:
+        gate_c, recorder = self._asked.max_start_temperature_c, self._watcher.recorder
+        recorder.sample()
+        if gate_c <= 0 or preflight.is_cool(recorder.latest, gate_c):
+            return
+        self.progress("gate", 0.0)
+        started_s = time.monotonic()
+        cooled = self._watcher.wait_until(lambda latest: preflight.is_cool(latest, gate_c), self._asked.gate_timeout_s)
+        self._require_alive()
+        if not cooled:
+            self.findings.append(preflight.too_hot(recorder.latest, gate_c, time.monotonic() - started_s))
+
+    def _rest(self, name: str) -> None:
+        """Watch the board at rest: what it takes without the model is subtracted from what it takes with it."""
+        if self._asked.idle_s > 0:
+            self.progress("idle", 0.0)
+            started_s = time.monotonic()
+            self._watcher.rest(self._asked.idle_s)
+            self._mark(name, started_s)
+            self._require_alive()
+
+    def _mark(self, name: str, started_s: float) -> None:
+        self._windows.append(Window(name, self._since_start(started_s), self._since_start(time.monotonic())))
+
+    def _since_start(self, monotonic_s: float) -> float:
+        return monotonic_s - self.result.started_monotonic_s
+
+    def _measure(self, content_path: str, plan: Optional[Plan], device_name: str) -> None:
+        spec = {
+            "content_path": content_path,
+            "reference_path": self._files.reference,
+            "backend": self._assignment.backend,
+            "device_name": device_name,
+            "measurement": self._asked._asdict(),
+            "parent_pid": os.getpid(),
+            "scratch": self._scratch,
+        }
+        gpu = self._found.gpu
+        ended = run_child(
+            "efficientquant_agent.worker",
+            spec,
+            self._watcher,
+            lambda pid: self._board.child_samplers(pid, gpu),
+            self.progress,
+        )
+        self.result = self.result._replace(log_tail=ended.log_tail)
+        self._require_alive()
+        outcome = read_outcome(self._scratch, ended)
+        if outcome is None:
+            raise crash(ended, self._memory_seen(), _FAILURES)
+        self._take(outcome, plan)
+
+    def _take(self, outcome: Dict[str, Any], plan: Optional[Plan]) -> None:
+        """Keep everything a child told, also when it failed."""
+        self._add_stages([StageTiming(**stage) for stage in outcome.pop("stages", ())])
+        for name, start_s, end_s in outcome.pop("windows", ()):
+            self._windows.append(Window(name, self._since_start(start_s), self._since_start(end_s)))
+        for monotonic_s, pss_bytes in outcome.pop("pss", ()):
+            self._own_pss.time_s.append(self._since_start(monotonic_s))
+            self._own_pss.value.append(pss_bytes)
+        agreement = outcome.pop("agreement", None)
+        engine = {name: outcome.pop(name, None) for name in ("realised_precision", "layers")}
+        versions = dict(self.result.library_versions, **outcome.pop("library_versions", {}))
+        failure = outcome.pop("failure_type", ""), outcome.pop("failure_message", "")
+        self.result = self.result._replace(
+            library_versions=versions,
+            latency_s=read_samples(self._scratch, worker.LATENCY_FILE),
+            warmup_latency_s=read_samples(self._scratch, worker.WARMUP_FILE),
+            device_latency_s=read_samples(self._scratch, worker.DEVICE_LATENCY_FILE),
+            agreement=Agreement(**agreement) if agreement else None,
+            engine=_engine_info(plan, engine) if plan else None,
+            **outcome,
+        )
+        if failure[0]:
+            raise RunFailedError(*failure)
+
+    def _add_stages(self, stages: List[StageTiming]) -> None:
+        self.result = self.result._replace(stages=list(self.result.stages) + stages)
+
+    def _memory_seen(self) -> str:
+        latest = self._watcher.recorder
+        return "its own memory peaked at {} bytes, the board had at least {} bytes left".format(
+            *(
+                "unknown" if value is None else int(value)
+                for value in (latest.extreme("child_pss_bytes", max), latest.extreme("board_available_bytes", min))
+            )
+        )
+
+
+def _engine_info(plan: Plan, found: Dict[str, Any]) -> EngineInfo:
+    report = plan.report
+    return EngineInfo(
+        sha256=report.engine_sha256,
+        size_bytes=report.engine_bytes,
+        from_cache=plan.from_cache,
+        workspace_bytes=report.workspace_bytes,
+        notes=list(report.notes),
+        settings=dict(report.settings),
+        realised_precision=found["realised_precision"] or {},
+        layers_json=json.dumps(found["layers"] or []),
+    )
+
+
+def _merged(series: List[Series], own: Series) -> List[Series]:
+    """Put what the child read of itself among what was read from outside, in order of time."""
+    by_name = {one.name: one for one in series}
+    if own.value:
+        outside = by_name.get(own.name, Series(own.name, [], []))
+        pairs = sorted(zip(outside.time_s + own.time_s, outside.value + own.value))
+        by_name[own.name] = Series(own.name, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    return list(by_name.values())
+
+
+def _with_series(result: RunResult, series: List[Series]) -> RunResult:
+    values = {one.name: one.value for one in series}
+    return result._replace(
+        series=series,
+        peak_pss_bytes=_whole(max(values.get("child_pss_bytes", ()), default=None)),
+        board_available_min_bytes=_whole(min(values.get("board_available_bytes", ()), default=None)),
+        swap_used_max_bytes=_whole(max(values.get("swap_used_bytes", ()), default=None)),
+    )
+
+
+def _whole(value: Optional[float]) -> Optional[int]:
+    return None if value is None else int(value)

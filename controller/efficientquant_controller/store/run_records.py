@@ -1,0 +1,239 @@
+"""What an agent reports of a run, as a row and back: raw facts, and the numbers that follow from them."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import RowMapping
+
+from efficientquant_controller.analysis.derived import derived_columns
+from efficientquant_controller.analysis.facts import RunFacts
+from efficientquant_controller.analysis.statistics import percentile, summarize
+from efficientquant_controller.model import (
+    Agreement,
+    DeviceSnapshot,
+    Engine,
+    Finding,
+    Measurement,
+    RunResult,
+    StageTiming,
+)
+from efficientquant_controller.store.records import storable
+from efficientquant_controller.store.series import RawSamples
+
+Row = RowMapping
+
+# What a run's row and its report call by the same name.
+_REPORTED = [
+    "device_id",
+    "started_unix_s",
+    "started_monotonic_s",
+    "duration_s",
+    "agent_version",
+    "protocol_version",
+    "warmup_converged",
+    "peak_pss_bytes",
+    "board_available_before_bytes",
+    "board_available_min_bytes",
+    "swap_used_before_bytes",
+    "swap_used_max_bytes",
+    "backend",
+    "sampler_cpu_s",
+    "sampler_wakeups",
+    "device_memory_bytes",
+]
+# What a run must have been loaded by: the stages of one of these.
+_LOADING = (("read", "session_create", "first_inference"), ("read", "deserialize", "create_context", "first_inference"))
+# The paper's load time leaves the first inference out.
+_PAPER_LOADING = (("read", "session_create"), ("read", "deserialize", "create_context"))
+
+
+def result_to_row(result: RunResult, measurement: Measurement, now_s: float) -> dict[str, Any]:
+    """Make the reported half of a row of runs, with the metrics that a query needs.
+
+    `measurement` is what the campaign asked for: a verdict depends on it.
+
+    Raises ValueError when a run that succeeded has no latencies, or one that is not a finite number.
+    """
+    return {
+        **{name: getattr(result, name) for name in _REPORTED},
+        "reported_unix_s": now_s,
+        "reported_attempt": result.attempt,
+        "reported_failure_type": result.failure_type,
+        "reported_failure_message": storable(result.failure_message),
+        "log_tail": list(result.log_tail),
+        "providers": ",".join(result.providers),
+        "library_versions": dict(result.library_versions),
+        "session_options": dict(result.session_options),
+        "runtime_version": _runtime_version(result),
+        "warmup_count": len(result.warmup_latency_s),
+        "conditions": dict(result.conditions),
+        "findings": [asdict(one) for one in result.findings],
+        **_latency_columns(result),
+        **_load_columns(result),
+        **_output_columns(result),
+        **_engine_columns(result),
+        **({} if result.failure_type else derived_columns(facts_of(result, measurement))),
+        "board_memory_delta_bytes": _rise(result.board_available_min_bytes, result.board_available_before_bytes),
+        "swap_delta_bytes": _rise(result.swap_used_before_bytes, result.swap_used_max_bytes),
+        "sampler_core_share": _core_share(result),
+    }
+
+
+def facts_of(result: RunResult, measurement: Measurement) -> RunFacts:
+    """What the analysis looks at, of a run that succeeded."""
+    return RunFacts(
+        latency_s=result.latency_s,
+        required_count=measurement.min_count,
+        required_time_s=measurement.min_time_s,
+        warmup_converged=result.warmup_converged,
+        series={one.name: (one.time_s, one.value) for one in result.series},
+        windows={one.name: (one.start_s, one.end_s) for one in result.windows},
+        conditions=result.conditions,
+        findings=result.findings,
+        sampler_core_share=_core_share(result),
+        clocks_asked=measurement.lock_clocks,
+    )
+
+
+def engine_to_row(result: RunResult) -> dict[str, Any] | None:
+    """Make the row of engines; None for a runtime that builds none and lists no layers."""
+    if result.engine is None:
+        return None
+    row = asdict(result.engine)
+    return {
+        **row,
+        "run_id": result.run_id,
+        "engine_sha256": row.pop("sha256"),
+        "notes": list(row["notes"]),
+        "layers": json.loads(row.pop("layers_json") or "[]"),
+    }
+
+
+def engine_from_row(row: Row) -> Engine:
+    """Inverse of `engine_to_row`."""
+    names = ("size_bytes", "from_cache", "workspace_bytes", "settings", "realised_precision")
+    return Engine(
+        sha256=row["engine_sha256"],
+        notes=tuple(row["notes"]),
+        layers_json=json.dumps(row["layers"]),
+        **{name: row[name] for name in names},
+    )
+
+
+def result_from_row(
+    row: Row, stages: tuple[StageTiming, ...], samples: RawSamples, device: DeviceSnapshot, engine: Engine | None
+) -> RunResult:
+    """Inverse of `result_to_row`, with what other tables hold."""
+    return RunResult(
+        run_id=row["run_id"],
+        attempt=row["reported_attempt"],
+        failure_type=row["reported_failure_type"],
+        failure_message=row["reported_failure_message"],
+        log_tail=tuple(row["log_tail"]),
+        providers=tuple(row["providers"].split(",")) if row["providers"] else (),
+        library_versions=row["library_versions"],
+        session_options=row["session_options"],
+        **{name: row[name] for name in _REPORTED},
+        stages=stages,
+        warmup_latency_s=samples.warmup_latency_s,
+        latency_s=samples.latency_s,
+        series=samples.series,
+        device_latency_s=samples.device_latency_s,
+        windows=samples.windows,
+        conditions=row["conditions"] or {},
+        findings=tuple(Finding(**one) for one in row["findings"] or ()),
+        agreement=_agreement(row),
+        engine=engine,
+        device=device,
+    )
+
+
+def _agreement(row: Row) -> Agreement | None:
+    if row["output_count"] is None:
+        return None
+    names = ("output_max_abs", "output_cosine", "output_argmax_matches", "output_count")
+    return Agreement(*(row[name] for name in names))
+
+
+def _latency_columns(result: RunResult) -> dict[str, Any]:
+    if result.failure_type:
+        return {}
+    summary = asdict(summarize(result.latency_s))
+    device = sorted(result.device_latency_s)
+    return {
+        **{f"latency_{name}": value for name, value in summary.items()},
+        "device_latency_p50_s": percentile(device, 50) if device else None,
+        "device_latency_p99_s": percentile(device, 99) if device else None,
+    }
+
+
+def _load_columns(result: RunResult) -> dict[str, Any]:
+    """The stages that have a column of their own; `load_s` is known when all of its parts are."""
+    durations: dict[str, float] = {}
+    for one in result.stages:
+        durations[one.stage] = durations.get(one.stage, 0.0) + one.duration_s
+    transferred = [one.size_bytes for one in result.stages if one.stage == "transfer" and one.size_bytes is not None]
+    cold = [one.cold for one in result.stages if one.stage == "read"]
+    stages = (
+        "transfer",
+        "parse",
+        "build",
+        "read",
+        "session_create",
+        "deserialize",
+        "create_context",
+        "first_inference",
+    )
+    warm = {name.removeprefix("warm_"): value for name, value in durations.items() if name.startswith("warm_")}
+    return {
+        **{f"{name}_s": durations.get(name) for name in stages},
+        "transfer_bytes": sum(transferred) if transferred else None,
+        "load_s": _sum_of(_LOADING, durations),
+        "warm_load_s": _sum_of(_PAPER_LOADING, warm),
+        "paper_load_s": _sum_of(_PAPER_LOADING, durations),
+        "load_cold": cold[0] if cold else None,
+    }
+
+
+def _sum_of(ways: tuple[tuple[str, ...], ...], durations: dict[str, float]) -> float | None:
+    """The duration of the first way of which every stage is known."""
+    return next((sum(durations[name] for name in way) for way in ways if durations.keys() >= set(way)), None)
+
+
+def _output_columns(result: RunResult) -> dict[str, Any]:
+    found = result.agreement
+    if found is None:
+        return {}
+    return {f"output_{name}": value for name, value in asdict(found).items()}
+
+
+def _engine_columns(result: RunResult) -> dict[str, Any]:
+    engine = result.engine
+    if engine is None:
+        return {}
+    return {
+        "engine_sha256": engine.sha256,
+        "engine_bytes": engine.size_bytes,
+        "realised_precision": dict(engine.realised_precision),
+    }
+
+
+def _runtime_version(result: RunResult) -> str:
+    """The version of the backend's library: as the device lists its backend, else as the run's libraries name it."""
+    for backend in result.device.backends:
+        if backend.name == result.backend and backend.version:
+            return backend.version
+    library = {"ort": "onnxruntime", "trt": "tensorrt"}.get(result.backend.split("-")[0], result.backend)
+    return result.library_versions.get(library, "")
+
+
+def _rise(low: int | None, high: int | None) -> int | None:
+    """How far a quantity moved; nothing where it moved the other way, None where an end is unknown."""
+    return None if low is None or high is None else max(high - low, 0)
+
+
+def _core_share(result: RunResult) -> float | None:
+    if result.sampler_cpu_s is None or result.duration_s <= 0:
+        return None
+    return result.sampler_cpu_s / result.duration_s

@@ -226,7 +226,12 @@ class ClockControl:
         reader, writer = os.pipe()
         try:
             done = subprocess.run(
-                command, stdin=reader, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=_HELPER_TIMEOUT_S
+                command,
+                stdin=reader,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                timeout=_HELPER_TIMEOUT_S,
+                start_new_session=True,  # Ctrl-C is for the agent, which then restores
             )
             answer = json.loads(done.stdout.decode())  # type: Dict[str, Any]
         except (OSError, subprocess.TimeoutExpired) as error:

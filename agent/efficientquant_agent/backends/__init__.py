@@ -6,7 +6,7 @@ from typing import List, Type
 
 from efficientquant_agent.backends.base import Backend
 
-_NOT_BACKENDS = ("base", "cudart", "trt_building", "trt_log", "trt_running", "__main__")
+_NOT_BACKENDS = ("base", "cudart", "trt_building", "trt_layers", "trt_log", "trt_running", "__main__")
 
 
 def known() -> List[Type[Backend]]:

@@ -25,6 +25,7 @@ _HOST_ALLOC = {"pinned": 0, "mapped": 2}
 _TO_DEVICE, _TO_HOST = 1, 2
 _NON_BLOCKING_STREAM = 1
 _CAPTURE_THREAD_LOCAL = 1
+_SET_ON_ACTIVE_PROCESS = 708
 _ATTRIBUTES = {"integrated": 18, "can_map_host_memory": 19, "major": 75, "minor": 76}
 # cudaDeviceProp begins with name[256], uuid[16], luid[8], luidDeviceNodeMask, totalGlobalMem in every release.
 _PROPERTIES_BYTES, _NAME_BYTES, _UUID_AT, _TOTAL_MEMORY_AT = 8192, 256, 256, 288
@@ -155,8 +156,15 @@ class Cudart:
         return name, "GPU-{}".format(uuid.UUID(bytes=identity)) if any(identity) else "", memory_bytes
 
     def set_device_flags(self, sync_mode: str) -> None:
-        """Say how the host waits ("spin" or "block") and allow mapped memory; before anything else is done."""
-        self._call("cudaSetDeviceFlags", _SCHEDULE[sync_mode] | _MAP_HOST)
+        """Say how the host waits ("spin" or "block") and allow mapped memory; before anything else is done.
+
+        Before CUDA 11 the flags of a device in use cannot be set again, and stay as they were.
+        """
+        try:
+            self._call("cudaSetDeviceFlags", _SCHEDULE[sync_mode] | _MAP_HOST)
+        except CudaError as error:
+            if error.code != _SET_ON_ACTIVE_PROCESS:
+                raise
 
     def free_bytes(self) -> int:
         """Return how much of the device's memory is free."""

@@ -1,0 +1,166 @@
+"""TensorRT from 8.2 to 11 and TensorRT-RTX: what is installed, what a plan depends on, and the way in.
+
+Building and running are files of their own (trt_building.py, trt_running.py), since one file of all of it was no
+longer read at a glance; all differences between releases are asked for with `hasattr`, never by version.
+"""
+
+import importlib
+import re
+from typing import Any, Dict, Optional, Sequence
+
+from efficientquant_agent.backends import cudart, trt_building, trt_running
+from efficientquant_agent.backends.base import (
+    Backend,
+    BackendBrokenError,
+    BuildError,
+    BuildOptions,
+    BuildReport,
+    LoadedModel,
+    LoadError,
+    LoadOptions,
+    Log,
+    Stage,
+)
+from efficientquant_agent.device import Probe
+from efficientquant_agent.records import BackendInfo
+
+
+class Tensorrt(Backend):
+    """Classic TensorRT: engines for this very GPU."""
+
+    name = "trt"
+    builds = True
+    _product = "TensorRT"
+    _modules: Sequence[str] = ("tensorrt",)
+    # Older ones cannot parse Round, and have no engine inspector.
+    _oldest = (8, 2)
+    _smallest_sm = 53
+
+    @classmethod
+    def probe(cls) -> Optional[BackendInfo]:
+        """Return the version, None where it is not installed; without a GPU that answers it is broken."""
+        trt = cls._find()
+        if trt is None:
+            return None
+        version = str(trt.__version__)
+        if _release(version) < cls._oldest:
+            raise BackendBrokenError(
+                "{} {} is installed, {}.{} or newer is needed; on a Jetson, upgrade to JetPack 4.6.1 or newer".format(
+                    cls._product, version, *cls._oldest
+                )
+            )
+        try:
+            sm = cudart.open_library().compute_capability()
+        except cudart.CudaError as error:
+            raise BackendBrokenError("{} {} is installed, but {}".format(cls._product, version, error)) from error
+        if sm < cls._smallest_sm:
+            raise BackendBrokenError(
+                "{} needs a GPU of SM {} or newer, this one is SM {}; use another backend".format(
+                    cls._product, cls._smallest_sm, sm
+                )
+            )
+        return BackendInfo(cls.name, version, [cls._product])
+
+    @classmethod
+    def _find(cls) -> Any:
+        """Return the module, None where there is none; BackendBrokenError where it is there and does not load."""
+        for name in ("numpy", *cls._modules):
+            try:
+                found = importlib.import_module(name)
+            except ModuleNotFoundError as error:
+                if error.name != name:
+                    raise BackendBrokenError("{}; install it".format(error)) from error
+                if name == "numpy":
+                    return None
+            except (ImportError, OSError) as error:
+                raise BackendBrokenError(
+                    "{} is installed and does not load: {}; install the libraries of the same release".format(
+                        cls._product, error
+                    )
+                ) from error
+            else:
+                if name != "numpy":
+                    return found
+        return None
+
+    @classmethod
+    def _module(cls) -> Any:
+        trt = cls._find()
+        if trt is None:
+            raise LoadError("{} is not installed".format(cls._product))
+        return trt
+
+    @classmethod
+    def library_versions(cls) -> Dict[str, str]:
+        """Return the versions of TensorRT, CUDA and numpy."""
+        import numpy
+
+        versions = {cls._modules[0]: str(cls._module().__version__), "numpy": numpy.__version__}
+        return dict(versions, cuda=cudart.open_library().runtime_version())
+
+    @classmethod
+    def plan_key(cls, options: BuildOptions) -> Dict[str, str]:
+        """Return the release, the GPU, the system and every option of the build; CudaError without a GPU to ask."""
+        types = "+".join(sorted(flag for flag in options.builder_flags if flag != "tf32"))
+        return {
+            cls._modules[0]: str(cls._module().__version__),
+            "sm": str(options.compute_capability or cudart.open_library().compute_capability()),
+            "gpu": "" if options.compute_capability else cudart.open_library().properties()[0],
+            "l4t": Probe().l4t(),
+            "precision": types or "of the file",
+            "tf32": "on" if "tf32" in options.builder_flags else "off",
+            "workspace_ladder_bytes": ",".join(str(size) for size in options.workspace_ladder_bytes),
+            "timing_iterations": str(options.timing_iterations),
+        }
+
+    @classmethod
+    def build(cls, onnx_path: str, plan_path: str, options: BuildOptions, log: Log) -> BuildReport:
+        """Write a plan for this GPU."""
+        try:
+            settings = cls.plan_key(options)
+            cls._check_device(options.compute_capability)
+            return trt_building.build(cls._module(), onnx_path, plan_path, options, settings, log)
+        except (cudart.CudaError, BackendBrokenError) as error:
+            raise BuildError("build_failed", "{} cannot build here: {}".format(cls._product, error)) from error
+
+    @classmethod
+    def _check_device(cls, asked: int) -> None:
+        """Raise BuildError for a GPU that is not here: classic TensorRT times its kernels on the one it builds for."""
+        here = cudart.open_library().compute_capability()
+        if asked not in (0, here):
+            raise BuildError(
+                "build_failed", "TensorRT builds for the GPU it runs on, which is SM {}, not SM {}".format(here, asked)
+            )
+
+    @classmethod
+    def load(cls, content: bytes, options: LoadOptions, stage: Stage) -> LoadedModel:
+        """Make a plan ready to run; stages "cuda_init", "deserialize" and "create_context"."""
+        try:
+            cuda = cudart.open_library()
+            cuda.device_count()
+            trt = cls._module()
+        except (cudart.CudaError, BackendBrokenError) as error:
+            raise LoadError("{} cannot load a plan here: {}".format(cls._product, error)) from error
+        return trt_running.load(trt, cuda, content, options, stage)
+
+
+class TensorrtRtx(Tensorrt):
+    """TensorRT-RTX: typed files only; builds for a named SM without a GPU, and compiles its kernels when it loads."""
+
+    name = "trt-rtx"
+    _product = "TensorRT-RTX"
+    # The packages of bindings and libraries alone have the second name.
+    _modules = ("tensorrt_rtx", "tensorrt_rtx_bindings")
+    _oldest = (1, 0)
+    _smallest_sm = 75
+
+    @classmethod
+    def _check_device(cls, asked: int) -> None:
+        """Accept any SM: nothing is timed."""
+
+
+def _release(version: str) -> Sequence[int]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+
+
+BACKENDS = (Tensorrt, TensorrtRtx)

@@ -1,0 +1,286 @@
+"""How TensorRT makes a plan from an ONNX file, from 8.2 to 11 and TensorRT-RTX, by asking which functions there are.
+
+Every TensorRT object is held in a variable named for its class (builder, config, network, …): that is how the
+contract test knows which class each attribute belongs to, and looks it up for every release.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import time
+from typing import Any, Dict, List, Mapping, Tuple
+
+from efficientquant_agent.backends.base import BuildError, BuildOptions, BuildReport, Log
+from efficientquant_agent.backends.trt_log import PYTHON_ERRORS, last_error, open_log
+
+# Each dropped pair of Q/DQ costs another build; more of them than this is not a fallback any more.
+_MAX_DROPS = 16
+_NO_KERNEL = "Could not find any implementation for node"
+_OUT_OF_MEMORY = re.compile(
+    r"out ?of ?memory|out_of_memory|bad_alloc|memory allocation|cuda failure: 2\b", re.IGNORECASE
+)
+# Not every release has a code for an operator that it does not know.
+_UNSUPPORTED = re.compile(r"no importer registered|plugin not found", re.IGNORECASE)
+# How the parser's log names the node it is at, where its errors themselves do not (before 10).
+_AT_NODE = re.compile(r"While parsing node number \d+ \[(?P<operator>\w+)(?: -> \"(?P<output>[^\"]*)\")?")
+
+
+def build(
+    trt: Any, onnx_path: str, plan_path: str, options: BuildOptions, settings: Mapping[str, str], log: Log
+) -> BuildReport:
+    """Write a plan for the SM that `settings` names; raise BuildError and leave no part of one when it fails."""
+    work = _Build(trt, options, log)
+    started_s = time.perf_counter()
+    work.parse(onnx_path)
+    parsed_s = time.perf_counter()
+    plan, workspace_bytes = work.climb_down(int(settings["sm"]))
+    built_s = time.perf_counter()
+    content = memoryview(plan)
+    write_whole(plan_path, content)
+    return BuildReport(
+        engine_sha256=hashlib.sha256(content).hexdigest(),
+        engine_bytes=len(content),
+        workspace_bytes=workspace_bytes,
+        parse_s=parsed_s - started_s,
+        build_s=built_s - parsed_s,
+        notes=tuple(work.notes),
+        settings=dict(settings),
+    )
+
+
+def write_whole(path: str, content: Any) -> None:
+    """Write a file that is complete or not there."""
+    part = path + ".part"
+    try:
+        with open(part, "wb") as stream:
+            stream.write(content)
+        os.replace(part, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
+
+
+class _Build:
+    """One build; it holds the logger, parser and timing cache, which TensorRT uses and does not own."""
+
+    def __init__(self, trt: Any, options: BuildOptions, log: Log) -> None:
+        self._trt = trt
+        self._options = options
+        self._log = log
+        self._types = [flag for flag in options.builder_flags if flag != "tf32"]
+        self.notes: List[str] = []
+        self._logger = open_log(trt, log)
+        self._check_flags()
+        try:
+            self._builder = trt.Builder(self._logger)
+        except PYTHON_ERRORS as error:
+            raise BuildError("build_failed", last_error(self._logger, str(error))) from error
+        self._network = self._builder.create_network(self._network_flags())
+        self._parser = trt.OnnxParser(self._network, self._logger)
+        self._cache: Any = None
+
+    def _check_flags(self) -> None:
+        trt = self._trt
+        for name in self._types:
+            if hasattr(trt.BuilderFlag, name.upper()):
+                continue
+            if name == "int8":  # the file's Q/DQ says the same
+                self.notes.append("flag int8 does not exist in this release: the file's own types decide")
+                continue
+            raise BuildError(
+                "build_failed",
+                "this release of TensorRT has no builder flag '{}': each layer's type comes from the file; export "
+                "the model for a typed target, e.g. rtx-3080".format(name),
+            )
+
+    def _network_flags(self) -> int:
+        """Explicit batch where there is another; the file's types where flags could decide and none was given."""
+        trt, builder = self._trt, self._builder
+        if hasattr(builder, "max_batch_size"):
+            return 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
+        if hasattr(trt.BuilderFlag, "FP16") and not self._types:
+            return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        return 0
+
+    def parse(self, onnx_path: str) -> None:
+        """Read the ONNX file into the network; BuildError("unsupported_op") names what is not supported."""
+        trt, parser, network = self._trt, self._parser, self._network
+        if hasattr(trt, "init_libnvinfer_plugins"):
+            trt.init_libnvinfer_plugins(self._logger, "")
+        if not parser.parse_from_file(onnx_path):
+            raise _refusal([parser.get_error(index) for index in range(parser.num_errors)], self._logger.errors)
+        for index in range(network.num_inputs):
+            tensor = network.get_input(index)
+            if tensor.dtype != trt.DataType.FLOAT:
+                message = "input '{}' is {}; only FLOAT inputs can be fed".format(tensor.name, tensor.dtype)
+                raise BuildError("build_failed", message)
+
+    def climb_down(self, sm: int) -> Tuple[Any, int]:
+        """Return a plan and its workspace: every limit of the ladder in turn, as long as memory is what was missing."""
+        problem = ""
+        for workspace_bytes in self._options.workspace_ladder_bytes:
+            plan = self._with_fallback(workspace_bytes, sm)
+            if plan is not None:
+                return plan, workspace_bytes
+            problem = last_error(self._logger, "TensorRT gave no reason")
+            if not _OUT_OF_MEMORY.search("\n".join(self._logger.errors)):
+                raise BuildError("build_failed", problem)
+            self.notes.append("memory ran out with a workspace of {} bytes".format(workspace_bytes))
+        raise BuildError(
+            "build_oom",
+            "memory ran out with every workspace down to {} bytes: {}".format(
+                self._options.workspace_ladder_bytes[-1], problem
+            ),
+        )
+
+    def _with_fallback(self, workspace_bytes: int, sm: int) -> Any:
+        """Build; where a layer has no INT8 kernel, drop its Q/DQ and build again."""
+        for _ in range(_MAX_DROPS):
+            plan = self._try(workspace_bytes, sm)
+            if plan is not None or not self._drop_quantization():
+                return plan
+        return None
+
+    def _try(self, workspace_bytes: int, sm: int) -> Any:
+        builder, config = self._builder, self._config(workspace_bytes, sm)
+        del self._logger.errors[:]
+        try:
+            plan = builder.build_serialized_network(self._network, config)
+        except (MemoryError, *PYTHON_ERRORS) as error:
+            self._logger.errors.append("out of memory" if isinstance(error, MemoryError) else str(error))
+            plan = None
+        self._save_timings(config)
+        return plan
+
+    def _config(self, workspace_bytes: int, sm: int) -> Any:
+        trt, builder = self._trt, self._builder
+        config = builder.create_builder_config()
+        for name in self._types:
+            if hasattr(trt.BuilderFlag, name.upper()):
+                config.set_flag(getattr(trt.BuilderFlag, name.upper()))
+        if "tf32" in self._options.builder_flags:
+            config.set_flag(trt.BuilderFlag.TF32)
+        else:  # it is on by default
+            config.clear_flag(trt.BuilderFlag.TF32)
+        if workspace_bytes and hasattr(config, "set_memory_pool_limit"):
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
+        elif workspace_bytes:
+            config.max_workspace_size = workspace_bytes
+        config.avg_timing_iterations = self._options.timing_iterations
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        if hasattr(config, "set_compute_capability"):
+            config.num_compute_capabilities = 1
+            config.set_compute_capability(_compute_capability(trt, sm), 0)
+        self._fix_shapes(config)
+        self._load_timings(config)
+        return config
+
+    def _fix_shapes(self, config: Any) -> None:
+        """Give every symbolic dimension the one size that is measured, 1."""
+        builder, network = self._builder, self._network
+        shapes = {}
+        for index in range(network.num_inputs):
+            tensor = network.get_input(index)
+            shapes[tensor.name] = tuple(tensor.shape)
+        if any(size < 0 for shape in shapes.values() for size in shape):
+            profile = builder.create_optimization_profile()
+            for name, shape in shapes.items():
+                fixed = tuple(1 if size < 0 else size for size in shape)
+                profile.set_shape(name, fixed, fixed, fixed)
+            config.add_optimization_profile(profile)
+
+    def _load_timings(self, config: Any) -> None:
+        """Use the kept timings, so that two builds choose the same kernels; those of another version are refused."""
+        if not self._options.timing_cache_path:
+            return
+        try:
+            with open(self._options.timing_cache_path, "rb") as stream:
+                kept = stream.read()
+        except FileNotFoundError:
+            kept = b""
+        self._cache = config.create_timing_cache(kept)
+        if self._cache is None or not config.set_timing_cache(self._cache, False):
+            self._log("the timing cache does not fit this TensorRT: a new one is begun")
+            self._cache = config.create_timing_cache(b"")
+            config.set_timing_cache(self._cache, False)
+
+    def _save_timings(self, config: Any) -> None:
+        if self._options.timing_cache_path:
+            cache = config.get_timing_cache()
+            if cache is not None:
+                write_whole(self._options.timing_cache_path, memoryview(cache.serialize()))
+
+    def _drop_quantization(self) -> bool:
+        """Take Q/DQ away before the layers that have no INT8 kernel; whether there was one to take away."""
+        refused = [error for error in self._logger.errors if _NO_KERNEL in error and "workspace" not in error]
+        network = self._network
+        layers = [network.get_layer(index) for index in range(network.num_layers)]
+        makers: Dict[str, Any] = {}
+        for layer in layers:
+            for index in range(layer.num_outputs):
+                makers[layer.get_output(index).name] = layer
+        dropped = [
+            layer.name
+            for layer in layers
+            if any(_names(error, layer.name) for error in refused) and _bypass(self._trt, layer, makers)
+        ]
+        self.notes.extend("Q/DQ of {} dropped: no INT8 kernel".format(name) for name in dropped)
+        return bool(dropped)
+
+
+def _names(message: str, layer_name: str) -> bool:
+    """Whether a message names this layer, alone or among those it was fused with, and not one it is a part of."""
+    return bool(re.search(r"(?<![\w./]){}(?![\w/]|\.\w)".format(re.escape(layer_name)), message))
+
+
+def _bypass(trt: Any, layer: Any, makers: Mapping[str, Any]) -> bool:
+    """Feed a layer what was quantized for it, unquantized; its weights keep their codes.
+
+    Whether any of its inputs came through Q and DQ.
+    """
+    if layer.type in (trt.LayerType.QUANTIZE, trt.LayerType.DEQUANTIZE):
+        return False
+    found = False
+    for index in range(layer.num_inputs):
+        dequantize = _maker(trt.LayerType.DEQUANTIZE, layer.get_input(index), makers)
+        quantize = dequantize and _maker(trt.LayerType.QUANTIZE, dequantize.get_input(0), makers)
+        if quantize and _maker(trt.LayerType.CONSTANT, quantize.get_input(0), makers) is None:
+            layer.set_input(index, quantize.get_input(0))
+            found = True
+    return found
+
+
+def _maker(kind: Any, tensor: Any, makers: Mapping[str, Any]) -> Any:
+    """Return the layer that makes a tensor if it is of this kind, else None."""
+    layer = makers.get(tensor.name) if tensor is not None else None
+    return layer if layer is not None and layer.type == kind else None
+
+
+def _compute_capability(trt: Any, sm: int) -> Any:
+    try:
+        return getattr(trt.ComputeCapability, "SM{}".format(sm))
+    except AttributeError:
+        raise BuildError("build_failed", "this release of TensorRT-RTX cannot build for SM {}".format(sm)) from None
+
+
+def _refusal(errors: List[Any], messages: List[str]) -> BuildError:
+    """Return why the parser refused the file, naming operator and node."""
+    if not errors:
+        return BuildError("build_failed", messages[-1] if messages else "the ONNX parser gave no reason")
+    unsupported = [
+        error for error in errors if error.code().name.startswith("UNSUPPORTED") or _UNSUPPORTED.search(error.desc())
+    ]
+    error = (unsupported or errors)[0]
+    sentence = _node_of(error, messages) + str(error.desc())
+    return BuildError("unsupported_op" if unsupported else "build_failed", sentence)
+
+
+def _node_of(error: Any, messages: List[str]) -> str:
+    """Return "node 'name' (Operator): " as far as it is known; the log knows it where the error does not."""
+    if hasattr(error, "node_operator") and error.node_name():
+        return "node '{}' ({}): ".format(error.node_name(), error.node_operator())
+    at_nodes = list(filter(None, map(_AT_NODE.search, messages)))
+    if at_nodes:
+        return "node that gives '{}' ({}): ".format(at_nodes[-1].group("output"), at_nodes[-1].group("operator"))
+    return ""

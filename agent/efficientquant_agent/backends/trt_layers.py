@@ -1,0 +1,57 @@
+"""What the engine inspector says about a plan's layers, from 8.2 to 11: which type each of them computes in."""
+
+import re
+from typing import Any, Dict, List, Mapping, Sequence
+
+from efficientquant_agent.backends.base import EngineReport
+
+# How the inspector writes types: "Half" alone from 10 on, inside a sentence about the layout before.
+_PRECISIONS = (
+    ("int8", re.compile(r"\bint8\b", re.IGNORECASE)),
+    ("fp8", re.compile(r"\bfp8\b", re.IGNORECASE)),
+    ("bf16", re.compile(r"\bbf16\b|\bbfloat16\b", re.IGNORECASE)),
+    ("fp16", re.compile(r"\bfp16\b|\bhalf\b", re.IGNORECASE)),
+    ("fp32", re.compile(r"\bfp32\b|\bfloat\b", re.IGNORECASE)),
+    ("int32", re.compile(r"\bint32\b", re.IGNORECASE)),
+    ("int64", re.compile(r"\bint64\b", re.IGNORECASE)),
+    ("bool", re.compile(r"\bbool\b", re.IGNORECASE)),
+)
+
+
+def read_layers(layers: Sequence[Any]) -> EngineReport:
+    """Return the inspector's layers in execution order, and how many compute in which type.
+
+    A layer computes in the type of its weights, or without any in that of its first input; a plan without details
+    has names only, which are "unknown".
+    """
+    found: List[Dict[str, str]] = []
+    for layer in layers:
+        if isinstance(layer, str):
+            found.append({"name": layer, "type": "", "precision": "unknown"})
+            continue
+        found.append(
+            {
+                "name": str(layer.get("Name", "")),
+                "type": str(layer.get("ParameterType") or layer.get("LayerType", "")),
+                "precision": _precision(layer),
+                "tactic": str(layer.get("TacticName") or layer.get("TacticValue") or ""),
+            }
+        )
+    counts: Dict[str, int] = {}
+    for one in found:
+        counts[one["precision"]] = counts.get(one["precision"], 0) + 1
+    return EngineReport(counts, tuple(found))
+
+
+def _precision(layer: Mapping[str, Any]) -> str:
+    weights = layer.get("Weights") or {}
+    said = [str(weights.get("Type", ""))] if weights.get("Count") else []
+    tensors = list(layer.get("Inputs") or []) + list(layer.get("Outputs") or [])
+    for tensor in tensors:
+        if isinstance(tensor, Mapping):
+            said.append(str(tensor.get("Datatype") or tensor.get("Format/Datatype", "")))
+    for text in said:
+        for name, pattern in _PRECISIONS:
+            if pattern.search(text):
+                return name
+    return "unknown"

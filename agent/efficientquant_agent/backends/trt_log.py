@@ -1,0 +1,45 @@
+"""What TensorRT says while it works: kept, because its calls return None where others raise."""
+
+from typing import Any, Callable, Dict, List
+
+# What pybind11 makes of a failure inside TensorRT, e.g. a TypeError for a factory that returned nothing.
+PYTHON_ERRORS = (RuntimeError, TypeError, ValueError)
+
+
+# TensorRT uses the first logger of a process for everything, and holds on to it for good.
+_opened: Dict[Any, Any] = {}
+
+
+def open_log(trt: Any, write: Callable[[str], None]) -> Any:
+    """Return this process's logger of this TensorRT; its `errors` are the error messages since now.
+
+    From now on warnings and errors go to `write`.
+    """
+    if trt not in _opened:
+        _opened[trt] = _new_log(trt)
+    logger = _opened[trt]
+    logger.write = write
+    del logger.errors[:]
+    return logger
+
+
+def _new_log(trt: Any) -> Any:
+    class Log(trt.ILogger):  # type: ignore[misc] — a class of a module that is found at run time
+        def __init__(self) -> None:
+            super().__init__()
+            self.errors: List[str] = []
+            self.write: Callable[[str], None] = str
+
+        def log(self, severity: Any, msg: str) -> None:
+            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+                self.errors.append(msg)
+                self.write("TensorRT error: " + msg)
+            elif severity == trt.ILogger.WARNING:
+                self.write("TensorRT warning: " + msg)
+
+    return Log()
+
+
+def last_error(logger: Any, otherwise: str) -> str:
+    """Return TensorRT's own sentence for what just failed."""
+    return str(logger.errors[-1]) if logger.errors else otherwise

@@ -1,0 +1,386 @@
+"""How TensorRT runs a plan: buffers, CUDA graph, times, layers; bindings until 8.4, named tensors from 8.5 on.
+
+Every TensorRT object is held in a variable named for its class (engine, context, inspector, …), for the contract test.
+"""
+
+import ctypes
+import json
+import sys
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+from efficientquant_agent.backends.base import (
+    EngineReport,
+    InferenceError,
+    LoadedModel,
+    LoadError,
+    LoadOptions,
+    Stage,
+    StalePlanError,
+)
+from efficientquant_agent.backends.cudart import CudaError, Cudart, HostBuffer
+from efficientquant_agent.backends.trt_layers import read_layers
+from efficientquant_agent.backends.trt_log import PYTHON_ERRORS, last_error, open_log
+
+# trt.nptype() fails on numpy 1.24 and newer until TensorRT 8.6, so this is ours.
+_NUMPY_TYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT8": "int8",
+    "UINT8": "uint8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+}
+
+
+class Tensor(NamedTuple):
+    """An input or output of an engine; symbolic dimensions are 1 already."""
+
+    name: str
+    is_input: bool
+    shape: Tuple[int, ...]
+    # TensorRT's name of the type, e.g. "FLOAT".
+    type: str
+
+    @property
+    def size_bytes(self) -> int:
+        """Return how many bytes it takes."""
+        import numpy as np
+
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(_NUMPY_TYPES[self.type]).itemsize
+
+
+class Staged:
+    """One input, ready: where it lies, what is copied before the inference, and its CUDA graph once it is captured."""
+
+    __slots__ = ("addresses", "bindings", "copies", "graph")
+
+    def __init__(self, addresses: List[Tuple[str, int]], bindings: List[int], copies: List[Tuple[int, int, int]]):
+        # Inputs whose address is this staged input's own: (name, device address).
+        self.addresses = addresses
+        # Device addresses of all inputs and outputs in the engine's order, for releases until 8.4.
+        self.bindings = bindings
+        # (device address, host address, bytes)
+        self.copies = copies
+        self.graph = 0
+
+
+def load(trt: Any, cuda: Cudart, content: bytes, options: LoadOptions, stage: Stage) -> LoadedModel:
+    """Make a plan ready to run; StalePlanError where TensorRT does not take it, LoadError for anything else."""
+    logger = open_log(trt, _say)
+    try:
+        with stage("cuda_init"):
+            cuda.set_device_flags(options.sync_mode)
+            free_bytes = cuda.free_bytes()
+        with stage("deserialize"):
+            runtime, engine = _deserialize(trt, logger, content)
+        with stage("create_context"):
+            context = engine.create_execution_context()
+            if context is None:
+                raise LoadError(last_error(logger, "TensorRT could not create an execution context"))
+            return TrtModel(trt, cuda, (logger, runtime, engine, context), options, free_bytes)
+    except CudaError as error:
+        raise LoadError(str(error)) from error
+
+
+def _deserialize(trt: Any, logger: Any, content: bytes) -> Tuple[Any, Any]:
+    """Return runtime and engine."""
+    try:
+        if hasattr(trt, "init_libnvinfer_plugins"):
+            trt.init_libnvinfer_plugins(logger, "")
+        runtime = trt.Runtime(logger)
+        engine = runtime.deserialize_cuda_engine(content)
+    except PYTHON_ERRORS as error:  # pybind11's for a runtime that does not start
+        raise LoadError(last_error(logger, str(error))) from error
+    if engine is None:
+        raise StalePlanError(last_error(logger, "TensorRT does not accept this plan and does not say why"))
+    return runtime, engine
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
+class TrtModel(LoadedModel):
+    """An engine with one context, one stream and one set of output buffers."""
+
+    def __init__(self, trt: Any, cuda: Cudart, objects: Tuple[Any, ...], options: LoadOptions, free_bytes: int) -> None:
+        self._trt = trt
+        self._cuda = cuda
+        self._logger, self._runtime, self._engine, self._context = objects
+        context = self._context
+        self._execute = self._execute_v3 if hasattr(context, "execute_async_v3") else self._execute_v2
+        self._memory_kind = _memory_kind(options.memory_kind, cuda)
+        self._buffers = _Buffers(cuda, self._memory_kind)
+        self._stream = cuda.stream_create()
+        self._start, self._end = cuda.event_create(), cuda.event_create()
+        self._tensors = self._prepare(context)
+        self._outputs = [(tensor, self._buffers.add(tensor.size_bytes)) for tensor in self._outputs_of(self._tensors)]
+        self._address_outputs(context)
+        self._wants_graph = options.cuda_graph
+        self._ran = False
+        self._device_memory_bytes = max(0, free_bytes - cuda.free_bytes())
+        self.providers = ["TensorRT"]
+        # A CUDA graph that cannot be captured is found out by the second inference: read this after the measurement.
+        self.session_options: Dict[str, str] = {
+            "sync_mode": options.sync_mode,
+            "cuda_graph": "on" if options.cuda_graph else "off",
+            "memory_kind": self._memory_kind,
+            "transfers": {"pinned": "both ways in every query", "mapped": "none: mapped memory"}.get(
+                self._memory_kind, "none: inputs and outputs stay on the device"
+            ),
+            "engine_device_memory_bytes": str(_context_bytes(self._engine)),
+        }
+
+    @staticmethod
+    def _outputs_of(tensors: Sequence[Tensor]) -> List[Tensor]:
+        return [tensor for tensor in tensors if not tensor.is_input]
+
+    def input_shapes(self) -> Dict[str, Tuple[int, ...]]:
+        """Return every input's shape by name; LoadError where one is not FLOAT."""
+        inputs = [tensor for tensor in self._tensors if tensor.is_input]
+        for tensor in inputs:
+            if tensor.type != "FLOAT":
+                raise LoadError("input '{}' is {}; only FLOAT inputs can be staged".format(tensor.name, tensor.type))
+        return {tensor.name: tensor.shape for tensor in inputs}
+
+    def _prepare(self, context: Any) -> List[Tensor]:
+        """Set a context's symbolic dimensions to 1 and return the engine's inputs and outputs in its order."""
+        tensors = self._named(context) if hasattr(context, "set_tensor_address") else self._bound(context)
+        for tensor in tensors:
+            if tensor.type not in _NUMPY_TYPES:
+                raise LoadError("'{}' is {}, which numpy does not have".format(tensor.name, tensor.type))
+        return tensors
+
+    def _named(self, context: Any) -> List[Tensor]:
+        trt, engine = self._trt, self._engine
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        for name in inputs:
+            context.set_input_shape(name, _fixed(engine.get_tensor_shape(name)))
+        return [
+            Tensor(name, name in inputs, _fixed(context.get_tensor_shape(name)), engine.get_tensor_dtype(name).name)
+            for name in names
+        ]
+
+    def _bound(self, context: Any) -> List[Tensor]:
+        engine = self._engine
+        count = engine.num_bindings
+        inputs = [index for index in range(count) if engine.binding_is_input(index)]
+        for index in inputs:
+            context.set_binding_shape(index, _fixed(engine.get_binding_shape(index)))
+        return [
+            Tensor(
+                engine.get_binding_name(index),
+                index in inputs,
+                _fixed(context.get_binding_shape(index)),
+                engine.get_binding_dtype(index).name,
+            )
+            for index in range(count)
+        ]
+
+    def _address_outputs(self, context: Any) -> None:
+        if hasattr(context, "set_tensor_address"):
+            for tensor, buffer in self._outputs:
+                context.set_tensor_address(tensor.name, buffer.device)
+
+    def stage(self, feeds: Sequence[Mapping[str, Any]]) -> List[Any]:
+        """Return one `Staged` per feed, each with input memory of its own."""
+        import numpy as np
+
+        staged = []
+        for feed in feeds:
+            placed: Dict[str, HostBuffer] = {tensor.name: buffer for tensor, buffer in self._outputs}
+            addresses, copies = [], []
+            for name, shape in self.input_shapes().items():
+                array = np.ascontiguousarray(feed[name], np.float32).reshape(shape)
+                buffer = self._buffers.add(array.nbytes)
+                self._fill(buffer, array)
+                placed[name] = buffer
+                addresses.append((name, buffer.device))
+                if self._memory_kind == "pinned":
+                    copies.append((buffer.device, buffer.host, buffer.size_bytes))
+            staged.append(Staged(addresses, [placed[tensor.name].device for tensor in self._tensors], copies))
+        return staged
+
+    def _fill(self, buffer: HostBuffer, array: Any) -> None:
+        """Write an input once, with a memcpy: mapped memory is uncached for the CPU of a Jetson Nano."""
+        if buffer.host:
+            ctypes.memmove(buffer.host, array.ctypes.data, array.nbytes)
+        else:
+            self._cuda.copy_to_device(buffer.device, array.ctypes.data, array.nbytes, self._stream)
+            self._cuda.stream_synchronize(self._stream)
+
+    def run_once(self, staged: Any) -> Any:
+        """Run one inference, from input to output by CUDA events too; the outputs are in this model's own buffers."""
+        cuda, stream = self._cuda, self._stream
+        try:
+            if self._wants_graph and not staged.graph and self._ran:
+                self._capture(staged)
+            cuda.event_record(self._start, stream)
+            if staged.graph:
+                cuda.graph_launch(staged.graph, stream)
+            else:
+                self._enqueue(self._context, staged)
+            cuda.event_record(self._end, stream)
+            cuda.stream_synchronize(stream)
+        except CudaError as error:
+            raise InferenceError(str(error)) from error
+        self._ran = True
+
+    def _enqueue(self, context: Any, staged: Staged) -> None:
+        cuda, stream = self._cuda, self._stream
+        for device, host, size_bytes in staged.copies:
+            cuda.copy_to_device(device, host, size_bytes, stream)
+        if not self._execute(context, staged):
+            raise InferenceError(last_error(self._logger, "TensorRT could not enqueue the inference"))
+        if self._memory_kind == "pinned":
+            for _, buffer in self._outputs:
+                cuda.copy_to_host(buffer.host, buffer.device, buffer.size_bytes, stream)
+
+    def _execute_v2(self, context: Any, staged: Staged) -> bool:
+        return bool(context.execute_async_v2(staged.bindings, self._stream))
+
+    def _execute_v3(self, context: Any, staged: Staged) -> bool:
+        for name, address in staged.addresses:
+            context.set_tensor_address(name, address)
+        return bool(context.execute_async_v3(self._stream))
+
+    def _capture(self, staged: Staged) -> None:
+        """Capture what one inference does; where that fails, run without a graph and say so."""
+        try:
+            with self._cuda.capture(self._stream) as captured:
+                self._enqueue(self._context, staged)
+            staged.graph = self._buffers.keep_graph(captured[0])
+        except (CudaError, InferenceError) as error:
+            self._wants_graph = False
+            self.session_options["cuda_graph"] = "off: could not be captured: {}".format(error)
+
+    def outputs(self, staged: Any) -> List[Any]:
+        """Run one inference and return its outputs as new numpy arrays."""
+        import numpy as np
+
+        self.run_once(staged)
+        arrays = []
+        for tensor, buffer in self._outputs:
+            array = np.empty(tensor.shape, _NUMPY_TYPES[tensor.type])
+            if buffer.host:
+                ctypes.memmove(array.ctypes.data, buffer.host, array.nbytes)
+            else:
+                self._cuda.copy_to_host(array.ctypes.data, buffer.device, array.nbytes, self._stream)
+                self._cuda.stream_synchronize(self._stream)
+            arrays.append(array)
+        return arrays
+
+    def device_s(self) -> float:
+        """Return the time between the events around the last query in seconds, transfers included."""
+        return self._cuda.elapsed_s(self._start, self._end)
+
+    def device_memory_bytes(self) -> Optional[int]:
+        """Return how much less device memory is free since before the plan was loaded, the CUDA context apart."""
+        return self._device_memory_bytes
+
+    def report(self) -> EngineReport:
+        """Return what the engine inspector says; empty where it does not speak JSON."""
+        trt, engine = self._trt, self._engine
+        inspector = engine.create_engine_inspector()
+        inspector.execution_context = self._context
+        try:
+            layers = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))["Layers"]
+        except (ValueError, KeyError, TypeError):
+            return EngineReport({}, ())
+        return read_layers(layers)
+
+    def profile_layers(self, staged: Any, repeats: int) -> List[Tuple[str, float]]:
+        """Return (layer, mean seconds) from a context of its own, which TensorRT slows down by taking the times."""
+        trt, engine = self._trt, self._engine
+        total_s: Dict[str, float] = {}
+
+        class LayerTimes(trt.IProfiler):  # type: ignore[misc] — a class of a module that is found at run time
+            def __init__(self) -> None:
+                super().__init__()
+
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                total_s[layer_name] = total_s.get(layer_name, 0.0) + ms / 1000.0
+
+        context = engine.create_execution_context()
+        if context is None:
+            return []
+        self._prepare(context)
+        self._address_outputs(context)
+        profiler = LayerTimes()  # the context does not keep it
+        for repeat in range(repeats + 1):
+            if repeat == 1:  # the first one was for warming up
+                total_s.clear()
+            context.profiler = profiler
+            self._enqueue(context, staged)
+            self._cuda.stream_synchronize(self._stream)
+        del context
+        return [(name, seconds / max(1, repeats)) for name, seconds in total_s.items()]
+
+    def close(self) -> None:
+        """Release everything, in the order that it depends on each other."""
+        self._buffers.close()
+        self._cuda.event_destroy(self._start)
+        self._cuda.event_destroy(self._end)
+        self._cuda.stream_destroy(self._stream)
+        self._context = None
+        self._engine = None
+        self._runtime = None
+
+
+class _Buffers:
+    """All memory and graphs of one model; "pinned" buffers have a host and a device part, the others are one."""
+
+    def __init__(self, cuda: Cudart, memory_kind: str) -> None:
+        self._cuda = cuda
+        self._memory_kind = memory_kind
+        self._held: List[HostBuffer] = []
+        self._graphs: List[int] = []
+
+    def add(self, size_bytes: int) -> HostBuffer:
+        """Return new memory of the model's kind; `host` is 0 for memory that only the device sees."""
+        if self._memory_kind == "mapped":
+            buffer = self._cuda.host_alloc(size_bytes, "mapped")
+        else:
+            host = self._cuda.host_alloc(size_bytes, "pinned").host if self._memory_kind == "pinned" else 0
+            buffer = HostBuffer(host, self._cuda.malloc(size_bytes), size_bytes)
+        self._held.append(buffer)
+        return buffer
+
+    def keep_graph(self, graph: int) -> int:
+        """Own a graph too."""
+        self._graphs.append(graph)
+        return graph
+
+    def close(self) -> None:
+        """Release all of it."""
+        for graph in self._graphs:
+            self._cuda.graph_destroy(graph)
+        for buffer in self._held:
+            if buffer.host:
+                self._cuda.host_free(buffer)
+            if self._memory_kind != "mapped":
+                self._cuda.free(buffer.device)
+        del self._held[:], self._graphs[:]
+
+
+def _memory_kind(asked: str, cuda: Cudart) -> str:
+    """Return "pinned", "mapped" or "device"; "auto" is mapped where CPU and GPU share their memory."""
+    mappable = bool(cuda.attribute("can_map_host_memory"))
+    if asked == "auto":
+        return "mapped" if mappable and cuda.attribute("integrated") else "pinned"
+    if asked == "mapped" and not mappable:
+        raise LoadError("this GPU cannot map host memory; choose memory kind pinned or device")
+    return asked
+
+
+def _fixed(shape: Any) -> Tuple[int, ...]:
+    return tuple(1 if size < 0 else int(size) for size in shape)
+
+
+def _context_bytes(engine: Any) -> int:
+    """Return what one context needs for its activations."""
+    if hasattr(engine, "device_memory_size_v2"):
+        return int(engine.device_memory_size_v2)
+    return int(engine.device_memory_size)

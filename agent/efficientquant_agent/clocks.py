@@ -1,5 +1,6 @@
 """Clocks and power mode: set when a run asks for it, verified, journalled before each change, and always put back."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -110,11 +111,11 @@ class ClockControl:
                 "ask for them",
             )
         self.restore(journal_path)  # what an earlier run left is not how the board was
-        try:
-            return self._apply(request, Journal(journal_path))
-        except BaseException:
-            self.restore(journal_path)
-            raise
+        with contextlib.ExitStack() as unless_applied:
+            unless_applied.callback(self.restore, journal_path)
+            applied = self._apply(request, Journal(journal_path))
+            unless_applied.pop_all()
+        return applied
 
     def _apply(self, request: ClockRequest, journal: "Journal") -> AppliedClocks:
         found = self._call("status")

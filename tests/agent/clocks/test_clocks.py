@@ -263,9 +263,11 @@ from efficientquant_agent.clocks import recover
 print(recover(os.path.dirname(board.journal), board.control()))
 """
 # What the helper is asked: status, set-power-mode, lock, status, and twice status to verify; for a GPU: status,
-# nvml-status, nvml-lock, nvml-status, status. "never" is a kill while the run lasts.
-KILLS = [(LOCK_5W, moment, step) for step in (1, 2, 3, 4, 5, 6) for moment in ("before", "after")]
-KILLS += [(LOCK_GPU, moment, step) for step in (1, 2, 3, 4, 5) for moment in ("before", "after")]
+# nvml-status, nvml-lock, nvml-status, status. Before a change its journal is written already; before anything else
+# the board is as after the step before. "never" is a kill while the run lasts.
+KILLS = [(LOCK_5W, "before", 2), (LOCK_5W, "before", 3), (LOCK_GPU, "before", 3)]
+KILLS += [(LOCK_5W, "after", step) for step in (1, 2, 3, 4, 5, 6)]
+KILLS += [(LOCK_GPU, "after", step) for step in (2, 3, 4, 5)]
 KILLS += [(LOCK_5W, "never", 0), (LOCK_GPU, "never", 0)]
 
 

@@ -4,13 +4,21 @@ import os
 
 import pytest
 from efficientquant_agent.errors import SensorError
-from efficientquant_agent.runner import SeriesRecorder
-from efficientquant_agent.samplers.base import Sampler
-from efficientquant_agent.samplers.memory import BoardAvailable, ChildPss, SwapUsed
+from efficientquant_agent.samplers.memory import (
+    BoardAvailable,
+    BoardUsed,
+    ChildPss,
+    SparingChildPss,
+    SwapUsed,
+    meminfo_samplers,
+)
 
 MEMINFO = """MemTotal:        4059220 kB
 MemFree:          141424 kB
 MemAvailable:    1987340 kB
+Buffers:           86420 kB
+Cached:          1748216 kB
+SReclaimable:     112640 kB
 SwapTotal:       2029600 kB
 SwapFree:        2029600 kB
 """
@@ -40,6 +48,7 @@ def test_exact_values(tmp_path):
 
     assert ChildPss(42, proc).sample() == 7693 * 1024
     assert BoardAvailable(proc).sample() == 1987340 * 1024
+    assert BoardUsed(proc).sample() == (4059220 - 141424 - 86420 - 1748216 - 112640) * 1024
     assert SwapUsed(proc).sample() == 0.0
 
 
@@ -53,6 +62,7 @@ def test_absent(tmp_path):
     proc = write_proc(tmp_path, meminfo="MemTotal: 4059220 kB\n")
 
     assert BoardAvailable(proc).sample() is None
+    assert BoardUsed(proc).sample() is None
     assert SwapUsed(proc).sample() is None
     assert ChildPss(42, proc).sample() is None
     assert BoardAvailable(str(tmp_path / "nowhere")).sample() is None
@@ -92,40 +102,62 @@ def test_own_process():
     sampler.close()
 
 
-class Scripted(Sampler):
-    """Answers what the test says, one after the other."""
+def test_one_reading_for_all(tmp_path):
+    """The three quantities of a tick come from one reading of meminfo, those of the next tick from the next."""
+    proc = write_proc(tmp_path, meminfo=MEMINFO)
+    used, available, swap = meminfo_samplers(proc)
 
-    def __init__(self, name, *answers):
-        self.name = name
-        self._answers = list(answers)
+    first = [used.sample(), available.sample()]
+    (tmp_path / "meminfo").write_text(MEMINFO.replace("SwapFree:        2029600", "SwapFree:        2029500"))
+    old_swap, new = swap.sample(), [used.sample(), available.sample(), swap.sample()]
 
-    def sample(self):
-        """Give the next answer."""
-        answer = self._answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    def close(self):
-        """Give no more answers."""
-        self._answers.clear()
+    assert (old_swap, new) == (0.0, [*first, 102400.0])
 
 
-def test_recorder():
-    """Absent leaves no sample, broken ends its series with one log line, zero is a sample."""
-    said = []
-    recorder = SeriesRecorder(
-        [
-            Scripted("zero", 0.0, 0.0),
-            Scripted("absent", None, None),
-            Scripted("broken", 1.0, SensorError("/sys/x", "permission denied")),
-        ],
-        0.0,
-        said.append,
-    )
+@pytest.mark.parametrize(
+    ("board", "expected"),
+    [("nano-r32.7.4", 80216 * 1024), ("agx-xavier-r35.4.1", 262144 * 1024), ("x86", 786432 * 1024)],
+)
+def test_pss_on_boards(boards, board, expected):
+    """A board's kernel tells the PSS in one file or the other."""
+    assert ChildPss(4242, str(boards / board / "proc")).sample() == expected
 
-    recorder.sample()
-    recorder.sample()
 
-    assert [(series.name, series.value) for series in recorder.close()] == [("zero", [0.0, 0.0]), ("broken", [1.0])]
-    assert said == ["no more broken in this run: /sys/x: permission denied"]
+def statm(tmp_path, pages):
+    (tmp_path / "42" / "statm").write_text("90000 {} 1500 800 0 20000 0\n".format(pages))
+
+
+def test_pss_is_spaced_out_by_its_price(tmp_path):
+    """While a process does not grow, its PSS waits until the last reading has been paid off."""
+    pss = SparingChildPss(42, write_proc(tmp_path, smaps_rollup=ROLLUP), share=1e-9)
+    statm(tmp_path, 10000)
+
+    due = [pss.due(100.0)]
+    value = pss.sample()
+    due += [pss.due(100.1), pss.due(103.0), pss.due(1e15)]
+
+    assert value == 7693 * 1024
+    assert due == [True, False, False, True]
+
+
+def test_pss_of_a_peak_is_never_missed(tmp_path):
+    """A process that grows past its peak is read at once; what it frees and takes again is no peak."""
+    pss = SparingChildPss(42, write_proc(tmp_path, smaps_rollup=ROLLUP), share=1e-9)
+    due = []
+    for pages in (10000, 10050, 10150, 5000, 10150, 10300):
+        statm(tmp_path, pages)
+        due.append(pss.due(100.0))
+        if due[-1]:
+            pss.sample()
+
+    assert due == [True, False, True, False, False, True]
+
+
+def test_pss_without_statm(tmp_path):
+    """A process whose pages cannot be counted is read at the pace of the price alone."""
+    pss = SparingChildPss(42, write_proc(tmp_path, smaps_rollup=ROLLUP, statm="gone\n"), share=1e-9)
+
+    assert pss.due(100.0)
+    pss.sample()
+    assert not pss.due(100.1)
+    pss.close()

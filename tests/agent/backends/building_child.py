@@ -1,0 +1,54 @@
+"""Stands for `python -m efficientquant_agent.building` with a runtime whose builds end as the artifact says."""
+
+import hashlib
+import os
+import signal
+
+from efficientquant_agent import backends, building
+from efficientquant_agent.backends.base import Backend, BuildError, BuildReport
+from efficientquant_agent.records import BackendInfo
+
+
+class Fake(Backend):
+    """A runtime at whose edge anything can happen."""
+
+    name = "fake"
+    builds = True
+
+    @classmethod
+    def probe(cls):
+        return BackendInfo("fake", "1", [])
+
+    @classmethod
+    def library_versions(cls):
+        return {"fake": "1"}
+
+    @classmethod
+    def load(cls, content, options, stage):
+        raise NotImplementedError
+
+    @classmethod
+    def build(cls, onnx_path, plan_path, options, log):
+        with open(onnx_path) as stream:
+            how = stream.read()
+        log("the artifact says " + how)
+        print("a runtime prints")
+        if how == "refused":
+            raise BuildError("unsupported_op", "node 'n' (Nonsense): no importer")
+        if how == "memory":
+            raise MemoryError
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "hangs":
+            signal.pause()
+        with open(plan_path, "wb") as stream:
+            stream.write(b"plan")
+        workspace_bytes = options.workspace_ladder_bytes[0]
+        return BuildReport(
+            hashlib.sha256(b"plan").hexdigest(), 4, workspace_bytes, 0.5, 1.5, ("as asked",), {"sm": "53"}
+        )
+
+
+if __name__ == "__main__":
+    backends.known = lambda: [Fake]
+    building.main()

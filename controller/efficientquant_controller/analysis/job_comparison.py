@@ -128,8 +128,7 @@ def _compared(a: Side, b: Side, metric: Metric, force: bool, seed: int, notes: _
         compared, method = by_samples, BY_SAMPLES
         counts = [sum(map(len, side.samples)) for side in (theirs, own)]
         facts |= {"samples_a": counts[0], "samples_b": counts[1]}
-        processes = "one process each" if len(theirs.samples) == len(own.samples) == 1 else "too few processes"
-        footnotes.insert(0, _OF_SAMPLES.format(processes=processes))
+        footnotes.insert(0, _OF_SAMPLES.format(processes=_processes(len(theirs.samples), len(own.samples))))
     answer = {Answer.BETTER: metric.better, Answer.WORSE: metric.worse}.get(compared.answer, compared.answer.value)
     lack = _lack(theirs, own, metric) if compared.low is None else ""
     sentence = _sentence(compared, answer, metric) + lack
@@ -137,6 +136,10 @@ def _compared(a: Side, b: Side, metric: Metric, force: bool, seed: int, notes: _
     numbers |= {"value_a": median(theirs.values), "value_b": median(own.values)}
     used = method if compared.low is not None else ""
     return _result(metric, a, b, answer, sentence, method=used, footnotes=footnotes, **facts, **numbers)
+
+
+def _processes(of_a: int, of_b: int) -> str:
+    return "one process each" if of_a == of_b == 1 else f"{of_a} and {of_b} processes"
 
 
 def _known(side: Side, metric: Metric, force: bool) -> _Values:

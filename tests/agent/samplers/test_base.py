@@ -62,7 +62,7 @@ def test_not_a_number(tmp_path, text):
     """Anything else is broken."""
     (tmp_path / "value").write_text(text)
 
-    with pytest.raises(SensorError, match="value: .* is not a whole number"):
+    with pytest.raises(SensorError, match=r"value: .* is not a whole number"):
         Number("power_x_w", str(tmp_path / "value")).sample()
 
 

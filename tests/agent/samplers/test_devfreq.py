@@ -75,7 +75,7 @@ def test_emc_closed_says_the_system(board_copy, monkeypatch):
     """A stat that is refused makes a sampler that says so, for any user."""
     board = board_copy("agx-xavier-r35.4.1")
 
-    def refuse(path, *arguments, **options):
+    def refuse(path, *_, **__):
         raise PermissionError(13, "Permission denied", path)
 
     with monkeypatch.context() as patch:

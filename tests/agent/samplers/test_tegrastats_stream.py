@@ -185,7 +185,7 @@ def test_heating(replay):
 
 def test_silence(script):
     """A process that says nothing is not waited for without end."""
-    with pytest.raises(SensorError, match="said nothing within 0.05 s"):
+    with pytest.raises(SensorError, match=r"said nothing within 0\.05 s"):
         script("exec sleep 60").first_sample(0.05)
 
 

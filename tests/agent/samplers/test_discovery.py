@@ -1,0 +1,176 @@
+"""Which samplers a board gets: the cheapest source of each quantity, and a note for what is broken."""
+
+import sys
+
+import pytest
+from efficientquant_agent.errors import SensorError
+from efficientquant_agent.samplers import board_samplers, child_samplers, discover
+from efficientquant_agent.samplers.nvml import open_gpu
+
+from .test_nvml import NvmlDouble
+
+
+@pytest.fixture(autouse=True)
+def no_gpu_of_this_machine(monkeypatch):
+    """Whatever GPU this machine has is not the board's."""
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+
+
+@pytest.fixture
+def discovered(boards):
+    """Discover a board; everything that was opened is closed after the test."""
+    found = []
+
+    def find(board, **options):
+        root = boards / board
+        found.append(discover(str(root / "proc"), str(root / "sys"), **options))
+        return found[-1]
+
+    yield find
+    for one in found:
+        for sampler in one.samplers:
+            sampler.close()
+        if one.stream:
+            one.stream.close()
+
+
+def names(samplers):
+    return sorted(sampler.name for sampler in samplers)
+
+
+NANO = [
+    "board_available_bytes",
+    "board_used_bytes",
+    "child_pss_bytes",
+    "clock_cpu0_hz",
+    "clock_cpu1_hz",
+    "clock_cpu2_hz",
+    "clock_cpu3_hz",
+    "clock_emc_hz",
+    "clock_gpu_hz",
+    "load_gpu",
+    "nvmap_process_bytes",
+    "power_pom_5v_cpu_w",
+    "power_pom_5v_gpu_w",
+    "power_pom_5v_in_w",
+    "swap_used_bytes",
+    "temperature_ao_c",
+    "temperature_cpu_c",
+    "temperature_gpu_c",
+    "temperature_pll_c",
+    "temperature_thermal_c",
+]
+
+
+def test_nano(discovered):
+    """A Nano with its rails in sysfs needs no tegrastats, even where there is one."""
+    found = discovered("nano-r32.7.4", tegrastats_path="/nowhere/tegrastats", child_pid=4242)
+
+    assert names(found.samplers) == NANO
+    assert (found.stream, found.gpu, found.rail_set, found.notes) == (None, None, "POM_5V_IN", [])
+    assert {sampler.name: sampler.sample() for sampler in found.samplers}["child_pss_bytes"] == 80216 * 1024
+
+
+@pytest.mark.parametrize(
+    ("board", "rail_set"),
+    [("agx-xavier-r35.4.1", "GPU+CPU+SOC+CV+VDDRQ+SYS5V"), ("orin-nano-r36.3", "VDD_IN")],
+)
+def test_rail_set(discovered, board, rail_set):
+    """Every board names the rails that make its total."""
+    assert discovered(board).rail_set == rail_set
+
+
+def test_board_and_child_apart(boards):
+    """The board can be sampled before there is a child: together they are everything."""
+    roots = str(boards / "nano-r32.7.4/proc"), str(boards / "nano-r32.7.4/sys")
+
+    board, child = board_samplers(*roots), child_samplers(4242, *roots)
+
+    assert sorted(names(board) + names(child)) == NANO
+    assert names(child) == ["child_pss_bytes", "nvmap_process_bytes"]
+
+
+def test_tegrastats_where_there_are_no_rails(discovered, boards):
+    """Without rails in sysfs tegrastats is started; it adds what the files do not tell, and names the rails."""
+    found = discovered("x86", tegrastats_path=str(boards / "tegrastats_replay"), interval_s=0.001)
+
+    (_, values), *_ = found.stream.read()
+    assert found.rail_set == "POM_5V_IN"
+    assert values["power_pom_5v_in_w"] == 3.82
+    assert "temperature_gpu_c" in values
+    assert not set(values) & set(names(found.samplers))
+    assert found.notes == []
+
+
+def test_tegrastats_that_ends(discovered, boards, monkeypatch):
+    """A tegrastats that says nothing is a note, and the board goes on without it."""
+    monkeypatch.setenv("TEGRASTATS_DIE_AFTER", "0")
+
+    found = discovered("x86", tegrastats_path=str(boards / "tegrastats_replay"))
+
+    assert (found.stream, found.rail_set) == (None, "")
+    assert found.notes[0].endswith("tegrastats_replay: ended with code 0")
+    assert "board_used_bytes" in names(found.samplers)
+
+
+def test_no_power_at_all(discovered):
+    """A board without any source of power says so; power is absent, never 0."""
+    found = discovered("x86")
+
+    assert found.rail_set == ""
+    assert found.notes == ["no power: no rail of an INA3221, no tegrastats and no NVML here"]
+
+
+def test_gpu(discovered):
+    """A PC with an NVIDIA GPU gets NVML's samplers; its power is the GPU's, and said to be so."""
+    found = discovered("x86", child_pid=4242, nvml_module=NvmlDouble())
+
+    assert {"energy_gpu_j", "gpu_process_bytes", "throttle_bits"} <= set(names(found.samplers))
+    assert (found.rail_set, found.notes) == ("GPU", [])
+
+
+def test_gpu_without_power_of_the_moment(discovered):
+    """Power that is an average is called one."""
+    found = discovered("x86", nvml_module=NvmlDouble(errors={"nvmlDeviceGetFieldValues": 3}))
+
+    assert found.notes == ["power_gpu_w is the driver's own average, not of the moment; energy_gpu_j is exact"]
+
+
+def test_gpu_that_fails(discovered):
+    """A driver that fails is a note."""
+    found = discovered("x86", nvml_module=NvmlDouble(errors={"nvmlInit": NvmlDouble.NVML_ERROR_GPU_IS_LOST}))
+
+    assert found.gpu is None
+    assert found.notes[0] == "nvml: error 15"
+
+
+def test_one_source_for_each_quantity(boards):
+    """On a board with both, the files go before NVML."""
+    gpu = open_gpu(nvml=NvmlDouble())
+    found = names(board_samplers(str(boards / "nano-r32.7.4/proc"), str(boards / "nano-r32.7.4/sys"), gpu))
+
+    assert len(found) == len(set(found))
+    assert {"load_gpu", "energy_gpu_j"} <= set(found)
+
+
+def test_broken_label(board_copy):
+    """A label that cannot be read costs its own kind of sampler, and no other."""
+    board = board_copy("nano-r32.7.4")
+    label = board / "sys/bus/i2c/devices/6-0040/iio:device0/rail_name_0"
+    label.unlink()
+    label.mkdir()
+
+    found = discover(str(board / "proc"), str(board / "sys"))
+
+    assert found.notes[0].endswith("rail_name_0: is a directory")
+    assert "temperature_gpu_c" in names(found.samplers)
+    with pytest.raises(SensorError, match="rail_name_0: is a directory"):
+        board_samplers(str(board / "proc"), str(board / "sys"))
+
+
+def test_jtop_that_is_missing(discovered, monkeypatch):
+    """The daemon of jetson-stats is asked only by name, and its absence is then a note."""
+    monkeypatch.setitem(sys.modules, "jtop", None)
+
+    assert "jtop: jetson-stats is not installed" in discovered("orin-nano-r36.3", with_jtop=True).notes
+    assert discovered("orin-nano-r36.3").notes == []

@@ -1,0 +1,283 @@
+"""NVML through a double with the documented calls, structures and errors: nvidia-ml-py is not needed here."""
+
+import types
+
+import pytest
+from efficientquant_agent.errors import SensorError
+from efficientquant_agent.samplers.nvml import (
+    GpuIdentity,
+    GpuProcess,
+    board_samplers,
+    child_samplers,
+    gpu_identity,
+    has_instant_power,
+    open_gpu,
+    other_processes,
+)
+
+RTX_3080 = {
+    "nvmlDeviceGetUUID": "GPU-5a1d0b1c-7f2e-4d39-a6f1-0f7c9f0f9b3a",
+    "nvmlDeviceGetName": "NVIDIA GeForce RTX 3080",
+    "nvmlDeviceGetCudaComputeCapability": (8, 6),
+    "nvmlDeviceGetTotalEnergyConsumption": 123456789,
+    "nvmlDeviceGetPowerUsage": 98123,
+    "nvmlDeviceGetTemperature": 61,
+    "nvmlDeviceGetCurrentClocksEventReasons": 0x4,
+    "nvmlDeviceGetComputeRunningProcesses": [
+        types.SimpleNamespace(pid=4242, usedGpuMemory=734003200),
+        types.SimpleNamespace(pid=77, usedGpuMemory=None),
+    ],
+    "nvmlDeviceGetUtilizationRates": types.SimpleNamespace(gpu=93, memory=41),
+}
+MEMORY = {None: (10737418240, 9126805504, 1610612736), 0x02000028: (10737418240, 9126805504, 1207959552)}
+CLOCKS = {0: 1710, 2: 9501}
+
+
+class NvmlDouble:
+    """Answers what it is told to; an answer that is an integer code in `errors` is raised."""
+
+    NVML_ERROR_NOT_SUPPORTED = 3
+    NVML_ERROR_NO_PERMISSION = 4
+    NVML_ERROR_DRIVER_NOT_LOADED = 9
+    NVML_ERROR_LIBRARY_NOT_FOUND = 12
+    NVML_ERROR_FUNCTION_NOT_FOUND = 13
+    NVML_ERROR_GPU_IS_LOST = 15
+    NVML_CLOCK_GRAPHICS = 0
+    NVML_CLOCK_MEM = 2
+    NVML_TEMPERATURE_GPU = 0
+    NVML_FI_DEV_POWER_INSTANT = 186
+    nvmlMemory_v2 = 0x02000028  # noqa: N815
+
+    class NVMLError(Exception):
+        """Has a code and a sentence."""
+
+        def __init__(self, value):
+            super().__init__("Error {}".format(value))
+            self.value = value
+
+    class NVMLLibraryMismatchError(Exception):
+        """What the bindings raise for an unversioned call that the driver lacks; no NVMLError."""
+
+    def __init__(self, answers=RTX_3080, errors=(), count=1):
+        self.answers = dict(answers)
+        self.errors = dict(errors)
+        self.calls = []
+        self.open = 0
+        self.count = count
+        for name in RTX_3080:
+            setattr(self, name, self._call(name, lambda *_, name=name: self.answers[name]))
+        self.nvmlDeviceGetMemoryInfo = self._call("nvmlDeviceGetMemoryInfo", self._memory)
+        self.nvmlDeviceGetClockInfo = self._call("nvmlDeviceGetClockInfo", lambda _, kind: CLOCKS[kind])
+        self.nvmlDeviceGetFieldValues = self._call("nvmlDeviceGetFieldValues", self._fields)
+
+    def _call(self, name, answer):
+        def call(*arguments):
+            self.calls.append(name)
+            if name in self.errors:
+                error = self.errors[name]
+                raise error if isinstance(error, Exception) else self.NVMLError(error)
+            return answer(*arguments)
+
+        call.__name__ = name
+        return call
+
+    def _memory(self, _, version=None):
+        total, free, used = MEMORY[version]
+        return types.SimpleNamespace(total=total, free=free, used=used)
+
+    def _fields(self, _, fields):
+        assert fields == [186]
+        code = self.answers.get("field_return", 0)
+        return [types.SimpleNamespace(nvmlReturn=code, value=types.SimpleNamespace(uiVal=241500))]
+
+    def nvmlInit(self):  # noqa: N802
+        """Open, or raise."""
+        if "nvmlInit" in self.errors:
+            raise self.NVMLError(self.errors["nvmlInit"])
+        self.open += 1
+
+    def nvmlShutdown(self):  # noqa: N802
+        """Close."""
+        self.open -= 1
+
+    def nvmlDeviceGetCount(self):  # noqa: N802
+        """Count GPUs."""
+        return self.count
+
+    def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802
+        """Give a handle."""
+        if "nvmlDeviceGetHandleByIndex" in self.errors:
+            raise self.NVMLError(self.errors["nvmlDeviceGetHandleByIndex"])
+        return "handle {}".format(index)
+
+    def nvmlSystemGetDriverVersion(self):  # noqa: N802
+        """Tell the driver."""
+        return "550.90.07"
+
+
+def by_name(samplers):
+    return {sampler.name: sampler for sampler in samplers}
+
+
+def test_board(sampled):
+    """Every quantity of the GPU is told in SI units, memory without what the driver reserves."""
+    gpu = open_gpu(nvml=NvmlDouble())
+
+    assert sampled(board_samplers(gpu)) == {
+        "gpu_used_bytes": 1207959552.0,
+        "energy_gpu_j": 123456.789,
+        "power_gpu_w": 241.5,
+        "clock_gpu_hz": 1.71e9,
+        "clock_memory_hz": 9.501e9,
+        "load_gpu": 0.93,
+        "temperature_gpu_c": 61.0,
+        "throttle_bits": 4.0,
+    }
+
+
+def test_old_bindings(sampled):
+    """Bindings that know neither the second memory structure, nor fields, nor today's names are served, too."""
+    nvml = NvmlDouble()
+    reasons = nvml.nvmlDeviceGetCurrentClocksEventReasons
+    nvml.nvmlDeviceGetCurrentClocksThrottleReasons = reasons
+    del nvml.nvmlDeviceGetCurrentClocksEventReasons
+    without = type("OldBindings", (), {name: getattr(nvml, name) for name in dir(nvml) if not name.startswith("__")})
+    for name in ("nvmlMemory_v2", "NVML_FI_DEV_POWER_INSTANT", "NVMLLibraryMismatchError"):
+        delattr(without, name)
+    for name in dir(without):
+        if callable(getattr(without, name)) and name.startswith("nvml"):
+            setattr(without, name, staticmethod(getattr(without, name)))
+    gpu = open_gpu(nvml=without)
+
+    found = sampled(board_samplers(gpu))
+
+    assert (found["gpu_used_bytes"], found["power_gpu_w"], found["throttle_bits"]) == (1610612736.0, 98.123, 4.0)
+
+
+def test_average_power(sampled):
+    """A GPU without power of the moment has the driver's average."""
+    gpu = open_gpu(nvml=NvmlDouble(dict(RTX_3080, field_return=3)))
+
+    assert not has_instant_power(gpu)
+    assert sampled(board_samplers(gpu))["power_gpu_w"] == 98.123
+
+
+def test_new_way_to_ask_for_heat(sampled):
+    """The call that stays is asked first; a driver that lacks it is asked in the old way."""
+    nvml = NvmlDouble()
+    nvml.nvmlDeviceGetTemperatureV = nvml._call("nvmlDeviceGetTemperatureV", lambda *_: 62)
+
+    assert sampled(board_samplers(open_gpu(nvml=nvml)))["temperature_gpu_c"] == 62.0
+    nvml.errors["nvmlDeviceGetTemperatureV"] = nvml.NVML_ERROR_FUNCTION_NOT_FOUND
+    assert sampled(board_samplers(open_gpu(nvml=nvml)))["temperature_gpu_c"] == 61.0
+
+
+@pytest.mark.parametrize("code", [3, 13, NvmlDouble.NVMLLibraryMismatchError("too new")])
+def test_not_supported(code):
+    """What a GPU or its driver does not support is absent, and asked once."""
+    nvml = NvmlDouble(errors={"nvmlDeviceGetTotalEnergyConsumption": code})
+    energy = by_name(board_samplers(open_gpu(nvml=nvml)))["energy_gpu_j"]
+
+    assert [energy.sample(), energy.sample()] == [None, None]
+    assert nvml.calls.count("nvmlDeviceGetTotalEnergyConsumption") == 1
+
+
+def test_broken():
+    """Any other error is a broken sensor, which names the call."""
+    nvml = NvmlDouble(errors={"nvmlDeviceGetClockInfo": NvmlDouble.NVML_ERROR_GPU_IS_LOST})
+    clock = by_name(board_samplers(open_gpu(nvml=nvml)))["clock_gpu_hz"]
+
+    with pytest.raises(SensorError, match="nvml gpu 0 nvmlDeviceGetClockInfo: error 15"):
+        clock.sample()
+
+
+@pytest.mark.parametrize(("pid", "expected"), [(4242, 734003200.0), (77, None), (1, None)])
+def test_memory_of_a_process(pid, expected):
+    """A process has the memory that is booked on it; one without, or of another pid namespace, has no answer."""
+    (sampler,) = child_samplers(open_gpu(nvml=NvmlDouble()), pid)
+
+    assert sampler.name == "gpu_process_bytes"
+    assert sampler.sample() == expected
+
+
+def test_other_processes():
+    """Whoever else computes on the GPU is told with what it holds, as far as that is known."""
+    gpu = open_gpu(nvml=NvmlDouble())
+
+    assert other_processes(gpu, [4242]) == [GpuProcess(77, None)]
+    assert other_processes(gpu, []) == [GpuProcess(4242, 734003200), GpuProcess(77, None)]
+    assert other_processes(gpu, [77, 4242]) == []
+
+
+def test_other_processes_not_told():
+    """A list that the driver refuses is an error, never an empty list; one that it does not have is empty."""
+    refused = NvmlDouble(errors={"nvmlDeviceGetComputeRunningProcesses": NvmlDouble.NVML_ERROR_NO_PERMISSION})
+    lacking = NvmlDouble(errors={"nvmlDeviceGetComputeRunningProcesses": NvmlDouble.NVML_ERROR_NOT_SUPPORTED})
+
+    with pytest.raises(SensorError, match="nvmlDeviceGetComputeRunningProcesses: error 4"):
+        other_processes(open_gpu(nvml=refused), [])
+    assert other_processes(open_gpu(nvml=lacking), []) == []
+
+
+@pytest.mark.parametrize("in_bytes", [False, True])
+def test_identity(in_bytes):
+    """A GPU is known by its UUID, its name and what it can do, from bindings that answer in text and in bytes."""
+    answers = dict(RTX_3080)
+    if in_bytes:
+        for name in ("nvmlDeviceGetUUID", "nvmlDeviceGetName"):
+            answers[name] = answers[name].encode()
+
+    assert gpu_identity(open_gpu(nvml=NvmlDouble(answers))) == GpuIdentity(
+        uuid="GPU-5a1d0b1c-7f2e-4d39-a6f1-0f7c9f0f9b3a",
+        name="NVIDIA GeForce RTX 3080",
+        driver="550.90.07",
+        memory_total_bytes=10737418240,
+        compute_capability="8.6",
+    )
+
+
+def test_identity_without_answers():
+    """What a GPU does not tell is empty, and its memory None."""
+    errors = dict.fromkeys(
+        [
+            "nvmlDeviceGetUUID",
+            "nvmlDeviceGetName",
+            "nvmlDeviceGetMemoryInfo",
+            "nvmlDeviceGetCudaComputeCapability",
+        ],
+        NvmlDouble.NVML_ERROR_NOT_SUPPORTED,
+    )
+
+    assert gpu_identity(open_gpu(nvml=NvmlDouble(errors=errors))) == GpuIdentity("", "", "550.90.07", None, "")
+
+
+@pytest.mark.parametrize("code", [9, 12])
+def test_no_driver(code):
+    """Without a driver there is no GPU, which is not an error."""
+    assert open_gpu(nvml=NvmlDouble(errors={"nvmlInit": code})) is None
+
+
+def test_no_such_gpu():
+    """A machine with a driver and without that GPU lets go of NVML."""
+    nvml = NvmlDouble(count=1)
+
+    assert open_gpu(1, nvml) is None
+    assert nvml.open == 0
+
+
+@pytest.mark.parametrize("call", ["nvmlInit", "nvmlDeviceGetHandleByIndex"])
+def test_driver_that_does_not_work(call):
+    """A driver that is there and fails is an error, and NVML is let go of."""
+    nvml = NvmlDouble(errors={call: NvmlDouble.NVML_ERROR_GPU_IS_LOST})
+
+    with pytest.raises(SensorError, match=r"nvml.*: error 15"):
+        open_gpu(nvml=nvml)
+    assert nvml.open == 0
+
+
+def test_close():
+    """Whoever opened the GPU closes it."""
+    nvml = NvmlDouble()
+    open_gpu(nvml=nvml).close()
+
+    assert nvml.open == 0

@@ -5,9 +5,6 @@ import sys
 import pytest
 from efficientquant_agent.errors import SensorError
 from efficientquant_agent.samplers import board_samplers, child_samplers, discover
-from efficientquant_agent.samplers.nvml import open_gpu
-
-from .test_nvml import NvmlDouble
 
 
 @pytest.fixture(autouse=True)
@@ -119,38 +116,6 @@ def test_no_power_at_all(discovered):
 
     assert found.rail_set == ""
     assert found.notes == ["no power: no rail of an INA3221, no tegrastats and no NVML here"]
-
-
-def test_gpu(discovered):
-    """A PC with an NVIDIA GPU gets NVML's samplers; its power is the GPU's, and said to be so."""
-    found = discovered("x86", child_pid=4242, nvml_module=NvmlDouble())
-
-    assert {"energy_gpu_j", "gpu_process_bytes", "throttle_bits"} <= set(names(found.samplers))
-    assert (found.rail_set, found.notes) == ("GPU", [])
-
-
-def test_gpu_without_power_of_the_moment(discovered):
-    """Power that is an average is called one."""
-    found = discovered("x86", nvml_module=NvmlDouble(errors={"nvmlDeviceGetFieldValues": 3}))
-
-    assert found.notes == ["power_gpu_w is the driver's own average, not of the moment; energy_gpu_j is exact"]
-
-
-def test_gpu_that_fails(discovered):
-    """A driver that fails is a note."""
-    found = discovered("x86", nvml_module=NvmlDouble(errors={"nvmlInit": NvmlDouble.NVML_ERROR_GPU_IS_LOST}))
-
-    assert found.gpu is None
-    assert found.notes[0] == "nvml: error 15"
-
-
-def test_one_source_for_each_quantity(boards):
-    """On a board with both, the files go before NVML."""
-    gpu = open_gpu(nvml=NvmlDouble())
-    found = names(board_samplers(str(boards / "nano-r32.7.4/proc"), str(boards / "nano-r32.7.4/sys"), gpu))
-
-    assert len(found) == len(set(found))
-    assert {"load_gpu", "energy_gpu_j"} <= set(found)
 
 
 def test_broken_label(board_copy):

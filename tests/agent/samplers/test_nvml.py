@@ -4,6 +4,8 @@ import types
 
 import pytest
 from efficientquant_agent.errors import SensorError
+from efficientquant_agent.samplers import board_samplers as all_board_samplers
+from efficientquant_agent.samplers import discover
 from efficientquant_agent.samplers.nvml import (
     GpuIdentity,
     GpuProcess,
@@ -281,3 +283,53 @@ def test_close():
     open_gpu(nvml=nvml).close()
 
     assert nvml.open == 0
+
+
+@pytest.fixture
+def discovered(boards):
+    """Discover a board with this NVML; what was opened is closed after the test."""
+    found = []
+
+    def find(board, nvml):
+        root = boards / board
+        found.append(discover(str(root / "proc"), str(root / "sys"), child_pid=4242, nvml_module=nvml))
+        return found[-1]
+
+    yield find
+    for one in found:
+        for sampler in one.samplers:
+            sampler.close()
+
+
+def test_discovered(discovered):
+    """A PC with an NVIDIA GPU gets NVML's samplers; its power is the GPU's, and said to be so."""
+    found = discovered("x86", NvmlDouble())
+
+    assert {"energy_gpu_j", "gpu_process_bytes", "throttle_bits"} <= set(by_name(found.samplers))
+    assert (found.rail_set, found.notes) == ("GPU", [])
+
+
+def test_discovered_without_power_of_the_moment(discovered):
+    """Power that is an average is called one."""
+    found = discovered("x86", NvmlDouble(errors={"nvmlDeviceGetFieldValues": 3}))
+
+    assert found.notes == ["power_gpu_w is the driver's own average, not of the moment; energy_gpu_j is exact"]
+
+
+def test_discovered_and_broken(discovered):
+    """A driver that fails is a note, and the board goes on without it."""
+    found = discovered("x86", NvmlDouble(errors={"nvmlInit": NvmlDouble.NVML_ERROR_GPU_IS_LOST}))
+
+    assert found.gpu is None
+    assert found.notes[0] == "nvml: error 15"
+    assert "board_used_bytes" in by_name(found.samplers)
+
+
+def test_one_source_for_each_quantity(boards):
+    """On a board with both, the files go before NVML."""
+    root = boards / "nano-r32.7.4"
+    found = all_board_samplers(str(root / "proc"), str(root / "sys"), open_gpu(nvml=NvmlDouble()))
+
+    assert len(found) == len(by_name(found))
+    assert by_name(found)["load_gpu"].sample() == 0.873
+    assert by_name(found)["energy_gpu_j"].sample() == 123456.789

@@ -24,6 +24,16 @@ CONDITIONS: Mapping[str, str] = {
     "agent_version": "agent version",
     "snapshot_sha256": "device snapshot",
 }
+# The state of the device that the agent recorded of a run, by the name that a person reads.
+STATES: Mapping[str, str] = {
+    "power_mode": "power mode",
+    "clocks": "clocks",
+    "clock_gpu_target_hz": "GPU clock in Hz",
+    "clock_emc_target_hz": "memory clock in Hz",
+    "clock_cpu_target_hz": "CPU clock in Hz",
+}
+# What a runtime tells among its options and is none: every engine has its own.
+MEASURED_OPTIONS = frozenset({"engine_device_memory_bytes"})
 
 
 class Answer(StrEnum):
@@ -82,7 +92,10 @@ def ratio_interval(twin: Sequence[float], own: Sequence[float]) -> tuple[float, 
 
 
 def differences(twin: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say what forbids a comparison: each of CONDITIONS that is not one and the same in all repeats of both sides."""
+    """Say what forbids a comparison: each of CONDITIONS and STATES that is not the same in all repeats of both sides.
+
+    Rows of a release that recorded no states have none, and are alike in them.
+    """
     found = []
     for name, label in CONDITIONS.items():
         theirs, ours = _values(twin, name), _values(own, name)
@@ -91,6 +104,10 @@ def differences(twin: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, An
         if name == "snapshot_sha256":
             found.append("device snapshot: the device, or what is installed on it, changed between the runs")
         else:
+            found.append(f"{label}: {' and '.join(theirs)} for fp32, {' and '.join(ours)} here")
+    for name, label in STATES.items():
+        theirs, ours = _states(twin, name), _states(own, name)
+        if len({*theirs, *ours}) > 1:
             found.append(f"{label}: {' and '.join(theirs)} for fp32, {' and '.join(ours)} here")
     return found
 
@@ -112,9 +129,13 @@ def _values(repeats: Sequence[Mapping[str, Any]], name: str) -> list[str]:
     return list(dict.fromkeys(_text(one[name]) for one in repeats))
 
 
+def _states(repeats: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    return list(dict.fromkeys(str((one.get("conditions") or {}).get(name) or "not recorded") for one in repeats))
+
+
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}={value[key]}" for key in sorted(value))
+        return ", ".join(f"{key}={value[key]}" for key in sorted({*value} - MEASURED_OPTIONS))
     return str(value)
 
 

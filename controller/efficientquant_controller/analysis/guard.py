@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from efficientquant_controller.analysis.comparison import MEASURED_OPTIONS
 from efficientquant_controller.analysis.metrics import Metric, Row, Side
 
 MODEL, RECIPE, DEVICE, RUNTIME = "model", "recipe", "device", "runtime"
@@ -78,8 +79,8 @@ def runtime_release(row: Row) -> str:
 
 
 def condition(name: str) -> Callable[[Row], str]:
-    """Read one of the agent's conditions."""
-    return lambda row: str(_mapping(row, "conditions").get(name) or "")
+    """Read one of the agent's conditions, or else the option that the runtime says it ran with."""
+    return lambda row: str(_mapping(row, "conditions").get(name) or _mapping(row, "session_options").get(name) or "")
 
 
 def column(name: str) -> Callable[[Row], str]:
@@ -103,6 +104,22 @@ def _device(row: Row) -> str:
     return str(row.get("device") or row.get("device_id") or "")
 
 
+def _cuda_graph(row: Row) -> str:
+    """On or off; why one could not be captured stands behind a colon."""
+    return condition("cuda_graph")(row).partition(":")[0]
+
+
+def _transfers(row: Row) -> str:
+    """Whether what a device needs of them counts: memory that a GPU shares needs none, and that is its property."""
+    needed = condition("memory_kind")(row) in ("pinned", "mapped")
+    return "as the device needs them" if needed else condition("transfers")(row)
+
+
+def _other_options(row: Row) -> str:
+    options = _mapping(row, "session_options")
+    return ", ".join(f"{name}={options[name]}" for name in sorted({*options} - _KNOWN_OPTIONS))
+
+
 def _locked(row: Row) -> str:
     state = condition("clocks")(row)
     return state if state in ("", "locked") else "not locked"
@@ -123,26 +140,33 @@ _SUBJECTS: Mapping[str, Callable[[Row], str]] = {
     RUNTIME: _runtime,
 }
 _OF_DEVICE, _OF_RUNTIME = frozenset({DEVICE}), frozenset({RUNTIME})
-_NEITHER: frozenset[str] = frozenset()
 RULES = (
     Rule("tier", column("tier")),
     Rule("weights", column("weights")),
     Rule("timing mode", condition("timing_mode"), lacking_with=_OF_RUNTIME),
     Rule("sync mode", condition("sync_mode"), lacking_with=_OF_RUNTIME),
-    Rule("CUDA graph", condition("cuda_graph"), lacking_with=_OF_RUNTIME),
-    Rule("transfers", condition("transfers"), lacking_with=_OF_RUNTIME),
+    Rule("CUDA graph", _cuda_graph, lacking_with=_OF_RUNTIME),
+    Rule("transfers", _transfers, lacking_with=_OF_RUNTIME),
     Rule("kind of buffers", condition("memory_kind"), _OF_DEVICE, _OF_RUNTIME),
     Rule("power mode", condition("power_mode"), _OF_DEVICE),
     Rule("clocks", _locked),
     Rule("GPU clock", _target("gpu"), _OF_DEVICE),
     Rule("memory clock", _target("emc"), _OF_DEVICE),
     Rule("CPU clock", _target("cpu"), _OF_DEVICE),
-    Rule("session options", column("session_options"), _OF_RUNTIME),
+    Rule("CPUs of the measuring thread", condition("measuring_thread_cpus"), _OF_DEVICE),
+    Rule("session options", _other_options, _OF_RUNTIME),
     Rule("target of the artifact", column("target"), _OF_DEVICE | _OF_RUNTIME),
     Rule("runtime version", column("runtime_version"), footnote=True),
     Rule("agent version", column("agent_version"), footnote=True),
     Rule("statistics version", column("statistics_version"), footnote=True),
     Rule("state of the clocks", condition("clocks"), footnote=True),
+)
+# Options that have a rule of their own, and what a runtime tells there that is no option.
+_KNOWN_OPTIONS = frozenset(
+    {
+        *("timing_mode", "sync_mode", "cuda_graph", "transfers", "memory_kind", "measuring_thread_cpus"),
+        *MEASURED_OPTIONS,
+    }
 )
 _KNOWN_CONDITIONS = frozenset(
     {

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from efficientquant_controller.analysis.comparison import Answer, Comparison, compare, differences
+from efficientquant_controller.analysis.verdict import Grade
 from efficientquant_controller.model import TWIN_RECIPE
 
 Row = Mapping[str, Any]
@@ -70,11 +71,19 @@ def _against(row: Row, twin: Row | None, by_job: Mapping[str, Sequence[Row]]) ->
     found = {"size_ratio": _ratio(twin["artifact_bytes"], row["artifact_bytes"])}
     if not theirs or not own:
         return {**found, "not_compared": f"no repeat of {TWIN_RECIPE if not theirs else row['recipe']} has succeeded"}
+    theirs, own = (list(filter(_is_valid, runs)) for runs in (theirs, own))
+    if not theirs or not own:
+        return {**found, "not_compared": f"every repeat of {TWIN_RECIPE if not theirs else row['recipe']} is INVALID"}
     if problems := differences(theirs, own):
         return {**found, "not_compared": "; ".join(problems)}
     for column, prefix, words in _COMPARED:
         found |= _columns(prefix, words, _compared(column, theirs, own))
     return found
+
+
+def _is_valid(repeat: Row) -> bool:
+    """A throttled or disturbed run is no measurement of its recipe; runs of older releases have no verdict."""
+    return repeat.get("verdict") != Grade.INVALID
 
 
 def _compared(column: str, theirs: Sequence[Row], own: Sequence[Row]) -> Comparison:

@@ -114,3 +114,22 @@ def test_a_change_within_one_side_is_a_difference() -> None:
     assert differences([RUN, {**RUN, "runtime_version": "1.11.0"}], [RUN]) == [
         "runtime version: 1.10.0 and 1.11.0 for fp32, 1.10.0 here"
     ]
+
+
+def test_states_of_the_device_are_conditions_too() -> None:
+    """A power mode that was changed between the runs is named; runs that recorded no state differ from none."""
+    maxn, slow = ({**RUN, "conditions": {"power_mode": mode, "clocks": "free"}} for mode in ("MAXN", "5W"))
+
+    assert differences([maxn, maxn], [slow]) == ["power mode: MAXN for fp32, 5W here"]
+    assert differences([maxn], [RUN]) == [
+        "power mode: MAXN for fp32, not recorded here",
+        "clocks: free for fp32, not recorded here",
+    ]
+    assert differences([RUN], [{**RUN, "conditions": None}]) == []
+
+
+def test_what_an_engine_holds_is_no_option() -> None:
+    """Two engines need different memory, which the runtime tells among its options."""
+    needs = [{**RUN, "session_options": {"sync_mode": "spin", "engine_device_memory_bytes": n}} for n in ("1", "2")]
+
+    assert differences(needs[:1], needs[1:]) == []

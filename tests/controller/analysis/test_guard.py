@@ -10,7 +10,6 @@ CONDITIONS = {
     "timing_mode": "host",
     "sync_mode": "spin",
     "cuda_graph": "off",
-    "transfers": "included",
     "memory_kind": "mapped",
     "power_mode": "MAXN",
     "clocks": "locked",
@@ -65,7 +64,7 @@ def test_the_same_variant_in_two_campaigns_is_comparable(metric: str) -> None:
         ({"timing_mode": "device"}, "timing mode: host for A, device for B"),
         ({"sync_mode": "block"}, "sync mode: spin for A, block for B"),
         ({"cuda_graph": "on"}, "CUDA graph: off for A, on for B"),
-        ({"transfers": "excluded"}, "transfers: included for A, excluded for B"),
+        ({"memory_kind": "device", "transfers": "none"}, "transfers: as the device needs them for A, none for B"),
         ({"memory_kind": "pinned"}, "kind of buffers: mapped for A, pinned for B"),
         ({"power_mode": "5W"}, "power mode: MAXN for A, 5W for B"),
         ({"power_mode": ""}, "power mode: MAXN for A, not recorded for B"),
@@ -161,7 +160,7 @@ def test_two_subjects_may_not() -> None:
 
 def test_a_device_brings_its_modes_and_clocks() -> None:
     """Two devices have their own power modes, clocks and buffers, which are told and forbid nothing."""
-    changes = {"power_mode": "", "clock_gpu_target_hz": "1.47e9", "memory_kind": "device", "target": "rtx-3080"}
+    changes = {"power_mode": "", "clock_gpu_target_hz": "1.47e9", "memory_kind": "pinned", "target": "rtx-3080"}
 
     told = found(device="rtx", gpu_clock_min_hz=1.47e9, gpu_clock_max_hz=1.47e9, **changes)
 
@@ -185,6 +184,30 @@ def test_a_runtime_lacks_what_it_does_not_know() -> None:
     assert lacking.refusals == ()
     assert "CUDA graph: off for A, not recorded for B" in lacking.footnotes
     assert other.refusals == ("CUDA graph: off for A, on for B",)
+
+
+def test_a_device_that_shares_its_memory_needs_no_transfers() -> None:
+    """Mapped memory beside pinned is a device beside another; leaving transfers out is a choice on both."""
+    mapped = {"memory_kind": "mapped", "transfers": "none: mapped memory"}
+
+    pinned = found(base=mapped, device="rtx", memory_kind="pinned", transfers="both ways in every query")
+    left_out = found(base=mapped, device="rtx", memory_kind="device", transfers="none: they stay on the device")
+
+    assert (pinned.refusals, pinned.footnotes) == ((), ("kind of buffers: mapped for A, pinned for B",))
+    assert left_out.refusals == ("transfers: as the device needs them for A, none: they stay on the device for B",)
+
+
+def test_settings_that_a_runtime_tells_among_its_options() -> None:
+    """What a runtime calls its options is judged by the same rules, each under its own name."""
+    options = {"sync_mode": "spin", "cuda_graph": "off", "engine_device_memory_bytes": "1", "workspace": "128 MiB"}
+    bare: dict[str, Any] = {"sync_mode": "", "cuda_graph": "", "session_options": options}
+    failed = {**options, "cuda_graph": "off: could not be captured: no", "engine_device_memory_bytes": "2"}
+
+    assert found(base=bare, session_options=failed) == Found()
+    assert found(base=bare, session_options={**options, "sync_mode": "block", "cuda_graph": "on"}).refusals == (
+        *("sync mode: spin for A, block for B", "CUDA graph: off for A, on for B"),
+    )
+    assert found(base=bare, session_options={**options, "measuring_thread_cpus": "0-2"}, device="rtx").refusals == ()
 
 
 @pytest.mark.parametrize(

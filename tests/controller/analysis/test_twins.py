@@ -78,6 +78,22 @@ def test_warm_and_cold_loads_are_not_compared() -> None:
     assert (found["load_answer"], found["load_ratio"], found["latency_answer"]) == ("not enough data", None, "same")
 
 
+def test_invalid_repeats_are_not_compared() -> None:
+    """A throttled repeat is left out; a variant without a valid one is not compared."""
+    good, hot = repeats("int8", 0.5, 0.5, 0.5, verdict="B"), repeats("int8", 9.0, 9.0, 9.0, verdict="INVALID")
+    fp32 = repeats("fp32", 1.0, 1.0, 1.0, verdict="A")
+
+    some = with_comparisons([row("fp32"), row("int8", 2)], [*fp32, *good, *hot], {})[1]
+    none = with_comparisons([row("fp32"), row("int8", 2)], [*fp32, *hot], {})[1]
+
+    assert (some["latency_ratio"], some["latency_answer"]) == (2.0, "faster")
+    assert (none["not_compared"], none["latency_ratio"], none["size_ratio"]) == (
+        "every repeat of int8 is INVALID",
+        None,
+        2.5,
+    )
+
+
 def test_the_check_of_an_artifact_tells_its_arithmetic() -> None:
     """What the check counted stands in the row of every job that ran the file, FP32's too."""
     check = {

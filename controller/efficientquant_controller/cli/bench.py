@@ -40,6 +40,48 @@ def command(
     repeats: Annotated[
         int | None, typer.Option("--repeats", min=1, help="Processes per model, recipe and device; 3 by default.")
     ] = None,
+    paper: Annotated[
+        bool,
+        typer.Option("--paper", help="As the paper measured: ten repeats averaged, its load time and its memory."),
+    ] = False,
+    backend: Annotated[
+        str,
+        typer.Option(
+            "--backend",
+            metavar="NAME",
+            help="trt, trt-rtx, ort-cuda, ort-trt or ort-cpu; else what the device prefers.",
+        ),
+    ] = "",
+    lock_clocks: Annotated[
+        bool, typer.Option("--lock-clocks", help="Lock clocks during each run, verify them, and put them back.")
+    ] = False,
+    power_mode: Annotated[
+        str, typer.Option("--power-mode", metavar="MODE", help="Set this power mode during each run, e.g. MAXN or 0.")
+    ] = "",
+    cuda_graph: Annotated[
+        bool, typer.Option("--cuda-graph", help="Run as one CUDA graph, where there is a GPU.")
+    ] = False,
+    sync: Annotated[
+        str, typer.Option("--sync", metavar="spin|block", help="How the host waits for a GPU; spin by default.")
+    ] = "",
+    buffers: Annotated[
+        str,
+        typer.Option(
+            "--buffers",
+            metavar="auto|pinned|mapped|device",
+            help="Memory of inputs and outputs with TensorRT; device leaves transfers out.",
+        ),
+    ] = "",
+    layers: Annotated[bool, typer.Option("--layers", help="Time each layer too, in a pass of its own.")] = False,
+    idle: Annotated[
+        float | None, typer.Option("--idle", min=0, metavar="SECONDS", help="Rest before and after, for idle power.")
+    ] = None,
+    start_below: Annotated[
+        float | None,
+        typer.Option(
+            "--start-below", min=0, metavar="CELSIUS", help="Wait until cooler than this; 60 by default, 0 never."
+        ),
+    ] = None,
     weights: Annotated[
         str,
         typer.Option(
@@ -73,6 +115,16 @@ def command(
         repeats=repeats or 0,
         seed=seed,
         intra_op_threads=threads,
+        paper=paper,
+        backend=backend,
+        lock_clocks=lock_clocks,
+        power_mode=power_mode,
+        cuda_graph=cuda_graph,
+        sync_mode=sync,
+        memory_kind=buffers,
+        profile_layers=layers,
+        idle_s=idle,
+        max_start_temperature_c=start_below,
     )
     source = weights_source(weights)
     submit_and_watch(controller, request, source, data, detach=detach, as_json=as_json)

@@ -1,7 +1,8 @@
 """The connection to a controller: the only module of the command line that speaks gRPC."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -154,6 +155,19 @@ class Connection:
         """The rows of the view `results` for an id or "latest"; for all campaigns when `campaign_id` is empty."""
         answer = self._call(self._control.QueryResults, pb.QueryResultsRequest(campaign_id=campaign_id))
         return [convert.row_from_wire(one) for one in answer.rows]
+
+    def runs(
+        self, campaign_id: str, latencies_of_jobs: Sequence[str] = ()
+    ) -> list[tuple[dict[str, Any], Sequence[float]]]:
+        """The rows of the view `run_results`, each with its raw latencies where its job is named, else with none."""
+        request = pb.QueryRunsRequest(campaign_id=campaign_id, latencies_of_jobs=latencies_of_jobs)
+        try:
+            return [
+                (json.loads(one.columns_json), tuple(one.latency_s))
+                for one in self._control.QueryRuns(request, timeout=ANSWER_TIMEOUT_S)
+            ]
+        except grpc.RpcError as error:
+            self._fail(error)
 
     def _call(self, method: Callable[..., Any], request: Any, timeout_s: float | None = ANSWER_TIMEOUT_S) -> Any:
         try:

@@ -1,5 +1,6 @@
 """The wire's messages turned into the command line's records, here and nowhere else."""
 
+import json
 from collections.abc import Mapping
 from collections.abc import Sequence as AbstractSequence
 from typing import Any
@@ -16,7 +17,7 @@ from efficientquant_controller.cli.records import (
     DeviceStatus,
     Notice,
 )
-from efficientquant_controller.model import Backend, Calibration, CampaignState, DeviceSnapshot, Weights
+from efficientquant_controller.model import Backend, Calibration, CampaignState, DeviceSnapshot, Gpu, Weights
 
 RESULT_FIELDS: tuple[str, ...] = tuple(pb.ResultRow.DESCRIPTOR.fields_by_name)
 
@@ -40,6 +41,7 @@ def _field_value(message: Message, field: Any) -> Any:
 def device_from_wire(message: pb.Device) -> Device:
     """Read a device."""
     snapshot = plain(message.snapshot)
+    snapshot["gpus"] = tuple(Gpu(**plain(one)) for one in message.snapshot.gpus)
     snapshot["backends"] = tuple(
         Backend(one.name, one.version, tuple(one.providers)) for one in message.snapshot.backends
     )
@@ -67,7 +69,11 @@ def status_from_wire(message: pb.CampaignStatus) -> CampaignStatus:
 
 def row_from_wire(message: pb.ResultRow) -> dict[str, Any]:
     """Read a result row: the view `results` and the comparison with fp32, in SI units, None where there is no value."""
-    return plain(message)
+    row = plain(message)
+    return {
+        **row,
+        **{name: json.loads(row[name]) if row[name] else None for name in ("realised_precision", "conditions")},
+    }
 
 
 def request_to_wire(

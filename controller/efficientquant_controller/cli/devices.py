@@ -13,6 +13,8 @@ from efficientquant_controller.cli.records import Device
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from efficientquant_controller.model import Gpu
+
 
 def command(
     forget: Annotated[
@@ -83,11 +85,26 @@ def _board(device: Device) -> str:
 
 def _capabilities(device: Device) -> str:
     backends = device.snapshot.backends
-    return ", ".join(f"{one.name} {one.version}" for one in backends) or "nothing: no runtime found"
+    listed = ", ".join(f"{one.name} {one.version}" for one in backends) or "nothing: see 'efficientquant-agent doctor'"
+    return ", ".join([listed, *map(_gpu, device.snapshot.gpus)])
+
+
+def _gpu(gpu: "Gpu") -> str:
+    kinds = [name for name, has in (("FP16", gpu.fp16), ("INT8", gpu.int8), ("TF32", gpu.tf32)) if has]
+    sm = f"SM {gpu.compute_capability // 10}.{gpu.compute_capability % 10}" if gpu.compute_capability else "unknown SM"
+    return f"{gpu.name} ({' '.join([sm, *kinds])})"
 
 
 def _system(device: Device) -> str:
     snapshot = device.snapshot
     python = snapshot.library_versions.get("python", "")
-    facts = (snapshot.l4t and f"L4T {snapshot.l4t}", snapshot.os, snapshot.architecture, python and f"Python {python}")
+    jetpack = f" (JetPack {snapshot.jetpack})" if snapshot.jetpack else ""
+    mode = snapshot.power_mode and f"mode {snapshot.power_mode}"
+    facts = (
+        snapshot.l4t and f"L4T {snapshot.l4t}{jetpack}",
+        mode,
+        snapshot.os,
+        snapshot.architecture,
+        python and f"Python {python}",
+    )
     return ", ".join(fact for fact in facts if fact)

@@ -88,7 +88,7 @@ class LineView(ProgressView):
 
     def _draw(self, status: "CampaignStatus") -> None:
         for build in status.builds:
-            self._say_change(f"{build.model} · {build.recipe}", _build_text(build))
+            self._say_change(_build_name(build), _build_text(build))
         for device in status.devices:
             # Without the phase and its percentage: one line for each run, not a thousand.
             self._say_change(device.name, f"{_count_text(device)} {_activity(status, device, self._address)}")
@@ -108,9 +108,12 @@ def _build_lines(status: "CampaignStatus") -> Iterable[Text]:
     building = status.campaign.state is CampaignState.BUILDING
     shown = [build for build in status.builds if building or build.state == "failed"]
     return [
-        Text(f"{build.model} · {build.recipe}: {_build_text(build)}", style=_BUILD_STYLES.get(build.state, ""))
-        for build in shown
+        Text(f"{_build_name(build)}: {_build_text(build)}", style=_BUILD_STYLES.get(build.state, "")) for build in shown
     ]
+
+
+def _build_name(build: "BuildStatus") -> str:
+    return " · ".join(part for part in (build.model, build.recipe, build.target and f"for {build.target}") if part)
 
 
 def _build_text(build: "BuildStatus") -> str:

@@ -45,6 +45,7 @@ class BuildStatus:
     state: str
     message: str = ""
     artifact: Mapping[str, object] | None = None
+    target: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,3 +92,13 @@ class CampaignRequest:
     repeats: int = 0
     seed: int = 0
     intra_op_threads: int = 0
+    paper: bool = False
+    cuda_graph: bool = False
+    sync_mode: str = ""
+    memory_kind: str = ""
+    profile_layers: bool = False
+    idle_s: float | None = None
+    max_start_temperature_c: float | None = None
+    lock_clocks: bool = False
+    power_mode: str = ""
+    backend: str = ""

@@ -14,7 +14,8 @@ Row = Mapping[str, Any]
 Cell = Callable[[Row, Sequence[Row]], str]
 LEGEND = (
     "median: of the repeats' medians, with their min–max; load: read + session create + first inference; "
-    "peak PSS: of the measuring process; board Δ: drop of the whole board's available memory"
+    "peak PSS: of the measuring process; board Δ: drop of the whole board's available memory; verdict: A steady and "
+    "undisturbed, B one rule broken, INVALID not to be used; see docs/measurement.md"
 )
 ABSENT = "–"
 
@@ -26,7 +27,7 @@ def print_result_tables(rows: Sequence[Row], console: Console) -> None:
         for table in _tables(of_campaign, console):
             console.print()
             console.print(table)
-        for sentence in ("", *failure_sentences(of_campaign)):
+        for sentence in ("", *failure_sentences(of_campaign), *verdict_sentences(of_campaign)):
             console.print(sentence, soft_wrap=True)
         print_gains(of_campaign, console)
     console.print(LEGEND)
@@ -38,6 +39,15 @@ def failure_sentences(rows: Sequence[Row]) -> list[str]:
         f"{row['device']} · {row['model']} · {row['recipe']}: failed ({row['failure_type']}): {row['failure_message']}"
         for row in rows
         if row["state"] == "failed"
+    ]
+
+
+def verdict_sentences(rows: Sequence[Row]) -> list[str]:
+    """Why a row is not an A, each in one line."""
+    return [
+        f"{row['device']} · {row['model']} · {row['recipe']}: {row['verdict']}, {'; '.join(row['verdict_reasons'] or ())}"
+        for row in rows
+        if row["verdict"] in ("B", "INVALID")
     ]
 
 
@@ -56,15 +66,23 @@ def _heading(row: Row) -> str:
 
 
 def _tables(rows: Sequence[Row], console: Console) -> list[Table]:
-    whole = _table(rows, rows, {**_DEVICE, **_VARIANT, **_LATENCY, **_MEMORY})
+    groups = [_LATENCY, _MEMORY, *(group for group in (_ENERGY, _PAPER) if any(_has(row, group) for row in rows))]
+    whole = _table(rows, rows, {**_DEVICE, **_VARIANT, **{name: cell for one in groups for name, cell in one.items()}})
     # Rich folds cells to fit; numbers cut in pieces cannot be read, so rows and columns are shared out instead.
     if _natural_width(whole, console) <= console.width:
         return [whole]
     return [
         _table(of_device, rows, {**_VARIANT, **columns}, title=of_device[0]["device"])
         for of_device in _grouped(rows, "device")
-        for columns in (_LATENCY, _MEMORY)
+        for columns in groups
     ]
+
+
+def _has(row: Row, group: Mapping[str, Cell]) -> bool:
+    """Whether a row has anything to say in a group of columns."""
+    if group is _PAPER and not row["paper"]:
+        return False
+    return any(cell(row, (row,)) != ABSENT for cell in group.values())
 
 
 def _grouped(rows: Sequence[Row], name: str) -> list[list[Row]]:
@@ -103,6 +121,13 @@ def _milliseconds(name: str) -> Cell:
     return lambda row, _: ABSENT if row[name] is None else f"{row[name] * 1e3:.2f}"
 
 
+_thousandths = _milliseconds
+
+
+def _plain(name: str, digits: int) -> Cell:
+    return lambda row, _: ABSENT if row[name] is None else f"{row[name]:.{digits}f}"
+
+
 def _mebibytes(name: str, digits: int) -> Cell:
     return lambda row, _: ABSENT if row[name] is None else f"{row[name] / 2**20:.{digits}f}"
 
@@ -118,7 +143,12 @@ def _speed_up(row: Row, rows: Sequence[Row]) -> str:
 
 
 _DEVICE: Mapping[str, Cell] = {"device": _text("device")}
-_VARIANT: Mapping[str, Cell] = {"model": _text("model"), "recipe": _text("recipe"), "state": _state}
+_VARIANT: Mapping[str, Cell] = {
+    "model": _text("model"),
+    "recipe": _text("recipe"),
+    "state": _state,
+    "verdict": lambda row, _: row["verdict"] or ABSENT,
+}
 # A heading of two lines has its unit in the second: those columns are numbers.
 _LATENCY: Mapping[str, Cell] = {
     "median\nms": _milliseconds("latency_p50_s"),
@@ -133,4 +163,16 @@ _MEMORY: Mapping[str, Cell] = {
     "peak PSS\nMiB": _mebibytes("peak_pss_bytes", 1),
     "board Δ\nMiB": _mebibytes("board_memory_delta_bytes", 1),
     "artifact\nMiB": _mebibytes("artifact_bytes", 2),
+}
+_ENERGY: Mapping[str, Cell] = {
+    "energy\nmJ": _thousandths("energy_per_inference_j"),
+    "net of idle\nmJ": _thousandths("net_energy_per_inference_j"),
+    "power\nW": _plain("mean_power_w", 2),
+    "hottest\n°C": _plain("max_temperature_c", 1),
+}
+_PAPER: Mapping[str, Cell] = {
+    "paper latency\nms": _milliseconds("paper_latency_s"),
+    "paper load\nms": _milliseconds("paper_load_s"),
+    "paper memory\nMiB": _mebibytes("paper_memory_bytes", 0),
+    "of": lambda row, _: row["paper_memory_kind"] or ABSENT,
 }

@@ -36,8 +36,8 @@ def plan_campaign(
     jobs: list[Job] = []
     runs: list[Run] = []
     for device, own in devices:
-        place = {"target": own.target, "backend": own.backend}
-        mine = [Job(_new_id(), campaign.campaign_id, device.device_id, *pair, **place) for pair in variants]
+        place = (campaign.campaign_id, device.device_id)
+        mine = [Job(_new_id(), *place, *pair, target=own.target, backend=own.backend) for pair in variants]
         jobs += mine
         order = random.Random(f"{campaign.seed}:{device.name}")  # noqa: S311 (an order, not a secret)
         position = 0

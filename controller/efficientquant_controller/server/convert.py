@@ -1,5 +1,6 @@
 """Pairs of to and from: the wire's messages and the controller's records meet here and nowhere else."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -115,7 +116,8 @@ def _reference_to_wire(artifact: Artifact) -> pb.ArtifactRef | None:
 def changes_from_wire(message: pb.SubmitCampaignRequest) -> dict[str, Any]:
     """Read how a campaign measures beyond its tier: fields of Measurement; what the request leaves out is left out."""
     changes = {name: value for name in _CHANGES if (value := getattr(message, name))}
-    return changes | {name: getattr(message, name) for name in _OPTIONAL_CHANGES if message.HasField(name)}
+    optional = _read_optional(message, _OPTIONAL_CHANGES)
+    return changes | {name: value for name, value in optional.items() if value is not None}
 
 
 def result_from_wire(message: pb.RunResult) -> RunResult:
@@ -201,8 +203,11 @@ def build_to_wire(build: Build, artifact: Artifact | None) -> pb.BuildStatus:
 
 
 def result_row_to_wire(row: Mapping[str, Any]) -> pb.ResultRow:
-    """Write one row of results with its comparison; NULL stays absent."""
-    return pb.ResultRow(**{name: value for name, value in row.items() if value is not None})
+    """Write one row of results with its comparison; NULL stays absent, and what is a mapping travels as JSON."""
+    values: dict[str, Any] = {
+        name: json.dumps(value) if isinstance(value, Mapping) else value for name, value in row.items()
+    }
+    return pb.ResultRow(**{name: value for name, value in values.items() if value is not None})
 
 
 def _read(source: object, names: tuple[str, ...]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The service the command line speaks to: devices, campaigns, results."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Sequence
 
 import grpc
 from efficientquant_protos.v1 import fleet_pb2 as pb
@@ -113,6 +114,17 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
         return pb.QueryResultsResponse(
             rows=[convert.result_row_to_wire(one) for one in rows], campaign_id=campaign_id or ""
         )
+
+    async def QueryRuns(
+        self, request: pb.QueryRunsRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.RunRow]:
+        """Send rows of the view `run_results`, with raw latencies for the jobs that are named."""
+        wanted = set(request.latencies_of_jobs)
+        for row in await asyncio.to_thread(self._store.run_rows, request.campaign_id or None):
+            latency_s: Sequence[float] = ()
+            if row["job_id"] in wanted and row["reported_unix_s"] is not None:
+                latency_s = (await asyncio.to_thread(self._store.raw_result, row["run_id"])).latency_s
+            yield pb.RunRow(columns_json=json.dumps(dict(row)), latency_s=latency_s)
 
     def _device(self, device: Device) -> pb.Device:
         return convert.device_to_wire(device, self._coordinator.device_state(device.device_id))

@@ -1805,18 +1805,6 @@ class QueryRunsRequest(google.protobuf.message.Message):
     def ClearField(self, field_name: typing_extensions.Literal["campaign_id",b"campaign_id","latencies_of_jobs",b"latencies_of_jobs"]) -> None: ...
 global___QueryRunsRequest = QueryRunsRequest
 
-class QueryRunsResponse(google.protobuf.message.Message):
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-    RUNS_FIELD_NUMBER: builtins.int
-    @property
-    def runs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RunRow]: ...
-    def __init__(self,
-        *,
-        runs: typing.Optional[typing.Iterable[global___RunRow]] = ...,
-        ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["runs",b"runs"]) -> None: ...
-global___QueryRunsResponse = QueryRunsResponse
-
 class RunRow(google.protobuf.message.Message):
     """One run: the columns of the view `run_results` as JSON, so that a column more is no new message."""
     DESCRIPTOR: google.protobuf.descriptor.Descriptor

@@ -191,10 +191,10 @@ class FleetControlStub(object):
                 request_serializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryResultsRequest.SerializeToString,
                 response_deserializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryResultsResponse.FromString,
                 )
-        self.QueryRuns = channel.unary_unary(
+        self.QueryRuns = channel.unary_stream(
                 '/efficientquant.v1.FleetControl/QueryRuns',
                 request_serializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryRunsRequest.SerializeToString,
-                response_deserializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryRunsResponse.FromString,
+                response_deserializer=efficientquant__protos_dot_v1_dot_fleet__pb2.RunRow.FromString,
                 )
 
 
@@ -304,10 +304,10 @@ def add_FleetControlServicer_to_server(servicer, server):
                     request_deserializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryResultsRequest.FromString,
                     response_serializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryResultsResponse.SerializeToString,
             ),
-            'QueryRuns': grpc.unary_unary_rpc_method_handler(
+            'QueryRuns': grpc.unary_stream_rpc_method_handler(
                     servicer.QueryRuns,
                     request_deserializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryRunsRequest.FromString,
-                    response_serializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryRunsResponse.SerializeToString,
+                    response_serializer=efficientquant__protos_dot_v1_dot_fleet__pb2.RunRow.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -467,8 +467,8 @@ class FleetControl(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(request, target, '/efficientquant.v1.FleetControl/QueryRuns',
+        return grpc.experimental.unary_stream(request, target, '/efficientquant.v1.FleetControl/QueryRuns',
             efficientquant__protos_dot_v1_dot_fleet__pb2.QueryRunsRequest.SerializeToString,
-            efficientquant__protos_dot_v1_dot_fleet__pb2.QueryRunsResponse.FromString,
+            efficientquant__protos_dot_v1_dot_fleet__pb2.RunRow.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

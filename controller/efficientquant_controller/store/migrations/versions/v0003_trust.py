@@ -50,9 +50,9 @@ def upgrade() -> None:
         for name, (kind, default) in columns.items():
             op.add_column(table, sa.Column(name, kind, nullable=False, server_default=default))
     op.add_column("campaigns", sa.Column("paper", sa.Boolean(), nullable=False, server_default=sa.false()))
-    for kind, names in _RUN_COLUMNS.items():
+    for of_runs, names in _RUN_COLUMNS.items():
         for name in names:
-            op.add_column("runs", sa.Column(name, kind(), nullable=True))
+            op.add_column("runs", sa.Column(name, of_runs(), nullable=True))
     with op.batch_alter_table("builds") as builds:
         builds.drop_constraint("pk_builds", type_="primary")
         builds.create_primary_key("pk_builds", ["campaign_id", "model", "recipe", "target"])

@@ -10,6 +10,9 @@ from efficientquant_agent.samplers.tegrastats_stream import Tegrastats
 # Beyond this many cores (no edge board has them), their clocks would cost more than everything else.
 MAX_CORES = 16
 
+# tegrastats writes its first line after one interval, and starts slowly from a cold disk.
+_FIRST_LINE_S = 3.0
+
 
 class Discovery(NamedTuple):
     """What can be read on this board; whoever asked closes the samplers, the stream and the GPU, in this order."""
@@ -75,7 +78,7 @@ def discover(
         stream = _tried(lambda: Tegrastats(tegrastats_path, interval_s, without=names), None, notes)
     if stream is not None:
         try:
-            rails = list(stream.first_sample().rails)
+            rails = list(stream.first_sample(_FIRST_LINE_S + interval_s).rails)
         except SensorError as error:
             notes.append(str(error))
             stream.close()

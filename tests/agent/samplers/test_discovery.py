@@ -1,5 +1,6 @@
 """Which samplers a board gets: the cheapest source of each quantity, and a note for what is broken."""
 
+import os
 import sys
 
 import pytest
@@ -85,6 +86,22 @@ def test_board_and_child_apart(boards):
 
     assert sorted(names(board) + names(child)) == NANO
     assert names(child) == ["child_pss_bytes", "nvmap_process_bytes"]
+
+
+def test_files_stay_open(discovered, monkeypatch):
+    """After the first tick no file is opened any more: a reading is one call, two where a file is long."""
+    samplers = discovered("nano-r32.7.4", child_pid=4242).samplers
+    opened, first = [], [sampler.sample() for sampler in samplers]
+    really_open = os.open
+
+    def counted(path, *arguments):
+        opened.append(path)
+        return really_open(path, *arguments)
+
+    monkeypatch.setattr(os, "open", counted)
+
+    assert [sampler.sample() for sampler in samplers] == first
+    assert opened == []
 
 
 def test_tegrastats_where_there_are_no_rails(discovered, boards):

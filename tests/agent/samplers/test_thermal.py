@@ -1,5 +1,8 @@
 """Thermal zones: one name for what kernels and tegrastats call differently, dummies and parts that are off left out."""
 
+import errno
+import os
+
 import pytest
 from efficientquant_agent.errors import SensorError
 from efficientquant_agent.samplers.thermal import thermal_zones, zone_name
@@ -71,6 +74,19 @@ def test_below_zero(board_copy, sampled):
     (board / "sys/class/thermal/thermal_zone2/temp").write_text("-12500\n")
 
     assert sampled(thermal_zones(str(board / "sys")))["temperature_x86_pkg_temp_c"] == -12.5
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EINVAL])
+def test_zone_without_power(boards, monkeypatch, number):
+    """A kernel that refuses to read a zone whose part has no power means that there is no temperature."""
+    zone = thermal_zones(str(boards / "orin-nano-r36.3/sys"))[0]
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "pread", refuse)
+
+    assert zone.sample() is None
 
 
 def test_broken(board_copy):

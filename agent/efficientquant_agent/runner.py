@@ -24,7 +24,7 @@ class Runner:
         self._device_name = device_name
         self._scratch_root = os.path.join(state_dir, "scratch")
         self._journal_path = clocks.journal_path(state_dir)
-        self._engines = Engines(os.path.join(state_dir, "plans"), board.plan_cache_bytes, log)
+        self._engines = Engines(state_dir, board.plan_cache_bytes, device_name)
         self._board = board
         self._clocks = board.clocks or ClockControl()
         self._log = log

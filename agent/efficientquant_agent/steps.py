@@ -125,7 +125,13 @@ class Steps:
         started_s = time.monotonic()
         try:
             plan = self._engines.get(
-                self._assignment, self._files.artifact, self._scratch, self._watcher, self.progress
+                self._assignment,
+                self._files.artifact,
+                self.result.device,
+                self.conditions,
+                self._scratch,
+                self._watcher,
+                self.progress,
             )
         finally:
             self._mark("build", started_s)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from efficientquant_controller.analysis.energy import InferenceEnergy
 from efficientquant_controller.analysis.facts import RunFacts
 from efficientquant_controller.analysis.statistics import STATISTICS_VERSION, drift, upper_bound
 from efficientquant_controller.analysis.telemetry import inference_energy, summarize_series
@@ -14,7 +15,7 @@ def derived_columns(facts: RunFacts) -> dict[str, Any]:
     return {
         "statistics_version": STATISTICS_VERSION,
         "verdict": verdict.grade.value,
-        "verdict_reasons": list(verdict.reasons),
+        "verdict_reasons": [*verdict.reasons, *_no_energy(facts, energy)],
         "latency_p90_bound_s": upper_bound(facts.latency_s, 90).value_s,
         "latency_p99_bound_s": upper_bound(facts.latency_s, 99).value_s,
         "latency_drift": drift(facts.latency_s),
@@ -31,3 +32,8 @@ def derived_columns(facts: RunFacts) -> dict[str, Any]:
         "paper_memory_bytes": summary.paper_memory_bytes,
         "paper_memory_kind": summary.paper_memory_kind,
     }
+
+
+def _no_energy(facts: RunFacts, energy: InferenceEnergy) -> list[str]:
+    """Why a device that has power sensors gives no energy; where there are none, there is nothing to explain."""
+    return [f"no energy: {energy.message}"] if energy.refusal and facts.conditions.get("rail_set") else []

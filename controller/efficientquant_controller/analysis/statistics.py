@@ -95,9 +95,8 @@ def upper_bound(samples_s: Sequence[float], percent: int) -> Bound:
     samples allow: t - 1 are discarded. One t is the least, which takes 64 samples for p90 and 662 for p99. (MLCommons,
     inference_rules, appendix "Early stopping", and LoadGen's single stream.) Samples are taken as independent.
     """
-    fewest = samples_needed(percent)
-    if len(samples_s) < fewest:
-        return Bound(percent, None, fewest - len(samples_s), 0)
+    if missing := samples_missing(len(samples_s), percent):
+        return Bound(percent, None, missing, 0)
     over = overlatencies(len(samples_s), percent)
     return Bound(percent, sorted(samples_s)[-over], 0, over - 1)
 
@@ -120,6 +119,11 @@ def overlatencies(count: int, percent: int) -> int:
         term *= (count - k) / (k + 1) * over / under
         k += 1
     return count  # not reached: the chances add up to 1
+
+
+def samples_missing(count: int, percent: int) -> int:
+    """How many more samples a bound of the percentile takes; 0 where `count` is enough."""
+    return max(0, samples_needed(percent) - count)
 
 
 @cache

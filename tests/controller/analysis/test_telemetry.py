@@ -130,6 +130,21 @@ def test_columns_of_a_run() -> None:
     assert all(isinstance(reason, str) for reason in found["verdict_reasons"])
 
 
+def test_a_refused_energy_stands_among_the_reasons() -> None:
+    """A board with a power sensor and no energy says why, after what the verdict says; it costs no grade."""
+    found = derived_columns(nano(power_pom_5v_in_w=([11.5, 12.0], [5.0, 5.0])))
+
+    assert (found["verdict"], found["energy_per_inference_j"]) == ("A", None)
+    assert found["verdict_reasons"][-1] == (
+        "no energy: power_pom_5v_in_w: the sensor renewed its value 2 times in 8 s, and 5 are needed"
+    )
+    assert not any("energy" in reason for reason in derived_columns(no_sensor())["verdict_reasons"])
+
+
+def no_sensor() -> RunFacts:
+    return RunFacts(**{**nano().__dict__, "conditions": {"rail_set": ""}})
+
+
 def test_columns_of_a_run_that_was_not_watched() -> None:
     """Without a series what is not known is None."""
     found = derived_columns(nano())

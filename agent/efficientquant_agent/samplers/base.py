@@ -88,10 +88,13 @@ class OpenFile:
         except OSError as error:
             return self._nothing(error)
 
-    def read_short(self) -> Optional[bytes]:
-        """Return content of at most 255 bytes, which comes whole in one read: none is spent on finding the end."""
+    def read_short(self, most_bytes: int = 255) -> Optional[bytes]:
+        """Return content that the kernel writes as one piece of at most so many bytes; None and SensorError as `read`.
+
+        It comes whole in one read. Another, to find its end, would have the kernel write it again.
+        """
         try:
-            return os.pread(self._open(), 255, 0)
+            return os.pread(self._open(), most_bytes, 0)
         except OSError as error:
             return self._nothing(error)
 

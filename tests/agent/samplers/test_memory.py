@@ -77,7 +77,9 @@ def test_process_that_ended(tmp_path):
     ("sampler", "files", "words"),
     [
         (lambda proc: ChildPss(42, proc), {"smaps_rollup": "Rss: 1 kB\n"}, "smaps_rollup: no Pss line"),
-        (BoardAvailable, {"meminfo": "MemAvailable:   lots kB\n"}, "meminfo: MemAvailable is 'lots'"),
+        (BoardAvailable, {"meminfo": "MemAvailable:   lots kB\n"}, "meminfo: MemAvailable is 'lots kB'"),
+        (BoardAvailable, {"meminfo": "MemFree: 1 kB\nMemAvailable:   7 MB\n"}, "meminfo: MemAvailable is '7 MB'"),
+        (BoardAvailable, {"meminfo": "MemAvailable:\n"}, "meminfo: MemAvailable is ''"),
     ],
 )
 def test_broken(tmp_path, sampler, files, words):

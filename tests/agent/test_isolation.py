@@ -6,7 +6,18 @@ import sys
 
 import efficientquant_agent
 
-BLOCKED = ("numpy", "onnxruntime", "tensorrt", "pycuda", "psutil", "torch", "onnx", "efficientquant")
+BLOCKED = (
+    "numpy",
+    "onnxruntime",
+    "tensorrt",
+    "tensorrt_rtx",
+    "tensorrt_rtx_bindings",
+    "pycuda",
+    "psutil",
+    "torch",
+    "onnx",
+    "efficientquant",
+)
 
 
 def run_without_runtimes(code):

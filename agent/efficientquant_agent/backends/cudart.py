@@ -50,7 +50,6 @@ _SIGNATURES: Dict[str, Tuple[Any, ...]] = {
     "cudaStreamDestroy": (_P,),
     "cudaEventCreateWithFlags": (_P, _UINT),
     "cudaEventRecord": (_P, _P),
-    "cudaEventSynchronize": (_P,),
     "cudaEventElapsedTime": (_P, _P, _P),
     "cudaEventDestroy": (_P,),
     "cudaStreamBeginCapture": (_P, _INT),
@@ -221,10 +220,6 @@ class Cudart:
     def event_record(self, event: int, stream: int) -> None:
         """Take the device's time when the stream gets here."""
         self._call("cudaEventRecord", event, stream)
-
-    def event_synchronize(self, event: int) -> None:
-        """Wait until an event was recorded."""
-        self._call("cudaEventSynchronize", event)
 
     def elapsed_s(self, start: int, end: int) -> float:
         """Return the device's time between two recorded events in seconds."""

@@ -163,10 +163,8 @@ class _Build:
             config.set_flag(trt.BuilderFlag.TF32)
         else:  # it is on by default
             config.clear_flag(trt.BuilderFlag.TF32)
-        if workspace_bytes and hasattr(config, "set_memory_pool_limit"):
-            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
-        elif workspace_bytes:
-            config.max_workspace_size = workspace_bytes
+        if workspace_bytes:
+            _limit_workspace(trt, config, workspace_bytes)
         config.avg_timing_iterations = self._options.timing_iterations
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         if hasattr(config, "set_compute_capability"):
@@ -192,8 +190,8 @@ class _Build:
 
     def _load_timings(self, config: Any) -> None:
         """Use the kept timings, so that two builds choose the same kernels; those of another version are refused."""
-        if not self._options.timing_cache_path:
-            return
+        if not self._options.timing_cache_path or hasattr(config, "set_compute_capability"):
+            return  # TensorRT-RTX times nothing: there these functions are no-ops that warn
         try:
             with open(self._options.timing_cache_path, "rb") as stream:
                 kept = stream.read()
@@ -206,7 +204,7 @@ class _Build:
             config.set_timing_cache(self._cache, False)
 
     def _save_timings(self, config: Any) -> None:
-        if self._options.timing_cache_path:
+        if self._cache is not None:
             cache = config.get_timing_cache()
             if cache is not None:
                 write_whole(self._options.timing_cache_path, memoryview(cache.serialize()))
@@ -255,6 +253,13 @@ def _maker(kind: Any, tensor: Any, makers: Mapping[str, Any]) -> Any:
     """Return the layer that makes a tensor if it is of this kind, else None."""
     layer = makers.get(tensor.name) if tensor is not None else None
     return layer if layer is not None and layer.type == kind else None
+
+
+def _limit_workspace(trt: Any, config: Any, size_bytes: int) -> None:
+    if hasattr(config, "set_memory_pool_limit"):
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, size_bytes)
+    else:
+        config.max_workspace_size = size_bytes
 
 
 def _compute_capability(trt: Any, sm: int) -> Any:

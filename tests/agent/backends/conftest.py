@@ -1,0 +1,47 @@
+"""The doubles of TensorRT and CUDA, importable by the tests beside them."""
+
+import contextlib
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import fake_cudart
+import trt_stub
+from efficientquant_agent.backends import cudart
+from efficientquant_agent.backends.trt import Tensorrt, TensorrtRtx
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """Return a CUDA runtime that works, and is the one that is found."""
+    library = fake_cudart.FakeLibrary()
+    monkeypatch.setattr(cudart, "open_library", lambda: cudart.Cudart(library))
+    return library
+
+
+@pytest.fixture
+def install(cuda, monkeypatch):
+    """Install the stub of a release; return the backend that runs it."""
+    for name in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+    def install_release(release):
+        backend = TensorrtRtx if release.startswith("rtx") else Tensorrt
+        monkeypatch.setitem(sys.modules, backend._modules[0], trt_stub.make(release, cuda))
+        return backend
+
+    return install_release
+
+
+@pytest.fixture
+def untimed():
+    """Stand for the timing of a stage."""
+
+    @contextlib.contextmanager
+    def stage(_name):
+        yield
+
+    return stage

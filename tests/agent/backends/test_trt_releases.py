@@ -1,0 +1,381 @@
+"""The TensorRT backend at work on every release that it claims: stubs that have its attributes and no others."""
+
+import contextlib
+import json
+import sys
+
+import numpy as np
+import pytest
+from efficientquant_agent.backends.base import (
+    BackendBrokenError,
+    BuildError,
+    BuildOptions,
+    InferenceError,
+    LoadError,
+    LoadOptions,
+    StalePlanError,
+)
+from efficientquant_agent.backends.trt import Tensorrt, TensorrtRtx
+from trt_api import RELEASES, RTX
+
+NANO, XAVIER, TEN, ELEVEN = RELEASES[0], RELEASES[2], RELEASES[5], RELEASES[8]
+WEAKLY_TYPED = RELEASES[:8]
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Build a model that the stub understands; return the plan's content, the report and the log."""
+
+    def build_model(backend, model=(), **options):
+        (tmp_path / "model.onnx").write_text(json.dumps(dict(model)))
+        log = []
+        plan = tmp_path / "model.plan"
+        options.setdefault("timing_cache_path", str(tmp_path / "timing.cache"))
+        try:
+            report = backend.build(str(tmp_path / "model.onnx"), str(plan), BuildOptions(**options), log.append)
+        finally:
+            left = [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")]
+            assert left == []
+        return plan.read_bytes(), report, log
+
+    return build_model
+
+
+@pytest.fixture
+def load(build, untimed):
+    """Build and load; return the model."""
+
+    def load_model(backend, **options):
+        content, _, _ = build(backend)
+        return backend.load(content, LoadOptions(**options), untimed)
+
+    return load_model
+
+
+def feed(value):
+    return {"x": np.array([[value, 1, 2, 3]], np.float32)}
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+@pytest.mark.parametrize("memory_kind", ["pinned", "mapped", "device"])
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_model_goes_all_the_way(install, load, cuda, release, memory_kind, cuda_graph):
+    """Build, load, run, compare, inspect, profile and close work in every release, memory kind, graph or not."""
+    model = load(install(release), memory_kind=memory_kind, cuda_graph=cuda_graph)
+    assert model.input_shapes() == {"x": (1, 4)}
+    staged = model.stage([feed(5), feed(7)])
+
+    for _ in range(3):
+        for one, value in zip(staged, (5, 7)):
+            model.run_once(one)
+            assert model.device_s() == pytest.approx(0.001)
+            assert model.outputs(one)[0].tolist() == [[2 * value, 2, 4, 6]]
+
+    assert all(bool(one.graph) == cuda_graph for one in staged)
+    assert model.session_options["cuda_graph"] == ("on" if cuda_graph else "off")
+    assert model.report().realised_precision == {"int8": 1, "fp16": 1, "fp32": 1, "unknown": 1}
+    assert model.profile_layers(staged[0], 4) == [("doubling", 0.0005), ("the rest", 0.00025)]
+    assert model.device_memory_bytes() == {"pinned": 32, "mapped": 16, "device": 16}[memory_kind]
+    model.close()
+    assert not cuda.held()
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_running_allocates_nothing(install, load, cuda, release):
+    """Between staging and the end of the loop nothing is allocated, and each query has two events and one wait."""
+    model = load(install(release), memory_kind="pinned")
+    (staged,) = model.stage([feed(5)])
+    del cuda.calls[:]
+
+    model.run_once(staged)
+
+    copies = ["cudaEventRecord", "cudaMemcpyAsync", "cudaMemcpyAsync", "cudaEventRecord", "cudaStreamSynchronize"]
+    assert cuda.calls == copies
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_float32_is_not_tf32(install, build, release):
+    """TF32 is off unless it is asked for, and a symbolic batch is 1."""
+    backend = install(release)
+
+    off, off_report, _ = build(backend)
+    on, on_report, _ = build(backend, builder_flags=["tf32"])
+
+    assert (json.loads(off.decode())["flags"], off_report.settings["tf32"]) == ([], "off")
+    assert (json.loads(on.decode())["flags"], on_report.settings["tf32"]) == (["TF32"], "on")
+    assert json.loads(off.decode())["shapes"] == [["x", [1, 4]]]
+    assert json.loads(off.decode())["iterations"] == 8
+    assert json.loads(off.decode())["verbosity"] == "DETAILED"
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_the_network_is_as_the_release_wants_it(install, build, release):
+    """Explicit batch until 8.6; on 10 strongly typed when no flag decides the types; nothing to say from 11 on."""
+    expected = 1 if release in RELEASES[:4] else 2 if release in WEAKLY_TYPED else 0
+
+    content, _, _ = build(install(release))
+
+    assert json.loads(content.decode())["network_flags"] == expected
+
+
+@pytest.mark.parametrize("release", WEAKLY_TYPED)
+def test_flags_where_they_exist(install, build, release):
+    """FP16 and INT8 are builder flags until 10, on a network whose types they may change."""
+    content, report, _ = build(install(release), builder_flags=["fp16", "int8"])
+
+    assert json.loads(content.decode())["flags"] == ["FP16", "INT8"]
+    assert json.loads(content.decode())["network_flags"] == (1 if release in RELEASES[:4] else 0)
+    assert report.settings["precision"] == "fp16+int8"
+
+
+@pytest.mark.parametrize("release", RELEASES[8:])
+def test_flags_where_they_are_gone(install, build, release):
+    """From 11 on a file that relies on the FP16 flag is refused; INT8 is in its Q/DQ, which is noted."""
+    backend = install(release)
+
+    _, report, _ = build(backend, builder_flags=["int8"])
+    assert "flag int8 does not exist" in report.notes[0]
+    with pytest.raises(BuildError, match=r"no builder flag 'fp16'.*typed target"):
+        build(backend, builder_flags=["fp16"])
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_the_workspace_ladder(install, build, release):
+    """Where memory runs out a smaller workspace is tried; where none suffices, that is build_oom."""
+    backend = install(release)
+
+    content, report, _ = build(backend, {"memory_for": 128 << 20})
+    assert json.loads(content.decode())["workspace"] == report.workspace_bytes == 128 << 20
+    assert len(report.notes) == 2
+    with pytest.raises(BuildError, match="out of memory") as caught:
+        build(backend, {"memory_for": 1})
+    assert caught.value.failure_type == "build_oom"
+
+
+@pytest.mark.parametrize("release", RELEASES[:-1])
+def test_timings_are_kept(install, build, tmp_path, release):
+    """A build leaves its timings for the next one; those of another version are replaced."""
+    backend, kept = install(release), tmp_path / "timing.cache"
+
+    build(backend)
+    build(backend)
+    assert kept.read_bytes() == b"tt"
+    kept.write_bytes(b"of another version")
+    _, _, log = build(backend)
+
+    assert kept.read_bytes() == b"t"
+    assert log == ["the timing cache does not fit this TensorRT: a new one is begun"]
+    build(backend, timing_cache_path="")
+    assert kept.read_bytes() == b"t"
+
+
+def test_nothing_is_timed_on_rtx(install, build, tmp_path):
+    """TensorRT-RTX times nothing when it builds, so that there is nothing to keep."""
+    build(install(RTX))
+
+    assert not (tmp_path / "timing.cache").exists()
+
+
+# activation → Q → DQ ┐
+#          w → Q → DQ ┴ conv_1, whose name is the beginning of conv_10's
+QUANTIZED = [
+    ["CONSTANT", "w", [], ["w"]],
+    ["QUANTIZE", "w_q", ["w"], ["q_w"]],
+    ["DEQUANTIZE", "w_dq", ["q_w"], ["dq_w"]],
+    ["QUANTIZE", "x_q", ["x"], ["q_x"]],
+    ["DEQUANTIZE", "x_dq", ["q_x"], ["dq_x"]],
+    ["CONVOLUTION", "conv_1", ["dq_x", "w"], ["a"]],
+    ["CONVOLUTION", "conv_10", ["dq_x", "dq_w"], ["b"]],
+]
+
+
+@pytest.mark.parametrize("release", WEAKLY_TYPED)
+def test_a_layer_without_an_int8_kernel_falls_back(install, build, release):
+    """Q/DQ is dropped before exactly the layer that has no INT8 kernel, and the report says so."""
+    model = {"layers": QUANTIZED, "no_kernel": ["conv_1"]}
+
+    content, report, _ = build(install(release), model, builder_flags=["int8"])
+
+    inputs = dict(json.loads(content.decode())["layers"])
+    assert (inputs["conv_1"], inputs["conv_10"]) == (["x", "w"], ["dq_x", "dq_w"])
+    assert report.notes == ("Q/DQ of conv_1 dropped: no INT8 kernel",)
+
+
+@pytest.mark.parametrize("release", WEAKLY_TYPED)
+def test_a_layer_that_cannot_fall_back_fails(install, build, release):
+    """Where there is no Q/DQ left to drop (here it is the weights'), the build fails in TensorRT's words."""
+    with pytest.raises(BuildError, match="Could not find any implementation") as caught:
+        build(install(release), {"layers": QUANTIZED, "no_kernel": ["conv_10"]}, builder_flags=["int8"])
+
+    assert caught.value.failure_type == "build_failed"
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_an_unsupported_operator_is_named(install, build, release):
+    """What the parser does not support is unsupported_op with the operator; a broken file is build_failed."""
+    backend = install(release)
+
+    with pytest.raises(BuildError, match=r"\(Nonsense\): In node 7") as caught:
+        build(backend, {"refuse": "UNSUPPORTED_NODE"})
+    assert caught.value.failure_type == "unsupported_op"
+    with pytest.raises(BuildError, match="In node 7") as caught:
+        build(backend, {"refuse": "INVALID_GRAPH"})
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_inputs_are_float32(install, build, release):
+    """A model whose input is of another type cannot be built."""
+    with pytest.raises(BuildError, match="only FLOAT inputs"):
+        build(install(release), {"type": "INT32"})
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_stale_plan_is_told_apart(install, untimed, release):
+    """A plan that TensorRT does not take is stale, in TensorRT's words, so that it can be built again."""
+    with pytest.raises(StalePlanError, match="not compatible with this version"):
+        install(release).load(b"of another GPU", LoadOptions(), untimed)
+
+
+def test_loading_is_timed_in_stages(install, build):
+    """CUDA's own start, deserializing and the context are three stages."""
+    stages = []
+
+    @contextlib.contextmanager
+    def stage(name):
+        stages.append(name)
+        yield
+
+    backend = install(TEN)
+    backend.load(build(backend)[0], LoadOptions(), stage)
+
+    assert stages == ["cuda_init", "deserialize", "create_context"]
+
+
+@pytest.mark.parametrize(("sync_mode", "flags"), [("spin", 8 | 1), ("block", 8 | 4)])
+def test_how_the_host_waits(install, load, cuda, sync_mode, flags):
+    """Spin and block are flags of the device, set before anything else, and recorded."""
+    model = load(install(NANO), sync_mode=sync_mode)
+
+    assert cuda.flags == flags
+    assert model.session_options["sync_mode"] == sync_mode
+
+
+@pytest.mark.parametrize(("integrated", "kind"), [(0, "pinned"), (1, "mapped")])
+def test_memory_is_mapped_where_it_is_shared(install, load, cuda, integrated, kind):
+    """By itself a model takes mapped memory on an integrated GPU and pinned memory elsewhere, and says which."""
+    cuda.attributes[18] = integrated
+
+    assert load(install(XAVIER)).session_options["memory_kind"] == kind
+
+
+def test_memory_that_cannot_be_mapped(install, load, cuda):
+    """Mapped memory that the GPU does not have is refused with what to choose instead."""
+    cuda.attributes[19] = 0
+
+    with pytest.raises(LoadError, match="choose memory kind pinned or device"):
+        load(install(XAVIER), memory_kind="mapped")
+
+
+def test_a_graph_that_cannot_be_captured(install, load, cuda):
+    """Without the graph the model runs on, and says why there is none."""
+    model = load(install(XAVIER), cuda_graph=True)
+    (staged,) = model.stage([feed(5)])
+    cuda.failures["cudaStreamBeginCapture"] = 900
+
+    for _ in range(3):
+        model.run_once(staged)
+
+    assert model.outputs(staged)[0].tolist() == [[10, 2, 4, 6]]
+    assert "off: could not be captured: cudaErrorStreamCaptureUnsupported" in model.session_options["cuda_graph"]
+
+
+def test_a_failing_inference(install, load, cuda):
+    """A CUDA error in the loop is an InferenceError with the runtime's name for it."""
+    model = load(install(TEN))
+    (staged,) = model.stage([feed(5)])
+    cuda.failures["cudaStreamSynchronize"] = 2
+
+    with pytest.raises(InferenceError, match="cudaErrorMemoryAllocation"):
+        model.run_once(staged)
+
+
+@pytest.mark.parametrize("version", ["8.0.1.6", "8.1.0", "7.1.3"])
+def test_a_release_that_is_too_old(install, monkeypatch, version):
+    """Before 8.2 the backend is broken, with the JetPack to upgrade to."""
+    monkeypatch.setattr(sys.modules[install(NANO)._modules[0]], "__version__", version)
+
+    with pytest.raises(BackendBrokenError, match="{} is installed, 8.2 or newer .*JetPack 4.6.1".format(version)):
+        Tensorrt.probe()
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_release_that_works(install, release):
+    """Every claimed release is found with its version, and names the libraries that change the numbers."""
+    backend = install(release)
+
+    assert backend.probe().version == release.replace("rtx-", "")
+    assert backend.library_versions()["cuda"] == "12.4"
+
+
+def test_without_a_gpu(install, cuda):
+    """TensorRT without a GPU is broken in a sentence, and so are building and loading."""
+    cuda.failures.update(dict.fromkeys(("cudaDeviceGetAttribute", "cudaGetDeviceCount"), 100))
+    backend = install(TEN)
+
+    with pytest.raises(BackendBrokenError, match="no NVIDIA GPU is visible"):
+        backend.probe()
+    with pytest.raises(BuildError, match="no NVIDIA GPU is visible"):
+        backend.build("x", "y", BuildOptions(), print)
+    with pytest.raises(LoadError, match="no NVIDIA GPU is visible"):
+        backend.load(b"{", LoadOptions(), None)
+
+
+def test_a_library_that_does_not_load(install, monkeypatch, tmp_path):
+    """Bindings without their library are broken, which is not the same as absent."""
+    install(TEN)
+    (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.10: cannot open shared object file')")
+    monkeypatch.delitem(sys.modules, "tensorrt")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    assert TensorrtRtx.probe() is None
+    with pytest.raises(BackendBrokenError, match=r"does not load: libnvinfer.so.10.*same release"):
+        Tensorrt.probe()
+
+
+def test_a_gpu_that_is_too_old(install, cuda):
+    """TensorRT-RTX does not run on a Jetson Nano's GPU, and says from which SM on it does."""
+    cuda.attributes.update({75: 5, 76: 3})
+
+    with pytest.raises(BackendBrokenError, match="SM 75 or newer, this one is SM 53"):
+        install(RTX).probe()
+
+
+@pytest.mark.parametrize(("release", "builds"), [(TEN, False), (ELEVEN, False), (RTX, True)])
+def test_building_for_another_gpu(install, build, cuda, release, builds):
+    """Only TensorRT-RTX builds for an SM that is not this machine's; it always names the one it builds for."""
+    cuda.attributes.update({75: 8, 76: 9})
+    backend = install(release)
+
+    if builds:
+        assert json.loads(build(backend, compute_capability=86)[0].decode())["capability"] == "SM86"
+    else:
+        with pytest.raises(BuildError, match="which is SM 89, not SM 86"):
+            build(backend, compute_capability=86)
+
+
+def test_the_key_of_a_plan(install):
+    """Release, GPU, precision, TF32, workspace and iterations each make another plan."""
+    backend = install(XAVIER)
+    base = backend.plan_key(BuildOptions())
+
+    assert (base["tensorrt"], base["sm"], base["gpu"]) == (XAVIER, "86", "NVIDIA GeForce RTX 3080")
+    assert all(
+        backend.plan_key(BuildOptions()._replace(**change)) != base
+        for change in (
+            {"builder_flags": ["fp16"]},
+            {"builder_flags": ["tf32"]},
+            {"workspace_ladder_bytes": [1]},
+            {"timing_iterations": 4},
+            {"compute_capability": 72},
+        )
+    )

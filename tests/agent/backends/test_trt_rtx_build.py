@@ -1,0 +1,131 @@
+"""The real TensorRT-RTX through the backend: it builds without a GPU, and cannot load without one."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+# not where the agent's own tests run on an old Python
+pytest.importorskip("tensorrt_rtx_bindings")
+onnx = pytest.importorskip("onnx")
+
+from efficientquant_agent.backends import cudart  # noqa: E402
+from efficientquant_agent.backends.base import BackendBrokenError, BuildError, BuildOptions, LoadError, LoadOptions  # noqa: E402
+from efficientquant_agent.backends.trt import TensorrtRtx  # noqa: E402
+
+TINY = Path(__file__).parent.parent.parent / "fixtures" / "models" / "tiny.onnx"
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Build a file for SM 8.6; return the plan's content, the report and the log."""
+
+    def build_file(onnx_path, **options):
+        log = []
+        options.setdefault("compute_capability", 86)
+        options.setdefault("timing_cache_path", str(tmp_path / "timing.cache"))
+        plan = tmp_path / "model.plan"
+        report = TensorrtRtx.build(str(onnx_path), str(plan), BuildOptions(**options), log.append)
+        return plan.read_bytes(), report, log
+
+    return build_file
+
+
+@pytest.fixture
+def no_gpu():
+    """Skip where there is a GPU after all."""
+    try:
+        cudart.open_library().device_count()
+    except cudart.CudaError:
+        return
+    pytest.skip("this machine has a GPU")
+
+
+@pytest.fixture
+def changed(tmp_path):
+    """Return a function that writes the tiny model with one change."""
+
+    def write(change):
+        model = onnx.load(str(TINY))
+        change(model.graph)
+        onnx.save(model, str(tmp_path / "changed.onnx"))
+        return tmp_path / "changed.onnx"
+
+    return write
+
+
+def test_a_plan_for_another_gpu(build):
+    """A typed file becomes a plan for SM 8.6 with a report of how, on a machine without a GPU."""
+    content, report, _ = build(TINY)
+
+    assert report.engine_bytes == len(content) > 1000
+    assert report.engine_sha256 == hashlib.sha256(content).hexdigest()
+    assert report.notes == ()
+    assert (report.settings["sm"], report.settings["tf32"]) == ("86", "off")
+    assert report.settings["tensorrt_rtx"] == TensorrtRtx.library_versions()["tensorrt_rtx"]
+    assert report.build_s > 0
+    json.dumps(report._asdict())
+
+
+def test_a_second_build_is_not_silenced(build):
+    """TensorRT keeps the first logger of a process: a later build hears its own errors all the same."""
+    build(TINY)
+
+    with pytest.raises(BuildError, match=r".+") as caught:
+        build(__file__)
+
+    assert caught.value.failure_type == "build_failed"
+    assert "ParseFromCodedStream" in str(caught.value)
+
+
+def test_an_unknown_operator_is_named(build, changed):
+    """An operator that TensorRT-RTX does not have is unsupported_op, with its name."""
+
+    def make_unknown(graph):
+        graph.node[0].op_type = "Nonsense"
+
+    with pytest.raises(BuildError, match=r"\(Nonsense\): .*Plugin not found") as caught:
+        build(changed(make_unknown))
+
+    assert caught.value.failure_type == "unsupported_op"
+
+
+def test_inputs_are_float32(build, changed):
+    """A half-precision input is refused before anything is built."""
+
+    def make_half(graph):
+        graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+        cast = onnx.helper.make_node("Cast", [graph.input[0].name], ["as_float"], to=onnx.TensorProto.FLOAT)
+        for node in graph.node:
+            for index, name in enumerate(node.input):
+                if name == graph.input[0].name:
+                    node.input[index] = "as_float"
+        graph.node.insert(0, cast)
+
+    with pytest.raises(BuildError, match=r"'image' is DataType.HALF; only FLOAT"):
+        build(changed(make_half))
+
+
+def test_an_sm_that_it_does_not_know(build):
+    """TensorRT-RTX does not build for a Jetson Nano."""
+    with pytest.raises(BuildError, match="cannot build for SM 53"):
+        build(TINY, compute_capability=53)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_loading_needs_a_gpu(build, untimed):
+    """Without a GPU loading fails with a sentence that says what is missing, which the probe says too."""
+    content, _, _ = build(TINY)
+
+    with pytest.raises(LoadError, match=r"TensorRT-RTX cannot load a plan here: .*(driver|GPU)"):
+        TensorrtRtx.load(content, LoadOptions(), untimed)
+    with pytest.raises(BackendBrokenError, match=r"TensorRT-RTX .* is installed, but .*(driver|GPU)"):
+        TensorrtRtx.probe()
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_building_for_this_gpu_needs_one(build):
+    """Without a named SM the plan would be for this machine's GPU, which is not there."""
+    with pytest.raises(BuildError, match="TensorRT-RTX cannot build here"):
+        build(TINY, compute_capability=0)

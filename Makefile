@@ -3,9 +3,10 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
-SLOW := $(addprefix tests/efficientquant/,test_ten_models.py test_rtx_engines.py test_zoo.py)
+SLOW := $(addprefix tests/efficientquant/,test_ten_models.py test_rtx_engines.py test_zoo.py) \
+	tests/agent/backends/test_trt_rtx_models.py
 
-.PHONY: help demo test lint protos-check unit agent-py36 agent-py38 models zoo e2e bench protos format clean
+.PHONY: help demo test lint protos-check unit agent-py36 agent-py38 models zoo e2e bench fuzz gpu-check protos format clean
 
 help:            ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -33,14 +34,21 @@ agent-py36 agent-py38: agent-py3%: .venvs/py3.%/.ready  ## the agent's and the p
 e2e: .venv/.ready-test .venvs/py3.6/.ready .venvs/py3.8/.ready  ## real controllers and agents as processes
 	$(PYTEST) tests/e2e
 
-models: .venv/.ready-test .venvs/py3.6/.ready  ## all ten MobileViT models: quantize, export, check, ONNX Runtime 1.10 and current
-	$(PYTEST) -n 2 tests/efficientquant/test_ten_models.py tests/efficientquant/test_rtx_engines.py
+models: .venv/.ready-test .venvs/py3.6/.ready  ## all ten MobileViT models: quantize, export, check, ONNX Runtime 1.10 and current, RTX engines
+	$(PYTEST) -n 2 tests/efficientquant/test_ten_models.py tests/efficientquant/test_rtx_engines.py \
+		tests/agent/backends/test_trt_rtx_models.py
 
 zoo: .venv/.ready-test  ## twenty-five other timm models, quantized by two recipes, exported and checked: slow
 	$(PYTEST) tests/efficientquant/test_zoo.py
 
 bench: .venv/.ready-test .venvs/py3.6/.ready  ## the performance goals, as ratios in one run
 	$(BIN)/python tests/bench/run.py
+
+fuzz: .venv/.ready-test  ## a million mutated lines for the parser of tegrastats
+	$(BIN)/python tests/fuzz/tegrastats.py
+
+gpu-check: .venv/.ready-test  ## on a machine with an NVIDIA GPU: what runs there, and a report in docs/gpu-checks
+	$(BIN)/python tests/gpu/check.py
 
 protos:          ## write the Python code of fleet.proto
 	protos/generate.sh

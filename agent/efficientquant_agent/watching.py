@@ -123,7 +123,7 @@ class Watcher:
         self._deadline_s = deadline_s
         self._cancellation = cancellation
         self._sample_at_s = time.monotonic()
-        self._cpu_before_s = _thread_cpu_s()
+        self._loop_cpu_s = 0.0
         self._stream_cpu_s = 0.0
 
     def rest(self, duration_s: float) -> None:
@@ -148,7 +148,7 @@ class Watcher:
         """Return the CPU time that watching took so far, in seconds, tegrastats' own included."""
         if self._stream is not None:
             self._stream_cpu_s = self._stream.cpu_s
-        return _thread_cpu_s() - self._cpu_before_s + self._stream_cpu_s
+        return self._loop_cpu_s + self._stream_cpu_s
 
     def close(self) -> List[Series]:
         """Release everything and return what was recorded."""
@@ -159,7 +159,7 @@ class Watcher:
 
     def _loop(self, pipes: Dict[Any, "_Lines"], until_s: float, is_done: Callable[[], bool] = lambda: False) -> None:
         """Sample until `until_s`, until `is_done()` or, with pipes, until all of them have ended."""
-        with _sampling_on_last_cpu(), selectors.DefaultSelector() as selector:
+        with self._counting_cpu(), _sampling_on_last_cpu(), selectors.DefaultSelector() as selector:
             for source in [self._cancellation, *pipes]:
                 selector.register(source, selectors.EVENT_READ)
             if self._stream is not None:
@@ -174,6 +174,15 @@ class Watcher:
                     self._handle(key.fileobj, waiting, selector)
                 self.wakeups += 1
                 self._tick()
+
+    @contextlib.contextmanager
+    def _counting_cpu(self) -> Iterator[None]:
+        """Count what watching costs; starting a child between two steps is no part of it."""
+        before_s = _thread_cpu_s()
+        try:
+            yield
+        finally:
+            self._loop_cpu_s += _thread_cpu_s() - before_s
 
     def _handle(self, source: Any, waiting: Dict[Any, "_Lines"], selector: selectors.BaseSelector) -> None:
         if source is self._cancellation:

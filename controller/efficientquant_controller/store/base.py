@@ -163,7 +163,8 @@ class Store(ABC):
         """The succeeded runs of one campaign or of all, by job and repeat: what comparing them takes.
 
         Each has job_id, repeat_index, latency_p50_s, load_s, load_cold, peak_pss_bytes, and the conditions of the run:
-        tier, weights, backend, providers, runtime_version, session_options, agent_version, snapshot_sha256.
+        tier, weights, backend, providers, runtime_version, session_options, agent_version, snapshot_sha256, conditions,
+        and its verdict.
         """
 
     @abstractmethod

@@ -123,7 +123,7 @@ class SqlResults(Store):
 
 _REPEAT_COLUMNS = (
     *("job_id", "repeat_index", "latency_p50_s", "load_s", "load_cold", "peak_pss_bytes", "backend", "providers"),
-    *("runtime_version", "session_options", "agent_version", "snapshot_sha256"),
+    *("runtime_version", "session_options", "agent_version", "snapshot_sha256", "conditions", "verdict"),
 )
 
 

@@ -68,15 +68,15 @@ def test_a_plan_for_another_gpu(build):
     json.dumps(report._asdict())
 
 
-def test_a_second_build_is_not_silenced(build):
+def test_a_second_build_is_not_silenced(build, tmp_path):
     """TensorRT keeps the first logger of a process: a later build hears its own errors all the same."""
     build(TINY)
+    (tmp_path / "broken.onnx").write_bytes(b"\xff" * 64)
 
-    with pytest.raises(BuildError, match=r".+") as caught:
-        build(__file__)
+    with pytest.raises(BuildError, match="ParseFromCodedStream") as caught:
+        build(tmp_path / "broken.onnx")
 
     assert caught.value.failure_type == "build_failed"
-    assert "ParseFromCodedStream" in str(caught.value)
 
 
 def test_an_unknown_operator_is_named(build, changed):

@@ -141,7 +141,10 @@ class Submissions:
 
     async def _made_before(self, key: str) -> Artifact | None:
         found = await asyncio.to_thread(self._store.find_artifact, key)
-        return found if found is not None and self._artifacts.has(found.sha256) else None
+        if found is None:
+            return None
+        files = (found.sha256, *([found.reference_sha256] if found.reference_sha256 else []))
+        return found if all(map(self._artifacts.has, files)) else None
 
     async def _make(self, build: Build, source: Source, key: str) -> Artifact:
         made = await self._builder.build(build.model, build.recipe, build.target, source)

@@ -24,7 +24,7 @@ from efficientquant_controller.model import (
 )
 from efficientquant_controller.store import records, tables
 from efficientquant_controller.store.opening import open_engine
-from efficientquant_controller.store.sql_results import SqlResults, with_json
+from efficientquant_controller.store.sql_results import SqlResults, with_types
 from efficientquant_controller.store.transactions import Transaction, Transactions
 
 
@@ -297,10 +297,10 @@ class SqlStore(SqlResults):
         """The rows of the view `results`."""
         with self._transactions.read() as sql:
             if campaign_id is None:
-                return [with_json(row) for row in sql.rows(text("SELECT * FROM results"))]
+                return [with_types(row) for row in sql.rows(text("SELECT * FROM results"))]
             found = self._campaign_row(sql, campaign_id)["campaign_id"]
             query = text("SELECT * FROM results WHERE campaign_id = :campaign_id").bindparams(campaign_id=found)
-            return [with_json(row) for row in sql.rows(query)]
+            return [with_types(row) for row in sql.rows(query)]
 
     # events
 

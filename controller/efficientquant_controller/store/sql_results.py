@@ -80,7 +80,7 @@ class SqlResults(Store):
             if campaign_id is not None:
                 found = self._campaign_row(sql, campaign_id)["campaign_id"]
                 query = text("SELECT * FROM run_results WHERE campaign_id = :campaign_id").bindparams(campaign_id=found)
-            return [with_json(row) for row in sql.rows(query)]
+            return [with_types(row) for row in sql.rows(query)]
 
     def repeats(self, campaign_id: str | None = None) -> Sequence[Mapping[str, Any]]:
         """The succeeded runs, by job and repeat."""
@@ -131,11 +131,16 @@ _REPEAT_COLUMNS = (
 _JSON_COLUMNS = (
     *("library_versions", "session_options", "verdict_reasons", "conditions", "findings", "realised_precision"),
 )
+# Columns of the views that are true or false: SQLite hands them out as 1 and 0.
+_BOOLEAN_COLUMNS = ("paper", "warmup_converged", "load_cold", "throttled")
 
 
-def with_json(row: RowMapping) -> dict[str, Any]:
-    """A row of a view with its JSON columns read; an empty text is no value."""
+def with_types(row: RowMapping) -> dict[str, Any]:
+    """A row of a view with its JSON columns read, where an empty text is no value, and its truths as bool."""
     values = dict(row)
+    for name in _BOOLEAN_COLUMNS:
+        if isinstance(values.get(name), int):
+            values[name] = bool(values[name])
     for name in _JSON_COLUMNS:
         if isinstance(values.get(name), str):
             values[name] = json.loads(values[name]) if values[name] else None

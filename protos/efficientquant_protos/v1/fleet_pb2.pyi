@@ -1572,7 +1572,7 @@ class ResultRow(google.protobuf.message.Message):
 
     @property
     def verdict_reasons(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]:
-        """Sentences, the reasons of all repeats, each once."""
+        """Sentences: the reasons of the repeat with the worst verdict, then what could not be checked."""
         pass
     latency_p90_bound_s: builtins.float
     latency_p99_bound_s: builtins.float

@@ -1,6 +1,7 @@
 """Requests for artifacts: the names of recipes, when an artifact is made again, and images that cannot be used."""
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from efficientquant_controller.fleet.builds import Builder, Source, _Files, _ima
 from efficientquant_controller.model import Calibration, Weights
 
 RANDOM = Weights("random")
+TARGET = "onnxruntime"
 PHOTOS = Calibration("ab" * 32, "photos.zip")
 
 
@@ -46,11 +48,35 @@ def test_spellings_of_one_recipe_are_one(builder: Builder) -> None:
         builder.canonical_recipes(("fp32", "efficientquant:weight_bits=12"))
 
 
-@pytest.mark.parametrize(("recipe", "same"), [("fp32", True), ("efficientquant:log2_form=G", True), ("int8", False)])
-def test_images_make_another_artifact_where_they_are_looked_at(recipe: str, same: bool) -> None:
-    """A recipe that calibrates is built again for other images; fp32 is found again."""
-    keys = {build_key("m", recipe, Source(RANDOM, images)) for images in (None, PHOTOS)}
-    assert (len(keys) == 1) is same
+@pytest.mark.parametrize("recipe", ["fp32", "efficientquant:log2_form=G", "int8"])
+def test_other_images_are_another_build(recipe: str) -> None:
+    """Every recipe is built again for other images: the reference inputs are the user's, also without calibration."""
+    keys = {build_key("m", recipe, TARGET, Source(RANDOM, images)) for images in (None, PHOTOS)}
+    assert len(keys) == 2
+
+
+def test_what_an_artifact_is_made_of_names_it() -> None:
+    """Model, recipe, target and weights each make another build; what files are called makes none."""
+    photos = replace(PHOTOS, filename="others.zip")
+    mine, yours = (Weights("checkpoint", "cd" * 32, name) for name in ("mine.pth", "yours.pth"))
+    base = build_key("m", "fp32", TARGET, Source(mine, PHOTOS))
+
+    others = {
+        build_key("n", "fp32", TARGET, Source(mine, PHOTOS)),
+        build_key("m", "int8", TARGET, Source(mine, PHOTOS)),
+        build_key("m", "fp32", "jetson-nano", Source(mine, PHOTOS)),
+        build_key("m", "fp32", TARGET, Source(RANDOM, PHOTOS)),
+    }
+
+    assert len(others | {base}) == 5
+    assert build_key("m", "fp32", TARGET, Source(yours, photos)) == base
+
+
+def test_a_target_that_nothing_is_lowered_for_is_refused(builder: Builder) -> None:
+    """A device that needs a target nobody knows is one sentence, before anything is built."""
+    builder.check_targets({"jetson-nano", "onnxruntime"})
+    with pytest.raises(UserError, match="a device needs artifacts that cannot be made: .*tensorrt-rtx-sm0"):
+        builder.check_targets({"onnxruntime", "tensorrt-rtx-sm0"})
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ from dataclasses import replace
 import pytest
 from efficientquant_controller.config import TIERS
 from efficientquant_controller.fleet.scheduling import (
+    ENGINE_BUILD_S,
     is_free,
     next_run,
     plan_campaign,
     run_timeout_s,
     settled_state,
 )
+from efficientquant_controller.fleet.variants import Variant
 from efficientquant_controller.model import (
     Campaign,
     CampaignState,
@@ -36,7 +38,8 @@ CAMPAIGN = Campaign(
     repeats=4,
     seed=7,
 )
-DEVICES = [Device(f"d{one}", f"bench-{one}", "0.1.0", 1, 0.0, DeviceSnapshot()) for one in (1, 2)]
+VARIANT = Variant("ort-cpu", "onnxruntime")
+DEVICES = [(Device(f"d{one}", f"bench-{one}", "0.1.0", 1, 0.0, DeviceSnapshot()), VARIANT) for one in (1, 2)]
 
 
 def order_of(campaign: Campaign, device_id: str) -> list[tuple[int, str, str]]:
@@ -51,6 +54,23 @@ def test_a_campaign_is_models_by_recipes_by_devices_by_repeats() -> None:
     builds, jobs, runs = plan_campaign(CAMPAIGN, DEVICES)
     assert (len(builds), len(jobs), len(runs)) == (6, 12, 48)
     assert len({(run.job_id, run.repeat_index) for run in runs}) == 48
+
+
+def test_devices_of_one_target_share_their_artifacts() -> None:
+    """An artifact is built once for each target, and each job gets its device's own target and backend."""
+    nano, xavier = Variant("trt", "jetson-nano"), Variant("trt", "agx-xavier")
+    devices = [(replace(DEVICES[0][0], device_id=f"d{n}"), one) for n, one in enumerate((nano, nano, xavier, VARIANT))]
+
+    builds, jobs, _ = plan_campaign(CAMPAIGN, devices)
+
+    assert [one.target for one in builds[:3]] == ["jetson-nano", "agx-xavier", "onnxruntime"]
+    assert len({(one.model, one.recipe, one.target) for one in builds}) == len(builds) == 18
+    assert {(one.device_id, one.backend, one.target) for one in jobs} == {
+        ("d0", "trt", "jetson-nano"),
+        ("d1", "trt", "jetson-nano"),
+        ("d2", "trt", "agx-xavier"),
+        ("d3", "ort-cpu", "onnxruntime"),
+    }
 
 
 def test_variants_are_interleaved_across_repeats() -> None:
@@ -114,3 +134,12 @@ def test_the_time_limit_leaves_room_for_a_slow_board(tier: object) -> None:
     """A run may take four times its minimum, and a second for each inference it must do."""
     assert run_timeout_s(tier) >= 4 * tier.min_time_s + tier.warmup_max_time_s
     assert run_timeout_s(tier) >= 1.0 * tier.min_count
+
+
+def test_the_time_limit_leaves_room_for_what_comes_before_the_loop() -> None:
+    """Cooling down, both rests and an engine's build come on top."""
+    smoke = TIERS["smoke"]
+    cooler, rested = replace(smoke, gate_timeout_s=smoke.gate_timeout_s + 60), replace(smoke, idle_s=smoke.idle_s + 10)
+    assert run_timeout_s(cooler) == run_timeout_s(smoke) + 60
+    assert run_timeout_s(rested) == run_timeout_s(smoke) + 20
+    assert run_timeout_s(smoke, builds_engine=True) == run_timeout_s(smoke) + ENGINE_BUILD_S

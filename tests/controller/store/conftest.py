@@ -19,6 +19,7 @@ from efficientquant_controller.model import (
     Campaign,
     CampaignState,
     DeviceSnapshot,
+    Gpu,
     Job,
     Measurement,
     Run,
@@ -30,8 +31,10 @@ from efficientquant_controller.model import (
 from efficientquant_controller.store.sql import SqlStore, open_store
 
 SNAPSHOT = DeviceSnapshot(
-    board="bench", cpu_count=2, library_versions={"python": "3.11"}, backends=(Backend("ort-cpu", "1.32.0", ("CPU",)),)
-)
+    board="bench", cpu_count=2, library_versions={"python": "3.11"}, backends=(Backend("ort-cpu", "1.32.0", ("CPU",)),),
+    jetpack="4.6.4", cuda_version="10.2", power_mode="MAXN", clock_control="helper",
+    gpus=(Gpu("tegra", "", 53, None, True, True, False, False, ""), Gpu("RTX", "GPU-1", 86, 10 << 30, tf32=True)),
+)  # fmt: skip
 
 
 def _postgres_folder() -> Path | None:
@@ -104,27 +107,34 @@ def artifact() -> Artifact:
         ("a note",),
         {"recipe": {"name": "fp32"}},
         {"a": 1},
+        "jetson-nano",
+        ("fp16", "int8"),
+        "12" * 32,
+        2**40,
     )
 
 
 @pytest.fixture
 def campaign() -> Campaign:
     """A campaign with numbers at the ends of their ranges."""
-    measurement = Measurement("smoke", 6.0, 64, input_seed=2**64 - 1)
+    measurement = Measurement(
+        "smoke", 6.0, 64, input_seed=2**64 - 1, cuda_graph=True, sync_mode="block", memory_kind="mapped", idle_s=2.5,
+        profile_layers=True, lock_clocks=True, power_mode="MAXN",
+    )  # fmt: skip
     weights = Weights("checkpoint", "cd" * 32, "mine.pth")
     names = (("mobilevit_xxs",), ("fp32",), ("bench-1",))
     images = Calibration("ef" * 32, "photos.zip")
     state = CampaignState.BUILDING
-    return Campaign("c1", state, 10.5, *names, weights, measurement, 4, 2**64 - 1, calibration=images)
+    return Campaign("c1", state, 10.5, *names, weights, measurement, 4, 2**64 - 1, calibration=images, paper=True)
 
 
 @pytest.fixture
 def planned(store: SqlStore, campaign: Campaign, snapshot: DeviceSnapshot) -> SqlStore:
     """A store with device d1 and campaign c1: one build, job j1 and runs r0 to r3."""
     store.register_device("d1", "bench-1", "0.1.0", 1, snapshot, 1.0)
-    job = Job("j1", "c1", "d1", "mobilevit_xxs", "fp32")
+    job = Job("j1", "c1", "d1", "mobilevit_xxs", "fp32", target="jetson-nano", backend="trt")
     runs = [Run(f"r{index}", "j1", index, 3 - index) for index in range(4)]
-    store.create_campaign(campaign, [Build("c1", "mobilevit_xxs", "fp32")], [job], runs)
+    store.create_campaign(campaign, [Build("c1", "mobilevit_xxs", "fp32", target="jetson-nano")], [job], runs)
     return store
 
 

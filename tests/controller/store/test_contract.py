@@ -21,6 +21,8 @@ from efficientquant_controller.model import (
 )
 from efficientquant_controller.store.sql import SqlStore
 
+TARGET = "jetson-nano"
+JOB = Job("j1", "c1", "d1", "mobilevit_xxs", "fp32", target=TARGET, backend="trt")
 PATHS = {
     JobState.PENDING: [],
     JobState.QUEUED: [JobState.QUEUED],
@@ -103,8 +105,8 @@ def test_artifact_of_two_builds(store: SqlStore, artifact: Artifact) -> None:
 def test_campaign_round_trip(planned: SqlStore, campaign: Campaign) -> None:
     """A campaign reads back equal with its builds, jobs, and runs by position."""
     assert planned.campaign("c1") == planned.campaign("latest") == planned.campaigns()[0] == campaign
-    assert planned.builds("c1") == [Build("c1", "mobilevit_xxs", "fp32")]
-    assert planned.jobs("c1") == [planned.job("j1")] == [Job("j1", "c1", "d1", "mobilevit_xxs", "fp32")]
+    assert planned.builds("c1") == [Build("c1", "mobilevit_xxs", "fp32", target=TARGET)]
+    assert planned.jobs("c1") == [planned.job("j1")] == [JOB]
     assert [run.run_id for run in planned.runs("latest")] == ["r3", "r2", "r1", "r0"]
     assert planned.run("r1") == Run("r1", "j1", 1, 2)
 
@@ -142,10 +144,27 @@ def test_campaign_state(planned: SqlStore, state: CampaignState, ended_unix_s: f
 def test_build_state(planned: SqlStore, artifact: Artifact) -> None:
     """A build that is ready names its artifact."""
     planned.add_artifact(artifact, "key")
-    planned.set_build_state("c1", "mobilevit_xxs", "fp32", BuildState.READY, "done", artifact.sha256)
-    ready = Build("c1", "mobilevit_xxs", "fp32", BuildState.READY, "done", artifact.sha256)
+    planned.set_build_state("c1", "mobilevit_xxs", "fp32", TARGET, BuildState.READY, "done", artifact.sha256)
+    ready = Build("c1", "mobilevit_xxs", "fp32", BuildState.READY, "done", artifact.sha256, TARGET)
     assert planned.builds("c1") == [ready]
     assert planned.results("c1")[0]["artifact_bytes"] == artifact.size_bytes
+
+
+def test_builds_of_two_targets(planned: SqlStore, campaign: Campaign, artifact: Artifact) -> None:
+    """One model under one recipe has a build for each target, and a row has the artifact of its own."""
+    planned.add_artifact(artifact, "key")
+    builds = [Build("c2", "mobilevit_xxs", "fp32", target=one) for one in ("onnxruntime", TARGET)]
+    planned.create_campaign(
+        replace(campaign, campaign_id="c2"), builds, [replace(JOB, job_id="j2", campaign_id="c2")], []
+    )
+
+    planned.set_build_state("c2", "mobilevit_xxs", "fp32", "onnxruntime", BuildState.READY, "", artifact.sha256)
+
+    assert [one.state for one in planned.builds("c2")] == [BuildState.READY, BuildState.QUEUED]
+    (row,) = planned.results("c2")
+    assert (row["target"], row["artifact_sha256"]) == (TARGET, "")
+    with pytest.raises(NotFoundError, match="there is no"):
+        planned.set_build_state("c2", "mobilevit_xxs", "fp32", "tensorrt-11", BuildState.READY, "", None)
 
 
 @pytest.mark.parametrize("after", JobState)
@@ -156,11 +175,11 @@ def test_job_transitions(planned: SqlStore, before: JobState, after: JobState) -
         planned.set_job_state("j1", step)
     if after is before or after in JOB_TRANSITIONS[before]:
         planned.set_job_state("j1", after, "timeout", "too slow")
-        expected = Job("j1", "c1", "d1", "mobilevit_xxs", "fp32", after, "timeout", "too slow")
+        expected = replace(JOB, state=after, failure_type="timeout", failure_message="too slow")
     else:
         with pytest.raises(ValueError, match="cannot become"):
             planned.set_job_state("j1", after)
-        expected = Job("j1", "c1", "d1", "mobilevit_xxs", "fp32", before)
+        expected = replace(JOB, state=before)
     assert planned.job("j1") == expected
 
 
@@ -205,7 +224,7 @@ def test_end_run_needs_an_ending(planned: SqlStore, state: RunState) -> None:
         lambda store: store.job("x"),
         lambda store: store.run("x"),
         lambda store: store.set_campaign_state("x", CampaignState.RUNNING, 1.0),
-        lambda store: store.set_build_state("x", "m", "r", BuildState.READY, "", None),
+        lambda store: store.set_build_state("x", "m", "r", "t", BuildState.READY, "", None),
         lambda store: store.set_job_state("x", JobState.QUEUED),
         lambda store: store.lease_run("x", 1.0),
         lambda store: store.release_run("x"),

@@ -141,7 +141,9 @@ class Tensorrt(Backend):
             trt = cls._module()
         except (cudart.CudaError, BackendBrokenError) as error:
             raise LoadError("{} cannot load a plan here: {}".format(cls._product, error)) from error
-        return trt_running.load(trt, cuda, content, options, stage)
+        model = trt_running.load(trt, cuda, content, options, stage)
+        model.providers = [cls._product]
+        return model
 
 
 class TensorrtRtx(Tensorrt):

@@ -40,7 +40,7 @@ def build(
     write_whole(plan_path, content)
     return BuildReport(
         engine_sha256=hashlib.sha256(content).hexdigest(),
-        engine_bytes=len(content),
+        engine_bytes=content.nbytes,
         workspace_bytes=workspace_bytes,
         parse_s=parsed_s - started_s,
         build_s=built_s - parsed_s,
@@ -104,7 +104,10 @@ class _Build:
         return 0
 
     def parse(self, onnx_path: str) -> None:
-        """Read the ONNX file into the network; BuildError("unsupported_op") names what is not supported."""
+        """Read the ONNX file into the network, symbolic dimensions as 1.
+
+        Raises BuildError; "unsupported_op" names what is not supported.
+        """
         trt, parser, network = self._trt, self._parser, self._network
         if hasattr(trt, "init_libnvinfer_plugins"):
             trt.init_libnvinfer_plugins(self._logger, "")
@@ -115,6 +118,8 @@ class _Build:
             if tensor.dtype != trt.DataType.FLOAT:
                 message = "input '{}' is {}; only FLOAT inputs can be fed".format(tensor.name, tensor.dtype)
                 raise BuildError("build_failed", message)
+            # Fixed here and not by a profile: until 8.6 two contexts cannot share one.
+            tensor.shape = tuple(1 if size < 0 else size for size in tensor.shape)
 
     def climb_down(self, sm: int) -> Tuple[Any, int]:
         """Return a plan and its workspace: every limit of the ladder in turn, as long as memory is what was missing."""
@@ -170,23 +175,8 @@ class _Build:
         if hasattr(config, "set_compute_capability"):
             config.num_compute_capabilities = 1
             config.set_compute_capability(_compute_capability(trt, sm), 0)
-        self._fix_shapes(config)
         self._load_timings(config)
         return config
-
-    def _fix_shapes(self, config: Any) -> None:
-        """Give every symbolic dimension the one size that is measured, 1."""
-        builder, network = self._builder, self._network
-        shapes = {}
-        for index in range(network.num_inputs):
-            tensor = network.get_input(index)
-            shapes[tensor.name] = tuple(tensor.shape)
-        if any(size < 0 for shape in shapes.values() for size in shape):
-            profile = builder.create_optimization_profile()
-            for name, shape in shapes.items():
-                fixed = tuple(1 if size < 0 else size for size in shape)
-                profile.set_shape(name, fixed, fixed, fixed)
-            config.add_optimization_profile(profile)
 
     def _load_timings(self, config: Any) -> None:
         """Use the kept timings, so that two builds choose the same kernels; those of another version are refused."""

@@ -24,7 +24,7 @@ def open_log(trt: Any, write: Callable[[str], None]) -> Any:
 
 
 def _new_log(trt: Any) -> Any:
-    class Log(trt.ILogger):  # type: ignore[misc] — a class of a module that is found at run time
+    class Log(trt.ILogger):
         def __init__(self) -> None:
             super().__init__()
             self.errors: List[str] = []

@@ -34,7 +34,7 @@ _NUMPY_TYPES = {
 
 
 class Tensor(NamedTuple):
-    """An input or output of an engine; symbolic dimensions are 1 already."""
+    """An input or output of an engine."""
 
     name: str
     is_input: bool
@@ -114,13 +114,14 @@ class TrtModel(LoadedModel):
         self._buffers = _Buffers(cuda, self._memory_kind)
         self._stream = cuda.stream_create()
         self._start, self._end = cuda.event_create(), cuda.event_create()
-        self._tensors = self._prepare(context)
-        self._outputs = [(tensor, self._buffers.add(tensor.size_bytes)) for tensor in self._outputs_of(self._tensors)]
+        self._tensors = self._io_tensors()
+        self._outputs = [
+            (tensor, self._buffers.add(tensor.size_bytes)) for tensor in self._tensors if not tensor.is_input
+        ]
         self._address_outputs(context)
         self._wants_graph = options.cuda_graph
         self._ran = False
-        self._device_memory_bytes = max(0, free_bytes - cuda.free_bytes())
-        self.providers = ["TensorRT"]
+        self._device_memory_bytes = max(_context_bytes(self._engine), free_bytes - cuda.free_bytes())
         # A CUDA graph that cannot be captured is found out by the second inference: read this after the measurement.
         self.session_options: Dict[str, str] = {
             "sync_mode": options.sync_mode,
@@ -129,12 +130,7 @@ class TrtModel(LoadedModel):
             "transfers": {"pinned": "both ways in every query", "mapped": "none: mapped memory"}.get(
                 self._memory_kind, "none: inputs and outputs stay on the device"
             ),
-            "engine_device_memory_bytes": str(_context_bytes(self._engine)),
         }
-
-    @staticmethod
-    def _outputs_of(tensors: Sequence[Tensor]) -> List[Tensor]:
-        return [tensor for tensor in tensors if not tensor.is_input]
 
     def input_shapes(self) -> Dict[str, Tuple[int, ...]]:
         """Return every input's shape by name; LoadError where one is not FLOAT."""
@@ -144,39 +140,36 @@ class TrtModel(LoadedModel):
                 raise LoadError("input '{}' is {}; only FLOAT inputs can be staged".format(tensor.name, tensor.type))
         return {tensor.name: tensor.shape for tensor in inputs}
 
-    def _prepare(self, context: Any) -> List[Tensor]:
-        """Set a context's symbolic dimensions to 1 and return the engine's inputs and outputs in its order."""
-        tensors = self._named(context) if hasattr(context, "set_tensor_address") else self._bound(context)
+    def _io_tensors(self) -> List[Tensor]:
+        """Return the engine's inputs and outputs in its order."""
+        tensors = self._named() if hasattr(self._engine, "num_io_tensors") else self._bound()
         for tensor in tensors:
             if tensor.type not in _NUMPY_TYPES:
                 raise LoadError("'{}' is {}, which numpy does not have".format(tensor.name, tensor.type))
         return tensors
 
-    def _named(self, context: Any) -> List[Tensor]:
+    def _named(self) -> List[Tensor]:
         trt, engine = self._trt, self._engine
-        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-        for name in inputs:
-            context.set_input_shape(name, _fixed(engine.get_tensor_shape(name)))
         return [
-            Tensor(name, name in inputs, _fixed(context.get_tensor_shape(name)), engine.get_tensor_dtype(name).name)
-            for name in names
+            Tensor(
+                name,
+                engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT,
+                tuple(engine.get_tensor_shape(name)),
+                engine.get_tensor_dtype(name).name,
+            )
+            for name in map(engine.get_tensor_name, range(engine.num_io_tensors))
         ]
 
-    def _bound(self, context: Any) -> List[Tensor]:
+    def _bound(self) -> List[Tensor]:
         engine = self._engine
-        count = engine.num_bindings
-        inputs = [index for index in range(count) if engine.binding_is_input(index)]
-        for index in inputs:
-            context.set_binding_shape(index, _fixed(engine.get_binding_shape(index)))
         return [
             Tensor(
                 engine.get_binding_name(index),
-                index in inputs,
-                _fixed(context.get_binding_shape(index)),
+                engine.binding_is_input(index),
+                tuple(engine.get_binding_shape(index)),
                 engine.get_binding_dtype(index).name,
             )
-            for index in range(count)
+            for index in range(engine.num_bindings)
         ]
 
     def _address_outputs(self, context: Any) -> None:
@@ -277,7 +270,10 @@ class TrtModel(LoadedModel):
         return self._cuda.elapsed_s(self._start, self._end)
 
     def device_memory_bytes(self) -> Optional[int]:
-        """Return how much less device memory is free since before the plan was loaded, the CUDA context apart."""
+        """Return how much less device memory is free since before the plan was loaded, the CUDA context apart.
+
+        At least what the engine says that a context needs: where CPU and GPU share memory, others free some too.
+        """
         return self._device_memory_bytes
 
     def report(self) -> EngineReport:
@@ -296,7 +292,7 @@ class TrtModel(LoadedModel):
         trt, engine = self._trt, self._engine
         total_s: Dict[str, float] = {}
 
-        class LayerTimes(trt.IProfiler):  # type: ignore[misc] — a class of a module that is found at run time
+        class LayerTimes(trt.IProfiler):
             def __init__(self) -> None:
                 super().__init__()
 
@@ -306,13 +302,12 @@ class TrtModel(LoadedModel):
         context = engine.create_execution_context()
         if context is None:
             return []
-        self._prepare(context)
         self._address_outputs(context)
         profiler = LayerTimes()  # the context does not keep it
+        context.profiler = profiler
         for repeat in range(repeats + 1):
             if repeat == 1:  # the first one was for warming up
                 total_s.clear()
-            context.profiler = profiler
             self._enqueue(context, staged)
             self._cuda.stream_synchronize(self._stream)
         del context
@@ -373,10 +368,6 @@ def _memory_kind(asked: str, cuda: Cudart) -> str:
     if asked == "mapped" and not mappable:
         raise LoadError("this GPU cannot map host memory; choose memory kind pinned or device")
     return asked
-
-
-def _fixed(shape: Any) -> Tuple[int, ...]:
-    return tuple(1 if size < 0 else int(size) for size in shape)
 
 
 def _context_bytes(engine: Any) -> int:

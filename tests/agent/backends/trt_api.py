@@ -14,9 +14,8 @@ _SINCE_8_5 = RELEASES[2:]
 # Attributes outside the table, from NVIDIA's Python API reference of each release; RTX's are checked against the
 # real module. The third column says in which releases; None is all of them.
 ALLOWED = {
-    "Builder": (("create_network", "create_builder_config", "create_optimization_profile"), None),
-    "IBuilderConfig": (("set_flag", "clear_flag", "add_optimization_profile"), None),
-    "IOptimizationProfile": (("set_shape",), None),
+    "Builder": (("create_network", "create_builder_config"), None),
+    "IBuilderConfig": (("set_flag", "clear_flag"), None),
     "INetworkDefinition": (("num_inputs", "get_input"), None),
     "ILayer": (("name", "type", "num_inputs", "num_outputs", "get_input", "get_output", "set_input"), None),
     "ITensor": (("name", "dtype", "shape"), None),

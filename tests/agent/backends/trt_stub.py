@@ -112,12 +112,6 @@ class Network:
         return self._layers[index]
 
 
-class Profile:
-    def set_shape(self, name, smallest, usual, largest):
-        assert smallest == usual == largest
-        self._shape = (name, list(usual))
-
-
 class TimingCache:
     def __init__(self, content=b""):
         self._content = content
@@ -130,7 +124,6 @@ class Config:
     def __init__(self):
         self._flags = {"TF32"}
         self._workspace = None
-        self._shapes = []
         self._cache = None
 
     def set_flag(self, flag):
@@ -142,9 +135,6 @@ class Config:
     def set_memory_pool_limit(self, pool, size_bytes):
         assert pool is self._trt.MemoryPoolType.WORKSPACE
         self._workspace = size_bytes
-
-    def add_optimization_profile(self, profile):
-        self._shapes.append(profile._shape)
 
     def create_timing_cache(self, content):
         return self._trt.ITimingCache(content) if content != b"of another version" else None
@@ -224,9 +214,6 @@ class Builder:
     def create_builder_config(self):
         return self._trt.IBuilderConfig()
 
-    def create_optimization_profile(self):
-        return self._trt.IOptimizationProfile()
-
     def build_serialized_network(self, network, config):
         trt, model = self._trt, network._model
         workspace = config._workspace if config._workspace is not None else getattr(config, "max_workspace_size", 0)
@@ -245,7 +232,7 @@ class Builder:
             "workspace": workspace,
             "iterations": config.avg_timing_iterations,
             "verbosity": config.profiling_verbosity.name,
-            "shapes": config._shapes,
+            "shapes": [tensor.shape for tensor in network._inputs],
             "capability": getattr(config, "_capability", None),
             "layers": [[layer.name, [tensor.name for tensor in layer._inputs]] for layer in network._layers],
         }
@@ -281,7 +268,7 @@ class Engine:
         return self._trt.TensorIOMode.INPUT if name == "x" else self._trt.TensorIOMode.OUTPUT
 
     def get_binding_shape(self, _index):
-        return SHAPE
+        return (1, 4)
 
     get_tensor_shape = get_binding_shape
 
@@ -300,20 +287,6 @@ class Engine:
 class Context:
     def __init__(self):
         self._addresses = {}
-        self._shape = SHAPE
-
-    def set_binding_shape(self, index, shape):
-        assert index == 0
-        self._shape = shape
-
-    def set_input_shape(self, name, shape):
-        assert name == "x"
-        self._shape = shape
-
-    def get_binding_shape(self, _index):
-        return self._shape
-
-    get_tensor_shape = get_binding_shape
 
     def set_tensor_address(self, name, address):
         self._addresses[name] = address
@@ -387,7 +360,6 @@ _BEHAVIOUR = {
     "ITensor": Tensor,
     "ILayer": Layer,
     "INetworkDefinition": Network,
-    "IOptimizationProfile": Profile,
     "IBuilderConfig": Config,
     "ITimingCache": TimingCache,
     "ParserError": Error,

@@ -15,7 +15,6 @@ CLASS_OF = {
     "layer": "ILayer",
     "network": "INetworkDefinition",
     "parser": "OnnxParser",
-    "profile": "IOptimizationProfile",
     "quantize": "ILayer",
     "runtime": "Runtime",
     "tensor": "ITensor",

@@ -75,7 +75,7 @@ def test_what_an_artifact_is_made_of_names_it() -> None:
 def test_a_target_that_nothing_is_lowered_for_is_refused(builder: Builder) -> None:
     """A device that needs a target nobody knows is one sentence, before anything is built."""
     builder.check_targets({"jetson-nano", "onnxruntime"})
-    with pytest.raises(UserError, match="a device needs artifacts that cannot be made: .*tensorrt-rtx-sm0"):
+    with pytest.raises(UserError, match=r"a device needs artifacts that cannot be made: .*tensorrt-rtx-sm0"):
         builder.check_targets({"onnxruntime", "tensorrt-rtx-sm0"})
 
 

@@ -1,14 +1,27 @@
 """Records and messages are the same thing in two shapes."""
 
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
+from typing import Any
 
+import pytest
+from efficientquant_controller.fleet.scheduling import run_timeout_s
 from efficientquant_controller.model import (
+    Agreement,
+    Artifact,
     Backend,
+    Build,
+    BuildState,
     DeviceSnapshot,
+    Engine,
+    Finding,
+    Gpu,
+    Job,
     Measurement,
+    Run,
     RunResult,
     Series,
     StageTiming,
+    Window,
 )
 from efficientquant_controller.server import convert
 from efficientquant_protos.v1 import fleet_pb2 as pb
@@ -25,7 +38,15 @@ SNAPSHOT = DeviceSnapshot(
     swap_total_bytes=2 << 30,
     l4t="R32.7.4",
     library_versions={"python": "3.6.9"},
-    backends=(Backend("ort-cpu", "1.10.0", ("CPUExecutionProvider",)),),
+    backends=(Backend("ort-cpu", "1.10.0", ("CPUExecutionProvider",)), Backend("trt", "8.2.1")),
+    jetpack="4.6.4",
+    cuda_version="10.2",
+    power_mode="MAXN",
+    clock_control="helper",
+    gpus=(
+        Gpu("Tegra X1", compute_capability=53, integrated=True, fp16=True),
+        Gpu("RTX 3080", "GPU-1", 86, 10 << 30, fp16=True, int8=True, tf32=True, driver_version="570.1"),
+    ),
 )
 RESULT = RunResult(
     run_id="r",
@@ -56,6 +77,19 @@ RESULT = RunResult(
     sampler_cpu_s=0.01,
     sampler_wakeups=7,
     device=SNAPSHOT,
+    device_latency_s=(0.09, 0.1),
+    windows=(Window("idle_before", 0.0, 1.0), Window("measure", 1.5, 3.0)),
+    conditions={"power_mode": "MAXN", "clocks": "locked"},
+    findings=(Finding("temperature", "soft", "warm"),),
+    agreement=Agreement(0.0, 1.0, 0, 8),
+    engine=Engine("ab" * 32, 2**40, True, 1 << 28, ("a note",), {"fp16": "on"}, {"int8": 35}, '[{"name": "conv"}]'),
+    device_memory_bytes=0,
+)
+MEASUREMENT = Measurement(
+    "smoke", 6.0, 64, 0.3, 11, 29.0, 9, 2**64 - 1, 2, 0.2, True, "block", "mapped", True, 2.5, 45.0, 60.0, True, "MAXN"
+)
+ARTIFACT = Artifact(
+    "ab" * 32, 5, "m", "int8", 1, "random", None, (), {}, {}, "agx-xavier", ("fp16", "int8"), "cd" * 32, 2**33
 )
 
 
@@ -67,12 +101,36 @@ def test_a_result_survives_both_ways() -> None:
     assert read.board_available_min_bytes == 0
 
 
+def test_what_a_device_has_not_stays_absent() -> None:
+    """Without an engine, reference outputs or GPU memory there is none; it is no empty one and no zero."""
+    without = replace(RESULT, agreement=None, engine=None, device_memory_bytes=None)
+    assert convert.result_from_wire(convert.result_to_wire(without)) == without
+
+
+def test_a_result_of_an_older_agent() -> None:
+    """A message without the newer fields reads as one that knows nothing of them."""
+    message = convert.result_to_wire(RESULT)
+    newer = ("device_latency_s", "windows", "conditions", "findings", "agreement", "engine", "device_memory_bytes")
+    for name in newer:
+        message.ClearField(name)
+    read = convert.result_from_wire(message)
+    assert [getattr(read, name) for name in newer] == [(), (), {}, (), None, None, None]
+
+
 def test_record_and_message_have_the_same_fields() -> None:
     """A field added on one side only would be dropped without a word."""
     for record, message in (
         (RunResult, pb.RunResult),
         (DeviceSnapshot, pb.DeviceSnapshot),
         (Measurement, pb.Measurement),
+        (Gpu, pb.Gpu),
+        (Backend, pb.Backend),
+        (Window, pb.Window),
+        (Finding, pb.Finding),
+        (Agreement, pb.Agreement),
+        (Engine, pb.Engine),
+        (StageTiming, pb.StageTiming),
+        (Series, pb.Series),
     ):
         assert {one.name for one in fields(record)} == {one.name for one in message.DESCRIPTOR.fields}
 
@@ -80,3 +138,59 @@ def test_record_and_message_have_the_same_fields() -> None:
 def test_a_snapshot_survives_both_ways() -> None:
     """What a board says of itself is what is stored."""
     assert convert.snapshot_from_wire(convert.snapshot_to_wire(SNAPSHOT)) == SNAPSHOT
+
+
+def test_a_measurement_is_sent_whole() -> None:
+    """Every field arrives with its value."""
+    message = convert.measurement_to_wire(MEASUREMENT)
+    assert {one.name: getattr(message, one.name) for one in fields(Measurement)} == asdict(MEASUREMENT)
+    defaults = {one.name: one.default for one in fields(Measurement)}
+    assert all(value != defaults[name] for name, value in asdict(MEASUREMENT).items()), "a default would prove nothing"
+
+
+@pytest.mark.parametrize(("backend", "builds_engine"), [("trt", True), ("trt-rtx", True), ("ort-cpu", False)])
+def test_an_assignment_says_what_to_run_and_how(backend: str, builds_engine: bool) -> None:
+    """It names file, reference, target and flags; a runtime that builds engines gets the time for it."""
+    run, job = Run("r", "j", 2, 5, attempt=3), Job("j", "c", "d", "m", "int8", target="agx-xavier")
+
+    message = convert.assignment_to_wire(run, job, ARTIFACT, backend, MEASUREMENT)
+
+    assert (message.run_id, message.attempt, message.repeat_index, message.backend) == ("r", 3, 2, backend)
+    assert message.artifact == pb.ArtifactRef(sha256="ab" * 32, size_bytes=5)
+    assert message.reference == pb.ArtifactRef(sha256="cd" * 32, size_bytes=2**33)
+    assert (message.target, list(message.builder_flags)) == ("agx-xavier", ["fp16", "int8"])
+    assert message.measurement == convert.measurement_to_wire(MEASUREMENT)
+    assert message.timeout_s == run_timeout_s(MEASUREMENT, builds_engine=builds_engine)
+
+
+def test_an_artifact_of_an_older_release_has_no_reference() -> None:
+    """Without a reference the assignment has none, so that the agent does not look for it."""
+    old = replace(ARTIFACT, reference_sha256="", reference_bytes=0)
+    message = convert.assignment_to_wire(Run("r", "j", 0, 0), Job("j", "c", "d", "m", "int8"), old, "trt", MEASUREMENT)
+    assert not message.HasField("reference")
+
+
+CHANGES = {
+    "cuda_graph": True,
+    "sync_mode": "block",
+    "memory_kind": "pinned",
+    "profile_layers": True,
+    "idle_s": 0.0,
+    "max_start_temperature_c": 0.0,
+    "lock_clocks": True,
+    "power_mode": "MAXN",
+}
+
+
+@pytest.mark.parametrize("changes", [{}, CHANGES, *({name: value} for name, value in CHANGES.items())])
+def test_only_what_was_asked_for_changes_a_tier(changes: dict[str, Any]) -> None:
+    """What a request leaves out is left to the tier; a zero that was asked for is a zero."""
+    assert convert.changes_from_wire(pb.SubmitCampaignRequest(models=["m"], **changes)) == changes
+
+
+def test_a_build_says_for_what() -> None:
+    """A build's status has its target, and its artifact once there is one."""
+    build = Build("c", "m", "int8", BuildState.READY, "done", "ab" * 32, "agx-xavier")
+    message = convert.build_to_wire(build, ARTIFACT)
+    assert (message.target, message.state, message.artifact.size_bytes) == ("agx-xavier", "ready", 5)
+    assert not convert.build_to_wire(replace(build, state=BuildState.BUILDING), None).HasField("artifact")

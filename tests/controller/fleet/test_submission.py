@@ -1,0 +1,213 @@
+"""Requests for campaigns: what is refused before anything is stored, and what is planned from the rest."""
+# ruff: noqa: D102 – the methods of the doubles are those of what they stand for
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from efficientquant_controller.config import PAPER_REPEATS
+from efficientquant_controller.errors import UserError
+from efficientquant_controller.fleet.artifacts import ContentStore
+from efficientquant_controller.fleet.builds import Builder
+from efficientquant_controller.fleet.campaigns import CampaignView
+from efficientquant_controller.fleet.submission import CampaignRequest, Submissions
+from efficientquant_controller.model import Artifact, Backend, Build, BuildState, Device, DeviceSnapshot, Gpu, Weights
+
+REQUEST = CampaignRequest(
+    models=("m",),
+    recipes=("fp32",),
+    devices=(),
+    weights=Weights("random"),
+    tier="smoke",
+    repeats=0,
+    seed=7,
+    intra_op_threads=2,
+)
+
+
+def device(name: str, clock_control: str = "none", *backends: Backend, int8: bool = False) -> Device:
+    snapshot = DeviceSnapshot(
+        backends=backends or (Backend("ort-cpu", "1.23.2"),),
+        gpus=(Gpu("gpu", int8=int8),),
+        clock_control=clock_control,
+    )
+    return Device(name, name, "0.1.0", 1, 0.0, snapshot)
+
+
+class Coordinator:
+    """Holds the devices that are connected, and keeps what was submitted."""
+
+    def __init__(self, devices: Sequence[Device]) -> None:
+        self.devices = devices
+        self.started: list[CampaignView] = []
+        self.moved: list[Build] = []
+
+    def connected(self) -> Sequence[Device]:
+        return self.devices
+
+    async def start(self, view: CampaignView) -> None:
+        self.started.append(view)
+
+    async def build_moved(self, view: CampaignView, build: Build) -> None:
+        del view
+        self.moved.append(build)
+
+    async def builds_done(self, view: CampaignView) -> None:
+        pass
+
+
+class OfflineBuilder(Builder):
+    """Looks at requests as the real one does, and makes nothing: no model is loaded."""
+
+    made = ()
+
+    async def check_models(self, models: tuple[str, ...], weights: Weights) -> None:
+        pass
+
+    async def build(self, model: str, recipe: str, target: str, source: object) -> Artifact:
+        del source
+        self.made = (*self.made, (model, recipe, target))
+        return Artifact("ab" * 32, 1, model, recipe, 1, "random", None, (), {}, {}, target)
+
+
+@pytest.fixture
+def fleet(tmp_path: Any) -> Callable[..., tuple[Submissions, Coordinator, OfflineBuilder]]:
+    """Make Submissions with the devices given connected, and artifacts that were made before, by nothing."""
+
+    def make(*devices: Device, before: Artifact | None = None) -> tuple[Submissions, Coordinator, OfflineBuilder]:
+        coordinator, artifacts = Coordinator(devices), ContentStore(tmp_path / "artifacts")
+        store = SimpleNamespace(find_artifact=lambda _: before, add_artifact=lambda *_: None)
+        builder = OfflineBuilder(artifacts, ContentStore(tmp_path / "uploads"))
+        return Submissions(coordinator, builder, store, artifacts), coordinator, builder
+
+    return make
+
+
+async def built(submissions: Submissions, request: CampaignRequest) -> CampaignView:
+    view = await submissions.submit(request)
+    await asyncio.gather(*submissions._tasks.values())
+    return view
+
+
+def run(work: Awaitable[CampaignView]) -> CampaignView:
+    return asyncio.run(work)
+
+
+@pytest.mark.parametrize("changes", [{"lock_clocks": True}, {"power_mode": "MAXN"}])
+@pytest.mark.parametrize("control", ["none", ""])
+def test_clocks_that_nobody_may_set_are_refused(fleet: Callable, changes: dict[str, Any], control: str) -> None:
+    """A device whose agent may not set clocks or modes is named before the night, not found in it."""
+    submissions, coordinator, _ = fleet(device("nano-1", "root"), device("nano-2", control), device("nano-3", control))
+    with pytest.raises(UserError, match="the agent on 'nano-2', 'nano-3' may not set them; install its root helper"):
+        run(submissions.submit(replace(REQUEST, changes=changes)))
+    assert coordinator.started == []
+
+
+@pytest.mark.parametrize("control", ["root", "helper"])
+def test_clocks_are_set_where_the_agent_may(fleet: Callable, control: str) -> None:
+    """Root and the helper may; nobody has to be able to where nothing was asked for."""
+    asked = {"lock_clocks": True, "power_mode": "MAXN"}
+    able, _, _ = fleet(device("nano-1", control))
+    unable, _, _ = fleet(device("nano-1", "none"))
+
+    measurement = run(built(able, replace(REQUEST, changes=asked))).campaign.measurement
+
+    assert (measurement.lock_clocks, measurement.power_mode) == (True, "MAXN")
+    assert not run(built(unable, REQUEST)).campaign.measurement.lock_clocks
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sync_mode": "sleep"}, "unknown sync mode 'sleep'; choose one of spin, block"),
+        ({"memory_kind": "unified"}, "unknown memory kind 'unified'; choose one of auto, pinned, mapped, device"),
+        ({"idle_s": 601.0}, "an idle baseline of 601 s was asked for; 0 to 600 s can be had"),
+        ({"idle_s": -1.0}, "an idle baseline of -1 s"),
+    ],
+)
+def test_a_way_to_measure_that_does_not_exist_is_refused(
+    fleet: Callable, changes: dict[str, Any], sentence: str
+) -> None:
+    """What no agent would understand is one sentence with what there is."""
+    submissions, coordinator, _ = fleet(device("nano-1"))
+    with pytest.raises(UserError, match=sentence):
+        run(submissions.submit(replace(REQUEST, changes=changes)))
+    assert coordinator.started == []
+
+
+def test_a_backend_that_one_device_lacks_is_refused(fleet: Callable) -> None:
+    """All devices must have the backend asked for; the one that has not is named."""
+    trt, ort = Backend("trt", "8.2.1"), Backend("ort-cpu", "1.10.0")
+    submissions, coordinator, _ = fleet(device("nano-1", "none", trt, ort), device("pc-1", "none", ort))
+    with pytest.raises(UserError, match=r"device 'pc-1' has no backend 'trt' \(it has: ort-cpu\)"):
+        run(submissions.submit(replace(REQUEST, backend="trt")))
+    assert coordinator.started == []
+    assert run(built(submissions, replace(REQUEST, backend="trt", devices=("nano-1",)))).campaign.devices == ("nano-1",)
+
+
+def test_a_gpu_that_artifacts_cannot_be_lowered_for_is_refused(fleet: Callable) -> None:
+    """A device of a target nobody knows is refused before anything is built."""
+    submissions, coordinator, _ = fleet(device("pc-1", "none", Backend("trt-rtx", "1.7.1")))
+    with pytest.raises(UserError, match="a device needs artifacts that cannot be made"):
+        run(submissions.submit(REQUEST))
+    assert coordinator.started == []
+
+
+@pytest.mark.parametrize(("paper", "asked", "repeats"), [(True, 0, PAPER_REPEATS), (True, 4, 4), (False, 0, 3)])
+def test_the_paper_averages_ten_repeats(fleet: Callable, paper: bool, asked: int, repeats: int) -> None:
+    """--paper is ten repeats unless a number was named; without either it is three."""
+    submissions, _, _ = fleet(device("nano-1"))
+    view = run(built(submissions, replace(REQUEST, paper=paper, repeats=asked)))
+    assert (view.campaign.paper, view.campaign.repeats, len(view.runs)) == (paper, repeats, repeats)
+    assert PAPER_REPEATS == 10
+
+
+def test_the_measurement_is_the_tiers_with_what_was_asked_for(fleet: Callable) -> None:
+    """Changes replace the tier's fields and leave the others."""
+    submissions, _, _ = fleet(device("nano-1"))
+    asked = {"cuda_graph": True, "idle_s": 0.0, "max_start_temperature_c": 45.0}
+    measurement = run(built(submissions, replace(REQUEST, changes=asked))).campaign.measurement
+    assert (measurement.tier, measurement.min_count, measurement.sync_mode) == ("smoke", 64, "spin")
+    assert (measurement.cuda_graph, measurement.idle_s, measurement.max_start_temperature_c) == (True, 0.0, 45.0)
+    assert (measurement.intra_op_threads, measurement.input_seed) == (2, 7)
+
+
+def test_each_target_gets_one_artifact(fleet: Callable) -> None:
+    """Two devices of one target share what is built; a device of another has its own, with its own backend."""
+    trt, ort = Backend("trt", "8.2.1"), Backend("ort-cpu", "1.23.2")
+    devices = (device("nano-1", "none", trt), device("nano-2", "none", trt), device("pc-1", "none", ort))
+    submissions, coordinator, builder = fleet(*devices)
+
+    view = run(built(submissions, REQUEST))
+
+    assert builder.made == (("m", "fp32", "jetson-nano"), ("m", "fp32", "onnxruntime"))
+    assert [(one.target, one.state) for one in coordinator.moved if one.state is BuildState.READY] == [
+        ("jetson-nano", BuildState.READY),
+        ("onnxruntime", BuildState.READY),
+    ]
+    assert [(one.device_id, one.backend) for one in view.jobs.values()] == [
+        ("nano-1", "trt"),
+        ("nano-2", "trt"),
+        ("pc-1", "ort-cpu"),
+    ]
+
+
+def test_an_artifact_whose_reference_is_gone_is_made_again(fleet: Callable, tmp_path: Any) -> None:
+    """What was made before is used when file and reference are both there: a device fetches both."""
+    store = ContentStore(tmp_path / "artifacts")
+    hashes = []
+    for content in (b"file", b"reference"):
+        scratch = store.scratch()
+        scratch.write_bytes(content)
+        hashes.append(store.adopt(scratch)[0])
+    before = Artifact(hashes[0], 4, "m", "fp32", 1, "random", None, (), {}, {}, "onnxruntime", (), hashes[1], 9)
+    submissions, _, builder = fleet(device("pc-1"), before=before)
+
+    run(built(submissions, REQUEST))
+    assert builder.made == ()
+    store.path(hashes[1]).unlink()
+    run(built(submissions, REQUEST))
+    assert builder.made == (("m", "fp32", "onnxruntime"),)

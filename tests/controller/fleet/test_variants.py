@@ -1,0 +1,101 @@
+"""Which runtime a device runs a job with, and what its artifacts are lowered for."""
+
+import pytest
+from efficientquant.targets import get_target
+from efficientquant_controller.errors import UserError
+from efficientquant_controller.fleet.variants import Variant, choose_variant
+from efficientquant_controller.model import Backend, Device, DeviceSnapshot, Gpu
+
+NANO = Gpu("NVIDIA Tegra X1", compute_capability=53, integrated=True, fp16=True)
+XAVIER = Gpu("Xavier", compute_capability=72, integrated=True, fp16=True, int8=True)
+RTX_3080 = Gpu("NVIDIA GeForce RTX 3080", compute_capability=86, fp16=True, int8=True, tf32=True)
+
+
+def device(*backends: tuple[str, str], gpu: Gpu | None = None, **snapshot: str) -> Device:
+    listed = tuple(Backend(*one) for one in backends)
+    gpus = () if gpu is None else (gpu,)
+    return Device("d1", "bench-1", "0.1.0", 1, 0.0, DeviceSnapshot(backends=listed, gpus=gpus, **snapshot))
+
+
+@pytest.mark.parametrize(
+    ("backend", "gpu", "target"),
+    [
+        (("trt", "8.2.1.8"), NANO, "jetson-nano"),
+        (("trt", "8.2.1.8"), None, "jetson-nano"),  # not known to compute INT8
+        (("trt", "8.5.2.2"), XAVIER, "agx-xavier"),
+        (("trt", "8.5.2.2"), NANO, "jetson-nano"),
+        (("trt", "8.6.1"), RTX_3080, "agx-xavier"),
+        (("trt", "10.0.1"), NANO, "tensorrt-10"),
+        (("trt", "10.16.1.11"), RTX_3080, "tensorrt-10"),
+        (("trt", "11.0.0"), RTX_3080, "tensorrt-11"),
+        (("trt", "12.1"), RTX_3080, "tensorrt-11"),
+        (("trt-rtx", "1.7.1"), RTX_3080, "tensorrt-rtx-sm86"),
+        (("ort-cpu", "1.10.0"), None, "onnxruntime-1.10"),
+        (("ort-cpu", "1.16.3"), None, "onnxruntime-1.10"),
+        (("ort-cpu", "1.17.0"), None, "onnxruntime"),
+        (("ort-cpu", "1.23.2"), None, "onnxruntime"),
+        (("ort-cuda", "1.18.0"), RTX_3080, "onnxruntime"),
+        (("ort-trt", "1.10.0"), NANO, "onnxruntime-1.10"),
+        (("ort-cpu", "2.0"), None, "onnxruntime"),
+    ],
+)
+def test_runtime_version_and_gpu_decide_the_target(backend: tuple[str, str], gpu: Gpu | None, target: str) -> None:
+    """TensorRT 8 goes by INT8, 10 and 11 by version, RTX by SM, ONNX Runtime by version; each target exists."""
+    assert choose_variant(device(backend, gpu=gpu)) == Variant(backend[0], target)
+    assert get_target(target).name == target
+
+
+@pytest.mark.parametrize("capability", [75, 80, 86, 89, 120, 121])
+def test_every_sm_that_tensorrt_rtx_builds_for_is_a_target(capability: int) -> None:
+    """An engine of TensorRT-RTX is for one SM, which the target names."""
+    chosen = choose_variant(device(("trt-rtx", "1.7.1"), gpu=Gpu("any", compute_capability=capability)))
+    assert get_target(chosen.target).compute_capability == capability
+
+
+@pytest.mark.parametrize(
+    ("version", "target"),
+    [
+        ("8.2.1.8+cuda10", "jetson-nano"),
+        ("10", "tensorrt-10"),
+        ("10rc1.2", "tensorrt-10"),
+        ("9.11.0", "jetson-nano"),
+        ("", "jetson-nano"),
+        ("unknown", "jetson-nano"),
+    ],
+)
+def test_a_version_is_read_as_numbers(version: str, target: str) -> None:
+    """Versions compare by their leading numbers, not as text; one that says nothing gets the narrowest form."""
+    assert choose_variant(device(("trt", version), gpu=NANO)).target == target
+
+
+def test_the_preferred_backend_comes_first() -> None:
+    """Without a wish a device runs what it lists first; with one, what was asked for, and its own target."""
+    both = device(("trt", "8.2.1"), ("ort-cpu", "1.10.0"), gpu=NANO)
+    assert choose_variant(both) == Variant("trt", "jetson-nano")
+    assert choose_variant(both, "ort-cpu") == Variant("ort-cpu", "onnxruntime-1.10")
+
+
+def test_names_decide_nothing() -> None:
+    """A board that calls itself something else gets the same variant: capabilities decide alone."""
+    plain = device(("trt", "8.5.2"), gpu=XAVIER)
+    named = device(("trt", "8.5.2"), gpu=XAVIER, board="Jetson Nano", l4t="R32.7.4", cpu_model="RTX 3080")
+    assert choose_variant(plain) == choose_variant(named)
+
+
+def test_a_backend_that_is_not_there_is_a_sentence() -> None:
+    """It names the device, what it has, and both ways out."""
+    with pytest.raises(UserError) as caught:
+        choose_variant(device(("trt", "8.2.1"), ("ort-cpu", "1.10.0"), gpu=NANO), "ort-cuda")
+    assert str(caught.value) == (
+        "device 'bench-1' has no backend 'ort-cuda' (it has: trt, ort-cpu); name one of these with --backend, or leave "
+        "the device out with --devices"
+    )
+
+
+@pytest.mark.parametrize("backend", ["", "ort-cpu"])
+def test_a_device_without_a_runtime_is_a_sentence(backend: str) -> None:
+    """A device that can run nothing is refused with where to look."""
+    with pytest.raises(
+        UserError, match="device 'bench-1' has no runtime to run a model with; look at 'efficientquant-"
+    ):
+        choose_variant(device(), backend)

@@ -238,12 +238,14 @@ class Cudart:
         """Record what is done on the stream inside; the list holds the executable graph afterwards."""
         captured: List[int] = []
         self._call("cudaStreamBeginCapture", stream, _CAPTURE_THREAD_LOCAL)
+        whole = False
         try:
             yield captured
-        except BaseException:
-            with contextlib.suppress(CudaError):  # the first error is the one to tell
-                self._call("cudaGraphDestroy", self._create_swapped("cudaStreamEndCapture", stream))
-            raise
+            whole = True
+        finally:
+            if not whole:
+                with contextlib.suppress(CudaError):  # the first error is the one to tell
+                    self._call("cudaGraphDestroy", self._create_swapped("cudaStreamEndCapture", stream))
         graph = self._create_swapped("cudaStreamEndCapture", stream)
         try:
             captured.append(self._instantiate(graph))

@@ -219,7 +219,7 @@ class _Build:
 
 def _names(message: str, layer_name: str) -> bool:
     """Whether a message names this layer, alone or among those it was fused with, and not one it is a part of."""
-    return bool(re.search(r"(?<![\w./]){}(?![\w/]|\.\w)".format(re.escape(layer_name)), message))
+    return bool(re.search(r"(?<![\w/])(?<!\w\.){}(?![\w/]|\.\w)".format(re.escape(layer_name)), message))
 
 
 def _bypass(trt: Any, layer: Any, makers: Mapping[str, Any]) -> bool:

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from efficientquant_agent.backends import trt_building
 from efficientquant_agent.backends.base import (
     BackendBrokenError,
     BuildError,
@@ -201,6 +202,24 @@ def test_a_layer_without_an_int8_kernel_falls_back(install, build, release):
     inputs = dict(json.loads(content.decode())["layers"])
     assert (inputs["conv_1"], inputs["conv_10"]) == (["x", "w"], ["dq_x", "dq_w"])
     assert report.notes == ("Q/DQ of conv_1 dropped: no INT8 kernel",)
+
+
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        ("for node conv_1.)", True),
+        ("for node w + conv_1 + PWN(silu).)", True),
+        ("for node {ForeignNode[conv_1...conv_9]}.)", True),
+        ("for node {ForeignNode[conv_0...conv_1]}.)", True),
+        ("for node conv_10.)", False),
+        ("for node stem.conv_1.)", False),
+        ("for node stem/conv_1.)", False),
+        ("for node conv_1.weight_dequantize.)", False),
+    ],
+)
+def test_a_layer_is_named_by_a_message(message, named):
+    """A layer is found among those that it was fused with, and not taken for one whose name contains its own."""
+    assert trt_building._names(message, "conv_1") == named
 
 
 @pytest.mark.parametrize("release", WEAKLY_TYPED)

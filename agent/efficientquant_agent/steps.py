@@ -152,7 +152,7 @@ class Steps:
 
     def _cool_down(self) -> None:
         gate_c, recorder = self._asked.max_start_temperature_c, self._watcher.recorder
-        recorder.sample()
+        self._watcher.look()
         if gate_c <= 0 or preflight.is_cool(recorder.latest, gate_c):
             return
         self.progress("gate", 0.0)

@@ -126,6 +126,12 @@ class Watcher:
         self._loop_cpu_s = 0.0
         self._stream_cpu_s = 0.0
 
+    def look(self) -> None:
+        """Read everything once, now, with what tegrastats has said until now."""
+        self.recorder.sample()
+        if self._stream is not None:
+            self._read_stream()
+
     def rest(self, duration_s: float) -> None:
         """Watch the board alone for a while."""
         self._loop({}, time.monotonic() + duration_s)
@@ -196,14 +202,15 @@ class Watcher:
                 selector.unregister(source)
                 del waiting[source]
 
-    def _read_stream(self, selector: selectors.BaseSelector) -> None:
+    def _read_stream(self, selector: Optional[selectors.BaseSelector] = None) -> None:
         stream = self._stream
         assert stream is not None
         try:
             for monotonic_s, values in stream.read():
                 self.recorder.put(monotonic_s, values)
         except SensorError as error:
-            selector.unregister(stream)
+            if selector is not None:
+                selector.unregister(stream)
             stream.close()
             self._stream_cpu_s = stream.cpu_s
             self._stream = None
@@ -215,8 +222,9 @@ class Watcher:
             self.killed_for = self.killed_for or "timeout"
         if now_s >= self._sample_at_s:
             self.recorder.sample()
-            # A late sample must not be followed by a burst that makes up for it.
-            self._sample_at_s = max(self._sample_at_s + self._interval_s, now_s)
+            # A late sample is not made up for by a second one right after it.
+            next_s = self._sample_at_s + self._interval_s
+            self._sample_at_s = next_s if next_s > now_s else now_s + self._interval_s
 
 
 class _Lines:

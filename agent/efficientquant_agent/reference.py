@@ -1,6 +1,8 @@
 """The inputs that travel with an artifact, the outputs they must give, and how far a device's own lie from them."""
 
 import io
+import zipfile
+import zlib
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 from efficientquant_agent.records import Agreement
@@ -33,10 +35,17 @@ def read(content: bytes) -> Reference:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             inputs = {name[len(_INPUT) :]: arrays[name] for name in arrays.files if name.startswith(_INPUT)}
             outputs = [arrays[_OUTPUT + str(k)] for k in range(sum(name.startswith(_OUTPUT) for name in arrays.files))]
-    except (ValueError, KeyError, OSError, EOFError) as error:
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise WrongReferenceError("not a file of reference outputs: {}".format(error)) from error
-    counts = {len(array) for array in list(inputs.values()) + outputs}
-    if not inputs or not outputs or len(counts) != 1:
+    except (AttributeError, TypeError) as error:  # one array, as .npy, is no context
+        raise WrongReferenceError("not a file of reference outputs, but an array alone") from error
+    arrays = list(inputs.values()) + outputs
+    if not inputs or not outputs or not all(_is_plain(array) for array in arrays):
+        raise WrongReferenceError(
+            "not a file of reference outputs: inputs and outputs must be arrays of finite numbers"
+        )
+    counts = {len(array) for array in arrays}
+    if len(counts) != 1:
         raise WrongReferenceError("not a file of reference outputs: its arrays do not belong together")
     count = counts.pop()
     return Reference(
@@ -46,6 +55,13 @@ def read(content: bytes) -> Reference:
         ],
         [[array[i] for array in outputs] for i in range(count)],
     )
+
+
+def _is_plain(array: Any) -> bool:
+    """Whether an array holds finite numbers, one or more, for one or more inputs."""
+    import numpy as np
+
+    return bool(array.ndim and array.size and array.dtype.kind in "fiu" and np.isfinite(array).all())
 
 
 def check_shapes(reference: Reference, shapes: Mapping[str, Tuple[int, ...]]) -> None:
@@ -68,12 +84,14 @@ def seeded_feeds(shapes: Mapping[str, Tuple[int, ...]], count: int, seed: int) -
 def compare(expected: Sequence[Sequence[Any]], got: Sequence[Sequence[Any]]) -> Agreement:
     """Compare outputs input by input: largest |Δ|, smallest cosine, and how often the first output's argmax agrees.
 
-    An output that is not finite, or has another shape, counts as infinitely far: max_abs inf, cosine −1.
+    An output that is not finite, is missing, or has another shape, counts as infinitely far: max_abs inf, cosine −1.
     """
     import numpy as np
 
     max_abs, cosine, matches = 0.0, 1.0, 0
     for ours, theirs in zip(got, expected):
+        if len(ours) != len(theirs):
+            max_abs, cosine = float("inf"), -1.0
         for place, (a, b) in enumerate(zip(ours, theirs)):
             a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
             if a.shape != b.shape or not np.isfinite(a).all():

@@ -136,6 +136,8 @@ class _Run:
             device_memory_bytes=model.device_memory_bytes(),
         )
         self._measure(model, inputs)
+        # What could not be done as asked, such as a CUDA graph, is known only now.
+        self._outcome["session_options"].update(model.session_options)
         report = model.report()
         self._outcome["realised_precision"] = dict(report.realised_precision)
         self._outcome["layers"] = self._profiled([dict(layer) for layer in report.layers], model, inputs)
@@ -246,23 +248,33 @@ class _Run:
 
 
 def find_backend(name: str, device_name: str) -> Type[Backend]:
-    """Return the backend of this name if its runtime works here; raises RunFailedError("load_failed") if not."""
-    available = {}
+    """Return the backend of this name if its runtime works here; raises RunFailedError("load_failed") if not.
+
+    No other runtime is loaded where it does: their memory would be taken for the model's.
+    """
     for backend in backends.known():
-        try:
-            if backend.probe() is not None:
-                available[backend.name] = backend
-        except BackendBrokenError as error:
-            if backend.name == name:
+        if backend.name == name:
+            try:
+                if backend.probe() is not None:
+                    return backend
+            except BackendBrokenError as error:
                 message = "backend '{}' does not work on {}: {}".format(name, device_name, error)
                 raise RunFailedError("load_failed", message) from error
-    if name not in available:
-        raise RunFailedError(
-            "load_failed",
-            "backend '{}' is not available on {} (available: {}); install its runtime there and restart the agent, "
-            "or choose an available one".format(name, device_name, ", ".join(sorted(available)) or "none"),
-        )
-    return available[name]
+    raise RunFailedError(
+        "load_failed",
+        "backend '{}' is not available on {} (available: {}); install its runtime there and restart the agent, "
+        "or choose an available one".format(name, device_name, ", ".join(_available()) or "none"),
+    )
+
+
+def _available() -> List[str]:
+    """Return the names of the backends whose runtimes work here."""
+    found = []
+    for backend in backends.known():
+        with contextlib.suppress(BackendBrokenError):
+            if backend.probe() is not None:
+                found.append(backend.name)
+    return sorted(found)
 
 
 def load(

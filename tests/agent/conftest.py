@@ -130,8 +130,9 @@ class ScriptedController(fleet_pb2_grpc.AgentGatewayServicer):
         self.artifacts[sha256] = content
         return sha256
 
-    def assign(self, run_id, content, timeout_s=60.0, backend="ort-cpu", measurement=QUICK, sha256=None):
+    def assign(self, run_id, content, timeout_s=60.0, backend="ort-cpu", measurement=QUICK, sha256=None, reference=b""):
         """Send an assignment to the agent that is (or will be) connected."""
+        inputs = pb.ArtifactRef(sha256=self.offer(reference), size_bytes=len(reference)) if reference else None
         self.commands.put(
             pb.ControllerCommand(
                 assignment=pb.Assignment(
@@ -145,6 +146,7 @@ class ScriptedController(fleet_pb2_grpc.AgentGatewayServicer):
                     backend=backend,
                     measurement=pb.Measurement(**measurement._asdict()),
                     timeout_s=timeout_s,
+                    reference=inputs,
                 )
             )
         )

@@ -169,7 +169,7 @@ class Store(ABC):
 
     @abstractmethod
     def run_rows(self, campaign_id: str | None = None) -> Sequence[Mapping[str, Any]]:
-        """The rows of the view `run_results` of one campaign or of all: JSON columns as what they say, truths as bool."""
+        """The rows of the view `run_results` of one campaign or of all, JSON columns and truths as what they say."""
 
     @abstractmethod
     def raw_result(self, run_id: str) -> RunResult:

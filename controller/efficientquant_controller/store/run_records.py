@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import asdict
+from math import isfinite
 from typing import Any
 
 from sqlalchemy import RowMapping
 
 from efficientquant_controller.analysis.derived import derived_columns
+from efficientquant_controller.analysis.energy import Readings
 from efficientquant_controller.analysis.facts import RunFacts
 from efficientquant_controller.analysis.statistics import percentile, summarize
 from efficientquant_controller.model import (
@@ -16,6 +18,7 @@ from efficientquant_controller.model import (
     Finding,
     Measurement,
     RunResult,
+    Series,
     StageTiming,
 )
 from efficientquant_controller.store.records import storable
@@ -87,13 +90,19 @@ def facts_of(result: RunResult, measurement: Measurement) -> RunFacts:
         required_count=measurement.min_count,
         required_time_s=measurement.min_time_s,
         warmup_converged=result.warmup_converged,
-        series={one.name: (one.time_s, one.value) for one in result.series},
+        series={one.name: _readings(one) for one in result.series},
         windows={one.name: (one.start_s, one.end_s) for one in result.windows},
         conditions=result.conditions,
         findings=result.findings,
         sampler_core_share=_core_share(result),
         clocks_asked=measurement.lock_clocks,
     )
+
+
+def _readings(series: Series) -> Readings:
+    """A series without what is no number: one broken reading must not cost the run."""
+    kept = [pair for pair in zip(series.time_s, series.value, strict=True) if all(map(isfinite, pair))]
+    return [time_s for time_s, _ in kept], [value for _, value in kept]
 
 
 def engine_to_row(result: RunResult) -> dict[str, Any] | None:

@@ -1,8 +1,9 @@
 """The blob that holds a run's raw samples: every latency, warm-up latency and sampled series, bit by bit.
 
 zlib( header length (uint32, little-endian) · header (JSON, UTF-8) · arrays (float64, little-endian) ). The header is
-{"version": 1, "latency_s": n, "warmup_latency_s": n, "series": [{"name": …, "time_s": n, "value": n}, …]}; its numbers
-are lengths, and the arrays follow in that order.
+{"version": 2, "latency_s": n, "warmup_latency_s": n, "device_latency_s": n, "windows": [[name, start_s, end_s], …],
+"series": [{"name": …, "time_s": n, "value": n}, …]}; n are lengths, and the arrays follow in that order. Version 1 has
+no device_latency_s and no windows.
 """
 
 import json

@@ -1,6 +1,8 @@
-"""Write tests/fixtures/databases/VERSION.db: run once for each release, before its schema changes.
+"""Write tests/fixtures/databases/VERSION[-schema-N].db: run once for each schema, before it changes.
 
 python tests/controller/store/make_fixture.py tests/fixtures/databases/0.1.0.db
+
+0.1.0-schema-2.db is of the same, unreleased version: its schema 2 had the view `comparisons` already.
 """
 
 import sqlite3
@@ -40,7 +42,7 @@ def main(path: str) -> None:
     )
     job = Job("j1", "c1", "d1", MODEL, "fp32", JobState.QUEUED)
     store.create_campaign(campaign, [Build("c1", MODEL, "fp32")], [job], [Run("r0", "j1", 0, 0), Run("r1", "j1", 1, 1)])
-    store.set_build_state("c1", MODEL, "fp32", BuildState.READY, "", "ab" * 32)
+    store.set_build_state("c1", MODEL, "fp32", "", BuildState.READY, "", "ab" * 32)
     stages = (
         StageTiming("read", 0.125, 9, True),
         StageTiming("session_create", 0.25),

@@ -6,13 +6,15 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from efficientquant_controller.errors import StoreError, StoreVersionError
-from efficientquant_controller.model import CampaignState, DeviceSnapshot
+from efficientquant_controller.model import BuildState, CampaignState, DeviceSnapshot, Run
+from efficientquant_controller.store import migrations
 from efficientquant_controller.store.sql import SqlStore, open_store
 from efficientquant_controller.store.tables import metadata
 from sqlalchemy import create_engine, text
@@ -47,8 +49,13 @@ def _run_sql(path: Path, *statements: str) -> None:
 
 
 def test_fixtures_exist() -> None:
-    """A database of each released schema is checked in."""
-    assert "0.1.0.db" in {path.name for path in DATABASES.glob("*.db")}
+    """A database of each schema before this one is checked in, and of no other."""
+    found = []
+    for path in DATABASES.glob("*.db"):
+        with closing(sqlite3.connect(path)) as connection:
+            found += [one for (one,) in connection.execute("SELECT version_num FROM alembic_version")]
+    versions = Path(migrations.__file__).parent / "versions"
+    assert sorted(found) == sorted(path.name[1:5] for path in versions.glob("v*.py"))[:-1]
 
 
 def test_old_database(old_database: Path) -> None:
@@ -64,9 +71,46 @@ def test_old_database(old_database: Path) -> None:
     store.close()
 
 
+def test_old_results_know_nothing_of_what_came_later(old_database: Path) -> None:
+    """What an earlier release did not record is absent after the migration, and is neither zero nor a verdict."""
+    store = open_store(old_database)
+    (row,), runs, result = store.results("c1"), store.run_rows("c1"), store.raw_result("r0")
+    names = ("energy_per_inference_j", "latency_p99_bound_s", "output_cosine", "gpu_clock_min_hz", "engine_bytes")
+    assert {row[name] for name in names} == {None}
+    assert row["paper_latency_s"] == pytest.approx(1.75 / 3)  # follows from what was recorded
+    assert (row["verdict"], row["verdict_reasons"], row["target"], row["paper"]) == ("", None, "", False)
+    assert {run[name] for run in runs for name in (*names, "verdict", "findings", "throttled")} == {None}
+    assert (result.windows, result.findings, result.conditions, result.agreement, result.engine) == (
+        (),
+        (),
+        {},
+        None,
+        None,
+    )
+    assert [one["verdict"] for one in store.repeats("c1")] == [None, None]
+    store.close()
+
+
+def test_old_campaign_goes_on(old_database: Path) -> None:
+    """Builds, jobs, artifacts and measurements of an earlier release read as they were, with the defaults of today."""
+    store = open_store(old_database)
+    assert [(one.target, one.state) for one in store.builds("c1")] == [("", BuildState.READY)]
+    assert [(one.target, one.backend) for one in store.jobs("c1")] == [("", "")]
+    artifact = store.artifact("ab" * 32)
+    assert (artifact.target, artifact.builder_flags, artifact.reference_sha256) == ("", (), "")
+    campaign = store.campaign("c1")
+    assert (campaign.measurement.min_count, campaign.measurement.lock_clocks, campaign.paper) == (64, False, False)
+    assert (store.device("d1").snapshot.gpus, store.device("d1").snapshot.jetpack) == ((), "")
+    result = replace(store.raw_result("r0"), run_id="later", conditions={"clocks": "free"})
+    store.create_campaign(replace(campaign, campaign_id="c2"), [], [], [Run("later", "j1", 2, 2)])
+    assert store.record_result(result, 9.0)
+    assert store.raw_result("later") == result
+    store.close()
+
+
 def test_old_database_is_only_read_after_it_was_migrated(old_database: Path) -> None:
     """Reading an older release's database asks to open it once; then it has the newer views."""
-    with pytest.raises(StoreVersionError, match=r"schema 0001.*open it once with `efficientquant serve --db`"):
+    with pytest.raises(StoreVersionError, match=r"schema 000[12].*open it once with `efficientquant serve --db`"):
         open_store(old_database, read_only=True)
     open_store(old_database).close()
     open_store(old_database, read_only=True).close()

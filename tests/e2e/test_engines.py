@@ -1,0 +1,41 @@
+"""A Nano with TensorRT, from its hello to the rows: the variant it gets, the engine it builds, what came of both.
+
+Its TensorRT is a double that runs engines on ONNX Runtime; a hung build, one that is killed and an engine that answers
+differently are in tests/agent/test_engine_runs.py.
+"""
+
+import json
+
+from fleet import FIXTURES, Fleet
+
+TINY = "test_efficientnet"
+
+
+def test_a_nano_with_tensorrt(fleet: Fleet, python36: str) -> None:
+    """A device whose GPU has no INT8 gets float files and flags, and builds each engine once."""
+    script = fleet.folder / "tensorrt.json"
+    script.write_text("{}")
+    fleet.connect_agent(
+        "nano",
+        python36,
+        options=["--board-root", str(fleet.copy_board("nano-r32.7.4"))],
+        environment={"PYTHONPATH": str(FIXTURES / "doubles/tensorrt"), "DOUBLE_TENSORRT": str(script)},
+    )
+
+    asked = ("--recipes", "fp16,efficientquant", "--weights", "random", "--tier", "demo", "--repeats", "2", "--layers")
+    done = fleet.run("bench", TINY, *asked, "--json")
+
+    rows = {row["recipe"]: row for row in json.loads(done.stdout)["results"]}
+    assert {row["state"] for row in rows.values()} == {"succeeded"}, rows
+    assert {(row["backend"], row["target"]) for row in rows.values()} == {("trt", "jetson-nano")}
+    assert all(row["output_cosine"] > 0.999 and row["device_latency_p50_s"] > 0 for row in rows.values())
+    assert all(row["engine_bytes"] > 0 and row["build_s"] > 0 for row in rows.values())
+    assert rows["fp16"]["realised_precision"] == {"int8": 1, "fp16": 1, "fp32": 1, "unknown": 1}
+    assert (fleet.folder / "tensorrt.json.log").read_text().split().count("build") == 3
+    engines = fleet.query(
+        "select runs.repeat_index, engines.from_cache, json_extract(engines.settings, '$.precision'), "
+        "json_extract(engines.layers, '$[0].mean_s') from engines join runs using (run_id) join jobs using (job_id) "
+        "where jobs.recipe = 'fp16' order by runs.repeat_index"
+    )
+    assert [row[:3] for row in engines] == [(0, 0, "fp16"), (1, 1, "fp16")]
+    assert all(row[3] > 0 for row in engines)

@@ -73,6 +73,7 @@ def row_from_wire(message: pb.ResultRow) -> dict[str, Any]:
     return {
         **row,
         **{name: json.loads(row[name]) if row[name] else None for name in ("realised_precision", "conditions")},
+        "verdict_reasons": row["verdict_reasons"] if row["verdict"] else None,  # no reasons is not the same as unjudged
     }
 
 

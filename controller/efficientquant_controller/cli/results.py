@@ -1,6 +1,7 @@
 """`efficientquant results`: the measured numbers as a table, JSON or CSV."""
 
 import csv
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -78,7 +79,12 @@ def _print_csv(rows: list[dict[str, Any]]) -> None:
 
     writer = csv.DictWriter(sys.stdout, fieldnames=RESULT_FIELDS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _csv_cell(value) for name, value in row.items()} for row in rows)
+
+
+def _csv_cell(value: Any) -> Any:
+    """A cell's value; lists and mappings as JSON, which other programs can read."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
 
 
 def _print_tables(rows: Rows) -> None:

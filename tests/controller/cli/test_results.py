@@ -44,6 +44,18 @@ def test_csv_is_si_with_empty_cells(command, control, messages):
     assert row["failure_message"] == 'no, "really"\nnot'
 
 
+def test_lists_and_mappings_in_csv_are_json(command, control, messages):
+    """A cell that holds more than one value is JSON, and empty where there is none."""
+    judged = {"verdict": "B", "verdict_reasons": ['too "warm"', "5 % off"], "conditions": '{"clocks": "free"}'}
+    control.rows = [messages.row(**judged), messages.row()]
+
+    rows = list(csv.DictReader(io.StringIO(command("results", "--csv").out)))
+
+    assert json.loads(rows[0]["verdict_reasons"]) == ['too "warm"', "5 % off"]
+    assert json.loads(rows[0]["conditions"]) == {"clocks": "free"}
+    assert [rows[1][name] for name in ("verdict", "verdict_reasons", "conditions")] == ["", "", ""]
+
+
 def test_zero_is_not_absent(command, control, messages):
     """A measured zero stays a zero in every form."""
     control.rows = [messages.row(board_memory_delta_bytes=0)]
@@ -103,4 +115,5 @@ def test_columns_are_those_of_the_view_then_of_the_comparison(tmp_path):
     with closing(sqlite3.connect(path)) as database:
         columns = [one[0] for one in database.execute("select * from results").description]
 
-    assert [*columns, *COLUMNS] == FIELDS
+    split = columns.index("verdict")  # what came with schema 3 follows the comparison: field numbers never move
+    assert [*columns[:split], *COLUMNS, *columns[split:]] == FIELDS

@@ -1,0 +1,121 @@
+"""Results and runs as a client gets them from a controller, beside what the database holds."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from shutil import copy
+
+import grpc
+import pytest
+from efficientquant_controller.cli.connection import Connection
+from efficientquant_controller.cli.results import rows_from_database, si_rows
+from efficientquant_controller.errors import UserError
+from efficientquant_controller.model import Agreement, Finding, RunResult
+from efficientquant_controller.server.errors import ErrorInterceptor
+from efficientquant_controller.server.fleet_control import FleetControl
+from efficientquant_controller.store.sql import SqlStore, open_store
+from efficientquant_protos.v1 import fleet_pb2_grpc
+
+OLD = Path(__file__).parents[2] / "fixtures" / "databases" / "0.1.0-schema-2.db"
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    """A migrated database with campaign c1: one job, two runs of an earlier release; and c2 with a new run and none."""
+    path = str(copy(OLD, tmp_path / "results.db"))
+    store = open_store(path)
+    _add_campaign(store)
+    store.close()
+    return path
+
+
+def _add_campaign(store: SqlStore) -> None:
+    campaign, job, run = store.campaign("c1"), store.job("j1"), store.run("r0")
+    jobs = [replace(job, job_id=name, campaign_id="c2", recipe=name, target="jetson-nano") for name in ("fp32", "int8")]
+    runs = [replace(run, run_id=f"new-{one.job_id}", job_id=one.job_id, state="planned") for one in jobs]
+    store.create_campaign(replace(campaign, campaign_id="c2", paper=True), [], jobs, runs)
+    told: RunResult = replace(
+        store.raw_result("r0"), run_id="new-fp32", conditions={"clocks": "free"}, agreement=Agreement(0.5, 0.9, 7, 8),
+        findings=(Finding("processes", "invalid", "another process was on the GPU"),),
+    )  # fmt: skip
+    store.record_result(told, 9.0)
+
+
+@pytest.fixture
+def connection(database: str) -> Iterator[Connection]:
+    """A client of a controller that serves the database."""
+    store, ports = open_store(database), []
+    loop, ready = asyncio.new_event_loop(), threading.Event()
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        server = grpc.aio.server(interceptors=[ErrorInterceptor()])
+        fleet_pb2_grpc.add_FleetControlServicer_to_server(FleetControl(None, None, store, None), server)
+        ports.append(server.add_insecure_port("127.0.0.1:0"))
+        await server.start()
+        ready.set()
+        await stop.wait()
+        await server.stop(None)
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    ready.wait(20)
+    with Connection(f"127.0.0.1:{ports[0]}") as client:
+        yield client
+    loop.call_soon_threadsafe(stop.set)
+    thread.join()
+    loop.close()
+    store.close()
+
+
+def test_runs_have_the_columns_of_the_view(connection: Connection, database: str) -> None:
+    """Each run comes with its columns as the database has them, and without raw latencies unless asked for."""
+    store = open_store(database, read_only=True)
+    rows = {one["run_id"]: json.loads(json.dumps(dict(one))) for one in store.run_rows()}
+    store.close()
+
+    found = connection.runs("")
+
+    assert {row["run_id"]: row for row, _ in found} == rows
+    assert sorted(rows) == ["new-fp32", "new-int8", "r0", "r1"]
+    assert {latency_s for _, latency_s in found} == {()}
+
+
+def test_latencies_come_for_the_jobs_that_are_named(connection: Connection) -> None:
+    """Raw latencies are sent bit by bit for reported runs of the jobs named, and for no others."""
+    found = {row["run_id"]: latency_s for row, latency_s in connection.runs("", ["j1", "int8"])}
+    assert found == {"r0": (0.125, 0.25, 0.5), "r1": (0.375, 0.75, 1.5), "new-fp32": (), "new-int8": ()}
+
+
+@pytest.mark.parametrize(
+    ("asked", "runs"), [("c1", {"r0", "r1"}), ("c2", {"new-fp32", "new-int8"}), ("latest", {"new-fp32", "new-int8"})]
+)
+def test_runs_of_one_campaign(connection: Connection, asked: str, runs: set[str]) -> None:
+    """An id or "latest" names whose runs come."""
+    assert {row["run_id"] for row, _ in connection.runs(asked)} == runs
+
+
+def test_runs_of_no_campaign(connection: Connection) -> None:
+    """A campaign that does not exist is the user's error."""
+    with pytest.raises(UserError, match="there is no campaign 'c9'"):
+        connection.runs("c9")
+
+
+@pytest.mark.parametrize("campaign_id", ["c1", "c2", ""])
+def test_rows_are_the_same_with_and_without_a_controller(
+    connection: Connection, database: str, campaign_id: str
+) -> None:
+    """`results` shows the same rows from a controller and from its database, in every column."""
+    assert si_rows(connection.results(campaign_id)) == si_rows(rows_from_database(database, campaign_id))
+
+
+def test_a_verdict_travels(connection: Connection) -> None:
+    """The verdict, its reasons and the conditions arrive as they were recorded; a job without runs has none."""
+    fp32, int8 = sorted(connection.results("c2"), key=lambda row: row["recipe"])
+    assert (fp32["verdict"], fp32["conditions"], fp32["target"]) == ("INVALID", {"clocks": "free"}, "jetson-nano")
+    assert "another process was on the GPU" in fp32["verdict_reasons"]
+    assert (fp32["paper"], fp32["output_argmax_agreement"]) == (True, 0.875)
+    assert (int8["verdict"], int8["verdict_reasons"], int8["conditions"]) == ("", None, None)

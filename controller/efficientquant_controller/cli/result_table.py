@@ -13,9 +13,17 @@ from efficientquant_controller.model import TWIN_RECIPE
 Row = Mapping[str, Any]
 Cell = Callable[[Row, Sequence[Row]], str]
 LEGEND = (
-    "median: of the repeats' medians, with their min–max; load: read + session create + first inference; "
-    "peak PSS: of the measuring process; board Δ: drop of the whole board's available memory; verdict: A steady and "
-    "undisturbed, B one rule broken, INVALID not to be used; see docs/measurement.md"
+    "median: of the repeats' medians, with their min–max; load: read + session create (or deserialize + create "
+    "context) + first inference; peak PSS: of the measuring process; board Δ: drop of the whole board's available "
+    "memory"
+)
+VERDICT_LEGEND = (
+    "verdict: A steady and undisturbed, B with a rule broken, which is named, INVALID not to be used; see "
+    "docs/measurement.md"
+)
+PAPER_LEGEND = (
+    "paper: its way, for its numbers alone: means over all repeats, load without the first inference, memory of "
+    "all that ran on the device"
 )
 ABSENT = "–"
 
@@ -27,10 +35,11 @@ def print_result_tables(rows: Sequence[Row], console: Console) -> None:
         for table in _tables(of_campaign, console):
             console.print()
             console.print(table)
-        for sentence in ("", *failure_sentences(of_campaign), *verdict_sentences(of_campaign)):
+        said = (failure_sentences, verdict_sentences, rail_sentences)
+        for sentence in ("", *(one for of_rows in said for one in of_rows(of_campaign))):
             console.print(sentence, soft_wrap=True)
         print_gains(of_campaign, console)
-    console.print(LEGEND)
+    console.print("; ".join(_legends(rows)))
 
 
 def failure_sentences(rows: Sequence[Row]) -> list[str]:
@@ -49,6 +58,18 @@ def verdict_sentences(rows: Sequence[Row]) -> list[str]:
         for row in rows
         if row["verdict"] in ("B", "INVALID")
     ]
+
+
+def rail_sentences(rows: Sequence[Row]) -> list[str]:
+    """What each device's energy is the energy of: two sets of rails are never to be compared."""
+    known = {(row["device"], row["rail_set"]) for row in rows if row["energy_per_inference_j"] is not None}
+    return [f"{device}: energy of {rail_set or 'rails it does not name'}" for device, rail_set in sorted(known)]
+
+
+def _legends(rows: Sequence[Row]) -> list[str]:
+    """The words for the columns that are shown."""
+    judged = [VERDICT_LEGEND] if any(row["verdict"] for row in rows) else []
+    return [LEGEND, *([PAPER_LEGEND] if any(_has(row, _PAPER) for row in rows) else []), *judged]
 
 
 def _broken_rules(row: Row) -> str:
@@ -71,16 +92,33 @@ def _heading(row: Row) -> str:
 
 
 def _tables(rows: Sequence[Row], console: Console) -> list[Table]:
-    groups = [_LATENCY, _MEMORY, *(group for group in (_ENERGY, _PAPER) if any(_has(row, group) for row in rows))]
-    whole = _table(rows, rows, {**_DEVICE, **_VARIANT, **{name: cell for one in groups for name, cell in one.items()}})
-    # Rich folds cells to fit; numbers cut in pieces cannot be read, so rows and columns are shared out instead.
-    if _natural_width(whole, console) <= console.width:
-        return [whole]
-    return [
-        _table(of_device, rows, {**_VARIANT, **columns}, title=of_device[0]["device"])
-        for of_device in _grouped(rows, "device")
-        for columns in groups
-    ]
+    """The rows in the first layout that fits; the narrowest one folds names, and never numbers."""
+    shown = [_LATENCY, _MEMORY, *(group for group in (_ENERGY, _PAPER) if any(_has(row, group) for row in rows))]
+    tables: list[Table] = []
+    for apart, naming in _LAYOUTS:
+        packed = _packed(rows, shown, naming, console)
+        tables = [
+            _table(part, rows, {**naming, **columns}, title=" · ".join(str(part[0][name]) for name in apart) or None)
+            for part in _grouped(rows, *apart)
+            for columns in packed
+        ]
+        if all(_natural_width(one, console) <= console.width for one in tables):
+            break
+    return tables
+
+
+def _packed(
+    rows: Sequence[Row], groups: Sequence[Mapping[str, Cell]], naming: Mapping[str, Cell], console: Console
+) -> list[dict[str, Cell]]:
+    """Groups of columns put together, in their order, as many as fit side by side after the naming columns."""
+    packed: list[dict[str, Cell]] = []
+    for group in groups:
+        wider = {**packed[-1], **group} if packed else {**_STANDING, **group}
+        if packed and _natural_width(_table(rows, rows, {**naming, **wider}), console) > console.width:
+            packed.append(dict(group))
+        else:
+            packed[-1:] = [wider]
+    return packed
 
 
 def _has(row: Row, group: Mapping[str, Cell]) -> bool:
@@ -90,10 +128,10 @@ def _has(row: Row, group: Mapping[str, Cell]) -> bool:
     return any(cell(row, (row,)) != ABSENT for cell in group.values())
 
 
-def _grouped(rows: Sequence[Row], name: str) -> list[list[Row]]:
-    groups: dict[object, list[Row]] = {}
+def _grouped(rows: Sequence[Row], *names: str) -> list[list[Row]]:
+    groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(row[name], []).append(row)
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
     return list(groups.values())
 
 
@@ -103,10 +141,15 @@ def _natural_width(table: Table, console: Console) -> int:
 
 def _table(shown: Sequence[Row], rows: Sequence[Row], columns: Mapping[str, Cell], title: str | None = None) -> Table:
     table = new_table(title=title)
-    unfinished = any(row["state"] != "succeeded" for row in rows)
-    chosen = {heading: cell for heading, cell in columns.items() if heading != "state" or unfinished}
+    left_out = set()
+    if all(row["state"] == "succeeded" for row in rows):
+        left_out.add("state")
+    if not any(row["verdict"] for row in rows):
+        left_out.add("verdict")
+    chosen = {heading: cell for heading, cell in columns.items() if heading not in left_out}
     for heading in chosen:
-        table.add_column(heading, justify="right" if "\n" in heading else "left", overflow="fold")
+        is_number = "\n" in heading
+        table.add_column(heading, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
     for row in shown:
         table.add_row(*(cell(row, rows) for cell in chosen.values()))
     return table
@@ -147,13 +190,13 @@ def _speed_up(row: Row, rows: Sequence[Row]) -> str:
     return ABSENT if ratio is None else f"{ratio:.2f}×"
 
 
-_DEVICE: Mapping[str, Cell] = {"device": _text("device")}
-_VARIANT: Mapping[str, Cell] = {
-    "model": _text("model"),
-    "recipe": _text("recipe"),
-    "state": _state,
-    "verdict": lambda row, _: row["verdict"] or ABSENT,
-}
+_NAMES: Mapping[str, Cell] = {name: _text(name) for name in ("device", "model", "recipe")}
+# What is told in a table's title, and the columns that tell the rest: the widest layout first.
+_LAYOUTS: Sequence[tuple[Sequence[str], Mapping[str, Cell]]] = [
+    (apart, {name: cell for name, cell in _NAMES.items() if name not in apart})
+    for apart in ((), ("device",), ("device", "model"))
+]
+_STANDING: Mapping[str, Cell] = {"state": _state, "verdict": lambda row, _: row["verdict"] or ABSENT}
 # A heading of two lines has its unit in the second: those columns are numbers.
 _LATENCY: Mapping[str, Cell] = {
     "median\nms": _milliseconds("latency_p50_s"),
@@ -179,5 +222,5 @@ _PAPER: Mapping[str, Cell] = {
     "paper latency\nms": _milliseconds("paper_latency_s"),
     "paper load\nms": _milliseconds("paper_load_s"),
     "paper memory\nMiB": _mebibytes("paper_memory_bytes", 0),
-    "of": lambda row, _: row["paper_memory_kind"] or ABSENT,
+    "memory of": lambda row, _: row["paper_memory_kind"] or ABSENT,
 }

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from efficientquant_protos.v1 import fleet_pb2 as pb
 
+RANDOM = pb.Weights(random=True)
+
 
 def submitted(control) -> pb.SubmitCampaignRequest:
     (request,) = [one for one in control.requests if isinstance(one, pb.SubmitCampaignRequest)]
@@ -41,6 +43,60 @@ def test_every_option(command, control):
         seed=7,
         intra_op_threads=2,
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ("--paper", {"paper": True}),
+        ("--backend ort-cpu", {"backend": "ort-cpu"}),
+        ("--lock-clocks", {"lock_clocks": True}),
+        ("--power-mode MAXN", {"power_mode": "MAXN"}),
+        ("--cuda-graph", {"cuda_graph": True}),
+        ("--sync block", {"sync_mode": "block"}),
+        ("--buffers device", {"memory_kind": "device"}),
+        ("--layers", {"profile_layers": True}),
+        ("--idle 2.5", {"idle_s": 2.5}),
+        ("--idle 0", {"idle_s": 0.0}),
+        ("--start-below 45", {"max_start_temperature_c": 45.0}),
+        ("--start-below 0", {"max_start_temperature_c": 0.0}),
+        (
+            "--paper --backend trt --lock-clocks --power-mode 0 --cuda-graph --sync spin --buffers mapped --layers",
+            {
+                "paper": True,
+                "backend": "trt",
+                "lock_clocks": True,
+                "power_mode": "0",
+                "cuda_graph": True,
+                "sync_mode": "spin",
+                "memory_kind": "mapped",
+                "profile_layers": True,
+            },
+        ),
+    ],
+)
+def test_how_to_measure(command, control, options, asked):
+    """Each option beyond the tier reaches the controller as its own field, a zero as a zero, and nothing else does."""
+    command("bench", "m", "--weights", "random", *options.split(), "--detach")
+
+    base = {"models": ["m"], "recipes": ["fp32", "efficientquant"], "tier": "standard", "weights": RANDOM}
+    assert submitted(control) == pb.SubmitCampaignRequest(**base, **asked)
+    assert submitted(control).HasField("idle_s") == ("idle_s" in asked)
+
+
+def test_every_field_of_a_request_has_an_option(command, control, tmp_path):
+    """What the wire can ask for, a person can: no field of a request is out of reach."""
+    images = tmp_path / "images.npz"
+    np.savez(images, images=np.zeros((2, 8, 8, 3), np.uint8))
+    options = (
+        "--recipes fp32 --devices a --weights random --tier smoke --repeats 5 --seed 7 --threads 2 --paper "
+        "--cuda-graph --sync block --buffers pinned --layers --idle 1 --start-below 50 --lock-clocks --power-mode 1 --backend trt"
+    )
+
+    command("bench", "m", *options.split(), "--data", str(images), "--detach")
+
+    set_fields = {field.name for field, _ in submitted(control).ListFields()}
+    assert set_fields == set(pb.SubmitCampaignRequest.DESCRIPTOR.fields_by_name)
 
 
 RECIPE = "efficientquant:weight_bits=4:scope=conv+linear"
@@ -115,7 +171,18 @@ def test_wrong_option_is_refused_before_anything_is_sent(command, control, optio
     assert control.requests == []
 
 
-@pytest.mark.parametrize("options", [[], ["m", "--repeats", "0"], ["m", "--repeats", "many"], ["m", "--threads", "-1"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["m", "--repeats", "0"],
+        ["m", "--repeats", "many"],
+        ["m", "--threads", "-1"],
+        ["m", "--idle", "-1"],
+        ["m", "--idle", "long"],
+        ["m", "--start-below", "-5"],
+    ],
+)
 def test_usage_errors(command, options):
     """What the options do not allow is exit code 2 with the reason."""
     outcome = command("bench", *options)

@@ -50,6 +50,48 @@ def test_table_says_what_a_device_can_do(command, control):
     ]
 
 
+def shown(command, control, *devices: pb.Device) -> str:
+    """The table in one line: a cell that was folded reads on."""
+    control.devices = list(devices)
+    return " ".join(command("devices").out.split())
+
+
+@pytest.mark.parametrize(
+    ("gpu", "text"),
+    [
+        (pb.Gpu(name="Tegra X1", compute_capability=53, fp16=True), "Tegra X1 (SM 5.3 FP16)"),
+        (pb.Gpu(name="Xavier", compute_capability=72, fp16=True, int8=True), "Xavier (SM 7.2 FP16 INT8)"),
+        (
+            pb.Gpu(name="RTX 3080", compute_capability=86, fp16=True, int8=True, tf32=True),
+            "RTX 3080 (SM 8.6 FP16 INT8 TF32)",
+        ),
+        (pb.Gpu(name="RTX 5090", compute_capability=120, fp16=True), "RTX 5090 (SM 12.0 FP16)"),
+        (pb.Gpu(name="old one"), "old one (unknown SM)"),
+    ],
+)
+def test_gpu_says_what_it_computes(command, control, gpu, text):
+    """A GPU is shown by name with its SM and the types it computes in."""
+    device = nano(snapshot=pb.DeviceSnapshot(backends=[pb.Backend(name="trt", version="8.2.1")], gpus=[gpu]))
+
+    assert f"trt 8.2.1, {text}" in shown(command, control, device)
+
+
+def test_jetpack_and_mode_stand_with_the_system(command, control):
+    """A Jetson shows its release under both names, and the power mode it is in."""
+    device = nano()
+    device.snapshot.jetpack, device.snapshot.power_mode = "4.6.4", "MAXN"
+
+    assert "L4T R32.7.4 (JetPack 4.6.4), mode MAXN, Ubuntu 18.04, aarch64" in shown(command, control, device)
+
+
+def test_no_jetpack_without_l4t(command, control):
+    """Where there is neither, nothing is said of them."""
+    out = shown(command, control, nano(snapshot=pb.DeviceSnapshot(os="Debian 12", architecture="x86_64")))
+
+    assert "Debian 12, x86_64" in out
+    assert not any(word in out for word in ("L4T", "JetPack", "mode ", "SM "))
+
+
 def test_offline_device_says_since_when(command, control, now_s):
     """A device that is gone shows for how long."""
     control.devices = [nano(state="offline", last_seen_unix_s=now_s - 185)]
@@ -63,7 +105,7 @@ def test_device_without_runtime(command, control):
 
     out = command("devices").out
 
-    assert "nothing: no runtime found" in out
+    assert "nothing: see 'efficientquant-agent doctor'" in out
     assert "unknown board" in out
 
 
@@ -78,12 +120,18 @@ def test_no_device(command, control):
 def test_json_is_the_record(command, control):
     """--json prints the devices with all they told, and nothing else."""
     control.devices = [nano(last_seen_unix_s=12.5, agent_version="0.1.0")]
+    told = control.devices[0].snapshot
+    told.jetpack, told.clock_control = "4.6.4", "helper"
+    told.gpus.append(pb.Gpu(name="Tegra X1", compute_capability=53, integrated=True, fp16=True))
 
     (device,) = json.loads(command("devices", "--json").out)
 
     assert (device["name"], device["state"], device["last_seen_unix_s"]) == ("nano-1", "idle", 12.5)
     assert device["snapshot"]["memory_total_bytes"] == 4 << 30
     assert device["snapshot"]["library_versions"] == {"python": "3.6.9"}
+    assert (device["snapshot"]["jetpack"], device["snapshot"]["clock_control"]) == ("4.6.4", "helper")
+    (gpu,) = device["snapshot"]["gpus"]
+    assert (gpu["name"], gpu["compute_capability"], gpu["memory_total_bytes"]) == ("Tegra X1", 53, None)
     assert device["snapshot"]["backends"] == [
         {"name": "ort-cpu", "version": "1.10.0", "providers": ["CPUExecutionProvider"]}
     ]

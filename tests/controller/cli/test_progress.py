@@ -72,6 +72,20 @@ def test_builds_show_while_building(messages):
     assert after == [failed]
 
 
+def test_builds_of_two_targets_are_told_apart(messages):
+    """One model under one recipe for two kinds of device is two lines, in a picture and in a log."""
+    builds = [build("fp32", "building"), build("fp32", "ready", size_bytes=5 << 20)]
+    builds[0].target, builds[1].target = "jetson-nano", "agx-xavier"
+    status = status_from_wire(messages.status("building", builds=builds))
+    view = LineView(Console(file=io.StringIO(), width=200), ADDRESS)
+
+    view.show(status)
+    view.show(status)
+
+    expected = ["m · fp32 · for jetson-nano: building", "m · fp32 · for agx-xavier: built, 5.00 MiB"]
+    assert lines_of(render(status, ADDRESS)) == view._console.file.getvalue().splitlines() == expected
+
+
 def test_lines_only_for_changes(messages):
     """In a log a line is written when something changed, not for each percent."""
     view = LineView(Console(file=io.StringIO(), width=200), ADDRESS)

@@ -30,8 +30,8 @@ device   model          recipe              ms           ms   vs fp32     ms    
 bench-1  mobilevit_xxs  fp32             20.00  19.00–21.00     1.00×  22.00  30.00  125.00      4.00      80.0        –      5.00
 bench-1  mobilevit_xxs  efficientquant   16.00  15.20–16.80     1.25×  17.60  24.00  125.00      4.00      80.0     96.0      2.00
 
-median: of the repeats' medians, with their min–max; load: read + session create + first inference; peak PSS: of the measuring process; board Δ: drop of the
-whole board's available memory
+median: of the repeats' medians, with their min–max; load: read + session create (or deserialize + create context) + first inference; peak PSS: of the measuring
+process; board Δ: drop of the whole board's available memory
 """
 NARROW = """\
 campaign c1 · tier smoke · weights random
@@ -51,8 +51,8 @@ mobilevit_xxs  fp32            125.00      4.00      80.0        –      5.00
 mobilevit_xxs  efficientquant  125.00      4.00      80.0     96.0      2.00
 
 median: of the repeats' medians, with their min–max; load: read + session create
-+ first inference; peak PSS: of the measuring process; board Δ: drop of the
-whole board's available memory
+(or deserialize + create context) + first inference; peak PSS: of the measuring
+process; board Δ: drop of the whole board's available memory
 """
 
 
@@ -64,6 +64,134 @@ def test_wide(rows):
 def test_narrow(rows):
     """A narrow console gets two tables instead of folded numbers."""
     assert printed(rows, width=80) == NARROW
+
+
+POWER = {
+    "energy_per_inference_j": 0.0371,
+    "net_energy_per_inference_j": 0.0212,
+    "mean_power_w": 4.126,
+    "max_temperature_c": 51.5,
+    "rail_set": "POM_5V_IN",
+}
+PAPER = {
+    "paper": True,
+    "paper_latency_s": 0.0212,
+    "paper_load_s": 0.110,
+    "paper_memory_bytes": 1834 << 20,
+    "paper_memory_kind": "board used RAM",
+}
+FULL = """\
+campaign c1 · tier smoke · weights random
+
+bench-1 · mobilevit_xxs
+                         median      min–max  speed-up    p90    p99
+recipe          verdict      ms           ms   vs fp32     ms     ms
+────────────────────────────────────────────────────────────────────
+fp32            A         20.00  19.00–21.00     1.00×  22.00  30.00
+efficientquant  B         16.00  15.20–16.80     1.25×  17.60  24.00
+
+bench-1 · mobilevit_xxs
+                  load  transfer  peak PSS  board Δ  artifact
+recipe              ms        ms       MiB      MiB       MiB
+─────────────────────────────────────────────────────────────
+fp32            125.00      4.00      80.0        –      5.00
+efficientquant  125.00      4.00      80.0        –      5.00
+
+bench-1 · mobilevit_xxs
+                energy  net of idle  power  hottest
+recipe              mJ           mJ      W       °C
+───────────────────────────────────────────────────
+fp32             37.10        21.20   4.13     51.5
+efficientquant   37.10        21.20   4.13     51.5
+
+bench-1 · mobilevit_xxs
+                paper latency  paper load  paper memory
+recipe                     ms          ms           MiB  memory of
+───────────────────────────────────────────────────────────────────────
+fp32                    21.20      110.00          1834  board used RAM
+efficientquant          21.20      110.00          1834  board used RAM
+
+bench-1 · mobilevit_xxs · efficientquant: B, the spread is 4 % (at most 2.5 %)
+bench-1: energy of POM_5V_IN
+median: of the repeats' medians, with their min–max; load: read + session create
+(or deserialize + create context) + first inference; peak PSS: of the measuring
+process; board Δ: drop of the whole board's available memory; paper: its way,
+for its numbers alone: means over all repeats, load without the first inference,
+memory of all that ran on the device; verdict: A steady and undisturbed, B with
+a rule broken, which is named, INVALID not to be used; see docs/measurement.md
+"""
+
+
+@pytest.fixture
+def full_rows(messages):
+    reasons = ["the spread is 4 % (at most 2.5 %)", "not checked: what the sampler cost"]
+    quantized = messages.row("efficientquant", 0.016, verdict="B", verdict_reasons=reasons, **POWER, **PAPER)
+    return [row_from_wire(one) for one in (messages.row(verdict="A", **POWER, **PAPER), quantized)]
+
+
+def test_everything_on_a_narrow_console(full_rows):
+    """Verdicts stand beside the latency; energy, with what it is the energy of, and the paper's numbers follow."""
+    assert printed(full_rows, width=80) == FULL
+
+
+def test_tables_side_by_side_where_they_fit(full_rows):
+    """A wide console gets as many groups of columns in one table as fit, each line as wide as the console at most."""
+    headings = [
+        [line.split() for line in printed(full_rows, width).splitlines() if "recipe" in line and "·" not in line]
+        for width in (80, 160, 240)
+    ]
+    assert [len(one) for one in headings] == [4, 2, 1]
+    assert headings[1][0][:4] == ["device", "model", "recipe", "verdict"]
+    assert "verdict" not in headings[1][1]
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ({}, set()),
+        ({"mean_power_w": 4.0}, {"energy"}),
+        ({"max_temperature_c": 40.0}, {"energy"}),
+        ({**PAPER, "paper": False}, set()),
+        (PAPER, {"paper"}),
+        ({"paper": True}, set()),
+        ({"verdict": "A"}, {"verdict"}),
+    ],
+)
+def test_columns_only_where_there_is_something(messages, values, shown):
+    """Energy, the paper's numbers and verdicts take no room, and no words below, where no row has any."""
+    out = printed([row_from_wire(messages.row(**values))], width=400)
+
+    assert {name for name in ("energy", "paper", "verdict") if name in out} == shown
+
+
+def test_invalid_is_a_sentence(messages):
+    """Each row that is no A says why in one line, however narrow; what could not be checked is no reason."""
+    reasons = ["throttled: hardware slowdown", "the fan stood still", "not checked: drift"]
+    rows = [row_from_wire(messages.row(name, verdict="INVALID", verdict_reasons=reasons)) for name in ("fp32", "int8")]
+
+    assert [line for line in printed(rows, width=60).splitlines() if "INVALID," in line] == [
+        f"bench-1 · mobilevit_xxs · {name}: INVALID, throttled: hardware slowdown; the fan stood still"
+        for name in ("fp32", "int8")
+    ]
+
+
+def test_names_fold_and_numbers_never(messages):
+    """A recipe with many options folds on a narrow console; every number stays in one piece."""
+    row = messages.row("efficientquant:scope=conv+linear:softmax_bits=none:weight_bits=4", verdict="A", **POWER)
+
+    words = printed([row_from_wire(row)], width=80).split()
+
+    assert {"20.00", "19.00–21.00", "22.00", "30.00", "125.00", "80.0", "5.00", "37.10", "51.5"} <= set(words)
+
+
+def test_energy_of_each_device_names_its_rails(messages):
+    """Two devices measure two things: each says of which rails its energy is."""
+    own = {**POWER, "rail_set": "GPU+CPU+SOC+CV+VDDRQ+SYS5V"}
+    rows = [messages.row(**POWER), messages.row("int8", **POWER), messages.row(device="xavier", **own)]
+
+    lines = [line for line in printed(list(map(row_from_wire, rows))).splitlines() if ": energy of " in line]
+
+    assert lines == ["bench-1: energy of POM_5V_IN", "xavier: energy of GPU+CPU+SOC+CV+VDDRQ+SYS5V"]
 
 
 def test_failure_is_a_sentence(messages):

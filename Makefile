@@ -28,7 +28,7 @@ unit: .venv/.ready-test  ## unit tests on the current Python
 	$(PYTEST) -n 2 --dist loadfile --ignore=tests/e2e $(SLOW:%=--ignore=%) tests
 
 agent-py36 agent-py38: agent-py3%: .venvs/py3.%/.ready  ## the agent's and the protos' tests on a real Python 3.6 and 3.8
-	@if [ -e .venvs/py3.$*/bin/python ]; then .venvs/py3.$*/bin/python -m pytest -q tests/agent tests/protos; \
+	@if [ -e .venvs/py3.$*/bin/python ]; then .venvs/py3.$*/bin/python -m pytest -q -n 2 --dist loadfile tests/agent tests/protos; \
 	else cat .venvs/py3.$*/.ready; fi
 
 e2e: .venv/.ready-test .venvs/py3.6/.ready .venvs/py3.8/.ready  ## real controllers and agents as processes

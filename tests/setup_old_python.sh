@@ -22,5 +22,5 @@ if [ "$version" = 3.6 ]; then
     "$venv/bin/pip" install --quiet --disable-pip-version-check 'pip==21.3.1'
 fi
 "$venv/bin/pip" install --quiet --disable-pip-version-check --constraint "tests/constraints-py$version.txt" \
-    -e protos -e 'agent[ort]' pytest
+    -e protos -e 'agent[ort]' pytest pytest-xdist
 touch "$venv/.ready"

@@ -192,8 +192,8 @@ def _check_clocks(measurement: Measurement, devices: Sequence[Device]) -> None:
     powerless = [str(one.name) for one in devices if one.snapshot.clock_control not in ("root", "helper")]
     if powerless:
         raise UserError(
-            f"clocks or a power mode were asked for, and the agent on {_quoted(powerless)} may not set them; install its "
-            "root helper there (agent/README.md, Clocks), or leave --lock-clocks and --power-mode out"
+            f"clocks or a power mode were asked for, and the agent on {_quoted(powerless)} may not set them; install "
+            "its root helper there (agent/README.md, Clocks), or leave --lock-clocks and --power-mode out"
         )
 
 

@@ -90,7 +90,8 @@ def test_every_field_of_a_request_has_an_option(command, control, tmp_path):
     np.savez(images, images=np.zeros((2, 8, 8, 3), np.uint8))
     options = (
         "--recipes fp32 --devices a --weights random --tier smoke --repeats 5 --seed 7 --threads 2 --paper "
-        "--cuda-graph --sync block --buffers pinned --layers --idle 1 --start-below 50 --lock-clocks --power-mode 1 --backend trt"
+        "--cuda-graph --sync block --buffers pinned --layers --idle 1 --start-below 50 --lock-clocks "
+        "--power-mode 1 --backend trt"
     )
 
     command("bench", "m", *options.split(), "--data", str(images), "--detach")

@@ -1,14 +1,19 @@
 """docs/database.md against the database."""
 
+import json
 import re
 import shutil
 import sqlite3
+import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from efficientquant_controller.analysis.comparison import STATES
 from efficientquant_controller.analysis.twins import COLUMNS
+from efficientquant_controller.model import Series, Window
+from efficientquant_controller.store.series import RawSamples, pack_series
 from efficientquant_controller.store.sql import open_store
 from efficientquant_controller.store.tables import metadata
 
@@ -54,10 +59,26 @@ def test_tables() -> None:
     assert sorted(described("Tables")) == sorted(metadata.tables)
 
 
-@pytest.mark.parametrize("query", examples("sql"))
+@pytest.mark.parametrize("query", [one for block in examples("sql") for one in block.split(";") if one.strip()])
 def test_queries(database: sqlite3.Connection, query: str) -> None:
     """Every example query runs."""
     assert database.execute(query).description
+
+
+def test_format_of_samples() -> None:
+    """The header on the page is the one that is written."""
+    packed = zlib.decompress(pack_series(RawSamples((), (), (Series("a", (), ()),), (), (Window("b", 0.0, 1.0),))))
+    header = json.loads(packed[4 : 4 + int.from_bytes(packed[:4], "little")])
+    section = next(text for name, text in SECTIONS.items() if name == "Raw samples")
+    assert f'{{"version": {header["version"]}, ' in section
+    assert all(f'"{key}"' in section for key in (*header, *header["series"][0]))
+
+
+def test_conditions() -> None:
+    """Every condition that a comparison looks at, and every severity, is described."""
+    section = next(text for name, text in SECTIONS.items() if name == "Conditions and findings")
+    assert {name for name in STATES if f"`{name}`" not in section} == set()
+    assert all(f"`{one}`" in section for one in ("invalid", "soft", "info"))
 
 
 @pytest.mark.usefixtures("database")

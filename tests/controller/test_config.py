@@ -1,9 +1,19 @@
 """What a controller may be started with."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-from efficientquant_controller.config import ServerConfig, is_loopback, measurement_for, split_address
+from efficientquant_controller.config import (
+    MEMORY_KINDS,
+    SYNC_MODES,
+    TIERS,
+    ServerConfig,
+    is_loopback,
+    measurement_for,
+    split_address,
+)
 from efficientquant_controller.errors import UserError
 
 
@@ -54,3 +64,21 @@ def test_the_tiers_are_the_protocols() -> None:
     assert measurement_for("quick", intra_op_threads=2).intra_op_threads == 2
     with pytest.raises(UserError, match="smoke, quick, standard"):
         measurement_for("fast")
+
+
+@pytest.mark.parametrize(
+    ("field", "allowed", "refused"),
+    [
+        ("sync_mode", SYNC_MODES, ["", "sleep", "Spin"]),
+        ("memory_kind", MEMORY_KINDS, ["", "unified"]),
+        ("idle_s", [0, 0.5, 600], [-0.1, 600.1, float("nan")]),
+    ],
+)
+def test_only_ways_to_measure_that_exist(field: str, allowed: Sequence[Any], refused: Sequence[Any]) -> None:
+    """What no agent would understand is refused here, and every tier is allowed as it is."""
+    for value in allowed:
+        assert getattr(measurement_for("smoke", **{field: value}), field) == value
+    for value in refused:
+        with pytest.raises(UserError, match=r"choose one of|can be had"):
+            measurement_for("smoke", **{field: value})
+    assert all(measurement_for(tier) == TIERS[tier] for tier in TIERS)

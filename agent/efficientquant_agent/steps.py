@@ -148,6 +148,7 @@ class Steps:
         self._rest("idle_before")
         self._measure(content_path, plan, device_name)
         self._rest("idle_after")
+        self._watcher.look()  # so that the last window ends between two readings, not after the last one
         self.findings += preflight.gpu_neighbours(self._found.gpu, [os.getpid()], "after")
 
     def _cool_down(self) -> None:

@@ -123,6 +123,16 @@ def test_windows_in_order(make_run):
     assert result.findings == []
 
 
+@pytest.mark.parametrize("idle_s", [0.0, 0.1])
+def test_readings_reach_beyond_every_window(make_run, idle_s):
+    """A sensor is read before the first window and after the last: a counter held at an edge would lose energy."""
+    result = make_run(idle_s=idle_s, sampling_interval_s=3600.0).take(Board(heat(40.0)))
+
+    [series] = [one for one in result.series if one.name == "temperature_gpu_c"]
+    assert series.time_s[0] <= result.windows[0].start_s
+    assert series.time_s[-1] >= result.windows[-1].end_s
+
+
 def test_board_that_never_cools_down(make_run):
     """A board that stays above the gate is measured after the time it was given, with a soft finding that says so."""
     run = make_run(max_start_temperature_c=60.0, gate_timeout_s=0.2)

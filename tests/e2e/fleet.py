@@ -4,19 +4,23 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
+from efficientquant_controller.model import RunResult
+from efficientquant_controller.store.sql import open_store
 from efficientquant_protos.v1 import fleet_pb2 as pb
 from efficientquant_protos.v1 import fleet_pb2_grpc
 
 ROOT = Path(__file__).parent.parent.parent
+FIXTURES = ROOT / "tests/fixtures"
 DEADLINE_S = 240.0  # on a busy machine; nothing here waits that long when it works
 
 
@@ -73,19 +77,47 @@ class Fleet:
         self.address = self.controller.wait_for("ready: listening on ").rsplit(" ", 1)[1]
         return self.controller
 
-    def start_agent(self, name: str, python: str = sys.executable, state: str | None = None, code: str = "") -> Process:
+    def start_agent(
+        self,
+        name: str,
+        python: str = sys.executable,
+        state: str | None = None,
+        code: str = "",
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> Process:
         """Start an agent; `code` runs before its main."""
         entry = ["-m", "efficientquant_agent"]
         if code:
             entry = ["-c", f"import sys\n{code}\nfrom efficientquant_agent.__main__ import main\nsys.exit(main())"]
-        command = [python, *entry, "--controller", self.address, "--name", name, "--backoff-max-s", "0.5"]
-        return self._start([*command, "--state-dir", str(self.folder / (state or name))], f"agent-{state or name}")
+        command = [python, *entry, "--controller", self.address, "--name", name, "--backoff-max-s", "0.5", *options]
+        command += ["--state-dir", str(self.folder / (state or name))]
+        return self._start(command, f"agent-{state or name}", **(environment or {}))
 
-    def connect_agent(self, name: str, python: str = sys.executable) -> Process:
-        """Start an agent and wait until its session is open."""
-        agent = self.start_agent(name, python)
+    def connect_agent(self, name: str, python: str = sys.executable, **more: Any) -> Process:
+        """Start an agent and wait until its session is open; `more` as `start_agent`."""
+        agent = self.start_agent(name, python, **more)
         agent.wait_for("ready: ")
         return agent
+
+    def connect_gpu(self, **told: Any) -> Process:
+        """Connect an agent of a desktop with an RTX 3080 of which NVML tells what `told` says; see doubles/nvml."""
+        self.tell_gpu(**told)
+        environment = {"PYTHONPATH": str(FIXTURES / "doubles/nvml"), "PYNVML_DOUBLE": str(self.folder / "nvml.json")}
+        options = ["--board-root", str(self.copy_board("x86"))]
+        return self.connect_agent("rtx", options=options, environment=environment)
+
+    def tell_gpu(self, **told: Any) -> None:
+        """Change what NVML tells from now on."""
+        (self.folder / "nvml.json").write_text(json.dumps(told))
+
+    def copy_board(self, name: str, *without: str) -> Path:
+        """Copy a captured board, less the paths in `without`, for an agent's --board-root."""
+        root = self.folder / f"board-{name}"
+        shutil.copytree(FIXTURES / "boards" / name, root)
+        for path in without:
+            shutil.rmtree(root / path)
+        return root
 
     def run(self, *arguments: str, timeout_s: float = DEADLINE_S) -> subprocess.CompletedProcess[str]:
         """Run a client command against this fleet's controller."""
@@ -104,6 +136,13 @@ class Fleet:
         done = self.run(*arguments, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
+
+    def bench_once(self, model: str, *options: str) -> dict[str, Any]:
+        """Measure fp32 with random weights once, in the shortest tier; returns its row of results."""
+        asked = ("--recipes", "fp32", "--weights", "random", "--tier", "demo", "--repeats", "1", *options)
+        done = self.run("bench", model, *asked, "--json")
+        [row] = json.loads(done.stdout)["results"]
+        return dict(row)
 
     @contextlib.contextmanager
     def control(self) -> Iterator[fleet_pb2_grpc.FleetControlStub]:
@@ -134,11 +173,23 @@ class Fleet:
 
     def wait_until_measuring(self, campaign_id: str, device: str) -> None:
         """Wait until a device is in the timed loop of a run."""
+        self.wait_for_phase(campaign_id, device, "measure")
 
-        def measuring(status: pb.CampaignStatus) -> bool:
-            return any(one.name == device and one.phase == "measure" for one in status.devices)
+    def wait_for_phase(self, campaign_id: str, device: str, phase: str) -> None:
+        """Wait until a run on a device has come to a phase."""
 
-        self.watch(campaign_id, measuring)
+        def is_there(status: pb.CampaignStatus) -> bool:
+            return any(one.name == device and one.phase == phase for one in status.devices)
+
+        self.watch(campaign_id, is_there)
+
+    def raw_result(self, run_id: str) -> RunResult:
+        """Everything that the agent reported of a run, its windows and series included."""
+        store = open_store(self.db, read_only=True)
+        try:
+            return store.raw_result(run_id)
+        finally:
+            store.close()
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Read the database as a user would."""
@@ -152,8 +203,9 @@ class Fleet:
         for process in self._processes:
             process.kill()
 
-    def _start(self, command: list[str], name: str) -> Process:
-        process = Process(command, self.folder / f"{name}.log", PYTHONUNBUFFERED="1", OMP_NUM_THREADS="2")
+    def _start(self, command: list[str], name: str, **environment: str) -> Process:
+        environment = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "2", **environment}
+        process = Process(command, self.folder / f"{name}.log", **environment)
         self._processes.append(process)
         return process
 

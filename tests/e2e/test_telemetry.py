@@ -1,0 +1,164 @@
+"""What is read while a model runs, from a board's files, tegrastats or NVML to the rows of the database."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet import FIXTURES, Fleet, Process
+
+TINY = "test_efficientnet"
+REPLAY = str(FIXTURES / "boards/tegrastats_replay")
+RAILS = "sys/bus/i2c"
+ZONES = "sys/class/thermal"
+
+
+def copy_nano(fleet: Fleet, *without: str) -> Path:
+    """A Jetson Nano's files, its power mode told by what nvpmodel keeps for the next boot."""
+    root = fleet.copy_board("nano-r32.7.4", *without)
+    (root / "etc/nvpmodel.conf").write_text("< POWER_MODEL ID=0 NAME=MAXN >\n< POWER_MODEL ID=1 NAME=5W >\n")
+    (root / "var/lib/nvpmodel").mkdir(parents=True)
+    (root / "var/lib/nvpmodel/status").write_text("pmode:0000 fmode:quiet\n")
+    return root
+
+
+def connect_nano(fleet: Fleet, python: str, *without: str, **tegrastats: str) -> Process:
+    """Connect an agent that sees a Nano without some of its files, and reads a tegrastats."""
+    options = ["--board-root", str(copy_nano(fleet, *without)), "--tegrastats", REPLAY]
+    return fleet.connect_agent("nano", python, options=options, environment=tegrastats)
+
+
+def bench(fleet: Fleet, *options: str) -> dict[str, Any]:
+    """Measure one tiny model once, with a second of rest before and after; returns its row of results."""
+    row = fleet.bench_once(TINY, "--idle", "1", *options)
+    assert row["state"] == "succeeded", row
+    return row
+
+
+def test_a_nano_with_tegrastats(fleet: Fleet, python36: str) -> None:
+    """A Nano whose sensors only tegrastats can read tells power, energy, heat, conditions, agreement and itself."""
+    connect_nano(fleet, python36, RAILS, ZONES)
+
+    row = bench(fleet)
+
+    assert row["rail_set"] == "POM_5V_IN"
+    # The rail's lowest and highest values among the lines that the replay repeats.
+    low_w, high_w = rail_range()
+    assert low_w < row["mean_power_w"] < high_w
+    assert low_w < row["idle_power_w"] < high_w
+    duration_s, count = measured(fleet)
+    assert row["energy_per_inference_j"] == pytest.approx(row["mean_power_w"] * duration_s / count)
+    net_j = (row["mean_power_w"] - row["idle_power_w"]) * duration_s / count
+    assert row["net_energy_per_inference_j"] == pytest.approx(net_j)
+    assert 30 < row["max_temperature_c"] < 85
+    assert row["verdict"] in ("A", "B")
+    assert "not checked: the device's own throttle reasons (none were read)" in row["verdict_reasons"]
+    assert (row["conditions"]["power_mode"], row["conditions"]["clocks"]) == ("MAXN", "free")
+    assert row["output_argmax_agreement"] == 1.0
+    assert row["output_cosine"] > 0.999
+    assert row["output_max_abs"] < 1e-3
+    [(*board, gpus)] = fleet.query("select board, l4t, jetpack, power_mode, gpus from device_snapshots")
+    assert board == ["NVIDIA Jetson Nano Developer Kit", "R32.7.4", "4.6.4", "MAXN"]
+    assert [(gpu["name"], gpu["compute_capability"]) for gpu in json.loads(gpus)] == [("Tegra X1", 53)]
+    shown = fleet.run("results").stdout
+    assert all(heading in shown for heading in ("energy", "net of idle", "power", "hottest"))
+    assert f"{row['mean_power_w']:.2f}" in shown
+
+
+def test_a_nano_with_sysfs_rails(fleet: Fleet, python36: str) -> None:
+    """Where the rails are files no tegrastats is started: 4.521 W for ever are 4.521 W at rest too, and 0 J net."""
+    options = ["--board-root", str(copy_nano(fleet)), "--tegrastats", "/bin/false"]
+    fleet.connect_agent("nano", python36, options=options)
+
+    row = bench(fleet)
+
+    duration_s, count = measured(fleet)
+    assert row["rail_set"] == "POM_5V_IN"
+    assert row["mean_power_w"] == pytest.approx(4.521)
+    assert row["idle_power_w"] == pytest.approx(4.521)
+    assert row["energy_per_inference_j"] == pytest.approx(4.521 * duration_s / count)
+    assert row["net_energy_per_inference_j"] == pytest.approx(0.0, abs=1e-9)
+    assert row["max_temperature_c"] == 40.5
+    assert row["gpu_clock_min_hz"] == row["gpu_clock_max_hz"] == 921600000
+    assert fleet.query("select findings from runs") == [("[]",)]
+
+
+def test_a_discrete_gpu(fleet: Fleet) -> None:
+    """NVML's counter of a GPU that takes 200 W gives 200 W, measuring and at rest."""
+    fleet.connect_gpu(power_w=200.0, throttle_bits=0)
+
+    row = bench(fleet)
+
+    duration_s, count = measured(fleet)
+    assert row["rail_set"] == "GPU"
+    assert row["mean_power_w"] == pytest.approx(200.0, rel=0.01)
+    assert row["idle_power_w"] == pytest.approx(200.0, rel=0.01)
+    assert row["energy_per_inference_j"] == pytest.approx(200.0 * duration_s / count, rel=0.01)
+    assert row["max_temperature_c"] == 55.0
+    assert row["gpu_clock_max_hz"] == 1.71e9
+    assert row["verdict"] in ("A", "B")
+
+
+def test_heat_while_measuring(fleet: Fleet, python36: str) -> None:
+    """A board that passes 85 °C while it measures gives numbers that are not to be used, and the row says why."""
+    connect_nano(fleet, python36, RAILS, ZONES, TEGRASTATS_HEAT_C="3")
+
+    row = bench(fleet)
+
+    assert row["verdict"] == "INVALID"
+    assert row["max_temperature_c"] >= 85
+    assert any("°C (85 °C is too hot to measure)" in reason for reason in row["verdict_reasons"])
+
+
+def test_a_hot_board_cools_down_first(fleet: Fleet, python36: str) -> None:
+    """A board above the gate waits in a phase of its own, and starts with the first reading below it."""
+    connect_nano(fleet, python36, RAILS, ZONES, TEGRASTATS_HEAT_C="-1")  # from 41 °C, a degree less with each line
+    campaign = fleet.submit(TINY, max_start_temperature_c=35.0, idle_s=1.0)
+    fleet.wait_for_phase(campaign, "nano", "gate")
+
+    assert fleet.watch_to_end(campaign).campaign.state == "succeeded"
+
+    result = fleet.raw_result(only_run(fleet))
+    starts_s = {window.name: window.start_s for window in result.windows}
+    [heat] = [one for one in result.series if one.name == "temperature_cpu_c"]
+    seen_c = [value for time_s, value in zip(heat.time_s, heat.value, strict=True) if time_s <= starts_s["idle_before"]]
+    assert len(seen_c) > 5
+    assert seen_c[-1] < 35 <= seen_c[-2]
+    assert not result.findings
+
+
+def test_a_sensor_that_vanishes(fleet: Fleet, python36: str) -> None:
+    """A sensor that dies in the middle costs the energy, not the run: no number is made up, and the row says why."""
+    # The twelfth line comes after 1.2 s, and the measurement ends after two at the earliest.
+    agent = connect_nano(fleet, python36, RAILS, ZONES, TEGRASTATS_DIE_AFTER="12", TEGRASTATS_DIE_CODE="3")
+
+    row = bench(fleet)
+
+    agent.wait_for("no more tegrastats in this run: ")
+    assert row["verdict"] == "B"
+    assert any("tegrastats was lost during the run: " in reason for reason in row["verdict_reasons"])
+    assert any(reason.startswith("no energy: ") for reason in row["verdict_reasons"])
+    assert row["energy_per_inference_j"] is row["net_energy_per_inference_j"] is row["mean_power_w"] is None
+    [(findings,)] = fleet.query("select findings from runs")
+    assert [(one["check"], one["severity"]) for one in json.loads(findings)] == [("sensor", "soft")]
+    assert "ended with code 3" in findings
+
+
+def rail_range() -> tuple[float, float]:
+    """The lowest and highest power of POM_5V_IN in the replay's lines, in watts."""
+    words = [line.split() for line in (FIXTURES / "boards/tegrastats/nano-r32.7.4.txt").read_text().splitlines()]
+    values = [int(line[line.index("POM_5V_IN") + 1].split("/")[0]) / 1000 for line in words]
+    return min(values), max(values)
+
+
+def only_run(fleet: Fleet) -> str:
+    """The id of the only run."""
+    [(run_id,)] = fleet.query("select run_id from runs")
+    return str(run_id)
+
+
+def measured(fleet: Fleet) -> tuple[float, int]:
+    """How long the only run's measure window was, in seconds, and how many inferences ended in it."""
+    result = fleet.raw_result(only_run(fleet))
+    [window] = [one for one in result.windows if one.name == "measure"]
+    return window.end_s - window.start_s, len(result.latency_s)

@@ -1,0 +1,182 @@
+"""What makes a number untrustworthy, and what must not: neighbours on the GPU, throttling, kills, crashes, sides.
+
+Builds that hang, or that the kernel kills for their memory, are in tests/agent/test_engine_runs.py; what a campaign
+makes of them belongs here, as `test_a_hung_build_…` and `test_a_build_killed_for_memory_…`.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from fleet import ROOT, Fleet, Process
+
+TINY = "test_efficientnet"
+_CLOCK_TESTS = str(ROOT / "tests/agent/clocks")
+
+
+def test_another_process_on_the_gpu(fleet: Fleet) -> None:
+    """What was measured beside another process on the GPU is not the model's own: INVALID, naming who it was."""
+    fleet.connect_gpu(processes=[[4242, 734003200]])
+
+    row = fleet.bench_once(TINY)
+
+    assert (row["state"], row["verdict"]) == ("succeeded", "INVALID")
+    assert "other processes on the GPU before measuring: 4242" in row["verdict_reasons"]
+    shown = fleet.run("results").stdout
+    assert "INVALID, other processes on the GPU before measuring: 4242" in shown
+
+
+def test_throttling(fleet: Fleet) -> None:
+    """A GPU that says it was held back by heat gives no usable number; one that idled or obeyed a setting does."""
+    fleet.connect_gpu()
+    told = {0x20: "software thermal slowdown", 0x40: "hardware thermal slowdown", 0xFF13: ""}
+
+    for bits, named in told.items():
+        fleet.tell_gpu(throttle_bits=bits)
+        row = fleet.bench_once(TINY)
+
+        assert (f"throttled: {named}" in row["verdict_reasons"]) is bool(named), row
+        assert (row["verdict"] == "INVALID") is bool(named), row
+
+    assert sorted(fleet.query("select throttled from runs")) == [(0,), (1,), (1,)]
+
+
+def test_nvml_that_breaks_does_not_break_a_run(fleet: Fleet) -> None:
+    """Without permission to list processes the rest is read all the same, and what is missing is said."""
+    fleet.connect_gpu(errors={"nvmlDeviceGetComputeRunningProcesses": 4})
+
+    row = fleet.bench_once(TINY)
+
+    assert (row["state"], row["rail_set"]) == ("succeeded", "GPU")
+    [(findings,)] = fleet.query("select findings from runs")
+    told = {one["check"]: one["message"] for one in json.loads(findings)}
+    assert "who else uses the GPU is not known" in told["gpu_processes"]
+    assert row["verdict"] in ("A", "B")
+
+
+def test_a_run_killed_for_memory(fleet: Fleet) -> None:
+    """A measuring process that SIGKILL ends, as the kernel does for memory, is runtime_oom with the memory seen.
+
+    The test sends the signal itself: from outside that is the same, and needs no memory to run out of.
+    """
+    agent = fleet.connect_agent("desk")
+    campaign = fleet.submit(TINY, tier="standard")
+    fleet.wait_until_measuring(campaign, "desk")
+
+    os.kill(measuring_process(agent), signal.SIGKILL)
+
+    assert fleet.watch_to_end(campaign).campaign.state == "failed"
+    [row] = fleet.json("results")
+    assert row["failure_type"] == "runtime_oom"
+    assert "its own memory peaked at " in row["failure_message"]
+    assert "unknown" not in row["failure_message"]
+    assert fleet.watch_to_end(fleet.submit(TINY)).campaign.state == "succeeded"
+
+
+def test_clocks_are_restored_after_a_crash(fleet: Fleet) -> None:
+    """An agent killed while it held the clocks puts them back when it starts again, says so, and does the run again."""
+    root = build_nano(fleet)
+    agent = connect_nano(fleet, root)
+    campaign = fleet.submit(TINY, tier="smoke", idle_s=1.0, lock_clocks=True, power_mode="5W")
+    fleet.wait_until_measuring(campaign, "nano")
+    assert clocks(root) == {"mode": 1, "gpu": 640000000, "cpu": 918000, "emc": 1600000000}
+
+    agent.kill(signal.SIGKILL)
+    agent = start_nano(fleet, root)
+
+    said = agent.wait_for("an earlier agent left clocks changed; they are restored")
+    assert "restore, set-power-mode 0" in said
+    assert clocks(root) == {"mode": 0, "gpu": 76800000, "cpu": 102000, "emc": 204000000}
+    assert fleet.watch_to_end(campaign).campaign.state == "succeeded"
+    [row] = fleet.json("results")
+    conditions = row["conditions"]
+    assert (conditions["clocks"], conditions["power_mode"]) == ("locked", "5W")
+    assert conditions["clock_gpu_target_hz"] == "640000000"
+    assert row["gpu_clock_min_hz"] == row["gpu_clock_max_hz"] == 640000000
+    assert row["verdict"] in ("A", "B")
+    assert fleet.query("select attempt from runs") == [(2,)]
+    assert clocks(root) == {"mode": 0, "gpu": 76800000, "cpu": 102000, "emc": 204000000}
+
+
+def test_clocks_that_cannot_be_locked(fleet: Fleet) -> None:
+    """A lock that does not hold is a failure with its reason, not a number; the board is as it was."""
+    root = build_nano(fleet)
+    (root / "slow-memory").touch()
+    connect_nano(fleet, root)
+
+    row = fleet.bench_once(TINY, "--lock-clocks")
+
+    assert (row["state"], row["failure_type"]) == ("failed", "clocks_failed")
+    assert "clocks could not be locked: " in row["failure_message"]
+    assert clocks(root) == {"mode": 0, "gpu": 76800000, "cpu": 102000, "emc": 204000000}
+
+
+def test_compare_gives_one_answer(fleet: Fleet) -> None:
+    """Two jobs compared through the controller and out of its database give the same answer, in words and in JSON."""
+    fleet.connect_agent("desk")
+    fleet.json(
+        *("bench", TINY, "--recipes", "fp32,int8", "--weights", "random", "--tier", "demo", "--repeats", "2"),
+        *("--idle", "0"),
+    )
+    sides = ("latest/desk/fp32", "latest/desk/int8")
+
+    for metric in ("latency", "memory", "energy"):
+        asked = ("compare", *sides, "--metric", metric)
+        by_controller, by_database = (fleet.run(*asked, *more) for more in ((), ("--db", str(fleet.db))))
+        assert by_controller.returncode == by_database.returncode
+        assert by_controller.stdout == by_database.stdout
+        assert by_controller.stderr == by_database.stderr
+    numbers = [fleet.json("compare", *sides, *more) for more in ((), ("--db", str(fleet.db)))]
+    assert numbers[0] == numbers[1]
+    assert numbers[0]["repeats_a"] == numbers[0]["repeats_b"] == 2
+    assert not numbers[0]["refused"]
+
+
+def measuring_process(agent: Process) -> int:
+    """The pid of the process that an agent measures in."""
+    tasks = Path(f"/proc/{agent.popen.pid}/task").iterdir()
+    children = [child for task in tasks for child in (task / "children").read_text().split()]
+    [worker] = [child for child in children if b"worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return int(worker)
+
+
+def build_nano(fleet: Fleet) -> Path:
+    """A Nano's files with an nvpmodel and a jetson_clocks that work on them; see tests/agent/clocks."""
+    root = fleet.copy_board("nano-r32.7.4", "sys/devices/system/cpu", "sys/class/devfreq")
+    code = (
+        f"import sys; sys.path.insert(0, {_CLOCK_TESTS!r}); import nano_board; nano_board.Board({str(root)!r}).build()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return root
+
+
+def start_nano(fleet: Fleet, root: Path) -> Process:
+    """Start an agent whose root helper has that board's tools and not this machine's."""
+    code = f"""
+sys.path.insert(0, {_CLOCK_TESTS!r})
+import nano_board
+from efficientquant_agent import clocks
+clocks.ClockControl = lambda *_: nano_board.Board({str(root)!r}).control()
+"""
+    return fleet.start_agent("nano", code=code, options=["--board-root", str(root)])
+
+
+def connect_nano(fleet: Fleet, root: Path) -> Process:
+    """Start that agent and wait until its session is open."""
+    agent = start_nano(fleet, root)
+    agent.wait_for("ready: ")
+    return agent
+
+
+def clocks(root: Path) -> dict[str, int]:
+    """The power mode and the clocks of the board now."""
+    files = {
+        "mode": "mode",
+        "gpu": "sys/class/devfreq/57000000.gpu/cur_freq",
+        "cpu": "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq",
+        "emc": "sys/kernel/debug/clk/override.emc/clk_rate",
+    }
+    return {name: int((root / path).read_text()) for name, path in files.items()}

@@ -35,7 +35,8 @@ def read(content: bytes) -> Reference:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             inputs = {name[len(_INPUT) :]: arrays[name] for name in arrays.files if name.startswith(_INPUT)}
             outputs = [arrays[_OUTPUT + str(k)] for k in range(sum(name.startswith(_OUTPUT) for name in arrays.files))]
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    # RuntimeError: what zipfile says about archives of kinds that it does not read, and about encrypted ones
+    except (ValueError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise WrongReferenceError("not a file of reference outputs: {}".format(error)) from error
     except (AttributeError, TypeError) as error:  # one array, as .npy, is no context
         raise WrongReferenceError("not a file of reference outputs, but an array alone") from error

@@ -25,6 +25,12 @@ def npy(array):
     return stream.getvalue()
 
 
+def encrypted(content):
+    """Set the flag in the first entry of the archive's directory."""
+    flags = content.index(b"PK\x01\x02") + 8
+    return content[:flags] + bytes([content[flags] | 1]) + content[flags + 1 :]
+
+
 def test_read():
     """Inputs come as float32, one mapping for each; outputs in the order of their numbers, not of their names."""
     outputs = {"output_{}".format(k): np.full((2, 1), k, dtype=np.float32) for k in reversed(range(11))}
@@ -48,6 +54,7 @@ WHOLE = npz(input_image=INPUT, output_0=OUTPUT)
         b"PK\x03\x04" + b"\0" * 200,
         WHOLE[: len(WHOLE) // 2],
         WHOLE.replace(b"\x93NUMPY", b"\x93NUMPX"),
+        encrypted(WHOLE),
         npy(INPUT),
         npz(input_image=INPUT),
         npz(output_0=OUTPUT),
@@ -60,7 +67,17 @@ WHOLE = npz(input_image=INPUT, output_0=OUTPUT)
         npz(input_image=INPUT, output_0=np.full((2, 1), np.nan)),
     ],
     ids=[
-        *("nothing", "text", "no central directory", "cut", "damaged", "one array", "no outputs", "no inputs"),
+        *(
+            "nothing",
+            "text",
+            "no central directory",
+            "cut",
+            "damaged",
+            "encrypted",
+            "one array",
+            "no outputs",
+            "no inputs",
+        ),
         *("a gap", "other counts", "no samples", "scalars", "text inside", "objects", "not a number"),
     ],
 )

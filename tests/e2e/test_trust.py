@@ -132,7 +132,7 @@ def test_compare_gives_one_answer(fleet: Fleet) -> None:
     numbers = [fleet.json("compare", *sides, *more) for more in ((), ("--db", str(fleet.db)))]
     assert numbers[0] == numbers[1]
     assert numbers[0]["repeats_a"] == numbers[0]["repeats_b"] == 2
-    assert not numbers[0]["refused"]
+    assert numbers[0]["refusals"] == []
 
 
 def measuring_process(agent: Process) -> int:

@@ -219,6 +219,7 @@ class Build:
     message: str = ""
     artifact_sha256: str | None = None
     target: str = ""
+    build_key: str = ""  # of the request that made it: one file may have been made with other reference inputs too
 
 
 @dataclass(frozen=True)

@@ -65,12 +65,17 @@ class Ledger:
 
     async def artifact(self, view: CampaignView, job: Job) -> Artifact:
         """The artifact a job runs."""
-        sha256 = view.builds[job.model, job.recipe, job.target].artifact_sha256
-        if sha256 is None:
+        build = view.builds[job.model, job.recipe, job.target]
+        if build.artifact_sha256 is None:
             raise FleetError(f"job {job.job_id} is queued without an artifact")
-        if sha256 not in self._artifacts:
-            self._artifacts[sha256] = await self.db(self._store.artifact, sha256)
-        return self._artifacts[sha256]
+        name = build.build_key or build.artifact_sha256
+        if name not in self._artifacts:
+            # Two requests may make one file, each with reference inputs of its own.
+            found = await self.db(self._store.find_artifact, build.build_key) if build.build_key else None
+            if found is None or found.sha256 != build.artifact_sha256:
+                found = await self.db(self._store.artifact, build.artifact_sha256)
+            self._artifacts[name] = found
+        return self._artifacts[name]
 
     async def db(self, call: Callable[..., Answer], *arguments: object) -> Answer:
         """Run a store call off the event loop: an fsync must not hold up heartbeats."""
@@ -95,8 +100,9 @@ class Ledger:
         """Record where a build stands; its jobs follow."""
         if view.campaign_id not in self._active:
             return
-        facts = (build.model, build.recipe, build.target, build.state, build.message, build.artifact_sha256)
-        await self.db(self._store.set_build_state, view.campaign_id, *facts)
+        what = (view.campaign_id, build.model, build.recipe, build.target)
+        facts = (build.state, build.message, build.artifact_sha256, build.build_key)
+        await self.db(self._store.set_build_state, *what, *facts)
         view.builds[build.model, build.recipe, build.target] = build
         for job in [one for one in view.jobs_of_build(build) if one.state is JobState.PENDING]:
             if build.state is BuildState.READY:

@@ -132,6 +132,7 @@ class Submissions:
         await self._moved(view, build, BuildState.BUILDING)
         source = Source(view.campaign.weights, view.campaign.calibration)
         key = build_key(build.model, build.recipe, build.target, source)
+        build = replace(build, build_key=key)
         try:
             artifact = await self._made_before(key) or await self._make(build, source, key)
         except FleetError as error:

@@ -125,6 +125,7 @@ class Store(ABC):
         state: BuildState,
         message: str,
         artifact_sha256: str | None,
+        build_key: str = "",
     ) -> None:
         """Move a build."""
 

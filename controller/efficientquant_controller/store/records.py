@@ -139,6 +139,7 @@ def build_from_row(row: Row) -> Build:
         row["message"],
         row["artifact_sha256"],
         row["target"],
+        row["build_key"],
     )
 
 

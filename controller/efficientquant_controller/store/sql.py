@@ -232,12 +232,14 @@ class SqlStore(SqlResults):
         state: BuildState,
         message: str,
         artifact_sha256: str | None,
+        build_key: str = "",
     ) -> None:
         """Move a build."""
         table = tables.builds
         named = {"campaign_id": campaign_id, "model": model, "recipe": recipe, "target": target}
         key = [table.c[name] == value for name, value in named.items()]
         facts = {"state": state, "message": records.storable(message), "artifact_sha256": artifact_sha256}
+        facts["build_key"] = build_key
         with self._transactions.write() as sql:
             sql.update_one(update(table).where(*key).values(facts), f"build of {model} × {recipe} in {campaign_id!r}")
 

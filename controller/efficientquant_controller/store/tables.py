@@ -158,6 +158,7 @@ builds = Table(
     Column("model", String, primary_key=True),
     Column("recipe", String, primary_key=True),
     Column("target", String, primary_key=True),
+    Column("build_key", String, nullable=False),
     Column("ordinal", Integer, nullable=False),
     Column("state", String, nullable=False),
     Column("message", Text, nullable=False),

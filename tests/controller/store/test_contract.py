@@ -144,8 +144,8 @@ def test_campaign_state(planned: SqlStore, state: CampaignState, ended_unix_s: f
 def test_build_state(planned: SqlStore, artifact: Artifact) -> None:
     """A build that is ready names its artifact."""
     planned.add_artifact(artifact, "key")
-    planned.set_build_state("c1", "mobilevit_xxs", "fp32", TARGET, BuildState.READY, "done", artifact.sha256)
-    ready = Build("c1", "mobilevit_xxs", "fp32", BuildState.READY, "done", artifact.sha256, TARGET)
+    planned.set_build_state("c1", "mobilevit_xxs", "fp32", TARGET, BuildState.READY, "done", artifact.sha256, "key")
+    ready = Build("c1", "mobilevit_xxs", "fp32", BuildState.READY, "done", artifact.sha256, TARGET, "key")
     assert planned.builds("c1") == [ready]
     assert planned.results("c1")[0]["artifact_bytes"] == artifact.size_bytes
 

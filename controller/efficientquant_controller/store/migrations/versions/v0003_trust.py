@@ -38,7 +38,7 @@ _FILLED: dict[str, dict[str, tuple[sa.types.TypeEngine[Any], str]]] = {
         "reference_bytes": (sa.BigInteger(), "0"),
     },
     "jobs": {"target": (sa.String(), ""), "backend": (sa.String(), "")},
-    "builds": {"target": (sa.String(), "")},
+    "builds": {"target": (sa.String(), ""), "build_key": (sa.String(), "")},
 }
 
 

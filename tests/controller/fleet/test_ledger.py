@@ -1,0 +1,30 @@
+"""The ledger's view of artifacts."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+from efficientquant_controller.fleet.ledger import Ledger
+from efficientquant_controller.model import Artifact, Build, BuildState, Job
+
+
+def artifact(reference: str) -> Artifact:
+    return Artifact("ab" * 32, 1, "m", "fp32", 1, "random", None, (), {}, {}, "onnxruntime", (), reference)
+
+
+def test_each_request_keeps_its_reference_inputs() -> None:
+    """Two requests that made the same file, on other images, each get the inputs of their own."""
+    made = {"synthetic": artifact("11" * 32), "photographs": artifact("22" * 32)}
+    store: Any = SimpleNamespace(find_artifact=made.get, artifact=lambda _: made["photographs"])
+    ledger = Ledger(store, lambda *_: None)
+    job = Job("j", "c", "d", "m", "fp32", target="onnxruntime")
+
+    async def reference_of(key: str) -> str:
+        build = Build("c", "m", "fp32", BuildState.READY, "", "ab" * 32, "onnxruntime", key)
+        view: Any = SimpleNamespace(builds={("m", "fp32", "onnxruntime"): build})
+        return (await ledger.artifact(view, job)).reference_sha256
+
+    assert asyncio.run(reference_of("synthetic")) == "11" * 32
+    assert asyncio.run(reference_of("photographs")) == "22" * 32
+    # A build of an earlier release has no key: the file's latest build answers.
+    assert asyncio.run(reference_of("")) == "22" * 32

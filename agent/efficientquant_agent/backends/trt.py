@@ -42,7 +42,11 @@ class Tensorrt(Backend):
         trt = cls._find()
         if trt is None:
             return None
-        version = str(trt.__version__)
+        version = str(getattr(trt, "__version__", ""))
+        if not version:  # a folder that an uninstall left is a package to Python
+            raise BackendBrokenError(
+                "{} is installed in parts: its module has no version; install it again".format(cls._product)
+            )
         if _release(version) < cls._oldest:
             raise BackendBrokenError(
                 "{} {} is installed, {}.{} or newer is needed; on a Jetson, upgrade to JetPack 4.6.1 or newer".format(

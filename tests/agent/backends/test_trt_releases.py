@@ -351,6 +351,16 @@ def test_without_a_gpu(install, cuda):
         backend.load(b"{", LoadOptions(), None)
 
 
+@pytest.mark.parametrize("release", [TEN, RTX])
+def test_what_an_uninstall_left(install, monkeypatch, release):
+    """A module without a version, as a folder that was left behind is one, is broken and not a crash of the probe."""
+    backend = install(release)
+    monkeypatch.delattr(sys.modules[backend._modules[0]], "__version__")
+
+    with pytest.raises(BackendBrokenError, match="{} is installed in parts.*install it again".format(backend._product)):
+        backend.probe()
+
+
 def test_a_library_that_does_not_load(install, monkeypatch, tmp_path):
     """Bindings without their library are broken, which is not the same as absent."""
     install(TEN)

@@ -1,18 +1,18 @@
 """The child process of one run: loads the model, measures, and leaves its result in files.
 
 It reads a JSON object (data only) from standard input, writes progress as JSON lines to what was standard output,
-and ends with 0 whenever it could say how the run went.
+and ends with 0 whenever it could say how the run went: also after a bug, with what was measured until then.
 """
 
 import contextlib
 import ctypes
 import json
 import math
-import mmap
 import os
 import signal
 import sys
 import time
+import traceback
 from array import array
 from typing import Any, Callable, ContextManager, Dict, Iterator, List, Mapping, Optional, Sequence, TextIO, Tuple, Type
 
@@ -24,9 +24,14 @@ from efficientquant_agent.backends.base import (
     LoadedModel,
     LoadError,
     LoadOptions,
+    OutOfMemoryError,
     StalePlanError,
+    error_for,
+    ran_out_of_memory,
 )
+from efficientquant_agent.backends.cudart import CudaError
 from efficientquant_agent.errors import RunFailedError, SensorError
+from efficientquant_agent.page_cache import drop_page_cache
 from efficientquant_agent.records import Measurement, StageTiming
 from efficientquant_agent.reference import (
     MIN_COSINE,
@@ -55,15 +60,18 @@ def main() -> None:
     die_with_parent(spec["parent_pid"])
     volunteer_for_oom_kill()
     report = claim_standard_output()
-    outcome: Dict[str, Any] = {}
+    run = Run(spec, lambda phase, fraction: _report(report, phase, fraction))
+    understood = False
     try:
-        run(spec, outcome, lambda phase, fraction: _report(report, phase, fraction))
-    except RunFailedError as error:
-        outcome.update(failure_type=error.failure_type, failure_message=str(error))
-    except MemoryError:
-        outcome.update(failure_type="runtime_oom", failure_message="memory ran out inside the run's process")
-    with open(os.path.join(spec["scratch"], RESULT_FILE), "w") as stream:
-        json.dump(outcome, stream)
+        run.attempt()
+        understood = True
+    finally:
+        if not understood:
+            run.note_bug()
+        with open(os.path.join(spec["scratch"], RESULT_FILE), "w") as stream:
+            json.dump(run.outcome, stream)
+        if not understood:  # its traceback is on standard error; another exit code would mean that there is no result
+            raise SystemExit(0)
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -94,56 +102,112 @@ def _report(stream: TextIO, phase: str, fraction: float) -> None:
     stream.flush()
 
 
-def run(spec: Dict[str, Any], outcome: Dict[str, Any], progress: Progress) -> None:
-    """Do the run; latencies go to files in the scratch directory, the rest into `outcome` as soon as it is known.
+class Run:
+    """The steps of one run, in order.
 
-    Raises RunFailedError: "load_failed", "stale_plan", "wrong_outputs" or "runtime_error".
+    Latencies go to files in the scratch directory, the rest into `outcome` as soon as it is known.
     """
-    try:
-        _Run(spec, outcome, progress).do()
-    except StalePlanError as error:
-        raise RunFailedError("stale_plan", str(error)) from error
-    except (LoadError, WrongReferenceError) as error:
-        raise RunFailedError("load_failed", str(error)) from error
-    except InferenceError as error:
-        raise RunFailedError("runtime_error", str(error)) from error
 
-
-class _Run:
-    """The steps of one run, in order."""
-
-    def __init__(self, spec: Dict[str, Any], outcome: Dict[str, Any], progress: Progress) -> None:
+    def __init__(self, spec: Dict[str, Any], progress: Progress) -> None:
         self._spec = spec
         self._measurement = Measurement(**spec["measurement"])
-        self._outcome = outcome
         self._progress = progress
+        self._measured = False
         self._stages: List[Dict[str, Any]] = []
         self._windows: List[List[Any]] = []
         self._pss: List[List[float]] = []
-        outcome.update(stages=self._stages, windows=self._windows, pss=self._pss)
+        self._findings: List[Dict[str, str]] = []
+        self.outcome: Dict[str, Any] = {
+            "stages": self._stages,
+            "windows": self._windows,
+            "pss": self._pss,
+            "findings": self._findings,
+        }
 
-    def do(self) -> None:
-        """Load, check, warm up, measure; then what must not disturb the measurement."""
+    def attempt(self) -> None:
+        """Do the run; one that fails says in `outcome` how.
+
+        The types are "load_failed", "stale_plan", "wrong_outputs", "runtime_error" and "runtime_oom".
+        """
+        try:
+            self._do()
+        except RunFailedError as error:
+            self._fail(error.failure_type, str(error))
+        except StalePlanError as error:
+            self._fail("stale_plan", str(error))
+        except (LoadError, WrongReferenceError) as error:
+            self._fail("load_failed", str(error))
+        except InferenceError as error:
+            self._fail("runtime_error", str(error))
+        except CudaError as error:
+            self._fail("runtime_oom" if ran_out_of_memory(str(error)) else "runtime_error", str(error))
+        except OutOfMemoryError as error:
+            self._fail("runtime_oom", str(error))
+        except MemoryError:
+            self._fail("runtime_oom", "memory ran out inside the run's process")
+
+    def note_bug(self) -> None:
+        """Say what is being raised and was not foreseen; a measurement that was finished before is kept."""
+        traceback.print_exc()
+        kind, error = sys.exc_info()[:2]
+        sentence = "bug in the agent: " + traceback.format_exception_only(kind, error)[-1].strip()
+        if self._measured:
+            self._find("agent", sentence + "; what comes after the measurement is missing")
+        else:
+            self._fail("agent_error", sentence)
+
+    def _fail(self, failure_type: str, message: str) -> None:
+        self.outcome.update(failure_type=failure_type, failure_message=message)
+
+    def _find(self, check: str, message: str) -> None:
+        self._findings.append({"check": check, "severity": "info", "message": message})
+
+    def _do(self) -> None:
+        """Load, check, warm up, measure; then what must not disturb the measurement, nor spoil it when it fails.
+
+        Raises what the backend raises, WrongReferenceError, and RunFailedError for what has a type already.
+        """
         backend = find_backend(self._spec["backend"], self._spec["device_name"])
         self._progress("load", 0.0)
         with self._window("load"):
-            model = load(backend, self._spec["content_path"], self._options(), self._stage)
+            model = self._load(backend)
         inputs = self._first_inference(model)
-        self._outcome.update(
+        self.outcome.update(
             providers=list(model.providers),
             library_versions=backend.library_versions(),
             session_options=dict(model.session_options, measuring_thread_cpus=keep_off_last_cpu()),
             device_memory_bytes=model.device_memory_bytes(),
         )
         self._measure(model, inputs)
+        self._measured = True
         # What could not be done as asked, such as a CUDA graph, is known only now.
-        self._outcome["session_options"].update(model.session_options)
-        report = model.report()
-        self._outcome["realised_precision"] = dict(report.realised_precision)
-        self._outcome["layers"] = self._profiled([dict(layer) for layer in report.layers], model, inputs)
-        model.close()
-        del model
-        self._load_again(backend)
+        self.outcome["session_options"].update(model.session_options)
+        with self._afterwards("engine_report", "what the runtime made of the model is not known"):
+            self._describe(model)
+        if self._measurement.profile_layers:
+            with self._afterwards("layers", "the layers were not timed"):
+                self._profile(model, inputs)
+        with self._afterwards("warm_load", "the warm load was not timed"):
+            model.close()
+            del model
+            if backend.loads_quickly:
+                self._load_again(backend)
+
+    @contextlib.contextmanager
+    def _afterwards(self, check: str, consequence: str) -> Iterator[None]:
+        """Do what comes after the measurement; when it fails, that is a finding about a run that went well."""
+        try:
+            yield
+        except (BackendBrokenError, LoadError, InferenceError, OutOfMemoryError, CudaError, OSError) as error:
+            self._find(check, "{}: {}".format(consequence, error))
+        except MemoryError:
+            self._find(check, "{}: memory ran out inside the run's process".format(consequence))
+
+    def _load(self, backend: Type[Backend]) -> LoadedModel:
+        try:
+            return load(backend, self._spec["content_path"], self._options(), self._stage)
+        except CudaError as error:  # before it is loaded, what is not a lack of memory is that it does not load
+            raise error_for(str(error), LoadError) from error
 
     def _options(self) -> LoadOptions:
         asked = self._measurement
@@ -174,7 +238,7 @@ class _Run:
 
     def _check(self, model: LoadedModel, inputs: List[Any], reference: Reference) -> None:
         agreement = compare(reference.outputs, [model.outputs(staged) for staged in inputs])
-        self._outcome["agreement"] = agreement._asdict()
+        self.outcome["agreement"] = agreement._asdict()
         if agreement.cosine < MIN_COSINE:
             raise RunFailedError(
                 "wrong_outputs",
@@ -190,7 +254,7 @@ class _Run:
             warm_up = measuring.warm_up(
                 model.run_once, inputs, self._measurement, lambda fraction: self._progress("warmup", fraction)
             )
-        self._outcome["warmup_converged"] = warm_up.converged
+        self.outcome["warmup_converged"] = warm_up.converged
         _save(scratch, WARMUP_FILE, warm_up.latency_s)
         device_s = None if math.isnan(model.device_s()) else model.device_s
         with self._window("measure"):
@@ -204,15 +268,20 @@ class _Run:
         _save(scratch, LATENCY_FILE, measured.latency_s)
         _save(scratch, DEVICE_LATENCY_FILE, measured.device_latency_s)
 
-    def _profiled(self, layers: List[Dict[str, Any]], model: LoadedModel, inputs: List[Any]) -> List[Dict[str, Any]]:
-        if not self._measurement.profile_layers:
-            return layers
+    def _describe(self, model: LoadedModel) -> None:
+        report = model.report()
+        self.outcome["realised_precision"] = dict(report.realised_precision)
+        self.outcome["layers"] = [dict(layer) for layer in report.layers]
+
+    def _profile(self, model: LoadedModel, inputs: List[Any]) -> None:
+        """Add each layer's mean time to what is known of it; a layer that the report does not name is added."""
         self._progress("profile", 0.0)
         times_s = dict(model.profile_layers(inputs[0], _PROFILE_REPEATS))
+        layers = self.outcome.setdefault("layers", [])
         for layer in layers:
             if layer.get("name") in times_s:
                 layer["mean_s"] = times_s.pop(layer["name"])
-        return layers + [{"name": name, "mean_s": time_s} for name, time_s in times_s.items()]
+        layers += [{"name": name, "mean_s": time_s} for name, time_s in times_s.items()]
 
     def _load_again(self, backend: Type[Backend]) -> None:
         """Load once more, now that the file is in the page cache and the runtime is up: the warm load, by stage."""
@@ -289,30 +358,6 @@ def load(
     with stage("read", size_bytes=os.stat(path).st_size, cold=cold), open(path, "rb") as stream:
         content = stream.read()
     return backend.load(content, options, stage)
-
-
-def drop_page_cache(path: str) -> bool:
-    """Drop a file's pages from the page cache; True only when none is left there.
-
-    Advice is not a promise (on a tmpfs there is nothing to drop to), so the kernel is asked what came of it.
-    """
-    with open(path, "rb") as stream:
-        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        size = os.fstat(stream.fileno()).st_size
-        if size == 0:
-            return False
-        with mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_COPY) as pages:
-            return resident_pages(pages, size) == 0
-
-
-def resident_pages(pages: mmap.mmap, size: int) -> int:
-    """Return how many pages of a mapping are in memory (mincore)."""
-    residency = (ctypes.c_ubyte * (-(-size // mmap.PAGESIZE)))()
-    first_byte = ctypes.c_char.from_buffer(pages)
-    mincore = ctypes.CDLL(None, use_errno=True).mincore
-    failed = mincore(ctypes.c_void_p(ctypes.addressof(first_byte)), ctypes.c_size_t(size), residency)
-    del first_byte  # the mapping cannot be closed while it is exported
-    return len(residency) if failed else sum(state & 1 for state in residency)
 
 
 def keep_off_last_cpu() -> str:

@@ -1,8 +1,9 @@
 """The contract of a backend: how one runtime builds what it needs, loads a model and runs it once."""
 
 import abc
+import re
 from types import MappingProxyType
-from typing import Any, Callable, ContextManager, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, ContextManager, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Type
 
 from efficientquant_agent.records import BackendInfo
 
@@ -10,6 +11,12 @@ from efficientquant_agent.records import BackendInfo
 Stage = Callable[[str], ContextManager]
 # log(line): for the run's log, whose last lines travel with a failure.
 Log = Callable[[str], None]
+# How CUDA, TensorRT and ONNX Runtime say it; none of them has an error of its own for it.
+_OUT_OF_MEMORY = re.compile(
+    r"out ?of ?memory|out_of_memory|bad_alloc|(failed to allocate|cannot allocate) memory|memory ?allocation"
+    r"|cuda failure:? 2\b",
+    re.IGNORECASE,
+)
 
 
 class BackendBrokenError(Exception):
@@ -34,6 +41,20 @@ class StalePlanError(LoadError):
 
 class InferenceError(Exception):
     """The runtime failed while it ran the model; the message is the runtime's own sentence."""
+
+
+class OutOfMemoryError(Exception):
+    """Memory ran out, the GPU's or the host's, while loading or running; the message is the runtime's own sentence."""
+
+
+def ran_out_of_memory(message: str) -> bool:
+    """Whether a runtime's words say that memory was what was missing."""
+    return bool(_OUT_OF_MEMORY.search(message))
+
+
+def error_for(message: str, otherwise: Type[Exception]) -> Exception:
+    """Return what a runtime's sentence means: an OutOfMemoryError, or one of the class that it is otherwise."""
+    return OutOfMemoryError(message) if ran_out_of_memory(message) else otherwise(message)
 
 
 class BuildOptions(NamedTuple):
@@ -111,8 +132,8 @@ class LoadedModel(abc.ABC):
     def run_once(self, staged: Any) -> Any:
         """Run one inference and return when its outputs are on the host (or, without transfers, in device memory).
 
-        MUST raise InferenceError with the runtime's sentence when it fails. MUST NOT log, copy or check anything
-        that a bare call of the runtime would not.
+        MUST raise InferenceError with the runtime's sentence when it fails, OutOfMemoryError when memory ran out.
+        MUST NOT log, copy or check anything that a bare call of the runtime would not.
         """
 
     @abc.abstractmethod
@@ -124,7 +145,10 @@ class LoadedModel(abc.ABC):
         return float("nan")
 
     def report(self) -> EngineReport:
-        """Return what the runtime made of the model; called after the measurement."""
+        """Return what the runtime made of the model; called after the measurement, which no failure here spoils.
+
+        MUST raise InferenceError with the runtime's sentence when it fails, as profile_layers() does.
+        """
         return EngineReport({}, ())
 
     def profile_layers(self, staged: Any, repeats: int) -> List[Tuple[str, float]]:
@@ -150,6 +174,8 @@ class Backend(abc.ABC):
     name = ""
     # Whether a plan is built from the artifact first, in a process of its own, and kept in the plan cache.
     builds = False
+    # Whether loading is short enough to be timed a second time, warm; not where it builds an engine.
+    loads_quickly = True
 
     @classmethod
     @abc.abstractmethod
@@ -177,5 +203,5 @@ class Backend(abc.ABC):
         """Make a model (or, with `builds`, a plan) ready to run, each step inside `stage`.
 
         Names of stages: "session_create", or "deserialize" then "create_context".
-        MUST raise LoadError with the runtime's sentence when it is not accepted.
+        MUST raise LoadError with the runtime's sentence when it is not accepted, OutOfMemoryError when memory ran out.
         """

@@ -13,6 +13,7 @@ from efficientquant_agent.backends.base import (
     LoadError,
     LoadOptions,
     Stage,
+    error_for,
 )
 from efficientquant_agent.records import BackendInfo
 
@@ -59,7 +60,7 @@ class OrtModel(LoadedModel):
         try:
             return self._session.run(None, staged)
         except self._errors as error:
-            raise InferenceError(str(error)) from error
+            raise error_for(str(error), InferenceError) from error
 
     def outputs(self, staged: Any) -> List[Any]:
         """Run the session; it allocates its outputs anew each time."""
@@ -117,7 +118,7 @@ class OrtCpu(Backend):
                     content, settings, providers=list(cls._providers), provider_options=provider_options
                 )
             except _runtime_errors() as error:
-                raise LoadError(str(error)) from error
+                raise error_for(str(error), LoadError) from error
         _check_providers(cls._providers[0], session.get_providers())
         realised = {
             "graph_optimization": "all",
@@ -180,9 +181,13 @@ class OrtCuda(OrtCpu):
 
 
 class OrtTensorrt(OrtCuda):
-    """The TensorRT execution provider in float32; what it does not take runs on the CUDA provider."""
+    """The TensorRT execution provider in float32; what it does not take runs on the CUDA provider.
+
+    It builds its engine inside "session_create", which takes minutes: there is no warm second load.
+    """
 
     name = "ort-trt"
+    loads_quickly = False
     _providers = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
 
 

@@ -11,15 +11,12 @@ import re
 import time
 from typing import Any, Dict, List, Mapping, Tuple
 
-from efficientquant_agent.backends.base import BuildError, BuildOptions, BuildReport, Log
+from efficientquant_agent.backends.base import BuildError, BuildOptions, BuildReport, Log, ran_out_of_memory
 from efficientquant_agent.backends.trt_log import PYTHON_ERRORS, last_error, open_log
 
 # Each dropped pair of Q/DQ costs another build; more of them than this is not a fallback any more.
 _MAX_DROPS = 16
 _NO_KERNEL = "Could not find any implementation for node"
-_OUT_OF_MEMORY = re.compile(
-    r"out ?of ?memory|out_of_memory|bad_alloc|memory allocation|cuda failure: 2\b", re.IGNORECASE
-)
 # Not every release has a code for an operator that it does not know.
 _UNSUPPORTED = re.compile(r"no importer registered|plugin not found", re.IGNORECASE)
 # How the parser's log names the node it is at, where its errors themselves do not (before 10).
@@ -129,7 +126,7 @@ class _Build:
             if plan is not None:
                 return plan, workspace_bytes
             problem = last_error(self._logger, "TensorRT gave no reason")
-            if not _OUT_OF_MEMORY.search("\n".join(self._logger.errors)):
+            if not ran_out_of_memory("\n".join(self._logger.errors)):
                 raise BuildError("build_failed", problem)
             self.notes.append("memory ran out with a workspace of {} bytes".format(workspace_bytes))
         raise BuildError(

@@ -1,6 +1,8 @@
 """What TensorRT says while it works: kept, because its calls return None where others raise."""
 
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Type
+
+from efficientquant_agent.backends.base import OutOfMemoryError, ran_out_of_memory
 
 # What pybind11 makes of a failure inside TensorRT, e.g. a TypeError for a factory that returned nothing.
 PYTHON_ERRORS = (RuntimeError, TypeError, ValueError)
@@ -43,3 +45,9 @@ def _new_log(trt: Any) -> Any:
 def last_error(logger: Any, otherwise: str) -> str:
     """Return TensorRT's own sentence for what just failed."""
     return str(logger.errors[-1]) if logger.errors else otherwise
+
+
+def error_of(logger: Any, kind: Type[Exception], otherwise: str) -> Exception:
+    """Return the error for what just failed: of this kind, unless one of the messages says that memory ran out."""
+    short = next(filter(ran_out_of_memory, [*logger.errors, otherwise]), "")
+    return OutOfMemoryError(short) if short else kind(last_error(logger, otherwise))

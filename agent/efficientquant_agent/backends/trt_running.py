@@ -14,12 +14,14 @@ from efficientquant_agent.backends.base import (
     LoadedModel,
     LoadError,
     LoadOptions,
+    OutOfMemoryError,
     Stage,
     StalePlanError,
+    error_for,
 )
 from efficientquant_agent.backends.cudart import CudaError, Cudart, HostBuffer
 from efficientquant_agent.backends.trt_layers import read_layers
-from efficientquant_agent.backends.trt_log import PYTHON_ERRORS, last_error, open_log
+from efficientquant_agent.backends.trt_log import PYTHON_ERRORS, error_of, open_log
 
 # trt.nptype() fails on numpy 1.24 and newer until TensorRT 8.6, so this is ours.
 _NUMPY_TYPES = {
@@ -66,7 +68,10 @@ class Staged:
 
 
 def load(trt: Any, cuda: Cudart, content: bytes, options: LoadOptions, stage: Stage) -> LoadedModel:
-    """Make a plan ready to run; StalePlanError where TensorRT does not take it, LoadError for anything else."""
+    """Make a plan ready to run; StalePlanError where TensorRT does not take it, LoadError for anything else.
+
+    OutOfMemoryError where memory was what was missing: the plan is as good as it was.
+    """
     logger = open_log(trt, _say)
     try:
         with stage("cuda_init"):
@@ -77,10 +82,10 @@ def load(trt: Any, cuda: Cudart, content: bytes, options: LoadOptions, stage: St
         with stage("create_context"):
             context = engine.create_execution_context()
             if context is None:
-                raise LoadError(last_error(logger, "TensorRT could not create an execution context"))
+                raise error_of(logger, LoadError, "TensorRT could not create an execution context")
             return TrtModel(trt, cuda, (logger, runtime, engine, context), options, free_bytes)
     except CudaError as error:
-        raise LoadError(str(error)) from error
+        raise error_for(str(error), LoadError) from error
 
 
 def _deserialize(trt: Any, logger: Any, content: bytes) -> Tuple[Any, Any]:
@@ -91,9 +96,9 @@ def _deserialize(trt: Any, logger: Any, content: bytes) -> Tuple[Any, Any]:
         runtime = trt.Runtime(logger)
         engine = runtime.deserialize_cuda_engine(content)
     except PYTHON_ERRORS as error:  # pybind11's for a runtime that does not start
-        raise LoadError(last_error(logger, str(error))) from error
+        raise error_of(logger, LoadError, str(error)) from error
     if engine is None:
-        raise StalePlanError(last_error(logger, "TensorRT does not accept this plan and does not say why"))
+        raise error_of(logger, StalePlanError, "TensorRT does not accept this plan and does not say why")
     return runtime, engine
 
 
@@ -218,7 +223,7 @@ class TrtModel(LoadedModel):
             cuda.event_record(self._end, stream)
             cuda.stream_synchronize(stream)
         except CudaError as error:
-            raise InferenceError(str(error)) from error
+            raise error_for(str(error), InferenceError) from error
         self._ran = True
 
     def _enqueue(self, context: Any, staged: Staged) -> None:
@@ -226,7 +231,7 @@ class TrtModel(LoadedModel):
         for device, host, size_bytes in staged.copies:
             cuda.copy_to_device(device, host, size_bytes, stream)
         if not self._execute(context, staged):
-            raise InferenceError(last_error(self._logger, "TensorRT could not enqueue the inference"))
+            raise error_of(self._logger, InferenceError, "TensorRT could not enqueue the inference")
         if self._memory_kind == "pinned":
             for _, buffer in self._outputs:
                 cuda.copy_to_host(buffer.host, buffer.device, buffer.size_bytes, stream)
@@ -245,7 +250,7 @@ class TrtModel(LoadedModel):
             with self._cuda.capture(self._stream) as captured:
                 self._enqueue(self._context, staged)
             staged.graph = self._buffers.keep_graph(captured[0])
-        except (CudaError, InferenceError) as error:
+        except (CudaError, InferenceError, OutOfMemoryError) as error:
             self._wants_graph = False
             self.session_options["cuda_graph"] = "off: could not be captured: {}".format(error)
 

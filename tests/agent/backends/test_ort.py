@@ -7,7 +7,13 @@ import numpy as np
 import onnxruntime
 import pytest
 from efficientquant_agent.backends import cudart
-from efficientquant_agent.backends.base import BackendBrokenError, InferenceError, LoadError, LoadOptions
+from efficientquant_agent.backends.base import (
+    BackendBrokenError,
+    InferenceError,
+    LoadError,
+    LoadOptions,
+    OutOfMemoryError,
+)
 from efficientquant_agent.backends.ort import OrtCpu, OrtCuda, OrtTensorrt
 
 ONE_THREAD = LoadOptions(intra_op_threads=1)
@@ -94,6 +100,46 @@ def test_failing_inference(models):
 
     with pytest.raises(InferenceError, match="Gather"):
         model.run_once(model.stage([feed_of(model, 1000.0)])[0])
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Failed to allocate memory for requested buffer of size 1073741824",
+        "CUDA failure 2: out of memory ; GPU=0 ; hostname=nano",
+        "std::bad_alloc",
+    ],
+)
+def test_a_session_without_memory(monkeypatch, sentence):
+    """A lack of memory, in whichever of its words, is no fault of the model."""
+
+    def no_memory(*_, **__):
+        raise RuntimeError(sentence)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", no_memory)
+
+    with pytest.raises(OutOfMemoryError, match="^" + sentence[:12]):
+        load(b"")
+
+
+def test_an_inference_without_memory(tiny_model, monkeypatch):
+    """Memory that runs out while the model runs is told apart from a failing inference."""
+    model = load(tiny_model)
+
+    class Full:
+        def run(self, *_):
+            """Fail."""
+            raise RuntimeError("bad allocation: out of memory")
+
+    monkeypatch.setattr(model, "_session", Full())
+
+    with pytest.raises(OutOfMemoryError, match="out of memory"):
+        model.run_once({})
+
+
+def test_only_a_provider_that_builds_loads_slowly():
+    """ONNX Runtime's TensorRT provider builds an engine in each session: it is loaded once, the others warm again."""
+    assert [backend.loads_quickly for backend in (OrtCpu, OrtCuda, OrtTensorrt)] == [True, True, False]
 
 
 @pytest.mark.parametrize("backend", [OrtCuda, OrtTensorrt])

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from efficientquant_agent.backends import trt_building
+from efficientquant_agent.backends import trt_building, trt_log
 from efficientquant_agent.backends.base import (
     BackendBrokenError,
     BuildError,
@@ -14,6 +14,7 @@ from efficientquant_agent.backends.base import (
     InferenceError,
     LoadError,
     LoadOptions,
+    OutOfMemoryError,
     StalePlanError,
 )
 from efficientquant_agent.backends.trt import Tensorrt, TensorrtRtx
@@ -314,9 +315,50 @@ def test_a_failing_inference(install, load, cuda):
     """A CUDA error in the loop is an InferenceError with the runtime's name for it."""
     model = load(install(TEN))
     (staged,) = model.stage([feed(5)])
+    cuda.failures["cudaStreamSynchronize"] = 900
+
+    with pytest.raises(InferenceError, match="cudaErrorStreamCaptureUnsupported"):
+        model.run_once(staged)
+
+
+@pytest.mark.parametrize("function", ["cudaHostAlloc", "cudaMemGetInfo"])
+@pytest.mark.parametrize("release", [NANO, ELEVEN, RTX])
+def test_loading_without_memory(install, load, cuda, release, function):
+    """Memory that CUDA does not have for a model is no fault of the plan."""
+    cuda.failures[function] = 2
+
+    with pytest.raises(OutOfMemoryError, match="cudaErrorMemoryAllocation"):
+        load(install(release))
+
+
+@pytest.mark.parametrize("release", [NANO, ELEVEN, RTX])
+@pytest.mark.parametrize(
+    ("owner", "function"),
+    [("Runtime", "deserialize_cuda_engine"), ("ICudaEngine", "create_execution_context")],
+)
+def test_tensorrt_without_memory(install, load, monkeypatch, release, owner, function):
+    """TensorRT tells a lack of memory in its log alone: the plan is not stale then, and not refused."""
+    backend = install(release)
+    trt = sys.modules[backend._modules[0]]
+
+    def no_memory(*_):
+        (logger,) = [log for module, log in trt_log._opened.items() if module is trt]
+        logger.log(trt.ILogger.ERROR, "[executionContext.cpp] Error Code 2: OutOfMemory (no further information)")
+        logger.log(trt.ILogger.ERROR, "Deserialization failed")
+
+    monkeypatch.setattr(getattr(trt, owner), function, no_memory)
+
+    with pytest.raises(OutOfMemoryError, match="Error Code 2: OutOfMemory"):
+        load(backend)
+
+
+def test_an_inference_without_memory(install, load, cuda):
+    """Memory that runs out in the loop is told apart from a failing inference."""
+    model = load(install(TEN))
+    (staged,) = model.stage([feed(5)])
     cuda.failures["cudaStreamSynchronize"] = 2
 
-    with pytest.raises(InferenceError, match="cudaErrorMemoryAllocation"):
+    with pytest.raises(OutOfMemoryError, match="cudaErrorMemoryAllocation"):
         model.run_once(staged)
 
 

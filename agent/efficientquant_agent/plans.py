@@ -23,7 +23,7 @@ class Plan(NamedTuple):
 def plan_key(artifact_sha256: str, settings: Mapping[str, str]) -> str:
     """Return the name of a plan: SHA-256 of the artifact and of all that decides whether a plan may be used.
 
-    `settings` is the backend's `plan_key()`, with what the backend cannot know, e.g. {"power_mode": "MAXN"}.
+    `settings` is what engines.build_settings() returns.
     """
     text = json.dumps([artifact_sha256, sorted(settings.items())])
     return hashlib.sha256(text.encode()).hexdigest()
@@ -75,6 +75,7 @@ class PlanCache:
         path, report_path = self._paths(key)
         self.forget(key)
         shutil.move(plan_path, path + _PART)
+        _sync(path + _PART)
         os.replace(path + _PART, path)
         write_report(report_path, report)  # last: a plan without its report is not there
         self._make_room(key)
@@ -117,6 +118,12 @@ class PlanCache:
             with contextlib.suppress(FileNotFoundError):
                 total += os.stat(path).st_size
         return total
+
+
+def _sync(path: str) -> None:
+    """Write a file to the disk now: until then a power cut loses it, and its pages cannot leave the page cache."""
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def _sha256(path: str) -> str:

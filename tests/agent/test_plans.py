@@ -1,11 +1,13 @@
 """The plan cache: what makes two plans different, and that nothing damaged comes out of it."""
 
 import hashlib
+import mmap
 import os
 from pathlib import Path
 
 import pytest
 from efficientquant_agent.backends.base import BuildReport
+from efficientquant_agent.page_cache import resident_pages
 from efficientquant_agent.plans import PlanCache, plan_key, read_report
 
 SETTINGS = {"tensorrt": "8.2.1.9", "sm": "53", "power_mode": "MAXN"}
@@ -75,6 +77,26 @@ def test_a_damaged_report_is_none(tmp_path, content):
     (tmp_path / "build.json").write_text(content, encoding="latin-1")
 
     assert read_report(str(tmp_path / "build.json")) is None
+
+
+def test_a_new_plan_is_on_the_disk(cache, put, tmp_path):
+    """The pages of a plan that was just put can leave the page cache at once, so that its first load is cold."""
+    control = tmp_path / "plans" / "control"
+    control.write_bytes(b"c" * 10**6)
+    os.sync()
+    can_drop = left_in_memory(str(control)) == 0
+
+    plan = put(cache, "k", b"p" * 10**6)
+
+    assert (left_in_memory(plan.path) == 0) == can_drop
+
+
+def left_in_memory(path):
+    """Ask for a file's pages to be dropped, dirty ones excepted; return how many are left."""
+    with open(path, "rb") as stream:
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY) as pages:
+            return resident_pages(pages, len(pages))
 
 
 def test_a_stale_plan_is_forgotten(cache, put):

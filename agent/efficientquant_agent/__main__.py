@@ -50,9 +50,7 @@ def _serve(config: configuration.Config) -> NoReturn:
         _log(sentence)
     found.library_versions.update(_own_versions())
     snapshot = probe.snapshot(found.library_versions, found.backends, found.gpus, found.cuda_version, control.access())
-    board = Board(
-        probe.proc, probe.sys, probe.etc, config.tegrastats, config.with_jtop, config.plan_cache_bytes, control
-    )
+    board = Board(probe.proc, probe.sys, config.tegrastats, config.with_jtop, config.plan_cache_bytes, control)
     daemon = Daemon(config, state, snapshot, state.device_id(snapshot.board_id, _log), board, _log, _announce)
     exit_codes: List[int] = []
 
@@ -66,7 +64,9 @@ def _serve(config: configuration.Config) -> NoReturn:
     os.read(wake_reader, 1)
     daemon.stop()
     thread.join(_STOP_TIMEOUT_S)
-    for sentence in clocks.recover(state.path, control):  # of a run that did not get to it in time
+    control.close()
+    # Of a run that did not get to it in time: this waits until its clocks are set or put back, whichever it is at.
+    for sentence in clocks.recover(state.path, control):
         _log(sentence)
     # Results are on the disk and the child is dead; gRPC's threads could still hold up an orderly finalization.
     sys.stderr.flush()

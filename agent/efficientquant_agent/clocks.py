@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from types import MappingProxyType
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -27,7 +28,8 @@ _POLL_S = 0.1
 class ClockError(AgentError):
     """Clocks cannot be set, verified or put back; the message is one sentence.
 
-    `code` is one of "no_access", "unsupported", "unknown_power_mode", "helper_failed", "not_reached", "not_restored".
+    `code` is one of "no_access", "unsupported", "unknown_power_mode", "helper_failed", "not_reached", "not_restored",
+    "closed".
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -50,8 +52,6 @@ class AppliedClocks(NamedTuple):
     power_mode: str
     clocks: str
     targets_hz: Mapping[str, float] = MappingProxyType({})
-    # False: the memory's clock can be read by root only, or not at all; None: there is none to read.
-    emc_verified: Optional[bool] = None
 
     def conditions(self) -> Dict[str, str]:
         """Return the conditions of a run that the comparability guard compares."""
@@ -65,7 +65,7 @@ class AppliedClocks(NamedTuple):
 
 
 class ClockControl:
-    """Sets clocks as root, through the helper, or not at all."""
+    """Sets clocks as root, through the helper, or not at all; one thread at a time, whoever calls."""
 
     def __init__(
         self,
@@ -77,6 +77,12 @@ class ClockControl:
         self._given_helper = helper
         self._settle_s = settle_s
         self._access = ""
+        self._turn = threading.Lock()
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Change nothing from now on but to put it back; at once, even while another thread applies."""
+        self._is_closed = True
 
     def access(self) -> str:
         """Return how this process may change clocks: "root", "helper" or "none"."""
@@ -87,15 +93,9 @@ class ClockControl:
     def observe(self) -> AppliedClocks:
         """Return what is in force, changing nothing and starting nothing as root."""
         found = clock_helper.status(self._places)
-        domains = found["domains"]
-        is_jetson = found["power_mode"] is not None
-        state = _state(domains)
-        return AppliedClocks(
-            _mode_name(found["power_mode"]),
-            state,
-            _targets(domains) if state == "locked" else {},
-            emc_verified=state == "locked" if is_jetson else None,
-        )
+        state = _state(found["domains"])
+        targets = _targets(found["domains"]) if state == "locked" else {}
+        return AppliedClocks(_mode_name(found["power_mode"]), state, targets)
 
     def apply(self, request: ClockRequest, journal_path: str) -> AppliedClocks:
         """Do what is asked and verify it; raises ClockError, and then the board is as it was.
@@ -110,10 +110,11 @@ class ClockControl:
                 "clocks and power mode can only be set as root: install the helper (deploy/agent/sudoers) or do not "
                 "ask for them",
             )
-        self.restore(journal_path)  # what an earlier run left is not how the board was
-        with contextlib.ExitStack() as unless_applied:
-            unless_applied.callback(self.restore, journal_path)
-            applied = self._apply(request, Journal(journal_path))
+        journal = Journal(journal_path)
+        with self._turn, contextlib.ExitStack() as unless_applied:
+            self._undo(journal)  # what an earlier run left is not how the board was
+            unless_applied.callback(self._undo, journal)
+            applied = self._apply(request, journal)
             unless_applied.pop_all()
         return applied
 
@@ -128,14 +129,11 @@ class ClockControl:
             return AppliedClocks(_mode_name(self._call("status")["power_mode"]), "locked", targets)
         if not found["jetson_clocks"]:
             raise ClockError("unsupported", "this machine has no clocks that can be locked: no jetson_clocks, no GPU")
-        journal.add("restore")
-        self._call("lock")
+        self._change(journal, ("restore",), ("lock",))
         found = self._call("status")
         targets = self._wait_for_targets()
-        has_emc = "emc" in targets
-        return AppliedClocks(
-            _mode_name(found["power_mode"]), "locked" if has_emc else "unverifiable", targets, emc_verified=has_emc
-        )
+        # The memory's clock can be read by root only, or not at all.
+        return AppliedClocks(_mode_name(found["power_mode"]), "locked" if "emc" in targets else "unverifiable", targets)
 
     def _set_power_mode(self, wanted: str, found: Dict[str, Any], journal: "Journal") -> None:
         if found["power_mode"] is None:
@@ -143,15 +141,14 @@ class ClockControl:
         mode = _find_mode(wanted, found["power_modes"])
         before = found["power_mode"][0]
         if mode != before:
-            journal.add("set-power-mode", str(before))
-            self._call("set-power-mode", str(mode))
+            self._change(journal, ("set-power-mode", str(before)), ("set-power-mode", str(mode)))
 
     def _lock_discrete(self, request: ClockRequest, journal: "Journal") -> Dict[str, float]:
         found = self._call("nvml-status", request.gpu_uuid)
         target_hz = request.gpu_clock_hz or found["max_hz"] * _SUSTAINABLE_SHARE // _STEP_HZ * _STEP_HZ
         mhz = round(target_hz / 1e6)
-        journal.add("nvml-reset", request.gpu_uuid)
-        self._call("nvml-lock", "{0},{0}".format(mhz), request.gpu_uuid)
+        undo = ("nvml-reset", request.gpu_uuid)
+        self._change(journal, undo, ("nvml-lock", "{0},{0}".format(mhz), request.gpu_uuid))
         deadline_s = time.monotonic() + self._settle_s
         # Below the target an idle GPU may rest; above it, the lock is not in force. The series shows the rest.
         while True:
@@ -180,17 +177,21 @@ class ClockControl:
                 raise ClockError("not_reached", "clocks could not be locked: " + ", ".join(apart))
             time.sleep(_POLL_S)
 
-    def verify(self, targets_hz: Mapping[str, float], gpu_uuid: str = "") -> Dict[str, Tuple[Optional[float], float]]:
+    def verify(self, targets_hz: Mapping[str, float]) -> Dict[str, Tuple[Optional[float], float]]:
         """Return {domain: (clock now, target)} in Hz, None for a clock that cannot be read (any more)."""
-        now = {"gpu": self._call("nvml-status", gpu_uuid)} if gpu_uuid else self._call("status")["domains"]
+        now = self._call("status")["domains"]
         return {name: (now[name]["current_hz"] if name in now else None, target) for name, target in targets_hz.items()}
 
     def restore(self, journal_path: str) -> List[str]:
         """Undo what the journal lists, last change first; return what was done, which is nothing without one.
 
-        Raises ClockError where something cannot be undone; the journal then still lists it.
+        Waits for another thread's `apply` or `restore` to end. Raises ClockError where something cannot be undone; the
+        journal then still lists it.
         """
-        journal = Journal(journal_path)
+        with self._turn:
+            return self._undo(Journal(journal_path))
+
+    def _undo(self, journal: "Journal") -> List[str]:
         done = []
         for verb, arguments in reversed(journal.entries()):
             try:
@@ -199,12 +200,19 @@ class ClockControl:
                 raise ClockError(
                     "not_restored",
                     "clocks are still changed: `efficientquant-clocks {}` is to be done by root ({}); remove {} "
-                    "after doing it by hand".format(" ".join([verb] + arguments), error, journal_path),
+                    "after doing it by hand".format(" ".join([verb] + arguments), error, journal.path),
                 ) from error
             done.append(" ".join([verb] + arguments))
             done.extend(answer.get("complaints", []))
-            journal.drop_last()
+            journal.drop(verb, *arguments)
         return done
+
+    def _change(self, journal: "Journal", undo: Sequence[str], request: Sequence[str]) -> None:
+        """Note how to undo a change, then make it; raises ClockError, noting nothing, once this is closed."""
+        if self._is_closed:
+            raise ClockError("closed", "the agent ends, so clocks and power mode are not changed any more")
+        journal.add(*undo)
+        self._call(*request)
 
     def _helper_answers(self) -> bool:
         try:
@@ -252,12 +260,12 @@ class Journal:
     """What is to be undone, oldest first, in a file that survives this process and a power cut."""
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self.path = path
 
     def entries(self) -> List[Tuple[str, List[str]]]:
         """Return (verb, arguments) of each change; raises ClockError when the file is not a journal."""
         try:
-            with open(self._path) as stream:
+            with open(self.path) as stream:
                 return [(str(verb), [str(each) for each in arguments]) for verb, arguments in json.load(stream)["undo"]]
         except FileNotFoundError:
             return []
@@ -265,24 +273,28 @@ class Journal:
             raise ClockError(
                 "not_restored",
                 "{} cannot be read; run `efficientquant-clocks restore` as root, check the power mode, then remove "
-                "the file".format(self._path),
+                "the file".format(self.path),
             ) from error
 
     def add(self, verb: str, *arguments: str) -> None:
         """Note how to undo the change that comes next."""
         self._write(self.entries() + [(verb, list(arguments))])
 
-    def drop_last(self) -> None:
-        """Forget the last change, which has been undone."""
-        left = self.entries()[:-1]
+    def drop(self, verb: str, *arguments: str) -> None:
+        """Forget a change that has been undone, by what it is; one that is not listed any more is forgotten already."""
+        left = self.entries()
+        if (verb, list(arguments)) not in left:
+            return
+        # The last one of its kind: changes are undone in that order.
+        del left[len(left) - 1 - left[::-1].index((verb, list(arguments)))]
         if left:
             self._write(left)
         else:
-            os.unlink(self._path)
-            sync_directory(os.path.dirname(self._path))
+            os.unlink(self.path)
+            sync_directory(os.path.dirname(self.path))
 
     def _write(self, entries: List[Tuple[str, List[str]]]) -> None:
-        write_atomically(self._path, json.dumps({"undo": entries}).encode())
+        write_atomically(self.path, json.dumps({"undo": entries}).encode())
 
 
 def journal_path(state_dir: str) -> str:

@@ -10,7 +10,8 @@ from efficientquant_agent import clock_helper
 from efficientquant_agent.clocks import ClockControl
 
 # What the real tools do to a Nano's files: nvpmodel moves the limits, jetson_clocks pulls each clock up to its limit.
-# A clock that nothing holds runs at its minimum. `kill` names a tool's call that, half-way through, kills the agent.
+# A clock that nothing holds runs at its minimum. `kill` names a tool's call that, half-way through, kills the agent,
+# `hold` one that says so in `held`; both then wait for a line in `gate`.
 _TOOLS = """#!/bin/sh
 board={board}
 gpu=$board/sys/class/devfreq/57000000.gpu
@@ -24,10 +25,15 @@ idle() {{
     for cpu in $cpus; do copy $cpu/scaling_min_freq $cpu/scaling_cur_freq; done
     if [ "$(cat $emc/clk_state)" = 0 ]; then echo 204000000 > $emc/clk_rate; fi
 }}
-killing() {{
+halfway() {{
     if [ -e $board/kill ] && [ "$(cat $board/kill)" = "$*" ]; then
         rm $board/kill
         kill -9 $PPID "$(cat $board/agent.pid)"
+        read -r line < $board/gate
+    fi
+    if [ -e $board/hold ] && [ "$(cat $board/hold)" = "$*" ]; then
+        rm $board/hold
+        echo held > $board/held
         read -r line < $board/gate
     fi
 }}
@@ -48,7 +54,7 @@ case "$1" in
     [ ! -e $board/stuck-mode ] || exit 0
     echo "$2" > $board/mode
     printf "pmode:%04d fmode:quiet\\n" "$2" > $board/status
-    killing nvpmodel "$@"
+    halfway nvpmodel "$@"
     if [ "$2" = 0 ]; then gpu_max=921600000 cpu_max=1479000; else gpu_max=640000000 cpu_max=918000; fi
     echo $gpu_max > $gpu/max_freq
     for cpu in $cpus; do echo $cpu_max > $cpu/scaling_max_freq; done
@@ -61,14 +67,14 @@ case "$1" in
 --store)
     [ ! -e "$2" ] || {{ echo "File $2 already exists. Can I overwrite it? Y/N:"; read -r answer; exit 1; }}
     for file in $gpu/min_freq $emc/clk_state; do echo "$file:$(cat $file)" >> "$2"; done
-    killing jetson_clocks "$1"
+    halfway jetson_clocks "$1"
     for cpu in $cpus; do echo "$cpu/scaling_min_freq:$(cat $cpu/scaling_min_freq)" >> "$2"; done ;;
 --restore)
-    while IFS=: read -r file value; do echo "$value" > "$file"; killing jetson_clocks "$1"; done < "$2"
+    while IFS=: read -r file value; do echo "$value" > "$file"; halfway jetson_clocks "$1"; done < "$2"
     idle ;;
 "")
     copy $gpu/max_freq $gpu/min_freq; copy $gpu/max_freq $gpu/cur_freq
-    killing jetson_clocks
+    halfway jetson_clocks
     for cpu in $cpus; do
         copy $cpu/scaling_max_freq $cpu/scaling_min_freq
         copy $cpu/scaling_max_freq $cpu/scaling_cur_freq
@@ -170,7 +176,8 @@ class Board:
             (self.root / name).chmod(0o755)
         self.write("helper.py", _HELPER.format(paths=_PATHS, board=str(self.root)))
         (self.root / "state").mkdir()
-        os.mkfifo(str(self.root / "gate"))
+        for name in ("gate", "held"):
+            os.mkfifo(str(self.root / name))
         return self
 
     def write(self, name, value=""):

@@ -2,12 +2,13 @@
 
 import contextlib
 import os
+import re
 import selectors
 import signal
 import subprocess
 import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set
 
 from efficientquant_agent.errors import SensorError
 from efficientquant_agent.records import Finding, Series
@@ -70,7 +71,10 @@ class SeriesRecorder:
             try:
                 value = sampler.sample()
             except SensorError as error:
-                self.broken(sampler.name, error)
+                if sampler.name in self._series:
+                    self.broken(sampler.name, error)
+                else:
+                    self._closed(sampler.name, error)
                 self.drop([sampler])
                 continue
             if value is not None:
@@ -93,6 +97,13 @@ class SeriesRecorder:
         """Say that a sensor is lost: what it would have told is missing from here on, and the result says so."""
         self._log("no more {} in this run: {}".format(name, error))
         self.findings.append(Finding("sensor", "soft", "{} was lost during the run: {}".format(name, error)))
+
+    def _closed(self, name: str, error: SensorError) -> None:
+        """Say, once, that a sensor gave nothing from the start, as one that is for root alone: nothing was lost."""
+        finding = Finding("sensor", "info", "{} cannot be read here: {}".format(name, error))
+        if finding not in self.findings:
+            self._log("no {} in this run: {}".format(name, error))
+            self.findings.append(finding)
 
     def close(self) -> List[Series]:
         """Release the sensors and return every series that has a sample."""
@@ -260,10 +271,28 @@ def _thread_cpu_s() -> float:
 @contextlib.contextmanager
 def _sampling_on_last_cpu() -> Iterator[None]:
     """Keep this thread on the CPU that the measuring thread stays off, where there are more than two."""
-    cpus = os.sched_getaffinity(0)
-    if len(cpus) > 2:
-        os.sched_setaffinity(0, {max(cpus)})
+    online = os.sched_getaffinity(0)
+    if len(online) <= 2:
+        yield
+        return
+    allowed = _allowed_cpus() or online
+    os.sched_setaffinity(0, {max(online)})
     try:
         yield
     finally:
-        os.sched_setaffinity(0, cpus)
+        os.sched_setaffinity(0, allowed)
+
+
+def _allowed_cpus(task: str = "/proc/self") -> Set[int]:
+    """Return the CPUs that a task may run on, with those that a power mode has switched off; empty if unknown.
+
+    The process's main thread is asked, which is never narrowed. This one's own set may have lost CPUs for good: a
+    kernel before 6.2 keeps only those that are on when a set is restored.
+    """
+    try:
+        with open(os.path.join(task, "status")) as stream:
+            found = re.search(r"^Cpus_allowed_list:\s*([0-9,-]+)$", stream.read(), re.MULTILINE)
+    except OSError:
+        return set()
+    spans = [span.partition("-") for span in found.group(1).split(",")] if found else []
+    return {cpu for first, _, last in spans for cpu in range(int(first), int(last or first) + 1)}

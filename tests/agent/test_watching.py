@@ -275,21 +275,98 @@ def test_recorder_tells_extremes_and_the_latest():
 
 def test_recorder_finds_a_broken_sensor_once():
     """A sensor that breaks is released, is one soft finding that names it, and is not asked again."""
+    answers = [40.0]
 
-    def broken():
-        raise SensorError("/sys/x", "i/o error")
+    def read_once():
+        if not answers:
+            raise SensorError("/sys/x", "i/o error")
+        return answers.pop()
 
-    sampler = Calling(broken)
+    sampler = Calling(read_once)
     recorder = SeriesRecorder(0.0, lambda _: None)
     recorder.add([sampler])
 
-    recorder.sample()
-    recorder.sample()
+    for _ in range(3):
+        recorder.sample()
 
     message = "temperature_gpu_c was lost during the run: /sys/x: i/o error"
     assert recorder.findings == [Finding("sensor", "soft", message)]
     assert sampler.closed == 1
-    assert recorder.close() == []
+    assert [series.value for series in recorder.close()] == [[40.0]]
+
+
+def test_recorder_loses_nothing_that_it_never_had():
+    """A sensor that this user may not read is told once, for every child, and costs the run no trust."""
+
+    def denied():
+        raise SensorError("/sys/x", "permission denied")
+
+    said = []
+    recorder = SeriesRecorder(0.0, said.append)
+    recorder.add([Calling(denied)])
+    recorder.sample()
+    recorder.add([Calling(denied)])
+    recorder.sample()
+
+    message = "temperature_gpu_c cannot be read here: /sys/x: permission denied"
+    assert recorder.findings == [Finding("sensor", "info", message)]
+    assert said == ["no temperature_gpu_c in this run: /sys/x: permission denied"]
+
+
+class Affinity:
+    """A kernel with eight CPUs of which some are on: it tells and keeps only those, as kernels before 6.2 do."""
+
+    def __init__(self, monkeypatch, online):
+        self.online = set(online)
+        self.kept = set(range(8))
+        self.asked = []
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: self.kept & self.online)
+        monkeypatch.setattr(os, "sched_setaffinity", self._set)
+
+    def _set(self, task, cpus):
+        assert task == 0
+        self.asked.append(set(cpus))
+        self.kept = set(cpus) & self.online
+
+
+@pytest.mark.parametrize("online", [[0], [0, 1]])
+def test_thread_is_left_alone_where_cpus_are_few(online, recorder, cancellation, monkeypatch):
+    """With one CPU or two that are on, the thread is not narrowed, and keeps those that are off for later."""
+    kernel = Affinity(monkeypatch, online)
+
+    Watcher(recorder, None, 0.01, FOREVER_S, cancellation).rest(0.0)
+
+    assert (kernel.asked, kernel.kept) == ([], set(range(8)))
+
+
+def test_thread_gets_back_cpus_that_were_off(recorder, cancellation, monkeypatch, tmp_path):
+    """A power mode that switches CPUs off takes none of them from the thread for longer than it lasts."""
+    status = "Name:\tefficientquant\nCpus_allowed:\tff\nCpus_allowed_list:\t0-2,3,4-7\nMems_allowed_list:\t0\n"
+    (tmp_path / "status").write_text(status)
+    monkeypatch.setattr(watching._allowed_cpus, "__defaults__", (str(tmp_path),))
+    kernel = Affinity(monkeypatch, [0, 1, 2, 3])
+    watcher = Watcher(recorder, None, 0.01, FOREVER_S, cancellation)
+
+    watcher.rest(0.0)
+    assert kernel.asked == [{3}, set(range(8))]
+    kernel.online = set(range(8))
+    watcher.rest(0.0)
+
+    assert kernel.kept == set(range(8))
+
+
+@pytest.mark.parametrize("status", [None, "Name:\tefficientquant\n"])
+def test_allowed_cpus_that_are_not_told(status, tmp_path):
+    """A kernel that does not tell has no answer."""
+    if status:
+        (tmp_path / "status").write_text(status)
+
+    assert watching._allowed_cpus(str(tmp_path)) == set()
+
+
+def test_allowed_cpus_of_this_process():
+    """The kernel tells at least those CPUs that are on."""
+    assert watching._allowed_cpus() >= os.sched_getaffinity(os.getpid())
 
 
 def test_cancellation_wakes_once():

@@ -7,7 +7,7 @@ import re
 from typing import List, Optional
 
 from efficientquant_agent.errors import SensorError
-from efficientquant_agent.samplers.base import Number, OpenFile, Sampler
+from efficientquant_agent.samplers.base import Number, Sampler
 
 # 57000000.gpu (Nano), 17000000.gp10b (TX2), .gv11b (Xavier), .ga10b (Orin, R35), .gpu (R36), gpu-gpc-0 (Thor);
 # its neighbours there are nvenc, nvdec, vic and the like.
@@ -58,12 +58,6 @@ def gpu_samplers(sys: str = "/sys") -> List[Sampler]:
     ]
 
 
-def gpu_max_hz(sys: str = "/sys") -> Optional[float]:
-    """Return the clock that the integrated GPU may reach in this power mode, which is what "locked" is held against."""
-    directory = gpu_directory(sys)
-    return None if directory is None else _read_once(os.path.join(directory, "max_freq"))
-
-
 def emc_clock(sys: str = "/sys") -> Optional[Sampler]:
     """Return the sampler of the memory's clock, None on a kernel that shows it nowhere.
 
@@ -90,12 +84,3 @@ def cpu_clocks(sys: str = "/sys") -> List[Sampler]:
         # EBUSY: the core's clock domain has no core left that is on
         found.append(Number("clock_{}_hz".format(core), path, times=1000, absent=(errno.EBUSY,)))
     return found
-
-
-def _read_once(path: str) -> Optional[float]:
-    file = OpenFile(path)
-    try:
-        number = file.read_number()
-    finally:
-        file.close()
-    return None if number is None else float(number)

@@ -51,24 +51,26 @@ def discover(
     proc: str = "/proc",
     sys: str = "/sys",
     tegrastats_path: Optional[str] = None,
-    child_pid: Optional[int] = None,
     interval_s: float = 0.1,
     nvml_module: Optional[Any] = None,
     with_jtop: bool = False,
+    gpu_uuid: str = "",
+    use_gpu: bool = True,
 ) -> Discovery:
     """Return everything that can be read here, the cheapest source of each quantity first.
 
     Files come first. tegrastats is started, and its first line awaited, only where the path of one is given and no
     rail is found in `sys`; it then adds what the files do not tell. jtop is asked only when wanted by name, and adds
     likewise. Nothing that fails stops the rest: it becomes a note.
+
+    NVML is asked about the GPU with `gpu_uuid`, else about its first one; not at all, and no power of a GPU is the
+    total, for a run that does not use it.
     """
     notes: List[str] = []
-    gpu = _tried(lambda: nvml.open_gpu(nvml=nvml_module), None, notes)
+    gpu = _tried(lambda: nvml.open_gpu(gpu_uuid, nvml_module), None, notes) if use_gpu else None
     samplers: List[Sampler] = []
     for part in _board_parts(proc, sys, gpu):
         _add(samplers, _tried(part, [], notes))
-    if child_pid is not None:
-        samplers.extend(_tried(lambda: child_samplers(child_pid, proc, sys, gpu), [], notes))
     if with_jtop:
         _add(samplers, _tried(lambda: _jtop(interval_s), [], notes))
     rails = [sampler.rail for sampler in samplers if getattr(sampler, "rail", None)]
@@ -130,7 +132,7 @@ def _rail_set(rails: List[str], gpu: Optional[nvml.Gpu], notes: List[str]) -> st
         notes.append("no total power: the rails {} are no known set".format(", ".join(rails)))
         return ""
     if gpu is None:
-        notes.append("no power: no rail of an INA3221, no tegrastats and no NVML here")
+        notes.append("no power: no rail of an INA3221 and no tegrastats here, and no NVML, which is for runs on a GPU")
         return ""
     if not _tried(lambda: nvml.has_instant_power(gpu), False, notes):
         notes.append("power_gpu_w is the driver's own average, not of the moment; energy_gpu_j is exact")

@@ -15,16 +15,6 @@ from efficientquant_agent.samplers.base import Budgeted, Sampler
 PROCESS_LIST_SHARE = 0.0005
 
 
-class GpuIdentity(NamedTuple):
-    """What a GPU is; "" and None where the driver does not say."""
-
-    uuid: str
-    name: str
-    driver: str
-    memory_total_bytes: Optional[int]
-    compute_capability: str  # e.g. "8.6"
-
-
 class GpuProcess(NamedTuple):
     """A process that computes on the GPU, by the host's pid, with its memory there where the driver tells it."""
 
@@ -78,10 +68,11 @@ class Gpu:
             self.nvml.nvmlShutdown()
 
 
-def open_gpu(index: int = 0, nvml: Optional[Any] = None) -> Optional[Gpu]:
-    """Return the GPU with this number, None without bindings, driver or GPU.
+def open_gpu(uuid: str = "", nvml: Optional[Any] = None) -> Optional[Gpu]:
+    """Return the GPU with this UUID ("GPU-…", as CUDA tells it), else the first; None without bindings, driver or GPU.
 
-    Raises SensorError when there are all three and they do not work.
+    Only a UUID names the GPU that CUDA uses: the fastest is its first, and NVML counts by PCI bus.
+    Raises SensorError when there are all three and they do not work, and when no GPU has this UUID.
     """
     if nvml is None:
         try:
@@ -95,27 +86,17 @@ def open_gpu(index: int = 0, nvml: Optional[Any] = None) -> Optional[Gpu]:
         if error.value in absent:
             return None
         raise SensorError("nvml", str(error).lower()) from error
+    path = "nvml gpu {}".format(uuid or 0)
     try:
-        if index >= nvml.nvmlDeviceGetCount():
+        if not nvml.nvmlDeviceGetCount():
             nvml.nvmlShutdown()
             return None
-        return Gpu(nvml, nvml.nvmlDeviceGetHandleByIndex(index), "nvml gpu {}".format(index))
+        # In bytes: bindings before 11.5 take no text.
+        handle = nvml.nvmlDeviceGetHandleByUUID(uuid.encode()) if uuid else nvml.nvmlDeviceGetHandleByIndex(0)
     except nvml.NVMLError as error:
         nvml.nvmlShutdown()
-        raise SensorError("nvml gpu {}".format(index), str(error).lower()) from error
-
-
-def gpu_identity(gpu: Gpu) -> GpuIdentity:
-    """Return what the GPU is, for the device's identity and the result's snapshot. Raises SensorError."""
-    nvml, memory = gpu.nvml, gpu.memory()
-    capability = gpu.ask(nvml.nvmlDeviceGetCudaComputeCapability)
-    return GpuIdentity(
-        uuid=_text(gpu.ask(nvml.nvmlDeviceGetUUID)),
-        name=_text(gpu.ask(nvml.nvmlDeviceGetName)),
-        driver=_text(gpu.ask(_driver_version(nvml))),
-        memory_total_bytes=None if memory is None else int(memory.total),
-        compute_capability="" if capability is None else "{}.{}".format(*capability),
-    )
+        raise SensorError(path, str(error).lower()) from error
+    return Gpu(nvml, handle, path)
 
 
 def other_processes(gpu: Gpu, own_pids: Iterable[int]) -> List[GpuProcess]:
@@ -235,17 +216,5 @@ def _temperature(gpu: Gpu) -> Optional[int]:
     return gpu.ask(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU) if answer is None else answer
 
 
-def _driver_version(nvml: Any) -> Callable[[Any], Any]:
-    def driver_version(handle: Any) -> Any:  # noqa: ARG001, the driver is everyone's
-        return nvml.nvmlSystemGetDriverVersion()
-
-    return driver_version
-
-
 def _scaled(number: Optional[float], times: int = 1, over: int = 1) -> Optional[float]:
     return None if number is None else float(number) * times / over
-
-
-def _text(text: Any) -> str:
-    """Bindings before 11.5 answer in bytes."""
-    return text.decode(errors="replace") if isinstance(text, bytes) else text or ""

@@ -58,15 +58,15 @@ NANO = [
     "temperature_pll_c",
     "temperature_thermal_c",
 ]
+OF_THE_CHILD = ["child_pss_bytes", "nvmap_process_bytes"]
 
 
 def test_nano(discovered):
     """A Nano with its rails in sysfs needs no tegrastats, even where there is one."""
-    found = discovered("nano-r32.7.4", tegrastats_path="/nowhere/tegrastats", child_pid=4242)
+    found = discovered("nano-r32.7.4", tegrastats_path="/nowhere/tegrastats")
 
-    assert names(found.samplers) == NANO
+    assert names(found.samplers) == [name for name in NANO if name not in OF_THE_CHILD]
     assert (found.stream, found.gpu, found.rail_set, found.notes) == (None, None, "POM_5V_IN", [])
-    assert {sampler.name: sampler.sample() for sampler in found.samplers}["child_pss_bytes"] == 80216 * 1024
 
 
 @pytest.mark.parametrize(
@@ -85,12 +85,16 @@ def test_board_and_child_apart(boards):
     board, child = board_samplers(*roots), child_samplers(4242, *roots)
 
     assert sorted(names(board) + names(child)) == NANO
-    assert names(child) == ["child_pss_bytes", "nvmap_process_bytes"]
+    assert names(child) == OF_THE_CHILD
+    assert {sampler.name: sampler.sample() for sampler in child}["child_pss_bytes"] == 80216 * 1024
+    for sampler in board + child:
+        sampler.close()
 
 
-def test_files_stay_open(discovered, monkeypatch):
+def test_files_stay_open(boards, monkeypatch):
     """After the first tick no file is opened any more: a reading is one call, two where a file is long."""
-    samplers = discovered("nano-r32.7.4", child_pid=4242).samplers
+    roots = str(boards / "nano-r32.7.4/proc"), str(boards / "nano-r32.7.4/sys")
+    samplers = board_samplers(*roots) + child_samplers(4242, *roots)
     opened, first = [], [sampler.sample() for sampler in samplers]
     really_open = os.open
 
@@ -102,6 +106,8 @@ def test_files_stay_open(discovered, monkeypatch):
 
     assert [sampler.sample() for sampler in samplers] == first
     assert opened == []
+    for sampler in samplers:
+        sampler.close()
 
 
 def test_tegrastats_where_there_are_no_rails(discovered, boards):
@@ -132,7 +138,9 @@ def test_no_power_at_all(discovered):
     found = discovered("x86")
 
     assert found.rail_set == ""
-    assert found.notes == ["no power: no rail of an INA3221, no tegrastats and no NVML here"]
+    assert found.notes == [
+        "no power: no rail of an INA3221 and no tegrastats here, and no NVML, which is for runs on a GPU"
+    ]
 
 
 def test_broken_label(board_copy):

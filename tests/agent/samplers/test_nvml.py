@@ -7,20 +7,16 @@ from efficientquant_agent.errors import SensorError
 from efficientquant_agent.samplers import board_samplers as all_board_samplers
 from efficientquant_agent.samplers import discover
 from efficientquant_agent.samplers.nvml import (
-    GpuIdentity,
     GpuProcess,
     board_samplers,
     child_samplers,
-    gpu_identity,
     has_instant_power,
     open_gpu,
     other_processes,
 )
 
+UUID = "GPU-5a1d0b1c-7f2e-4d39-a6f1-0f7c9f0f9b3a"
 RTX_3080 = {
-    "nvmlDeviceGetUUID": "GPU-5a1d0b1c-7f2e-4d39-a6f1-0f7c9f0f9b3a",
-    "nvmlDeviceGetName": "NVIDIA GeForce RTX 3080",
-    "nvmlDeviceGetCudaComputeCapability": (8, 6),
     "nvmlDeviceGetTotalEnergyConsumption": 123456789,
     "nvmlDeviceGetPowerUsage": 98123,
     "nvmlDeviceGetTemperature": 61,
@@ -40,6 +36,7 @@ class NvmlDouble:
 
     NVML_ERROR_NOT_SUPPORTED = 3
     NVML_ERROR_NO_PERMISSION = 4
+    NVML_ERROR_NOT_FOUND = 6
     NVML_ERROR_DRIVER_NOT_LOADED = 9
     NVML_ERROR_LIBRARY_NOT_FOUND = 12
     NVML_ERROR_FUNCTION_NOT_FOUND = 13
@@ -112,9 +109,11 @@ class NvmlDouble:
             raise self.NVMLError(self.errors["nvmlDeviceGetHandleByIndex"])
         return "handle {}".format(index)
 
-    def nvmlSystemGetDriverVersion(self):  # noqa: N802
-        """Tell the driver."""
-        return "550.90.07"
+    def nvmlDeviceGetHandleByUUID(self, uuid):  # noqa: N802
+        """Give the last GPU's handle for its UUID, which old bindings take in bytes."""
+        if uuid != UUID.encode():
+            raise self.NVMLError(self.NVML_ERROR_NOT_FOUND)
+        return "handle {}".format(self.count - 1)
 
 
 def by_name(samplers):
@@ -221,38 +220,6 @@ def test_other_processes_not_told():
     assert other_processes(open_gpu(nvml=lacking), []) == []
 
 
-@pytest.mark.parametrize("in_bytes", [False, True])
-def test_identity(in_bytes):
-    """A GPU is known by its UUID, its name and what it can do, from bindings that answer in text and in bytes."""
-    answers = dict(RTX_3080)
-    if in_bytes:
-        for name in ("nvmlDeviceGetUUID", "nvmlDeviceGetName"):
-            answers[name] = answers[name].encode()
-
-    assert gpu_identity(open_gpu(nvml=NvmlDouble(answers))) == GpuIdentity(
-        uuid="GPU-5a1d0b1c-7f2e-4d39-a6f1-0f7c9f0f9b3a",
-        name="NVIDIA GeForce RTX 3080",
-        driver="550.90.07",
-        memory_total_bytes=10737418240,
-        compute_capability="8.6",
-    )
-
-
-def test_identity_without_answers():
-    """What a GPU does not tell is empty, and its memory None."""
-    errors = dict.fromkeys(
-        [
-            "nvmlDeviceGetUUID",
-            "nvmlDeviceGetName",
-            "nvmlDeviceGetMemoryInfo",
-            "nvmlDeviceGetCudaComputeCapability",
-        ],
-        NvmlDouble.NVML_ERROR_NOT_SUPPORTED,
-    )
-
-    assert gpu_identity(open_gpu(nvml=NvmlDouble(errors=errors))) == GpuIdentity("", "", "550.90.07", None, "")
-
-
 @pytest.mark.parametrize("code", [9, 12])
 def test_no_driver(code):
     """Without a driver there is no GPU, which is not an error."""
@@ -261,9 +228,29 @@ def test_no_driver(code):
 
 def test_no_such_gpu():
     """A machine with a driver and without that GPU lets go of NVML."""
-    nvml = NvmlDouble(count=1)
+    nvml = NvmlDouble(count=0)
 
-    assert open_gpu(1, nvml) is None
+    assert open_gpu(nvml=nvml) is None
+    assert nvml.open == 0
+
+
+def test_gpu_of_a_uuid():
+    """Of two GPUs the one with the UUID is opened, whatever its number, and its errors name it."""
+    nvml = NvmlDouble(count=2, errors={"nvmlDeviceGetClockInfo": NvmlDouble.NVML_ERROR_GPU_IS_LOST})
+
+    gpu = open_gpu(UUID, nvml)
+
+    assert gpu.handle == "handle 1"
+    with pytest.raises(SensorError, match=UUID + " nvmlDeviceGetClockInfo: error 15"):
+        by_name(board_samplers(gpu))["clock_gpu_hz"].sample()
+
+
+def test_no_gpu_of_that_uuid():
+    """A UUID that no GPU has is an error that names it, never another GPU."""
+    nvml = NvmlDouble(count=2)
+
+    with pytest.raises(SensorError, match="nvml gpu GPU-0: error 6"):
+        open_gpu("GPU-0", nvml)
     assert nvml.open == 0
 
 
@@ -290,9 +277,9 @@ def discovered(boards):
     """Discover a board with this NVML; what was opened is closed after the test."""
     found = []
 
-    def find(board, nvml):
+    def find(board, nvml, **options):
         root = boards / board
-        found.append(discover(str(root / "proc"), str(root / "sys"), child_pid=4242, nvml_module=nvml))
+        found.append(discover(str(root / "proc"), str(root / "sys"), nvml_module=nvml, **options))
         return found[-1]
 
     yield find
@@ -305,8 +292,28 @@ def test_discovered(discovered):
     """A PC with an NVIDIA GPU gets NVML's samplers; its power is the GPU's, and said to be so."""
     found = discovered("x86", NvmlDouble())
 
-    assert {"energy_gpu_j", "gpu_process_bytes", "throttle_bits"} <= set(by_name(found.samplers))
-    assert (found.rail_set, found.notes) == ("GPU", [])
+    assert {"energy_gpu_j", "throttle_bits"} <= set(by_name(found.samplers))
+    assert (found.gpu.handle, found.rail_set, found.notes) == ("handle 0", "GPU", [])
+
+
+def test_discovered_by_uuid(discovered):
+    """Of a PC's GPUs the one that the run uses is watched; one that is not there is a note."""
+    assert discovered("x86", NvmlDouble(count=3), gpu_uuid=UUID).gpu.handle == "handle 2"
+
+    absent = discovered("x86", NvmlDouble(count=3), gpu_uuid="GPU-0")
+
+    assert (absent.gpu, absent.rail_set, absent.notes[0]) == (None, "", "nvml gpu GPU-0: error 6")
+
+
+def test_run_on_the_cpu(discovered):
+    """For a run that uses no GPU, NVML is not even opened, and no GPU's power is taken for the run's."""
+    nvml = NvmlDouble(errors={"nvmlInit": NvmlDouble.NVML_ERROR_GPU_IS_LOST})
+
+    found = discovered("x86", nvml, gpu_uuid=UUID, use_gpu=False)
+
+    assert (found.gpu, found.rail_set, nvml.calls) == (None, "", [])
+    assert [note[:9] for note in found.notes] == ["no power:"]
+    assert not [name for name in by_name(found.samplers) if "gpu" in name]
 
 
 def test_discovered_without_power_of_the_moment(discovered):

@@ -194,8 +194,8 @@ class Probe(NamedTuple):
 
     def _gpus_of_the_driver(self) -> List[Dict[str, str]]:
         found = []
-        for path in sorted(glob.glob(os.path.join(glob.escape(self.proc), "driver/nvidia/gpus/*/information"))):
-            fields = dict(re.findall(r"^([^:\n]+):[ \t]*(.*?)[ \t]*$", _text(self.proc, path), re.MULTILINE))
+        for folder in sorted(glob.glob(os.path.join(glob.escape(self.proc), "driver/nvidia/gpus/*"))):
+            fields = dict(re.findall(r"^([^:\n]+):[ \t]*(.*?)[ \t]*$", _text(folder, "information"), re.MULTILINE))
             found.append({"name": fields.get("Model", ""), "uuid": fields.get("GPU UUID", "")})
         return found
 
@@ -227,12 +227,6 @@ def _gpu(facts: Mapping[str, Any]) -> Gpu:
     )
 
 
-def find_runtimes() -> Tuple[Dict[str, str], List[BackendInfo], List[str]]:
-    """Return library versions, usable backends and what is broken; see `runtimes`."""
-    found = runtimes()
-    return found.library_versions, found.backends, found.broken
-
-
 def runtimes(timeout_s: float = _PROBE_TIMEOUT_S) -> Runtimes:
     """Return what can run models here, found by a short child process.
 
@@ -241,12 +235,21 @@ def runtimes(timeout_s: float = _PROBE_TIMEOUT_S) -> Runtimes:
     command = [sys.executable, "-m", "efficientquant_agent.backends"]
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout_s, check=True)
-        found = json.loads(done.stdout.decode().splitlines()[-1])
     except subprocess.TimeoutExpired:
         return Runtimes({}, [], ["looking for runtimes took longer than {:g} s".format(timeout_s)])
     except subprocess.CalledProcessError as error:
         last_line = (error.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
         return Runtimes({}, [], ["looking for runtimes failed with code {}: {}".format(error.returncode, last_line)])
+    answer = done.stdout.decode(errors="replace")
+    try:
+        return _as_runtimes(json.loads(answer))
+    except (ValueError, KeyError, TypeError):
+        last_line = (answer.strip().splitlines() or ["nothing"])[-1]
+        return Runtimes({}, [], ["looking for runtimes gave no answer that can be read, but: {}".format(last_line)])
+
+
+def _as_runtimes(found: Mapping[str, Any]) -> Runtimes:
+    """Return the answer of `efficientquant_agent.backends`; KeyError or TypeError when it is something else."""
     return Runtimes(
         library_versions=found["library_versions"],
         backends=[BackendInfo(**backend) for backend in found["backends"]],

@@ -1,5 +1,6 @@
 """What a board is, read from captured trees."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,9 +103,11 @@ def test_gpu_of_a_jetson(compatible, soc, name, capability, precisions, probe_of
         (0, (False, False, False)),
         (52, (False, False, False)),
         (53, (True, False, False)),
+        (60, (True, False, False)),
         (61, (False, True, False)),
         (62, (True, False, False)),
         (70, (True, True, False)),
+        (72, (True, True, False)),
         (75, (True, True, False)),
         (80, (True, True, True)),
         (86, (True, True, True)),
@@ -140,6 +143,14 @@ def test_gpu_of_the_driver(probe_of):
             driver_version="535.104.05",
         )
     ]
+
+
+def test_gpu_of_the_driver_below_a_relative_root(probe_of, tmp_path, monkeypatch):
+    """A board's root may be given from where the agent was started."""
+    probe_of(PC)
+    monkeypatch.chdir(str(tmp_path.parent))
+
+    assert [gpu.name for gpu in Probe.of_tree(tmp_path.name).gpus()] == ["NVIDIA GeForce RTX 3080"]
 
 
 def test_gpu_of_cuda(probe_of):
@@ -190,3 +201,58 @@ def test_no_power_modes(probe_of):
 def test_runtimes_that_never_answer():
     """A runtime that hangs while it loads costs a bounded time and is reported."""
     assert runtimes(timeout_s=0.0).broken == ["looking for runtimes took longer than 0 s"]
+
+
+@pytest.fixture
+def looking_runs(monkeypatch, tmp_path):
+    """Let what looks for runtimes be a Python of the test's, which runs this code instead."""
+
+    def replace(code):
+        script = tmp_path / "python"
+        (tmp_path / "code.py").write_text(code)
+        script.write_text('#!/bin/sh\nexec "{}" "{}"\n'.format(sys.executable, tmp_path / "code.py"))
+        script.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(script))
+
+    return replace
+
+
+TALKATIVE = """
+import atexit, os, runpy, sys
+sys.modules.update(dict.fromkeys(["numpy", "onnxruntime", "tensorrt", "tensorrt_rtx"]))
+os.environ.pop("PYTHONWARNINGS", None)
+from efficientquant_agent.backends import ort
+really = ort.BACKENDS[0].probe
+ort.BACKENDS[0].probe = lambda: print("loading") or os.write(1, b"[I] loaded") and really()
+atexit.register(os.write, 1, b"[I] freed\\n")
+atexit.register(print, "bye")
+runpy.run_module("efficientquant_agent.backends", run_name="__main__")
+"""
+
+
+def test_runtimes_that_talk(looking_runs):
+    """What a runtime prints while it loads, or when its process ends, is no part of the answer."""
+    looking_runs(TALKATIVE)
+
+    found = runtimes()
+
+    assert (list(found.library_versions), found.backends, found.broken) == (["python"], [], [])
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("", "nothing"),
+        ("print('{')", "{"),
+        ("print('[]')", "[]"),
+        ("print('{}')", "{}"),
+        ("print('one'); print('two')", "two"),
+        ("import os; os.write(1, bytes([255]))", "\ufffd"),
+        ('print(\'{"library_versions": {}, "backends": [1]}\')', '{"library_versions": {}, "backends": [1]}'),
+    ],
+)
+def test_runtimes_without_an_answer(code, said, looking_runs):
+    """An answer that cannot be read is a sentence: the agent starts, and says what it is without."""
+    looking_runs(code)
+
+    assert runtimes().broken == ["looking for runtimes gave no answer that can be read, but: " + said]

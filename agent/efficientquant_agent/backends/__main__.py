@@ -7,6 +7,7 @@ from typing import Any, Dict
 from efficientquant_agent import backends
 from efficientquant_agent.backends import cudart
 from efficientquant_agent.backends.base import BackendBrokenError
+from efficientquant_agent.worker import claim_standard_output
 
 
 def find_runtimes() -> Dict[str, Any]:
@@ -42,4 +43,6 @@ def find_gpus() -> Dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(find_runtimes()))  # noqa: T201 — its only output
+    # Claimed before any runtime is loaded: what runtimes print, at exit too, is no answer.
+    with claim_standard_output() as answer:
+        answer.write(json.dumps(find_runtimes()) + "\n")

@@ -11,8 +11,9 @@ import os
 import re
 import sys
 import uuid
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
+from efficientquant_agent.device import precisions
 from efficientquant_agent.records import Gpu
 
 LIBRARY_NAMES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so.10.2")
@@ -317,25 +318,11 @@ def gpus(library: Optional[Cudart] = None, proc: str = "/proc") -> List[Gpu]:
                 compute_capability=sm,
                 memory_total_bytes=memory_bytes,
                 integrated=bool(library.attribute("integrated", device)),
-                fp16="fp16" in fast_types(sm),
-                int8="int8" in fast_types(sm),
-                tf32="tf32" in fast_types(sm),
                 driver_version=driver_version,
+                **precisions(sm)._asdict(),
             )
         )
     return found
-
-
-def fast_types(compute_capability: int) -> Sequence[str]:
-    """Return which of "fp16", "int8" and "tf32" are faster than float32 on an SM, e.g. 53 for a Jetson Nano's.
-
-    From NVIDIA's table of the precisions by compute capability in TensorRT's support matrix.
-    """
-    if compute_capability >= 80:
-        return ("fp16", "int8", "tf32")
-    if compute_capability >= 70:
-        return ("fp16", "int8")
-    return {53: ("fp16",), 60: ("fp16",), 61: ("int8",), 62: ("fp16",)}.get(compute_capability, ())
 
 
 def _kernel_driver(proc: str) -> str:

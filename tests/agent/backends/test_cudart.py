@@ -38,27 +38,6 @@ def test_a_jetson_is_described(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("sm", "types"),
-    [
-        (50, ()),
-        (53, ("fp16",)),
-        (60, ("fp16",)),
-        (61, ("int8",)),
-        (62, ("fp16",)),
-        (70, ("fp16", "int8")),
-        (72, ("fp16", "int8")),
-        (75, ("fp16", "int8")),
-        (80, ("fp16", "int8", "tf32")),
-        (86, ("fp16", "int8", "tf32")),
-        (120, ("fp16", "int8", "tf32")),
-    ],
-)
-def test_fast_types(sm, types):
-    """What an SM is fast at is NVIDIA's table."""
-    assert cudart.fast_types(sm) == types
-
-
-@pytest.mark.parametrize(
     ("code", "sentence"),
     [
         (100, r"cudaErrorNoDevice \(100\): no CUDA-capable device is detected; no NVIDIA GPU is visible here"),

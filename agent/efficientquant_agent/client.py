@@ -30,8 +30,15 @@ from efficientquant_agent.records import (
 
 Command = Union[Welcome, Assignment, CancelRun, Superseded]
 
-_MESSAGE_BYTES = 64 * 1024**2
+# As large as the controller takes them: the samples of the longest runs.
+_MESSAGE_BYTES = 256 * 1024**2
 _REPORT_TIMEOUT_S = 60.0
+# What no repetition changes; gRPC itself answers the last one to a message that is larger than either side takes.
+_REFUSALS = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
 _OPTIONS = [
     ("grpc.max_send_message_length", _MESSAGE_BYTES),
     ("grpc.max_receive_message_length", _MESSAGE_BYTES),
@@ -117,7 +124,7 @@ class Client:
         try:
             response = self._gateway.ReportRun(request, timeout=_REPORT_TIMEOUT_S)
         except grpc.RpcError as error:
-            if error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND):
+            if error.code() in _REFUSALS:
                 raise ReportRefusedError(error.details()) from error
             raise self._explain(error) from error
         if not response.committed:

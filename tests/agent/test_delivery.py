@@ -1,8 +1,35 @@
 """Results reach the controller, whatever happens to either side."""
 
+from concurrent import futures
+
 import grpc
+import pytest
+from efficientquant_agent.client import Client
+from efficientquant_agent.errors import ReportRefusedError
+from efficientquant_protos.v1 import fleet_pb2 as pb
+from efficientquant_protos.v1 import fleet_pb2_grpc
 
 WAIT_S = 60.0
+
+
+@pytest.fixture
+def deliver(controller):
+    """Deliver a result of so many bytes to a controller that takes messages up to `limit_bytes` (-1: of any size)."""
+    opened = []
+
+    def deliver_once(size_bytes, limit_bytes):
+        options = [("grpc.max_receive_message_length", limit_bytes), ("grpc.so_reuseport", 0)]
+        server = grpc.server(futures.ThreadPoolExecutor(max_workers=1), options=options)
+        fleet_pb2_grpc.add_AgentGatewayServicer_to_server(controller, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        client = Client("127.0.0.1", port, "127.0.0.1:{}".format(port))
+        opened.extend([client.close, lambda: server.stop(0).wait()])
+        client.report(pb.RunResult(run_id="run-1", failure_message="x" * size_bytes).SerializeToString())
+
+    yield deliver_once
+    for close in opened:
+        close()
 
 
 def test_outbox_survives_a_killed_agent(controller, start_agent, tiny_model, tmp_path):
@@ -34,9 +61,10 @@ def test_report_is_repeated(controller, start_agent, tiny_model):
     assert not controller.report_refusals
 
 
-def test_refused_report_is_kept(controller, start_agent, tiny_model, tmp_path):
+@pytest.mark.parametrize("code", ["INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"])
+def test_refused_report_is_kept(controller, start_agent, tiny_model, tmp_path, code):
     """A report that the controller will never accept is set aside with a log line, and the next run goes on."""
-    controller.report_refusals = [grpc.StatusCode.INVALID_ARGUMENT]
+    controller.report_refusals = [grpc.StatusCode[code]]
     agent = start_agent(controller.address)
     controller.assign("run-1", tiny_model)
     controller.assign("run-2", tiny_model)
@@ -45,6 +73,19 @@ def test_refused_report_is_kept(controller, start_agent, tiny_model, tmp_path):
 
     assert controller.reports.get(timeout=WAIT_S).run_id == "run-2"
     assert (tmp_path / "state" / "outbox" / "rejected" / "run-1.pb").stat().st_size > 0
+
+
+def test_result_of_a_long_run(controller, deliver):
+    """A result of 65 MiB, which a long run at a high rate has, is delivered."""
+    deliver(65 << 20, limit_bytes=-1)
+
+    assert len(controller.reports.get_nowait().failure_message) == 65 << 20
+
+
+def test_result_that_is_too_large(deliver):
+    """A result that the controller cannot take for its size is refused for good, in gRPC's words."""
+    with pytest.raises(ReportRefusedError, match="larger than max"):
+        deliver(2000, limit_bytes=1000)
 
 
 def test_damaged_result_is_kept(controller, start_agent, tmp_path):

@@ -29,7 +29,7 @@ _CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.max_receive_message_length", 256 << 20),  # as large as a result that the controller takes
 )
 _USER_CODES = (
     grpc.StatusCode.INVALID_ARGUMENT,

@@ -24,7 +24,8 @@ from efficientquant_controller.server.fleet_control import FleetControl
 from efficientquant_controller.store.base import Store
 from efficientquant_controller.store.sql import open_store
 
-MAX_MESSAGE_BYTES = 64 << 20
+# The longest run's samples in one message, with room: an agent cannot deliver what is larger, ever.
+MAX_MESSAGE_BYTES = 256 << 20
 OPTIONS = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

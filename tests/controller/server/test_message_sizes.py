@@ -1,0 +1,15 @@
+"""How large a message may be, which three programs must agree about."""
+
+from efficientquant_agent import client
+from efficientquant_controller.cli import connection
+from efficientquant_controller.server import app
+
+SEND, RECEIVE = "grpc.max_send_message_length", "grpc.max_receive_message_length"
+
+
+def test_what_is_sent_is_taken() -> None:
+    """The controller takes the largest result that an agent sends, and the CLI the largest one that is asked for."""
+    agent, controller, cli = dict(client._OPTIONS), dict(app.OPTIONS), dict(connection._CHANNEL_OPTIONS)
+
+    assert agent[SEND] == controller[RECEIVE] == 256 << 20
+    assert controller[SEND] == cli[RECEIVE] == 256 << 20

@@ -46,10 +46,12 @@ class DoctorOptions(NamedTuple):
 
     state_dir: str
     as_json: bool = False
+    board_root: str = "/"
+    tegrastats: str = ""  # what the agent would start; empty for none
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Serve `efficientquant-agent doctor [--json]`; return the exit code."""
+    """Serve `efficientquant-agent doctor`; return the exit code. It looks where an agent with these options would."""
     parser = argparse.ArgumentParser(
         prog="efficientquant-agent doctor",
         description="Says what this device is and can do, and how to fix what is wrong. "
@@ -58,14 +60,30 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     parser.add_argument("--json", action="store_true", help="print facts and problems as one JSON object")
     parser.add_argument("--name", help="the agent's name, as for efficientquant-agent")
     parser.add_argument("--state-dir", metavar="DIR", help="the agent's state directory")
+    parser.add_argument(
+        "--board-root", metavar="DIR", default="/", help="where the board's / is mounted, for an agent in a container"
+    )
+    parser.add_argument("--tegrastats", metavar="PATH", help="the tegrastats that the agent uses (default: from PATH)")
     given = parser.parse_args(list(arguments))
+    if not os.path.isdir(given.board_root):
+        parser.error("--board-root {} is not a directory; pass where the board's / is mounted".format(given.board_root))
+    if given.tegrastats and not os.access(given.tegrastats, os.X_OK):
+        parser.error("--tegrastats {} cannot be run; pass the path of the executable".format(given.tegrastats))
     name = given.name or socket.gethostname()
-    return run_doctor(DoctorOptions(given.state_dir or config.default_state_dir(name, environment), given.json))
+    return run_doctor(
+        DoctorOptions(
+            given.state_dir or config.default_state_dir(name, environment),
+            given.json,
+            given.board_root,
+            given.tegrastats or shutil.which("tegrastats") or "",
+        )
+    )
 
 
 def run_doctor(options: DoctorOptions) -> int:
     """Collect, diagnose and print; return 0 when this device can run a model, else 2."""
-    facts = collect(Probe(), runtimes(), options.state_dir, os.environ)
+    probe = Probe.of_tree(options.board_root)
+    facts = collect(probe, runtimes(), options.state_dir, os.environ, tegrastats=options.tegrastats)
     problems = diagnosis.diagnose(facts)
     text = (
         json.dumps(as_json(facts, problems), indent=2, sort_keys=True) if options.as_json else as_text(facts, problems)
@@ -81,6 +99,7 @@ def collect(
     environment: Mapping[str, str],
     search_path: Optional[Sequence[str]] = None,
     control: Optional[ClockControl] = None,
+    tegrastats: str = "",
 ) -> Facts:
     """Return the facts about a device, reading only; `search_path` is where Python's packages are, sys.path if None."""
     control = control or ClockControl(probe.clock_places())
@@ -96,7 +115,7 @@ def collect(
         power_modes=probe.power_modes(),
         clocks=control.observe().clocks,
         root_only=_root_only(probe) if probe.soc() else {},
-        tools=_tools(probe),
+        tools=_tools(probe, tegrastats),
         python_version=platform.python_version(),
         in_venv=sys.prefix != sys.base_prefix,
         sees_system_packages=_sees_system_packages(sys.prefix),
@@ -209,10 +228,10 @@ def _readable(paths: Sequence[str]) -> str:
     return next(each for each in (diagnosis.READABLE, diagnosis.NEEDS_ROOT, diagnosis.ABSENT) if each in states)
 
 
-def _tools(probe: Probe) -> Dict[str, str]:
+def _tools(probe: Probe, tegrastats: str) -> Dict[str, str]:
     places = probe.clock_places()
     found = {
-        "tegrastats": os.path.join(probe.usr, "bin/tegrastats"),
+        "tegrastats": tegrastats,
         "nvpmodel": places.nvpmodel,
         "jetson_clocks": places.jetson_clocks,
         "helper": os.path.join(probe.usr, os.path.relpath(HELPER[-1], "/usr")),

@@ -2,11 +2,13 @@
 
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
+from efficientquant_agent.page_cache import drop_page_cache
 
 WAIT_S = 60.0
 DOUBLE = Path(__file__).parent.parent / "fixtures" / "doubles" / "tensorrt"
@@ -70,6 +72,16 @@ def test_engine_of_a_nano(controller, start_agent, tiny_model, quick, tmp_path, 
     assert first.session_options["memory_kind"] == "mapped"
     assert first.device.gpus[0].compute_capability == 53
     assert done(tmp_path).count("build") == 1
+    reads = [stage.cold for one in (first, second) for stage in one.stages if stage.stage == "read"]
+    assert reads == [can_drop_pages(tmp_path)] * 2
+
+
+def can_drop_pages(folder):
+    """Whether this file system lets a file's pages go at all: on a tmpfs they are all there is of it."""
+    control = folder / "control"
+    control.write_bytes(b"c" * 10**6)
+    os.sync()
+    return drop_page_cache(str(control))
 
 
 def test_stale_plan_is_built_anew(controller, start_agent, tensorrt, tiny_model, tmp_path, done):

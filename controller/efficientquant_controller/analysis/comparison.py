@@ -32,8 +32,6 @@ STATES: Mapping[str, str] = {
     "clock_emc_target_hz": "memory clock in Hz",
     "clock_cpu_target_hz": "CPU clock in Hz",
 }
-# What a runtime tells among its options and is none: every engine has its own.
-MEASURED_OPTIONS = frozenset({"engine_device_memory_bytes"})
 
 
 class Answer(StrEnum):
@@ -135,7 +133,7 @@ def _states(repeats: Sequence[Mapping[str, Any]], name: str) -> list[str]:
 
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}={value[key]}" for key in sorted({*value} - MEASURED_OPTIONS))
+        return ", ".join(f"{key}={value[key]}" for key in sorted(value))
     return str(value)
 
 

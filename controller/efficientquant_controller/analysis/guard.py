@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from efficientquant_controller.analysis.comparison import MEASURED_OPTIONS
 from efficientquant_controller.analysis.metrics import Metric, Row, Side
 
 MODEL, RECIPE, DEVICE, RUNTIME = "model", "recipe", "device", "runtime"
@@ -161,12 +160,9 @@ RULES = (
     Rule("statistics version", column("statistics_version"), footnote=True),
     Rule("state of the clocks", condition("clocks"), footnote=True),
 )
-# Options that have a rule of their own, and what a runtime tells there that is no option.
+# Options that have a rule of their own.
 _KNOWN_OPTIONS = frozenset(
-    {
-        *("timing_mode", "sync_mode", "cuda_graph", "transfers", "memory_kind", "measuring_thread_cpus"),
-        *MEASURED_OPTIONS,
-    }
+    {"timing_mode", "sync_mode", "cuda_graph", "transfers", "memory_kind", "measuring_thread_cpus"}
 )
 _KNOWN_CONDITIONS = frozenset(
     {

@@ -128,8 +128,10 @@ def test_states_of_the_device_are_conditions_too() -> None:
     assert differences([RUN], [{**RUN, "conditions": None}]) == []
 
 
-def test_what_an_engine_holds_is_no_option() -> None:
-    """Two engines need different memory, which the runtime tells among its options."""
-    needs = [{**RUN, "session_options": {"sync_mode": "spin", "engine_device_memory_bytes": n}} for n in ("1", "2")]
+def test_every_session_option_is_a_condition() -> None:
+    """An option that differs is named with all of them; none is passed over by its name."""
+    runs = [{**RUN, "session_options": {"sync_mode": "spin", "workspace_bytes": size}} for size in ("1", "2")]
 
-    assert differences(needs[:1], needs[1:]) == []
+    assert differences(runs[:1], runs[1:]) == [
+        "session options: sync_mode=spin, workspace_bytes=1 for fp32, sync_mode=spin, workspace_bytes=2 here"
+    ]

@@ -199,9 +199,9 @@ def test_a_device_that_shares_its_memory_needs_no_transfers() -> None:
 
 def test_settings_that_a_runtime_tells_among_its_options() -> None:
     """What a runtime calls its options is judged by the same rules, each under its own name."""
-    options = {"sync_mode": "spin", "cuda_graph": "off", "engine_device_memory_bytes": "1", "workspace": "128 MiB"}
+    options = {"sync_mode": "spin", "cuda_graph": "off", "workspace": "128 MiB"}
     bare: dict[str, Any] = {"sync_mode": "", "cuda_graph": "", "session_options": options}
-    failed = {**options, "cuda_graph": "off: could not be captured: no", "engine_device_memory_bytes": "2"}
+    failed = {**options, "cuda_graph": "off: could not be captured: no"}
 
     assert found(base=bare, session_options=failed) == Found()
     assert found(base=bare, session_options={**options, "sync_mode": "block", "cuda_graph": "on"}).refusals == (

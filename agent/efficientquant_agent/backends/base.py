@@ -58,7 +58,7 @@ def error_for(message: str, otherwise: Type[Exception]) -> Exception:
 
 
 class BuildOptions(NamedTuple):
-    """What an engine is built with; everything here is part of the plan's cache key."""
+    """What an engine is built with; which of it decides about a kept plan, engines.build_settings() says."""
 
     # From the artifact's metadata: "fp16", "int8". TF32 is off unless "tf32" is named. Typed files need none.
     builder_flags: Sequence[str] = ()
@@ -81,7 +81,7 @@ class BuildReport(NamedTuple):
     build_s: float
     # What had to be changed to build it, e.g. "Q/DQ of stem.conv dropped: no INT8 kernel"; empty is as asked.
     notes: Sequence[str]
-    # Everything that the cache key was made of, e.g. {"tensorrt": "8.2.1", "sm": "53", "precision": "fp16"}.
+    # What it was built with, for a person to read, e.g. {"tensorrt": "8.2.1", "sm": "53", "precision": "fp16"}.
     settings: Mapping[str, str]
 
 
@@ -111,7 +111,8 @@ class LoadedModel(abc.ABC):
 
     # What the runtime really uses, in order, not what was asked for.
     providers: Sequence[str] = ()
-    # Everything that changes the numbers: threads, sync mode, CUDA graph, memory kind, transfers.
+    # Everything that was chosen and changes the numbers: threads, sync mode, CUDA graph, memory kind, transfers.
+    # Never what was measured, e.g. bytes: runs with different options are not compared.
     session_options: Mapping[str, str] = MappingProxyType({})
 
     @abc.abstractmethod
@@ -186,11 +187,6 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def library_versions(cls) -> Dict[str, str]:
         """Return the versions of the libraries that change the numbers; called only where probe() found something."""
-
-    @classmethod
-    def plan_key(cls, options: BuildOptions) -> Dict[str, str]:
-        """Return everything besides the artifact that decides whether a kept plan may be used (only with `builds`)."""
-        raise NotImplementedError(cls.name)
 
     @classmethod
     def build(cls, onnx_path: str, plan_path: str, options: BuildOptions, log: Log) -> BuildReport:

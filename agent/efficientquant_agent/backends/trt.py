@@ -1,4 +1,4 @@
-"""TensorRT from 8.2 to 11 and TensorRT-RTX: what is installed, what a plan depends on, and the way in.
+"""TensorRT from 8.2 to 11 and TensorRT-RTX: what is installed, what a plan is built with, and the way in.
 
 Building and running are files of their own (trt_building.py, trt_running.py), since one file of all of it was no
 longer read at a glance; all differences between releases are asked for with `hasattr`, never by version.
@@ -103,7 +103,7 @@ class Tensorrt(Backend):
         return dict(versions, cuda=cudart.open_library().runtime_version())
 
     @classmethod
-    def plan_key(cls, options: BuildOptions) -> Dict[str, str]:
+    def _settings(cls, options: BuildOptions) -> Dict[str, str]:
         """Return the release, the GPU, the system and every option of the build; CudaError without a GPU to ask."""
         types = "+".join(sorted(flag for flag in options.builder_flags if flag != "tf32"))
         return {
@@ -121,7 +121,7 @@ class Tensorrt(Backend):
     def build(cls, onnx_path: str, plan_path: str, options: BuildOptions, log: Log) -> BuildReport:
         """Write a plan for this GPU."""
         try:
-            settings = cls.plan_key(options)
+            settings = cls._settings(options)
             cls._check_device(options.compute_capability)
             return trt_building.build(cls._module(), onnx_path, plan_path, options, settings, log)
         except (cudart.CudaError, BackendBrokenError) as error:

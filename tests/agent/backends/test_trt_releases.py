@@ -436,19 +436,28 @@ def test_building_for_another_gpu(install, build, cuda, release, builds):
             build(backend, compute_capability=86)
 
 
-def test_the_key_of_a_plan(install):
-    """Release, GPU, precision, TF32, workspace and iterations each make another plan."""
-    backend = install(XAVIER)
-    base = backend.plan_key(BuildOptions())
+def test_a_report_says_what_an_engine_was_built_with(install, build):
+    """Release, GPU, types, TF32, workspaces and iterations stand in the report, for a person to read."""
+    options = {"builder_flags": ["tf32", "fp16"], "workspace_ladder_bytes": [2, 1], "timing_iterations": 4}
 
-    assert (base["tensorrt"], base["sm"], base["gpu"]) == (XAVIER, "86", "NVIDIA GeForce RTX 3080")
-    assert all(
-        backend.plan_key(BuildOptions()._replace(**change)) != base
-        for change in (
-            {"builder_flags": ["fp16"]},
-            {"builder_flags": ["tf32"]},
-            {"workspace_ladder_bytes": [1]},
-            {"timing_iterations": 4},
-            {"compute_capability": 72},
-        )
-    )
+    _, report, _ = build(install(XAVIER), **options)
+
+    l4t = report.settings.pop("l4t")
+    assert isinstance(l4t, str)
+    assert report.settings == {
+        "tensorrt": XAVIER,
+        "sm": "86",
+        "gpu": "NVIDIA GeForce RTX 3080",
+        "precision": "fp16",
+        "tf32": "on",
+        "workspace_ladder_bytes": "2,1",
+        "timing_iterations": "4",
+    }
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_options_are_what_was_chosen(install, load, release):
+    """Nothing that every engine has of its own, such as the memory it needs, is told among the options."""
+    model = load(install(release))
+
+    assert set(model.session_options) == {"sync_mode", "cuda_graph", "memory_kind", "transfers"}

@@ -15,20 +15,24 @@ class Board(NamedTuple):
 
     proc: str = "/proc"
     sys: str = "/sys"
-    etc: str = "/etc"
     tegrastats: str = ""
     with_jtop: bool = False
     plan_cache_bytes: int = DEFAULT_PLAN_CACHE_BYTES
     clocks: Optional[ClockControl] = None
 
-    def discover(self, interval_s: float) -> samplers.Discovery:
-        """Return what can be sampled here; whoever asks closes it."""
+    def discover(self, interval_s: float, gpu_uuid: str, use_gpu: bool) -> samplers.Discovery:
+        """Return what can be sampled here; whoever asks closes it.
+
+        Without `use_gpu` a discrete GPU is left alone: its power and memory say nothing of a run on the CPU.
+        """
         return samplers.discover(
             self.proc,
             self.sys,
             tegrastats_path=self.tegrastats or None,
             interval_s=interval_s,
             with_jtop=self.with_jtop,
+            gpu_uuid=gpu_uuid,
+            use_gpu=use_gpu,
         )
 
     def child_samplers(self, pid: int, gpu: Any) -> List[Sampler]:

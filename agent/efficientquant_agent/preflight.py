@@ -49,13 +49,13 @@ def require_memory(content_path: str, available_bytes: Optional[int]) -> None:
 
 
 def gpu_neighbours(gpu: Any, own_pids: List[int], when: str) -> List[Finding]:
-    """Say who else computes on the GPU: what is measured beside them is not the model's own."""
+    """Say who else computes on the GPU, or why nobody knows: what is measured beside them is not the model's own."""
     if gpu is None:
-        return []
+        return [Finding("gpu_processes", "info", "there is no NVML here to list them")]
     try:
         others = nvml.other_processes(gpu, own_pids)
     except SensorError as error:
-        return [Finding("gpu_processes", "info", "who else uses the GPU is not known: {}".format(error))]
+        return [Finding("gpu_processes", "info", str(error))]
     if not others:
         return []
     pids = ", ".join(str(one.pid) for one in others)

@@ -36,12 +36,7 @@ class Runner:
         self, assignment: Assignment, files: Files, result: RunResult, cancellation: Cancellation, progress: Progress
     ) -> RunResult:
         """Return `result` completed by what the children did; a failed run is a result too, with all that it knows."""
-        result = result._replace(
-            board_available_before_bytes=self._board.available_bytes(),
-            swap_used_before_bytes=self._board.swap_used_bytes(),
-            started_unix_s=time.time(),
-            started_monotonic_s=time.monotonic(),
-        )
+        result = result._replace(started_unix_s=time.time(), started_monotonic_s=time.monotonic())
         scratch = tempfile.mkdtemp(dir=self._scratch_root)
         steps = Steps(self._board, self._engines, assignment, files, result, scratch, cancellation, progress, self._log)
         try:

@@ -13,6 +13,7 @@ from efficientquant_agent.errors import RunFailedError
 from efficientquant_agent.records import (
     Agreement,
     Assignment,
+    DeviceSnapshot,
     EngineInfo,
     Finding,
     RunResult,
@@ -24,6 +25,8 @@ from efficientquant_agent.watching import Cancellation, SeriesRecorder, Watcher
 
 Progress = Callable[[str, float], None]
 _FAILURES = {"oom": "runtime_oom", "other": "runtime_error"}
+# The stages that come before loading.
+_MAKING = ("transfer", "parse", "build")
 
 
 class Files(NamedTuple):
@@ -58,15 +61,19 @@ class Steps:
         self._asked = assignment.measurement
         self._files = files
         self._scratch = scratch
-        self._found = board.discover(self._asked.sampling_interval_s)
+        self._found = board.discover(
+            self._asked.sampling_interval_s, _discrete_uuid(result.device), backends.uses_gpu(assignment.backend)
+        )
         self._windows: List[Window] = []
         self._own_pss = Series("child_pss_bytes", [], [])
+        # Since when what the board's memory does is the model's doing, and not a build's.
+        self._loading_since_s = 0.0
         recorder = SeriesRecorder(result.started_monotonic_s, log)
         recorder.add(self._found.samplers)
         self._watcher = Watcher(
             recorder, self._found.stream, self._asked.sampling_interval_s, self._deadline_s(), cancellation
         )
-        self.conditions["rail_set"] = self._found.rail_set
+        self.conditions.update(rail_set=self._found.rail_set, timing_mode="host end to end")
         self.findings += [Finding("sensor", "info", note) for note in self._found.notes]
 
     def do(self, device_name: str) -> None:
@@ -82,6 +89,9 @@ class Steps:
                 raise
             self.findings.append(Finding("engine", "info", "the kept engine did not load: {}".format(error)))
             self._engines.forget(plan)
+            # What was timed of a loading that failed is no part of one that works.
+            self.result = self.result._replace(stages=[one for one in self.result.stages if one.stage in _MAKING])
+            del self._windows[:]
             plan = self._plan()
             self._measure_between_rests(plan.path, plan, device_name)
 
@@ -105,7 +115,7 @@ class Steps:
             sampler_cpu_s=cpu_s,
             sampler_wakeups=watcher.wakeups,
         )
-        return _with_series(result, _merged(series, self._own_pss))
+        return _with_series(result, _merged(series, self._own_pss), self._loading_since_s)
 
     def _deadline_s(self) -> float:
         timeout_s = self._assignment.timeout_s
@@ -142,14 +152,24 @@ class Steps:
         return plan
 
     def _measure_between_rests(self, content_path: str, plan: Optional[Plan], device_name: str) -> None:
-        preflight.require_memory(content_path, self._board.available_bytes())
+        available_bytes = self._board.available_bytes()
+        self.result = self.result._replace(
+            board_available_before_bytes=available_bytes, swap_used_before_bytes=self._board.swap_used_bytes()
+        )
+        self._loading_since_s = self._since_start(time.monotonic())
+        preflight.require_memory(content_path, available_bytes)
         self._cool_down()
-        self.findings += preflight.gpu_neighbours(self._found.gpu, [os.getpid()], "before")
+        self._note_neighbours("before")
         self._rest("idle_before")
         self._measure(content_path, plan, device_name)
         self._rest("idle_after")
         self._watcher.look()  # so that the last window ends between two readings, not after the last one
-        self.findings += preflight.gpu_neighbours(self._found.gpu, [os.getpid()], "after")
+        self._note_neighbours("after")
+
+    def _note_neighbours(self, when: str) -> None:
+        if backends.uses_gpu(self._assignment.backend):
+            found = preflight.gpu_neighbours(self._found.gpu, [os.getpid()], when)
+            self.findings += [one for one in found if one not in self.findings]
 
     def _cool_down(self) -> None:
         gate_c, recorder = self._asked.max_start_temperature_c, self._watcher.recorder
@@ -164,8 +184,8 @@ class Steps:
             self.findings.append(preflight.too_hot(recorder.latest, gate_c, time.monotonic() - started_s))
 
     def _rest(self, name: str) -> None:
-        """Watch the board at rest: what it takes without the model is subtracted from what it takes with it."""
-        if self._asked.idle_s > 0:
+        """Watch the board at rest: the power it takes then is subtracted; where none is read there is nothing to watch."""
+        if self._asked.idle_s > 0 and self._found.rail_set:
             self.progress("idle", 0.0)
             started_s = time.monotonic()
             self._watcher.rest(self._asked.idle_s)
@@ -211,6 +231,7 @@ class Steps:
         for monotonic_s, pss_bytes in outcome.pop("pss", ()):
             self._own_pss.time_s.append(self._since_start(monotonic_s))
             self._own_pss.value.append(pss_bytes)
+        self.findings += [Finding(**finding) for finding in outcome.pop("findings", ())]
         agreement = outcome.pop("agreement", None)
         engine = {name: outcome.pop(name, None) for name in ("realised_precision", "layers")}
         versions = dict(self.result.library_versions, **outcome.pop("library_versions", {}))
@@ -264,8 +285,16 @@ def _merged(series: List[Series], own: Series) -> List[Series]:
     return list(by_name.values())
 
 
-def _with_series(result: RunResult, series: List[Series]) -> RunResult:
-    values = {one.name: one.value for one in series}
+def _discrete_uuid(device: Optional[DeviceSnapshot]) -> str:
+    """The GPU that CUDA calls its first, unless it shares the board's memory; NVML may count them otherwise."""
+    gpus = device.gpus if device else ()
+    return gpus[0].uuid if gpus and not gpus[0].integrated else ""
+
+
+def _with_series(result: RunResult, series: List[Series], loading_since_s: float) -> RunResult:
+    values = {
+        one.name: [value for time_s, value in zip(one.time_s, one.value) if time_s >= loading_since_s] for one in series
+    }
     return result._replace(
         series=series,
         peak_pss_bytes=_whole(max(values.get("child_pss_bytes", ()), default=None)),

@@ -82,7 +82,7 @@ def test_too_little_memory(tmp_path):
 @pytest.mark.parametrize(
     ("gpu", "findings"),
     [
-        (None, []),
+        (None, [Finding("gpu_processes", "info", "there is no NVML here to list them")]),
         (Gpu(), []),
         (Gpu(7), []),
         (Gpu(7, 8), [Finding("gpu_processes", "invalid", "other processes on the GPU before measuring: 8")]),
@@ -93,8 +93,7 @@ def test_too_little_memory(tmp_path):
                 Finding(
                     "gpu_processes",
                     "info",
-                    "who else uses the GPU is not known: nvml gpu 0 nvmlDeviceGetComputeRunningProcesses: "
-                    "insufficient permissions",
+                    "nvml gpu 0 nvmlDeviceGetComputeRunningProcesses: insufficient permissions",
                 )
             ],
         ),

@@ -39,9 +39,9 @@ class Board:
         self._available_bytes = available_bytes
         self._notes = notes
 
-    def discover(self, interval_s):
+    def discover(self, interval_s, gpu_uuid, use_gpu):
         """Find the sensors."""
-        del interval_s
+        del interval_s, gpu_uuid, use_gpu
         return samplers.Discovery(list(self._sensors), None, None, "VDD_IN", list(self._notes))
 
     def child_samplers(self, pid, gpu):
@@ -52,6 +52,10 @@ class Board:
     def available_bytes(self):
         """Tell what memory is left."""
         return self._available_bytes
+
+    def swap_used_bytes(self):
+        """Tell that nothing is swapped out."""
+        return 0
 
 
 class Run:

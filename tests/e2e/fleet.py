@@ -101,9 +101,19 @@ class Fleet:
         return agent
 
     def connect_gpu(self, **told: Any) -> Process:
-        """Connect an agent of a desktop with an RTX 3080 of which NVML tells what `told` says; see doubles/nvml."""
+        """Connect an agent of a desktop with an RTX 3080, TensorRT 8.6, and NVML that tells what `told` says.
+
+        See tests/fixtures/doubles.
+        """
         self.tell_gpu(**told)
-        environment = {"PYTHONPATH": str(FIXTURES / "doubles/nvml"), "PYNVML_DOUBLE": str(self.folder / "nvml.json")}
+        script = self.folder / "tensorrt.json"
+        script.write_text("{}")
+        environment = {
+            "PYTHONPATH": f"{FIXTURES / 'doubles/nvml'}:{FIXTURES / 'doubles/tensorrt'}",
+            "PYNVML_DOUBLE": str(self.folder / "nvml.json"),
+            "DOUBLE_TENSORRT": str(script),
+            "DOUBLE_TENSORRT_GPU": "rtx-3080",
+        }
         options = ["--board-root", str(self.copy_board("x86"))]
         return self.connect_agent("rtx", options=options, environment=environment)
 

@@ -1,7 +1,7 @@
 """A Nano with TensorRT, from its hello to the rows: the variant it gets, the engine it builds, what came of both.
 
-Its TensorRT is a double that runs engines on ONNX Runtime; a hung build, one that is killed and an engine that answers
-differently are in tests/agent/test_engine_runs.py.
+Its TensorRT is a double that runs engines on ONNX Runtime; more of what can happen to an engine is in
+tests/agent/test_engine_runs.py.
 """
 
 import json
@@ -11,16 +11,21 @@ from fleet import FIXTURES, Fleet
 TINY = "test_efficientnet"
 
 
-def test_a_nano_with_tensorrt(fleet: Fleet, python36: str) -> None:
-    """A device whose GPU has no INT8 gets float files and flags, and builds each engine once."""
+def connect_nano(fleet: Fleet, python: str, **events: object) -> None:
+    """Connect a Nano whose TensorRT does what `events` say."""
     script = fleet.folder / "tensorrt.json"
-    script.write_text("{}")
+    script.write_text(json.dumps(events))
     fleet.connect_agent(
         "nano",
-        python36,
+        python,
         options=["--board-root", str(fleet.copy_board("nano-r32.7.4"))],
         environment={"PYTHONPATH": str(FIXTURES / "doubles/tensorrt"), "DOUBLE_TENSORRT": str(script)},
     )
+
+
+def test_a_nano_with_tensorrt(fleet: Fleet, python36: str) -> None:
+    """A device whose GPU has no INT8 gets float files and flags, and builds each engine once."""
+    connect_nano(fleet, python36)
 
     asked = ("--recipes", "fp16,efficientquant", "--weights", "random", "--tier", "demo", "--repeats", "2", "--layers")
     done = fleet.run("bench", TINY, *asked, "--json")
@@ -39,3 +44,26 @@ def test_a_nano_with_tensorrt(fleet: Fleet, python36: str) -> None:
     )
     assert [row[:3] for row in engines] == [(0, 0, "fp16"), (1, 1, "fp16")]
     assert all(row[3] > 0 for row in engines)
+
+
+def test_a_build_killed_for_memory(fleet: Fleet, python36: str) -> None:
+    """A build that the kernel kills with every workspace fails its job as build_oom, with what was tried and left."""
+    connect_nano(fleet, python36, kill_builds=99)
+
+    row = fleet.bench_once(TINY)
+
+    assert (row["state"], row["failure_type"]) == ("failed", "build_oom")
+    assert "workspaces of 256, 128, 64 MiB were tried; the board had at least" in row["failure_message"]
+    assert "swap in use reached" in row["failure_message"]
+
+
+def test_a_hung_build(fleet: Fleet, python36: str) -> None:
+    """A build that never ends can be cancelled, is killed with its process, and leaves a device that works."""
+    connect_nano(fleet, python36, hang=True)
+    hung = fleet.submit(TINY)
+    fleet.wait_for_phase(hung, "nano", "build")
+
+    assert fleet.run("cancel", hung).returncode == 0
+
+    (fleet.folder / "tensorrt.json").write_text("{}")
+    assert fleet.bench_once(TINY)["state"] == "succeeded"

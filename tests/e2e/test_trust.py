@@ -1,7 +1,6 @@
 """What makes a number untrustworthy, and what must not: neighbours on the GPU, throttling, kills, crashes, sides.
 
-Builds that hang, or that the kernel kills for their memory, are in tests/agent/test_engine_runs.py; what a campaign
-makes of them belongs here, as `test_a_hung_build_…` and `test_a_build_killed_for_memory_…`.
+Builds that hang, or that the kernel kills for their memory, are in test_engines.py.
 """
 
 import json

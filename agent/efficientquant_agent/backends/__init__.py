@@ -20,6 +20,11 @@ def known() -> List[Type[Backend]]:
 PREFERENCE = ("trt", "trt-rtx", "ort-cuda", "ort-trt", "ort-cpu")
 
 
+def uses_gpu(name: str) -> bool:
+    """Whether a backend computes on a GPU."""
+    return name != "ort-cpu"
+
+
 def builds_engines(name: str) -> bool:
     """Whether a backend wants an engine built before it loads."""
     return any(backend.builds for backend in known() if backend.name == name)

@@ -180,6 +180,9 @@ def _name_unknown(facts: RunFacts, found: _Found) -> None:
         found.unknown.append("not checked: temperature (no reading of the GPU or a CPU)")
     if not facts.measured("throttle_bits"):
         found.unknown.append("not checked: the device's own throttle reasons (none were read)")
+    for finding in facts.findings:
+        if finding.check == "gpu_processes" and finding.severity == "info":
+            found.unknown.append(f"not checked: other processes on the GPU ({finding.message})")
     if not _checked_clocks(facts):
         found.unknown.append("not checked: clocks (no target, or no reading)")
 

@@ -100,7 +100,7 @@ def assignment_to_wire(run: Run, job: Job, artifact: Artifact, backend: str, mea
         artifact=pb.ArtifactRef(sha256=artifact.sha256, size_bytes=artifact.size_bytes),
         backend=backend,
         measurement=measurement_to_wire(measurement),
-        timeout_s=run_timeout_s(measurement, builds_engine=backend.startswith("trt")),
+        timeout_s=run_timeout_s(measurement, builds_engine=backend in _BUILDING),
         target=job.target,
         builder_flags=artifact.builder_flags,
         reference=_reference_to_wire(artifact),
@@ -228,6 +228,8 @@ _SNAPSHOT_SCALARS = (
 )
 _GPU_SCALARS = (*("name", "uuid", "compute_capability", "integrated", "fp16", "int8", "tf32", "driver_version"),)
 _AGREEMENT = ("max_abs", "cosine", "argmax_matches", "count")
+# ONNX Runtime's TensorRT provider builds its engine when a session is created.
+_BUILDING = ("trt", "trt-rtx", "ort-trt")
 _CHANGES = ("cuda_graph", "sync_mode", "memory_kind", "profile_layers", "lock_clocks", "power_mode")
 _OPTIONAL_CHANGES = ("idle_s", "max_start_temperature_c")
 _RESULT_SCALARS = (

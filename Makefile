@@ -3,10 +3,12 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
-SLOW := $(addprefix tests/efficientquant/,test_ten_models.py test_rtx_engines.py test_zoo.py) \
+MODELS := $(addprefix tests/efficientquant/,test_ten_models.py test_rtx_engines.py test_determinism.py test_ort_1_10.py) \
 	tests/agent/backends/test_trt_rtx_models.py
+BOARDS := $(addprefix tests/e2e/,test_telemetry.py test_trust.py test_engines.py)
+SLOW := $(MODELS) tests/efficientquant/test_zoo.py
 
-.PHONY: help demo test lint protos-check unit agent-py36 agent-py38 models zoo e2e bench fuzz gpu-check protos format clean
+.PHONY: help demo test lint protos-check unit agent-py36 agent-py38 models zoo e2e boards bench fuzz gpu-check protos format clean
 
 help:            ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -32,11 +34,13 @@ agent-py36 agent-py38: agent-py3%: .venvs/py3.%/.ready  ## the agent's and the p
 	else cat .venvs/py3.$*/.ready; fi
 
 e2e: .venv/.ready-test .venvs/py3.6/.ready .venvs/py3.8/.ready  ## real controllers and agents as processes
-	$(PYTEST) tests/e2e
+	$(PYTEST) $(BOARDS:%=--ignore=%) tests/e2e
+
+boards: .venv/.ready-test .venvs/py3.6/.ready  ## the same with boards: sensors, engines, clocks, and all that makes a number untrustworthy
+	$(PYTEST) $(BOARDS)
 
 models: .venv/.ready-test .venvs/py3.6/.ready  ## all ten MobileViT models: quantize, export, check, ONNX Runtime 1.10 and current, RTX engines
-	$(PYTEST) -n 2 tests/efficientquant/test_ten_models.py tests/efficientquant/test_rtx_engines.py \
-		tests/agent/backends/test_trt_rtx_models.py
+	$(PYTEST) -n 2 $(MODELS)
 
 zoo: .venv/.ready-test  ## twenty-five other timm models, quantized by two recipes, exported and checked: slow
 	$(PYTEST) tests/efficientquant/test_zoo.py

@@ -33,6 +33,8 @@ Command = Union[Welcome, Assignment, CancelRun, Superseded]
 # As large as the controller takes them: the samples of the longest runs.
 _MESSAGE_BYTES = 256 * 1024**2
 _REPORT_TIMEOUT_S = 60.0
+# A long run's samples over a poor wireless link.
+_SLOWEST_BYTES_PER_S = 250e3
 # What no repetition changes; gRPC itself answers the last one to a message that is larger than either side takes.
 _REFUSALS = (
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -122,7 +124,8 @@ class Client:
         except DecodeError as error:
             raise ReportRefusedError("the file is damaged on this disk") from error
         try:
-            response = self._gateway.ReportRun(request, timeout=_REPORT_TIMEOUT_S)
+            timeout_s = _REPORT_TIMEOUT_S + len(payload) / _SLOWEST_BYTES_PER_S
+            response = self._gateway.ReportRun(request, timeout=timeout_s)
         except grpc.RpcError as error:
             if error.code() in _REFUSALS:
                 raise ReportRefusedError(error.details()) from error

@@ -184,7 +184,7 @@ class Steps:
             self.findings.append(preflight.too_hot(recorder.latest, gate_c, time.monotonic() - started_s))
 
     def _rest(self, name: str) -> None:
-        """Watch the board at rest: the power it takes then is subtracted; where none is read there is nothing to watch."""
+        """Watch the board at rest, where its power is read: what it takes then is subtracted."""
         if self._asked.idle_s > 0 and self._found.rail_set:
             self.progress("idle", 0.0)
             started_s = time.monotonic()

@@ -3,12 +3,13 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
-MODELS := $(addprefix tests/efficientquant/,test_ten_models.py test_rtx_engines.py test_determinism.py test_ort_1_10.py) \
-	tests/agent/backends/test_trt_rtx_models.py
-BOARDS := $(addprefix tests/e2e/,test_telemetry.py test_trust.py test_engines.py)
-SLOW := $(MODELS) tests/efficientquant/test_zoo.py
+# Suites that take minutes have targets of their own; CI runs them too.
+MODELS := $(addprefix tests/efficientquant/,test_ten_models.py test_rtx_engines.py) tests/agent/backends/test_trt_rtx_models.py
+LIBRARY := $(patsubst %,tests/efficientquant/test_%.py,determinism ort_1_10 targets onnx_export plots table1 evaluation)
+E2E_SLOW := $(patsubst %,tests/e2e/test_%.py,loss install telemetry trust engines)
+SLOW := $(MODELS) $(LIBRARY) tests/efficientquant/test_zoo.py
 
-.PHONY: help demo test lint protos-check unit agent-py36 agent-py38 models zoo e2e boards bench fuzz gpu-check protos format clean
+.PHONY: help demo test lint protos-check unit agent-py36 agent-py38 models zoo e2e e2e-slow library bench fuzz gpu-check protos format clean
 
 help:            ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -34,10 +35,13 @@ agent-py36 agent-py38: agent-py3%: .venvs/py3.%/.ready  ## the agent's and the p
 	else cat .venvs/py3.$*/.ready; fi
 
 e2e: .venv/.ready-test .venvs/py3.6/.ready .venvs/py3.8/.ready  ## real controllers and agents as processes
-	$(PYTEST) $(BOARDS:%=--ignore=%) tests/e2e
+	$(PYTEST) $(E2E_SLOW:%=--ignore=%) tests/e2e
 
-boards: .venv/.ready-test .venvs/py3.6/.ready  ## the same with boards: sensors, engines, clocks, and all that makes a number untrustworthy
-	$(PYTEST) $(BOARDS)
+e2e-slow: .venv/.ready-test .venvs/py3.6/.ready .venvs/py3.8/.ready  ## lost devices, offline installs, boards with sensors, engines and clocks
+	$(PYTEST) $(E2E_SLOW)
+
+library: .venv/.ready-test .venvs/py3.6/.ready  ## the library's slow suites: every target, equal bytes, ONNX Runtime 1.10, accuracy, plots
+	$(PYTEST) -n 2 --dist loadfile $(LIBRARY)
 
 models: .venv/.ready-test .venvs/py3.6/.ready  ## all ten MobileViT models: quantize, export, check, ONNX Runtime 1.10 and current, RTX engines
 	$(PYTEST) -n 2 $(MODELS)

@@ -271,6 +271,26 @@ def open_state(tmp_path):
 
 
 @pytest.fixture
+def closed_to_us():
+    """Give a function that makes a folder nobody may enter; root takes the rights of nobody for the test."""
+    folders = []
+
+    def close(path):
+        path.chmod(0)
+        folders.append(path)
+        if os.geteuid() == 0:
+            for parent in [path, *path.parents][1:-2]:  # pytest's own folders are the user's alone
+                parent.chmod(parent.stat().st_mode | 0o111)
+            os.seteuid(65534)
+
+    user = os.geteuid()
+    yield close
+    os.seteuid(user)
+    for path in folders:
+        path.chmod(0o700)
+
+
+@pytest.fixture
 def tiny_model():
     return (MODELS / "tiny.onnx").read_bytes()
 

@@ -19,6 +19,8 @@ class Gpu:
         """List them."""
         if self._error:
             raise self._error
+        if self._pids == (None,):
+            return None
         return [types.SimpleNamespace(pid=pid, used_bytes=None) for pid in self._pids]
 
 
@@ -84,6 +86,7 @@ def test_too_little_memory(tmp_path):
     [
         (None, [Finding("gpu_processes", "info", "there is no NVML here to list them")]),
         (Gpu(), []),
+        (Gpu(None), [Finding("gpu_processes", "info", "the driver does not list them")]),
         (Gpu(7), []),
         (Gpu(7, 8), [Finding("gpu_processes", "invalid", "other processes on the GPU before measuring: 8")]),
         (Gpu(9, 8), [Finding("gpu_processes", "invalid", "other processes on the GPU before measuring: 9, 8")]),
@@ -98,7 +101,7 @@ def test_too_little_memory(tmp_path):
             ],
         ),
     ],
-    ids=["no GPU", "nobody", "itself", "another", "two others", "not told"],
+    ids=["no GPU", "nobody", "no list", "itself", "another", "two others", "not told"],
 )
 def test_gpu_neighbours(gpu, findings):
     """Who else computes on the GPU makes a result invalid, by pid; not being told does not."""

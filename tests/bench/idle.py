@@ -1,6 +1,8 @@
 """What an agent costs that waits for work, on the oldest and on the current Python."""
 
+import contextlib
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,13 +26,13 @@ def measure(folder: Path) -> Iterator[Goal]:
 
 def measure_one(fleet: Fleet, name: str, python: str) -> Iterator[Goal]:
     """Start a controller and one agent, and look at it twice."""
-    import time
-
     try:
         fleet.start_controller("--heartbeat-interval", "2", "--lease", "15")
         agent = fleet.connect_agent(f"idle-{name}", python)
         before_s = cpu_time_s(agent.popen.pid)
-        time.sleep(WATCHED_S)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it lives on, as it should
+            agent.popen.wait(WATCHED_S)
+            raise AssertionError("the idle agent ended")
         share = (cpu_time_s(agent.popen.pid) - before_s) / WATCHED_S
         rss = resident_bytes(agent.popen.pid)
     finally:

@@ -69,9 +69,12 @@ class Fleet:
         self.controller: Process | None = None
         self._processes: list[Process] = []
 
-    def start_controller(self, *options: str, listen: str = "127.0.0.1:0") -> Process:
-        """Start (or start again) the controller and learn where it listens."""
-        command = [sys.executable, "-m", "efficientquant_controller.cli", "serve", "--db", str(self.db)]
+    def start_controller(self, *options: str, listen: str = "127.0.0.1:0", code: str = "") -> Process:
+        """Start (or start again) the controller and learn where it listens; `code` runs before its main."""
+        entry = ["-m", "efficientquant_controller.cli"]
+        if code:
+            entry = ["-c", f"{code}\nfrom efficientquant_controller.cli.app import run\nrun()"]
+        command = [sys.executable, *entry, "serve", "--db", str(self.db)]
         command += ["--listen", listen, "--heartbeat-interval", "0.2", "--lease", "3", *options]
         self.controller = self._start(command, "controller")
         self.address = self.controller.wait_for("ready: listening on ").rsplit(" ", 1)[1]

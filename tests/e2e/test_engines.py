@@ -57,6 +57,21 @@ def test_a_build_killed_for_memory(fleet: Fleet, python36: str) -> None:
     assert "swap in use reached" in row["failure_message"]
 
 
+def test_a_build_that_takes_too_long(fleet: Fleet, python36: str) -> None:
+    """A build that never ends fails its job as a timeout at the run's time limit, here cut from an hour to seconds."""
+    assert fleet.controller is not None
+    fleet.controller.kill()
+    fleet.start_controller(
+        code="from efficientquant_controller.server import convert\nconvert.run_timeout_s = lambda *_, **__: 6.0"
+    )
+    connect_nano(fleet, python36, hang=True)
+
+    row = fleet.bench_once(TINY)
+
+    assert (row["state"], row["failure_type"]) == ("failed", "timeout")
+    assert row["failure_message"] == "killed after 6 s, the run's time limit"
+
+
 def test_a_hung_build(fleet: Fleet, python36: str) -> None:
     """A build that never ends can be cancelled, is killed with its process, and leaves a device that works."""
     connect_nano(fleet, python36, hang=True)

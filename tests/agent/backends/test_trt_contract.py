@@ -71,7 +71,10 @@ def test_the_table_is_not_contradicted():
 
 def test_allowed_attributes_exist_in_the_real_module():
     """The real TensorRT-RTX has everything that the stub of its release has."""
-    trt = pytest.importorskip("tensorrt_rtx_bindings")
+    trt = pytest.importorskip(
+        "tensorrt_rtx_bindings",
+        reason="needs TensorRT-RTX: pip install -e '.[rtx]'",
+    )
 
     missing = [
         "{}.{}".format(name, one)

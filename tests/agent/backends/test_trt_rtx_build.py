@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 # not where the agent's own tests run on an old Python
-pytest.importorskip("tensorrt_rtx_bindings")
-onnx = pytest.importorskip("onnx")
+pytest.importorskip(
+    "tensorrt_rtx_bindings",
+    reason="needs TensorRT-RTX: pip install -e '.[rtx]'",
+)
+onnx = pytest.importorskip("onnx", reason="needs onnx")
 
 from efficientquant_agent.backends import cudart  # noqa: E402
 from efficientquant_agent.backends.base import BackendBrokenError, BuildError, BuildOptions, LoadError, LoadOptions  # noqa: E402

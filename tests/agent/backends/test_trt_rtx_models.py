@@ -5,8 +5,11 @@ import hashlib
 import pytest
 
 # not where the agent's own tests run on an old Python
-pytest.importorskip("tensorrt_rtx_bindings")
-eq = pytest.importorskip("efficientquant")
+pytest.importorskip(
+    "tensorrt_rtx_bindings",
+    reason="needs TensorRT-RTX: pip install -e '.[rtx]'",
+)
+eq = pytest.importorskip("efficientquant", reason="needs the library: Python 3.11")
 
 from efficientquant_agent.backends.base import BuildOptions  # noqa: E402
 from efficientquant_agent.backends.trt import TensorrtRtx  # noqa: E402

@@ -1,5 +1,7 @@
 """The board that the tests of clocks work on."""
 
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,3 +17,21 @@ from nano_board import Board
 def board(tmp_path):
     """A Nano at rest."""
     return Board(str(tmp_path)).build()
+
+
+def need(program, package):
+    """Skip without a program; in CI, which installs the package, fail."""
+    if shutil.which(program) is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("needs {}: apt-get install {}".format(program, package))
+
+
+@pytest.fixture
+def c_compiler():
+    """A small libnvidia-ml is compiled."""
+    need("cc", "gcc")
+
+
+@pytest.fixture
+def visudo():
+    """Sudo's own checker of rules."""
+    need("visudo", "sudo")

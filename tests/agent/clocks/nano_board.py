@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 
 from efficientquant_agent import clock_helper
-from efficientquant_agent.clocks import ClockControl
+from efficientquant_agent.clocks import ClockControl, ClockRequest
+
+GPU = "GPU-1b2c3d4e-0001-0002-0003-0123456789ab"
+LOCK_5W = ClockRequest(power_mode="5W", lock=True)
+LOCK_GPU = ClockRequest(lock=True, gpu_uuid=GPU)
 
 # What the real tools do to a Nano's files: nvpmodel moves the limits, jetson_clocks pulls each clock up to its limit.
 # A clock that nothing holds runs at its minimum. `kill` names a tool's call that, half-way through, kills the agent,

@@ -2,15 +2,13 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from efficientquant_agent import clock_helper
-
-GPU = "GPU-1b2c3d4e-0001-0002-0003-0123456789ab"
+from nano_board import GPU
 
 
 @pytest.fixture
@@ -238,7 +236,7 @@ def test_it_runs_alone():
     assert (done.returncode, json.loads(done.stdout.decode())["ok"]) == (2, False)
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="compiles a small libnvidia-ml, and there is no C compiler")
+@pytest.mark.usefixtures("c_compiler")
 def test_nvml_through_ctypes(tmp_path):
     """NVML is called with the arguments of nvml.h, and its errors become sentences."""
     source = Path(__file__).with_name("nvml_stub.c")

@@ -1,9 +1,12 @@
 """Captured boards, whole or copied to be damaged."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # the lines of tegrastats lie beside the tests
 
 BOARDS = Path(__file__).parent.parent.parent / "fixtures" / "boards"
 

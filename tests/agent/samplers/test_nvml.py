@@ -211,13 +211,13 @@ def test_other_processes():
 
 
 def test_other_processes_not_told():
-    """A list that the driver refuses is an error, never an empty list; one that it does not have is empty."""
+    """A list that the driver refuses is an error, never an empty list; one that it does not have is not known."""
     refused = NvmlDouble(errors={"nvmlDeviceGetComputeRunningProcesses": NvmlDouble.NVML_ERROR_NO_PERMISSION})
     lacking = NvmlDouble(errors={"nvmlDeviceGetComputeRunningProcesses": NvmlDouble.NVML_ERROR_NOT_SUPPORTED})
 
     with pytest.raises(SensorError, match="nvmlDeviceGetComputeRunningProcesses: error 4"):
         other_processes(open_gpu(nvml=refused), [])
-    assert other_processes(open_gpu(nvml=lacking), []) == []
+    assert other_processes(open_gpu(nvml=lacking), []) is None
 
 
 @pytest.mark.parametrize("code", [9, 12])

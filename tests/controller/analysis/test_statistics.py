@@ -16,6 +16,7 @@ from efficientquant_controller.analysis.statistics import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import special
 
 latencies = st.lists(st.floats(min_value=1e-6, max_value=1e3), min_size=1, max_size=300)
 
@@ -86,7 +87,6 @@ def test_as_many_are_over_as_exact_arithmetic_allows(percent: int, count: int) -
 @pytest.mark.parametrize("percent", [90, 99])
 def test_as_many_are_over_as_the_incomplete_beta_function_allows(percent: int, count: int) -> None:
     """For long runs the same t as I_p(n - t, t + 1), the form of the rule book, says."""
-    special = pytest.importorskip("scipy.special")
     over = overlatencies(count, percent)
 
     assert special.betainc(count - over, over + 1, percent / 100) <= 0.01

@@ -1,0 +1,60 @@
+"""The doctor's options: another root, another tegrastats, and what cannot work."""
+
+import json
+from pathlib import Path
+
+import pytest
+from efficientquant_agent import doctor
+from efficientquant_agent.device import Runtimes
+from efficientquant_agent.records import BackendInfo
+
+BOARDS = Path(__file__).parent.parent / "fixtures" / "boards"
+ORT = BackendInfo("ort-cpu", "1.10.0", ["CPUExecutionProvider"])
+
+
+@pytest.fixture
+def asked(monkeypatch, capsys, tmp_path):
+    """Ask the doctor for JSON, without looking for runtimes; return the facts."""
+    monkeypatch.setattr(doctor, "runtimes", lambda: Runtimes({}, [ORT], []))
+
+    def ask(*options):
+        assert doctor.main(["--json", "--state-dir", str(tmp_path)] + [str(option) for option in options], {}) == 0
+        return json.loads(capsys.readouterr().out)["facts"]
+
+    return ask
+
+
+def test_board_root(asked):
+    """In a container the doctor looks at the board where the agent does."""
+    facts = asked("--board-root", BOARDS / "nano-r32.7.4")
+
+    assert (facts["board"], facts["l4t"]) == ("NVIDIA Jetson Nano Developer Kit", "R32.7.4")
+
+
+def test_tegrastats(asked, monkeypatch, tmp_path):
+    """The doctor finds the tegrastats that the agent would start: the one named, else the one on PATH."""
+    replay = BOARDS / "tegrastats_replay"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/tegrastats").symlink_to(replay)
+    root = BOARDS / "nano-r32.7.4"
+
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert asked("--board-root", root)["tools"]["tegrastats"] == str(tmp_path / "bin/tegrastats")
+    assert asked("--board-root", root, "--tegrastats", replay)["tools"]["tegrastats"] == str(replay)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert asked("--board-root", root)["tools"]["tegrastats"] == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--board-root", "/nowhere"], "--board-root /nowhere is not a directory; pass where the board's / is mounted"),
+        (["--tegrastats", "/nowhere"], "--tegrastats /nowhere cannot be run; pass the path of the executable"),
+    ],
+)
+def test_options_that_cannot_work(options, sentence, capsys):
+    """What the agent would refuse the doctor refuses in the same words."""
+    with pytest.raises(SystemExit):
+        doctor.main(options, {})
+
+    assert sentence in capsys.readouterr().err

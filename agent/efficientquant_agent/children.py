@@ -10,13 +10,13 @@ from array import array
 from collections import deque
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
+from efficientquant_agent import worker
 from efficientquant_agent.errors import RunFailedError
 from efficientquant_agent.samplers.base import Sampler
 from efficientquant_agent.watching import Watcher, kill_group
 
 _LOG_TAIL_LINES = 20
 _EXIT_TIMEOUT_S = 10.0
-RESULT_FILE = "result.json"
 
 
 class Ended(NamedTuple):
@@ -67,7 +67,7 @@ def read_outcome(scratch: str, ended: Ended) -> Optional[Dict[str, Any]]:
     if ended.returncode != 0:
         return None
     try:
-        with open(os.path.join(scratch, RESULT_FILE)) as stream:
+        with open(os.path.join(scratch, worker.RESULT_FILE)) as stream:
             return json.load(stream)
     except (FileNotFoundError, ValueError):
         return None

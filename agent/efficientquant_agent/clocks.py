@@ -42,8 +42,7 @@ class ClockRequest(NamedTuple):
 
     power_mode: str = ""  # name or number
     lock: bool = False
-    gpu_uuid: str = ""  # the discrete GPU to lock; empty for a Jetson
-    gpu_clock_hz: Optional[float] = None  # for a discrete GPU; None: what it can hold
+    gpu_uuid: str = ""  # the discrete GPU to lock, at what it can hold; empty for a Jetson
 
 
 class AppliedClocks(NamedTuple):
@@ -145,7 +144,7 @@ class ClockControl:
 
     def _lock_discrete(self, request: ClockRequest, journal: "Journal") -> Dict[str, float]:
         found = self._call("nvml-status", request.gpu_uuid)
-        target_hz = request.gpu_clock_hz or found["max_hz"] * _SUSTAINABLE_SHARE // _STEP_HZ * _STEP_HZ
+        target_hz = found["max_hz"] * _SUSTAINABLE_SHARE // _STEP_HZ * _STEP_HZ
         mhz = round(target_hz / 1e6)
         undo = ("nvml-reset", request.gpu_uuid)
         self._change(journal, undo, ("nvml-lock", "{0},{0}".format(mhz), request.gpu_uuid))

@@ -56,6 +56,8 @@ def gpu_neighbours(gpu: Any, own_pids: List[int], when: str) -> List[Finding]:
         others = nvml.other_processes(gpu, own_pids)
     except SensorError as error:
         return [Finding("gpu_processes", "info", str(error))]
+    if others is None:
+        return [Finding("gpu_processes", "info", "the driver does not list them")]
     if not others:
         return []
     pids = ", ".join(str(one.pid) for one in others)

@@ -8,12 +8,11 @@ import contextlib
 import ctypes
 import glob
 import os
-import re
 import sys
 import uuid
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from efficientquant_agent.device import precisions
+from efficientquant_agent.device import Probe, precisions
 from efficientquant_agent.records import Gpu
 
 LIBRARY_NAMES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so.10.2")
@@ -306,7 +305,7 @@ def _candidates() -> List[str]:
 def gpus(library: Optional[Cudart] = None, proc: str = "/proc") -> List[Gpu]:
     """Return every GPU, with what its SM can compute; CudaError without a runtime, a driver or a GPU."""
     library = library or open_library()
-    driver_version = _kernel_driver(proc) or "CUDA " + library.driver_version()
+    driver_version = Probe(proc=proc).driver_version() or "CUDA " + library.driver_version()
     found = []
     for device in range(library.device_count()):
         name, identity, memory_bytes = library.properties(device)
@@ -323,16 +322,6 @@ def gpus(library: Optional[Cudart] = None, proc: str = "/proc") -> List[Gpu]:
             )
         )
     return found
-
-
-def _kernel_driver(proc: str) -> str:
-    """Return the kernel driver's version, e.g. "550.54.15"; empty where it does not say (a Jetson's before R36)."""
-    try:
-        with open(os.path.join(proc, "driver/nvidia/version")) as stream:
-            match = re.search(r"^NVRM version:.*?(\d+\.\d+(?:\.\d+)?)\s", stream.read(), re.MULTILINE)
-    except OSError:
-        return ""
-    return match.group(1) if match else ""
 
 
 def _version(number: int) -> str:

@@ -99,14 +99,14 @@ def open_gpu(uuid: str = "", nvml: Optional[Any] = None) -> Optional[Gpu]:
     return Gpu(nvml, handle, path)
 
 
-def other_processes(gpu: Gpu, own_pids: Iterable[int]) -> List[GpuProcess]:
-    """Return who else computes on the GPU: what the pre-flight refuses a measurement for.
+def other_processes(gpu: Gpu, own_pids: Iterable[int]) -> Optional[List[GpuProcess]]:
+    """Return who else computes on the GPU, which makes a result invalid; None when the driver does not list them.
 
     `own_pids` are left out. In a container NVML counts in the host's pids, which the agent's own are not; ask before
     the child exists. Raises SensorError.
     """
-    own = frozenset(own_pids)
-    return [process for process in gpu.processes() or () if process.pid not in own]
+    own, listed = frozenset(own_pids), gpu.processes()
+    return None if listed is None else [process for process in listed if process.pid not in own]
 
 
 class GpuQuantity(Sampler):

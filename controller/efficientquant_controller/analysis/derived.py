@@ -8,6 +8,9 @@ from efficientquant_controller.analysis.statistics import STATISTICS_VERSION, dr
 from efficientquant_controller.analysis.telemetry import inference_energy, summarize_series
 from efficientquant_controller.analysis.verdict import judge, was_throttled
 
+# A board that is still warm idles higher; beyond this its idle power is no constant to be taken off.
+MAX_IDLE_DRIFT = 0.1
+
 
 def derived_columns(facts: RunFacts) -> dict[str, Any]:
     """Compute a succeeded run's columns, in SI units, each None where it is not known."""
@@ -15,7 +18,7 @@ def derived_columns(facts: RunFacts) -> dict[str, Any]:
     return {
         "statistics_version": STATISTICS_VERSION,
         "verdict": verdict.grade.value,
-        "verdict_reasons": [*verdict.reasons, *_no_energy(facts, energy)],
+        "verdict_reasons": [*verdict.reasons, *_no_energy(facts, energy), *_idle_drift(energy)],
         "latency_p90_bound_s": upper_bound(facts.latency_s, 90).value_s,
         "latency_p99_bound_s": upper_bound(facts.latency_s, 99).value_s,
         "latency_drift": drift(facts.latency_s),
@@ -32,6 +35,17 @@ def derived_columns(facts: RunFacts) -> dict[str, Any]:
         "paper_memory_bytes": summary.paper_memory_bytes,
         "paper_memory_kind": summary.paper_memory_kind,
     }
+
+
+def _idle_drift(energy: InferenceEnergy) -> list[str]:
+    """Net energy is as good as the idle power that is taken off: two that differ are told."""
+    if energy.idle_drift is None or abs(energy.idle_drift) <= MAX_IDLE_DRIFT:
+        return []
+    way = "above" if energy.idle_drift > 0 else "below"
+    return [
+        f"net energy is uncertain: idle power after the run was {abs(energy.idle_drift):.0%} {way} that before it "
+        f"(at most {MAX_IDLE_DRIFT:.0%})"
+    ]
 
 
 def _no_energy(facts: RunFacts, energy: InferenceEnergy) -> list[str]:

@@ -1,6 +1,7 @@
 """The service the agents speak to: sessions, artifacts, results."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import grpc
@@ -65,6 +66,14 @@ class AgentGateway(fleet_pb2_grpc.AgentGatewayServicer):
         """Commit a result; the answer means that it is on disk."""
         new = await self._coordinator.record_result(convert.result_from_wire(request.result))
         return pb.ReportRunResponse(committed=True, duplicate=not new)
+
+    async def Ping(self, request: pb.PingRequest, context: grpc.aio.ServicerContext) -> pb.PingResponse:
+        """Return the controller's versions and clock."""
+        return pb.PingResponse(
+            protocol_version=PROTOCOL_VERSION,
+            controller_version=efficientquant_controller.__version__,
+            controller_unix_s=time.time(),
+        )
 
     async def _open(self, event: pb.AgentEvent) -> Session:
         if event.WhichOneof("event") != "hello":

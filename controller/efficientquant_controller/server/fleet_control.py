@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
 
 import grpc
@@ -38,7 +39,7 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
     ) -> pb.ListDevicesResponse:
         """Every device that has a name."""
         devices = await asyncio.to_thread(self._store.devices)
-        return pb.ListDevicesResponse(devices=[self._device(one) for one in devices])
+        return pb.ListDevicesResponse(devices=[self._device(one) for one in devices], controller_unix_s=time.time())
 
     async def ForgetDevice(
         self, request: pb.ForgetDeviceRequest, context: grpc.aio.ServicerContext

@@ -304,6 +304,31 @@ class Welcome(google.protobuf.message.Message):
     def ClearField(self, field_name: typing_extensions.Literal["controller_version",b"controller_version","heartbeat_interval_s",b"heartbeat_interval_s","lease_s",b"lease_s","protocol_version",b"protocol_version"]) -> None: ...
 global___Welcome = Welcome
 
+class PingRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+    def __init__(self,
+        ) -> None: ...
+global___PingRequest = PingRequest
+
+class PingResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+    PROTOCOL_VERSION_FIELD_NUMBER: builtins.int
+    CONTROLLER_VERSION_FIELD_NUMBER: builtins.int
+    CONTROLLER_UNIX_S_FIELD_NUMBER: builtins.int
+    protocol_version: builtins.int
+    controller_version: typing.Text
+    controller_unix_s: builtins.float
+    """The controller's clock when it answered."""
+
+    def __init__(self,
+        *,
+        protocol_version: builtins.int = ...,
+        controller_version: typing.Text = ...,
+        controller_unix_s: builtins.float = ...,
+        ) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["controller_unix_s",b"controller_unix_s","controller_version",b"controller_version","protocol_version",b"protocol_version"]) -> None: ...
+global___PingResponse = PingResponse
+
 class Assignment(google.protobuf.message.Message):
     """One run: one repeat of a job, in a process of its own. Data only."""
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -957,13 +982,18 @@ global___ListDevicesRequest = ListDevicesRequest
 class ListDevicesResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     DEVICES_FIELD_NUMBER: builtins.int
+    CONTROLLER_UNIX_S_FIELD_NUMBER: builtins.int
     @property
     def devices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Device]: ...
+    controller_unix_s: builtins.float
+    """The controller's clock, so that ages do not depend on the client's."""
+
     def __init__(self,
         *,
         devices: typing.Optional[typing.Iterable[global___Device]] = ...,
+        controller_unix_s: builtins.float = ...,
         ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["devices",b"devices"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["controller_unix_s",b"controller_unix_s","devices",b"devices"]) -> None: ...
 global___ListDevicesResponse = ListDevicesResponse
 
 class Device(google.protobuf.message.Message):

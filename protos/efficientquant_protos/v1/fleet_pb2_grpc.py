@@ -31,6 +31,11 @@ class AgentGatewayStub(object):
                 request_serializer=efficientquant__protos_dot_v1_dot_fleet__pb2.ReportRunRequest.SerializeToString,
                 response_deserializer=efficientquant__protos_dot_v1_dot_fleet__pb2.ReportRunResponse.FromString,
                 )
+        self.Ping = channel.unary_unary(
+                '/efficientquant.v1.AgentGateway/Ping',
+                request_serializer=efficientquant__protos_dot_v1_dot_fleet__pb2.PingRequest.SerializeToString,
+                response_deserializer=efficientquant__protos_dot_v1_dot_fleet__pb2.PingResponse.FromString,
+                )
 
 
 class AgentGatewayServicer(object):
@@ -59,6 +64,13 @@ class AgentGatewayServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Ping(self, request, context):
+        """Who answers here and what time it has; opens no session, so the doctor may ask beside a running agent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentGatewayServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -76,6 +88,11 @@ def add_AgentGatewayServicer_to_server(servicer, server):
                     servicer.ReportRun,
                     request_deserializer=efficientquant__protos_dot_v1_dot_fleet__pb2.ReportRunRequest.FromString,
                     response_serializer=efficientquant__protos_dot_v1_dot_fleet__pb2.ReportRunResponse.SerializeToString,
+            ),
+            'Ping': grpc.unary_unary_rpc_method_handler(
+                    servicer.Ping,
+                    request_deserializer=efficientquant__protos_dot_v1_dot_fleet__pb2.PingRequest.FromString,
+                    response_serializer=efficientquant__protos_dot_v1_dot_fleet__pb2.PingResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -137,6 +154,23 @@ class AgentGateway(object):
         return grpc.experimental.unary_unary(request, target, '/efficientquant.v1.AgentGateway/ReportRun',
             efficientquant__protos_dot_v1_dot_fleet__pb2.ReportRunRequest.SerializeToString,
             efficientquant__protos_dot_v1_dot_fleet__pb2.ReportRunResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Ping(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/efficientquant.v1.AgentGateway/Ping',
+            efficientquant__protos_dot_v1_dot_fleet__pb2.PingRequest.SerializeToString,
+            efficientquant__protos_dot_v1_dot_fleet__pb2.PingResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -72,13 +72,13 @@ clean:           ## remove what the targets above made
 	$(PYTHON) -m venv .venv
 
 .venv/.ready-demo: .venv/bin/python pyproject.toml agent/setup.cfg protos/setup.cfg
-	@echo "Installing into .venv (torch alone is several GB; about two minutes on a fast line) …"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e protos -e 'agent[ort]' -e '.[controller]'
+	@deploy/installing.sh "Installing into .venv (several GB; about two minutes on a fast line)" \
+		$(BIN)/pip install --quiet --disable-pip-version-check -e protos -e 'agent[ort]' -e '.[controller]'
 	@touch $@
 
 .venv/.ready-test: .venv/.ready-demo
-	@echo "Installing what the tests need …"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[controller,dev,postgresql,rtx]'
+	@deploy/installing.sh "Installing what the tests need" \
+		$(BIN)/pip install --quiet --disable-pip-version-check -e '.[controller,dev,postgresql,rtx]'
 	@touch $@
 
 .venvs/py3.%/.ready: agent/setup.cfg protos/setup.cfg tests/constraints-py3.%.txt

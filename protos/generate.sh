@@ -13,7 +13,7 @@ fi
 if [ ! -e "$venv/.ready" ]; then
     "$python" -m venv "$venv"
     # setuptools: grpcio-tools 1.48.2 imports pkg_resources
-    "$venv/bin/pip" install --quiet --disable-pip-version-check \
+    ../deploy/installing.sh "Installing the compiler of fleet.proto" "$venv/bin/pip" install --quiet --disable-pip-version-check \
         'setuptools==65.5.0' 'grpcio-tools==1.48.2' 'protobuf==3.19.6' 'mypy-protobuf==3.2.0'
     touch "$venv/.ready"
 fi

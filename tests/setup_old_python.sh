@@ -14,13 +14,14 @@ if ! python=$(tests/find_python.sh "$version"); then
     exit 0
 fi
 
-echo "Installing into $venv …"
 rm -rf "$venv"
 "$python" -m venv "$venv"
 if [ "$version" = 3.6 ]; then
     # The pip that comes with 3.6 does not know today's wheel tags and would compile grpcio.
-    "$venv/bin/pip" install --quiet --disable-pip-version-check 'pip==21.3.1'
+    deploy/installing.sh "Installing pip 21.3.1 into $venv" \
+        "$venv/bin/pip" install --quiet --disable-pip-version-check 'pip==21.3.1'
 fi
-"$venv/bin/pip" install --quiet --disable-pip-version-check --constraint "tests/constraints-py$version.txt" \
+deploy/installing.sh "Installing into $venv" \
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --constraint "tests/constraints-py$version.txt" \
     -e protos -e 'agent[ort]' pytest pytest-xdist
 touch "$venv/.ready"

@@ -13,7 +13,8 @@ import typer
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER
 from efficientquant_controller.cli.records import CampaignRequest
-from efficientquant_controller.model import CampaignState, Weights
+from efficientquant_controller.config import measurement_for
+from efficientquant_controller.model import CampaignState, Measurement, Weights
 
 if TYPE_CHECKING:
     from efficientquant_controller.cli.demo_fleet import DemoFleet
@@ -26,6 +27,9 @@ FOLDER = Path("efficientquant-demo")
 HUB = "https://huggingface.co"
 HUB_FILE = "/timm/mobilevit_xxs.cvnets_in1k/resolve/main/config.json"
 HUB_TIMEOUT_S = 5.0
+# Measured on two cores: from the start to the first run, and what a run takes beyond its measured time.
+START_S = 30.0
+RUN_OVERHEAD_S = 2.0
 
 
 def command(
@@ -36,11 +40,12 @@ def command(
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Processes per model, recipe and device.")] = 3,
 ) -> None:
     """Start a controller and two agents here, benchmark two models, show the results, leave nothing running."""
+    request = CampaignRequest(MODELS, RECIPES, (), tier, repeats)
+    output.print_message(plan(measurement_for(tier), repeats))
     from efficientquant_controller.cli.demo_fleet import DemoFleet
 
     folder = fresh_folder(FOLDER) if db is None else db.with_name(f"{db.stem}-demo")
     database = folder / "results.db" if db is None else db
-    request = CampaignRequest(MODELS, RECIPES, (), tier, repeats)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     with DemoFleet(folder, database, AGENTS) as fleet:
@@ -52,6 +57,18 @@ def command(
         raise typer.Exit(130)
     _print_end(folder, database, campaign)
     raise typer.Exit(0 if campaign.state is CampaignState.SUCCEEDED else 1)
+
+
+def plan(measurement: Measurement, repeats: int) -> str:
+    """Return the one line that says what the demo will do and how long that takes."""
+    run_count = len(MODELS) * len(RECIPES) * len(AGENTS) * repeats
+    run_s = measurement.min_time_s + 2 * measurement.idle_s + RUN_OVERHEAD_S
+    times = "once" if repeats == 1 else f"{repeats} times"
+    minutes = max(1, round((START_S + run_count * run_s) / 60))
+    return (
+        f"this quantizes {' and '.join(MODELS)} and measures them on two agents on this machine, "
+        f"{times} each: about {minutes} minute{'s' * (minutes > 1)}"
+    )
 
 
 def _leave(number: int, frame: Any) -> NoReturn:

@@ -7,6 +7,30 @@ from threading import Thread
 
 import pytest
 from efficientquant_controller.cli import demo
+from efficientquant_controller.config import measurement_for
+from efficientquant_controller.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("tier", "repeats", "ending"),
+    [("demo", 3, "3 times each: about 2 minutes"), ("demo", 1, "once each: about 1 minute")],
+)
+def test_plan_says_what_and_how_long(tier, repeats, ending):
+    """The demo's first line names its models, its agents and the minutes it takes."""
+    line = demo.plan(measurement_for(tier), repeats)
+
+    assert line.startswith("this quantizes mobilevit_xxs and mobilevitv2_050 and measures them on two agents")
+    assert line.endswith(ending)
+
+
+def test_unknown_tier_is_refused_before_anything_is_made(tmp_path, monkeypatch):
+    """A mistyped tier leaves no folder behind."""
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(UserError, match="unknown tier 'smok'"):
+        demo.command(tier="smok", db=None, repeats=1)
+
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ PYTEST := $(BIN)/python -m pytest -q
 # Suites that take minutes have targets of their own; CI runs them too.
 MODELS := $(addprefix tests/efficientquant/,test_ten_models.py test_rtx_engines.py) tests/agent/backends/test_trt_rtx_models.py
 LIBRARY := $(patsubst %,tests/efficientquant/test_%.py,determinism ort_1_10 targets onnx_export plots table1 evaluation)
-E2E_SLOW := $(patsubst %,tests/e2e/test_%.py,loss install telemetry trust engines)
+E2E_SLOW := $(patsubst %,tests/e2e/test_%.py,loss install telemetry trust engines documented_commands)
 SLOW := $(MODELS) $(LIBRARY) tests/efficientquant/test_zoo.py
 
 .PHONY: help demo test lint protos-check unit agent-py36 agent-py38 models zoo e2e e2e-slow library bench fuzz gpu-check protos format clean

@@ -2,8 +2,10 @@
 
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 
+import documents
 import pytest
 import typer
 from efficientquant.recipe import get_recipe, list_recipes
@@ -41,3 +43,31 @@ def test_links_between_pages_lead_somewhere(page):
     folder = ROOT if page == "README.md" else ROOT / "docs"
     links = re.findall(r"\]\((?!https?:)([^)#]+)", PAGES[page])
     assert [link for link in links if not (folder / link).exists()] == []
+
+
+ALL_LINES = [
+    line for page in documents.PAGES for line in (*documents.command_lines(page), *documents.inline_commands(page))
+]
+# Lines for a board's shell. The install lines are resolved by tests/e2e/test_install.py.
+ON_A_BOARD = ("sudo ", "scp ", "export ", "python3 -m venv ", "~/efficientquant/bin/pip install ", "deploy/")
+RUN_ELSEWHERE = ("make ", "sqlite3 ")  # the targets are checked below; the SQL is run by the tests of the store
+
+
+@pytest.mark.parametrize("line", ALL_LINES, ids=lambda line: line.text.partition("  ")[0])
+def test_every_printed_command_can_be_typed(line):
+    """Each command that a page prints is known, and its options and arguments are accepted."""
+    program, *arguments = shlex.split(line.text, comments=True)
+    if program == "efficientquant":
+        parse(arguments)
+    elif program == "make":
+        assert re.search(rf"^{arguments[0]}\b.*:.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    elif program != "efficientquant-agent":
+        assert line.text.startswith((*ON_A_BOARD, *RUN_ELSEWHERE)), line
+
+
+def parse(arguments):
+    """Parse a command line of `efficientquant` without running it; raises click's UsageError."""
+    group = typer.main.get_command(app)
+    with group.make_context("efficientquant", list(arguments)) as context:
+        name, verb, rest = group.resolve_command(context, [*context._protected_args, *context.args])
+        verb.make_context(name, rest, parent=context).close()

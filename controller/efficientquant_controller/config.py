@@ -9,6 +9,7 @@ from typing import Any
 
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.model import Measurement
+from efficientquant_controller.store.location import check_location, locate
 
 DEFAULT_REPEATS = 3
 # The paper averages ten runs.
@@ -73,15 +74,17 @@ class ServerConfig:
                 f"--lease {self.lease_s:g} s is shorter than two heartbeats ({self.heartbeat_interval_s:g} s each), so "
                 "one late heartbeat would end a session; make it longer"
             )
+        check_location(self.db, writing=True)
+        self.artifacts_folder()
         return self
 
     def artifacts_folder(self) -> Path:
-        """Where artifacts lie; raises UserError for a database server without `artifacts`."""
+        """Where artifacts lie; raises UserError for a database server without `artifacts`, and for no database."""
         if self.artifacts is not None:
             return self.artifacts
-        if "://" in self.db and not self.db.startswith("sqlite:///"):
+        path = locate(self.db).path
+        if path is None:
             raise UserError("a database server has no folder beside it to keep artifacts in; pass --artifacts DIR")
-        path = Path(self.db.removeprefix("sqlite:///"))
         return path.with_name(f"{path.stem}-artifacts")
 
 

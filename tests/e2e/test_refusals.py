@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from efficientquant_controller.store.sql import open_store
 from fleet import Fleet
 
 TINY = "test_efficientnet"
@@ -121,13 +122,13 @@ def test_two_controllers_on_one_database_are_refused(desk: Fleet) -> None:
 
 def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     """It is left exactly as it was."""
-    path = tmp_path / "newer.db"
+    path = tmp_path / "future.db"
+    open_store(path).close()
     with sqlite3.connect(path) as connection:
-        connection.execute("create table alembic_version (version_num varchar(32) not null)")
-        connection.execute("insert into alembic_version values ('9999_from_the_future')")
+        connection.execute("update alembic_version set version_num = '9999'")
     connection.close()
     before = path.read_bytes()
-    assert "newer" in serve_refused("--db", str(path), "--listen", "127.0.0.1:0")
+    assert "schema 9999) and this is" in serve_refused("--db", str(path), "--listen", "127.0.0.1:0")
     assert path.read_bytes() == before
 
 

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
@@ -12,6 +11,7 @@ import typer
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json
 from efficientquant_controller.errors import UserError
+from efficientquant_controller.store.location import check_location
 
 if TYPE_CHECKING:
     from efficientquant_controller.analysis.job_comparison import JobComparison
@@ -200,8 +200,7 @@ def _opened(db: str | None, controller: str) -> Iterator[Runs]:
         with Connection(controller) as connection:
             yield ControllerRuns(connection)
         return
-    if "://" not in db and not Path(db).is_file():
-        raise UserError(f"there is no database {db}; pass the file that 'efficientquant serve --db' was given")
+    check_location(db, writing=False)
     from efficientquant_controller.store.sql import open_store
 
     store = open_store(db, read_only=True)

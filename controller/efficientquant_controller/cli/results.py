@@ -4,7 +4,6 @@ import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +11,7 @@ import typer
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json
 from efficientquant_controller.errors import UserError
+from efficientquant_controller.store.location import check_location
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -45,8 +45,7 @@ def _rows_from_controller(controller: str, campaign_id: str) -> Rows:
 
 def rows_from_database(db: str, campaign_id: str) -> Rows:
     """The rows of one campaign (an id or "latest"), or of all when it is empty, read without a controller."""
-    if "://" not in db and not Path(db).is_file():
-        raise UserError(f"there is no database {db}; pass the file that 'efficientquant serve --db' was given")
+    check_location(db, writing=False)  # importing SQLAlchemy takes longer than finding a mistyped path
     from efficientquant_controller.fleet.comparing import compared_results
     from efficientquant_controller.store.sql import open_store
 

@@ -43,9 +43,9 @@ def serve(config: ServerConfig) -> None:
     config = config.checked()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("alembic.runtime").setLevel(logging.WARNING)  # which dialect it found concerns nobody
+    root = config.artifacts_folder()
     store = open_store(config.db)
     try:
-        root = config.artifacts_folder()
         artifacts = ContentStore(root)
         with _alone(root, config.db):
             asyncio.run(_serve(config, store, artifacts, ContentStore(root / "checkpoints")))

@@ -113,7 +113,11 @@ class Store(ABC):
 
     @abstractmethod
     def set_campaign_state(self, campaign_id: str, state: CampaignState, now_s: float) -> None:
-        """Move a campaign; an ended state records when."""
+        """Move a campaign; an ended state records when.
+
+        SQLite: after an ended state, and after `close`, the main file alone MUST be complete unless another program
+        reads the database just then; a reader MUST neither delay the call nor make it fail.
+        """
 
     @abstractmethod
     def set_build_state(

@@ -1,8 +1,10 @@
 """Opening a results database: checks, connection settings, creation and migration."""
 
 import importlib.metadata
+import os
 import sqlite3
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from alembic import command
@@ -11,12 +13,21 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, select, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from efficientquant_controller.errors import StoreError, StoreVersionError
+from efficientquant_controller.store.location import Location, check_location, driver_missing, hide_password
 from efficientquant_controller.store.tables import meta
+from efficientquant_controller.store.write_ahead_log import BUSY_TIMEOUT_S, LOG_SUFFIXES, reading_uri
 
-BUSY_TIMEOUT_S = 30
+CONNECT_TIMEOUT_S = 10
+# What every schema of ours has: another program may use alembic too.
+_OUR_TABLES = {"alembic_version", "meta", "campaigns", "runs"}
+_ADVICE = {
+    "locked": "close the program that uses it, then try again",
+    "malformed": "restore it from a copy",
+    "not a database": "restore it from a copy, or name another file",
+}
 
 
 def open_engine(target: str | Path, read_only: bool) -> Engine:
@@ -24,80 +35,44 @@ def open_engine(target: str | Path, read_only: bool) -> Engine:
 
     With `read_only` nothing is created, migrated or written: a database of an older version is refused too.
     """
-    url = _parse(target)
-    exists = _check_file(url, read_only) if url.get_backend_name() == "sqlite" else True
-    try:
+    location, exists = check_location(target, writing=not read_only)
+    with opening(location):
         if exists:
-            _check_contents(url, read_only)
-        engine = _engine(url, read_only)
+            check_contents(location, accept_empty=not read_only, accept_older=not read_only)
+        engine = _engine(location, read_only)
         if not read_only:
-            _migrate(engine, created=None if exists else Path(url.database or ""))
-    except (SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
-        raise StoreError(
-            f"cannot open the database {describe(url)}: {_cause(error)}; "
-            "check the path or URL and its permissions, or name another one with --db"
-        ) from error
+            _migrate(engine, created=None if exists else location.path)
     return engine
+
+
+@contextmanager
+def opening(location: Location) -> Iterator[None]:
+    """Turn a refusal of SQLite, PostgreSQL or the system into a StoreError with what to do."""
+    try:
+        yield
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+        cause = hide_password(_cause(error))
+        if location.path is None:
+            advice = "check the host, port, user, password and name of the database in the URL"
+        else:
+            advice = "check the path and its permissions, or name another one with --db"
+        advice = next((advice for text, advice in _ADVICE.items() if text in cause), advice)
+        raise StoreError(f"cannot open the database {location}: {cause}; {advice}") from error
 
 
 def describe(url: URL) -> str:
     """Name a database for a person: the path of a SQLite file, or the URL without its password."""
-    return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
+    return str(url.database) if url.get_backend_name() == "sqlite" else hide_password(url.render_as_string())
 
 
-def _parse(target: str | Path) -> URL:
-    if isinstance(target, Path) or "://" not in target:
-        return URL.create("sqlite", database=str(target))
-    try:
-        url = make_url(target)
-        url.get_dialect()
-    except (ArgumentError, NoSuchModuleError, ValueError) as error:
-        raise StoreError(
-            f"{target!r} is not a database URL ({error}); pass a path, sqlite:///PATH or postgresql+psycopg://…"
-        ) from error
-    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
-        raise StoreError("a results database needs a file; pass a path or sqlite:///PATH")
-    return url
-
-
-def _check_file(url: URL, read_only: bool) -> bool:
-    """Say whether the SQLite file exists; raises StoreError when it can be none."""
-    path = Path(url.database or "")
-    if path.is_dir():
-        raise StoreError(f"cannot open the database {path}: it is a directory; name a file in it")
-    if not path.parent.is_dir():
-        raise StoreError(
-            f"cannot open the database {path}: the directory {path.parent} does not exist; create it first"
-        )
-    if path.exists():
-        _check_header(path)
-        return True
+def _engine(location: Location, read_only: bool) -> Engine:
+    if location.path is None:
+        return _postgresql_engine(location, read_only)
+    url = URL.create("sqlite", database=str(location.path))
     if read_only:
-        raise StoreError(f"cannot open the database {path}: it does not exist; name the file that `serve --db` writes")
-    return False
-
-
-def _check_header(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            header = file.read(16)
-    except OSError as error:
-        raise StoreError(
-            f"cannot open the database {path}: {error.strerror}; check its permissions or name another file"
-        ) from error
-    if header not in (b"", b"SQLite format 3\0"):
-        raise StoreError(f"cannot open the database {path}: it is not a SQLite database; name another file")
-
-
-def _engine(url: URL, read_only: bool) -> Engine:
-    if url.get_backend_name() != "sqlite":
-        options = {"postgresql_readonly": True} if read_only else {}
-        return create_engine(url, execution_options=options)
-    if read_only:
-        location = f"{Path(url.database or '').absolute().as_uri()}?mode=ro"
+        uri = reading_uri(location.path)
         engine = create_engine(
-            "sqlite://",
-            creator=lambda: sqlite3.connect(location, uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False),
+            url, creator=lambda: sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
         )
     else:
         engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
@@ -119,39 +94,66 @@ def _engine(url: URL, read_only: bool) -> Engine:
     return engine
 
 
-def _check_contents(url: URL, read_only: bool) -> None:
-    """Refuse what a newer version wrote, what is not ours, and, read-only, what would have to be migrated."""
-    engine = _engine(url, read_only=True)
+def _postgresql_engine(location: Location, read_only: bool) -> Engine:
+    try:
+        url = make_url(location.url)
+    except (ArgumentError, ValueError) as error:
+        raise StoreError(
+            f"cannot open the database {location}: it is no URL of a database; "
+            "pass postgresql://USER@HOST:PORT/NAME, with a number as PORT"
+        ) from error
+    timeout = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_TIMEOUT_S}
+    options = {"postgresql_readonly": True} if read_only else {}
+    try:
+        return create_engine(url, execution_options=options, connect_args=timeout)
+    except ImportError as error:
+        raise driver_missing(location, "cannot be loaded") from error
+
+
+def check_contents(location: Location, *, accept_empty: bool, accept_older: bool) -> None:
+    """Refuse what a newer version wrote and what is not ours, and what would have to be made or migrated."""
+    engine = _engine(location, read_only=True)
     try:
         with engine.connect() as connection:
             tables = set(inspect(connection).get_table_names())
-            if "alembic_version" in tables:
-                _check_revision(connection, describe(url), read_only)
-            elif tables or read_only:
+            if tables >= _OUR_TABLES:
+                _check_revision(connection, location, accept_older)
+            elif tables:
                 raise StoreError(
-                    f"cannot use the database {describe(url)}: it is not a results database of efficientquant; "
+                    f"cannot use the database {location}: it is not a results database of efficientquant; "
                     "name another one with --db"
+                )
+            elif not accept_empty:
+                raise StoreError(
+                    f"the database {location} is empty; name with --db the file that 'efficientquant serve' writes, "
+                    "and copy that file with 'efficientquant backup' while it is served"
                 )
     finally:
         engine.dispose()
 
 
-def _check_revision(connection: Connection, name: str, read_only: bool) -> None:
+def _check_revision(connection: Connection, location: Location, accept_older: bool) -> None:
     found = MigrationContext.configure(connection).get_current_revision()
     script = ScriptDirectory.from_config(_config())
     known = {one.revision for one in script.walk_revisions()}
-    ours = importlib.metadata.version("efficientquant")
+    ours = f"this is {importlib.metadata.version('efficientquant')} (schema {script.get_current_head()})"
+    theirs = f"was written by efficientquant {_product_version(connection)} (schema {found})"
     if found not in known:
         raise StoreVersionError(
-            f"the database {name} was written by efficientquant {_product_version(connection)} (schema {found}) and "
-            f"this is {ours} (schema {script.get_current_head()}); upgrade efficientquant or name another database"
+            f"the database {location} {theirs} and {ours}; upgrade efficientquant or name another database"
         )
-    if read_only and found != script.get_current_head():
-        raise StoreVersionError(
-            f"the database {name} was written by efficientquant {_product_version(connection)} (schema {found}) and "
-            f"this is {ours} (schema {script.get_current_head()}); "
-            "open it once with `efficientquant serve --db` to migrate it"
-        )
+    if not accept_older and found != script.get_current_head():
+        raise StoreVersionError(f"the database {location} {theirs} and {ours}; {_migration_advice(location)}")
+
+
+def _migration_advice(location: Location) -> str:
+    path = location.path
+    if path is None or (os.access(path, os.W_OK) and os.access(path.resolve().parent, os.W_OK)):
+        return "open it once with `efficientquant serve --db` to migrate it"
+    return (
+        "copy it to a directory that you can write to, and open that copy once with `efficientquant serve --db` "
+        "to migrate it"
+    )
 
 
 def _product_version(connection: Connection) -> str:
@@ -177,7 +179,7 @@ def _migrate(engine: Engine, created: Path | None) -> None:
 def _discard(engine: Engine, created: Path | None) -> None:
     engine.dispose()
     if created is not None:
-        for suffix in ("", "-wal", "-shm"):
+        for suffix in ("", *LOG_SUFFIXES):
             Path(f"{created}{suffix}").unlink(missing_ok=True)
 
 
@@ -189,4 +191,5 @@ def _config() -> Config:
 
 
 def _cause(error: BaseException) -> str:
-    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+    text = str(getattr(error, "orig", None) or error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

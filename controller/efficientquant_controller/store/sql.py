@@ -33,7 +33,7 @@ def open_store(target: str | Path, read_only: bool = False) -> "SqlStore":
 
     Raises StoreError, with what is wrong and what to do, and StoreVersionError for another version's database.
     """
-    return SqlStore(Transactions(open_engine(target, read_only)))
+    return SqlStore(Transactions(open_engine(target, read_only), read_only))
 
 
 class SqlStore(SqlResults):
@@ -222,6 +222,8 @@ class SqlStore(SqlResults):
         with self._transactions.write() as sql:
             found = self._campaign_row(sql, campaign_id)["campaign_id"]
             sql.execute(update(table).where(table.c.campaign_id == found).values(facts))
+        if state.ended:
+            self._transactions.checkpoint()
 
     def set_build_state(
         self,

@@ -1,8 +1,11 @@
 """Transactions on one engine: many readers, one writer at a time, and the database's refusals as StoreError."""
 
+import logging
+import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Executable, RowMapping, Table, Update, and_, insert, select
@@ -10,6 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from efficientquant_controller.errors import NotFoundError, StoreError
 from efficientquant_controller.store.opening import describe
+from efficientquant_controller.store.write_ahead_log import BUSY_TIMEOUT_S, fold_log
+
+LOG = logging.getLogger(__name__)
 
 
 class Transaction:
@@ -66,8 +72,9 @@ class Transaction:
 class Transactions:
     """Opens transactions; when one ends without an exception, what it wrote is on disk."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, read_only: bool) -> None:
         self._engine = engine
+        self._logged_file = None if read_only or engine.dialect.name != "sqlite" else Path(engine.url.database or "")
         self._writer = threading.Lock()
 
     @contextmanager
@@ -84,9 +91,25 @@ class Transactions:
             with connection.begin():
                 yield Transaction(connection)
 
+    def checkpoint(self) -> None:
+        """Bring SQLite's main file up to date as far as readers allow, without waiting for them."""
+        if self._logged_file is None:
+            return
+        with self._writer, closing(self._engine.raw_connection()) as connection:
+            cursor = connection.cursor()
+            try:
+                cursor.execute("PRAGMA busy_timeout = 0")
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except sqlite3.Error as error:  # what was committed is in the log, and the next one tries again
+                LOG.warning("the log of %s was not folded into it: %s", self._logged_file, error)
+            finally:
+                cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
+
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; SQLite's main file is then complete, where no other program reads it."""
         self._engine.dispose()
+        if self._logged_file is not None:
+            fold_log(self._logged_file)
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:

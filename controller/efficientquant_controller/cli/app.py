@@ -10,6 +10,7 @@ from efficientquant.errors import EfficientQuantError
 
 from efficientquant_controller.cli import (
     audit,
+    backup,
     bench,
     campaigns,
     cancel,
@@ -59,6 +60,7 @@ for verb in (
     cancel,
     results,
     compare,
+    backup,
     models,
     recipes,
     inspect,

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import sqlite3
 import zlib
@@ -9,9 +10,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import documents
 import pytest
 from efficientquant_controller.analysis.comparison import STATES
 from efficientquant_controller.analysis.twins import COLUMNS
+from efficientquant_controller.cli.app import run
 from efficientquant_controller.model import Series, Window
 from efficientquant_controller.store.series import RawSamples, pack_series
 from efficientquant_controller.store.sql import open_store
@@ -63,6 +66,15 @@ def test_tables() -> None:
 def test_queries(database: sqlite3.Connection, query: str) -> None:
     """Every example query runs."""
     assert database.execute(query).description
+
+
+@pytest.mark.usefixtures("database")
+def test_printed_commands(capsys: pytest.CaptureFixture) -> None:
+    """Every command on the page works as printed, beside a results.db."""
+    for line in documents.command_lines("docs/database.md"):
+        with pytest.raises(SystemExit) as left:
+            run(shlex.split(line.text)[1:])
+        assert not left.value.code, capsys.readouterr().err
 
 
 def test_format_of_samples() -> None:

@@ -1,0 +1,33 @@
+"""The database file of a running controller: what of it can be copied, and when."""
+
+import os
+import shutil
+import signal
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from fleet import Fleet
+
+
+def states_in(path: Path | str) -> list[str]:
+    """The campaigns' states in a file alone."""
+    with closing(sqlite3.connect(path)) as connection:
+        return [state for (state,) in connection.execute("SELECT state FROM campaigns")]
+
+
+def test_the_database_file(fleet: Fleet) -> None:
+    """The file is complete once a campaign has ended, backed up while served, and alone after SIGTERM."""
+    fleet.connect_agent("bench-1")
+    row = fleet.bench_once("mobilevit_xxs")
+    assert states_in(shutil.copy(fleet.db, fleet.folder / "main-file.db")) == ["succeeded"]
+
+    done = fleet.run("backup", str(fleet.folder / "backup.db"), "--db", str(fleet.db))
+    assert done.returncode == 0, done.stderr
+    assert "MiB, 1 campaign, 1 run, schema" in done.stdout
+    assert fleet.json("results", "--db", str(fleet.folder / "backup.db")) == [row]
+
+    assert fleet.controller is not None
+    assert fleet.controller.kill(signal.SIGTERM) == 0
+    assert [name for name in os.listdir(fleet.folder) if name.startswith("results.db")] == ["results.db"]
+    assert states_in(fleet.db) == ["succeeded"]

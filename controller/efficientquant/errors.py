@@ -63,12 +63,13 @@ class RecipeFormatError(UserError):
 
 
 class UnknownTargetError(UserError):
-    """No capability set has that name."""
+    """No capability set has that name; `problem` says why where that is known."""
 
-    def __init__(self, name: str, available: Sequence[str]) -> None:
+    def __init__(self, name: str, available: Sequence[str], problem: str = "") -> None:
         self.name = name
         self.available = tuple(available)
-        super().__init__(f"target {name!r} is not known (available: {', '.join(self.available)})")
+        why = f": {problem}" if problem else ""
+        super().__init__(f"target {name!r} is not known{why} (available: {', '.join(self.available)})")
 
 
 class InputSizeError(UserError):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import re
 
 from efficientquant.errors import UnknownTargetError
 
@@ -58,8 +59,13 @@ class Target:
         return self.runtime is Runtime.TENSORRT and self.runtime_version < (10,)
 
 
-# The compute capabilities that TensorRT-RTX builds for on a machine without a GPU.
+# The enum ComputeCapability of TensorRT-RTX 1.7, compared by a test. SM 9.0 is missing there too.
 RTX_COMPUTE_CAPABILITIES = (75, 80, 86, 89, 120, 121)
+
+
+def sm_text(capability: int) -> str:
+    """Return a compute capability as NVIDIA writes it: 86 → "8.6"."""
+    return f"{capability // 10}.{capability % 10}"
 
 
 def _rtx(name: str, summary: str, capability: int) -> Target:
@@ -121,7 +127,7 @@ _TARGETS = {
         _tensorrt("tensorrt-10-typed", "TensorRT 10, strongly typed", (10,), half=Half.TYPED),
         _tensorrt("tensorrt-11", "TensorRT 11, always strongly typed", (11,), half=Half.TYPED),
         *(
-            _rtx(f"tensorrt-rtx-sm{capability}", f"TensorRT-RTX, SM {capability // 10}.{capability % 10}", capability)
+            _rtx(f"tensorrt-rtx-sm{capability}", f"TensorRT-RTX, SM {sm_text(capability)}", capability)
             for capability in RTX_COMPUTE_CAPABILITIES
         ),
         _onnx_runtime("onnxruntime", "ONNX Runtime 1.17 or newer", (1, 17), 18),
@@ -135,7 +141,16 @@ def get_target(name: str) -> Target:
     try:
         return _TARGETS[name]
     except KeyError:
-        raise UnknownTargetError(name, list_targets()) from None
+        raise UnknownTargetError(name, list_targets(), _rtx_problem(name)) from None
+
+
+def _rtx_problem(name: str) -> str:
+    """Return the sentence for an SM that TensorRT-RTX does not build for, empty for other names."""
+    sm = re.fullmatch(r"tensorrt-rtx-sm([1-9]\d{1,2})", name)
+    if sm is None:
+        return ""
+    supported = ", ".join(sm_text(capability) for capability in RTX_COMPUTE_CAPABILITIES)
+    return f"TensorRT-RTX has no SM {sm_text(int(sm.group(1)))}, it builds for SM {supported} only"
 
 
 def list_targets() -> list[str]:

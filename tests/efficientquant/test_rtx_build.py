@@ -1,5 +1,6 @@
 """Real builds with TensorRT-RTX, which need no GPU."""
 
+import importlib
 import importlib.util
 import os
 import sys
@@ -39,6 +40,22 @@ def test_a_logged_layer_is_read_with_its_types_and_nodes():
     assert precision_of_node([attention, dequantize], "node_conv2d_1")[0] == "unknown"
     with pytest.raises(ValueError, match="not a layer"):
         parse_layers("Name: something else")
+
+
+def test_the_targets_are_what_the_bindings_build_for():
+    """Each SM that TensorRT-RTX names is a target, and no other."""
+    bindings = importlib.import_module(rtx_build.LIBRARY)
+    named = [int(name[2:]) for name in bindings.ComputeCapability.__members__ if name.startswith("SM")]
+
+    assert sorted(named) == sorted(RTX_COMPUTE_CAPABILITIES)
+
+
+def test_an_sm_that_the_bindings_lack_is_no_crash():
+    """A build for SM 9.0 fails with the builder's version and the SM."""
+    result = rtx_build.build(convolution(quantize_input=True), 90)
+
+    assert result.ending is rtx_build.Ending.FAILED
+    assert result.problems == (("", f"TensorRT-RTX {result.version} has no SM 9.0"),)
 
 
 @pytest.mark.parametrize("capability", RTX_COMPUTE_CAPABILITIES)

@@ -23,6 +23,10 @@ class BackendBrokenError(Exception):
     """The runtime is installed and does not work; the message ends in what to do."""
 
 
+class UnsupportedGpuError(BackendBrokenError):
+    """The runtime is installed and has no code for this GPU: installing it again does not help."""
+
+
 class BuildError(Exception):
     """An engine could not be built; `failure_type` is "build_failed", "build_oom" or "unsupported_op"."""
 

@@ -20,6 +20,7 @@ from efficientquant_agent.backends.base import (
     LoadOptions,
     Log,
     Stage,
+    UnsupportedGpuError,
 )
 from efficientquant_agent.device import Probe
 from efficientquant_agent.records import BackendInfo
@@ -57,13 +58,19 @@ class Tensorrt(Backend):
             sm = cudart.open_library().compute_capability()
         except cudart.CudaError as error:
             raise BackendBrokenError("{} {} is installed, but {}".format(cls._product, version, error)) from error
+        cls._require_sm(trt, sm)
+        return BackendInfo(cls.name, version, [cls._product])
+
+    @classmethod
+    def _require_sm(cls, trt: Any, sm: int) -> None:
+        """Raise UnsupportedGpuError for a GPU that this release has no kernels for."""
+        del trt
         if sm < cls._smallest_sm:
-            raise BackendBrokenError(
-                "{} needs a GPU of SM {} or newer, this one is SM {}; use another backend".format(
-                    cls._product, cls._smallest_sm, sm
+            raise UnsupportedGpuError(
+                "{} needs a GPU of SM {} or newer, this GPU has SM {}; use another backend".format(
+                    cls._product, sm_text(cls._smallest_sm), sm_text(sm)
                 )
             )
-        return BackendInfo(cls.name, version, [cls._product])
 
     @classmethod
     def _find(cls) -> Any:
@@ -122,8 +129,10 @@ class Tensorrt(Backend):
         """Write a plan for this GPU."""
         try:
             settings = cls._settings(options)
-            cls._check_device(options.compute_capability)
+            cls._check_device(int(settings["sm"]))
             return trt_building.build(cls._module(), onnx_path, plan_path, options, settings, log)
+        except UnsupportedGpuError as error:
+            raise BuildError("build_failed", str(error)) from error
         except (cudart.CudaError, BackendBrokenError) as error:
             raise BuildError("build_failed", "{} cannot build here: {}".format(cls._product, error)) from error
 
@@ -131,7 +140,7 @@ class Tensorrt(Backend):
     def _check_device(cls, asked: int) -> None:
         """Raise BuildError for a GPU that is not here: classic TensorRT times its kernels on the one it builds for."""
         here = cudart.open_library().compute_capability()
-        if asked not in (0, here):
+        if asked != here:
             raise BuildError(
                 "build_failed", "TensorRT builds for the GPU it runs on, which is SM {}, not SM {}".format(here, asked)
             )
@@ -162,7 +171,25 @@ class TensorrtRtx(Tensorrt):
 
     @classmethod
     def _check_device(cls, asked: int) -> None:
-        """Accept any SM: nothing is timed."""
+        """Accept every SM that the bindings name, present or not: nothing is timed."""
+        cls._require_sm(cls._module(), asked)
+
+    @classmethod
+    def _require_sm(cls, trt: Any, sm: int) -> None:
+        supported = trt_building.compute_capabilities(trt)
+        if not supported:  # bindings that do not say
+            super()._require_sm(trt, sm)
+        elif sm not in supported:
+            raise UnsupportedGpuError(
+                "{} {} has no SM {}: it builds for SM {} only; use TensorRT or ONNX Runtime on this GPU".format(
+                    cls._product, trt.__version__, sm_text(sm), ", ".join(map(sm_text, supported))
+                )
+            )
+
+
+def sm_text(sm: int) -> str:
+    """Return a compute capability as NVIDIA writes it: 86 → "8.6", 120 → "12.0"."""
+    return "{}.{}".format(*divmod(sm, 10))
 
 
 def _release(version: str) -> Sequence[int]:

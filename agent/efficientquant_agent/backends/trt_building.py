@@ -171,7 +171,7 @@ class _Build:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         if hasattr(config, "set_compute_capability"):
             config.num_compute_capabilities = 1
-            config.set_compute_capability(_compute_capability(trt, sm), 0)
+            config.set_compute_capability(getattr(trt.ComputeCapability, "SM{}".format(sm)), 0)
         self._load_timings(config)
         return config
 
@@ -249,11 +249,12 @@ def _limit_workspace(trt: Any, config: Any, size_bytes: int) -> None:
         config.max_workspace_size = size_bytes
 
 
-def _compute_capability(trt: Any, sm: int) -> Any:
-    try:
-        return getattr(trt.ComputeCapability, "SM{}".format(sm))
-    except AttributeError:
-        raise BuildError("build_failed", "this release of TensorRT-RTX cannot build for SM {}".format(sm)) from None
+def compute_capabilities(trt: Any) -> List[int]:
+    """Return the SMs that TensorRT-RTX's bindings build for, e.g. [75, 86]; none where they do not say."""
+    if not hasattr(trt, "ComputeCapability"):
+        return []
+    names = [re.match(r"SM(\d+)$", name) for name in dir(trt.ComputeCapability)]
+    return sorted(int(name.group(1)) for name in names if name)
 
 
 def _refusal(errors: List[Any], messages: List[str]) -> BuildError:

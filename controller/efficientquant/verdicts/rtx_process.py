@@ -12,6 +12,8 @@ from typing import Any
 
 import tensorrt_rtx_bindings as trt
 
+from efficientquant.targets import sm_text
+
 LAYERS_HEADING = "Layers:\n"
 # What the log holds of interest: errors, sizes, and the engine's layers.
 WEIGHTS_PREFIX = "Total Weights Memory: "
@@ -38,13 +40,17 @@ def build(model: bytes, capability: int) -> dict[str, Any]:
     builder = trt.Builder(log)
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, log)
-    answer: dict[str, Any] = {"version": trt.__version__, "parser_errors": [], "built": False}
+    answer: dict[str, Any] = {"version": trt.__version__, "parser_errors": [], "built": False, "build_s": None}
+    member = getattr(trt.ComputeCapability, f"SM{capability}", None)
+    if member is None:
+        answer["errors"] = [f"TensorRT-RTX {trt.__version__} has no SM {sm_text(capability)}"]
+        return answer
     if not parser.parse(model):
         answer["parser_errors"] = [_parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
         return answer
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1
-    config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability}"), 0)
+    config.set_compute_capability(member, 0)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     start = time.perf_counter()
     plan = builder.build_serialized_network(network, config)

@@ -1,14 +1,17 @@
 """What counts as a TensorRT that works here, and the sentence for each that does not."""
 
+import enum
 import sys
 
 import pytest
+from efficientquant_agent.backends.__main__ import find_runtimes
 from efficientquant_agent.backends.base import (
     BackendBrokenError,
     BuildError,
     BuildOptions,
     LoadError,
     LoadOptions,
+    UnsupportedGpuError,
 )
 from efficientquant_agent.backends.trt import Tensorrt, TensorrtRtx
 from trt_api import RELEASES, RTX
@@ -70,8 +73,62 @@ def test_a_library_that_does_not_load(install, monkeypatch, tmp_path):
 
 
 def test_a_gpu_that_is_too_old(install, cuda):
-    """TensorRT-RTX does not run on a Jetson Nano's GPU, and says from which SM on it does."""
+    """TensorRT-RTX does not run on a Jetson Nano's GPU, and lists the SMs that it builds for."""
     cuda.attributes.update({75: 5, 76: 3})
 
-    with pytest.raises(BackendBrokenError, match="SM 75 or newer, this one is SM 53"):
+    with pytest.raises(BackendBrokenError, match=r"TensorRT-RTX 1.7.1 has no SM 5.3: .* use TensorRT or"):
         install(RTX).probe()
+
+
+@pytest.mark.parametrize(("sm", "written"), [(87, "8.7"), (90, "9.0"), (100, "10.0"), (110, "11.0")])
+def test_an_sm_that_the_bindings_do_not_name(install, cuda, sm, written):
+    """TensorRT-RTX is refused on a GPU between its SMs, such as an H100, in a sentence that lists what there is."""
+    cuda.attributes.update({75: sm // 10, 76: sm % 10})
+
+    with pytest.raises(UnsupportedGpuError) as refusal:
+        install(RTX).probe()
+
+    assert str(refusal.value) == (
+        "TensorRT-RTX 1.7.1 has no SM {}: it builds for SM 7.5, 8.0, 8.6, 8.9, 12.0, 12.1 only; use TensorRT or ONNX "
+        "Runtime on this GPU".format(written)
+    )
+
+
+@pytest.mark.parametrize("sm", [75, 80, 86, 89, 120, 121])
+def test_an_sm_that_the_bindings_name(install, cuda, sm):
+    """TensorRT-RTX works on each SM that its bindings name."""
+    cuda.attributes.update({75: sm // 10, 76: sm % 10})
+
+    assert install(RTX).probe().name == "trt-rtx"
+
+
+def test_bindings_that_name_more(install, cuda, monkeypatch):
+    """A later release that builds for another SM is asked, and no list of ours contradicts it."""
+    cuda.attributes.update({75: 9, 76: 0})
+    backend = install(RTX)
+    members = [("NONE", 0), ("CURRENT", 1), ("SM90", 90)]
+    monkeypatch.setattr(sys.modules["tensorrt_rtx"], "ComputeCapability", enum.Enum("ComputeCapability", members))
+
+    assert backend.probe().name == "trt-rtx"
+
+
+def test_bindings_that_name_none(install, cuda, monkeypatch):
+    """Bindings without a list are asked for nothing: from SM 7.5 on the GPU is accepted."""
+    backend = install(RTX)
+    monkeypatch.delattr(sys.modules["tensorrt_rtx"], "ComputeCapability")
+    assert backend.probe().name == "trt-rtx"
+    cuda.attributes.update({75: 7, 76: 2})
+
+    with pytest.raises(UnsupportedGpuError, match=r"needs a GPU of SM 7\.5 or newer, this GPU has SM 7\.2"):
+        backend.probe()
+
+
+def test_what_the_probing_child_says(install, cuda):
+    """The agent's capabilities leave TensorRT-RTX out on SM 9.0 and keep the sentence."""
+    cuda.attributes.update({75: 9, 76: 0})
+    install(RTX)
+
+    found = find_runtimes()
+
+    assert "trt-rtx" not in [backend["name"] for backend in found["backends"]]
+    assert any("TensorRT-RTX 1.7.1 has no SM 9.0" in sentence for sentence in found["broken"])

@@ -16,6 +16,7 @@ onnx = pytest.importorskip("onnx", reason="needs onnx")
 from efficientquant_agent.backends import cudart  # noqa: E402
 from efficientquant_agent.backends.base import BackendBrokenError, BuildError, BuildOptions, LoadError, LoadOptions  # noqa: E402
 from efficientquant_agent.backends.trt import TensorrtRtx  # noqa: E402
+from efficientquant_agent.backends.trt_building import compute_capabilities  # noqa: E402
 
 TINY = Path(__file__).parent.parent.parent / "fixtures" / "models" / "tiny.onnx"
 
@@ -110,10 +111,18 @@ def test_inputs_are_float32(build, changed):
         build(changed(make_half))
 
 
-def test_an_sm_that_it_does_not_know(build):
-    """TensorRT-RTX does not build for a Jetson Nano."""
-    with pytest.raises(BuildError, match="cannot build for SM 53"):
-        build(TINY, compute_capability=53)
+@pytest.mark.parametrize(("sm", "written"), [(53, "5.3"), (90, "9.0")])
+def test_an_sm_that_it_does_not_know(build, tmp_path, sm, written):
+    """The real TensorRT-RTX builds for neither a Jetson Nano nor an H100, which one sentence says."""
+    with pytest.raises(BuildError, match="^TensorRT-RTX 1.* has no SM {}: it builds for SM 7.5, 8.0".format(written)):
+        build(TINY, compute_capability=sm)
+
+    assert not (tmp_path / "model.plan").exists()
+
+
+def test_the_sms_of_the_real_bindings():
+    """The doubles name the same SMs as the real bindings do."""
+    assert compute_capabilities(TensorrtRtx._module()) == [75, 80, 86, 89, 120, 121]
 
 
 @pytest.mark.usefixtures("no_gpu")

@@ -26,7 +26,7 @@ ALLOWED = {
     "ParserError": (("code", "desc"), None),
     "ErrorCode": (("UNSUPPORTED_NODE", "INVALID_GRAPH"), None),
     "TensorIOMode": (("INPUT", "OUTPUT"), _SINCE_8_5),
-    "ComputeCapability": (("SM86",), [RTX]),
+    "ComputeCapability": (("NONE", "CURRENT", "SM75", "SM80", "SM86", "SM89", "SM120", "SM121"), [RTX]),
 }
 # From which release on the parser's errors name the node themselves.
 NAMED_ERRORS = RELEASES[4:]

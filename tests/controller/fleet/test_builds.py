@@ -79,6 +79,12 @@ def test_a_target_that_nothing_is_lowered_for_is_refused(builder: Builder) -> No
         builder.check_targets({"onnxruntime", "tensorrt-rtx-sm0"})
 
 
+def test_an_sm_that_tensorrt_rtx_lacks_is_named(builder: Builder) -> None:
+    """A device that offers TensorRT-RTX on SM 9.0 is refused with the SMs that it builds for."""
+    with pytest.raises(UserError, match=r"TensorRT-RTX has no SM 9\.0, it builds for SM 7\.5, 8\.0, .* only"):
+        builder.check_targets({"tensorrt-rtx-sm90"})
+
+
 @pytest.mark.parametrize(
     ("name", "error", "sentence"), [("photos.zip", NotFoundError, "no artifact"), ("photos.tar", UserError, "neither")]
 )

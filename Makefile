@@ -1,6 +1,8 @@
 # The front door. Every target is a line or two that a person could type.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+# The checks on a GPU take the machine's python3, however old, unless PYTHON was given.
+GPU_PYTHON = $(if $(filter file,$(origin PYTHON)),python3,$(PYTHON))
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
 # Suites that take minutes have targets of their own; CI runs them too.
@@ -22,7 +24,7 @@ test: .venv/.ready-test .venvs/py3.6/.ready .venvs/py3.8/.ready  ## set up what 
 
 lint: .venv/.ready-test  ## ruff, mypy --strict, and vermin for what runs on Python 3.6
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	$(BIN)/vermin -q -t=3.6- --violations --no-parse-comments agent/efficientquant_agent protos/efficientquant_protos tests/agent tests/protos
+	$(BIN)/vermin -q -t=3.6- --violations --no-parse-comments agent/efficientquant_agent protos/efficientquant_protos tests/agent tests/protos tests/gpu deploy
 
 protos-check:    ## the committed generated code is what fleet.proto generates
 	@tests/with_python.sh "3.7 to 3.10" protos/generate.sh --check
@@ -55,8 +57,9 @@ bench: .venv/.ready-test .venvs/py3.6/.ready  ## the performance goals, as ratio
 fuzz: .venv/.ready-test  ## a million mutated lines for the parser of tegrastats
 	$(BIN)/python tests/fuzz/tegrastats.py
 
-gpu-check: .venv/.ready-test  ## on a machine with an NVIDIA GPU: what runs there, and a report in docs/gpu-checks
-	$(BIN)/python tests/gpu/check.py
+gpu-check:       ## on a machine with an NVIDIA GPU: what runs there, with its own python3 (or PYTHON=…), and a report
+	@$(GPU_PYTHON) -c '' 2>/dev/null || { echo "gpu-check needs Python 3.6 or newer, and $(GPU_PYTHON) does not start; pass PYTHON=/path/to/python" >&2; exit 2; }
+	@$(GPU_PYTHON) tests/gpu/check.py
 
 protos:          ## write the Python code of fleet.proto
 	protos/generate.sh

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent.parent / "gpu"))  # what `make gpu-check` runs
 
 import fake_cudart
 import trt_stub

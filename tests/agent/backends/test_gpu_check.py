@@ -1,106 +1,211 @@
-"""The script behind `make gpu-check`, where there is no GPU and where one is pretended."""
+"""The checks of `make gpu-check`, on pretended GPUs and on the CPU."""
 
-import importlib.util
+import json
 import sys
-from pathlib import Path
 
+import numpy as np
 import pytest
-from efficientquant_agent.backends import cudart
-from efficientquant_agent.samplers import nvml
-
-SCRIPT = Path(__file__).parent.parent.parent / "gpu" / "check.py"
-
-
-@pytest.fixture
-def check():
-    spec = importlib.util.spec_from_file_location("gpu_check", str(SCRIPT))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from efficientquant_agent.backends.ort import OrtCpu, OrtCuda
+from efficientquant_agent.backends.trt import TensorrtRtx
+from efficientquant_agent.reference import Reference
+from gpu_check import checks, cuda_runtime, engines, onnx_runtime, report, tiny_model, whole_run
+from gpu_check.machine import Machine
+from gpu_check.rows import ABSENT, FAILED, OK, UNSUPPORTED, Absent, Row, decode, encode, rows_of
 
 
-def test_without_a_gpu(check, monkeypatch, tmp_path, capsys):
-    """Without a GPU it says so in one sentence, writes nothing and ends with 2."""
-
-    def no_gpus():
-        raise cudart.CudaError("cudaErrorNoDevice", 100, "no CUDA-capable device is detected")
-
-    monkeypatch.setattr(cudart, "gpus", no_gpus)
-
-    assert check.main(tmp_path / "reports") == 2
-    assert capsys.readouterr().err.startswith("gpu-check needs an NVIDIA GPU: cudaErrorNoDevice")
-    assert not (tmp_path / "reports").exists()
+def outcomes(rows):
+    return {row.check: row.outcome for row in rows}
 
 
-@pytest.fixture
-def reported(check, cuda, monkeypatch, tmp_path):  # noqa: ARG001
-    """Run the checks on a pretended GPU with nothing installed but CUDA; return exit code and report."""
+def test_cuda_on_a_pretended_gpu(cuda):
+    """Memory, events and graphs are checked for both kinds of host memory, and everything is released."""
+    rows = list(rows_of("CUDA", cuda_runtime.check))
 
-    def run(*checks):
-        for name in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
-            monkeypatch.setitem(sys.modules, name, None)
-        monkeypatch.setattr(nvml, "open_gpu", lambda: None)
-        if checks:
-            monkeypatch.setattr(check, "CHECKS", checks)
-        code = check.main(tmp_path)
-        (path,) = tmp_path.glob("????-??-??-nvidia-geforce-rtx-3080.md")
-        return code, path.read_text(encoding="utf-8")
-
-    return run
+    assert {row.outcome for row in rows if "round trip" not in row.check} == {OK}
+    assert [row.check for row in rows if "graph" in row.check] == [
+        "CUDA: pinned by a CUDA graph",
+        "CUDA: mapped by a CUDA graph",
+    ]
+    assert not cuda.memory
 
 
-def test_with_a_gpu(reported):
-    """What is there is checked, what is not there is a row, and the report is named for day and GPU."""
-    code, report = reported()
+def test_events_are_held_against_the_hosts_clock(cuda):
+    """The pretended events take a millisecond where the host saw microseconds, which is a failure."""
+    rows = list(rows_of("CUDA", cuda_runtime.check))
 
-    assert code == 0
-    assert "SM 86, driver" in report
-    assert "| CUDA runtime: mapped by a CUDA graph | ok | the same bytes |" in report
-    assert "| NVML | absent |" in report
-    assert "| TensorRT | absent | TensorRT is not installed |" in report
-    assert "| ONNX Runtime CUDA | absent | onnxruntime without CUDAExecutionProvider |" in report
+    (row,) = [row for row in rows if row.check == "CUDA: pinned round trip of 1 MiB"]
+    assert row.outcome == FAILED
+    assert "1000.0 µs by events" in row.seen
+    assert cuda.calls
 
 
-def test_a_failure_is_a_row(reported):
-    """A check that raises is a row with its error, the others go on, and the exit code is 1."""
+def test_memory_that_cannot_be_mapped_fails_alone(cuda):
+    """Without mapped memory the pinned kind is checked all the same."""
+    cuda.failures["cudaHostGetDevicePointer"] = 2
+
+    rows = outcomes(rows_of("CUDA", cuda_runtime.check))
+
+    assert (rows["CUDA: mapped"], rows["CUDA: pinned by a CUDA graph"]) == (FAILED, OK)
+
+
+def test_an_exception_is_a_row():
+    """A check that raises keeps its earlier rows, and its error is the last one."""
 
     def broken():
         yield "first", 1
+        yield "second", Absent("not here")
         raise ValueError("a | b\nc")
 
-    code, report = reported(("broken", broken), ("fine", lambda: [("", 2)]))
+    rows = list(rows_of("broken", broken))
 
-    assert code == 1
-    assert "| broken: first | ok | 1 |\n| broken | FAILED | ValueError: a \\| b c |\n| fine | ok | 2 |" in report
+    assert [row.outcome for row in rows] == [OK, ABSENT, FAILED]
+    assert rows[-1] == Row("broken", FAILED, "ValueError: a | b\nc")
+
+
+def test_an_unsupported_gpu_is_no_failure(install, cuda):
+    """TensorRT-RTX on an H100 is a row that says so, and fails nothing."""
+    cuda.attributes.update({75: 9, 76: 0})
+    install("rtx-1.7.1")
+
+    (row,) = rows_of("TensorRT-RTX", lambda: engines.check(TensorrtRtx))
+
+    assert row.outcome == UNSUPPORTED
+    assert "has no SM 9.0" in row.seen
+
+
+def test_what_is_not_installed_is_absent(cuda, monkeypatch):  # noqa: ARG001
+    """Runtimes and bindings that are not there are rows, and each check goes on to its end."""
+    for name in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "pynvml"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+    for name, check in checks.CHECKS.items():
+        if name not in ("Packages", "CUDA runtime"):
+            assert [row.outcome for row in rows_of(name, check.check)] == [ABSENT], name
+
+
+def test_a_runtime_on_the_cpu():
+    """ONNX Runtime's CPU provider gives the outputs that were checked in."""
+    rows = list(rows_of("ONNX Runtime", lambda: onnx_runtime.check(OrtCpu)))
+
+    assert [row.outcome for row in rows] == [OK, OK, OK]
+    assert rows[1].seen.startswith("max abs difference 0")
+
+
+def test_wrong_outputs_are_a_failure(monkeypatch):
+    """Outputs beyond the limit fail with how far they lie."""
+    monkeypatch.setitem(tiny_model.MAX_ABS, "fp32", -1.0)
+
+    rows = list(rows_of("ONNX Runtime", lambda: onnx_runtime.check(OrtCpu)))
+
+    assert (rows[-1].outcome, "max abs difference" in rows[-1].seen) == (FAILED, True)
+
+
+@pytest.fixture
+def in_children(monkeypatch):
+    """Make the processes of a run find what this one found."""
+    monkeypatch.setenv("PYTHONPATH", ":".join(filter(None, sys.path)))
+    monkeypatch.setattr(
+        whole_run, "MEASUREMENT", whole_run.MEASUREMENT._replace(min_time_s=0.05, sampling_interval_s=0.02)
+    )
+
+
+def test_a_whole_run_on_the_cpu(in_children):  # noqa: ARG001
+    """Runner, child and result work without a controller: latencies, right outputs, series, and the wire's form."""
+    rows = {row.check: row for row in rows_of("run", lambda: whole_run.check(OrtCpu))}
+
+    assert {row.outcome for row in rows.values()} == {OK}
+    assert "CPUExecutionProvider" in rows["run: provider"].seen
+    assert rows["run: outputs"].seen.startswith("max abs difference 0")
+    assert "child_pss_bytes" in rows["run: series"].seen
+    assert "bytes; nothing was sent" in rows["run: for the wire"].seen
+
+
+def test_a_whole_run_without_grpc(in_children, monkeypatch):  # noqa: ARG001
+    """Without gRPC the run is the same, and the row of the wire says what is missing."""
+    for name in ("grpc", "efficientquant_agent.client"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+    rows = outcomes(rows_of("run", lambda: whole_run.check(OrtCpu)))
+
+    assert rows.pop("run: for the wire") == ABSENT
+    assert set(rows.values()) == {OK}
+
+
+def test_a_whole_run_that_fails(in_children, monkeypatch, tmp_path):  # noqa: ARG001
+    """A run that fails is a row with the agent's own failure type and sentence."""
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no model")
+    monkeypatch.setattr(tiny_model, "MODEL", str(broken))
+
+    (row,) = rows_of("run", lambda: whole_run.check(OrtCpu))
+
+    assert row.outcome == FAILED
+    assert "load_failed" in row.seen
+
+
+def test_a_backend_that_the_agent_does_not_offer(in_children, cuda, monkeypatch):  # noqa: ARG001
+    """What this process finds and the agent's own probe does not is a failure, with the probe's sentences."""
+    monkeypatch.setattr(OrtCuda, "probe", lambda: object())
+
+    (row,) = rows_of("run", lambda: whole_run.check(OrtCuda))
+
+    assert (row.outcome, "the agent does not offer it" in row.seen) == (FAILED, True)
 
 
 @pytest.mark.parametrize("release", ["10.3.0", "rtx-1.7.1"])
-def test_tensorrt_in_every_mode(check, install, monkeypatch, tmp_path, release):
+def test_tensorrt_in_every_mode(install, monkeypatch, tmp_path, release):
     """With a stub of TensorRT the whole of its check runs, in all its modes."""
     backend = install(release)
-    (tmp_path / "model.onnx").write_text("{}")
-    monkeypatch.setattr(check, "MODEL", tmp_path / "model.onnx")
-    monkeypatch.setattr(check, "compared", lambda _model, _limit: "not compared")
-    monkeypatch.setattr(check, "timed", lambda _model: "not timed")
+    pretend_model(monkeypatch, tmp_path)
 
-    rows = list(check.run("TensorRT", lambda: check.check_tensorrt(backend)))
+    rows = list(rows_of("TensorRT", lambda: engines.check(backend)))
 
-    modes = 12 if backend.name == "trt-rtx" else 24
-    assert [row for row in rows if row[1] != "ok"] == []
-    assert sum("graph on" in row[0] or "graph off" in row[0] for row in rows) == modes
-    assert rows[-1][0] == "TensorRT: half a plan is refused"
+    assert [row for row in rows if row.outcome != OK] == []
+    assert sum(", graph o" in row.check for row in rows) == (12 if backend.name == "trt-rtx" else 24)
+    assert rows[-1].check == "TensorRT: half a plan is refused"
 
 
-def test_a_mode_that_fails_is_a_row(check, install, cuda, monkeypatch, tmp_path):
+def test_a_mode_that_fails_is_a_row(install, cuda, monkeypatch, tmp_path):
     """A GPU that cannot map memory fails in those modes alone."""
     cuda.attributes[19] = 0
     backend = install("10.3.0")
-    (tmp_path / "model.onnx").write_text("{}")
-    monkeypatch.setattr(check, "MODEL", tmp_path / "model.onnx")
-    monkeypatch.setattr(check, "compared", lambda _model, _limit: "not compared")
-    monkeypatch.setattr(check, "timed", lambda _model: "not timed")
+    pretend_model(monkeypatch, tmp_path)
 
-    rows = list(check.run("TensorRT", lambda: check.check_tensorrt(backend)))
+    failed = [row for row in rows_of("TensorRT", lambda: engines.check(backend)) if row.outcome == FAILED]
 
-    assert {"mapped" in what for what, outcome, _ in rows if outcome == "FAILED"} == {True}
-    assert sum(outcome == "FAILED" for _, outcome, _ in rows) == 8
+    assert {"mapped" in row.check for row in failed} == {True}
+    assert len(failed) == 8
+
+
+def pretend_model(monkeypatch, folder):
+    """Let the stub of TensorRT have a model that it understands, whose numbers mean nothing."""
+    (folder / "model.onnx").write_text("{}")
+    monkeypatch.setattr(tiny_model, "MODEL", str(folder / "model.onnx"))
+    monkeypatch.setattr(tiny_model, "compared", lambda _model, _precision: "not compared")
+    monkeypatch.setattr(tiny_model, "timed", lambda _model: "not timed")
+    feeds = [{"x": np.zeros((1, 4), np.float32)}]
+    monkeypatch.setattr(tiny_model, "expected", lambda: Reference(feeds, [[]]))
+
+
+def test_a_row_is_a_line_of_the_report():
+    """Bars and line ends of a cell do not break the table, and the head counts the outcomes."""
+    rows = [Row("a", OK, "x | y\nz"), Row("b", FAILED, "")]
+
+    text = report.markdown(Machine("GPU", sm="8.6"), rows, ["/opt/lib/python3/site-packages/nvidia/cudnn/lib"], 12.4)
+
+    assert "| a | ok | x \\| y z |\n| b | FAILED |  |\n" in text
+    assert "SM 8.6, Python" in text
+    assert "in 12 s: 2 checks (1 ok, 1 FAILED)." in text
+    assert "searched in nvidia/cudnn/lib." in text
+    assert decode(json.loads(encode(rows[0]))) == rows[0]
+
+
+def test_a_report_is_whole_or_not_there(tmp_path):
+    """A report is named for day and GPU, and a folder that cannot be made leaves nothing."""
+    path = report.write(str(tmp_path / "new" / "folder"), Machine("NVIDIA GeForce RTX 3080"), "text")
+    (tmp_path / "file").write_text("")
+
+    assert path.endswith("-nvidia-geforce-rtx-3080.md")
+    assert [entry.name for entry in (tmp_path / "new" / "folder").iterdir()] == [path.rpartition("/")[2]]
+    with pytest.raises(OSError, match="file"):
+        report.write(str(tmp_path / "file" / "below"), Machine("GPU"), "text")

@@ -1,0 +1,1 @@
+"""The checks behind `make gpu-check`, each in a process of its own with a time limit."""

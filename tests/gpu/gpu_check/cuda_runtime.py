@@ -1,0 +1,73 @@
+"""CUDA's memory, events and graphs, through the agent's own bindings."""
+
+import ctypes
+import time
+
+from efficientquant_agent.backends import cudart
+
+from gpu_check.rows import Absent, Seen
+
+BUFFER_BYTES = 1 << 20
+
+
+def check() -> Seen:
+    """What is copied to the device and back is what it was, from pinned and mapped memory, and by a graph."""
+    try:
+        cuda = cudart.open_library()
+    except cudart.CudaError as error:
+        raise Absent(str(error)) from error
+    yield "versions", "runtime {}, driver {}".format(cuda.runtime_version(), cuda.driver_version())
+    free_bytes = cuda.free_bytes()
+    stream, start, end = cuda.stream_create(), cuda.event_create(), cuda.event_create()
+    device = cuda.malloc(BUFFER_BYTES)
+    for kind in ("pinned", "mapped"):
+        try:
+            source, target = cuda.host_alloc(BUFFER_BYTES, kind), cuda.host_alloc(BUFFER_BYTES, kind)
+        except cudart.CudaError as error:  # the other kind may work
+            yield kind, error
+            continue
+        yield "{} round trip of 1 MiB".format(kind), _round_trip(cuda, device, source, target, (stream, start, end))
+        yield "{} by a CUDA graph".format(kind), _graph(cuda, device, target, stream)
+        cuda.host_free(source)
+        cuda.host_free(target)
+    cuda.free(device)
+    cuda.event_destroy(start)
+    cuda.event_destroy(end)
+    cuda.stream_destroy(stream)
+    yield "memory", "{} bytes free before, {} bytes after".format(free_bytes, cuda.free_bytes())
+
+
+def _round_trip(cuda, device, source, target, stream_and_events):
+    """Return the time by events, which lies within the host's own."""
+    stream, start, end = stream_and_events
+    ctypes.memset(source.host, 0x5A, BUFFER_BYTES)
+    ctypes.memset(target.host, 0, BUFFER_BYTES)
+    started_s = time.perf_counter()
+    cuda.event_record(start, stream)
+    cuda.copy_to_device(device, source.host, BUFFER_BYTES, stream)
+    cuda.copy_to_host(target.host, device, BUFFER_BYTES, stream)
+    cuda.event_record(end, stream)
+    cuda.stream_synchronize(stream)
+    host_s, device_s = time.perf_counter() - started_s, cuda.elapsed_s(start, end)
+    _require_same(target)
+    if not 0 < device_s <= host_s * 1.05:
+        return AssertionError("{:.1f} µs by events, {:.1f} µs by the host's clock".format(device_s * 1e6, host_s * 1e6))
+    return "the same bytes; {:.1f} µs by events, {:.1f} µs by the host's clock".format(device_s * 1e6, host_s * 1e6)
+
+
+def _graph(cuda, device, target, stream):
+    ctypes.memset(target.host, 0, BUFFER_BYTES)
+    with cuda.capture(stream) as captured:
+        cuda.copy_to_host(target.host, device, BUFFER_BYTES, stream)
+    if ctypes.string_at(target.host, 1) != b"\0":
+        return AssertionError("the copy was done while it was captured")
+    cuda.graph_launch(captured[0], stream)
+    cuda.stream_synchronize(stream)
+    _require_same(target)
+    cuda.graph_destroy(captured[0])
+    return "the same bytes"
+
+
+def _require_same(target):
+    if ctypes.string_at(target.host, BUFFER_BYTES) != b"\x5a" * BUFFER_BYTES:
+        raise AssertionError("other bytes came back than were sent")

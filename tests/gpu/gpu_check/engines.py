@@ -1,0 +1,69 @@
+"""TensorRT and TensorRT-RTX: build, load and run in every mode."""
+
+import itertools
+import os
+import tempfile
+
+from efficientquant_agent.backends.base import BuildOptions, LoadOptions, StalePlanError
+
+from gpu_check import tiny_model
+from gpu_check.rows import Absent, Seen
+
+MODES = list(itertools.product(("pinned", "mapped", "device"), (False, True), ("spin", "block")))
+
+
+def check(backend) -> Seen:
+    """An engine is built, loads, and gives the expected outputs with every kind of memory, graph and waiting."""
+    info = backend.probe()
+    if info is None:
+        raise Absent("{} is not installed".format(backend._product))
+    yield "version", info.version
+    with tempfile.TemporaryDirectory() as folder:
+        plan, how = _build(backend, folder, ())
+        plans = {"fp32": plan}
+        yield "build", how
+        if backend.name == "trt" and hasattr(backend._module().BuilderFlag, "FP16"):
+            plans["fp16"], how = _build(backend, folder, ("fp16",))
+            yield "build with FP16", how
+    for precision, (kind, graph, sync) in itertools.product(plans, MODES):
+        options = LoadOptions(cuda_graph=graph, sync_mode=sync, memory_kind=kind)
+        what = "{}, {}, graph {}, {}".format(precision, kind, "on" if graph else "off", sync)
+        try:
+            yield what, _one_mode(backend, plans[precision], options, precision)
+        except Exception as error:  # noqa: BLE001 — the other modes go on
+            yield what, error
+    try:
+        backend.load(plans["fp32"][: len(plans["fp32"]) // 2], LoadOptions(), tiny_model.no_stage)
+    except StalePlanError as error:
+        yield "half a plan is refused", str(error)
+    else:
+        raise AssertionError("half a plan was loaded")
+
+
+def _one_mode(backend, plan, options, precision):
+    """Return what was seen of a plan in one mode: outputs, times, graph, layers, profile, memory."""
+    model = backend.load(plan, options, tiny_model.no_stage)
+    try:
+        (staged, *_) = model.stage(tiny_model.expected().feeds)
+        return "{}; {}; graph {}; layers {}, {} of them profiled; {} bytes of device memory".format(
+            tiny_model.compared(model, precision),
+            tiny_model.timed(model),
+            model.session_options["cuda_graph"],
+            dict(model.report().realised_precision),
+            len(model.profile_layers(staged, 10)),
+            model.device_memory_bytes(),
+        )
+    finally:
+        model.close()
+
+
+def _build(backend, folder, flags):
+    """Return a plan's content and how it was built."""
+    path = os.path.join(folder, "model.plan")
+    options = BuildOptions(builder_flags=flags, timing_cache_path=os.path.join(folder, "timing.cache"))
+    made = backend.build(tiny_model.MODEL, path, options, lambda _line: None)
+    with open(path, "rb") as stream:
+        plan = stream.read()
+    return plan, "{:.1f} s, {} bytes, {}, {}".format(
+        made.build_s, made.engine_bytes, dict(made.settings), list(made.notes) or "as asked"
+    )

@@ -1,0 +1,50 @@
+"""The rows of a report, and how a check's process hands them to its parent."""
+
+import json
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Tuple
+
+from efficientquant_agent.backends.base import UnsupportedGpuError
+
+OK, ABSENT, UNSUPPORTED, FAILED, NOT_RUN = "ok", "absent", "unsupported", "FAILED", "not run"
+# What a check yields: what was looked at, and what was seen of it. An exception in place of the latter is a failure.
+Seen = Iterator[Tuple[str, Any]]
+
+
+class Row(NamedTuple):
+    """One line of the report; `outcome` is one of the constants above."""
+
+    check: str
+    outcome: str
+    seen: str
+
+
+class Absent(Exception):  # noqa: N818 — no error: what is to be checked is not installed
+    """There is nothing to check."""
+
+
+def rows_of(name: str, check: Callable[[], Seen]) -> Iterator[Row]:
+    """Yield the rows of a check; the exception that ends it is its last row."""
+    try:
+        for what, seen in check():
+            title = "{}: {}".format(name, what) if what else name
+            yield _row(title, seen) if isinstance(seen, Exception) else Row(title, OK, str(seen))
+    except Exception as error:  # noqa: BLE001 — whatever goes wrong is what the report is for
+        yield _row(name, error)
+
+
+def _row(title: str, error: Exception) -> Row:
+    if isinstance(error, Absent):
+        return Row(title, ABSENT, str(error))
+    if isinstance(error, UnsupportedGpuError):
+        return Row(title, UNSUPPORTED, str(error))
+    return Row(title, FAILED, "{}: {}".format(type(error).__name__, error))
+
+
+def encode(row: Row) -> str:
+    """Return a row as one line of JSON."""
+    return json.dumps(row._asdict()) + "\n"
+
+
+def decode(message: Dict[str, Any]) -> Row:
+    """Return the row that a line of JSON holds."""
+    return Row(**{name: str(message[name]) for name in Row._fields})

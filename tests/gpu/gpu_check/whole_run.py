@@ -1,0 +1,121 @@
+"""A whole run of the agent without a controller: runner, child processes, samplers and result."""
+
+import importlib.util
+import os
+import shutil
+import statistics
+import tempfile
+import uuid
+
+from efficientquant_agent import backends
+from efficientquant_agent.board import Board
+from efficientquant_agent.clocks import ClockControl
+from efficientquant_agent.device import Probe, runtimes
+from efficientquant_agent.records import Assignment, Measurement, RunResult
+from efficientquant_agent.runner import Runner
+from efficientquant_agent.steps import Files
+from efficientquant_agent.watching import Cancellation
+
+from gpu_check import tiny_model
+from gpu_check.rows import Absent, Seen
+
+# Below a check's own share, so that the agent's own sentence is what the report has.
+TIMEOUT_S = 18.0
+MEASUREMENT = Measurement(
+    tier="smoke",
+    min_time_s=1.0,
+    min_count=64,
+    warmup_min_time_s=0.2,
+    warmup_min_count=10,
+    warmup_max_time_s=2.0,
+    input_count=3,
+    input_seed=7,
+    intra_op_threads=0,
+    sampling_interval_s=0.05,
+)
+
+
+def check(backend) -> Seen:
+    """A run gives every latency, the expected outputs, the GPU's series, and a result that the wire takes."""
+    if backend.probe() is None:
+        raise Absent("backend '{}' is not here".format(backend.name))
+    found = runtimes()
+    if backend.name not in [info.name for info in found.backends]:
+        raise AssertionError("the agent does not offer it: {}".format("; ".join(found.broken) or "it says no reason"))
+    device = Probe().snapshot(
+        found.library_versions, found.backends, found.gpus, found.cuda_version, ClockControl().access()
+    )
+    result, log = _run(backend.name, device)
+    if result.failure_type:
+        tail = " | ".join(list(result.log_tail)[-5:] + log[-3:])
+        raise AssertionError("{}: {} ({})".format(result.failure_type, result.failure_message, tail))
+    yield "provider", _require(result.providers, list(result.providers))
+    yield (
+        "latency",
+        _require(
+            len(result.latency_s) >= MEASUREMENT.min_count,
+            "p50 {:.0f} µs of {}".format(statistics.median(result.latency_s) * 1e6, len(result.latency_s)),
+        ),
+    )
+    yield "device latency", "{} samples by CUDA events".format(len(result.device_latency_s))
+    yield "outputs", _require(result.agreement, "max abs difference {:.2e}".format(result.agreement.max_abs))
+    yield "stages", ", ".join("{} {:.3f} s".format(stage.stage, stage.duration_s) for stage in result.stages)
+    yield (
+        "series",
+        _require(
+            not _sees_nvml(backend.name, device) or "gpu_used_bytes" in [series.name for series in result.series],
+            ", ".join("{} × {}".format(series.name, len(series.value)) for series in result.series),
+        ),
+    )
+    yield "conditions", dict(result.conditions)
+    yield "findings", "; ".join(finding.message for finding in result.findings) or "none"
+    yield "for the wire", _encoded(result)
+
+
+def _run(backend_name, device):
+    """Return the result of one run and what the runner logged."""
+    log = []
+    folder = tempfile.mkdtemp(prefix="efficientquant-gpu-check-")
+    try:
+        runner = Runner("gpu-check", folder, Board(tegrastats=shutil.which("tegrastats") or ""), log.append)
+        assignment = Assignment(
+            run_id=uuid.uuid4().hex,
+            job_id="gpu-check",
+            campaign_id="gpu-check",
+            attempt=1,
+            repeat_index=0,
+            model="tiny",
+            recipe="fp32",
+            sha256="",
+            size_bytes=os.path.getsize(tiny_model.MODEL),
+            backend=backend_name,
+            measurement=MEASUREMENT,
+            timeout_s=TIMEOUT_S,
+        )
+        empty = RunResult(assignment.run_id, "gpu-check", 1, device, backend_name)
+        cancellation = Cancellation()
+        files = Files(tiny_model.MODEL, tiny_model.REFERENCE)
+        result = runner.run(assignment, files, empty, cancellation, lambda _phase, _fraction: None)
+        cancellation.close()
+    finally:
+        shutil.rmtree(folder)
+    return result, log
+
+
+def _sees_nvml(backend_name, device):
+    """Whether the run must have watched a discrete GPU by NVML."""
+    discrete = any(not gpu.integrated for gpu in device.gpus)
+    return backends.uses_gpu(backend_name) and discrete and importlib.util.find_spec("pynvml") is not None
+
+
+def _require(holds, seen):
+    return seen if holds else AssertionError("{}: too little".format(seen))
+
+
+def _encoded(result):
+    """Return how large the result is on the wire; Absent without gRPC, which only the wire needs."""
+    try:
+        from efficientquant_agent.client import encode_result
+    except ImportError as error:
+        return Absent("{}: nothing was sent to a controller".format(error))
+    return "{} bytes; nothing was sent to a controller".format(len(encode_result(result)))

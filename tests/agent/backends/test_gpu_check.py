@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from efficientquant_agent.backends.base import LoadError
 from efficientquant_agent.backends.ort import OrtCpu, OrtCuda
 from efficientquant_agent.backends.trt import TensorrtRtx
 from efficientquant_agent.reference import Reference
@@ -98,6 +99,34 @@ def test_wrong_outputs_are_a_failure(monkeypatch):
     rows = list(rows_of("ONNX Runtime", lambda: onnx_runtime.check(OrtCpu)))
 
     assert (rows[-1].outcome, "max abs difference" in rows[-1].seen) == (FAILED, True)
+
+
+@pytest.mark.parametrize(
+    ("provider", "library", "kind"),
+    [
+        ("TensorrtExecutionProvider", "libnvinfer.so.10", Absent),
+        ("TensorrtExecutionProvider", "libcublas.so.13", LoadError),
+        ("CUDAExecutionProvider", "libcudnn.so.9", LoadError),
+    ],
+)
+def test_the_library_that_a_provider_misses(monkeypatch, provider, library, kind):
+    """A provider that fell back says which library is missing; without TensorRT its provider is absent."""
+    problem = "{}: cannot open shared object file: No such file or directory".format(library)
+    monkeypatch.setattr(onnx_runtime, "loading_problem", lambda _folder, _provider: problem)
+
+    error = onnx_runtime.explained(LoadError("it fell back"), provider, "/package")
+
+    assert type(error) is kind
+    assert problem in str(error)
+
+
+def test_a_library_of_a_provider_that_does_not_load(tmp_path):
+    """The loader's own sentence is what is reported, and nothing where there is no such library."""
+    assert onnx_runtime.loading_problem(str(tmp_path), "CUDAExecutionProvider") == ""
+    for name in ("shared", "cuda"):
+        (tmp_path / "libonnxruntime_providers_{}.so".format(name)).write_text("no library")
+
+    assert "libonnxruntime_providers_shared.so" in onnx_runtime.loading_problem(str(tmp_path), "CUDAExecutionProvider")
 
 
 @pytest.fixture

@@ -1,17 +1,53 @@
 """ONNX Runtime's providers for GPUs, loaded as the agent loads them."""
 
-from efficientquant_agent.backends.base import LoadOptions
+import ctypes
+import os
+import re
+
+from efficientquant_agent.backends.base import LoadError, LoadOptions
 
 from gpu_check import tiny_model
 from gpu_check.rows import Absent, Seen
+
+_LIBRARIES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "tensorrt"}
 
 
 def check(backend) -> Seen:
     """The provider starts, falls back to no other one, and gives the expected outputs."""
     info = backend.probe()
+    provider = backend._providers[0]
     if info is None:
-        raise Absent("no onnxruntime with {} here".format(backend._providers[0]))
+        raise Absent("no onnxruntime with {} here".format(provider))
     yield "version", info.version
-    model = backend.load(tiny_model.content(), LoadOptions(), tiny_model.no_stage)
+    try:
+        model = backend.load(tiny_model.content(), LoadOptions(), tiny_model.no_stage)
+    except LoadError as error:
+        import onnxruntime
+
+        raise explained(error, provider, os.path.dirname(onnxruntime.__file__)) from error
     yield "outputs", tiny_model.compared(model, "fp32")
     yield "session", dict(model.session_options, providers=list(model.providers))
+
+
+def explained(error: LoadError, provider: str, package: str) -> Exception:
+    """Return the failure with the library that the provider misses; without TensorRT its provider is absent.
+
+    Every onnxruntime-gpu lists the TensorRT provider, whether or not TensorRT is there.
+    """
+    problem = loading_problem(os.path.join(package, "capi"), provider)
+    if provider.startswith("Tensorrt") and re.search(r"libnv(infer|onnxparser)\S*: cannot open", problem):
+        return Absent("it needs TensorRT: {}".format(problem))
+    return LoadError("{} ({})".format(error, problem)) if problem else error
+
+
+def loading_problem(folder: str, provider: str) -> str:
+    """Return why a provider's library does not load, empty where it does or there is none."""
+    name = "libonnxruntime_providers_{}.so".format(_LIBRARIES.get(provider, ""))
+    if not os.path.exists(os.path.join(folder, name)):
+        return ""
+    try:
+        ctypes.CDLL(os.path.join(folder, "libonnxruntime_providers_shared.so"), ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(os.path.join(folder, name))
+    except OSError as error:
+        return str(error)
+    return ""

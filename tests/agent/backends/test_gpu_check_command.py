@@ -108,7 +108,7 @@ def test_a_check_that_crashes(with_gpu, tmp_path):
 
     (report,) = reports(tmp_path)
     assert code == 1
-    assert "| ONNX Runtime CUDA | FAILED | its process ended by SIGSEGV: " in report
+    assert "| ONNX Runtime CUDA | FAILED | after its start: its process ended by SIGSEGV: " in report
     assert "| ONNX Runtime TensorRT | FAILED |" in report
 
 

@@ -125,11 +125,14 @@ def _rows(name: str, limit_s: float, environment: Dict[str, str]) -> Iterator[Ro
         yield Row(name, FAILED, "no time was left for it; --seconds gives more")
         return
     _say("{:11} {} (at most {:.0f} s)".format("checking", name, limit_s))
+    last = "its start"
     try:
         for message in bounded.messages(["check", name], limit_s, environment):
-            yield decode(message)
+            row = decode(message)
+            last = row.check
+            yield row
     except bounded.ChildError as error:
-        yield Row(name, FAILED, str(error))
+        yield Row(name, FAILED, "after {}: {}".format(last, error))
 
 
 def _publish(folder: str, here: Machine, text: str, rows: List[Row]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from efficientquant_controller import bounds
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.model import Measurement
 from efficientquant_controller.store.location import check_location, locate
@@ -14,7 +15,6 @@ from efficientquant_controller.store.location import check_location, locate
 DEFAULT_REPEATS = 3
 # The paper averages ten runs.
 PAPER_REPEATS = 10
-MAX_REPEATS = 100
 
 # Time and count must both be met. The first five are the protocol's; `demo` is our own and says so in every result.
 TIERS: Mapping[str, Measurement] = {
@@ -40,8 +40,10 @@ def measurement_for(tier: str, **changes: Any) -> Measurement:
         raise UserError(f"unknown sync mode '{measurement.sync_mode}'; choose one of {', '.join(SYNC_MODES)}")
     if measurement.memory_kind not in MEMORY_KINDS:
         raise UserError(f"unknown memory kind '{measurement.memory_kind}'; choose one of {', '.join(MEMORY_KINDS)}")
-    if not 0 <= measurement.idle_s <= 600:
-        raise UserError(f"an idle baseline of {measurement.idle_s:g} s was asked for; 0 to 600 s can be had")
+    bounds.IDLE_S.check("the idle time", measurement.idle_s)
+    bounds.START_BELOW_C.check("the highest temperature to start at", measurement.max_start_temperature_c)
+    bounds.THREADS.check("the number of threads", measurement.intra_op_threads)
+    bounds.SEED.check("the seed", measurement.input_seed)
     return measurement
 
 
@@ -62,6 +64,8 @@ class ServerConfig:
 
     def checked(self) -> "ServerConfig":
         """This configuration; raises UserError when it cannot be served."""
+        bounds.HEARTBEAT_INTERVAL_S.check("--heartbeat-interval", self.heartbeat_interval_s)
+        bounds.LEASE_S.check("--lease", self.lease_s)
         host, _ = split_address(self.listen)
         if not self.insecure and not is_loopback(host):
             raise UserError(

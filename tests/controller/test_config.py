@@ -79,6 +79,6 @@ def test_only_ways_to_measure_that_exist(field: str, allowed: Sequence[Any], ref
     for value in allowed:
         assert getattr(measurement_for("smoke", **{field: value}), field) == value
     for value in refused:
-        with pytest.raises(UserError, match=r"choose one of|can be had"):
+        with pytest.raises(UserError, match=r"choose one of|give a number from"):
             measurement_for("smoke", **{field: value})
     assert all(measurement_for(tier) == TIERS[tier] for tier in TIERS)

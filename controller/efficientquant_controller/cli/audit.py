@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.local_model import (
     DataSource,
-    ImageCount,
-    InputSize,
     ModelName,
     WeightsSource,
     open_batch,
     open_model,
 )
+from efficientquant_controller.cli.numbers import ImageCount, InputSize
 from efficientquant_controller.cli.options import Json
 from efficientquant_controller.cli.phases import PhaseProgress
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from efficientquant_controller.cli import output
+from efficientquant_controller.cli.numbers import CampaignSeed, Idle, RepeatsOrDefault, StartBelow, Threads
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json, controller_hint, split_list
 from efficientquant_controller.cli.records import CampaignRequest
 from efficientquant_controller.config import TIERS
@@ -37,9 +38,7 @@ def command(
     tier: Annotated[
         str, typer.Option("--tier", metavar="TIER", help=f"How long to measure: {', '.join(TIERS)}.")
     ] = "standard",
-    repeats: Annotated[
-        int | None, typer.Option("--repeats", min=1, help="Processes per model, recipe and device; 3 by default.")
-    ] = None,
+    repeats: RepeatsOrDefault = None,
     paper: Annotated[
         bool,
         typer.Option("--paper", help="As the paper measured: ten repeats averaged, its load time and its memory."),
@@ -73,15 +72,8 @@ def command(
         ),
     ] = "",
     layers: Annotated[bool, typer.Option("--layers", help="Time each layer too, in a pass of its own.")] = False,
-    idle: Annotated[
-        float | None, typer.Option("--idle", min=0, metavar="SECONDS", help="Rest before and after, for idle power.")
-    ] = None,
-    start_below: Annotated[
-        float | None,
-        typer.Option(
-            "--start-below", min=0, metavar="CELSIUS", help="Wait until cooler than this; 60 by default, 0 never."
-        ),
-    ] = None,
+    idle: Idle = None,
+    start_below: StartBelow = None,
     weights: Annotated[
         str,
         typer.Option(
@@ -90,10 +82,8 @@ def command(
             help="timm's pretrained weights, seeded random ones (latency and memory only), or your checkpoint.",
         ),
     ] = "pretrained",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Orders the runs, and draws random weights.")] = 0,
-    threads: Annotated[
-        int, typer.Option("--threads", min=0, help="Threads within an operator; 0 leaves it to the runtime.")
-    ] = 0,
+    seed: CampaignSeed = 0,
+    threads: Threads = 0,
     data: Annotated[
         Path | None,
         typer.Option(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from efficientquant_controller.cli import output
+from efficientquant_controller.cli.numbers import Repeats
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER
 from efficientquant_controller.cli.records import CampaignRequest
 from efficientquant_controller.config import measurement_for
@@ -37,7 +38,7 @@ def command(
         Path | None, typer.Option("--db", metavar="FILE", help=f"The database; by default in a new ./{FOLDER}/.")
     ] = None,
     tier: Annotated[str, typer.Option("--tier", metavar="TIER", help="How long to measure.")] = "demo",
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Processes per model, recipe and device.")] = 3,
+    repeats: Repeats = 3,
 ) -> None:
     """Start a controller and two agents here, benchmark two models, show the results, leave nothing running."""
     request = CampaignRequest(MODELS, RECIPES, (), tier, repeats)

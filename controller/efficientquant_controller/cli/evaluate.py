@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from efficientquant_controller.cli import output
+from efficientquant_controller.cli.numbers import EvaluationCalibrationImages, EvaluationSeed, InputSize, Limit
 from efficientquant_controller.cli.options import Json, split_list
 from efficientquant_controller.cli.phases import PhaseProgress
 from efficientquant_controller.errors import UserError
@@ -45,9 +46,7 @@ def command(
             "--calibration", metavar="PATH", help="Images to calibrate on; train/ beside the data if left out."
         ),
     ] = None,
-    calibration_images: Annotated[
-        int, typer.Option("--calibration-images", min=1, help="How many of them, spread over the classes.")
-    ] = 32,
+    calibration_images: EvaluationCalibrationImages = 32,
     weights: Annotated[
         str,
         typer.Option(
@@ -57,13 +56,9 @@ def command(
     target: Annotated[
         str, typer.Option("--for", metavar="TARGET", help="For which target the evaluated artifact is written.")
     ] = "onnxruntime",
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Only this many images, spread over the classes.")
-    ] = None,
-    input_size: Annotated[
-        int | None, typer.Option("--input-size", min=1, help="Side of the model's square input, if not its own.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws calibration images, and random weights.")] = 0,
+    limit: Limit = None,
+    input_size: InputSize = None,
+    seed: EvaluationSeed = 0,
     as_json: Json = False,
 ) -> None:
     """Quantize a model and evaluate it, eager and as an ONNX file in ONNX Runtime, beside FP32."""

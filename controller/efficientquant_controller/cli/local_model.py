@@ -26,10 +26,6 @@ DataSource = Annotated[
         help="Images: a folder, an ImageNet directory or an .npz; synthetic ones where none are given.",
     ),
 ]
-ImageCount = Annotated[int, typer.Option("--images", min=1, help="How many images to run.")]
-InputSize = Annotated[
-    int | None, typer.Option("--input-size", min=8, metavar="PIXELS", help="The input's side, if not the model's own.")
-]
 
 
 def open_model(name: str, weights: str, input_size: int | None) -> "nn.Module":

@@ -8,12 +8,11 @@ import typer
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.local_model import (
     DataSource,
-    ImageCount,
-    InputSize,
     WeightsSource,
     open_batch,
     open_model,
 )
+from efficientquant_controller.cli.numbers import ImageCount, InputSize
 from efficientquant_controller.cli.options import Json
 from efficientquant_controller.cli.phases import PhaseProgress
 from efficientquant_controller.errors import UserError

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from efficientquant_controller.cli import output
-from efficientquant_controller.cli.local_model import DataSource, InputSize, ModelName, WeightsSource, open_model
+from efficientquant_controller.cli.local_model import DataSource, ModelName, WeightsSource, open_model
+from efficientquant_controller.cli.numbers import CalibrationImages, CalibrationSeed, InputSize
 from efficientquant_controller.cli.options import Json
 from efficientquant_controller.cli.phases import PhaseProgress
 
@@ -26,13 +27,13 @@ def command(
     ] = "efficientquant",
     weights: WeightsSource = "pretrained",
     data: DataSource = None,
-    images: Annotated[int, typer.Option("--images", min=1, help="How many images to calibrate on.")] = 32,
+    images: CalibrationImages = 32,
     target: Annotated[
         str, typer.Option("--for", metavar="TARGET", help="What will run it, e.g. jetson-nano, rtx-3080, onnxruntime.")
     ] = "onnxruntime",
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the file and its report go.")] = Path(),
     input_size: InputSize = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the calibration images.")] = 0,
+    seed: CalibrationSeed = 0,
     as_json: Json = False,
 ) -> None:
     """Quantize a model, write the ONNX file that a target takes, and say what it will make of it."""

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from efficientquant_controller.cli.numbers import HeartbeatInterval, Lease
 from efficientquant_controller.config import ServerConfig
 
 
@@ -26,19 +27,8 @@ def command(
             help="Accept that the wire is not encrypted yet; needed to listen on more than this machine.",
         ),
     ] = False,
-    heartbeat_interval: Annotated[
-        float,
-        typer.Option("--heartbeat-interval", min=0.05, metavar="SECONDS", help="How often a device says it is alive."),
-    ] = ServerConfig.heartbeat_interval_s,
-    lease: Annotated[
-        float,
-        typer.Option(
-            "--lease",
-            min=0.1,
-            metavar="SECONDS",
-            help="A device silent for this long is offline, and its run goes back to the queue.",
-        ),
-    ] = ServerConfig.lease_s,
+    heartbeat_interval: HeartbeatInterval = ServerConfig.heartbeat_interval_s,
+    lease: Lease = ServerConfig.lease_s,
 ) -> None:
     """Run the controller until Ctrl-C; it prints `ready: listening on HOST:PORT` once it can be used."""
     config = ServerConfig(

@@ -8,6 +8,7 @@ import typer
 
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.evaluate import ABSENT, with_error
+from efficientquant_controller.cli.numbers import InputSize, Limit, WeightsSeed
 from efficientquant_controller.cli.options import Json, split_list
 from efficientquant_controller.cli.phases import PhaseProgress
 from efficientquant_controller.errors import UserError
@@ -40,17 +41,13 @@ def command(
     recipes: Annotated[
         str | None, typer.Option("--recipes", metavar="R,R", help="Only these recipes; every named one if left out.")
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Only this many images, spread over the classes.")
-    ] = None,
+    limit: Limit = None,
     out: Annotated[
         Path,
         typer.Option("--out", metavar="DIR", help="Keeps one file per measured cell; finds those of earlier runs."),
     ] = Path("table1"),
-    input_size: Annotated[
-        int | None, typer.Option("--input-size", min=1, help="Side of the models' square input, if not their own.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws random weights.")] = 0,
+    input_size: InputSize = None,
+    seed: WeightsSeed = 0,
     as_json: Json = False,
 ) -> None:
     """Measure models × recipes as artifacts in ONNX Runtime; stopped at any moment, the same command goes on."""

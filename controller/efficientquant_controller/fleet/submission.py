@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from efficientquant_controller.config import DEFAULT_REPEATS, MAX_REPEATS, PAPER_REPEATS, measurement_for
+from efficientquant_controller import bounds
+from efficientquant_controller.config import DEFAULT_REPEATS, PAPER_REPEATS, measurement_for
 from efficientquant_controller.errors import FleetError, UserError
 from efficientquant_controller.fleet.artifacts import ContentStore
 from efficientquant_controller.fleet.builds import Builder, Source, build_key
@@ -182,8 +183,9 @@ def _check_counts(request: CampaignRequest) -> None:
         raise UserError("no model is named; name at least one, for example mobilevit_xxs")
     if not request.recipes:
         raise UserError("no recipe is named; pass for example --recipes fp32,efficientquant")
-    if request.repeats > MAX_REPEATS:
-        raise UserError(f"{request.repeats} repeats were asked for; {MAX_REPEATS} is the most one campaign runs")
+    if request.repeats:
+        bounds.REPEATS.check("the number of repeats", request.repeats)
+    bounds.SEED.check("the seed", request.seed)
 
 
 def _check_clocks(measurement: Measurement, devices: Sequence[Device]) -> None:

@@ -1,0 +1,69 @@
+"""The bounds of every number that comes from outside, the same for the command line and the wire."""
+
+from dataclasses import dataclass
+
+from efficientquant_controller.errors import UserError
+
+_SHOWN_CHARACTERS = 40
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The least and the greatest value of a quantity; `unit` is a plural noun, `whole` asks for an integer."""
+
+    low: float
+    high: float
+    unit: str = ""
+    whole: bool = True
+
+    def check(self, name: str, value: float) -> None:
+        """Raise UserError unless `value` lies within; NaN and infinity lie outside. `name` is what the user knows."""
+        if not self._holds(value):
+            raise self._refusal(name, str(value))
+
+    def read(self, name: str, text: str | float) -> float:
+        """Return the number that `text` says, an int where `whole`; raises UserError for any other."""
+        try:
+            value = (int if self.whole else float)(text)
+        except (ValueError, OverflowError):
+            raise self._refusal(name, str(text)) from None
+        if not self._holds(value):
+            raise self._refusal(name, str(text))
+        return value
+
+    @property
+    def span(self) -> str:
+        """The bounds as a person reads them, e.g. `0 to 600 seconds`."""
+        return f"{_plain(self.low)} to {_plain(self.high)}{f' {self.unit}' if self.unit else ''}"
+
+    def _holds(self, value: float) -> bool:
+        return self.low <= value <= self.high and (not self.whole or value == int(value))
+
+    def _refusal(self, name: str, text: str) -> UserError:
+        shown = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+        return UserError(f"{name} {shown}: give a {'whole ' if self.whole else ''}number from {self.span}")
+
+
+def _plain(value: float) -> str:
+    return str(int(value)) if value == int(value) else str(value)
+
+
+# Each repeat is a process of its own; a campaign of more would take weeks.
+REPEATS = Bounds(1, 100)
+# What NumPy's generators take, on the devices too.
+SEED = Bounds(0, 2**32 - 1)
+# 0 leaves it to the runtime; no board and few servers have more cores.
+THREADS = Bounds(0, 256)
+IDLE_S = Bounds(0, 600, "seconds", whole=False)
+# 0 waits for nothing; silicon is switched off before it reaches the upper end.
+START_BELOW_C = Bounds(0, 125, "degrees Celsius", whole=False)
+# They are held in memory at once.
+IMAGES = Bounds(1, 4096)
+# Images are read one batch after the other, so any data set's size will do.
+IMAGE_LIMIT = Bounds(1, 2**31 - 1)
+INPUT_SIZE = Bounds(8, 2048, "pixels")
+HEARTBEAT_INTERVAL_S = Bounds(0.05, 3600, "seconds", whole=False)
+LEASE_S = Bounds(0.1, 86_400, "seconds", whole=False)
+# 0 is for listening alone: any free port.
+PORT = Bounds(1, 65_535)
+LISTEN_PORT = Bounds(0, 65_535)

@@ -3,6 +3,8 @@
 
 def main() -> None:
     """Run the command line; what the `efficientquant` script calls."""
-    from efficientquant_controller.cli.app import run
-
+    try:
+        from efficientquant_controller.cli.app import run
+    except KeyboardInterrupt:  # Ctrl-C while Python is still importing
+        raise SystemExit(130) from None
     run()

@@ -1,12 +1,16 @@
 """The command's verbs put together, and the one place where an error becomes an exit code."""
 
+import errno
+import sys
 import traceback
+from collections.abc import Sequence
 from importlib.metadata import version as installed_version
 from types import TracebackType
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import typer
 from efficientquant.errors import EfficientQuantError
+from typer.core import TyperGroup
 
 from efficientquant_controller.cli import (
     audit,
@@ -27,9 +31,16 @@ from efficientquant_controller.cli import (
     results,
     serve,
     table1,
+    usage,
     watch,
 )
-from efficientquant_controller.cli.output import print_line, print_message
+from efficientquant_controller.cli.output import (
+    READER_GONE_EXIT_CODE,
+    close_output,
+    open_missing_streams,
+    print_line,
+    print_message,
+)
 from efficientquant_controller.errors import UserError
 
 EXIT_CODES = {
@@ -38,11 +49,25 @@ EXIT_CODES = {
     2: "what was asked cannot be done; stderr says why in one line",
     70: "a bug in the product; stderr has its traceback",
     130: "stopped or detached with Ctrl-C",
+    141: "what read the output has closed it, as head does",
 }
 BUG_EXIT_CODE = 70
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Verbs(TyperGroup):
+    """The verbs by their names; one that does not exist is refused with those that do."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the verb that the first word names; raises UsageError when there is none."""
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise usage.unknown_verb(args[0], list(self.commands))
+        return super().resolve_command(ctx, args)
+
 
 app = typer.Typer(
     name="efficientquant",
+    cls=Verbs,
     epilog="Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
     invoke_without_command=True,
     no_args_is_help=True,
@@ -88,24 +113,55 @@ def command(
 class ExitCodes:
     """Turns what escapes a command into its exit code: a user's error is one line, a bug its traceback."""
 
+    def __init__(self, words: Sequence[str]) -> None:
+        self._verb = words[0] if words and not words[0].startswith("-") else ""
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, (UserError, EfficientQuantError)):  # both refuse on purpose, and say why
-            print_message(f"error: {error}")
-            raise SystemExit(2) from None
-        if isinstance(error, KeyboardInterrupt):
-            raise SystemExit(130) from None
-        if isinstance(error, Exception):
-            traceback.print_exception(kind, error, trace)
-            print_message("this is a bug in EfficientQuant; please report it with the lines above")
-            raise SystemExit(BUG_EXIT_CODE) from None
+        try:
+            code = _report(kind, error, trace, self._verb)
+        except BrokenPipeError:
+            code = READER_GONE_EXIT_CODE
+        raise SystemExit(close_output(code)) from None
+
+
+def _report(
+    kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, verb: str
+) -> int:
+    """Say on stderr why a command ended, and return its exit code."""
+    if error is None:
+        return 0
+    if isinstance(error, typer.Exit):
+        return error.exit_code
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 0
+    if isinstance(error, UserError | EfficientQuantError):  # both refuse on purpose, and say why
+        print_message(f"error: {error}")
+        return 2
+    if isinstance(error, usage.USAGE_ERROR):
+        print_message(f"error: {usage.sentence(error, verb)}")
+        return 2
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, BrokenPipeError):
+        return READER_GONE_EXIT_CODE
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        print_message(f"error: the output cannot be written ({error.strerror}); make room and run the command again")
+        return 2
+    traceback.print_exception(kind, error, trace)
+    print_message("this is a bug in EfficientQuant; please report it with the lines above")
+    return BUG_EXIT_CODE
 
 
 def run(arguments: list[str] | None = None) -> None:
     """Run one command and leave with its exit code (SystemExit)."""
-    with ExitCodes():
-        app(arguments)
+    open_missing_streams()
+    words = sys.argv[1:] if arguments is None else arguments
+    with ExitCodes(words):
+        group = typer.main.get_command(app)
+        with group.make_context("efficientquant", words or ["--help"]) as context:
+            group.invoke(context)

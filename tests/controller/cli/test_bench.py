@@ -172,9 +172,6 @@ def test_wrong_option_is_refused_before_anything_is_sent(command, control, optio
     assert control.requests == []
 
 
-@pytest.mark.parametrize(
-XXX
-
 @pytest.mark.usefixtures("control")
 def test_detach(command):
     """--detach prints the id for scripts, and for people how to come back."""

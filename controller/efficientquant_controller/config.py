@@ -1,13 +1,12 @@
 """What the controller is started with, and the measurement tiers."""
 
-import ipaddress
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from efficientquant_controller import bounds
+from efficientquant_controller.addresses import is_loopback, split_address
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.model import Measurement
 from efficientquant_controller.store.location import check_location, locate
@@ -66,7 +65,7 @@ class ServerConfig:
         """This configuration; raises UserError when it cannot be served."""
         bounds.HEARTBEAT_INTERVAL_S.check("--heartbeat-interval", self.heartbeat_interval_s)
         bounds.LEASE_S.check("--lease", self.lease_s)
-        host, _ = split_address(self.listen)
+        host, _ = split_address(self.listen, listening=True)
         if not self.insecure and not is_loopback(host):
             raise UserError(
                 f"--listen {self.listen} is reachable from other machines and the wire is not encrypted yet: anyone on "
@@ -90,20 +89,3 @@ class ServerConfig:
         if path is None:
             raise UserError("a database server has no folder beside it to keep artifacts in; pass --artifacts DIR")
         return path.with_name(f"{path.stem}-artifacts")
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Split HOST:PORT (or [IPv6]:PORT); raises UserError when it is neither."""
-    host, separator, port = address.rpartition(":")
-    if not separator or not host or not port.isdigit() or int(port) > 65535:
-        raise UserError(f"'{address}' is not an address; give HOST:PORT, for example 127.0.0.1:50051")
-    return host.strip("[]"), int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """True when every address `host` stands for is this machine's own."""
-    try:
-        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
-    except OSError as error:
-        raise UserError(f"'{host}' is no address of this machine: {error.strerror}") from error
-    return all(ipaddress.ip_address(str(one).split("%")[0]).is_loopback for one in found)

@@ -1,22 +1,25 @@
 """`efficientquant bench`: submit a campaign and watch it."""
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from efficientquant_controller.cli import output
+from efficientquant_controller.cli.campaign_inputs import (
+    checked_data,
+    upload_images,
+    upload_weights,
+    weights_source,
+)
+from efficientquant_controller.cli.next_commands import bench_words, command_line
 from efficientquant_controller.cli.numbers import CampaignSeed, Idle, RepeatsOrDefault, StartBelow, Threads
-from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json, controller_hint, split_list
+from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json, split_list
 from efficientquant_controller.cli.records import CampaignRequest
 from efficientquant_controller.config import TIERS
 from efficientquant_controller.errors import UserError
-from efficientquant_controller.model import TWIN_RECIPE, Calibration, Weights
-
-if TYPE_CHECKING:
-    from efficientquant_controller.cli.connection import Connection
+from efficientquant_controller.model import TWIN_RECIPE
 
 
 def command(
@@ -116,8 +119,8 @@ def command(
         idle_s=idle,
         max_start_temperature_c=start_below,
     )
-    source = weights_source(weights)
-    submit_and_watch(controller, request, source, data, detach=detach, as_json=as_json)
+    source, images = weights_source(weights), checked_data(data)
+    submit_and_watch(controller, request, source, images, detach=detach, as_json=as_json)
 
 
 def submit_and_watch(
@@ -131,35 +134,25 @@ def submit_and_watch(
 ) -> None:
     """Submit a campaign, then watch it to its end unless `detach`; leaves with the exit code (typer.Exit)."""
     from efficientquant_controller.cli.connection import Connection
-    from efficientquant_controller.cli.watching import watch_to_end
+    from efficientquant_controller.cli.watching import LONGER_TIER, watch_to_end
 
     with Connection(controller) as connection:
-        calibration = None if data is None else _calibration(connection, data)
-        campaign = connection.submit(request, _weights(connection, source), calibration)
-        hint = controller_hint(controller)
+        if data is not None or isinstance(source, Path):
+            connection.devices()  # a controller that does not answer is found before minutes of packing and sending
+        calibration = None if data is None else upload_images(connection, data)
+        campaign = connection.submit(request, upload_weights(connection, source), calibration)
         if not detach:
             output.print_message(
                 f"campaign {campaign.campaign_id}: {campaign.job_count} jobs, {campaign.run_count} runs "
                 f"on {', '.join(campaign.devices)}"
             )
-            watch_to_end(connection, campaign.campaign_id, as_json=as_json, reached=True)
+            again = bench_words(request, source, data, LONGER_TIER)
+            watch_to_end(connection, campaign.campaign_id, as_json=as_json, reached=True, again=again)
         elif as_json:
             output.print_json({"campaign": asdict(campaign)})
         else:
             output.print_line(campaign.campaign_id)
-            output.print_message(f"watch it: efficientquant watch {campaign.campaign_id}{hint}")
-
-
-def weights_source(weights: str) -> str | Path:
-    """`pretrained` and `random` as they are, anything else as a file; raises UserError when there is none."""
-    if weights in ("pretrained", "random"):
-        return weights
-    path = Path(weights)
-    if not path.is_file():
-        raise UserError(
-            f"--weights {weights}: there is no such file; give a checkpoint (.safetensors, .pth), pretrained or random"
-        )
-    return path
+            output.print_message(f"watch it: {command_line(['watch', campaign.campaign_id], connection.address)}")
 
 
 def _named(text: str, option: str, example: str) -> list[str]:
@@ -175,32 +168,3 @@ def _recipes(names: list[str], *, twin: bool) -> tuple[str, ...]:
         return tuple(names)
     output.print_message(f"{TWIN_RECIPE} is measured too, to compare with; --no-twin leaves it out")
     return (TWIN_RECIPE, *names)
-
-
-def _weights(connection: "Connection", source: str | Path) -> Weights:
-    if isinstance(source, str):
-        return Weights(source)
-    return Weights("checkpoint", _upload(connection, source), source.name)
-
-
-def _calibration(connection: "Connection", data: Path) -> Calibration:
-    from tempfile import TemporaryDirectory
-
-    from efficientquant_controller.cli.calibration_sample import pack_images
-
-    with TemporaryDirectory(prefix="efficientquant-images-") as folder:
-        packed = pack_images(data, Path(folder))
-        return Calibration(_upload(connection, packed), packed.name)
-
-
-def _upload(connection: "Connection", source: Path) -> str:
-    size_bytes = source.stat().st_size
-    with_bar = sys.stderr.isatty()
-
-    def report(sent_bytes: int) -> None:
-        if with_bar:
-            sys.stderr.write(f"\ruploading {source.name}: {sent_bytes / size_bytes:4.0%}")
-
-    sha256 = connection.upload(source, report)
-    output.print_message("\r" * with_bar + f"uploaded {source.name}: {size_bytes / 2**20:.1f} MiB")
-    return sha256

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from efficientquant_controller.cli import output
+from efficientquant_controller.cli.next_commands import FIRST_BENCH, command_line
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json
 from efficientquant_controller.cli.records import Campaign
 
@@ -23,7 +24,7 @@ def command(controller: Controller = DEFAULT_CONTROLLER, as_json: Json = False) 
     elif found:
         output.stdout_console().print(campaign_table(found))
     else:
-        output.print_line("no campaigns yet; start one: efficientquant bench MODEL --recipes fp32,efficientquant")
+        output.print_line(f"no campaigns yet; start one: {command_line(FIRST_BENCH, connection.address)}")
 
 
 def campaign_table(campaigns: list[Campaign]) -> "Table":

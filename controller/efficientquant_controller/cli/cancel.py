@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from efficientquant_controller.cli import output
-from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json, controller_hint
+from efficientquant_controller.cli.next_commands import command_line
+from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json
 from efficientquant_controller.model import CampaignState
 
 
@@ -24,6 +25,7 @@ def command(
         output.print_json(asdict(ended))
     elif ended.state is CampaignState.CANCELLED:
         output.print_line(f"campaign {ended.campaign_id} is cancelled; what was measured stays:")
-        output.print_line(f"  efficientquant results --campaign {ended.campaign_id}{controller_hint(controller)}")
+        results = ["results", "--campaign", ended.campaign_id]
+        output.print_line(f"  {command_line(results, connection.address)}")
     else:
         output.print_line(f"campaign {ended.campaign_id} had already ended: {ended.state}")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -11,9 +12,10 @@ import grpc
 from efficientquant_protos.v1 import fleet_pb2 as pb
 from efficientquant_protos.v1 import fleet_pb2_grpc
 
+from efficientquant_controller.addresses import is_loopback, is_own, join_address, split_address
 from efficientquant_controller.cli import convert
 from efficientquant_controller.cli.records import Campaign, CampaignRequest, CampaignStatus, Device
-from efficientquant_controller.config import split_address
+from efficientquant_controller.cli.waiting import Waiting
 from efficientquant_controller.errors import FleetError, UserError
 from efficientquant_controller.model import Calibration, Weights
 
@@ -23,6 +25,8 @@ ANSWER_TIMEOUT_S = 30.0
 SUBMIT_TIMEOUT_S = 300.0
 
 _CHANNEL_OPTIONS = (
+    # A proxy for web traffic has no business between a controller and its clients.
+    ("grpc.enable_http_proxy", 0),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     # A controller that was restarted is found again within seconds, not after gRPC's two minutes.
@@ -58,10 +62,7 @@ class ControllerUnreachableError(UserError):
     """No controller answers at `address`; `reason` says why in a few words."""
 
     def __init__(self, address: str, reason: str) -> None:
-        super().__init__(
-            f"no controller answers at {address} ({reason}); start one with 'efficientquant serve --listen {address}' "
-            "or pass --controller"
-        )
+        super().__init__(f"no controller answers at {address} ({reason}); {_way_out(address)}")
         self.address = address
         self.reason = reason
 
@@ -78,8 +79,7 @@ class Connection:
 
     def __init__(self, address: str) -> None:
         """Prepare to talk to `address` (HOST:PORT); nothing is sent yet."""
-        split_address(address)
-        self.address = address
+        self.address = address = join_address(*split_address(address))
         self._streams: set[Any] = set()
         self._channel = _open_channel(address)
         self._control = fleet_pb2_grpc.FleetControlStub(self._channel)
@@ -96,24 +96,34 @@ class Connection:
         """End the connection; calls under way are cancelled."""
         self._channel.close()
 
-    def devices(self) -> list[Device]:
-        """Every device the controller knows."""
-        answer = self._call(self._control.ListDevices, pb.ListDevicesRequest())
-        return [convert.device_from_wire(one) for one in answer.devices]
+    def devices(self) -> tuple[list[Device], float]:
+        """Every device the controller knows, and its clock (Unix seconds): the client's own may be wrong."""
+        answer = self._call(self._control.ListDevices, pb.ListDevicesRequest(), "to list its devices")
+        now_unix_s = answer.controller_unix_s or time.time()  # an older controller does not tell
+        return [convert.device_from_wire(one) for one in answer.devices], now_unix_s
 
     def forget_device(self, name: str) -> Device:
         """Free the name of a device that will not come back."""
-        answer = self._call(self._control.ForgetDevice, pb.ForgetDeviceRequest(name=name))
+        answer = self._call(self._control.ForgetDevice, pb.ForgetDeviceRequest(name=name), "to forget a device")
         return convert.device_from_wire(answer.device)
 
-    def upload(self, path: Path, on_progress: Callable[[int], None]) -> str:
-        """Upload a checkpoint, or images, and return its SHA-256; `on_progress` gets the bytes sent so far.
+    def upload(self, path: Path) -> str:
+        """Upload a checkpoint, or images, and return its SHA-256.
 
         Raises UserError when `path` cannot be read.
         """
         digest = hashlib.sha256()
+        sent_bytes = 0
+
+        def count(offset: int) -> None:
+            nonlocal sent_bytes
+            sent_bytes = offset
+
         with _open_file(path) as file:
-            answer = self._call(self._control.UploadCheckpoint, _chunks(file, digest, on_progress), None)
+            size_bytes = path.stat().st_size
+            chunks = _chunks(file, digest, count)
+            with Waiting(lambda: f"the upload of {path.name}, {sent_bytes / max(size_bytes, 1):.0%} sent"):
+                answer = self._answer(self._control.UploadCheckpoint, chunks, None)
         if answer.sha256 != digest.hexdigest():
             raise UserError(f"{path} arrived damaged at {self.address} or was changed during the upload; try again")
         return str(answer.sha256)
@@ -121,7 +131,10 @@ class Connection:
     def submit(self, request: CampaignRequest, weights: Weights, calibration: Calibration | None = None) -> Campaign:
         """Ask for a campaign; nothing is stored when the controller refuses it."""
         message = convert.request_to_wire(request, weights, calibration)
-        return convert.campaign_from_wire(self._call(self._control.SubmitCampaign, message, SUBMIT_TIMEOUT_S))
+        purpose = "to check models, recipes and devices (it loads PyTorch for the first campaign)"
+        return convert.campaign_from_wire(
+            self._call(self._control.SubmitCampaign, message, purpose, timeout_s=SUBMIT_TIMEOUT_S)
+        )
 
     def watch(self, campaign_id: str) -> Iterator[CampaignStatus]:
         """A campaign's status now and after every change, until it has ended."""
@@ -144,16 +157,17 @@ class Connection:
     def cancel(self, campaign_id: str) -> Campaign:
         """Cancel a campaign (an id or "latest")."""
         request = pb.CancelCampaignRequest(campaign_id=campaign_id)
-        return convert.campaign_from_wire(self._call(self._control.CancelCampaign, request))
+        return convert.campaign_from_wire(self._call(self._control.CancelCampaign, request, "to cancel the campaign"))
 
     def campaigns(self) -> list[Campaign]:
         """Every campaign, newest first."""
-        answer = self._call(self._control.ListCampaigns, pb.ListCampaignsRequest())
+        answer = self._call(self._control.ListCampaigns, pb.ListCampaignsRequest(), "to list its campaigns")
         return [convert.campaign_from_wire(one) for one in answer.campaigns]
 
     def results(self, campaign_id: str) -> list[dict[str, Any]]:
         """The rows of the view `results` for an id or "latest"; for all campaigns when `campaign_id` is empty."""
-        answer = self._call(self._control.QueryResults, pb.QueryResultsRequest(campaign_id=campaign_id))
+        request = pb.QueryResultsRequest(campaign_id=campaign_id)
+        answer = self._call(self._control.QueryResults, request, "to send results")
         return [convert.row_from_wire(one) for one in answer.rows]
 
     def runs(
@@ -162,14 +176,21 @@ class Connection:
         """The rows of the view `run_results`, each with its raw latencies where its job is named, else with none."""
         request = pb.QueryRunsRequest(campaign_id=campaign_id, latencies_of_jobs=latencies_of_jobs)
         try:
-            return [
-                (json.loads(one.columns_json), tuple(one.latency_s))
-                for one in self._control.QueryRuns(request, timeout=ANSWER_TIMEOUT_S)
-            ]
+            with Waiting(f"the controller at {self.address} to send runs"):
+                return [
+                    (json.loads(one.columns_json), tuple(one.latency_s))
+                    for one in self._control.QueryRuns(request, timeout=ANSWER_TIMEOUT_S)
+                ]
         except grpc.RpcError as error:
             self._fail(error)
 
-    def _call(self, method: Callable[..., Any], request: Any, timeout_s: float | None = ANSWER_TIMEOUT_S) -> Any:
+    def _call(
+        self, method: Callable[..., Any], request: Any, purpose: str, *, timeout_s: float = ANSWER_TIMEOUT_S
+    ) -> Any:
+        with Waiting(f"the controller at {self.address} {purpose}"):
+            return self._answer(method, request, timeout_s)
+
+    def _answer(self, method: Callable[..., Any], request: Any, timeout_s: float | None) -> Any:
         try:
             return method(request, timeout=timeout_s)
         except grpc.RpcError as error:
@@ -189,6 +210,14 @@ class Connection:
             f"the controller at {self.address} failed ({code.name}): {details or 'it gave no reason'}; "
             "its log has the traceback"
         ) from error
+
+
+def _way_out(address: str) -> str:
+    host, _ = split_address(address)
+    if not is_own(host):
+        return "look whether it runs there and its port can be reached from here, or pass another --controller"
+    insecure = "" if is_loopback(host) else " --insecure"
+    return f"start one with 'efficientquant serve --listen {address}{insecure}' or pass --controller"
 
 
 def _open_channel(address: str) -> grpc.Channel:

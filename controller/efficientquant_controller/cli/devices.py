@@ -1,12 +1,12 @@
 """`efficientquant devices`: who is connected, and what they can do."""
 
-import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from efficientquant_controller.cli import output
+from efficientquant_controller.cli.durations import duration
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json
 from efficientquant_controller.cli.records import Device
 
@@ -31,7 +31,8 @@ def command(
         if forget is not None:
             _show_forgotten(connection.forget_device(forget), as_json)
             return
-        _show(connection.devices(), controller, as_json)
+        devices, now_unix_s = connection.devices()
+    _show(devices, now_unix_s, controller, as_json)
 
 
 def _show_forgotten(device: Device, as_json: bool) -> None:
@@ -41,18 +42,18 @@ def _show_forgotten(device: Device, as_json: bool) -> None:
         output.print_line(f"forgot {device.name}; its results stay, and its name is free")
 
 
-def _show(devices: list[Device], controller: str, as_json: bool) -> None:
+def _show(devices: list[Device], now_unix_s: float, controller: str, as_json: bool) -> None:
     if as_json:
         output.print_json([asdict(one) for one in devices])
     elif devices:
-        output.stdout_console().print(device_table(devices, time.time()))
+        output.stdout_console().print(device_table(devices, now_unix_s))
     else:
         output.print_line("no device has connected yet; start an agent on one:")
         output.print_line(f"  efficientquant-agent --controller {controller} --name NAME")
 
 
 def device_table(devices: list[Device], now_unix_s: float) -> "Table":
-    """The devices as a table; `now_unix_s` tells how long ago a device was last heard of."""
+    """The devices as a table; `now_unix_s` is the controller's clock, as are its devices' times."""
     table = output.new_table("device", "state", "board", "runs models with", "system")
     for device in devices:
         table.add_row(device.name, _state(device, now_unix_s), _board(device), _capabilities(device), _system(device))
@@ -63,14 +64,6 @@ def _state(device: Device, now_unix_s: float) -> str:
     if device.state != "offline":
         return device.state
     return f"offline for {duration(now_unix_s - device.last_seen_unix_s)}"
-
-
-def duration(seconds: float) -> str:
-    """A length of time in its largest whole unit, e.g. `3 min`."""
-    for unit, length_s in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= length_s:
-            return f"{int(seconds // length_s)} {unit}"
-    return f"{max(int(seconds), 0)} s"
 
 
 def _board(device: Device) -> str:

@@ -1,6 +1,5 @@
 """The options that several verbs share."""
 
-import os
 from typing import Annotated
 
 import typer
@@ -19,10 +18,3 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; progre
 def split_list(text: str) -> list[str]:
     """Split `a, b,c` into its parts without the empty ones."""
     return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def controller_hint(address: str) -> str:
-    """What a command to be typed next needs to reach the same controller."""
-    return (
-        "" if address == os.environ.get("EFFICIENTQUANT_CONTROLLER", DEFAULT_CONTROLLER) else f" --controller {address}"
-    )

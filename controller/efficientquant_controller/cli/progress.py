@@ -1,8 +1,9 @@
 """A campaign's progress: live bars on a terminal, a line for each change elsewhere."""
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -10,6 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from efficientquant_controller.cli.durations import clock_time
+from efficientquant_controller.cli.time_left import Pace
 from efficientquant_controller.model import CampaignState
 
 if TYPE_CHECKING:
@@ -19,10 +22,17 @@ BAR_WIDTH = 30
 
 
 class ProgressView(ABC):
-    """Shows a campaign's status as it changes; use it as a context manager around one campaign."""
+    """Shows a campaign's status as it changes, and every `tick_s` seconds how much time is left."""
 
-    def __init__(self, address: str) -> None:
+    tick_s: ClassVar[float]
+
+    def __init__(self, address: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._address = address
+        self._clock = clock
+        self._started_s = clock()
+        self._drawn_s = self._started_s
+        self._pace = Pace()
+        self._status: CampaignStatus | None = None
         self._noticed: set[tuple[float, str]] = set()
 
     def show(self, status: "CampaignStatus") -> None:
@@ -31,7 +41,20 @@ class ProgressView(ABC):
             if (notice.time_unix_s, notice.message) not in self._noticed:
                 self._noticed.add((notice.time_unix_s, notice.message))
                 self.say(notice.message)
+        self._status, self._drawn_s = status, self._clock()
+        self._pace.note(status, self._drawn_s)
         self._draw(status)
+
+    def tick(self) -> None:
+        """Show how the time goes by where nothing else has changed; call it as often as you like."""
+        if self._status is not None and self._clock() - self._drawn_s >= self.tick_s:
+            self._drawn_s = self._clock()
+            self._draw_time(self._status)
+
+    def _time_text(self, status: "CampaignStatus") -> str:
+        now_s = self._clock()
+        facts = (f"watched for {clock_time(now_s - self._started_s)}", self._pace.left(status, now_s))
+        return " · ".join(fact for fact in facts if fact)
 
     @abstractmethod
     def say(self, text: str) -> None:
@@ -44,12 +67,17 @@ class ProgressView(ABC):
     @abstractmethod
     def _draw(self, status: "CampaignStatus") -> None: ...
 
+    @abstractmethod
+    def _draw_time(self, status: "CampaignStatus") -> None: ...
+
 
 class LiveView(ProgressView):
-    """One line for each build while building, one bar for each device; drawn only when something has changed."""
+    """One line for each build while building, one bar for each device; drawn once a second at the most when idle."""
 
-    def __init__(self, console: Console, address: str) -> None:
-        super().__init__(address)
+    tick_s = 1.0
+
+    def __init__(self, console: Console, address: str, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(address, clock)
         self._console = console
         self._live: Live | None = None
 
@@ -68,14 +96,20 @@ class LiveView(ProgressView):
             # No refresh of its own: waking up ten times a second costs the board that may be measured right now.
             self._live = Live(console=self._console, auto_refresh=False)
             self._live.start()
-        self._live.update(render(status, self._address), refresh=True)
+        self._live.update(render(status, self._address, self._time_text(status)), refresh=True)
+
+    def _draw_time(self, status: "CampaignStatus") -> None:
+        if self._live is not None:
+            self._draw(status)
 
 
 class LineView(ProgressView):
     """One line for each change, for logs and pipes."""
 
-    def __init__(self, console: Console, address: str) -> None:
-        super().__init__(address)
+    tick_s = 60.0
+
+    def __init__(self, console: Console, address: str, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(address, clock)
         self._console = console
         self._said: dict[str, str] = {}
 
@@ -91,17 +125,25 @@ class LineView(ProgressView):
             self._say_change(_build_name(build), _build_text(build))
         for device in status.devices:
             # Without the phase and its percentage: one line for each run, not a thousand.
-            self._say_change(device.name, f"{_count_text(device)} {_activity(status, device, self._address)}")
+            text = f"{_count_text(device)} {_activity(status, device, self._address)}"
+            self._say_change(device.name, text, self._pace.left(status, self._clock()))
 
-    def _say_change(self, subject: str, text: str) -> None:
+    def _draw_time(self, status: "CampaignStatus") -> None:
+        for device in status.devices:
+            if _phase(device):
+                self.say(f"{device.name}: {_count_text(device)}{_phase(device)}")
+        self.say(self._time_text(status))
+
+    def _say_change(self, subject: str, text: str, note: str = "") -> None:
         if self._said.get(subject) != text:
             self._said[subject] = text
-            self.say(f"{subject}: {text}")
+            self.say(f"{subject}: {text}{f' · {note}' if note else ''}")
 
 
-def render(status: "CampaignStatus", address: str) -> RenderableType:
+def render(status: "CampaignStatus", address: str, time_text: str = "") -> RenderableType:
     """The whole picture of a campaign; `address` is the controller's, for what an offline device needs."""
-    return Group(*_build_lines(status), _device_table(status, address))
+    footer = [Text(time_text, style="dim")] if time_text and not status.campaign.state.ended else []
+    return Group(*_build_lines(status), _device_table(status, address), *footer)
 
 
 def _build_lines(status: "CampaignStatus") -> Iterable[Text]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from efficientquant_controller.cli import output
+from efficientquant_controller.cli.next_commands import FIRST_BENCH, command_line
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.store.location import check_location
@@ -33,7 +34,7 @@ def command(
         raise UserError("--csv and --json were both given; choose one")
     campaign_id = "" if campaign == "all" else campaign
     rows = _rows_from_controller(controller, campaign_id) if db is None else rows_from_database(db, campaign_id)
-    print_results(rows, as_csv=as_csv, as_json=as_json)
+    print_results(rows, as_csv=as_csv, as_json=as_json, controller=controller)
 
 
 def _rows_from_controller(controller: str, campaign_id: str) -> Rows:
@@ -56,14 +57,16 @@ def rows_from_database(db: str, campaign_id: str) -> Rows:
         store.close()
 
 
-def print_results(rows: Rows, *, as_csv: bool = False, as_json: bool = False) -> None:
-    """Print rows on stdout in one of the three forms."""
+def print_results(
+    rows: Rows, *, as_csv: bool = False, as_json: bool = False, controller: str = DEFAULT_CONTROLLER
+) -> None:
+    """Print rows on stdout in one of the three forms; `controller` is for what to type next."""
     if as_json:
         output.print_json(si_rows(rows))
     elif as_csv:
         _print_csv(si_rows(rows))
     else:
-        _print_tables(rows)
+        _print_tables(rows, controller)
 
 
 def si_rows(rows: Rows) -> list[dict[str, Any]]:
@@ -86,10 +89,10 @@ def _csv_cell(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
 
 
-def _print_tables(rows: Rows) -> None:
+def _print_tables(rows: Rows, controller: str) -> None:
     from efficientquant_controller.cli.result_table import print_result_tables
 
     if not rows:
-        output.print_line("no results yet; measure something: efficientquant bench MODEL --recipes fp32,efficientquant")
+        output.print_line(f"no results yet; measure something: {command_line(FIRST_BENCH, controller)}")
         return
     print_result_tables(rows, output.stdout_console())

@@ -3,7 +3,7 @@
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from queue import Empty, SimpleQueue
@@ -14,12 +14,14 @@ import typer
 
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.connection import Connection, ControllerUnreachableError
-from efficientquant_controller.cli.options import controller_hint
+from efficientquant_controller.cli.next_commands import campaign_words, command_line
 from efficientquant_controller.cli.progress import LineView, LiveView, ProgressView
 from efficientquant_controller.cli.records import Campaign, CampaignStatus
 from efficientquant_controller.cli.results import print_results, si_rows
+from efficientquant_controller.cli.waiting import Waiting
 from efficientquant_controller.model import CampaignState
 
+LONGER_TIER = "standard"
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 10.0
 # A signal may meet one of gRPC's threads; its handler only runs once the main thread wakes.
@@ -62,6 +64,7 @@ class Watch:
         self._retrying = False
         self._retry_s = FIRST_RETRY_S
         self._interrupts = 0
+        self._connecting = Waiting(lambda: f"the controller to say how campaign {self.campaign_id} stands")
         # SimpleQueue.put may be called from a signal handler that interrupted another put or get.
         self._arrivals: SimpleQueue[Arrival] = SimpleQueue()
 
@@ -70,7 +73,7 @@ class Watch:
 
         Raises ControllerUnreachableError when the controller never answered; once it has, its return is waited for.
         """
-        with _sigint_calls(self._interrupt):
+        with _sigint_calls(self._interrupt), self._connecting:
             self._start_reader()
             try:
                 return self._follow()
@@ -81,6 +84,7 @@ class Watch:
     def _follow(self) -> CampaignStatus | None:
         while True:
             arrival = self._next_arrival()
+            self._connecting.stop()
             if isinstance(arrival, CampaignStatus):
                 self._take(arrival)
                 if arrival.campaign.state.ended:
@@ -98,6 +102,7 @@ class Watch:
             try:
                 return self._arrivals.get(timeout=SIGNAL_POLL_S)
             except Empty:
+                self._view.tick()
                 if self._retrying and time.monotonic() >= retry_at_s:
                     self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)
                     retry_at_s = time.monotonic() + self._retry_s
@@ -189,7 +194,10 @@ def _sigint_calls(handler: Any) -> Iterator[None]:
 def ask_on_terminal() -> bool:
     """Ask whether to cancel or to detach; Enter, end of input and Ctrl-C detach."""
     output.print_message("Ctrl-C: [c] cancel the campaign, [d] or Enter: detach and let it go on")
-    return sys.stdin.readline().strip().lower().startswith("c")
+    try:
+        return sys.stdin.readline().strip().lower().startswith("c")
+    except OSError:  # the terminal is gone
+        return False
 
 
 def open_view(address: str, *, as_json: bool) -> ProgressView:
@@ -199,8 +207,13 @@ def open_view(address: str, *, as_json: bool) -> ProgressView:
     return LiveView(console, address) if live else LineView(console, address)
 
 
-def watch_to_end(connection: Connection, campaign_id: str, *, as_json: bool, reached: bool) -> None:
-    """Watch a campaign, print its results, and leave with its exit code (typer.Exit)."""
+def watch_to_end(
+    connection: Connection, campaign_id: str, *, as_json: bool, reached: bool, again: Sequence[str] | None = None
+) -> None:
+    """Watch a campaign, print its results, and leave with its exit code (typer.Exit).
+
+    `again` are the words that ask for it once more in a longer tier, where the caller knows them.
+    """
     view = open_view(connection.address, as_json=as_json)
     ask = ask_on_terminal if sys.stdin.isatty() and sys.stderr.isatty() else None
     watch = Watch(connection, campaign_id, view, ask, reached=reached)
@@ -208,38 +221,38 @@ def watch_to_end(connection: Connection, campaign_id: str, *, as_json: bool, rea
     if status is None:
         print_way_back(watch.campaign_id, connection.address)
         raise typer.Exit(DETACHED_EXIT_CODE)
-    print_end(connection, status.campaign, as_json=as_json)
+    print_end(connection, status.campaign, as_json=as_json, again=again)
     raise typer.Exit(0 if status.campaign.state is CampaignState.SUCCEEDED else 1)
 
 
 def print_way_back(campaign_id: str, address: str) -> None:
     """Say on stderr how to come back to a campaign that goes on, and how to end it."""
-    hint = controller_hint(address)
     output.print_message(f"detached: campaign {campaign_id} goes on")
-    output.print_message(f"  come back:  efficientquant watch {campaign_id}{hint}")
-    output.print_message(f"  cancel it:  efficientquant cancel {campaign_id}{hint}")
+    output.print_message(f"  come back:  {command_line(['watch', campaign_id], address)}")
+    output.print_message(f"  cancel it:  {command_line(['cancel', campaign_id], address)}")
 
 
-def print_end(connection: Connection, campaign: Campaign, *, as_json: bool) -> None:
+def print_end(connection: Connection, campaign: Campaign, *, as_json: bool, again: Sequence[str] | None = None) -> None:
     """Print the results of a campaign that has ended, where they are, and what to try next."""
     rows = connection.results(campaign.campaign_id)
     if as_json:
         output.print_json({"campaign": asdict(campaign), "results": si_rows(rows)})
         return
     output.print_line(f"campaign {campaign.campaign_id} {campaign.state}: {campaign.run_count} runs")
-    print_results(rows)
-    hint = controller_hint(connection.address)
-    output.print_line(f"these rows again: efficientquant results --campaign {campaign.campaign_id}{hint}")
+    print_results(rows, controller=connection.address)
+    results = command_line(["results", "--campaign", campaign.campaign_id], connection.address)
+    output.print_line(f"these rows again: {results}")
     output.print_line("  every column: add --csv or --json; in SQL: the view 'results' of the controller's database")
-    for line in next_steps(campaign, hint):
-        output.print_line(line)
+    output.print_line(next_step(campaign, connection.address, again))
 
 
-def next_steps(campaign: Campaign, hint: str) -> list[str]:
-    """What to try after a campaign."""
+def next_step(campaign: Campaign, address: str, again: Sequence[str] | None = None) -> str:
+    """What to try after a campaign; `again` are the words of the same one in a longer tier, where they are known."""
     if campaign.state is not CampaignState.SUCCEEDED:
-        return [f"next: mend what failed, check 'efficientquant devices{hint}', and bench again"]
+        return f"next: mend what failed, check '{command_line(['devices'], address)}', and bench again"
     if campaign.tier in ("standard", "publish", "sustained"):
-        return ["next: other models, 'efficientquant models'; other recipes, 'efficientquant recipes'"]
-    again = f"efficientquant bench {' '.join(campaign.models)} --recipes {','.join(campaign.recipes)} --tier standard"
-    return [f"next: numbers that hold longer, {again}{hint}"]
+        return "next: other models, 'efficientquant models'; other recipes, 'efficientquant recipes'"
+    words = again or campaign_words(campaign, LONGER_TIER)
+    if words is None:
+        return f"next: numbers that hold longer, by the same bench command with --tier {LONGER_TIER}"
+    return f"next: numbers that hold longer, {command_line(words, address)}"

@@ -12,7 +12,8 @@ from pathlib import Path
 import grpc
 from efficientquant_protos.v1 import fleet_pb2_grpc
 
-from efficientquant_controller.config import ServerConfig, split_address
+from efficientquant_controller.addresses import require_free, split_address, usable_address
+from efficientquant_controller.config import ServerConfig
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.fleet.artifacts import ContentStore
 from efficientquant_controller.fleet.builds import Builder
@@ -41,6 +42,7 @@ OPTIONS = [
 def serve(config: ServerConfig) -> None:
     """Serve until SIGINT or SIGTERM; raises UserError when the configuration cannot be served."""
     config = config.checked()
+    require_free(config.listen)  # before a database is made or changed
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("alembic.runtime").setLevel(logging.WARNING)  # which dialect it found concerns nobody
     root = config.artifacts_folder()
@@ -67,7 +69,8 @@ async def _serve(config: ServerConfig, store: Store, artifacts: ContentStore, ch
     leases = asyncio.create_task(coordinator.watch_leases())
     stop = _stop_event()
     await server.start()
-    print(f"ready: listening on {split_address(config.listen)[0]}:{port}", flush=True)  # noqa: T201 (others wait for it)
+    host, _ = split_address(config.listen, listening=True)
+    print(f"ready: listening on {usable_address(host, port)}", flush=True)  # noqa: T201 (others wait for it)
     await asyncio.wait({leases, asyncio.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
     submissions.close()
     await server.stop(grace=1)

@@ -1,0 +1,19 @@
+"""Lengths of time as people read them."""
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its largest whole unit, e.g. `3 min`."""
+    for unit, length_s in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length_s:
+            return f"{int(seconds // length_s)} {unit}"
+    return f"{max(int(seconds), 0)} s"
+
+
+def clock_time(seconds: float) -> str:
+    """A length of time to the second, e.g. `42 s`, `3:05 min` or `1:03:05 h`."""
+    whole = max(int(seconds), 0)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d} h"

@@ -1,0 +1,73 @@
+"""What is waited for and for how long: one line that counts on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable
+from threading import Event, Thread
+from types import TracebackType
+from typing import Self
+
+from efficientquant_controller.cli.durations import clock_time
+
+# Nothing is said of a wait that ends sooner.
+SILENT_S = 1.0
+TERMINAL_INTERVAL_S = 1.0
+LONGEST_INTERVAL_S = 60.0
+_CLEAR_LINE = "\r\x1b[2K"
+
+
+class Waiting:
+    """Says on stderr what is waited for while a `with` block lasts longer than `silent_s` seconds.
+
+    `what` completes "waiting for …"; a function is asked anew for each line.
+    """
+
+    def __init__(self, what: str | Callable[[], str], silent_s: float = SILENT_S) -> None:
+        self._what = what if callable(what) else lambda: what
+        self._silent_s = silent_s
+        self._ended = Event()
+        self._thread = Thread(target=self._report, name="waiting", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._started_s = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop saying so; a line that counts is wiped away. Harmless when it was stopped before."""
+        self._ended.set()
+        self._thread.join()
+
+    def _report(self) -> None:
+        on_terminal = sys.stderr.isatty()
+        said = False
+        pause_s = self._silent_s
+        while not self._ended.wait(pause_s):
+            elapsed_s = time.monotonic() - self._started_s
+            line = f"waiting for {self._what()} ({clock_time(elapsed_s)})"
+            if not _write(f"{_CLEAR_LINE}{line}" if on_terminal else f"{line}\n"):
+                return
+            said = True
+            pause_s = TERMINAL_INTERVAL_S if on_terminal else next_pause_s(elapsed_s)
+        if said and on_terminal:
+            _write(_CLEAR_LINE)
+
+
+def next_pause_s(elapsed_s: float) -> float:
+    """Return how long to be silent after a line in a log: longer the longer the wait has lasted, a minute at most."""
+    return min(max(9.0, elapsed_s), LONGEST_INTERVAL_S)
+
+
+def _write(text: str) -> bool:
+    """Write to stderr; False when nobody reads it any more."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError):  # the command itself will meet this too, and ends with it
+        return False
+    return True

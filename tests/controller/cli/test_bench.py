@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -146,19 +147,52 @@ def test_images_are_uploaded(command, control, tmp_path):
 
 
 def test_data_without_images_are_refused_before_anything_is_sent(command, control, tmp_path):
-    """A folder that holds no images is one line, and nothing is sent."""
+    """A folder that holds no images is one line, and neither images nor a campaign are sent."""
+    (tmp_path / "notes.txt").write_text("no image")
+
     outcome = command("bench", "m", "--data", str(tmp_path))
 
     assert outcome.exit_code == 2
-    assert outcome.err.startswith(f"error: data {tmp_path}: holds no images")
-    assert control.requests == []
+    assert outcome.err.splitlines()[-1].startswith(f"error: data {tmp_path}: holds no images")
+    assert control.requests == [pb.ListDevicesRequest()]
+    assert control.uploaded == b""
+
+
+@pytest.mark.parametrize("name", ["empty.npz", "empty"])
+@pytest.mark.parametrize("option", ["--data", "--weights"])
+def test_empty_inputs_are_refused_at_once(command, control, tmp_path, name, option):
+    """An empty file and an empty folder are found before torch is imported and before anything is sent."""
+    path = tmp_path / name
+    if path.suffix:
+        path.touch()
+    else:
+        path.mkdir()
+
+    outcome = command("bench", "m", option, str(path))
+
+    assert (outcome.exit_code, control.requests) == (2, [])
+    assert outcome.err.startswith(f"error: {option} {path} is ")
+
+
+def test_a_controller_that_is_away_is_found_before_images_are_packed(command, tmp_path, monkeypatch):
+    """Whether the controller answers is asked first, since packing and sending take long."""
+    (tmp_path / "a.png").write_bytes(b"not looked at")
+    monkeypatch.setitem(sys.modules, "efficientquant_controller.cli.calibration_sample", None)
+
+    outcome = command("bench", "m", "--data", str(tmp_path), "--controller", "127.0.0.1:1")
+
+    assert outcome.exit_code == 2
+    assert outcome.err.startswith("error: no controller answers at 127.0.0.1:1")
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         (["--weights", "nowhere.pth"], "--weights nowhere.pth: there is no such file"),
-        (["--weights", "."], "--weights .: there is no such file"),
+        (["--weights", "."], "--weights . is a folder; give a checkpoint"),
+        (["--weights", "/dev/null"], "--weights /dev/null is no ordinary file"),
+        (["--data", "nowhere"], "--data nowhere: there is no such file; give a folder of images or an .npz"),
+        (["--data", __file__], f"--data {__file__} is neither a folder nor an .npz"),
         (["--recipes", " , "], "--recipes names nothing; give for example fp32,efficientquant"),
         (["--devices", ""], "--devices names nothing; give for example all or bench-1,bench-2"),
     ],

@@ -95,10 +95,46 @@ def test_lines_only_for_changes(messages):
     for step in steps:
         view.show(status_from_wire(messages.status(devices=[step])))
 
-    assert view._console.file.getvalue().splitlines() == [
+    lines = view._console.file.getvalue().splitlines()
+    assert [line.partition(" · about")[0] for line in lines] == [
         "bench-1: 3/8 runs m · fp32",
         "bench-1: 4/8 runs waits for its turn",
     ]
+
+
+@pytest.mark.parametrize(("seconds", "lines"), [(59.0, 0), (60.0, 2)])
+def test_a_log_says_now_and_then_how_long_it_takes(messages, seconds, lines):
+    """A run of half an hour is no half hour of silence: each minute a log has the phase and the time left."""
+    now_s = [0.0]
+    view = LineView(Console(file=io.StringIO(), width=200), ADDRESS, clock=lambda: now_s[0])
+    busy = device(state="busy", current_model="m", current_recipe="fp32", phase="measure", fraction=0.25)
+    view.show(status_from_wire(messages.status(devices=[busy])))
+    now_s[0] = seconds
+
+    view.tick()
+    view.tick()
+
+    said = view._console.file.getvalue().splitlines()[1:]
+    expected = [
+        "bench-1: 3/8 runs · measure 25%",
+        "watched for 1:00 min · about 1 min left (an estimate from the tier)",
+    ]
+    assert said == expected[:lines]
+
+
+def test_a_terminal_counts_the_time(messages):
+    """On a terminal the time is drawn again each second, though nothing else has changed."""
+    now_s = [0.0]
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    view = LiveView(console, ADDRESS, clock=lambda: now_s[0])
+    view.show(status_from_wire(messages.status(devices=[device()])))
+    now_s[0] = 61.0
+
+    view.tick()
+    view.pause()
+
+    assert "watched for 0 s · about" in console.file.getvalue()
+    assert "watched for 1:01 min · about" in console.file.getvalue()
 
 
 def test_long_lines_are_not_folded_in_a_log(messages):

@@ -1,6 +1,7 @@
 """Watching: lost controllers and Ctrl-C, in this process and in a real one."""
 # ruff: noqa: D102 – the methods of a test's own helper
 
+import io
 import os
 import pty
 import signal
@@ -9,7 +10,9 @@ import sys
 
 import pytest
 from efficientquant_controller.cli import watching
+from efficientquant_controller.cli.progress import LineView
 from efficientquant_protos.v1 import fleet_pb2 as pb
+from rich.console import Console
 
 DEVICE = pb.DeviceStatus(name="bench-1", state="idle", runs_total=8, runs_done=3)
 
@@ -41,7 +44,8 @@ def test_lost_controller_is_waited_for(command, control, messages):
 
 def test_waits_grow_and_are_bounded(monkeypatch):
     """The pauses between tries double up to a limit."""
-    watch = watching.Watch(None, "c1", None, None)  # type: ignore[arg-type]
+    view = LineView(Console(file=io.StringIO()), "HOST:1")
+    watch = watching.Watch(None, "c1", view, None)  # type: ignore[arg-type]
     clock_s = [0.0]
     tries_s = []
 

@@ -1,0 +1,103 @@
+"""Waits say what they wait for and how long."""
+# ruff: noqa: D102 – the methods of a test's own helper
+
+import io
+import sys
+from threading import Event
+
+import pytest
+from efficientquant_controller.cli.durations import clock_time, duration
+from efficientquant_controller.cli.waiting import Waiting, next_pause_s
+
+
+class Listener(io.StringIO):
+    """A stderr that knows when something was written."""
+
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self.heard = Event()
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        self.heard.set()
+        return written
+
+
+def test_a_log_gets_a_line(monkeypatch):
+    """Without a terminal a wait is a line of its own, with what is waited for."""
+    listener = Listener(terminal=False)
+    monkeypatch.setattr(sys, "stderr", listener)
+
+    with Waiting("the sun", silent_s=0):
+        listener.heard.wait()
+
+    assert listener.getvalue() == "waiting for the sun (0 s)\n"
+
+
+def test_a_terminal_gets_a_line_that_is_wiped(monkeypatch):
+    """On a terminal the line is written over, and nothing of it stays."""
+    listener = Listener(terminal=True)
+    monkeypatch.setattr(sys, "stderr", listener)
+
+    with Waiting(lambda: "the sun", silent_s=0):
+        listener.heard.wait()
+
+    assert listener.getvalue() == "\r\x1b[2Kwaiting for the sun (0 s)\r\x1b[2K"
+
+
+def test_a_short_wait_is_silent(capsys):
+    """What ends within a second is not worth a word, and stopping twice is harmless."""
+    with Waiting("the sun") as waiting:
+        waiting.stop()
+
+    assert capsys.readouterr().err == ""
+
+
+def test_a_reader_that_leaves_does_not_disturb_the_wait(monkeypatch):
+    """A closed stderr ends the lines and not the work."""
+    listener = Listener(terminal=False)
+    listener.close()
+    monkeypatch.setattr(sys, "stderr", listener)
+    monkeypatch.setattr(listener, "isatty", lambda: False)
+
+    with Waiting("the sun", silent_s=0) as waiting:
+        waiting._thread.join()
+
+
+@pytest.mark.parametrize(("elapsed_s", "pause_s"), [(1, 9), (10, 10), (20, 20), (300, 60)])
+def test_lines_in_a_log_grow_rare(elapsed_s, pause_s):
+    """The longer a wait lasts, the less often it is mentioned, once a minute at least."""
+    assert next_pause_s(elapsed_s) == pause_s
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rough", "exact"),
+    [(0.4, "0 s", "0 s"), (59, "59 s", "59 s"), (65, "1 min", "1:05 min"), (3725, "1 h", "1:02:05 h")],
+)
+def test_durations_are_readable(seconds, rough, exact):
+    """Lengths of time are in units that a person thinks in."""
+    assert (duration(seconds), clock_time(seconds)) == (rough, exact)
+
+
+def test_a_slow_controller_is_waited_for_aloud(command, control, monkeypatch):
+    """A campaign that takes long to be accepted says so on stderr, and stdout stays clean."""
+    listener = Listener(terminal=False)
+    monkeypatch.setattr(Waiting.__init__, "__defaults__", (0,))
+    submit = control.SubmitCampaign
+
+    def answer_late(request, context):
+        listener.heard.wait()
+        return submit(request, context)
+
+    control.SubmitCampaign = answer_late
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", listener)
+        outcome = command("bench", "m", "--detach")
+
+    assert outcome.exit_code == 0
+    sentence = f"waiting for the controller at {control.address} to check models, recipes and devices"
+    assert listener.getvalue().startswith(sentence)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from efficientquant_controller import bounds
-from efficientquant_controller.addresses import is_loopback, split_address
+from efficientquant_controller.addresses import is_loopback, is_own, split_address
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.model import Measurement
 from efficientquant_controller.store.location import check_location, locate
@@ -66,7 +66,13 @@ class ServerConfig:
         bounds.HEARTBEAT_INTERVAL_S.check("--heartbeat-interval", self.heartbeat_interval_s)
         bounds.LEASE_S.check("--lease", self.lease_s)
         host, _ = split_address(self.listen, listening=True)
-        if not self.insecure and not is_loopback(host):
+        is_local = is_loopback(host)
+        if not is_own(host):
+            raise UserError(
+                f"--listen {self.listen}: {host} is no address of this machine; pass one of its own, or 0.0.0.0 with "
+                "--insecure for all of them"
+            )
+        if not self.insecure and not is_local:
             raise UserError(
                 f"--listen {self.listen} is reachable from other machines and the wire is not encrypted yet: anyone on "
                 "that network could read results and give work to your devices; pass --insecure to accept that, or "

@@ -27,7 +27,7 @@ def refused(fleet: Fleet, *arguments: str) -> str:
     """Run a command that must be refused; returns its one sentence, and proves that no campaign was left."""
     done = fleet.run(*arguments)
     assert done.returncode == 2, done.stderr
-    lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("uploaded ")]
+    lines = [line for line in done.stderr.strip().splitlines() if not line.startswith(("uploaded ", "waiting for "))]
     assert len(lines) == 1, done.stderr
     assert fleet.query("select count(*) from campaigns") == [(0,)]
     return lines[0]

@@ -1,5 +1,6 @@
 """`efficientquant devices`: who is connected, and what they can do."""
 
+import shlex
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,7 +50,7 @@ def _show(devices: list[Device], now_unix_s: float, controller: str, as_json: bo
         output.stdout_console().print(device_table(devices, now_unix_s))
     else:
         output.print_line("no device has connected yet; start an agent on one:")
-        output.print_line(f"  efficientquant-agent --controller {controller} --name NAME")
+        output.print_line(f"  {shlex.join(['efficientquant-agent', '--controller', controller, '--name', 'NAME'])}")
 
 
 def device_table(devices: list[Device], now_unix_s: float) -> "Table":

@@ -1,5 +1,6 @@
 """A campaign's progress: live bars on a terminal, a line for each change elsewhere."""
 
+import shlex
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -196,7 +197,8 @@ def _activity(status: "CampaignStatus", device: "DeviceStatus", address: str) ->
     if status.campaign.state.ended:
         return str(status.campaign.state)
     if device.state == "offline":
-        return f"offline, its runs wait: start 'efficientquant-agent --controller {address} --name {device.name}' there"
+        agent = shlex.join(["efficientquant-agent", "--controller", address, "--name", device.name])
+        return f"offline, its runs wait: start '{agent}' there"
     if device.current_model:
         return f"{device.current_model} · {device.current_recipe}"
     return "waits for the artifacts" if status.campaign.state is CampaignState.BUILDING else "waits for its turn"

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from efficientquant_controller import bounds
 from efficientquant_controller.config import DEFAULT_REPEATS, PAPER_REPEATS, measurement_for
 from efficientquant_controller.errors import FleetError, UserError
+from efficientquant_controller.fleet.abilities import choose_devices, require_abilities
 from efficientquant_controller.fleet.artifacts import ContentStore
 from efficientquant_controller.fleet.builds import Builder, Source, build_key
 from efficientquant_controller.fleet.campaigns import CampaignView
@@ -25,8 +26,6 @@ from efficientquant_controller.model import (
     Calibration,
     Campaign,
     CampaignState,
-    Device,
-    Measurement,
     Weights,
 )
 from efficientquant_controller.store.base import Store
@@ -70,8 +69,10 @@ class Submissions:
         measurement = measurement_for(request.tier, **changes)
         _check_counts(request)
         recipes = self._builder.canonical_recipes(request.recipes)
-        devices = [(one, choose_variant(one, request.backend)) for one in self._choose(request.devices)]
-        _check_clocks(measurement, [one for one, _ in devices])
+        known = await asyncio.to_thread(self._store.devices)
+        chosen = choose_devices(request.devices, self._coordinator.connected(), known)
+        devices = [(device, choose_variant(device, request.backend)) for device in chosen]
+        require_abilities(measurement, devices)
         self._builder.check_targets({variant.target for _, variant in devices})
         self._builder.check_calibration(request.calibration)
         await self._builder.check_models(request.models, request.weights)
@@ -108,19 +109,6 @@ class Submissions:
         for task in self._tasks.values():
             task.cancel()
         self._builder.close()
-
-    def _choose(self, names: tuple[str, ...]) -> list[Device]:
-        connected = {one.name: one for one in self._coordinator.connected()}
-        if not connected:
-            raise UserError(
-                "no device is connected; start one with 'efficientquant-agent --controller HOST:PORT --name NAME' and "
-                "look at 'efficientquant devices'"
-            )
-        unknown = [one for one in names if one not in connected]
-        if unknown:
-            listed = ", ".join(sorted(str(one) for one in connected))
-            raise UserError(f"no device named {_quoted(unknown)} is connected (connected: {listed})")
-        return [connected[one] for one in names] if names else list(connected.values())
 
     async def _build_all(self, view: CampaignView) -> None:
         async with self._one_at_a_time:
@@ -186,19 +174,3 @@ def _check_counts(request: CampaignRequest) -> None:
     if request.repeats:
         bounds.REPEATS.check("the number of repeats", request.repeats)
     bounds.SEED.check("the seed", request.seed)
-
-
-def _check_clocks(measurement: Measurement, devices: Sequence[Device]) -> None:
-    """Refuse clocks or a power mode that a device has no rights to set: found at midnight, it would cost the night."""
-    if not measurement.lock_clocks and not measurement.power_mode:
-        return
-    powerless = [str(one.name) for one in devices if one.snapshot.clock_control not in ("root", "helper")]
-    if powerless:
-        raise UserError(
-            f"clocks or a power mode were asked for, and the agent on {_quoted(powerless)} may not set them; install "
-            "its root helper there (agent/README.md, Clocks), or leave --lock-clocks and --power-mode out"
-        )
-
-
-def _quoted(names: list[str]) -> str:
-    return ", ".join(f"'{one}'" for one in names)

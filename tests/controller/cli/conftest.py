@@ -29,10 +29,11 @@ class ScriptedControl(fleet_pb2_grpc.FleetControlServicer):
     uploaded: bytes = b""
     state_after_cancel: str = "cancelled"
     address: str = ""
+    now_unix_s: float = 0.0
 
     def ListDevices(self, request, context):
         self._take(request, context)
-        return pb.ListDevicesResponse(devices=self.devices)
+        return pb.ListDevicesResponse(devices=self.devices, controller_unix_s=self.now_unix_s)
 
     def ForgetDevice(self, request, context):
         self._take(request, context)

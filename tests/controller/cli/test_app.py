@@ -8,6 +8,7 @@ import grpc
 import pytest
 from efficientquant_controller.cli import app as application
 from efficientquant_controller.cli import devices
+from efficientquant_controller.cli.connection import ControllerUnreachableError
 
 VERBS = (
     *("serve", "devices", "bench", "campaigns", "watch", "cancel", "results", "models", "recipes"),
@@ -147,6 +148,17 @@ def grpc_free_port():
             yield holder.getsockname()[1]
 
     return bound()
+
+
+@pytest.mark.parametrize("address", ["192.0.2.123:50051", "nosuch.invalid:50051"])
+def test_a_controller_elsewhere_is_not_started_here(address):
+    """Nobody is advised to listen on an address that is another machine's."""
+    sentence = str(ControllerUnreachableError(address, "no answer"))
+
+    assert sentence == (
+        f"no controller answers at {address} (no answer); look whether it runs there and its port can be reached from "
+        "here, or pass another --controller"
+    )
 
 
 def test_unknown_name_is_told(command):

@@ -99,6 +99,15 @@ def test_offline_device_says_since_when(command, control, now_s):
     assert "offline for 3 min" in command("devices").out
 
 
+@pytest.mark.parametrize("off_s", [-7200.0, 7200.0])
+def test_ages_are_by_the_controllers_clock(command, control, now_s, off_s):
+    """A client whose clock is two hours off shows the same age, since the controller tells its own time."""
+    control.devices = [nano(state="offline", last_seen_unix_s=now_s + off_s - 185)]
+    control.now_unix_s = now_s + off_s
+
+    assert "offline for 3 min" in command("devices").out
+
+
 def test_device_without_runtime(command, control):
     """A device that can run nothing says so."""
     control.devices = [pb.Device(name="bare", state="idle")]

@@ -1,11 +1,19 @@
 """`efficientquant serve`: its options become the server's configuration."""
 
+import socket
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from efficientquant_controller.addresses import is_own, split_address
 from efficientquant_controller.config import ServerConfig
+
+COMMAND = [sys.executable, "-m", "efficientquant_controller.cli", "serve"]
+PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy")
 
 
 @pytest.fixture
@@ -39,6 +47,11 @@ def test_every_option(command, served):
     [
         (["--listen", "0.0.0.0:0"], "error: --listen 0.0.0.0:0 is reachable from other machines"),
         (["--listen", "50051"], "error: '50051' is not an address"),
+        (["--listen", "192.0.2.123:0"], "error: --listen 192.0.2.123:0: 192.0.2.123 is no address of this machine"),
+        (["--listen", "192.0.2.123:0", "--insecure"], "error: --listen 192.0.2.123:0: 192.0.2.123 is no address"),
+        (["--listen", "nosuch.invalid:0"], "error: the host 'nosuch.invalid' cannot be found"),
+        (["--listen", "http://127.0.0.1:0"], "error: 'http://127.0.0.1:0' is a URL; give HOST:PORT"),
+        (["--listen", "127.0.0.1:65536"], "error: '127.0.0.1:65536' has no port from 0 to 65535"),
         (["--lease", "1", "--heartbeat-interval", "2"], "error: --lease 1 s is shorter than two heartbeats"),
     ],
 )
@@ -49,3 +62,52 @@ def test_wrong_configuration(command, served, options, sentence):
     assert outcome.exit_code == 2
     assert outcome.err.startswith(sentence)
     assert served == []
+
+
+@contextmanager
+def serving(folder: Path, *options: str) -> Iterator[str]:
+    """A real controller; gives the address of its ready line."""
+    words = [*COMMAND, "--db", str(folder / "results.db"), *options]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            ready = process.stdout.readline()
+            assert ready.startswith("ready: listening on ")
+            yield ready.split()[-1]
+        finally:
+            process.terminate()
+
+
+@pytest.mark.parametrize("listen", ["[::1]:0", "127.0.0.1:0", "localhost:0"])
+def test_the_address_that_is_printed_is_the_one_to_pass(command, tmp_path, listen):
+    """What the ready line says is what --controller takes, for IPv6 too."""
+    with serving(tmp_path, "--listen", listen) as address:
+        outcome = command("devices", "--controller", address)
+
+    assert (outcome.exit_code, outcome.err) == (0, "")
+    assert address.rpartition(":")[0] == listen.rpartition(":")[0]
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0"])
+def test_every_interface_is_printed_as_one_to_connect_to(command, tmp_path, listen, monkeypatch):
+    """All interfaces are no address to connect to: the ready line has one of this machine's, and no proxy is asked."""
+    for name in PROXIES:
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with serving(tmp_path, "--listen", listen, "--insecure") as address:
+        outcome = command("devices", "--controller", address)
+
+    assert (outcome.exit_code, outcome.err) == (0, "")
+    assert split_address(address)[0] not in ("0.0.0.0", "::")
+    assert is_own(split_address(address)[0])
+
+
+def test_a_port_in_use_leaves_nothing_behind(tmp_path):
+    """A port that is taken is one line, before a database or a folder is made."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        listen = f"127.0.0.1:{other.getsockname()[1]}"
+        words = [*COMMAND, "--db", str(tmp_path / "results.db"), "--listen", listen]
+        ended = subprocess.run(words, capture_output=True, text=True, check=False)
+
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"error: cannot listen on {listen}: another program uses port")
+    assert (ended.stderr.count("\n"), list(tmp_path.iterdir())) == (1, [])

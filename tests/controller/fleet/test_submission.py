@@ -28,13 +28,14 @@ REQUEST = CampaignRequest(
 )
 
 
-def device(name: str, clock_control: str = "none", *backends: Backend, int8: bool = False) -> Device:
+def device(name: str, clock_control: str = "none", *backends: Backend, int8: bool = False, **facts: Any) -> Device:
     snapshot = DeviceSnapshot(
+        power_mode="MAXN",
         backends=backends or (Backend("ort-cpu", "1.23.2"),),
         gpus=(Gpu("gpu", int8=int8),),
         clock_control=clock_control,
     )
-    return Device(name, name, "0.1.0", 1, 0.0, snapshot)
+    return Device(name, name, "0.1.0", 1, 0.0, replace(snapshot, **facts))
 
 
 class Coordinator:
@@ -79,7 +80,8 @@ def fleet(tmp_path: Any) -> Callable[..., tuple[Submissions, Coordinator, Offlin
 
     def make(*devices: Device, before: Artifact | None = None) -> tuple[Submissions, Coordinator, OfflineBuilder]:
         coordinator, artifacts = Coordinator(devices), ContentStore(tmp_path / "artifacts")
-        store = SimpleNamespace(find_artifact=lambda _: before, add_artifact=lambda *_: None)
+        known = [*devices, device("nano-away")]
+        store = SimpleNamespace(devices=lambda: known, find_artifact=lambda _: before, add_artifact=lambda *_: None)
         builder = OfflineBuilder(artifacts, ContentStore(tmp_path / "uploads"))
         return Submissions(coordinator, builder, store, artifacts), coordinator, builder
 
@@ -138,6 +140,89 @@ def test_a_way_to_measure_that_does_not_exist_is_refused(
     assert coordinator.started == []
 
 
+NO_CLOCKS = {"gpus": (), "power_mode": ""}
+JETSON = {"gpus": (Gpu("Tegra X1", integrated=True),), "l4t": "R32.7.4"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"lock_clocks": True}, r"devices 'pc-1', 'pc-2' have no clocks that can be locked"),
+        ({"power_mode": "MAXN"}, r"devices 'pc-1', 'pc-2' have no power modes \(nvpmodel\); leave --power-mode out"),
+    ],
+)
+@pytest.mark.parametrize("control", ["none", "root"])
+def test_clocks_that_a_device_does_not_have_are_refused(
+    fleet: Callable, changes: dict[str, Any], sentence: str, control: str
+) -> None:
+    """A device without clocks or modes is named, whatever its agent may do, and no helper is recommended."""
+    boards = (device("nano-1", "root", **JETSON), *(device(f"pc-{n}", control, **NO_CLOCKS) for n in (1, 2)))
+    submissions, coordinator, _ = fleet(*boards)
+
+    with pytest.raises(UserError, match=sentence):
+        run(submissions.submit(replace(REQUEST, changes=changes)))
+
+    assert coordinator.started == []
+    assert run(built(submissions, replace(REQUEST, changes=changes, devices=("nano-1",)))).campaign
+
+
+@pytest.mark.parametrize(
+    ("changes", "option"),
+    [
+        ({"cuda_graph": True}, "--cuda-graph"),
+        ({"sync_mode": "block"}, "--sync"),
+        ({"memory_kind": "pinned"}, "--buffers"),
+        ({"profile_layers": True}, "--layers"),
+    ],
+)
+def test_what_only_tensorrt_does_needs_a_device_with_it(fleet: Callable, changes: dict[str, Any], option: str) -> None:
+    """Where no chosen device measures with TensorRT the option is refused; where one does, it is taken."""
+    nano = device("nano-1", "none", Backend("trt", "8.2.1"), Backend("ort-cpu", "1.10.0"))
+    submissions, coordinator, _ = fleet(nano, device("pc-1"))
+    asked = replace(REQUEST, changes=changes)
+
+    for refused in (replace(asked, devices=("pc-1",)), replace(asked, backend="ort-cpu")):
+        with pytest.raises(UserError, match=rf"^{option} needs TensorRT .*pc-1: ort-cpu"):
+            run(submissions.submit(refused))
+
+    assert coordinator.started == []
+    assert run(built(submissions, asked)).campaign
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (("nano-away",), r"device 'nano-away' is offline, start its agent or leave it out .*connected: nano-1, pc-1"),
+        (("nano-11",), r"there is no device 'nano-11', did you mean nano-1\? \(connected: nano-1, pc-1\)"),
+        (("zebra", "pc-1"), r"there is no device 'zebra' \(connected: nano-1, pc-1\)"),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(fleet: Callable, names: tuple[str, ...], sentence: str) -> None:
+    """A device that is offline is told from one that does not exist."""
+    submissions, coordinator, _ = fleet(device("nano-1"), device("pc-1"))
+    with pytest.raises(UserError, match=sentence):
+        run(submissions.submit(replace(REQUEST, devices=names)))
+    assert coordinator.started == []
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"repeats": 2**32 - 1}, "the number of repeats 4294967295: give a whole number from 1 to 100"),
+        ({"seed": 2**64 - 1}, "the seed 18446744073709551615: give a whole number from 0 to 4294967295"),
+        ({"intra_op_threads": 100_000}, "the number of threads 100000: give a whole number from 0 to 256"),
+        ({"changes": {"idle_s": float("nan")}}, "the idle time nan"),
+        ({"changes": {"max_start_temperature_c": float("inf")}}, "the highest temperature to start at inf"),
+    ],
+)
+def test_numbers_from_any_client_have_the_same_bounds(fleet: Callable, change: dict[str, Any], sentence: str) -> None:
+    """What the command line refuses is refused from the wire too."""
+    submissions, coordinator, _ = fleet(device("nano-1"))
+    with pytest.raises(UserError, match=sentence):
+        run(submissions.submit(replace(REQUEST, **change)))
+    assert coordinator.started == []
+
+
 def test_a_backend_that_one_device_lacks_is_refused(fleet: Callable) -> None:
     """All devices must have the backend asked for; the one that has not is named."""
     trt, ort = Backend("trt", "8.2.1"), Backend("ort-cpu", "1.10.0")
@@ -167,7 +252,7 @@ def test_the_paper_averages_ten_repeats(fleet: Callable, paper: bool, asked: int
 
 def test_the_measurement_is_the_tiers_with_what_was_asked_for(fleet: Callable) -> None:
     """Changes replace the tier's fields and leave the others."""
-    submissions, _, _ = fleet(device("nano-1"))
+    submissions, _, _ = fleet(device("nano-1", "none", Backend("trt", "8.2.1")))
     asked = {"cuda_graph": True, "idle_s": 0.0, "max_start_temperature_c": 45.0}
     measurement = run(built(submissions, replace(REQUEST, changes=asked))).campaign.measurement
     assert (measurement.tier, measurement.min_count, measurement.sync_mode) == ("smoke", 64, "spin")

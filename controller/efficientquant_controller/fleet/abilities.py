@@ -1,0 +1,98 @@
+"""What a device can do of what is asked, by what it said of itself: checked before anything is built."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from efficientquant_controller.errors import UserError
+from efficientquant_controller.fleet.variants import Variant
+from efficientquant_controller.model import Device, Measurement
+
+# The backends whose runs take a CUDA graph, a way to wait, a place for buffers and times of layers.
+TENSORRT = ("trt", "trt-rtx")
+_CHANGES_CLOCKS = ("root", "helper")
+
+
+def require_abilities(measurement: Measurement, devices: Sequence[tuple[Device, Variant]]) -> None:
+    """Raise UserError for a way to measure that a device, or all of them, cannot have."""
+    _require_clocks(measurement, [device for device, _ in devices])
+    _require_tensorrt(measurement, devices)
+
+
+def choose_devices(names: Sequence[str], connected: Sequence[Device], known: Sequence[Device]) -> list[Device]:
+    """The connected devices of these names, or all; raises UserError for one that is offline or does not exist."""
+    if not connected:
+        raise UserError(
+            "no device is connected; start one with 'efficientquant-agent --controller HOST:PORT --name NAME' and "
+            "look at 'efficientquant devices'"
+        )
+    present = {str(device.name): device for device in connected}
+    offline = {str(device.name) for device in known} - set(present)
+    problems = [_absence(name, offline, present) for name in names if name not in present]
+    if problems:
+        raise UserError(f"{'; '.join(problems)} (connected: {', '.join(sorted(present))})")
+    return [present[name] for name in names] if names else list(connected)
+
+
+def _absence(name: str, offline: set[str], present: dict[str, Device]) -> str:
+    if name in offline:
+        return f"device '{name}' is offline, start its agent or leave it out with --devices"
+    close = get_close_matches(name, [*present, *offline], n=1)
+    return f"there is no device '{name}'{f', did you mean {close[0]}?' if close else ''}"
+
+
+def _require_clocks(measurement: Measurement, devices: Sequence[Device]) -> None:
+    """Refuse clocks or a power mode that a device lacks or may not set: found at midnight, it would cost the night."""
+    if measurement.lock_clocks:
+        lacking = [device for device in devices if not _has_clocks(device)]
+        if lacking:
+            raise UserError(
+                f"{_named(lacking)} no clocks that can be locked (no Jetson, no NVIDIA GPU of its own); leave "
+                "--lock-clocks out, or choose others with --devices"
+            )
+    if measurement.power_mode:
+        lacking = [device for device in devices if not device.snapshot.power_mode]
+        if lacking:
+            raise UserError(
+                f"{_named(lacking)} no power modes (nvpmodel); leave --power-mode out, or choose others with --devices"
+            )
+    if not measurement.lock_clocks and not measurement.power_mode:
+        return
+    powerless = [str(device.name) for device in devices if device.snapshot.clock_control not in _CHANGES_CLOCKS]
+    if powerless:
+        raise UserError(
+            f"clocks or a power mode were asked for, and the agent on {_quoted(powerless)} may not set them; install "
+            "its root helper there (agent/README.md, Clocks), or leave --lock-clocks and --power-mode out"
+        )
+
+
+def _require_tensorrt(measurement: Measurement, devices: Sequence[tuple[Device, Variant]]) -> None:
+    asked = [
+        option
+        for option, is_asked in (
+            ("--cuda-graph", measurement.cuda_graph),
+            ("--sync", measurement.sync_mode != Measurement.sync_mode),
+            ("--buffers", measurement.memory_kind != Measurement.memory_kind),
+            ("--layers", measurement.profile_layers),
+        )
+        if is_asked
+    ]
+    if not asked or any(variant.backend in TENSORRT for _, variant in devices):
+        return
+    backends = ", ".join(f"{device.name}: {variant.backend}" for device, variant in devices)
+    raise UserError(
+        f"{' and '.join(asked)} {'needs' if len(asked) == 1 else 'need'} TensorRT ({' or '.join(TENSORRT)}), and no chosen device measures with it "
+        f"({backends}); leave them out, or choose a device that has it with --devices or --backend"
+    )
+
+
+def _has_clocks(device: Device) -> bool:
+    return bool(device.snapshot.l4t) or any(not gpu.integrated for gpu in device.snapshot.gpus)
+
+
+def _named(devices: Sequence[Device]) -> str:
+    names = _quoted([str(device.name) for device in devices])
+    return f"device {names} has" if len(devices) == 1 else f"devices {names} have"
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)

@@ -79,7 +79,6 @@ class Recipe(ABC):
 
     method: ClassVar[str]
     version: ClassVar[int]
-    summary: ClassVar[str]
 
     name: str
 
@@ -94,6 +93,11 @@ class Recipe(ABC):
     def float_type(self) -> FloatType:
         """The type of what stays in float."""
         return FloatType.FP32
+
+    @property
+    @abstractmethod
+    def summary(self) -> str:
+        """What this recipe does with these options, in a few words."""
 
     @property
     @abstractmethod

@@ -96,3 +96,32 @@ def test_a_stored_recipe_from_elsewhere_is_refused_by_name(change, field):
     with pytest.raises(RecipeFormatError) as caught:
         Recipe.from_dict(get_recipe("efficientquant").to_dict() | change)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("name", "summary"),
+    [
+        ("efficientquant", "int8 Conv2d weights per channel, 8-bit log2 after softmax"),
+        ("efficientquant-weights", "int8 Conv2d weights per channel, softmax in float"),
+        ("efficientquant-log2", "8-bit log2 after softmax, weights in float"),
+        ("efficientquant-per-tensor", "int8 Conv2d weights per tensor, 8-bit log2 after softmax"),
+        ("efficientquant:weight_bits=4:scope=conv+linear", "int4 Conv2d and Linear weights per channel, 8-bit log2"),
+        ("int8", "int8 weights and activations: convolutions, linears, attention products"),
+        ("int8:activation_bits=6:scope=conv", "int8 weights and int6 activations: convolutions"),
+    ],
+)
+def test_a_summary_says_what_the_recipe_does(name, summary):
+    """What stands in a summary follows the options, so that it is true of every recipe."""
+    assert get_recipe(name).summary.startswith(summary)
+
+
+def test_no_two_recipes_have_one_summary():
+    """Recipes that differ are told apart by their summaries."""
+    assert len({get_recipe(name).summary for name in NAMES}) == len(NAMES)
+
+
+@pytest.mark.parametrize("option", ["log2_epsilon=nan", "log2_epsilon=inf", "log2_epsilon=1e999", "log2_octaves=1e3"])
+def test_a_number_that_is_none_is_refused(option):
+    """NaN, infinity and what is no whole number are one sentence that names the option."""
+    with pytest.raises(RecipeFormatError, match=option.partition("=")[0]):
+        get_recipe(f"efficientquant:{option}")

@@ -31,7 +31,6 @@ class EfficientQuant(Recipe):
 
     method: ClassVar[str] = "efficientquant"
     version: ClassVar[int] = 2
-    summary: ClassVar[str] = "int8 Conv2d weights per channel, 8-bit log2 after softmax"
 
     weight_bits: int | None = 8
     granularity: Granularity = Granularity.PER_CHANNEL
@@ -54,6 +53,17 @@ class EfficientQuant(Recipe):
             raise RecipeFormatError("log2_octaves", f"{self.log2_octaves}; 1 to 100 are possible")
 
     @property
+    def summary(self) -> str:
+        """Return which weights and softmaxes are quantized, to how many bits."""
+        weights = f"int{self.weight_bits} {_OPERATORS[self.scope]} weights {self.granularity.replace('-', ' ')}"
+        softmax = f"{self.softmax_bits}-bit log2 after softmax"
+        parts = [
+            "weights in float" if self.weight_bits is None else weights,
+            "softmax in float" if self.softmax_bits is None else softmax,
+        ]
+        return ", ".join(parts if self.weight_bits is not None else parts[::-1])
+
+    @property
     def float_type(self) -> FloatType:
         """What `rest` says."""
         return self.rest
@@ -73,6 +83,11 @@ class EfficientQuant(Recipe):
             )
 
 
+_OPERATORS = {
+    Scope.CONV: "Conv2d",
+    Scope.CONV_OUTSIDE_TRANSFORMERS: "Conv2d (outside transformers)",
+    Scope.CONV_LINEAR: "Conv2d and Linear",
+}
 _PAPER = EfficientQuant(name="efficientquant")
 register(
     _PAPER,

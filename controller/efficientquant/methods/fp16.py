@@ -17,12 +17,16 @@ class Fp16(Recipe):
 
     method: ClassVar[str] = "fp16"
     version: ClassVar[int] = 1
-    summary: ClassVar[str] = "16-bit floats, normalizations in 32 bits"
 
     @property
     def float_type(self) -> FloatType:
         """FP16."""
         return FloatType.FP16
+
+    @property
+    def summary(self) -> str:
+        """Return what it does in a few words."""
+        return "16-bit floats, normalizations in 32 bits"
 
     @property
     def needs_calibration(self) -> bool:

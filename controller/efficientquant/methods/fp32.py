@@ -17,7 +17,11 @@ class Fp32(Recipe):
 
     method: ClassVar[str] = "fp32"
     version: ClassVar[int] = 1
-    summary: ClassVar[str] = "32-bit floats, batch norm folded"
+
+    @property
+    def summary(self) -> str:
+        """Return what it does in a few words."""
+        return "32-bit floats, batch norm folded"
 
     @property
     def needs_calibration(self) -> bool:

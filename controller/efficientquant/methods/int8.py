@@ -24,7 +24,6 @@ class Int8(Recipe):
 
     method: ClassVar[str] = "int8"
     version: ClassVar[int] = 1
-    summary: ClassVar[str] = "int8 weights and activations: convolutions, linears, attention products"
 
     weight_bits: int = 8
     activation_bits: int = 8
@@ -39,6 +38,13 @@ class Int8(Recipe):
         for field in ("weight_bits", "activation_bits"):
             if getattr(self, field) is None:
                 raise RecipeFormatError(field, "none; an integer recipe quantizes both, choose 2 to 8")
+
+    @property
+    def summary(self) -> str:
+        """Return which operators are quantized, to how many bits."""
+        same = self.weight_bits == self.activation_bits
+        bits = f"int{self.weight_bits} weights and {'' if same else f'int{self.activation_bits} '}activations"
+        return f"{bits}: {_OPERATORS[self.scope]}"
 
     @property
     def float_type(self) -> FloatType:
@@ -56,4 +62,10 @@ class Int8(Recipe):
         quantization.quantize_weights(self.scope, self.weight_bits, self.granularity)
 
 
+_OPERATORS = {
+    Scope.CONV: "convolutions",
+    Scope.CONV_OUTSIDE_TRANSFORMERS: "convolutions outside transformers",
+    Scope.CONV_LINEAR: "convolutions, linears",
+    Scope.ALL: "convolutions, linears, attention products",
+}
 register(Int8(name="int8"))

@@ -1,11 +1,11 @@
 """`efficientquant models`: the names that can be benchmarked."""
 
-from fnmatch import fnmatchcase
 from typing import Annotated
 
 import typer
 
 from efficientquant_controller.cli import output
+from efficientquant_controller.cli.model_names import model_names
 from efficientquant_controller.cli.options import Json
 from efficientquant_controller.errors import UserError
 
@@ -25,11 +25,3 @@ def command(
         return
     for name in names:
         output.print_line(name)
-
-
-def model_names(pattern: str) -> list[str]:
-    """The names timm knows that match; a pattern without * matches anywhere in a name."""
-    import timm
-
-    wanted = pattern if "*" in pattern else f"*{pattern}*"
-    return [name for name in timm.list_models() if fnmatchcase(name, wanted)]

@@ -79,9 +79,10 @@ def _require_tensorrt(measurement: Measurement, devices: Sequence[tuple[Device, 
     if not asked or any(variant.backend in TENSORRT for _, variant in devices):
         return
     backends = ", ".join(f"{device.name}: {variant.backend}" for device, variant in devices)
+    needs = f"{' and '.join(asked)} {'needs' if len(asked) == 1 else 'need'} TensorRT ({' or '.join(TENSORRT)})"
     raise UserError(
-        f"{' and '.join(asked)} {'needs' if len(asked) == 1 else 'need'} TensorRT ({' or '.join(TENSORRT)}), and no chosen device measures with it "
-        f"({backends}); leave them out, or choose a device that has it with --devices or --backend"
+        f"{needs}, and no chosen device measures with it ({backends}); leave them out, or choose a device that has it "
+        "with --devices or --backend"
     )
 
 

@@ -1,6 +1,10 @@
 """`efficientquant models`."""
 
 import json
+import subprocess
+import sys
+
+from efficientquant_controller.cli.model_names import all_names
 
 
 def test_pattern(command):
@@ -26,3 +30,24 @@ def test_nothing_matches(command):
 
     assert outcome.exit_code == 2
     assert outcome.err == "error: no model matches 'mobilevat*'; try a pattern such as '*vit*', or no pattern for all\n"
+
+
+def test_the_names_are_timms_own():
+    """What is read from timm's sources is what timm lists, in its order."""
+    import timm
+
+    assert all_names() == timm.list_models()
+
+
+def test_needs_no_torch():
+    """Names are listed without importing torch, which takes a minute on a small machine."""
+    code = (
+        "import sys; sys.modules.update(torch=None, timm=None)\nfrom efficientquant_controller.cli import main; main()"
+    )
+
+    shown = subprocess.run(
+        [sys.executable, "-c", code, "models", "--json"], capture_output=True, text=True, check=False
+    )
+
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "mobilevit_xxs" in json.loads(shown.stdout)

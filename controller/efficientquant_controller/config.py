@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ MEMORY_KINDS = ("auto", "pinned", "mapped", "device")
 def measurement_for(tier: str, **changes: Any) -> Measurement:
     """The measurement a tier stands for, with `changes` to its fields; raises UserError for what does not exist."""
     if tier not in TIERS:
-        raise UserError(f"unknown tier '{tier}'; choose one of {', '.join(TIERS)}")
+        close = get_close_matches(tier, list(TIERS), n=1)
+        meant = f", did you mean {close[0]}?" if close else ""
+        raise UserError(f"unknown tier '{tier}'{meant or ';'} choose one of {', '.join(TIERS)}")
     measurement = replace(TIERS[tier], **changes)
     if measurement.sync_mode not in SYNC_MODES:
         raise UserError(f"unknown sync mode '{measurement.sync_mode}'; choose one of {', '.join(SYNC_MODES)}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import cache
 from itertools import combinations
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
@@ -10,6 +11,7 @@ import typer
 
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json
+from efficientquant_controller.cli.waiting import Waiting
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.store.location import check_location
 
@@ -55,7 +57,9 @@ def command(
     chosen = _metric(metric)
     with _opened(db, controller) as runs:
         sides = find_sides(runs, a, b, with_samples=chosen.percent is not None)
-    print_comparison(compare_jobs(*sides, chosen, force=force), as_json=as_json)
+    with Waiting("the comparison to be computed"):
+        found = compare_jobs(*sides, chosen, force=force)
+    print_comparison(found, as_json=as_json)
 
 
 def print_comparison(found: "JobComparison", *, as_json: bool = False) -> None:
@@ -139,9 +143,18 @@ def choose(name: str, rows: Sequence[Row], latest: str) -> Row:
         return found[0]
     if found:
         raise UserError(f"{name!r} means several jobs: {_listed(found)}; name more of it, or a job's id")
+    raise _no_job(name, list(jobs.values()))
+
+
+def _no_job(name: str, jobs: Sequence[Row]) -> UserError:
     if not jobs:
-        raise UserError(f"there is no job {name!r}: nothing was measured there yet")
-    raise UserError(f"there is no job {name!r}; there are: {_listed(list(jobs.values()))}")
+        return UserError(f"there is no job {name!r}: nothing was measured there yet")
+    parts = name.count("/") + 1
+    if parts > len(_PARTS):
+        return UserError(f"{name!r} has {parts} parts; a job's name is CAMPAIGN/DEVICE/MODEL/RECIPE, or less of it")
+    close = get_close_matches(name, [full_name(row) for row in jobs], n=1)
+    meant = f"did you mean {close[0]}? There" if close else "there"
+    return UserError(f"there is no job {name!r}; {meant} are: {_listed(jobs)}")
 
 
 def full_name(row: Row) -> str:
@@ -188,7 +201,9 @@ def _metric(name: str) -> "Metric":
     from efficientquant_controller.analysis.metrics import METRICS
 
     if name not in METRICS:
-        raise UserError(f"there is no metric {name!r} to compare (there are: {', '.join(METRICS)})")
+        close = get_close_matches(name, list(METRICS), n=1)
+        meant = f", did you mean {close[0]}?" if close else ""
+        raise UserError(f"there is no metric {name!r} to compare{meant} (there are: {', '.join(METRICS)})")
     return METRICS[name]
 
 
@@ -205,7 +220,8 @@ def _opened(db: str | None, controller: str) -> Iterator[Runs]:
 
     store = open_store(db, read_only=True)
     try:
-        yield DatabaseRuns(store)
+        with Waiting(f"runs from {db}"):
+            yield DatabaseRuns(store)
     finally:
         store.close()
 
@@ -247,4 +263,6 @@ class ControllerRuns:
         """The raw latencies of some of them."""
         answer = self._connection.runs(repeats[0]["campaign_id"], latencies_of_jobs=[repeats[0]["job_id"]])
         samples = {row["run_id"]: latency_s for row, latency_s in answer}
+        if gone := [str(row["run_id"]) for row in repeats if row["run_id"] not in samples]:
+            raise UserError(f"the controller no longer has the run {gone[0]!r}; look at 'efficientquant results'")
         return [samples[row["run_id"]] for row in repeats]

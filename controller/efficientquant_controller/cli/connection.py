@@ -31,7 +31,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.keepalive_timeout_ms", 10_000),
     # A controller that was restarted is found again within seconds, not after gRPC's two minutes.
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
+    # How long a connection may take: a busy controller is not one that does not answer.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.max_receive_message_length", 256 << 20),  # as large as a result that the controller takes
 )
@@ -55,6 +56,8 @@ _REASONS = {
     "socket closed": "it closed the connection",
     "connection reset": "it closed the connection",
 }
+# Reasons that say that a controller could be started at that address.
+_NOBODY_THERE = ("connection refused", "it closed the connection")
 _TRANSPORT_WORDS = ("failed to connect", "goaway", "stream removed", "handshake", "keepalive", "endpoint", "recvmsg")
 
 
@@ -62,7 +65,7 @@ class ControllerUnreachableError(UserError):
     """No controller answers at `address`; `reason` says why in a few words."""
 
     def __init__(self, address: str, reason: str) -> None:
-        super().__init__(f"no controller answers at {address} ({reason}); {_way_out(address)}")
+        super().__init__(f"no controller answers at {address} ({reason}); {_way_out(address, reason)}")
         self.address = address
         self.reason = reason
 
@@ -200,6 +203,11 @@ class Connection:
         code, details = error.code(), error.details() or ""
         if code in _USER_CODES:
             raise UserError(details) from None
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            raise UserError(
+                f"what answers at {self.address} does not offer this: it is an older controller, or none; upgrade it, "
+                "or pass another --controller"
+            ) from None
         if code is grpc.StatusCode.UNAVAILABLE and not _is_transport_failure(details):
             raise UserError(details) from None
         if code in _LOST_CODES:
@@ -212,9 +220,9 @@ class Connection:
         ) from error
 
 
-def _way_out(address: str) -> str:
+def _way_out(address: str, reason: str) -> str:
     host, _ = split_address(address)
-    if not is_own(host):
+    if reason not in _NOBODY_THERE or not is_own(host):
         return "look whether it runs there and its port can be reached from here, or pass another --controller"
     insecure = "" if is_loopback(host) else " --insecure"
     return f"start one with 'efficientquant serve --listen {address}{insecure}' or pass --controller"

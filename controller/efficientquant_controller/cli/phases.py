@@ -5,9 +5,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from efficientquant_controller.cli.output import print_message, stderr_console
+from efficientquant_controller.cli.waiting import Waiting
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+# A step was announced when it began; a log hears of it again when it takes long.
+LOG_SILENT_S = 10.0
 
 
 class PhaseProgress:
@@ -16,14 +20,16 @@ class PhaseProgress:
     def __init__(self) -> None:
         self._bars: Progress | None = None
         self._task: TaskID | None = None
+        self._waiting: Waiting | None = None
 
     def __enter__(self) -> Self:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         console = stderr_console()
         if console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(30), TextColumn("{task.percentage:3.0f} %"))
-            self._bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+            times = (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
+            self._bars = Progress(*columns, *times, console=console, transient=True)
             self._bars.start()
         return self
 
@@ -32,12 +38,12 @@ class PhaseProgress:
     ) -> None:
         if self._bars is not None:
             self._bars.stop()
+        self._end_step()
 
     def step(self, name: str) -> Callable[[str, float], None]:
         """Begin a step; returns what the library reports its phases (name, fraction from 0 to 1) to."""
         if self._bars is None:
-            print_message(f"{name} …")
-            return lambda _phase, _fraction: None
+            return self._log_step(name)
         if self._task is not None:
             self._bars.remove_task(self._task)
         task = self._task = self._bars.add_task(name, total=1.0)
@@ -47,3 +53,22 @@ class PhaseProgress:
             bars.update(task, description=f"{name} · {phase}", completed=fraction)
 
         return report
+
+    def _log_step(self, name: str) -> Callable[[str, float], None]:
+        """Say that a step begins, and now and then how far it is."""
+        self._end_step()
+        print_message(f"{name} …")
+        where = name
+
+        def report(phase: str, fraction: float) -> None:
+            nonlocal where
+            where = f"{name} · {phase} {fraction:.0%}"
+
+        self._waiting = Waiting(lambda: where, silent_s=LOG_SILENT_S)
+        self._waiting.start()
+        return report
+
+    def _end_step(self) -> None:
+        if self._waiting is not None:
+            self._waiting.stop()
+            self._waiting = None

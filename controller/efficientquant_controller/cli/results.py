@@ -11,6 +11,7 @@ import typer
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.next_commands import FIRST_BENCH, command_line
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json
+from efficientquant_controller.cli.waiting import Waiting
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.store.location import check_location
 
@@ -50,11 +51,12 @@ def rows_from_database(db: str, campaign_id: str) -> Rows:
     from efficientquant_controller.fleet.comparing import compared_results
     from efficientquant_controller.store.sql import open_store
 
-    store = open_store(db, read_only=True)
-    try:
-        return compared_results(store, store.campaign(campaign_id).campaign_id if campaign_id else None)
-    finally:
-        store.close()
+    with Waiting(f"results from {db}"):
+        store = open_store(db, read_only=True)
+        try:
+            return compared_results(store, store.campaign(campaign_id).campaign_id if campaign_id else None)
+        finally:
+            store.close()
 
 
 def print_results(

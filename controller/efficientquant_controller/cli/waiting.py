@@ -29,14 +29,18 @@ class Waiting:
         self._thread = Thread(target=self._report, name="waiting", daemon=True)
 
     def __enter__(self) -> Self:
-        self._started_s = time.monotonic()
-        self._thread.start()
+        self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def start(self) -> None:
+        """Begin to count."""
+        self._started_s = time.monotonic()
+        self._thread.start()
 
     def stop(self) -> None:
         """Stop saying so; a line that counts is wiped away. Harmless when it was stopped before."""

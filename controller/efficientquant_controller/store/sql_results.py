@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping, bindparam, insert, select, text, update
 
-from efficientquant_controller.errors import NotFoundError
+from efficientquant_controller.errors import NotFoundError, UserError
 from efficientquant_controller.model import DeviceSnapshot, Measurement, RunResult, RunState, StageTiming, Weights
 from efficientquant_controller.store import records, run_records, tables
 from efficientquant_controller.store.base import Store
@@ -62,6 +62,8 @@ class SqlResults(Store):
             if row["reported_unix_s"] is None:
                 raise NotFoundError(f"there is no result of run {run_id!r} (it is {row['state']})")
             blob = sql.scalar(select(tables.series.c.samples).where(tables.series.c.run_id == run_id))
+            if blob is None:
+                raise NotFoundError(f"the samples of run {run_id!r} are gone from the database; measure it again")
             stage_rows = sql.rows(select(table).where(table.c.run_id == run_id).order_by(table.c.ordinal))
             snapshots = tables.device_snapshots
             query = select(snapshots).where(snapshots.c.snapshot_sha256 == row["snapshot_sha256"])
@@ -70,8 +72,12 @@ class SqlResults(Store):
         stages = tuple(
             StageTiming(one["stage"], one["duration_s"], one["size_bytes"], one["cold"]) for one in stage_rows
         )
+        try:
+            samples = unpack_series(blob)
+        except ValueError as error:
+            raise UserError(f"the samples of run {run_id!r} cannot be read: {error}") from error
         engine = run_records.engine_from_row(engines[0]) if engines else None
-        return run_records.result_from_row(row, stages, unpack_series(blob), device, engine)
+        return run_records.result_from_row(row, stages, samples, device, engine)
 
     def run_rows(self, campaign_id: str | None = None) -> Sequence[Mapping[str, Any]]:
         """The rows of the view `run_results`."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import SimpleQueue
+from threading import Event
 from typing import Any
 
 import grpc
@@ -30,6 +31,8 @@ class ScriptedControl(fleet_pb2_grpc.FleetControlServicer):
     state_after_cancel: str = "cancelled"
     address: str = ""
     now_unix_s: float = 0.0
+    # Cleared by a test that wants to be kept waiting.
+    answering: Event = field(default_factory=Event)
 
     def ListDevices(self, request, context):
         self._take(request, context)
@@ -75,6 +78,7 @@ class ScriptedControl(fleet_pb2_grpc.FleetControlServicer):
 
     def _take(self, request, context):
         self.requests.append(request)
+        self.answering.wait()
         if self.refusal is not None:
             context.abort(*self.refusal)
 
@@ -140,6 +144,7 @@ def messages() -> Any:
 def control(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedControl]:
     """A scripted controller that listens; the commands find it through the environment."""
     control = ScriptedControl()
+    control.answering.set()
     server = grpc.server(ThreadPoolExecutor(4))
     fleet_pb2_grpc.add_FleetControlServicer_to_server(control, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -147,6 +152,8 @@ def control(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedControl]:
     control.address = f"127.0.0.1:{port}"
     monkeypatch.setenv("EFFICIENTQUANT_CONTROLLER", control.address)
     yield control
+    control.answering.set()
+    control.statuses.put(status_message("cancelled"))  # for a watcher that has left
     server.stop(None).wait()
 
 

@@ -3,7 +3,9 @@
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,7 +77,7 @@ def test_an_ambiguous_name_lists_what_it_may_mean() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["int8", "fp32/nano", "a/b/c/d/e", "c-new/c-new"])
+@pytest.mark.parametrize("name", ["int8", "fp32/nano", "c-new/c-new"])
 def test_a_name_of_nothing_lists_what_there_is(name: str) -> None:
     """A name without a job is an error that says which there are, the first eight of them."""
     many = [row(f"job-{n}", "c", "nano", "m", f"r{n}") for n in range(10)]
@@ -84,6 +86,21 @@ def test_a_name_of_nothing_lists_what_there_is(name: str) -> None:
         choose(name, many, "c")
     with pytest.raises(UserError, match="nothing was measured there yet"):
         choose(name, [], "c")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("c-new/nano/mobilevit_xsx/fp32", "; did you mean c-new/nano/mobilevit_xxs/fp32? There are: c-old/nano/"),
+        ("a/b/c/d/e", "'a/b/c/d/e' has 5 parts; a job's name is CAMPAIGN/DEVICE/MODEL/RECIPE, or less of it"),
+    ],
+)
+def test_a_misspelt_name_gets_what_was_meant(name: str, sentence: str) -> None:
+    """A near name is offered, and a name that is none says what one looks like."""
+    with pytest.raises(UserError) as refused:
+        choose(name, ROWS, "c-new")
+
+    assert sentence in str(refused.value)
 
 
 class FakeRuns:
@@ -277,6 +294,38 @@ def test_what_cannot_be_done_is_one_sentence(command, database, words, sentence)
     assert outcome.exit_code == 2
     assert outcome.err.startswith(f"error: {sentence}")
     assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        ("delete from series where run_id = 'fp16-1'", "the samples of run 'fp16-1' are gone from the database"),
+        ("update series set samples = x'00' where run_id = 'fp16-1'", "the samples of run 'fp16-1' cannot be read: "),
+        ("delete from jobs where job_id = 'j-fp16'", "there is no job 'fp16'; "),
+        ("delete from runs", "there is no job 'fp32': nothing was measured there yet"),
+        ("delete from campaigns", "there is no job 'fp32': nothing was measured there yet"),
+    ],
+)
+def test_what_is_gone_from_a_database_is_one_sentence(command, database, damage, sentence):
+    """Rows that somebody has deleted are named, with exit code 2."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(damage)
+
+    outcome = command("compare", "fp32", "fp16", "--db", database)
+
+    assert (outcome.exit_code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert outcome.err.startswith(f"error: {sentence}")
+
+
+def test_a_side_without_a_succeeded_run_is_refused(command, database):
+    """A job that has failed, or has not run, is named as having nothing to compare."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("update runs set state = 'failed' where job_id = 'j-fp16'")
+
+    outcome = command("compare", "fp32", "fp16", "--db", database)
+
+    assert outcome.exit_code == 2
+    assert outcome.err.startswith("error: not comparable in median latency: no repeat of B has succeeded")
 
 
 def test_a_missing_database_is_not_made(command, tmp_path):

@@ -2,6 +2,8 @@
 # ruff: noqa: D102 – the methods of a test's own helper
 
 import io
+import signal
+import subprocess
 import sys
 from threading import Event
 
@@ -86,18 +88,37 @@ def test_durations_are_readable(seconds, rough, exact):
 def test_a_slow_controller_is_waited_for_aloud(command, control, monkeypatch):
     """A campaign that takes long to be accepted says so on stderr, and stdout stays clean."""
     listener = Listener(terminal=False)
-    monkeypatch.setattr(Waiting.__init__, "__defaults__", (0,))
-    submit = control.SubmitCampaign
-
-    def answer_late(request, context):
-        listener.heard.wait()
-        return submit(request, context)
-
-    control.SubmitCampaign = answer_late
+    listener.heard = control.answering
+    control.answering.clear()
     with monkeypatch.context() as patched:
         patched.setattr(sys, "stderr", listener)
         outcome = command("bench", "m", "--detach")
 
-    assert outcome.exit_code == 0
+    assert (outcome.exit_code, outcome.out) == (0, "c1\n")
     sentence = f"waiting for the controller at {control.address} to check models, recipes and devices"
     assert listener.getvalue().startswith(sentence)
+
+
+VERBS = {
+    "devices": [],
+    "campaigns": ["--json"],
+    "results": ["--csv"],
+    "cancel": ["c1"],
+    "bench": ["m"],
+    "watch": ["c1"],
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_wait_is_said_and_can_be_left(control, verb):
+    """A controller that does not answer is waited for aloud, and Ctrl-C ends the wait with 130 and no traceback."""
+    control.answering.clear()
+    command = [sys.executable, "-m", "efficientquant_controller.cli", verb, *VERBS[verb]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        said = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+
+    assert said.startswith("waiting for the controller")
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in err

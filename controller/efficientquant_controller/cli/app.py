@@ -157,11 +157,20 @@ def _report(
     return BUG_EXIT_CODE
 
 
+def _require_text(words: Sequence[str]) -> None:
+    """Raise UserError for bytes that are no text: neither a message to the controller nor a terminal takes them."""
+    for word in words:
+        if not word.isprintable() and any("\ud800" <= character <= "\udfff" for character in word):
+            shown = word.encode("utf-8", "backslashreplace").decode()
+            raise UserError(f"the argument {shown!r} is not UTF-8 text; give it, or rename the file, in UTF-8")
+
+
 def run(arguments: list[str] | None = None) -> None:
     """Run one command and leave with its exit code (SystemExit)."""
     open_missing_streams()
     words = sys.argv[1:] if arguments is None else arguments
     with ExitCodes(words):
+        _require_text(words)
         group = typer.main.get_command(app)
         with group.make_context("efficientquant", words or ["--help"]) as context:
             group.invoke(context)

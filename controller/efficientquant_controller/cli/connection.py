@@ -53,6 +53,7 @@ _REASONS = {
     "timed out": "no answer",
     "timeout": "no answer",
     "wrong version number": "it speaks TLS",
+    "parsing http/2": "what answers there is no controller",
     "socket closed": "it closed the connection",
     "connection reset": "it closed the connection",
 }

@@ -41,6 +41,10 @@ class BuildError(FleetError):
     """An artifact could not be made, through no fault of the request."""
 
 
+class BuildProcessError(BuildError):
+    """The process that makes artifacts died."""
+
+
 def canonical_recipe(text: str) -> str:
     """The one name of what `text` asks for: only options that change the recipe, sorted, e.g. `int8:scope=conv`.
 
@@ -187,7 +191,7 @@ class Builder:
             return answer.result()
         if isinstance(error, BrokenProcessPool):
             self._pool = None
-            raise BuildError("the build process died (out of memory, or a crash in native code)") from error
+            raise BuildProcessError("the build process died (out of memory, or a crash in native code)") from error
         LOG.error("a build failed unexpectedly", exc_info=error)
         raise BuildError(f"{type(error).__name__}: {error} (a bug; the controller's log has the traceback)") from error
 

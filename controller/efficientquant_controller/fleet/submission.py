@@ -14,7 +14,7 @@ from efficientquant_controller.config import DEFAULT_REPEATS, PAPER_REPEATS, mea
 from efficientquant_controller.errors import FleetError, UserError
 from efficientquant_controller.fleet.abilities import choose_devices, require_abilities
 from efficientquant_controller.fleet.artifacts import ContentStore
-from efficientquant_controller.fleet.builds import Builder, Source, build_key
+from efficientquant_controller.fleet.builds import Builder, BuildProcessError, Source, build_key
 from efficientquant_controller.fleet.campaigns import CampaignView
 from efficientquant_controller.fleet.coordinator import Coordinator
 from efficientquant_controller.fleet.scheduling import plan_campaign
@@ -75,7 +75,12 @@ class Submissions:
         require_abilities(measurement, devices)
         self._builder.check_targets({variant.target for _, variant in devices})
         self._builder.check_calibration(request.calibration)
-        await self._builder.check_models(request.models, request.weights)
+        try:
+            await self._builder.check_models(request.models, request.weights)
+        except BuildProcessError as error:
+            raise UserError(
+                f"the models cannot be checked: {error}; free memory on the controller's machine"
+            ) from error
         campaign = Campaign(
             campaign_id=f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
             state=CampaignState.BUILDING,

@@ -109,7 +109,13 @@ class SqlResults(Store):
         table = tables.campaigns
         if campaign_id == "latest":
             return sql.one(select(table).order_by(table.c.number.desc()).limit(1), "campaign (none was submitted yet)")
-        return sql.one(select(table).where(table.c.campaign_id == campaign_id), f"campaign {campaign_id!r}")
+        rows = sql.rows(select(table).where(table.c.campaign_id == campaign_id))
+        if not rows:
+            newest = select(table.c.campaign_id).order_by(table.c.number.desc()).limit(_LISTED_CAMPAIGNS)
+            listed = ", ".join(sql.scalars(newest))
+            existing = f"the newest are: {listed}" if listed else "none was submitted yet"
+            raise NotFoundError(f"there is no campaign {campaign_id!r}; {existing}")
+        return rows[0]
 
     @staticmethod
     def _add_snapshot(sql: Transaction, snapshot: DeviceSnapshot, now_s: float) -> str:
@@ -127,6 +133,7 @@ class SqlResults(Store):
         sql.execute(update(tables.runs).where(tables.runs.c.run_id == bindparam("key")), {**facts, "key": run_id})
 
 
+_LISTED_CAMPAIGNS = 5
 _REPEAT_COLUMNS = (
     *("job_id", "repeat_index", "latency_p50_s", "load_s", "load_cold", "peak_pss_bytes", "backend", "providers"),
     *("runtime_version", "session_options", "agent_version", "snapshot_sha256", "conditions", "verdict"),

@@ -108,3 +108,11 @@ def test_closed_standard_streams_are_no_bug():
     )
 
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "words", [["watch", "caf\udce9"], ["bench", "caf\udce9"], ["check", "caf\udce9", "--target", "x"]]
+)
+def test_bytes_that_are_no_text_are_one_line(command, words):
+    """A word that is not UTF-8 is shown escaped, before anything else happens."""
+    assert refusal(command(*words)).startswith(r"the argument 'caf\\udce9' is not UTF-8 text; ")

@@ -11,7 +11,7 @@ import pytest
 from efficientquant_controller.config import PAPER_REPEATS
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.fleet.artifacts import ContentStore
-from efficientquant_controller.fleet.builds import Builder
+from efficientquant_controller.fleet.builds import Builder, BuildProcessError
 from efficientquant_controller.fleet.campaigns import CampaignView
 from efficientquant_controller.fleet.submission import CampaignRequest, Submissions
 from efficientquant_controller.model import Artifact, Backend, Build, BuildState, Device, DeviceSnapshot, Gpu, Weights
@@ -64,9 +64,12 @@ class OfflineBuilder(Builder):
     """Looks at requests as the real one does, and makes nothing: no model is loaded."""
 
     made = ()
+    dies = False
 
     async def check_models(self, models: tuple[str, ...], weights: Weights) -> None:
-        pass
+        del models, weights
+        if self.dies:
+            raise BuildProcessError("it died")
 
     async def build(self, model: str, recipe: str, target: str, source: object) -> Artifact:
         del source
@@ -296,3 +299,14 @@ def test_an_artifact_whose_reference_is_gone_is_made_again(fleet: Callable, tmp_
     store.path(hashes[1]).unlink()
     run(built(submissions, REQUEST))
     assert builder.made == (("m", "fp32", "onnxruntime"),)
+
+
+def test_a_check_that_runs_out_of_memory_is_a_refusal(fleet: Callable) -> None:
+    """A process that dies while models are checked is said in one sentence, and no campaign is stored."""
+    submissions, coordinator, builder = fleet(device("pc-1"))
+    builder.dies = True
+
+    with pytest.raises(UserError, match=r"the models cannot be checked: it died; free memory on the controller's"):
+        run(submissions.submit(REQUEST))
+
+    assert coordinator.started == []

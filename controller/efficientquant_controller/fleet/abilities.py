@@ -20,7 +20,7 @@ def require_abilities(measurement: Measurement, devices: Sequence[tuple[Device, 
 
 def choose_devices(names: Sequence[str], connected: Sequence[Device], known: Sequence[Device]) -> list[Device]:
     """The connected devices of these names, or all; raises UserError for one that is offline or does not exist."""
-    if not connected:
+    if not connected and not names:
         raise UserError(
             "no device is connected; start one with 'efficientquant-agent --controller HOST:PORT --name NAME' and "
             "look at 'efficientquant devices'"
@@ -29,7 +29,7 @@ def choose_devices(names: Sequence[str], connected: Sequence[Device], known: Seq
     offline = {str(device.name) for device in known} - set(present)
     problems = [_absence(name, offline, present) for name in names if name not in present]
     if problems:
-        raise UserError(f"{'; '.join(problems)} (connected: {', '.join(sorted(present))})")
+        raise UserError(f"{'; '.join(problems)} (connected: {', '.join(sorted(present)) or 'none'})")
     return [present[name] for name in names] if names else list(connected)
 
 

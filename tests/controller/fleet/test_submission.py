@@ -208,6 +208,16 @@ def test_devices_that_are_not_there_are_refused(fleet: Callable, names: tuple[st
     assert coordinator.started == []
 
 
+def test_the_only_device_is_named_when_it_is_offline(fleet: Callable) -> None:
+    """Who names a device hears of that device, and who names none how to start one."""
+    submissions, coordinator, _ = fleet()
+    with pytest.raises(UserError, match=r"device 'nano-away' is offline, .* \(connected: none\)"):
+        run(submissions.submit(replace(REQUEST, devices=("nano-away",))))
+    with pytest.raises(UserError, match="no device is connected; start one with"):
+        run(submissions.submit(REQUEST))
+    assert coordinator.started == []
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

@@ -1,7 +1,7 @@
 """Calibration data: checking them, hashing them, and running them through a model with bounded memory."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,13 +25,19 @@ BUFFER_LIMIT_BYTES = 1 << 30
 class CalibrationImages:
     """Checked images that can be run as often as a recipe needs; `sha256` is that of their float32 bytes, in order.
 
-    `provenance` says where they came from, if they came from files.
+    `provenance` says where they came from, if they came from files; `notes` name images that look wrong.
     """
 
     def __init__(
-        self, batches: Iterable[Tensor], count: int, sha256: str, provenance: dict[str, Any] | None = None
+        self,
+        batches: Iterable[Tensor],
+        count: int,
+        sha256: str,
+        provenance: dict[str, Any] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.sha256 = sha256
+        self.notes = notes
         self.provenance = provenance
         self._batches = batches
         self._count = count
@@ -72,7 +78,7 @@ def collect_images(data: CalibrationData, spec: InputSpec) -> CalibrationImages:
         chosen = data.sample(DEFAULT_IMAGES) if data.seed is None else data
         batches: Iterable[Tensor] = _Read(chosen)
         count, sha256 = _inspect(batches, spec)
-        return CalibrationImages(batches, count, sha256, chosen.provenance())
+        return CalibrationImages(batches, count, sha256, chosen.provenance(), chosen.notes())
     batches = [data] if isinstance(data, Tensor) else data
     if isinstance(batches, Iterator):
         batches = _keep(batches)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from efficientquant.errors import DataError
-from efficientquant.image_sources import ImageSource, imagenet_labels, open_arrays, open_files
+from efficientquant.image_arrays import open_arrays
+from efficientquant.image_sources import ImageSource, imagenet_labels, open_files
 from efficientquant.models import InputSpec
 
 Split = Literal["train", "val"]
@@ -19,6 +20,8 @@ Split = Literal["train", "val"]
 BATCH = 32
 # Decoding leaves Python's lock; more threads than this only hold more decoded images.
 READERS = 4
+# How many files a report names before it only counts them.
+NAMED = 5
 _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "validation", "test")}
 
 
@@ -95,6 +98,12 @@ class ImageData:
                 raise DataError(self.path, f"{problem}, but the model has {count} outputs, 0 to {count - 1}")
         return self
 
+    def notes(self) -> list[str]:
+        """Return what a person should know of the images read so far, such as files whose pixels are all equal."""
+        found = [self.source.notes[index] for index in self.indices if index in self.source.notes]
+        more = [f"{len(found) - NAMED} more images like these"] if len(found) > NAMED else []
+        return [f"data {self.path.name}: {note}" for note in found[:NAMED] + more]
+
     def provenance(self) -> dict[str, Any]:
         """Return kind, split, count, seed and the SHA-256 of the ordered list (name, content, label); no machine paths.
 
@@ -127,26 +136,35 @@ def open_images(path: str | Path, spec: InputSpec, *, split: Split | None = None
     folder, of which `split` picks one (val by default); or ImageNet's flat validation images beside a `val.txt` of
     "NAME INDEX" lines or Kaggle's `LOC_val_solution.csv`. Image files go through timm's evaluation transform.
 
-    An .npz holds `images`, uint8 (N, H, W, C) or (N, C, H, W) of any size, which are resized bilinearly, divided by 255
-    and normalized, or floats (N, C, H, W) exactly as the model takes them; and maybe `labels` (N,).
+    An .npz holds `images`, uint8 or uint16 (N, H, W, C) or (N, C, H, W) of any size, which are resized bilinearly,
+    divided by 255 or 65535 and normalized, or floats (N, C, H, W) exactly as the model takes them; and maybe
+    `labels` (N,).
     """
     path = Path(path)
-    if path.is_file():
-        if path.suffix != ".npz":
-            raise DataError(path, "is neither a folder of images nor an .npz file")
-        source, labels = open_arrays(path, spec)
-        return _whole(path, source, labels, None, None)
-    if not path.is_dir():
-        raise DataError(path, "there is no such file or folder")
-    folder, split = _pick_split(path, split)
-    source, labels, classes = open_files(folder, spec)
-    return _whole(path, source, labels, classes, split)
+    try:
+        return _open(path, spec, split)
+    except OSError as error:
+        place = error.filename or path
+        raise DataError(Path(place), f"cannot be read ({error.strerror})") from error
 
 
 def has_split(path: str | Path, split: Split) -> bool:
     """Whether a path is a data set's root with that split in it."""
     path = Path(path)
     return path.is_dir() and _is_root(path) and _split_folder(path, split) is not None
+
+
+def _open(path: Path, spec: InputSpec, split: Split | None) -> ImageData:
+    if path.is_file():
+        if path.suffix.lower() != ".npz":
+            raise DataError(path, "is neither a folder of images nor an .npz file")
+        source, labels = open_arrays(path, spec)
+        return _whole(path, source, labels, None, None)
+    if not path.is_dir():
+        raise DataError(path, "there is no such file or folder")
+    folder, split = _pick_split(path, split)
+    files, labels, classes = open_files(folder, spec)
+    return _whole(path, files, labels, classes, split)
 
 
 def _whole(

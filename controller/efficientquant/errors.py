@@ -75,10 +75,11 @@ class UnknownTargetError(UserError):
 class InputSizeError(UserError):
     """A model does not run on images of that size."""
 
-    def __init__(self, model: str, size: int, problem: str) -> None:
+    def __init__(self, model: str, size: tuple[int, int], problem: str) -> None:
         self.model = model
         self.size = size
-        super().__init__(f"{model} does not run on {size} × {size} images ({problem}); choose another input size")
+        height, width = size
+        super().__init__(f"{model} does not run on {height} × {width} images ({problem}); choose another input size")
 
 
 class CheckpointError(UserError):

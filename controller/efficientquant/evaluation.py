@@ -20,6 +20,8 @@ Subject = QuantizedModel | nn.Module | Artifact | str | Path
 Reference = QuantizedModel | nn.Module
 
 LIMIT_SEED = 0
+# With one class every image is right, whatever the model computes.
+MIN_CLASSES = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,11 +94,13 @@ def evaluate_all(
     judge = None if reference is None else _runner(reference)
     if limit is not None:
         data = data.sample(limit, LIMIT_SEED)
+    if len(data) == 0:
+        raise EvaluationError(f"data {data.path}: there are no images to evaluate on")
     tallies = [Tally() for _ in runners]
     done, fitted = 0, data
     for images, _ in data.batches(batch):
         expected = None if judge is None else judge.run(images)
-        found = [runner.run(images) for runner in runners]
+        found = [_require_classes(runner, runner.run(images)) for runner in runners]
         if done == 0 and data.labels is not None:
             fitted = data.for_classes(found[0].shape[1])
         labels = fitted.labels_at(done, done + len(images))
@@ -105,15 +109,36 @@ def evaluate_all(
         done += len(images)
         if progress is not None:
             progress("evaluate", done / len(data))
-    provenance = data.provenance()
-    return [tally.result(runner, provenance) for tally, runner in zip(tallies, runners, strict=True)]
+    provenance, notes = data.provenance(), tuple(data.notes())
+    return [
+        dataclasses.replace(tally.result(runner, provenance), notes=notes)
+        for tally, runner in zip(tallies, runners, strict=True)
+    ]
 
 
 def require_fit(model: nn.Module, data: ImageData) -> None:
-    """Raise DataError where labels name classes that a timm model has no output for; nothing is run."""
+    """Raise DataError or EvaluationError where a timm model cannot be judged on the data; nothing is run."""
     classes = getattr(model, "num_classes", None)
+    if isinstance(classes, int) and classes < MIN_CLASSES:
+        raise EvaluationError(_few_classes(classes))
     if data.labels is not None and isinstance(classes, int):
         data.for_classes(classes)
+
+
+def _require_classes(runner: Runner, logits: Tensor) -> Tensor:
+    if logits.dim() != 2:
+        raise EvaluationError(
+            f"the {runner.kind} answers with {'×'.join(map(str, logits.shape))} numbers; evaluate takes classifiers, "
+            "which answer with images × classes"
+        )
+    if logits.shape[1] < MIN_CLASSES:
+        raise EvaluationError(_few_classes(logits.shape[1]))
+    return logits
+
+
+def _few_classes(classes: int) -> str:
+    outputs = "one output" if classes == 1 else "no classifier"
+    return f"the model has {outputs}, so every answer is the same; evaluate takes classifiers of 2 classes or more"
 
 
 @dataclasses.dataclass

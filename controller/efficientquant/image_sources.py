@@ -1,34 +1,33 @@
-"""Where images come from: files behind timm's evaluation transform, or the arrays of an .npz."""
+"""Image files behind timm's evaluation transform, and the labels that lie beside them."""
 
 import csv
 import functools
 import hashlib
-import io
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from timm.data.imagenet_info import ImageNetInfo
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
-from torch.nn import functional
 
 from efficientquant.errors import DataError
 from efficientquant.models import InputSpec
+from efficientquant.pictures import SUFFIXES, is_uniform, read_picture
 
 Labels = tuple[int, ...] | None
 Classes = tuple[str, ...] | None
 
-_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _VAL_TXT = "val.txt"
 _KAGGLE_CSV = "LOC_val_solution.csv"
 _DEVKIT_TXT = "ILSVRC2012_validation_ground_truth.txt"
 # Kaggle's archive keeps its labels four folders above the images in ILSVRC/Data/CLS-LOC/val.
 _LABELS_ABOVE = 4
+# macOS puts one into every archive it packs.
+_NO_CLASS = "__MACOSX"
+# The short side is brought to the model's size, so a strip of pixels would become a huge picture.
+_MAX_RESIZED_PIXELS = 1 << 27
 
 
 class ImageSource(Protocol):
@@ -41,6 +40,10 @@ class ImageSource(Protocol):
     @property
     def names(self) -> Sequence[str]:
         """The name of each image, without any machine's path."""
+
+    @property
+    def notes(self) -> Mapping[int, str]:
+        """A sentence for each image loaded so far that is probably not what it should be."""
 
     def load(self, index: int) -> Tensor:
         """Return an image (C, H, W) as the model takes it; raise DataError naming the file. Called from threads."""
@@ -55,7 +58,9 @@ class ImageFiles:
     def __init__(self, folder: Path, names: Sequence[str], kind: str, spec: InputSpec) -> None:
         self.kind = kind
         self.names = names
+        self.notes: dict[int, str] = {}
         self._folder = folder
+        self._spec = spec
         self._mode = "L" if spec.shape[0] == 1 else "RGB"
         self._digests: dict[int, str] = {}
         self._transform: Callable[[Image.Image], Tensor] = create_transform(
@@ -70,20 +75,25 @@ class ImageFiles:
     def load(self, index: int) -> Tensor:
         """Read, decode, resize, crop and normalize one file."""
         path = self._folder / self.names[index]
-        content = self._read(index)
-        try:
-            with Image.open(io.BytesIO(content)) as image:
-                return self._transform(image.convert(self._mode))
-        except UnidentifiedImageError:
-            raise DataError(path, "is no image that can be decoded") from None
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(path, f"cannot be decoded ({error})") from error
+        picture, notes = read_picture(path, self._read(index), self._mode)
+        self._require_size(path, picture)
+        if is_uniform(picture):
+            notes.append(f"{path.name}: all pixels are equal")
+        if notes:
+            self.notes[index] = "; ".join(notes)
+        return self._transform(picture)
 
     def digest(self, index: int) -> str:
         """Return the SHA-256 of the file's bytes, reading it unless it was read before."""
         if index not in self._digests:
             self._read(index)
         return self._digests[index]
+
+    def _require_size(self, path: Path, picture: Image.Image) -> None:
+        _, height, width = self._spec.shape
+        factor = max(height / picture.height, width / picture.width) / self._spec.crop_pct
+        if picture.width * picture.height * factor**2 > _MAX_RESIZED_PIXELS:
+            raise DataError(path, f"is {picture.width} × {picture.height} pixels: too narrow to be resized and cropped")
 
     def _read(self, index: int) -> bytes:
         path = self._folder / self.names[index]
@@ -95,37 +105,10 @@ class ImageFiles:
         return content
 
 
-class ImageArrays:
-    """The images of an .npz: uint8 (N, H, W, C) of any size, or floats (N, C, H, W) as the model takes them."""
-
-    kind = "npz"
-
-    def __init__(self, images: np.ndarray, spec: InputSpec) -> None:
-        self.names = [f"images[{index}]" for index in range(len(images))]
-        self._images = images
-        self._size = spec.shape[1:]
-        self._mean = torch.tensor(spec.mean).reshape(-1, 1, 1)
-        self._std = torch.tensor(spec.std).reshape(-1, 1, 1)
-
-    def load(self, index: int) -> Tensor:
-        """Resize bilinearly, scale to 0…1 and normalize one image; floats stay as they are."""
-        stored = torch.from_numpy(self._images[index])
-        if stored.is_floating_point():
-            return stored.float()
-        pixels = stored.permute(2, 0, 1)[None].float()
-        if tuple(pixels.shape[2:]) != self._size:
-            pixels = functional.interpolate(pixels, size=self._size, mode="bilinear", align_corners=False)
-        image: Tensor = (pixels[0] / 255.0 - self._mean) / self._std
-        return image
-
-    def digest(self, index: int) -> str:
-        """Return the SHA-256 of the image's shape, type and bytes."""
-        image = np.ascontiguousarray(self._images[index])
-        return hashlib.sha256(f"{image.dtype.str} {image.shape} ".encode() + image.tobytes()).hexdigest()
-
-
 def open_files(folder: Path, spec: InputSpec) -> tuple[ImageSource, Labels, Classes]:
     """Return the images of a folder, flat or one sub-folder per class, with their labels and class names if any."""
+    if spec.shape[0] not in (1, 3):
+        raise DataError(folder, f"the model takes {spec.shape[0]} channels, image files have 1 or 3; give an .npz")
     here = sorted(entry.name for entry in folder.iterdir() if _is_image(entry))
     below = _class_folders(folder)
     if here and below:
@@ -134,7 +117,7 @@ def open_files(folder: Path, spec: InputSpec) -> tuple[ImageSource, Labels, Clas
         labels = _labels_beside(folder, here)
         return ImageFiles(folder, here, "folder", spec), labels, None
     if not any(below.values()):
-        raise DataError(folder, f"holds no images ({', '.join(sorted(_SUFFIXES))})")
+        raise DataError(folder, f"holds no images ({', '.join(sorted(SUFFIXES))})")
     for name, files in below.items():
         if not files:  # it would shift the index of every class behind it
             raise DataError(folder / name, "holds no images; a class folder must hold some, or be removed")
@@ -157,15 +140,28 @@ def _imagenet_indices() -> dict[str, int]:
 
 def _class_folders(folder: Path) -> dict[str, list[str]]:
     """Return the image files (relative) of each sub-folder, in sorted order, as torchvision's ImageFolder has them."""
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    return {
-        name: sorted(file.relative_to(folder).as_posix() for file in (folder / name).rglob("*") if _is_image(file))
-        for name in classes
-    }
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name))
+    for name in classes:
+        if folder.resolve().is_relative_to((folder / name).resolve()):
+            raise DataError(folder / name, "is a link to a folder that holds it; remove the link")
+    return {name: _files_below(folder, folder / name) for name in classes}
+
+
+def _files_below(root: Path, folder: Path) -> list[str]:
+    files = (file for file in folder.rglob("*") if _is_image(file))
+    return sorted(
+        file.relative_to(root).as_posix()
+        for file in files
+        if not any(_is_hidden(name) for name in file.relative_to(folder).parts)
+    )
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == _NO_CLASS
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _labels_beside(folder: Path, names: list[str]) -> Labels:
@@ -221,43 +217,3 @@ def _read_kaggle(path: Path) -> dict[str, int]:
             elif number > 1:
                 raise DataError(path, f"line {number} names no wnid of ImageNet-1k")
     return labels
-
-
-def open_arrays(path: Path, spec: InputSpec) -> tuple[ImageSource, Labels]:
-    """Return the images of an .npz and its labels, if it has any; raise DataError saying what is wrong in it."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            names = list(stored)
-            if "images" not in names:
-                raise DataError(path, f"has no array 'images' (it has {', '.join(names) or 'none'})")
-            images = stored["images"]
-            labels = stored["labels"] if "labels" in names else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(path, f"cannot be read as an .npz ({error})") from error
-    images = _check_images(path, images, spec)
-    return ImageArrays(images, spec), None if labels is None else _check_labels(path, labels, len(images))
-
-
-def _check_images(path: Path, images: np.ndarray, spec: InputSpec) -> np.ndarray:
-    channels, height, width = spec.shape
-    wanted = f"uint8 (N, H, W, {channels}) or float (N, {channels}, {height}, {width})"
-    found = f"'images' is {images.dtype} {images.shape}; the model takes {wanted}"
-    if images.ndim != 4:
-        raise DataError(path, found)
-    if len(images) == 0:
-        raise DataError(path, "'images' holds no images")
-    if images.dtype == np.uint8 and channels in (images.shape[3], images.shape[1]):
-        return images if images.shape[3] == channels else images.transpose(0, 2, 3, 1)
-    if not np.issubdtype(images.dtype, np.floating) or images.shape[1:] != spec.shape:
-        raise DataError(path, found)
-    broken = next((index for index, image in enumerate(images) if not np.isfinite(image).all()), None)
-    if broken is not None:
-        raise DataError(path, f"images[{broken}] holds NaN or infinity")
-    return images.astype(np.float32)
-
-
-def _check_labels(path: Path, labels: np.ndarray, images: int) -> tuple[int, ...]:
-    if labels.shape != (images,) or not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(path, f"'labels' is {labels.dtype} {labels.shape}; {images} images take integers ({images},)")
-    values: list[Any] = labels.tolist()
-    return tuple(values)

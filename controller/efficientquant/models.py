@@ -2,23 +2,20 @@
 
 import dataclasses
 import difflib
-import pickle
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.data.config import resolve_model_data_config
 from timm.layers.config import set_fused_attn
 from torch import Tensor, nn
 
-from efficientquant.errors import CheckpointError, InputSizeError, PretrainedUnavailableError, UnknownModelError
+from efficientquant.checkpoints import count_classes, fit_weights, read_weights
+from efficientquant.errors import InputSizeError, PretrainedUnavailableError, UnknownModelError
 
 HUB_TIMEOUT_S = 5.0
 
@@ -83,6 +80,11 @@ def input_spec(model: nn.Module) -> InputSpec:
     )
 
 
+def checkpoint_notes(model: nn.Module) -> list[str]:
+    """Return what is to be said of the weights of a model: which of a checkpoint's sets they are."""
+    return list(getattr(model, "checkpoint_notes", ()))
+
+
 def synthetic_images(spec: InputSpec, count: int = 32, seed: int = 0) -> Tensor:
     """Return (count, C, H, W) seeded pictures with the 1/f spectrum of natural images, in the model's input range.
 
@@ -126,8 +128,8 @@ def _require_input(name: str, model: nn.Module) -> None:
     try:
         with torch.no_grad():
             model(torch.zeros(1, *spec.shape))
-    except (RuntimeError, AssertionError) as error:
-        raise InputSizeError(name, spec.shape[-1], _first_line(error)) from error
+    except (RuntimeError, AssertionError, ValueError, IndexError, ZeroDivisionError) as error:
+        raise InputSizeError(name, spec.shape[1:], _first_line(error)) from error
 
 
 def _create_pretrained(name: str, options: dict[str, Any]) -> nn.Module:
@@ -139,10 +141,23 @@ def _create_pretrained(name: str, options: dict[str, Any]) -> nn.Module:
         if cached is None:
             _probe_hub()
         overlay = options.pop("pretrained_cfg_overlay", {}) | ({"file": cached} if cached else {})
-        model: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        model = _instantiate(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except OSError as error:  # the hub's errors and those of sockets derive from it
         raise PretrainedUnavailableError(name, f"the hub cannot be reached: {_first_line(error)}") from error
-    return model.eval()
+    _require_input(name, model)
+    return model
+
+
+def _instantiate(name: str, **options: Any) -> nn.Module:
+    """Return a timm model in eval mode; raise InputSizeError where it cannot be built for the size asked for."""
+    try:
+        model: nn.Module = timm.create_model(name, **options).eval()
+    except (AssertionError, ValueError, TypeError, ZeroDivisionError, RuntimeError, MemoryError) as error:
+        overlay = options.get("pretrained_cfg_overlay", {})
+        if "input_size" not in overlay:
+            raise
+        raise InputSizeError(name, overlay["input_size"][1:], _first_line(error)) from error
+    return model
 
 
 def _cached_weights(config: Any) -> str | None:
@@ -167,7 +182,7 @@ def _probe_hub() -> None:
 def _create_random(name: str, seed: int, options: dict[str, Any]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = timm.create_model(name, pretrained=False, **options).eval()
+        model = _instantiate(name, pretrained=False, **options)
         _require_input(name, model)
         _spread_attention(model)
         _settle_batch_norm(model, seed)
@@ -200,61 +215,19 @@ def _settle_batch_norm(model: nn.Module, seed: int) -> None:
 
 
 def _create_from_file(name: str, path: Path, seed: int, options: dict[str, Any]) -> nn.Module:
-    state = _read_state(path)
+    with torch.device("meta"):
+        names = timm.create_model(name, pretrained=False).state_dict()
+    weights = read_weights(path, names)
+    classes = count_classes(name, weights)
+    head = {} if classes is None else {"num_classes": classes}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = timm.create_model(name, pretrained=False, **_head_options(name, state), **options).eval()
-    _require_fit(name, model, state, path)
+        model = _instantiate(name, pretrained=False, **head, **options)
+    state = fit_weights(name, model, weights)
     _require_input(name, model)
     model.load_state_dict(state)
+    model.checkpoint_notes = weights.notes  # type: ignore[assignment] # found again by copies of the model
     return model
-
-
-def _head_options(name: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return the number of classes that the checkpoint's own head has, where it has one."""
-    config = timm.models.get_pretrained_cfg(name)
-    classifiers = config.classifier if config is not None else None
-    for classifier in [classifiers] if isinstance(classifiers, str) else classifiers or ():
-        head = state.get(f"{classifier}.weight")
-        if head is not None:
-            return {"num_classes": head.shape[0]}
-    return {}
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(path, "there is no such file")
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        hint = "save a plain state dict as .safetensors, .pth or .pt"
-        raise CheckpointError(path, f"cannot be read ({_first_line(error)}); {hint}") from error
-    return _find_state(stored, path)
-
-
-def _find_state(stored: object, path: Path) -> dict[str, Tensor]:
-    for key in ("state_dict", "model"):
-        if isinstance(stored, Mapping) and isinstance(stored.get(key), Mapping):
-            stored = stored[key]
-    if not isinstance(stored, Mapping) or not all(isinstance(value, Tensor) for value in stored.values()):
-        raise CheckpointError(path, "holds no state dict; save model.state_dict(), alone or under 'state_dict'")
-    return {str(name).removeprefix("module."): tensor for name, tensor in stored.items()}
-
-
-def _require_fit(name: str, model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Raise CheckpointError, naming the first tensor, unless every tensor has its counterpart of the same shape."""
-    advice = f"pass weights that were trained for {name}, or the model that they were trained for"
-    expected = model.state_dict()
-    for key, tensor in expected.items():
-        if key not in state:
-            raise CheckpointError(path, f"lacks {key!r} {list(tensor.shape)} of {name}; {advice}")
-        if state[key].shape != tensor.shape:
-            problem = f"{key!r} has shape {list(state[key].shape)} where {name} has {list(tensor.shape)}"
-            raise CheckpointError(path, f"{problem}; {advice}")
-    for key in sorted(state.keys() - expected.keys()):
-        raise CheckpointError(path, f"has {key!r} {list(state[key].shape)}, which {name} has not; {advice}")
 
 
 def _first_line(error: BaseException) -> str:

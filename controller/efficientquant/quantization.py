@@ -22,7 +22,7 @@ from efficientquant.capture import call_nodes, capture, fold_batch_norm, get_ten
 from efficientquant.graph_edits import Site, find_sites, insert_behind, observing, replace_parameter
 from efficientquant.half import HalfInterpreter
 from efficientquant.manifest import operator_of
-from efficientquant.models import InputSpec, input_spec, synthetic_images
+from efficientquant.models import InputSpec, checkpoint_notes, input_spec, synthetic_images
 from efficientquant.observers import MagnitudeObserver, RangeObserver
 from efficientquant.primitives import DataFreeLog2, Log2Parameters, top_code
 from efficientquant.quantizers import ActivationQuantizer, Log2Quantizer, LogitQuantizer, WeightDequantizer
@@ -96,7 +96,7 @@ class Quantization:
     def __init__(self, model: nn.Module, images: CalibrationData | None, progress: Progress | None) -> None:
         self.spec = input_spec(model)
         self.progress = progress
-        self.notes: list[str] = []
+        self.notes: list[str] = checkpoint_notes(model)
         self.weights: dict[str, QuantizedWeight] = {}
         self.provenance: dict[str, Any] = {}
         self._given = images
@@ -216,6 +216,7 @@ class Quantization:
             self.notes.append(f"calibrated on {DEFAULT_IMAGES} synthetic images, since no data were given")
         given = synthetic_images(self.spec, DEFAULT_IMAGES) if self._given is None else self._given
         images = collect_images(given, self.spec)
+        self.notes += images.notes
         source = "synthetic" if self._given is None else "given"
         calibration = {"source": source, "images": len(images), "sha256": images.sha256}
         if images.provenance is not None:

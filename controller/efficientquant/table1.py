@@ -17,7 +17,7 @@ from efficientquant.calibration import DEFAULT_IMAGES, Progress
 from efficientquant.data import has_split, open_images
 from efficientquant.errors import CheckpointError
 from efficientquant.evaluation import LIMIT_SEED, Evaluation, evaluate, require_fit
-from efficientquant.models import create_model, input_spec
+from efficientquant.models import checkpoint_notes, create_model, input_spec
 from efficientquant.onnx_export import export_onnx
 from efficientquant.quantization import QuantizedModel, quantize
 from efficientquant.recipe import Recipe
@@ -96,6 +96,8 @@ def measure_table(plan: Plan, folder: Path, progress: Callable[[str, str], Progr
                 report = progress(name, recipe.name)
                 quantized = quantize(model, recipe, images if recipe.needs_calibration else None, progress=report)
                 cell = Cell(name, recipe.name, key, _evaluate(model, quantized, data, report), tuple(quantized.notes))
+                seen = (*checkpoint_notes(model), *(images.notes() if images else ()), *cell.evaluation.notes)
+                cell = dataclasses.replace(cell, evaluation=dataclasses.replace(cell.evaluation, notes=seen))
                 write_cell(path, cell)
             yield cell
 

@@ -4,11 +4,12 @@ import math
 
 import digits
 import efficientquant as eq
+import numpy as np
 import onnx
 import pytest
 import torch
 from efficientquant.errors import ArtifactFileError, DataError, EvaluationError
-from efficientquant.evaluation import Evaluation, Tally, binomial_error, evaluate_all, paired_error
+from efficientquant.evaluation import Evaluation, Tally, binomial_error, evaluate_all, paired_error, require_fit
 from torch import nn
 
 MAX_LOSS = {"efficientquant": 0.003, "int8": 0.005}
@@ -134,6 +135,41 @@ def test_few_classes_have_no_top5(test_data):
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 5))
     few = dataclasses.replace(test_data, labels=tuple(label % 5 for label in test_data.labels))
     assert eq.evaluate(model, few, limit=10).top5 is None
+
+
+def test_a_model_of_one_class_is_refused(test_data):
+    """With one output every image would be right."""
+    one = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 1))
+    few = dataclasses.replace(test_data, labels=(0,) * len(test_data.labels))
+    sentence = "the model has one output, so every answer is the same; evaluate takes classifiers of 2 classes or more"
+    with pytest.raises(EvaluationError, match=sentence):
+        eq.evaluate(one, few)
+    one.num_classes = 1
+    with pytest.raises(EvaluationError, match=sentence):
+        require_fit(one, few)
+
+
+def test_a_model_without_a_classifier_is_refused(test_data):
+    """Features are no classes: a model that timm made without a head cannot be judged."""
+    features = nn.Identity()
+    features.num_classes = 0
+    with pytest.raises(EvaluationError, match="the model has no classifier"):
+        require_fit(features, test_data)
+    with pytest.raises(EvaluationError, match="answers with 32×3×32×32 numbers; evaluate takes classifiers"):
+        eq.evaluate(features, test_data)
+
+
+def test_no_images_are_refused(trained, test_data):
+    """An empty choice of images is a sentence, and no division by zero."""
+    with pytest.raises(EvaluationError, match="there are no images to evaluate on"):
+        eq.evaluate(trained, dataclasses.replace(test_data, indices=()))
+
+
+def test_images_of_equal_pixels_are_named(trained, tmp_path):
+    """An evaluation says which of its images have no content."""
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 8, 8, 3), np.uint8), labels=np.array([0, 1]))
+    found = eq.evaluate(trained, eq.open_images(tmp_path / "a.npz", eq.input_spec(trained)))
+    assert found.notes == tuple(f"data a.npz: images[{index}]: all pixels are equal" for index in (0, 1))
 
 
 def test_classes_that_do_not_fit_are_told(test_data):

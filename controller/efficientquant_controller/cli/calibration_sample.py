@@ -6,6 +6,7 @@ from pathlib import Path
 from efficientquant.data import open_images
 from efficientquant.models import InputSpec
 
+from efficientquant_controller.cli import output
 from efficientquant_controller.errors import UserError
 
 SAMPLE_IMAGES = 32
@@ -19,11 +20,15 @@ def pack_images(path: Path, folder: Path) -> Path:
     """The file to upload for `path`: an .npz is that file itself; of a folder, 32 images in a .zip inside `folder`.
 
     Of a data set's root the training split is taken. The same images give the same bytes. Raises the library's
-    DataError for what holds no images, and UserError for a file that cannot be read.
+    DataError for what holds no images or one that cannot be decoded, and UserError for a file that cannot be read.
     """
     if path.suffix == ".npz" and path.is_file():
         return path
     images = open_images(path, _ANY_MODEL, split="train").sample(SAMPLE_IMAGES)
+    for _ in images.batches():  # a file that no model can take is named here, and not after the upload
+        pass
+    for note in images.notes():
+        output.print_message(f"note: {note}")
     packed = folder / f"{path.resolve().name}.zip"
     root = path / images.split if images.split else path
     with zipfile.ZipFile(packed, "w") as archive:

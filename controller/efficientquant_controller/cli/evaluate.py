@@ -106,12 +106,13 @@ def evaluate_recipes(request: Request) -> tuple[list[dict[str, Any]], list[str]]
         loading = progress.step(f"loading {request.model}")
         loading("torch, timm and weights", 0.0)
         from efficientquant.evaluation import evaluate_all, require_fit
-        from efficientquant.models import create_model, input_spec
+        from efficientquant.models import checkpoint_notes, create_model, input_spec
         from efficientquant.onnx_export import export_onnx
         from efficientquant.quantization import quantize
 
         model = create_model(request.model, request.weights, seed=request.seed, input_size=request.input_size)
         data, images, notes = open_data(request, recipes, input_spec(model))
+        notes += checkpoint_notes(model)
         require_fit(model, data)  # before minutes of quantizing
         subjects: list[Any] = [model]
         labels = ["fp32 (timm)"]
@@ -126,6 +127,7 @@ def evaluate_recipes(request: Request) -> tuple[list[dict[str, Any]], list[str]]
                 notes += [f"{one.name}: {note}" for note in artifact.notes if note not in notes]
             report = progress.step(f"evaluating {len(subjects)} models on {len(data)} images")
             found = evaluate_all(subjects, data, reference=model, progress=report)
+    notes += [note for note in data.notes() if note not in notes]
     return [_row(label, one) for label, one in zip(labels, found, strict=True)], notes
 
 

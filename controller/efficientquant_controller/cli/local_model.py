@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from efficientquant_controller.cli import output
+
 if TYPE_CHECKING:
     from efficientquant.models import InputSpec
     from torch import Tensor, nn
@@ -30,9 +32,12 @@ DataSource = Annotated[
 
 def open_model(name: str, weights: str, input_size: int | None) -> "nn.Module":
     """Load a model; raises the library's errors for a name, weights or checkpoint that cannot be had."""
-    from efficientquant.models import create_model
+    from efficientquant.models import checkpoint_notes, create_model
 
-    return create_model(name, weights, input_size=input_size)
+    model = create_model(name, weights, input_size=input_size)
+    for note in checkpoint_notes(model):
+        output.print_message(f"note: {note}")
+    return model
 
 
 def open_batch(data: Path | None, spec: "InputSpec", count: int) -> "tuple[Tensor, Tensor | None]":
@@ -43,6 +48,9 @@ def open_batch(data: Path | None, spec: "InputSpec", count: int) -> "tuple[Tenso
 
     if data is None:
         return synthetic_images(spec, count), None
-    batches = list(open_images(data, spec).sample(count).batches())
+    sample = open_images(data, spec).sample(count)
+    batches = list(sample.batches())
+    for note in sample.notes():
+        output.print_message(f"note: {note}")
     labels = [found for _, found in batches if found is not None]
     return torch.cat([images for images, _ in batches]), torch.cat(labels) if labels else None

@@ -161,11 +161,10 @@ def published_facts(models: Sequence[str]) -> dict[str, Any]:
 
 def _notes(cells: "Sequence[Cell]") -> list[str]:
     synthetic = sum(cell.key["calibration"] == "synthetic" for cell in cells)
-    return (
-        [f"{synthetic} cells have no calibration data: what calibrates there took synthetic images"]
-        if synthetic
-        else []
-    )
+    notes = [f"{cell.model}: {note}" for cell in cells for note in cell.evaluation.notes]
+    if synthetic:
+        notes.append(f"{synthetic} cells have no calibration data: what calibrates there took synthetic images")
+    return list(dict.fromkeys(notes))
 
 
 def _named(text: str | None, option: str, everything: Sequence[str]) -> list[str]:

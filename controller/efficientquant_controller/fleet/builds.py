@@ -258,6 +258,11 @@ def _create(model: str, files: _Files) -> Any:
         raise UserError(str(error).replace(str(files.weights), name) if name else str(error)) from None
 
 
+def _by_users_name(note: str, files: _Files) -> str:
+    """A note about the checkpoint with the name that the user gave it."""
+    return note.replace(Path(files.weights).name, files.weights_name) if files.weights_name else note
+
+
 def _build(wanted: _Request, files: _Files, path: Path, reference: Path) -> dict[str, Any]:
     from efficientquant import export_onnx, quantize
 
@@ -266,7 +271,7 @@ def _build(wanted: _Request, files: _Files, path: Path, reference: Path) -> dict
     created = _create(wanted.model, files)
     chosen = get_recipe(wanted.recipe)
     try:
-        with _images(created, files) as (images, drawn):
+        with _images(created, files) as (images, drawn, seen):
             quantized = quantize(created, chosen, images)
             content = _reference_images(created, images)
         exported = export_onnx(quantized, path, target=wanted.target)
@@ -286,7 +291,7 @@ def _build(wanted: _Request, files: _Files, path: Path, reference: Path) -> dict
         "recipe_version": chosen.version,
         "parity_max_abs": exported.parity_max_abs,
         "builder_flags": exported.builder_flags,
-        "notes": (*exported.notes, *notes),
+        "notes": tuple(_by_users_name(note, files) for note in (*exported.notes, *seen, *notes)),
         "provenance": provenance,
         "manifest": exported.manifest,
     }
@@ -315,10 +320,10 @@ def _reference_images(model: Any, images: Any) -> Any:
 
 
 @contextmanager
-def _images(model: Any, files: _Files) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The images to calibrate on, in batches, and which they are; None where the user gave none."""
+def _images(model: Any, files: _Files) -> Iterator[tuple[Any, dict[str, Any], list[str]]]:
+    """The images to calibrate on in batches (None without any), which they are, and notes about them."""
     if files.images is None:
-        yield None, {}
+        yield None, {}, []
         return
     from efficientquant.data import open_images
     from efficientquant.models import input_spec
@@ -331,7 +336,9 @@ def _images(model: Any, files: _Files) -> Iterator[tuple[Any, dict[str, Any]]]:
             else:
                 _unpack(files.images, place)
             images = open_images(place, input_spec(model)).sample(CALIBRATION_IMAGES, BUILD_SEED)
-            yield [batch for batch, _ in images.batches()], images.provenance()
+            batches = [batch for batch, _ in images.batches()]
+            seen = [note.replace(place.name, files.images_name) for note in images.notes()]
+            yield batches, images.provenance(), seen
         except LibraryUserError as error:
             raise UserError(str(error).replace(str(place), files.images_name)) from None
         except zipfile.BadZipFile as error:

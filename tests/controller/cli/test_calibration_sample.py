@@ -47,6 +47,24 @@ def test_arrays_are_sent_as_they_are(tmp_path: Path) -> None:
     assert pack_images(path, tmp_path / "nowhere") == path
 
 
+def test_an_image_that_cannot_be_read_is_named_before_the_upload(photos: Path, tmp_path: Path) -> None:
+    """A damaged file ends the command on this machine, and no archive is left."""
+    for path in (photos / "train").rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:45])
+    with pytest.raises(DataError, match=r"photos/train/(cat|dog)/\d+\.png: cannot be decoded"):
+        pack_images(photos, tmp_path)
+    assert not (tmp_path / "photos.zip").exists()
+
+
+def test_images_of_equal_pixels_are_named(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Images without content are uploaded, and messages name them."""
+    pack_images(photos, tmp_path)
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("note: data photos: ") for line in lines)
+    assert lines[0].endswith(".png: all pixels are equal")
+    assert lines[-1] == "note: data photos: 27 more images like these"
+
+
 @pytest.mark.parametrize("name", ["nowhere", "photos/val", "notes.txt"])
 def test_what_holds_no_training_images_is_refused(photos: Path, tmp_path: Path, name: str) -> None:
     """No such folder, a folder without images and a file of another kind are each named."""

@@ -63,6 +63,29 @@ def test_a_wrong_input_is_one_sentence(command, folder, more, sentence):
     assert outcome.err.count("error:") == 1
 
 
+def test_notes_on_weights_and_images_are_shown(command, tmp_path):
+    """The weights that were chosen, and images of equal pixels, stand once below the tables."""
+    import numpy as np
+    import torch
+    from safetensors.torch import load_file
+
+    weights = load_file(digits.WEIGHTS)
+    torch.save({"state_dict": weights, "state_dict_ema": weights}, tmp_path / "run.pth")
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    images[2] = 255
+    for name in ("train", "val"):
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=np.arange(4))
+    options = ("--data", str(tmp_path / "val.npz"), "--calibration", str(tmp_path / "train.npz"), "--recipe", "int8")
+    outcome = command("evaluate", digits.MODEL, "--weights", str(tmp_path / "run.pth"), *options)
+
+    assert outcome.exit_code == 0, outcome.err
+    notes = [line for line in outcome.out.splitlines() if line.startswith("note: ")]
+    assert "note: checkpoint run.pth: the averaged (EMA) weights under 'state_dict_ema' are taken" in notes
+    assert "note: int8: data train.npz: images[2]: all pixels are equal" in notes
+    assert "note: data val.npz: images[2]: all pixels are equal" in notes
+    assert len([note for note in notes if "EMA" in note]) == 1
+
+
 def test_a_label_without_an_output_is_told(command, tmp_path):
     """Data with other classes than the model's outputs are one sentence, before anything is quantized."""
     import numpy as np

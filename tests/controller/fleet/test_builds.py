@@ -1,18 +1,43 @@
 """Requests for artifacts: the names of recipes, when an artifact is made again, and images that cannot be used."""
 
+import io
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from efficientquant_controller.errors import NotFoundError, UserError
 from efficientquant_controller.fleet.artifacts import ContentStore
-from efficientquant_controller.fleet.builds import Builder, Source, _Files, _images, build_key, canonical_recipe
+from efficientquant_controller.fleet.builds import (
+    Builder,
+    Source,
+    _by_users_name,
+    _Files,
+    _images,
+    build_key,
+    canonical_recipe,
+)
 from efficientquant_controller.model import Calibration, Weights
+from PIL import Image
 
 RANDOM = Weights("random")
 TARGET = "onnxruntime"
 PHOTOS = Calibration("ab" * 32, "photos.zip")
+
+
+def test_notes_name_the_users_files(tmp_path: Path) -> None:
+    """What is odd in uploaded images is said with the archive's name, and no path of the controller."""
+    model = torch.nn.Identity()
+    model.pretrained_cfg = {"input_size": (3, 8, 8), "mean": (0, 0, 0), "std": (1, 1, 1), "crop_pct": 1.0}
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(content, "PNG")
+    with zipfile.ZipFile(tmp_path / "upload", "w") as archive:
+        archive.writestr("cat/flat.png", content.getvalue())
+    files = _Files(tmp_path / "ab12", "run.pth", tmp_path / "upload", "photos.zip")
+    with _images(model, files) as (_, _, notes):
+        assert notes == ["data photos.zip: flat.png: all pixels are equal"]
+    assert _by_users_name("checkpoint ab12: averaged", files) == "checkpoint run.pth: averaged"
 
 
 @pytest.fixture

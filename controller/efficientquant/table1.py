@@ -15,7 +15,7 @@ from torch import nn
 
 from efficientquant.calibration import DEFAULT_IMAGES, Progress
 from efficientquant.data import has_split, open_images
-from efficientquant.errors import CheckpointError
+from efficientquant.errors import CheckpointError, DataError
 from efficientquant.evaluation import LIMIT_SEED, Evaluation, evaluate, require_fit
 from efficientquant.models import checkpoint_notes, create_model, input_spec
 from efficientquant.onnx_export import export_onnx
@@ -24,7 +24,7 @@ from efficientquant.recipe import Recipe
 
 TARGET = "onnxruntime"
 FORMAT = 1
-CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt")
+CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar", ".bin", ".ckpt", ".npz")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +77,8 @@ def measure_table(plan: Plan, folder: Path, progress: Callable[[str, str], Progr
         if plan.limit is not None:
             data = data.sample(plan.limit, LIMIT_SEED)
         require_fit(model, data)
+        if data.labels is None:
+            raise DataError(data.path, "has no labels: a table of accuracies needs one folder per class, or val.txt")
         calibration = calibration_source(plan.data, plan.calibration)
         images = open_images(calibration, spec, split="train").sample(DEFAULT_IMAGES) if calibration else None
         shared = {
@@ -166,5 +168,6 @@ def _weights_of(weights: str, model: str) -> str | Path:
         if (folder / f"{model}{suffix}").is_file():
             return folder / f"{model}{suffix}"
     raise CheckpointError(
-        folder / f"{model}.safetensors", "there is no such file, nor .pth or .pt; --models can leave it out"
+        folder / f"{model}.safetensors",
+        f"there is no such file, nor .pth or .pt (or {', '.join(CHECKPOINT_SUFFIXES[3:])}); --models can leave it out",
     )

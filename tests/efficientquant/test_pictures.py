@@ -19,9 +19,9 @@ RAMP_16 = RAMP.astype(np.uint16) << 8
 COLOURS = Image.merge("RGB", [Image.fromarray(RAMP)] * 3)
 
 
-def write_tiff(path, pixels, *, bits, photometric=1, sample_format=1, order="<"):
+def write_tiff(path, pixels, *, bits, photometric=1, sample_format=1, order="<", width=None):
     """Write an uncompressed grey TIFF with tags that Pillow itself never writes."""
-    height, width = pixels.shape
+    height, width = pixels.shape[0], width or pixels.shape[1]
     data = pixels.tobytes()
     longs = {256: width, 257: height, 273: 8, 278: height, 279: len(data)}
     shorts = {258: bits, 259: 1, 262: photometric, 277: 1, 339: sample_format}
@@ -34,6 +34,13 @@ def write_tiff(path, pixels, *, bits, photometric=1, sample_format=1, order="<")
     directory = struct.pack(f"{order}H", len(entries)) + b"".join(entries) + bytes(4)
     header = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(data))
     path.write_bytes(header + data + directory)
+
+
+def pack_12_bits(pixels):
+    """Return rows of bytes: two pixels in three, the upper bits first."""
+    left, right = pixels[:, ::2], pixels[:, 1::2]
+    packed = np.stack([left >> 4, (left & 15) << 4 | right >> 8, right & 255], axis=2)
+    return packed.reshape(len(pixels), -1).astype(np.uint8)
 
 
 def load(folder, spec=SPEC):
@@ -66,6 +73,7 @@ WRITERS = {
     "16.tif": lambda path: Image.fromarray(RAMP_16).save(path),
     "16-big-endian.tif": lambda path: Image.fromarray(RAMP_16.astype(">u2")).save(path),
     "16-white-is-zero.tif": lambda path: write_tiff(path, 0xFFFF - RAMP_16, bits=16, photometric=0),
+    "12.tif": lambda path: write_tiff(path, pack_12_bits(RAMP.astype(np.uint16) << 4), bits=12, width=96),
     "32-as-16.tif": lambda path: Image.fromarray(RAMP_16.astype(np.int32)).save(path),
     "32-big-endian.tif": lambda path: write_tiff(path, RAMP_16.astype(">i4"), bits=32, sample_format=2, order=">"),
     "32-unsigned.tif": lambda path: write_tiff(path, RAMP.astype("<u4") << 24, bits=32),

@@ -3,9 +3,10 @@ from pathlib import Path
 
 import digits
 import efficientquant as eq
+import numpy as np
 import pytest
 from efficientquant import published, table1
-from efficientquant.errors import CheckpointError
+from efficientquant.errors import CheckpointError, DataError
 from efficientquant.evaluation import Evaluation
 from efficientquant.table1 import Cell, Plan, calibration_source, measure_table, read_cell, weights_sha256, write_cell
 
@@ -102,3 +103,11 @@ def test_what_is_published_is_complete():
     assert tuple(published.TABLE_1) == tuple(published.FP32) == published.MODELS
     assert {len(row) for row in published.TABLE_1.values()} == {len(published.METHODS)}
     json.dumps(published.TABLE_1)
+
+
+def test_images_without_labels_are_refused_before_anything_is_quantized(tmp_path):
+    """A table of accuracies needs labels."""
+    np.savez(tmp_path / "a.npz", images=np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8))
+    plan = Plan(models=[digits.MODEL], recipes=[], data=tmp_path / "a.npz", calibration=None, weights="random")
+    with pytest.raises(DataError, match=r"a\.npz: has no labels: a table of accuracies needs"):
+        list(measure_table(plan, tmp_path / "cells", lambda *_: None))

@@ -60,7 +60,7 @@ def _say(line: str) -> None:
 
 
 def _fail(scratch: str, failure_type: str, message: str) -> None:
-    with open(os.path.join(scratch, RESULT_FILE), "w") as stream:
+    with open(os.path.join(scratch, RESULT_FILE), "w", encoding="utf-8") as stream:
         json.dump({"failure_type": failure_type, "failure_message": message}, stream)
 
 

@@ -67,7 +67,7 @@ def read_outcome(scratch: str, ended: Ended) -> Optional[Dict[str, Any]]:
     if ended.returncode != 0:
         return None
     try:
-        with open(os.path.join(scratch, worker.RESULT_FILE)) as stream:
+        with open(os.path.join(scratch, worker.RESULT_FILE), encoding="utf-8") as stream:
             return json.load(stream)
     except (FileNotFoundError, ValueError):
         return None

@@ -264,7 +264,7 @@ class Journal:
     def entries(self) -> List[Tuple[str, List[str]]]:
         """Return (verb, arguments) of each change; raises ClockError when the file is not a journal."""
         try:
-            with open(self.path) as stream:
+            with open(self.path, encoding="utf-8") as stream:
                 return [(str(verb), [str(each) for each in arguments]) for verb, arguments in json.load(stream)["undo"]]
         except FileNotFoundError:
             return []

@@ -31,7 +31,7 @@ def plan_key(artifact_sha256: str, settings: Mapping[str, str]) -> str:
 
 def write_report(path: str, report: BuildReport) -> None:
     """Write a report as JSON, complete or not at all."""
-    with open(path + _PART, "w") as stream:
+    with open(path + _PART, "w", encoding="utf-8") as stream:
         json.dump(report._asdict(), stream)
     os.replace(path + _PART, path)
 
@@ -39,7 +39,7 @@ def write_report(path: str, report: BuildReport) -> None:
 def read_report(path: str) -> Optional[BuildReport]:
     """Return a report, None where there is none or it is damaged."""
     try:
-        with open(path) as stream:
+        with open(path, encoding="utf-8") as stream:
             report = BuildReport(**json.load(stream))
     except (OSError, ValueError, TypeError):
         return None

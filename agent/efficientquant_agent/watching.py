@@ -290,7 +290,7 @@ def _allowed_cpus(task: str = "/proc/self") -> Set[int]:
     kernel before 6.2 keeps only those that are on when a set is restored.
     """
     try:
-        with open(os.path.join(task, "status")) as stream:
+        with open(os.path.join(task, "status"), encoding="utf-8", errors="replace") as stream:
             found = re.search(r"^Cpus_allowed_list:\s*([0-9,-]+)$", stream.read(), re.MULTILINE)
     except OSError:
         return set()

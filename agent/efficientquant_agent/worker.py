@@ -68,7 +68,7 @@ def main() -> None:
     finally:
         if not understood:
             run.note_bug()
-        with open(os.path.join(spec["scratch"], RESULT_FILE), "w") as stream:
+        with open(os.path.join(spec["scratch"], RESULT_FILE), "w", encoding="utf-8") as stream:
             json.dump(run.outcome, stream)
         if not understood:  # its traceback is on standard error; another exit code would mean that there is no result
             raise SystemExit(0)
@@ -84,7 +84,7 @@ def die_with_parent(parent_pid: int) -> None:
 def volunteer_for_oom_kill() -> None:
     """Ask the kernel to take this process first when memory runs out, not the daemon or the desktop."""
     try:
-        with open("/proc/self/oom_score_adj", "w") as stream:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as stream:
             stream.write("1000")
     except OSError as error:
         sys.stderr.write("oom_score_adj stays as it is: {}\n".format(error))
@@ -92,7 +92,7 @@ def volunteer_for_oom_kill() -> None:
 
 def claim_standard_output() -> TextIO:
     """Return standard output for progress alone; whatever a runtime prints goes to standard error."""
-    stream = os.fdopen(os.dup(1), "w")
+    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return stream
 

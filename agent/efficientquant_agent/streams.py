@@ -1,0 +1,87 @@
+"""Standard output and error that survive every locale, every character and a reader that has exited."""
+
+import codecs
+import contextlib
+import io
+import os
+import sys
+from typing import Any, Tuple, Union
+
+_HANDLER = "efficientquant-readable"
+# The agent's own characters, for a terminal without them; any other is printed as its escape.
+_PLAIN = {"×": "x", "–": "-", "—": "-", "−": "-", "…": "...", "°": "deg "}
+
+
+def make_robust() -> None:
+    """Print what standard output and error cannot encode in a readable form.
+
+    Without a locale (LC_ALL=C, a service without LANG) Python 3.6 prints ASCII, and so does any Python that
+    PYTHONIOENCODING=ascii asks to. A stream that was closed becomes /dev/null.
+    """
+    codecs.register_error(_HANDLER, _readable)
+    for name in ("stdout", "stderr"):
+        robust = _robust(getattr(sys, name))
+        setattr(sys, name, robust)
+        setattr(sys, "__{}__".format(name), robust)
+
+
+def write_line(stream: Any, line: str) -> None:
+    """Write a line and flush it; a pipe whose reader has exited swallows it from then on.
+
+    Raises OSError when the line cannot be written for another reason, such as a full disk.
+    """
+    try:
+        stream.write(line + "\n")
+        stream.flush()
+    except BrokenPipeError:
+        _discard(stream)
+    except OSError:
+        _discard(stream)
+        raise
+
+
+def quoted(text: str, most: int = 60) -> str:
+    """Return what a user typed for a sentence: in quotes, at most `most` characters, without control characters."""
+    text = encodable(text)
+    return repr(text) if len(text) <= most else "{} ({} characters)".format(repr(text[: most - 1] + "…"), len(text))
+
+
+def encodable(text: str) -> str:
+    """Return a text that every UTF-8 encoder takes: bytes of file names that Python could not decode are replaced."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    except UnicodeEncodeError:  # half of a pair, as JSON can hold it
+        return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _robust(stream: Any) -> Any:
+    if stream is None:  # `>&-`
+        return open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 — for the process's life
+    if type(stream) is not io.TextIOWrapper:  # somebody's own, such as a test's
+        return stream
+    if hasattr(stream, "reconfigure"):  # from Python 3.7 on
+        stream.reconfigure(errors=_HANDLER)
+        return stream
+    stream.flush()
+    encoding, line_buffering = stream.encoding, stream.line_buffering
+    return io.TextIOWrapper(stream.detach(), encoding=encoding, errors=_HANDLER, line_buffering=line_buffering)
+
+
+def _readable(error: UnicodeError) -> Tuple[Union[str, bytes], int]:
+    """Encode a run of characters that a stream does not have; a handler for `codecs.register_error`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    # Bytes that Python could not decode (PEP 383) are UTF-8 on today's boards.
+    with contextlib.suppress(UnicodeError):
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8")
+    plain = "".join(_PLAIN.get(character, character) for character in text)
+    return plain.encode(error.encoding, "backslashreplace"), error.end
+
+
+def _discard(stream: Any) -> None:
+    """Let a stream's descriptor lead to /dev/null: its buffer is flushed once more when the process ends."""
+    with contextlib.suppress(OSError, ValueError):
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(descriptor, stream.fileno())
+        os.close(descriptor)

@@ -1,5 +1,6 @@
 """The command `efficientquant-agent`."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -8,6 +9,7 @@ import time
 from typing import Dict, List, NoReturn, Optional
 
 from efficientquant_agent import config as configuration
+from efficientquant_agent import streams
 from efficientquant_agent.errors import UsageError
 
 # Threads of gRPC may hold on to a broken connection; a stopped agent does not wait for them.
@@ -16,26 +18,34 @@ _STOP_TIMEOUT_S = 1.5
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run the agent until it is told to stop; return its exit code (see agent/README.md)."""
+    streams.make_robust()
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["doctor"]:
-        from efficientquant_agent import doctor
-
-        return doctor.main(arguments[1:], os.environ)
     try:
-        config = configuration.load(arguments, os.environ)
-        _serve(config)
+        if arguments[:1] == ["doctor"]:
+            from efficientquant_agent import doctor
+
+            return doctor.main(arguments[1:], os.environ)
+        _serve(configuration.load(arguments, os.environ))
     except UsageError as error:
-        sys.stderr.write("efficientquant-agent: {}\n".format(error))
+        streams.write_line(sys.stderr, "efficientquant-agent: {}".format(error))
         return error.exit_code
+    except KeyboardInterrupt:
+        return 130
 
 
 def _serve(config: configuration.Config) -> NoReturn:
     # Not at the top: --help and a typing error in an option must not wait for gRPC.
     from efficientquant_agent import clocks, device
     from efficientquant_agent.board import Board
-    from efficientquant_agent.daemon import Daemon
-    from efficientquant_agent.state import StateDirectory
+    from efficientquant_agent.state import StateDirectory, unusable
 
+    try:
+        from efficientquant_agent.daemon import Daemon
+    except ImportError as error:
+        raise UsageError(
+            "gRPC or the protos cannot be loaded ({}); install the agent again with what it needs, as docs/boards.md "
+            "says".format(error)
+        ) from error
     wake_reader, wake_writer = os.pipe()
     os.set_blocking(wake_writer, False)
     # Written by the C handler, in whichever thread the kernel picks: the main thread need not be interrupted.
@@ -51,7 +61,11 @@ def _serve(config: configuration.Config) -> NoReturn:
     found.library_versions.update(_own_versions())
     snapshot = probe.snapshot(found.library_versions, found.backends, found.gpus, found.cuda_version, control.access())
     board = Board(probe.proc, probe.sys, config.tegrastats, config.with_jtop, config.plan_cache_bytes, control)
-    daemon = Daemon(config, state, snapshot, state.device_id(snapshot.board_id, _log), board, _log, _announce)
+    device_id = state.device_id(snapshot.board_id, _log)
+    try:
+        daemon = Daemon(config, state, snapshot, device_id, board, _log, _announce)
+    except OSError as error:  # its folders are there and are something else, or closed to this user
+        raise unusable(state.path, error) from error
     exit_codes: List[int] = []
 
     def serve() -> None:
@@ -81,13 +95,13 @@ def _own_versions() -> Dict[str, str]:
 
 
 def _log(message: str) -> None:
-    sys.stderr.write("{} {}\n".format(time.strftime("%Y-%m-%dT%H:%M:%S%z"), message))
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # a full disk behind the log ends no agent
+        streams.write_line(sys.stderr, "{} {}".format(time.strftime("%Y-%m-%dT%H:%M:%S%z"), message))
 
 
 def _announce(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        streams.write_line(sys.stdout, line)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@
 
 Prints one JSON object. Exit code 0: done; 1: a tool failed; 2: refused, and nothing was touched. There is no shell, and
 no path comes from the caller. It runs alone (`python3 -I clock_helper.py status`), so that root needs nothing of the
-agent's own environment.
+agent's own environment. A refusal is one line on standard error, too.
 """
 
 import ctypes
+import difflib
 import fcntl
 import glob
 import json
@@ -28,6 +29,12 @@ import time
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 _GPU_UUID = r"GPU-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_VALUES = {
+    "set-power-mode": "N, a mode's number from 0 to 99",
+    "nvml-status": "GPU_UUID",
+    "nvml-lock": "MIN_MHZ,MAX_MHZ GPU_UUID, each clock from 100 to 9999",
+    "nvml-reset": "GPU_UUID",
+}
 _ARGUMENTS = {
     "status": (),
     "set-power-mode": ("[0-9]{1,2}",),
@@ -116,6 +123,7 @@ def main(arguments: Optional[Sequence[str]] = None, places: Optional[Places] = N
         code = 0
     except RefusedError as error:
         answer, code = {"ok": False, "error": str(error)}, 2
+        sys.stderr.write("efficientquant-clocks: {}\n".format(error))
     except (ToolError, OSError) as error:
         answer, code = {"ok": False, "error": str(error)}, 1
     sys.stdout.write(json.dumps(answer, sort_keys=True) + "\n")
@@ -126,9 +134,16 @@ def _serve(request: List[str], places: Places) -> Dict[str, Any]:
     verb, arguments = request[0] if request else "", request[1:]
     patterns = _ARGUMENTS.get(verb)
     if patterns is None:
-        raise RefusedError("{!r} is not one of: {}".format(verb, ", ".join(_ARGUMENTS)))
+        meant = difflib.get_close_matches(verb.lstrip("-"), _ARGUMENTS, 1)
+        raise RefusedError(
+            "{!r} is no verb; {}there is {}".format(
+                verb[:40], "did you mean {}? ".format(meant[0]) if meant else "", ", ".join(_ARGUMENTS)
+            )
+        )
     if len(arguments) != len(patterns) or not all(map(re.fullmatch, patterns, arguments)):
-        raise RefusedError("{} does not take these arguments: {!r}".format(verb, arguments))
+        raise RefusedError(
+            "{} takes {}, not {!r}".format(verb, _VALUES.get(verb, "no arguments"), " ".join(arguments)[:80])
+        )
     if verb == "status":
         return status(places)
     if verb == "nvml-status":
@@ -375,7 +390,7 @@ def _domain(path: str, names: Sequence[str], unit_hz: int) -> Optional[Dict[str,
 
 def _text(path: str) -> str:
     try:
-        with open(path, errors="replace") as stream:
+        with open(path, encoding="utf-8", errors="replace") as stream:
             return stream.read().strip()
     except OSError:
         return ""

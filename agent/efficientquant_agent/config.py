@@ -1,20 +1,25 @@
 """The command line and the environment, checked and turned into one record."""
 
 import argparse
-import ipaddress
 import os
 import re
 import shutil
 import socket
-from typing import Mapping, NamedTuple, NoReturn, Sequence, Tuple
+from typing import Mapping, NamedTuple, Optional, Sequence
 
 from efficientquant_agent import __version__
+from efficientquant_agent.address import is_loopback, parse_address
+from efficientquant_agent.command_line import Parser, seconds_of, size_of
 from efficientquant_agent.errors import UsageError
+from efficientquant_agent.streams import quoted
 
 DEFAULT_CONTROLLER = "127.0.0.1:50051"
 DEFAULT_CACHE_BYTES = 2 * 1024**3
 DEFAULT_PLAN_CACHE_BYTES = 4 * 1024**3
+COMMANDS = ("doctor",)
+CONTROLLER_VARIABLE = "EFFICIENTQUANT_CONTROLLER"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_NAME_RULE = "1 to 63 letters, digits, dots, dashes or underscores, beginning with a letter or digit"
 
 
 class Config(NamedTuple):
@@ -31,6 +36,8 @@ class Config(NamedTuple):
     tegrastats: str = ""
     with_jtop: bool = False
     plan_cache_bytes: int = DEFAULT_PLAN_CACHE_BYTES
+    # Whether somebody named a controller; the default one may well not be there.
+    names_controller: bool = False
 
     @property
     def address(self) -> str:
@@ -38,24 +45,26 @@ class Config(NamedTuple):
         return "{}:{}".format("[" + self.host + "]" if ":" in self.host else self.host, self.port)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Turn argparse's complaint into a sentence that main() prints."""
-        raise UsageError(message)
-
-
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the parser of the command `efficientquant-agent`."""
-    parser = _Parser(
+    parser = Parser(
+        commands=COMMANDS,
         prog="efficientquant-agent",
         description="Benchmarks on this device what an EfficientQuant controller assigns, and reports every number. "
         "'efficientquant-agent doctor' says what this device can do, and what to fix.",
     )
+    add_options(parser)
+    parser.add_argument("--version", action="version", version="efficientquant-agent " + __version__)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the agent's options, which the doctor takes too."""
     parser.add_argument(
         "--controller",
         metavar="HOST:PORT",
-        help="where the controller listens (environment EFFICIENTQUANT_CONTROLLER, default {})".format(
-            DEFAULT_CONTROLLER
+        help="where the controller listens (environment {}, default {})".format(
+            CONTROLLER_VARIABLE, DEFAULT_CONTROLLER
         ),
     )
     parser.add_argument("--name", help="what people call this device (default: its host name)")
@@ -64,17 +73,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--cache-bytes",
-        metavar="N",
-        type=int,
+        metavar="SIZE",
+        type=size_of("--cache-bytes"),
         default=DEFAULT_CACHE_BYTES,
-        help="how much disk downloaded artifacts may take (default: %(default)s)",
+        help="how much disk downloaded artifacts may take, such as 500MB or 1.5GiB (default: 2GiB)",
     )
     parser.add_argument(
         "--plan-cache-bytes",
-        metavar="N",
-        type=int,
+        metavar="SIZE",
+        type=size_of("--plan-cache-bytes"),
         default=DEFAULT_PLAN_CACHE_BYTES,
-        help="how much disk the engines built here may take (default: %(default)s)",
+        help="how much disk the engines built here may take (default: 4GiB)",
     )
     parser.add_argument(
         "--board-root",
@@ -94,78 +103,99 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--backoff-max-s",
         metavar="SECONDS",
-        type=float,
+        type=seconds_of("--backoff-max-s", 0.01, 3600.0),
         default=30.0,
-        help="longest pause between two attempts to connect (default: %(default)s)",
+        help="longest pause between two attempts to connect, at most 3600 (default: 30)",
     )
-    parser.add_argument("--version", action="version", version="efficientquant-agent " + __version__)
-    return parser
 
 
 def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
     """Return the configuration; raises UsageError with one sentence on anything that cannot work."""
-    options = build_parser().parse_args(arguments)
-    address = options.controller or environment.get("EFFICIENTQUANT_CONTROLLER") or DEFAULT_CONTROLLER
-    host, port = parse_address(address)
+    return from_options(build_parser().parse(arguments), environment)
+
+
+def from_options(options: argparse.Namespace, environment: Mapping[str, str]) -> Config:
+    """Return the configuration that `add_options` describes; raises UsageError as `load` does."""
+    address, named = options.controller, "controller"
+    if address is None and environment.get(CONTROLLER_VARIABLE):
+        address, named = environment[CONTROLLER_VARIABLE], CONTROLLER_VARIABLE
+    names_controller = address is not None
+    host, port = parse_address(address if names_controller else DEFAULT_CONTROLLER, named)
     if not options.insecure and not is_loopback(host):
         raise UsageError(
             "controller {} is not on this machine and the wire is not encrypted yet; pass --insecure to let anyone on "
             "the network read and change what is sent".format(address)
         )
-    name = options.name or socket.gethostname()
-    if not _NAME.fullmatch(name):
-        raise UsageError(
-            "name {!r} cannot be used; pass --name with 1 to 63 letters, digits, dots, dashes or underscores, "
-            "beginning with a letter or digit".format(name)
-        )
-    if options.cache_bytes < 0:
-        raise UsageError("--cache-bytes {} is negative; pass 0 or more".format(options.cache_bytes))
-    if options.plan_cache_bytes < 0:
-        raise UsageError("--plan-cache-bytes {} is negative; pass 0 or more".format(options.plan_cache_bytes))
-    if not os.path.isdir(options.board_root):
-        raise UsageError(
-            "--board-root {} is not a directory; pass where the board's / is mounted".format(options.board_root)
-        )
-    if options.tegrastats and not os.access(options.tegrastats, os.X_OK):
-        raise UsageError("--tegrastats {} cannot be run; pass the path of the executable".format(options.tegrastats))
-    if not 0 < options.backoff_max_s < float("inf"):
-        raise UsageError("--backoff-max-s {} is not a positive number of seconds".format(options.backoff_max_s))
+    name = _name(options.name)
     return Config(
         host=host,
         port=port,
         name=name,
-        state_dir=options.state_dir or default_state_dir(name, environment),
+        state_dir=_state_dir(options.state_dir, name, environment),
         cache_bytes=options.cache_bytes,
         backoff_max_s=options.backoff_max_s,
-        board_root=options.board_root,
-        tegrastats=options.tegrastats or shutil.which("tegrastats") or "",
+        board_root=_board_root(options.board_root),
+        tegrastats=_tegrastats(options.tegrastats),
         with_jtop=options.jtop,
         plan_cache_bytes=options.plan_cache_bytes,
+        names_controller=names_controller,
     )
-
-
-def parse_address(address: str) -> Tuple[str, int]:
-    """Split "HOST:PORT" or "[IPV6]:PORT"; raises UsageError for anything else."""
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^\s:\[\]/]+)):([0-9]{1,5})", address)
-    if match is None or not 0 < int(match.group(3)) < 65536:
-        raise UsageError(
-            "controller {!r} is not HOST:PORT; pass a host name or address and a port from 1 to 65535, "
-            "for example {}".format(address, DEFAULT_CONTROLLER)
-        )
-    return match.group(1) or match.group(2), int(match.group(3))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine by its name or its address, without asking a name server."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def default_state_dir(name: str, environment: Mapping[str, str]) -> str:
     """Return $XDG_STATE_HOME/efficientquant-agent/NAME, or the same below ~/.local/state."""
     base = environment.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
     return os.path.join(base, "efficientquant-agent", name)
+
+
+def nearest_existing(path: str) -> str:
+    """Return the path, or what exists nearest above it."""
+    path = os.path.abspath(path)
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def _name(given: Optional[str]) -> str:
+    name = socket.gethostname() if given is None else given
+    if _NAME.fullmatch(name):
+        return name
+    if given is None:
+        raise UsageError(
+            "this machine's host name {} cannot be a device's name; pass --name with {}".format(
+                quoted(name), _NAME_RULE
+            )
+        )
+    raise UsageError("--name {} cannot be used; pass {}".format(quoted(name), _NAME_RULE))
+
+
+def _state_dir(given: Optional[str], name: str, environment: Mapping[str, str]) -> str:
+    if given == "":
+        raise UsageError("--state-dir '' is empty; pass a directory, which is created when it is missing")
+    path = given or default_state_dir(name, environment)
+    existing = nearest_existing(path)
+    if not os.path.isdir(existing):
+        raise UsageError(
+            "state directory {} cannot be used: {} is not a directory; pass --state-dir with another".format(
+                path, existing
+            )
+        )
+    return path
+
+
+def _board_root(path: str) -> str:
+    if not os.path.isdir(path):
+        raise UsageError("--board-root {} is not a directory; pass where the board's / is mounted".format(path or "''"))
+    if not any(os.path.isdir(os.path.join(path, name)) for name in ("proc", "sys", "etc")):
+        raise UsageError("--board-root {} has no proc, sys or etc; pass where the board's / is mounted".format(path))
+    return path
+
+
+def _tegrastats(given: Optional[str]) -> str:
+    if given is None:
+        return shutil.which("tegrastats") or ""
+    path = shutil.which(given)
+    if path is None:
+        fault = "cannot be run" if os.path.exists(given) else "does not exist"
+        raise UsageError("--tegrastats {} {}; pass the path of the executable".format(given or "''", fault))
+    return path

@@ -29,6 +29,17 @@ def sync_directory(path: str) -> None:
         os.close(descriptor)
 
 
+def unusable(path: str, error: OSError) -> UsageError:
+    """Return the sentence for a state directory that the system refuses; `error` may name a file inside."""
+    where = "" if error.filename in (None, path) else "{}: ".format(error.filename)
+    reason = (error.strerror or str(error)).lower()
+    return UsageError(
+        "state directory {} cannot be used: {}{}; pass --state-dir with another, or give this user that one".format(
+            path, where, reason
+        )
+    )
+
+
 class StateDirectory:
     """Holds the lock while it lives, and answers who this device is.
 
@@ -39,11 +50,9 @@ class StateDirectory:
         self.path = os.path.abspath(path)
         try:
             os.makedirs(self.path, mode=0o700, exist_ok=True)
-            self._lock = open(os.path.join(self.path, "lock"), "a+")  # noqa: SIM115 — held for the process's life
+            self._lock = open(os.path.join(self.path, "lock"), "a+", encoding="ascii")  # noqa: SIM115 — held for the process's life
         except OSError as error:
-            raise UsageError(
-                "state directory {} cannot be used: {}; pass --state-dir".format(self.path, error.strerror)
-            ) from error
+            raise unusable(self.path, error) from error
         self._take_lock()
         self._identity_path = os.path.join(self.path, "identity.json")
 
@@ -77,7 +86,10 @@ class StateDirectory:
             identity = {}
         if not identity:
             identity = {"device_id": str(uuid.uuid4()), "board_id": board_id, "session_epoch": 0}
-            self._write(identity)
+            try:
+                self._write(identity)
+            except OSError as error:
+                raise unusable(self.path, error) from error
         return str(identity["device_id"])
 
     def next_epoch(self) -> int:
@@ -89,11 +101,13 @@ class StateDirectory:
 
     def _read(self) -> dict:
         try:
-            with open(self._identity_path) as stream:
+            with open(self._identity_path, encoding="utf-8") as stream:
                 identity = json.load(stream)
             str(identity["device_id"]), str(identity["board_id"]), int(identity["session_epoch"])
         except FileNotFoundError:
             return {}
+        except OSError as error:
+            raise unusable(self.path, error) from error
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 "{} is damaged; remove it and this device registers as a new one".format(self._identity_path)

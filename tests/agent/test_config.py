@@ -36,9 +36,25 @@ def test_option_beats_environment():
         (["--name", "../up"], "cannot be used"),
         (["--name", ""], "cannot be used"),
         (["--cache-bytes", "-1"], "is negative"),
-        (["--cache-bytes", "many"], "invalid int value"),
-        (["--backoff-max-s", "0"], "not a positive number"),
-        (["--nonsense"], "unrecognized arguments"),
+        (["--name", "a" * 64], "'aaaa.*' \\(64 characters\\) cannot be used"),
+        (["--name", "a\nb"], "cannot be used; pass 1 to 63 letters"),
+        (["--controller", ""], "is not HOST:PORT"),
+        (["--controller", "0.0.0.0:50051", "--insecure"], "pass the controller's own address"),
+        (["--state-dir", ""], "is empty"),
+        (["--state-dir", __file__], "is not a directory; pass --state-dir with another"),
+        (["--state-dir", __file__ + "/below"], "is not a directory"),
+        (["--board-root", "/nowhere"], "is not a directory"),
+        (["--board-root", __file__], "is not a directory"),
+        (["--board-root", "/usr/bin"], "has no proc, sys or etc"),
+        (["--tegrastats", "/nowhere"], "does not exist"),
+        (["--tegrastats", "/usr"], "cannot be run"),
+        (["--tegrastats", __file__], "cannot be run"),
+        (["--tegrastats", ""], "does not exist"),
+        (["--cache-bytes", "many"], "is not a size"),
+        (["--plan-cache-bytes", "2 parsecs"], "is not a size"),
+        (["--backoff-max-s", "0"], "is not a number of seconds from 0.01 to 3600"),
+        (["--backoff-max-s", "inf"], "is not a number of seconds"),
+        (["--nonsense"], "there is no option '--nonsense'; there is --backoff-max-s, "),
     ],
 )
 def test_bad_values(arguments, words, monkeypatch):
@@ -49,6 +65,29 @@ def test_bad_values(arguments, words, monkeypatch):
 
     with pytest.raises(UsageError, match=words):
         config.load(arguments, {})
+
+
+def test_environment_is_checked_too():
+    """An address from the environment is refused as one from the option, and the variable is named."""
+    with pytest.raises(UsageError, match="EFFICIENTQUANT_CONTROLLER 'x' is not HOST:PORT"):
+        config.load(["--name", "a"], {"EFFICIENTQUANT_CONTROLLER": "x"})
+
+
+def test_host_name_that_cannot_be_a_name(monkeypatch):
+    """A host name that cannot be a device's name is said to be the machine's, with the option that helps."""
+    monkeypatch.setattr("socket.gethostname", lambda: "k\xfcche!")
+
+    with pytest.raises(UsageError, match=r"this machine's host name .* cannot be a device's name; pass --name"):
+        config.load([], {})
+
+
+def test_tegrastats_by_name(monkeypatch, tmp_path):
+    """--tegrastats finds a bare name on PATH, as a shell does."""
+    (tmp_path / "mystats").write_text("#!/bin/sh\n")
+    (tmp_path / "mystats").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert config.load(["--name", "a", "--tegrastats", "mystats"], {}).tegrastats == str(tmp_path / "mystats")
 
 
 def test_insecure_allows_a_distant_controller():
@@ -64,6 +103,9 @@ def test_insecure_allows_a_distant_controller():
         (["--version"], 0, "efficientquant-agent " + __version__),
         (["--controller", "x"], 2, "efficientquant-agent: controller 'x' is not HOST:PORT"),
         (["--help"], 0, "usage: efficientquant-agent"),
+        (["docter"], 2, "efficientquant-agent: there is no command 'docter'; did you mean doctor?"),
+        (["doctor", "--jsn"], 2, "efficientquant-agent: there is no option '--jsn'; did you mean --json?"),
+        (["--name", "x", "doctor"], 2, "efficientquant-agent: 'doctor' comes first"),
     ],
 )
 def test_command(arguments, exit_code, output):

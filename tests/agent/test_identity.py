@@ -78,6 +78,24 @@ def test_second_agent_on_one_state_directory(controller, start_agent):
     assert len(second.seen) == 1
 
 
+def test_identity_that_cannot_be_read(open_state, tmp_path):
+    """An identity that is no file is a sentence that names it, not a traceback."""
+    (tmp_path / "identity.json").mkdir()
+
+    with pytest.raises(UsageError, match=r"cannot be used: .*/identity\.json: is a directory; pass --state-dir"):
+        open_state().device_id("board-1", print)
+
+
+def test_identity_in_any_locale(open_state, tmp_path):
+    """The identity keeps a board's name that is not ASCII."""
+    state = open_state()
+
+    device_id = state.device_id("Nº-7 \u673a", print)
+
+    assert state.device_id("Nº-7 \u673a", print) == device_id
+    (tmp_path / "identity.json").read_bytes().decode("ascii")
+
+
 def test_state_directory_that_cannot_be(open_state, tmp_path):
     """A state directory that cannot be created is a sentence with the reason."""
     (tmp_path / "file").write_text("")

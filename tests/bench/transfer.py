@@ -62,7 +62,7 @@ _FETCH = """
 import shutil, sys, threading
 from efficientquant_agent.artifacts import ArtifactCache
 from efficientquant_agent.client import Client
-from efficientquant_agent.config import parse_address
+from efficientquant_agent.address import parse_address
 address, sha256, folder = sys.argv[1:]
 shutil.rmtree(folder, ignore_errors=True)
 import os; os.makedirs(folder)

@@ -14,6 +14,7 @@ from efficientquant_agent.samplers.tegrastats import MAX_LINE, Sample, parse_lin
 # So many bad lines one after the other are no slip any more.
 MAX_GARBAGE_LINES = 5
 _EXIT_TIMEOUT_S = 1.0
+_LONGEST_INTERVAL_S = 60.0
 
 Reading = Tuple[float, Dict[str, float]]
 
@@ -34,9 +35,10 @@ class Tegrastats:
         self._unread: List[Reading] = []
         self._latest: Optional[Sample] = None
         self._cpu_s = 0.0
+        interval_ms = round(1000 * min(_LONGEST_INTERVAL_S, max(0.001, interval_s)))
         try:
             self._process = subprocess.Popen(
-                [executable, "--interval", str(max(1, round(interval_s * 1000)))],
+                [executable, "--interval", str(interval_ms)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

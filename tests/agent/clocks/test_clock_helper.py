@@ -116,6 +116,26 @@ def test_garbage_is_refused(request_, ask, board):
     assert (code, answer["ok"], board.calls(), board.condition()) == (2, False, [], before)
 
 
+@pytest.mark.parametrize(
+    ("request_", "sentence"),
+    [
+        (["statu"], "'statu' is no verb; did you mean status? there is status, set-power-mode, lock"),
+        (["--status"], "'--status' is no verb; did you mean status?"),
+        ([], "'' is no verb; there is status"),
+        (["set-power-mode", "MAXN"], "set-power-mode takes N, a mode's number from 0 to 99, not 'MAXN'"),
+        (["lock", "now"], "lock takes no arguments, not 'now'"),
+    ],
+)
+def test_what_was_meant(request_, sentence, board, capsys):
+    """A refusal says what was asked and what exists, as JSON and for a person on one line."""
+    assert clock_helper.main(request_, board.places) == 2
+
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["error"].startswith(sentence)
+    assert printed.err.startswith("efficientquant-clocks: " + sentence)
+    assert printed.err.count("\n") == 1
+
+
 def test_root_only(ask, board, monkeypatch):
     """Whoever is not root can look and change nothing."""
     monkeypatch.setattr("os.geteuid", lambda: 1000)

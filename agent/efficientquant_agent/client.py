@@ -2,7 +2,7 @@
 
 import queue
 import time
-from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Union
 
 import grpc
 from efficientquant_protos import PROTOCOL_VERSION
@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from efficientquant_agent import __version__, reachability
 from efficientquant_agent.errors import (
+    ControllerTooOldError,
     ControllerUnreachableError,
     NameTakenError,
     ProtocolRefusedError,
@@ -23,10 +24,12 @@ from efficientquant_agent.records import (
     CancelRun,
     DeviceSnapshot,
     Measurement,
+    Pong,
     RunResult,
     Superseded,
     Welcome,
 )
+from efficientquant_agent.streams import encodable
 
 Command = Union[Welcome, Assignment, CancelRun, Superseded]
 
@@ -81,12 +84,46 @@ class Client:
     def __init__(self, host: str, port: int, address: str) -> None:
         self._host = host
         self._port = port
+        self._address = address
         self._channel = open_channel(address)
         self._gateway = fleet_pb2_grpc.AgentGatewayStub(self._channel)
 
     def close(self) -> None:
         """Cancel every call and close the connection."""
         self._channel.close()
+
+    def ping(self, timeout_s: float) -> Pong:
+        """Ask the controller for its versions and its time; opens no session and changes nothing.
+
+        Raises ControllerTooOldError when it is one from before this question existed.
+        """
+        sent_unix_s, sent_s = time.time(), time.monotonic()
+        try:
+            response = self._gateway.Ping(pb.PingRequest(), timeout=timeout_s)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED and self._serves_artifacts(timeout_s):
+                raise ControllerTooOldError(
+                    "the controller at {} is older than this agent: it does not answer the doctor".format(self._address)
+                ) from error
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                reason = reachability.explain(self._host, self._port, "no answer within {:g} s".format(timeout_s))
+                raise ControllerUnreachableError(reason) from error
+            raise self._explain(error) from error
+        round_trip_s = time.monotonic() - sent_s
+        ahead_s = sent_unix_s + round_trip_s / 2 - response.controller_unix_s
+        return Pong(response.protocol_version, response.controller_version, ahead_s, round_trip_s)
+
+    def _serves_artifacts(self, timeout_s: float) -> bool:
+        """Whether the other side knows an agent's oldest question: a controller does, another gRPC server does not."""
+        call = self._gateway.FetchArtifact(pb.FetchArtifactRequest(), timeout=timeout_s)
+        try:
+            for _ in call:
+                break
+        except grpc.RpcError as error:
+            return error.code() is not grpc.StatusCode.UNIMPLEMENTED
+        finally:
+            call.cancel()
+        return True
 
     def connect(self, hello: Hello, active_run_ids: Callable[[], List[str]]) -> "Session":
         """Open a session; nothing is known about the other side until its first command arrives."""
@@ -140,7 +177,7 @@ class Client:
             return ControllerUnreachableError(reachability.explain(self._host, self._port, detail))
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return ControllerUnreachableError(
-                "{}:{} is a gRPC server but not an EfficientQuant controller".format(self._host, self._port)
+                "{} is a gRPC server but not an EfficientQuant controller".format(self._address)
             )
         answered = code is not grpc.StatusCode.DEADLINE_EXCEEDED
         return ControllerUnreachableError("the controller answered {}: {}".format(code.name, detail), answered)
@@ -260,25 +297,38 @@ def assignment_from_wire(message: pb.Assignment) -> Assignment:
 def snapshot_to_wire(device: DeviceSnapshot) -> pb.DeviceSnapshot:
     """Return the message of a DeviceSnapshot record."""
     converted = {
-        "backends": [pb.Backend(**backend._asdict()) for backend in device.backends],
-        "gpus": [pb.Gpu(**gpu._asdict()) for gpu in device.gpus],
+        "backends": [pb.Backend(**_fields(backend)) for backend in device.backends],
+        "gpus": [pb.Gpu(**_fields(gpu)) for gpu in device.gpus],
     }
-    plain = {key: value for key, value in device._asdict().items() if key not in converted}
-    return pb.DeviceSnapshot(**plain, **converted)
+    return pb.DeviceSnapshot(**dict(_fields(device), **converted))
 
 
 def encode_result(result: RunResult) -> bytes:
     """Serialize a result for the outbox and the wire."""
     converted = {
         "device": snapshot_to_wire(result.device),
-        "stages": [pb.StageTiming(**stage._asdict()) for stage in result.stages],
-        "series": [pb.Series(**series._asdict()) for series in result.series],
-        "windows": [pb.Window(**window._asdict()) for window in result.windows],
-        "findings": [pb.Finding(**finding._asdict()) for finding in result.findings],
-        "agreement": result.agreement and pb.Agreement(**result.agreement._asdict()),
-        "engine": result.engine and pb.Engine(**result.engine._asdict()),
+        "stages": [pb.StageTiming(**_fields(stage)) for stage in result.stages],
+        "series": [pb.Series(**_fields(series)) for series in result.series],
+        "windows": [pb.Window(**_fields(window)) for window in result.windows],
+        "findings": [pb.Finding(**_fields(finding)) for finding in result.findings],
+        "agreement": result.agreement and pb.Agreement(**_fields(result.agreement)),
+        "engine": result.engine and pb.Engine(**_fields(result.engine)),
         "agent_version": __version__,
         "protocol_version": PROTOCOL_VERSION,
     }
-    plain = {key: value for key, value in result._asdict().items() if key not in converted}
-    return pb.RunResult(**plain, **converted).SerializeToString()
+    return pb.RunResult(**dict(_fields(result), **converted)).SerializeToString()
+
+
+def _fields(record: Any) -> Dict[str, Any]:
+    """Return a record's fields with texts that protobuf takes: file names may hold bytes that are no UTF-8."""
+    return {name: _encodable(value) for name, value in record._asdict().items()}
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        return [encodable(text) for text in value]
+    if isinstance(value, Mapping):
+        return {_encodable(key): _encodable(each) for key, each in value.items()}
+    return value

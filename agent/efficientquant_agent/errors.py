@@ -8,6 +8,7 @@ AgentError
 │   ├── ProtocolRefusedError        exit code 3
 │   └── SupersededError             exit code 4
 ├── ControllerUnreachableError      try again later
+│   └── ControllerTooOldError       it is one, and does not know the question
 ├── ReportRefusedError              this result will never be accepted
 ├── RunFailedError                  a typed outcome of one run
 └── SensorError                     a sensor is there and cannot be read
@@ -71,6 +72,10 @@ class ControllerUnreachableError(AgentError):
         super().__init__(reason)
         self.reason = reason
         self.answered = answered
+
+
+class ControllerTooOldError(ControllerUnreachableError):
+    """A controller from before this question existed."""
 
 
 class ReportRefusedError(AgentError):

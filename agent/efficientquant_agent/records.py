@@ -66,6 +66,16 @@ class Welcome(NamedTuple):
     lease_s: float
 
 
+class Pong(NamedTuple):
+    """The controller's answer to a ping, seen from this device."""
+
+    protocol_version: int
+    controller_version: str
+    # How far this device's clock is ahead of the controller's, half the round trip subtracted; negative is behind.
+    clock_ahead_s: float
+    round_trip_s: float
+
+
 class CancelRun(NamedTuple):
     """The controller no longer wants this run."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from efficientquant_agent import __version__
 from efficientquant_agent.records import Measurement
 from efficientquant_agent.state import StateDirectory
 from efficientquant_protos import PROTOCOL_VERSION
@@ -53,6 +54,9 @@ class ScriptedController(fleet_pb2_grpc.AgentGatewayServicer):
         self.heartbeat_interval_s = 0.05
         self.report_gate = threading.Event()
         self.report_gate.set()
+        self.ping = pb.PingResponse(protocol_version=PROTOCOL_VERSION, controller_version=__version__)
+        self.clock_behind_s = 0.0
+        self.ping_refusal = None  # a status code
 
     def listen(self, port=0):
         """Serve on a free port, or again on the one that was used before."""
@@ -123,6 +127,13 @@ class ScriptedController(fleet_pb2_grpc.AgentGatewayServicer):
             context.abort(self.report_refusals.pop(0), "the test refused this report")
         self.reports.put(request.result)
         return pb.ReportRunResponse(committed=True)
+
+    def Ping(self, request, context):  # noqa: ARG002, N802
+        """Say the version and the time that the test wants, or refuse."""
+        if self.ping_refusal:
+            context.abort(self.ping_refusal, "the test refused this ping")
+        self.ping.controller_unix_s = time.time() - self.clock_behind_s
+        return self.ping
 
     def offer(self, content):
         """Have an artifact; return its SHA-256."""

@@ -1,13 +1,17 @@
 """Sessions: opening, losing, refusing and ending them, and why there is none."""
 
 import os
+import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
 import grpc
 import pytest
+from efficientquant_agent import reachability
 from efficientquant_protos.v1 import fleet_pb2 as pb
 
 WAIT_S = 60.0
@@ -157,7 +161,9 @@ def test_name_that_does_not_resolve(start_agent):
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "answers but is not a gRPC server, or expects TLS"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "not a gRPC server, or expects TLS: it greets as a web server does"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "it greets as an SSH server does; is it the controller's port?"),
+        (b"\x00\x01\x02", "answers but is not a gRPC server, or expects TLS: is it"),
         (b"\x15\x03\x01\x00\x02\x02\x46", "speaks TLS and this agent does not yet"),
     ],
 )
@@ -167,6 +173,49 @@ def test_port_of_something_else(start_agent, answer, sentence):
         agent = start_agent("127.0.0.1:{}".format(listener.getsockname()[1]))
 
         agent.wait_for_line(sentence)
+
+
+def test_port_that_says_nothing():
+    """A port that accepts and stays silent is said to be that."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        listener.setblocking(False)
+        where = "127.0.0.1:{}".format(listener.getsockname()[1])
+
+        sentence = reachability.explain("127.0.0.1", listener.getsockname()[1], "")
+
+    assert sentence == "{} accepts connections and says nothing for 3 s: it hangs, or it is no controller".format(where)
+
+
+def test_name_that_is_too_long():
+    """A label that no name server takes is a name that does not resolve."""
+    assert reachability.explain("x" * 64 + ".local", 1, "").endswith("does not resolve (it is no host name)")
+
+
+def test_folder_that_is_a_file(start_agent, tmp_path):
+    """A state directory whose inside is something else ends the agent with a sentence and exit code 2."""
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/outbox").write_text("")
+
+    agent = start_agent("127.0.0.1:1")
+
+    assert agent.wait_for_end() == 2
+    assert re.search("cannot be used: .*/outbox: file exists; pass --state-dir", agent.seen[-1])
+
+
+def test_reader_that_has_exited(controller, tmp_path):
+    """An agent whose standard output nobody reads any more goes on."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "efficientquant_agent", "--controller", controller.address, "--name", "bench-1"]
+    agent = subprocess.Popen(command + ["--state-dir", str(tmp_path)], stdout=writer, stderr=writer)
+    os.close(writer)
+
+    beats = [controller.heartbeats.get(timeout=WAIT_S) for _ in range(2)]
+    agent.send_signal(signal.SIGTERM)
+
+    assert (len(beats), agent.wait(WAIT_S)) == (2, 0)
 
 
 def test_controller_that_comes_later(controller, start_agent):

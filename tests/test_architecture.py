@@ -86,3 +86,13 @@ def test_only_the_daemon_may_catch_everything() -> None:
             if isinstance(node, ast.ExceptHandler) and path.name != "daemon.py":
                 caught = ast.unparse(node.type) if node.type else "everything"
                 assert caught not in {"everything", "Exception", "BaseException"}, f"{path}:{node.lineno}"
+
+
+def test_the_agent_names_every_encoding() -> None:
+    """Text files are UTF-8 on a device without a locale too, where Python 3.6 would take them for ASCII."""
+    for path in SOURCES["efficientquant_agent"].rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in {"open", "os.fdopen"}:
+                modes = [value.value for value in node.args[1:] if isinstance(value, ast.Constant)]
+                is_binary = any("b" in str(mode) for mode in modes)
+                assert is_binary or any(word.arg == "encoding" for word in node.keywords), f"{path}:{node.lineno}"

@@ -4,6 +4,7 @@ import glob
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -49,7 +50,11 @@ class Runtimes(NamedTuple):
     backends: List[BackendInfo]
     broken: List[str]
     gpus: Sequence[Mapping[str, Any]] = ()  # as CUDA describes them
-    cuda_version: str = ""
+    cuda_version: str = ""  # of the runtime library
+    broken_causes: Sequence[str] = ()  # of each in `broken`: the error's name, "NAME: detail", or empty
+    cuda_library: str = ""
+    cuda_driver_version: str = ""  # the newest CUDA that the driver can do
+    cuda_error: str = ""  # why no GPU answers the runtime library
 
 
 class Precisions(NamedTuple):
@@ -192,6 +197,13 @@ class Probe(NamedTuple):
         match = re.search(r"Kernel Module\b[^\n]*?\s(\d+\.\d+(?:\.\d+)?)\s", _text(self.proc, "driver/nvidia/version"))
         return match.group(1) if match else ""
 
+    def cuda_toolkit(self) -> str:
+        """Return the version of the CUDA toolkit below /usr/local/cuda, empty without one."""
+        text = _text(self.usr, "local/cuda/version.json")  # from CUDA 11.1 on
+        match = re.search(r'"cuda"\s*:\s*\{[^}]*"version"\s*:\s*"([0-9.]+)"', text)
+        match = match or re.search(r"CUDA Version ([0-9.]+)", _text(self.usr, "local/cuda/version.txt"))
+        return match.group(1) if match else ""
+
     def _gpus_of_the_driver(self) -> List[Dict[str, str]]:
         found = []
         for folder in sorted(glob.glob(os.path.join(glob.escape(self.proc), "driver/nvidia/gpus/*"))):
@@ -236,16 +248,23 @@ def runtimes(timeout_s: float = _PROBE_TIMEOUT_S) -> Runtimes:
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout_s, check=True)
     except subprocess.TimeoutExpired:
-        return Runtimes({}, [], ["looking for runtimes took longer than {:g} s".format(timeout_s)])
+        return _unknown("looking for runtimes took longer than {:g} s".format(timeout_s), "timeout")
     except subprocess.CalledProcessError as error:
         last_line = (error.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
-        return Runtimes({}, [], ["looking for runtimes failed with code {}: {}".format(error.returncode, last_line)])
+        return _unknown(
+            "looking for runtimes failed with code {}: {}".format(error.returncode, last_line),
+            "SIGILL" if error.returncode == -signal.SIGILL else "crash",
+        )
     answer = done.stdout.decode(errors="replace")
     try:
         return _as_runtimes(json.loads(answer))
     except (ValueError, KeyError, TypeError):
         last_line = (answer.strip().splitlines() or ["nothing"])[-1]
-        return Runtimes({}, [], ["looking for runtimes gave no answer that can be read, but: {}".format(last_line)])
+        return _unknown("looking for runtimes gave no answer that can be read, but: {}".format(last_line), "crash")
+
+
+def _unknown(sentence: str, cause: str) -> Runtimes:
+    return Runtimes({}, [], [sentence], broken_causes=[cause])
 
 
 def _as_runtimes(found: Mapping[str, Any]) -> Runtimes:
@@ -256,13 +275,17 @@ def _as_runtimes(found: Mapping[str, Any]) -> Runtimes:
         broken=found["broken"],
         gpus=found.get("gpus") or [],
         cuda_version=found.get("cuda_version") or "",
+        broken_causes=found.get("broken_causes") or [],
+        cuda_library=found.get("cuda_library") or "",
+        cuda_driver_version=found.get("cuda_driver_version") or "",
+        cuda_error=found.get("gpu_error") or "",
     )
 
 
 def _text(root: str, path: str) -> str:
     """Return a file's text without the NUL that device-tree strings end in, empty when there is no such file."""
     try:
-        with open(os.path.join(root, path), errors="replace") as stream:
+        with open(os.path.join(root, path), encoding="utf-8", errors="replace") as stream:
             return stream.read().strip("\x00 \n\t")
     except OSError:
         return ""

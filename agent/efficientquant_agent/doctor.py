@@ -1,20 +1,21 @@
 """The command `efficientquant-agent doctor`: what this device is and can do, and what to fix."""
 
-import argparse
 import glob
+import importlib.util
 import json
 import os
 import platform
 import re
 import shutil
-import socket
 import sys
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-from efficientquant_agent import __version__, config, diagnosis
+from efficientquant_agent import __version__, config, controller_link, diagnosis, streams
 from efficientquant_agent.clocks import HELPER, ClockControl
+from efficientquant_agent.command_line import Parser
+from efficientquant_agent.config import Config
 from efficientquant_agent.device import Probe, Runtimes, runtimes
-from efficientquant_agent.diagnosis import Facts, Problem
+from efficientquant_agent.facts import ControllerFacts, Facts, Problem
 
 # Of the JSON below. Keys are added without a new number; none is removed or changes its meaning without one.
 SCHEMA = 1
@@ -28,6 +29,8 @@ _ROOT_ONLY = {
     ),
     "nvmap": ("kernel/debug/nvmap/iovmm/clients",),
 }
+# Without these there is no agent; the doctor itself needs none of them.
+_NEEDED_MODULES = ("grpc", "google.protobuf", "efficientquant_protos")
 _DISTRIBUTIONS = (
     "pip",
     "numpy",
@@ -41,55 +44,46 @@ _DISTRIBUTIONS = (
 )
 
 
-class DoctorOptions(NamedTuple):
-    """What was asked for."""
-
-    state_dir: str
-    as_json: bool = False
-    board_root: str = "/"
-    tegrastats: str = ""  # what the agent would start; empty for none
+def build_parser() -> Parser:
+    """Return the parser of `efficientquant-agent doctor`: the agent's options, and how to print."""
+    parser = Parser(
+        prog="efficientquant-agent doctor",
+        description="Says what this device is and can do, and how to fix what is wrong. It takes the agent's options "
+        "and looks where an agent with them would; with --controller (or {}) it asks that controller for its "
+        "versions and its clock, which disturbs nobody. Exit code 0: this device can run a model, and works with the "
+        "controller where one is named; 2: it cannot.".format(config.CONTROLLER_VARIABLE),
+    )
+    parser.add_argument("--json", action="store_true", help="print facts and problems as one JSON object")
+    config.add_options(parser)
+    return parser
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Serve `efficientquant-agent doctor`; return the exit code. It looks where an agent with these options would."""
-    parser = argparse.ArgumentParser(
-        prog="efficientquant-agent doctor",
-        description="Says what this device is and can do, and how to fix what is wrong. "
-        "Exit code 0: it can run a model; 2: it cannot.",
-    )
-    parser.add_argument("--json", action="store_true", help="print facts and problems as one JSON object")
-    parser.add_argument("--name", help="the agent's name, as for efficientquant-agent")
-    parser.add_argument("--state-dir", metavar="DIR", help="the agent's state directory")
-    parser.add_argument(
-        "--board-root", metavar="DIR", default="/", help="where the board's / is mounted, for an agent in a container"
-    )
-    parser.add_argument("--tegrastats", metavar="PATH", help="the tegrastats that the agent uses (default: from PATH)")
-    given = parser.parse_args(list(arguments))
-    if not os.path.isdir(given.board_root):
-        parser.error("--board-root {} is not a directory; pass where the board's / is mounted".format(given.board_root))
-    if given.tegrastats and not os.access(given.tegrastats, os.X_OK):
-        parser.error("--tegrastats {} cannot be run; pass the path of the executable".format(given.tegrastats))
-    name = given.name or socket.gethostname()
-    return run_doctor(
-        DoctorOptions(
-            given.state_dir or config.default_state_dir(name, environment),
-            given.json,
-            given.board_root,
-            given.tegrastats or shutil.which("tegrastats") or "",
-        )
-    )
+    """Serve `efficientquant-agent doctor`; return the exit code. Raises UsageError where the agent does."""
+    options = build_parser().parse(arguments)
+    return run_doctor(config.from_options(options, environment), options.json, environment)
 
 
-def run_doctor(options: DoctorOptions) -> int:
-    """Collect, diagnose and print; return 0 when this device can run a model, else 2."""
-    probe = Probe.of_tree(options.board_root)
-    facts = collect(probe, runtimes(), options.state_dir, os.environ, tegrastats=options.tegrastats)
+def run_doctor(settings: Config, as_json_: bool, environment: Mapping[str, str]) -> int:
+    """Collect, diagnose and print; return 0 when this device can run a model, for the controller if there is one."""
+    probe = Probe.of_tree(settings.board_root)
+    facts = collect(probe, runtimes(), settings.state_dir, environment, tegrastats=settings.tegrastats)
+    if settings.names_controller:
+        facts = facts._replace(controller=_controller(settings, facts.missing_modules))
     problems = diagnosis.diagnose(facts)
-    text = (
-        json.dumps(as_json(facts, problems), indent=2, sort_keys=True) if options.as_json else as_text(facts, problems)
-    )
-    sys.stdout.write(text + "\n")
-    return 0 if diagnosis.can_run(facts) else 2
+    text = json.dumps(as_json(facts, problems), indent=2, sort_keys=True) if as_json_ else as_text(facts, problems)
+    streams.write_line(sys.stdout, text)
+    return 0 if diagnosis.can_run(facts) and diagnosis.can_connect(facts) else 2
+
+
+def _controller(settings: Config, missing_modules: Sequence[str]) -> ControllerFacts:
+    """Return what the controller answers, and why nobody can ask it where gRPC is not installed."""
+    if missing_modules:
+        return ControllerFacts(settings.address, reason="not asked: {} is missing".format(", ".join(missing_modules)))
+    try:
+        return controller_link.ask(settings.host, settings.port, settings.address)
+    except ImportError as error:
+        return ControllerFacts(settings.address, reason="not asked: gRPC cannot be loaded ({})".format(error))
 
 
 def collect(
@@ -112,19 +106,28 @@ def collect(
         cpu_max_hz=clocks.get("cpu"),
         gpu_max_hz=clocks.get("gpu"),
         broken=found.broken,
+        broken_causes=found.broken_causes,
+        cuda_library=found.cuda_library,
+        cuda_driver_version=found.cuda_driver_version,
+        cuda_error=found.cuda_error,
+        cuda_toolkit=probe.cuda_toolkit(),
         power_modes=probe.power_modes(),
         clocks=control.observe().clocks,
         root_only=_root_only(probe) if probe.soc() else {},
         tools=_tools(probe, tegrastats),
         python_version=platform.python_version(),
+        python=sys.executable,
+        prefix=sys.prefix,
+        prefix_writable=os.access(sys.prefix, os.W_OK),
+        missing_modules=[name for name in _NEEDED_MODULES if not _can_be_imported(name)],
         in_venv=sys.prefix != sys.base_prefix,
         sees_system_packages=_sees_system_packages(sys.prefix),
         installed=_installed(sys.path if search_path is None else search_path),
         system_tensorrt=_system_tensorrt(probe.usr),
         openblas_coretype=environment.get("OPENBLAS_CORETYPE", ""),
         state_dir=state_dir,
-        state_dir_writable=os.access(_existing(state_dir), os.W_OK | os.X_OK),
-        free_disk_bytes=shutil.disk_usage(_existing(state_dir)).free,
+        state_dir_writable=os.access(config.nearest_existing(state_dir), os.W_OK | os.X_OK),
+        free_disk_bytes=shutil.disk_usage(config.nearest_existing(state_dir)).free,
         **shared,
     )
 
@@ -134,6 +137,7 @@ def as_json(facts: Facts, problems: Sequence[Problem]) -> Dict[str, Any]:
     plain = {name: dict(value) if isinstance(value, Mapping) else value for name, value in facts._asdict().items()}
     for name in ("gpus", "backends"):
         plain[name] = [dict(each._asdict()) for each in plain[name]]
+    plain["controller"] = facts.controller and dict(facts.controller._asdict())
     return {
         "schema": SCHEMA,
         "can_run": diagnosis.can_run(facts),
@@ -167,7 +171,7 @@ def _rows(facts: Facts) -> List[Sequence[str]]:
         ("memory", "{}, swap {}".format(_size(facts.memory_total_bytes), _size(facts.swap_total_bytes))),
     ]
     rows += [("GPU", _gpu(gpu, facts)) for gpu in facts.gpus] or [("GPU", "none")]
-    rows += [("CUDA", facts.cuda_version)] if facts.cuda_version else []
+    rows += _cuda(facts)
     rows += [("backend", "{} {}".format(each.name, each.version)) for each in facts.backends] or [("backend", "none")]
     rows.append(("Python", facts.python_version + _environment(facts)))
     versions = dict(facts.installed, **facts.library_versions)
@@ -181,7 +185,36 @@ def _rows(facts: Facts) -> List[Sequence[str]]:
     if facts.soc:
         rows += [(name, path or "missing") for name, path in sorted(facts.tools.items())]
     rows.append(("state directory", "{} ({} free)".format(facts.state_dir, _size(facts.free_disk_bytes))))
+    rows += _controller_rows(facts.controller)
     return [(name, value or "unknown") for name, value in rows]
+
+
+def _cuda(facts: Facts) -> List[Sequence[str]]:
+    """Return a row for each thing that people call "CUDA": library, driver and toolkit have their own versions."""
+    rows = []
+    if facts.cuda_version:
+        answer = "" if facts.gpus else "; the library is here, and no GPU answers it"
+        rows.append(("CUDA runtime", "{} ({}){}".format(facts.cuda_version, facts.cuda_library or "library", answer)))
+    if facts.cuda_driver_version:
+        rows.append(("CUDA of the driver", "up to {}".format(facts.cuda_driver_version)))
+    elif facts.cuda_version and not facts.gpus:
+        rows.append(("CUDA of the driver", "none: no NVIDIA driver is loaded"))
+    if facts.cuda_toolkit:
+        rows.append(("CUDA toolkit", "{} (in /usr/local/cuda, for compiling)".format(facts.cuda_toolkit)))
+    return rows
+
+
+def _controller_rows(controller: Optional[ControllerFacts]) -> List[Sequence[str]]:
+    if controller is None:
+        return []
+    if not controller.is_controller or controller.protocol_version is None:
+        return [("controller", "{}: {}".format(controller.address, controller.reason))]
+    return [
+        ("controller", "{}, EfficientQuant {}".format(controller.address, controller.version)),
+        ("protocol", "{} there, {} here".format(controller.protocol_version, controller.agent_protocol_version)),
+        ("round trip", controller_link.duration_text(controller.round_trip_s or 0.0)),
+        ("clock offset", "this device's clock is " + controller_link.offset_text(controller)),
+    ]
 
 
 def _gpu(gpu: Any, facts: Facts) -> str:
@@ -242,11 +275,19 @@ def _tools(probe: Probe, tegrastats: str) -> Dict[str, str]:
 def _sees_system_packages(prefix: str) -> bool:
     """Return what a virtual environment's pyvenv.cfg says; without one this is the system's own Python."""
     try:
-        with open(os.path.join(prefix, "pyvenv.cfg"), errors="replace") as stream:
+        with open(os.path.join(prefix, "pyvenv.cfg"), encoding="utf-8", errors="replace") as stream:
             text = stream.read()
     except OSError:
         return True
     return re.search(r"^include-system-site-packages\s*=\s*true\s*$", text, re.MULTILINE | re.IGNORECASE) is not None
+
+
+def _can_be_imported(module: str) -> bool:
+    """Whether a module is installed, without loading it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # a parent that is missing, or a module that something blocks
+        return False
 
 
 def _installed(search_path: Sequence[str]) -> Dict[str, str]:
@@ -265,11 +306,3 @@ def _installed(search_path: Sequence[str]) -> Dict[str, str]:
 
 def _system_tensorrt(usr: str) -> List[str]:
     return sorted(glob.glob(os.path.join(glob.escape(usr), "lib/python3*/dist-packages/tensorrt")))
-
-
-def _existing(path: str) -> str:
-    """Return the path, or the nearest folder above it that is there."""
-    path = os.path.abspath(path)
-    while not os.path.isdir(path):
-        path = os.path.dirname(path)
-    return path

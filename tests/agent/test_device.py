@@ -61,6 +61,20 @@ def test_nothing_to_be_found(probe_of, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("files", "version"),
+    [
+        ({"usr/local/cuda/version.json": '{"cuda" : {"name" : "CUDA SDK", "version" : "12.6.68"}}'}, "12.6.68"),
+        ({"usr/local/cuda/version.txt": "CUDA Version 10.2.300\n"}, "10.2.300"),
+        ({"usr/local/cuda/version.json": "{}"}, ""),
+        ({}, ""),
+    ],
+)
+def test_cuda_toolkit(files, version, probe_of):
+    """A toolkit on the disk says its release itself."""
+    assert probe_of(files).cuda_toolkit() == version
+
+
+@pytest.mark.parametrize(
     ("release", "l4t", "jetpack"),
     [
         ("# R32 (release), REVISION: 6.1, GCID: 27863751, BOARD: t210ref, EABI: aarch64", "R32.6.1", "4.6"),
@@ -219,7 +233,7 @@ def looking_runs(monkeypatch, tmp_path):
 
 TALKATIVE = """
 import atexit, os, runpy, sys
-sys.modules.update(dict.fromkeys(["numpy", "onnxruntime", "tensorrt", "tensorrt_rtx"]))
+sys.modules.update(dict.fromkeys(["numpy", "onnxruntime", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"]))
 os.environ.pop("PYTHONWARNINGS", None)
 from efficientquant_agent.backends import ort
 really = ort.BACKENDS[0].probe

@@ -83,7 +83,8 @@ def test_facts_of_a_nano(facts_of, tmp_path):
     """Everything about a Nano that its files tell."""
     facts = facts_of("nano-r32.7.4")
 
-    assert facts._replace(architecture="", python_version="", in_venv=False, sees_system_packages=True) == Facts(
+    of_this_python = dict.fromkeys(("architecture", "python_version", "python", "prefix"), "")
+    assert facts._replace(in_venv=False, sees_system_packages=True, **of_this_python) == Facts(
         agent_version=__version__,
         board_id="1421619012345",
         board="NVIDIA Jetson Nano Developer Kit",
@@ -102,6 +103,7 @@ def test_facts_of_a_nano(facts_of, tmp_path):
         library_versions={"onnxruntime": "1.10.0"},
         backends=[ORT],
         broken=[],
+        missing_modules=[],
         power_modes=[],
         clocks="free",
         clock_control="none",
@@ -162,7 +164,9 @@ def test_healthy():
 HIDDEN = {"library_versions": {}, "backends": [ORT]}
 CASES = [
     (NANO, {"installed": {"pip": "9.0.1"}}, ["warning pip_too_old"]),
-    (PC, {"installed": {"pip": "20.2.4", "nvidia-ml-py": "12"}}, ["warning pip_too_old"]),
+    (PC, {"installed": {"pip": "19.2.3", "nvidia-ml-py": "12"}}, ["warning pip_too_old"]),
+    (PC, {"installed": {"pip": "20.2.4", "nvidia-ml-py": "12"}}, []),
+    (PC, {"missing_modules": ["grpc"]}, ["error modules_missing"]),
     (NANO, {"installed": {"numpy": "1.19.5"}}, ["error numpy_illegal_instruction"]),
     (PC, {"installed": {"numpy": "1.19.5", "nvidia-ml-py": "12"}}, []),
     (NANO, {"openblas_coretype": ""}, ["warning openblas_coretype"]),
@@ -216,16 +220,16 @@ def test_each_problem(healthy, change, expected):
                 "warning",
                 "3.9 GiB of memory and no swap: building an engine may be killed",
                 "sudo fallocate -l 4G /swapfile && sudo chmod 600 /swapfile && sudo mkswap /swapfile && "
-                "sudo swapon /swapfile",
+                "sudo swapon /swapfile, and in /etc/fstab: /swapfile none swap sw 0 0",
             ),
         ),
         (
-            dict(HIDDEN, sees_system_packages=False, gpus=[]),
+            dict(HIDDEN, sees_system_packages=False, gpus=[], prefix="/venv"),
             Problem(
                 "tensorrt_hidden",
                 "error",
                 "TensorRT is in /usr/lib/python3.6/dist-packages/tensorrt, which this virtual environment does not see",
-                "create the environment again: python3 -m venv --clear --system-site-packages, then install the agent",
+                "sed -i 's/^include-system-site-packages.*/include-system-site-packages = true/' /venv/pyvenv.cfg",
             ),
         ),
     ],
@@ -310,10 +314,11 @@ def test_json_is_stable():
         "providers": ["CPUExecutionProvider"],
     }
     assert " ".join(sorted(answer["facts"])) == (
-        "agent_version architecture backends board board_id broken clock_control clocks cpu_count cpu_max_hz cpu_model "
-        "cuda_version free_disk_bytes gpu_max_hz gpus in_venv installed jetpack kernel l4t library_versions "
-        "memory_total_bytes openblas_coretype os power_mode power_modes python_version root_only sees_system_packages "
-        "soc state_dir state_dir_writable swap_total_bytes system_tensorrt tools"
+        "agent_version architecture backends board board_id broken broken_causes clock_control clocks controller "
+        "cpu_count cpu_max_hz cpu_model cuda_driver_version cuda_error cuda_library cuda_toolkit cuda_version "
+        "free_disk_bytes gpu_max_hz gpus in_venv installed jetpack kernel l4t library_versions memory_total_bytes "
+        "missing_modules openblas_coretype os power_mode power_modes prefix prefix_writable python python_version "
+        "root_only sees_system_packages soc state_dir state_dir_writable swap_total_bytes system_tensorrt tools"
     )
 
 
@@ -353,7 +358,7 @@ def test_text(facts_of):
         "state directory       /state (21.0 GiB free)",
         "",
         "warning: Xavier is here and no runtime uses it: models run on the CPU",
-        "    fix: install JetPack's TensorRT: sudo apt install python3-libnvinfer",
+        "    fix: install JetPack's TensorRT: sudo apt install --reinstall python3-libnvinfer",
     ]
 
 

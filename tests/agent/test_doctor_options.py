@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from efficientquant_agent import doctor
+from efficientquant_agent import config, doctor
 from efficientquant_agent.device import Runtimes
+from efficientquant_agent.errors import UsageError
 from efficientquant_agent.records import BackendInfo
 
 BOARDS = Path(__file__).parent.parent / "fixtures" / "boards"
@@ -49,12 +50,17 @@ def test_tegrastats(asked, monkeypatch, tmp_path):
     ("options", "sentence"),
     [
         (["--board-root", "/nowhere"], "--board-root /nowhere is not a directory; pass where the board's / is mounted"),
-        (["--tegrastats", "/nowhere"], "--tegrastats /nowhere cannot be run; pass the path of the executable"),
+        (["--controller", "10.0.0.1:50051"], "is not on this machine and the wire is not encrypted yet"),
+        (["--cache-bytes", "-1GiB"], "is negative"),
+        (["--tegrastats", "/nowhere"], "--tegrastats /nowhere does not exist; pass the path of the executable"),
     ],
 )
-def test_options_that_cannot_work(options, sentence, capsys):
+def test_options_that_cannot_work(options, sentence):
     """What the agent would refuse the doctor refuses in the same words."""
-    with pytest.raises(SystemExit):
+    with pytest.raises(UsageError) as agents:
+        config.load(options, {})
+    with pytest.raises(UsageError) as doctors:
         doctor.main(options, {})
 
-    assert sentence in capsys.readouterr().err
+    assert str(doctors.value) == str(agents.value)
+    assert sentence in str(doctors.value)

@@ -14,15 +14,19 @@ def find_runtimes() -> Dict[str, Any]:
     """Return what works here, for `json.dumps`.
 
     {"library_versions": …, "backends": [{name, version, providers}], "broken": [sentence],
-    "cuda_version": "" without a CUDA runtime, "gpus": [records.Gpu's fields], "gpu_error": why there are none or ""}.
+    "broken_causes": [the error's name, "NAME: detail", or ""], "gpus": [records.Gpu's fields], and of CUDA
+    "cuda_version" ("" without a runtime library), "cuda_library" (its path), "cuda_driver_version" ("" without a
+    driver) and "gpu_error" (why there are no GPUs, or "")}.
     """
-    found = {"library_versions": {"python": platform.python_version()}, "backends": [], "broken": []}
+    found = {"library_versions": {"python": platform.python_version()}, "backends": []}
+    found.update(broken=[], broken_causes=[])
     found.update(find_gpus())
     for backend in backends.known():
         try:
             info = backend.probe()
         except BackendBrokenError as error:
             found["broken"].append("backend '{}' does not work here: {}".format(backend.name, error))
+            found["broken_causes"].append(_cause(error))
             continue
         if info is not None:
             found["library_versions"].update(backend.library_versions())
@@ -32,14 +36,27 @@ def find_runtimes() -> Dict[str, Any]:
 
 def find_gpus() -> Dict[str, Any]:
     """Return the CUDA runtime's version and its GPUs, or the sentence that says why there are none."""
-    found: Dict[str, Any] = {"cuda_version": "", "gpus": [], "gpu_error": ""}
+    found: Dict[str, Any] = dict.fromkeys(("cuda_version", "cuda_library", "cuda_driver_version", "gpu_error"), "")
+    found["gpus"] = []
     try:
         library = cudart.open_library()
+        found["cuda_library"] = cudart.loaded_path()
         found["cuda_version"] = library.runtime_version()
+        found["cuda_driver_version"] = library.driver_version().replace("0.0", "")
         found["gpus"] = [gpu._asdict() for gpu in cudart.gpus(library)]
     except cudart.CudaError as error:
         found["gpu_error"] = str(error)
     return found
+
+
+def _cause(error: BackendBrokenError) -> str:
+    """Return what broke a runtime, for a program: it decides about the fix."""
+    cause = error.__cause__ or error
+    if isinstance(cause, cudart.CudaError):
+        return cause.name
+    if isinstance(cause, ModuleNotFoundError):
+        return "ModuleNotFoundError: {}".format(cause.name)
+    return type(cause).__name__
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """The contract of a backend: how one runtime builds what it needs, loads a model and runs it once."""
 
 import abc
+import importlib.util
 import re
+import sys
 from types import MappingProxyType
 from typing import Any, Callable, ContextManager, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Type
 
@@ -27,6 +29,10 @@ class UnsupportedGpuError(BackendBrokenError):
     """The runtime is installed and has no code for this GPU: installing it again does not help."""
 
 
+class RuntimeTooOldError(BackendBrokenError):
+    """The runtime is installed in a release from before what the agent needs."""
+
+
 class BuildError(Exception):
     """An engine could not be built; `failure_type` is "build_failed", "build_oom" or "unsupported_op"."""
 
@@ -49,6 +55,13 @@ class InferenceError(Exception):
 
 class OutOfMemoryError(Exception):
     """Memory ran out, the GPU's or the host's, while loading or running; the message is the runtime's own sentence."""
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module could be imported, found without loading it."""
+    if module in sys.modules:
+        return sys.modules[module] is not None
+    return importlib.util.find_spec(module) is not None
 
 
 def ran_out_of_memory(message: str) -> bool:

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import glob
 import os
+import re
 import sys
 import uuid
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
@@ -64,7 +65,7 @@ _SIGNATURES: Dict[str, Tuple[Any, ...]] = {
 
 _ADVICE = {
     "cudaErrorNoDevice": "no NVIDIA GPU is visible here; in a container, start it with the NVIDIA runtime",
-    "cudaErrorInsufficientDriver": "the NVIDIA driver is missing or older than this CUDA runtime; update the driver",
+    "cudaErrorInsufficientDriver": "the NVIDIA driver is missing or older than this CUDA runtime needs",
     "cudaErrorSystemDriverMismatch": "the driver was updated while it was loaded; restart the machine",
     "cudaErrorSystemNotReady": "the driver's services are not running; start nvidia-fabricmanager, or restart",
 }
@@ -292,6 +293,13 @@ def open_library(path: str = "") -> Cudart:
         tried = path or ", ".join(LIBRARY_NAMES)
         raise CudaError("libcudart", 0, "not found (tried {}); install the CUDA runtime".format(tried))
     return opened
+
+
+def loaded_path() -> str:
+    """Return the file of the CUDA runtime that this process has loaded, empty without one."""
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as stream:
+        match = re.search(r"(/\S*/libcudart[^/\s]*)$", stream.read(), re.MULTILINE)
+    return match.group(1) if match else ""
 
 
 def _candidates() -> List[str]:

@@ -14,6 +14,7 @@ from efficientquant_agent.backends.base import (
     LoadOptions,
     Stage,
     error_for,
+    is_installed,
 )
 from efficientquant_agent.records import BackendInfo
 
@@ -77,13 +78,23 @@ class OrtCpu(Backend):
     @classmethod
     def probe(cls) -> Optional[BackendInfo]:
         """Return the installed version, None without one or without the provider."""
+        if not is_installed("onnxruntime"):
+            return None
         try:
             import numpy  # noqa: F401 — onnxruntime needs it and says so badly
             import onnxruntime
-        except ModuleNotFoundError:
-            return None
         except (ImportError, OSError) as error:
-            raise BackendBrokenError(str(error)) from error
+            if cls is not OrtCpu:  # which providers it has is not known, and the reason is said once
+                return None
+            if isinstance(error, ModuleNotFoundError):
+                raise BackendBrokenError(
+                    "ONNX Runtime is installed and needs the module {}, which is not; install it".format(error.name)
+                ) from error
+            raise BackendBrokenError("ONNX Runtime is installed and does not load: {}".format(error)) from error
+        if not hasattr(onnxruntime, "get_available_providers"):  # a folder that an uninstall left
+            if cls is not OrtCpu:
+                return None
+            raise BackendBrokenError("ONNX Runtime is installed in parts: its module is empty; install it again")
         if cls._providers[0] not in onnxruntime.get_available_providers():
             return None
         cls._check_device()

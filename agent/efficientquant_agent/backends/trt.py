@@ -19,8 +19,10 @@ from efficientquant_agent.backends.base import (
     LoadError,
     LoadOptions,
     Log,
+    RuntimeTooOldError,
     Stage,
     UnsupportedGpuError,
+    is_installed,
 )
 from efficientquant_agent.device import Probe
 from efficientquant_agent.records import BackendInfo
@@ -49,7 +51,7 @@ class Tensorrt(Backend):
                 "{} is installed in parts: its module has no version; install it again".format(cls._product)
             )
         if _release(version) < cls._oldest:
-            raise BackendBrokenError(
+            raise RuntimeTooOldError(
                 "{} {} is installed, {}.{} or newer is needed; on a Jetson, upgrade to JetPack 4.6.1 or newer".format(
                     cls._product, version, *cls._oldest
                 )
@@ -75,23 +77,22 @@ class Tensorrt(Backend):
     @classmethod
     def _find(cls) -> Any:
         """Return the module, None where there is none; BackendBrokenError where it is there and does not load."""
-        for name in ("numpy", *cls._modules):
+        for name in cls._modules:
+            if not is_installed(name):
+                continue
             try:
-                found = importlib.import_module(name)
+                importlib.import_module("numpy")
+                return importlib.import_module(name)
             except ModuleNotFoundError as error:
-                if error.name != name:
-                    raise BackendBrokenError("{}; install it".format(error)) from error
-                if name == "numpy":
-                    return None
+                raise BackendBrokenError(
+                    "{} is installed and needs the module {}, which is not; install it".format(cls._product, error.name)
+                ) from error
             except (ImportError, OSError) as error:
                 raise BackendBrokenError(
                     "{} is installed and does not load: {}; install the libraries of the same release".format(
                         cls._product, error
                     )
                 ) from error
-            else:
-                if name != "numpy":
-                    return found
         return None
 
     @classmethod

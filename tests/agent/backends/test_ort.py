@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 
 import numpy as np
 import onnxruntime
@@ -30,6 +31,26 @@ def load(content, backend=OrtCpu):
 
 def feed_of(model, value=0.5):
     return {name: np.full(shape, value, np.float32) for name, shape in model.input_shapes().items()}
+
+
+def test_without_numpy(monkeypatch):
+    """ONNX Runtime without numpy is broken, not absent, which only its first backend says."""
+    monkeypatch.setitem(sys.modules, "numpy", None)
+
+    with pytest.raises(BackendBrokenError, match="is installed and needs the module numpy, which is not; install it"):
+        OrtCpu.probe()
+    assert (OrtCuda.probe(), OrtTensorrt.probe()) == (None, None)
+
+
+def test_what_an_uninstall_left(monkeypatch, tmp_path):
+    """A folder without the runtime in it is broken, not a crash of the probe."""
+    (tmp_path / "onnxruntime").mkdir()
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+
+    with pytest.raises(BackendBrokenError, match="installed in parts"):
+        OrtCpu.probe()
+    sys.modules.pop("onnxruntime", None)
 
 
 def test_symbolic_dimensions_are_one(tiny_model):

@@ -72,6 +72,44 @@ def test_a_library_that_does_not_load(install, monkeypatch, tmp_path):
         Tensorrt.probe()
 
 
+@pytest.mark.parametrize("release", [NANO, RTX])
+def test_without_numpy(install, monkeypatch, release):
+    """TensorRT without numpy is broken, not absent: numpy is named as what is missing."""
+    backend = install(release)
+    monkeypatch.setitem(sys.modules, "numpy", None)
+
+    with pytest.raises(BackendBrokenError, match="is installed and needs the module numpy, which is not"):
+        backend.probe()
+
+
+@pytest.mark.parametrize(
+    ("failure", "cause"),
+    [
+        ("numpy", "ModuleNotFoundError: numpy"),
+        ("driver", "cudaErrorInsufficientDriver"),
+        ("release", "RuntimeTooOldError"),
+    ],
+)
+def test_causes(install, cuda, monkeypatch, failure, cause):
+    """What broke a runtime travels with its sentence, for the fix."""
+    module = sys.modules[install(TEN)._modules[0]]
+    if failure == "numpy":
+        monkeypatch.setitem(sys.modules, "numpy", None)
+    elif failure == "driver":
+        cuda.failures.update(dict.fromkeys(("cudaDeviceGetAttribute", "cudaGetDeviceCount"), 35))
+    else:
+        monkeypatch.setattr(module, "__version__", "8.0.1")
+
+    found = find_runtimes()
+
+    assert (
+        dict(zip(found["broken"], found["broken_causes"]))[
+            next(sentence for sentence in found["broken"] if sentence.startswith("backend 'trt' "))
+        ]
+        == cause
+    )
+
+
 def test_a_gpu_that_is_too_old(install, cuda):
     """TensorRT-RTX does not run on a Jetson Nano's GPU, and lists the SMs that it builds for."""
     cuda.attributes.update({75: 5, 76: 3})

@@ -1,0 +1,107 @@
+"""What the doctor knows about a device, and what it says about that."""
+
+import re
+from types import MappingProxyType
+from typing import Mapping, NamedTuple, Optional, Sequence, Tuple
+
+from efficientquant_agent.records import BackendInfo, Gpu
+
+ERROR, WARNING, INFO = "error", "warning", "info"
+READABLE, NEEDS_ROOT, ABSENT = "readable", "needs root", "absent"
+
+
+class ControllerFacts(NamedTuple):
+    """What a controller answered; None and empty are what is unknown."""
+
+    address: str
+    is_reachable: bool = False
+    is_controller: bool = False  # false also for what listens there and is something else
+    reason: str = ""  # why it cannot be reached or asked
+    protocol_version: Optional[int] = None
+    version: str = ""
+    # This device's clock less the controller's, half the round trip subtracted; negative is behind.
+    clock_ahead_s: Optional[float] = None
+    round_trip_s: Optional[float] = None
+    agent_protocol_version: Optional[int] = None
+
+
+class Facts(NamedTuple):
+    """What the doctor knows about a device; empty and None mean that it found nothing."""
+
+    agent_version: str = ""
+    board_id: str = ""
+    board: str = ""
+    soc: str = ""
+    l4t: str = ""
+    jetpack: str = ""
+    os: str = ""
+    kernel: str = ""
+    architecture: str = ""
+    cpu_model: str = ""
+    cpu_count: int = 0
+    cpu_max_hz: Optional[int] = None
+    gpu_max_hz: Optional[int] = None
+    memory_total_bytes: Optional[int] = None
+    swap_total_bytes: Optional[int] = None
+    gpus: Sequence[Gpu] = ()
+    cuda_version: str = ""  # of the runtime library, which may be there without a driver and without a GPU
+    cuda_library: str = ""  # that library's path
+    cuda_driver_version: str = ""  # the newest CUDA that the driver can do
+    cuda_toolkit: str = ""  # of the files below /usr/local/cuda
+    cuda_error: str = ""  # why no GPU answers the runtime library
+    library_versions: Mapping[str, str] = MappingProxyType({})
+    backends: Sequence[BackendInfo] = ()
+    broken: Sequence[str] = ()
+    broken_causes: Sequence[str] = ()  # of each in `broken`: the error's name, "NAME: detail", or empty
+    power_mode: str = ""
+    power_modes: Sequence[str] = ()
+    clocks: str = ""  # "locked", "free" or "unverifiable"
+    clock_control: str = ""  # "root", "helper" or "none"
+    root_only: Mapping[str, str] = MappingProxyType({})  # "emc_clock", "nvmap", "iram": READABLE, NEEDS_ROOT or ABSENT
+    tools: Mapping[str, str] = MappingProxyType(
+        {}
+    )  # "tegrastats", "nvpmodel", "jetson_clocks", "helper": path, or empty
+    python_version: str = ""
+    python: str = ""  # the interpreter's path, for what a person types
+    prefix: str = ""  # of the virtual environment, or of the system's Python
+    prefix_writable: bool = True
+    missing_modules: Sequence[str] = ()  # without which the agent does not start
+    in_venv: bool = False
+    sees_system_packages: bool = True
+    installed: Mapping[str, str] = MappingProxyType({})  # distribution → version, read without loading any of them
+    system_tensorrt: Sequence[str] = ()  # folders, below the system's own Python
+    openblas_coretype: str = ""
+    state_dir: str = ""
+    state_dir_writable: bool = True
+    free_disk_bytes: Optional[int] = None
+    controller: Optional[ControllerFacts] = None  # None where nobody named one
+
+
+class Problem(NamedTuple):
+    """Something that keeps this device from measuring, or from measuring all; `fix` is what a person can do."""
+
+    id: str
+    severity: str
+    sentence: str
+    fix: str
+
+
+def is_jetson(facts: Facts) -> bool:
+    """Whether a device's runtimes and driver come with JetPack: by its files, since other boards share memory too."""
+    return bool(facts.soc or facts.l4t)
+
+
+def pip_install(facts: Facts, *arguments: str) -> str:
+    """Return the command that installs packages for the agent's own Python, as a person types it."""
+    return in_environment(facts, "-m pip install " + " ".join(arguments))
+
+
+def in_environment(facts: Facts, arguments: str) -> str:
+    """Return a command of the agent's own Python: the `pip` or `python3` on PATH may be another's."""
+    return "{}{} {}".format("" if facts.prefix_writable else "sudo ", facts.python or "python3", arguments)
+
+
+def version_of(text: str) -> Tuple[int, ...]:
+    """Return the leading numbers of a version: "8.0.1.6" → (8, 0, 1, 6), "" → ()."""
+    match = re.match(r"\d+(?:\.\d+)*", text)
+    return tuple(int(part) for part in match.group().split(".")) if match else ()

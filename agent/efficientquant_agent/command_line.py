@@ -43,8 +43,9 @@ class Parser(argparse.ArgumentParser):
         raise UsageError("{} needs a value; '{} --help' says which".format(option, self.prog))
 
     def _print_message(self, message: str, file: Any = None) -> None:
+        del file  # only --help and --version print
         if message:
-            streams.write_line(file, message.rstrip("\n"))
+            streams.answer(message.rstrip("\n"))
 
     def _with_values(self, arguments: Sequence[str]) -> List[str]:
         """Return the arguments with each value joined to its option, so that -1GiB is a value and no option."""

@@ -72,7 +72,7 @@ def run_doctor(settings: Config, as_json_: bool, environment: Mapping[str, str])
         facts = facts._replace(controller=_controller(settings, facts.missing_modules))
     problems = diagnosis.diagnose(facts)
     text = json.dumps(as_json(facts, problems), indent=2, sort_keys=True) if as_json_ else as_text(facts, problems)
-    streams.write_line(sys.stdout, text)
+    streams.answer(text)
     return 0 if diagnosis.can_run(facts) and diagnosis.can_connect(facts) else 2
 
 

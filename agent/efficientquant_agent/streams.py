@@ -7,6 +7,8 @@ import os
 import sys
 from typing import Any, Tuple, Union
 
+from efficientquant_agent.errors import UsageError
+
 _HANDLER = "efficientquant-readable"
 # The agent's own characters, for a terminal without them; any other is printed as its escape.
 _PLAIN = {"×": "x", "–": "-", "—": "-", "−": "-", "…": "...", "°": "deg "}
@@ -38,6 +40,16 @@ def write_line(stream: Any, line: str) -> None:
     except OSError:
         _discard(stream)
         raise
+
+
+def answer(text: str) -> None:
+    """Print what was asked for; raises UsageError where standard output cannot take it."""
+    try:
+        write_line(sys.stdout, text)
+    except OSError as error:
+        raise UsageError(
+            "standard output cannot be written: {}; print to another place".format((error.strerror or "").lower())
+        ) from error
 
 
 def quoted(text: str, most: int = 60) -> str:

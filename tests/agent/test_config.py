@@ -120,3 +120,17 @@ def test_command(arguments, exit_code, output):
 
     assert (done.returncode, done.stdout[: len(output)]) == (exit_code, output)
     assert exit_code == 0 or done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["doctor", "--help"]])
+def test_output_that_cannot_be_written(arguments):
+    """An answer that the disk has no room for is one line on standard error."""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "efficientquant_agent", *arguments], stdout=full, stderr=subprocess.PIPE
+        )
+
+    assert done.returncode == 2
+    assert done.stderr == (
+        b"efficientquant-agent: standard output cannot be written: no space left on device; print to another place\n"
+    )

@@ -54,21 +54,16 @@ def _python(facts: Facts) -> Iterator[Problem]:
             pip_install(facts, "'pip==21.3.1'" if facts.python_version.startswith("3.6") else "--upgrade pip"),
         )
     numpy = facts.installed.get("numpy", "")
-    if facts.architecture != "aarch64" or not numpy:
-        return
-    if version_of(numpy) == (1, 19, 5):
-        yield Problem(
-            "numpy_illegal_instruction",
-            ERROR,
-            'numpy 1.19.5 ends with "Illegal instruction" on a Jetson, and every runtime with it',
-            "pip install 'numpy==1.19.4'",
-        )
-    elif version_of(numpy) < (1, 19, 6) and not facts.openblas_coretype:
+    # The agent sets ARMV8 itself where nothing else is set.
+    unsafe = facts.openblas_coretype not in ("", "ARMV8", "CORTEXA53", "CORTEXA57")
+    if facts.architecture == "aarch64" and numpy and version_of(numpy) < (1, 19, 6) and unsafe:
         yield Problem(
             "openblas_coretype",
             WARNING,
-            'numpy {} can end with "Illegal instruction" here: its OpenBLAS mistakes the processor'.format(numpy),
-            "export OPENBLAS_CORETYPE=ARMV8 before starting the agent (its unit file does)",
+            'numpy {} can end with "Illegal instruction" here: OPENBLAS_CORETYPE is {}'.format(
+                numpy, facts.openblas_coretype
+            ),
+            "unset OPENBLAS_CORETYPE: the agent then sets ARMV8 by itself",
         )
 
 

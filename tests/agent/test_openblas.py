@@ -1,0 +1,58 @@
+"""OpenBLAS: on ARM no process of the agent loads numpy before its kernels are chosen."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from efficientquant_agent.openblas import choose_core_type
+from efficientquant_agent.records import Measurement
+
+# Python loads it by itself, at every start: the machine is a Jetson from then on.
+JETSON = """
+import os
+_uname = os.uname()
+os.uname = lambda: type(_uname)((_uname[0], _uname[1], _uname[2], _uname[3], "aarch64"))
+"""
+# Notes what numpy's OpenBLAS would read, then ends as numpy does that is not there.
+NUMPY = """
+import os
+with open(os.environ["NOTES"], "a") as notes:
+    notes.write(os.environ.get("OPENBLAS_CORETYPE", "unset") + "\\n")
+raise ImportError("a double of numpy")
+"""
+MEASUREMENT = Measurement("smoke", *[1] * 9)
+SPEC = {"scratch": ".", "device_name": "nano", "content_path": "", "reference_path": "", "artifact_path": ""}
+SPECS = {
+    "worker": dict(SPEC, backend="ort-cpu", measurement=MEASUREMENT._asdict()),
+    "building": dict(SPEC, backend="trt", options={}),
+}
+
+
+@pytest.mark.parametrize("module", ["__main__", "backends", "worker", "building"])
+@pytest.mark.parametrize(("selected", "expected"), [(None, "ARMV8"), ("", "ARMV8"), ("CORTEXA57", "CORTEXA57")])
+def test_every_process_chooses_before_numpy(module, selected, expected, tmp_path):
+    """Each of the agent's processes that loads numpy has a core type by then: the user's, or the generic one."""
+    for name, text in {"sitecustomize": JETSON, "numpy": NUMPY, "onnxruntime": "import numpy"}.items():
+        (tmp_path / (name + ".py")).write_text(text)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = dict(os.environ, PYTHONPATH=path, NOTES=str(tmp_path / "notes"), HOME=str(tmp_path))
+    environment.pop("OPENBLAS_CORETYPE", None)
+    if selected is not None:
+        environment["OPENBLAS_CORETYPE"] = selected
+
+    spec = dict(SPECS.get(module, {}), parent_pid=os.getpid())
+    command = [sys.executable, "-m", "efficientquant_agent." + module, *(["doctor"] if module == "__main__" else [])]
+    subprocess.run(command, input=json.dumps(spec).encode(), env=environment, cwd=str(tmp_path))
+
+    assert set((tmp_path / "notes").read_text().split()) == {expected}
+
+
+def test_other_processors_are_left_alone():
+    """On x86-64 nothing is set: OpenBLAS knows that processor, and would complain about ARM's name."""
+    environment = {}
+
+    choose_core_type(environment, "x86_64")
+
+    assert environment == {}

@@ -51,7 +51,7 @@ models: .venv/.ready-test .venvs/py3.6/.ready  ## all ten MobileViT models: quan
 zoo: .venv/.ready-test  ## twenty-five other timm models, quantized by two recipes, exported and checked: slow
 	$(PYTEST) tests/efficientquant/test_zoo.py
 
-bench: .venv/.ready-test .venvs/py3.6/.ready  ## the performance goals, as ratios in one run
+bench: .venv/.ready-test .venvs/py3.6/.ready .venvs/py3.8/.ready  ## the performance goals, as ratios in one run
 	$(BIN)/python tests/bench/run.py
 
 fuzz: .venv/.ready-test  ## a million mutated lines for the parser of tegrastats

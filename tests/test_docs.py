@@ -48,7 +48,7 @@ def test_links_between_pages_lead_somewhere(page):
 ALL_LINES = [
     line for page in documents.PAGES for line in (*documents.command_lines(page), *documents.inline_commands(page))
 ]
-# Lines for a board's shell. The install lines are resolved by tests/e2e/test_install.py.
+# Lines for a board's shell. The install lines are resolved by tests/e2e/test_documented_installs.py.
 ON_A_BOARD = ("sudo ", "scp ", "export ", "python3 -m venv ", "~/efficientquant/bin/pip install ", "deploy/")
 RUN_ELSEWHERE = ("make ", "sqlite3 ")  # the targets are checked below; the SQL is run by the tests of the store
 

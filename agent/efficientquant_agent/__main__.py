@@ -14,6 +14,7 @@ from efficientquant_agent.errors import UsageError
 
 # Threads of gRPC may hold on to a broken connection; a stopped agent does not wait for them.
 _STOP_TIMEOUT_S = 1.5
+_GRPC_WAIT_S = 2.0
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -35,6 +36,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 def _serve(config: configuration.Config) -> NoReturn:
     # Not at the top: --help and a typing error in an option must not wait for gRPC.
+    import_grpc()
     from efficientquant_agent import clocks, device
     from efficientquant_agent.board import Board
     from efficientquant_agent.state import StateDirectory, unusable
@@ -85,6 +87,22 @@ def _serve(config: configuration.Config) -> NoReturn:
     # Results are on the disk and the child is dead; gRPC's threads could still hold up an orderly finalization.
     sys.stderr.flush()
     os._exit(exit_codes[0] if exit_codes else 0)
+
+
+def import_grpc() -> None:
+    """Import gRPC so that it waits without polling and stays small."""
+    # asyncio, which gRPC imports and the agent does not use, does without ssl, which loads OpenSSL.
+    if "ssl" not in sys.modules:
+        sys.modules["ssl"] = None  # type: ignore
+    try:
+        import grpc
+    finally:
+        if sys.modules.get("ssl", sys) is None:
+            del sys.modules["ssl"]
+    # gRPC lets every waiting thread look ten times a second whether a signal has come. Here the main thread, which is
+    # the one that signals come to, waits for none of its calls.
+    if hasattr(grpc, "_common"):
+        grpc._common.MAXIMUM_WAIT_TIMEOUT = _GRPC_WAIT_S
 
 
 def _own_versions() -> Dict[str, str]:

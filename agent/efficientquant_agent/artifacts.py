@@ -1,6 +1,5 @@
 """Artifacts on this device: fetched with resume, verified by SHA-256, kept within a bound."""
 
-import hashlib
 import os
 import queue
 import re
@@ -9,6 +8,7 @@ import time
 from typing import Any, BinaryIO, Callable, Iterator, NamedTuple, Tuple
 
 from efficientquant_agent.backoff import Backoff
+from efficientquant_agent.digests import new_sha256
 from efficientquant_agent.errors import ControllerUnreachableError, RunFailedError
 from efficientquant_agent.records import StageTiming
 from efficientquant_agent.state import sync_directory
@@ -90,7 +90,7 @@ class ArtifactCache:
 
     def _complete(self, sha256: str, partial: str, cancelled: threading.Event, progress: Callable[[int], None]) -> int:
         """Append until the file is whole, remove it if it is not `sha256`; return the bytes that moved."""
-        digest = _hash_file(partial) if os.path.exists(partial) else hashlib.sha256()
+        digest = _hash_file(partial) if os.path.exists(partial) else new_sha256()
         with open(partial, "ab") as stream:
             already = stream.tell()
             self._append_across_disconnects(sha256, stream, digest, cancelled, progress)
@@ -170,7 +170,7 @@ class _Hashing:
 
 
 def _hash_file(path: str) -> Any:
-    digest = hashlib.sha256()
+    digest = new_sha256()
     with open(path, "rb", buffering=0) as stream:
         for block in iter(lambda: stream.read(_BLOCK_BYTES), b""):
             digest.update(block)

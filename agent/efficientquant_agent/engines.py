@@ -1,6 +1,5 @@
 """The engines of this device: taken from the plan cache, or built by a child process of their own."""
 
-import hashlib
 import json
 import os
 import signal
@@ -9,6 +8,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence
 from efficientquant_agent import building, plans
 from efficientquant_agent.backends.base import BuildOptions, BuildReport
 from efficientquant_agent.children import Ended, crash, read_outcome, run_child
+from efficientquant_agent.digests import new_sha256
 from efficientquant_agent.errors import RunFailedError
 from efficientquant_agent.records import Assignment, DeviceSnapshot
 from efficientquant_agent.watching import Watcher
@@ -151,4 +151,4 @@ def _failure(scratch: str, ended: Ended, watcher: Watcher, tried_bytes: Sequence
 
 
 def _digest(settings: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(sorted(settings.items())).encode()).hexdigest()[:32]
+    return new_sha256(json.dumps(sorted(settings.items())).encode()).hexdigest()[:32]

@@ -1,13 +1,13 @@
 """The plan cache: engines that were built here, each beside the report of how, kept as long as there is room."""
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
 from typing import List, Mapping, NamedTuple, Optional, Tuple
 
 from efficientquant_agent.backends.base import BuildReport
+from efficientquant_agent.digests import new_sha256
 
 _PLAN, _REPORT, _PART = ".plan", ".json", ".part"
 _BLOCK_BYTES = 1 << 20
@@ -26,7 +26,7 @@ def plan_key(artifact_sha256: str, settings: Mapping[str, str]) -> str:
     `settings` is what engines.build_settings() returns.
     """
     text = json.dumps([artifact_sha256, sorted(settings.items())])
-    return hashlib.sha256(text.encode()).hexdigest()
+    return new_sha256(text.encode()).hexdigest()
 
 
 def write_report(path: str, report: BuildReport) -> None:
@@ -128,7 +128,7 @@ def _sync(path: str) -> None:
 
 def _sha256(path: str) -> str:
     """Return a file's SHA-256, empty where there is no file."""
-    digest = hashlib.sha256()
+    digest = new_sha256()
     try:
         with open(path, "rb") as stream:
             for block in iter(lambda: stream.read(_BLOCK_BYTES), b""):

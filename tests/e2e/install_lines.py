@@ -5,6 +5,8 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
+import documents
+
 ROOT = Path(__file__).parent.parent.parent
 PAGES = ("docs/boards.md", "agent/README.md")
 INSTALLS = re.compile(r"\bpip3?\b.*\bdownload\b|\b(?:pip3?|apt|apt-get|snap)\b.*\binstall\b|wheelhouse\.sh")
@@ -24,12 +26,9 @@ class InstallLine(NamedTuple):
 
 
 def install_lines(page: str) -> list[InstallLine]:
-    """Return every install line of a page; a line for two boards comes twice."""
-    text = (ROOT / page).read_text()
-    blocks = re.findall(r"^```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    outside = re.sub(r"^```\w*\n.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    lines += re.findall(r"`([^`]+)`", outside)
+    """Return every install line of a page, of its blocks and its sentences; a line for two boards comes twice."""
+    sentences = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    lines = [line.text for line in documents.command_lines(page)] + re.findall(r"`([^`]+)`", sentences)
     return [known for line in lines if INSTALLS.search(line) for known in read_line(page, line)]
 
 

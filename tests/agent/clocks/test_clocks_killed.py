@@ -121,7 +121,7 @@ control = board.control()
 clocks.ClockControl, clocks.recover = lambda _=None: control, recovering
 device.runtimes = lambda: device.Runtimes({{}}, [], [])
 from efficientquant_agent import __main__ as agent, config
-agent._own_versions, agent._STOP_TIMEOUT_S = dict, 0.0
+agent.import_grpc, agent._own_versions, agent._STOP_TIMEOUT_S = dict, dict, 0.0
 agent._serve(config.load(["--name", "nano-1", "--state-dir", os.path.dirname(board.journal)], {{}}))
 """
 

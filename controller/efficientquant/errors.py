@@ -15,13 +15,15 @@ EfficientQuantError
 │   ├── ArtifactFileError          .path: a file given to be checked that is missing or no ONNX file
 │   ├── MissingExtraError          .extra: an optional part that is not installed
 │   ├── UnknownBlockError          .name .suggestions
-│   ├── PictureError               .path: a picture that cannot be written there
+│   ├── PictureError               .path: a picture of a kind that is not drawn
+│   ├── OutputError                .path .problem: a file that cannot be written there
 │   └── CaptureError               .model
 ├── NonFiniteError                 .what: NaN or infinity where a number is needed
 └── ArtifactError                  .path: a file that failed its checks and was not kept
     └── LoweringError              .node .operator: an operator the target cannot have
 """
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,11 +39,12 @@ class UserError(EfficientQuantError):
 class UnknownModelError(UserError):
     """timm has no model of that name."""
 
-    def __init__(self, name: str, suggestions: Sequence[str]) -> None:
+    def __init__(self, name: str, suggestions: Sequence[str], problem: str = "") -> None:
         self.name = name
         self.suggestions = tuple(suggestions)
-        hint = f"did you mean {', '.join(self.suggestions)}?" if suggestions else "timm.list_models() names them all"
-        super().__init__(f"model {name!r} is not known to timm; {hint}")
+        listing = "'efficientquant models' lists them all"
+        hint = f"did you mean {', '.join(self.suggestions)}?" if suggestions else listing
+        super().__init__(f"model {name!r} is not known to timm{problem and ': ' + problem}; {hint}")
 
 
 class UnknownRecipeError(UserError):
@@ -50,7 +53,7 @@ class UnknownRecipeError(UserError):
     def __init__(self, name: str, available: Sequence[str], problem: str = "") -> None:
         self.name = name
         self.available = tuple(available)
-        listed = f"(available: {', '.join(self.available)})"
+        listed = f"(available: {', '.join(self.available)}){_suggest(name, self.available)}"
         super().__init__(f"recipe {name!r} is not {'offered: ' + problem if problem else 'known'} {listed}")
 
 
@@ -69,7 +72,8 @@ class UnknownTargetError(UserError):
         self.name = name
         self.available = tuple(available)
         why = f": {problem}" if problem else ""
-        super().__init__(f"target {name!r} is not known{why} (available: {', '.join(self.available)})")
+        listed = f"(available: {', '.join(self.available)}){_suggest(name, self.available)}"
+        super().__init__(f"target {name!r} is not known{why} {listed}")
 
 
 class InputSizeError(UserError):
@@ -127,9 +131,9 @@ class ArtifactFileError(UserError):
 class MissingExtraError(UserError):
     """What was asked needs a part of the product that is not installed."""
 
-    def __init__(self, what: str, extra: str) -> None:
+    def __init__(self, what: str, extra: str, advice: str) -> None:
         self.extra = extra
-        super().__init__(f"{what} is not installed; pip install 'efficientquant[{extra}]' adds it")
+        super().__init__(f"{what} is not installed; {advice}")
 
 
 class UnknownBlockError(UserError):
@@ -142,11 +146,20 @@ class UnknownBlockError(UserError):
 
 
 class PictureError(UserError):
-    """A picture cannot be drawn or written as asked."""
+    """A picture cannot be drawn as asked."""
 
     def __init__(self, path: Path, problem: str) -> None:
         self.path = path
         super().__init__(f"picture {path}: {problem}")
+
+
+class OutputError(UserError):
+    """A file or folder cannot be written where it was asked for."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(f"output {path}: {problem}")
 
 
 class CaptureError(UserError):
@@ -180,3 +193,8 @@ class LoweringError(ArtifactError):
         self.node = node
         self.operator = operator
         super().__init__(path, f"node {node!r} ({operator}) {problem}")
+
+
+def _suggest(name: str, available: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name.lower(), available, n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -1,7 +1,6 @@
 """timm models: creating them, their weights, and what they expect at their input."""
 
 import dataclasses
-import difflib
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,7 +14,8 @@ from timm.layers.config import set_fused_attn
 from torch import Tensor, nn
 
 from efficientquant.checkpoints import count_classes, fit_weights, read_weights
-from efficientquant.errors import InputSizeError, PretrainedUnavailableError, UnknownModelError
+from efficientquant.errors import InputSizeError, PretrainedUnavailableError
+from efficientquant.model_names import require_model, require_published
 
 HUB_TIMEOUT_S = 5.0
 
@@ -43,8 +43,7 @@ def create_model(
     classifier decides the number of classes. Raises UnknownModelError, InputSizeError, PretrainedUnavailableError,
     CheckpointError.
     """
-    if not timm.is_model(name):
-        raise UnknownModelError(name, _near_matches(name))
+    require_model(name)
     set_fused_attn(False)  # a fused attention hides its softmax from capture
     options = _size_options(name, input_size)
     if weights == "pretrained":
@@ -59,8 +58,7 @@ def create_skeleton(name: str) -> nn.Module:
 
     For questions about structure only, which weights do not change.
     """
-    if not timm.is_model(name):
-        raise UnknownModelError(name, _near_matches(name))
+    require_model(name)
     set_fused_attn(False)
     with torch.device("meta"):
         model: nn.Module = timm.create_model(name, pretrained=False)
@@ -106,10 +104,6 @@ def synthetic_images(spec: InputSpec, count: int = 32, seed: int = 0) -> Tensor:
     return images
 
 
-def _near_matches(name: str) -> list[str]:
-    return difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.6)
-
-
 def _size_options(name: str, input_size: int | None) -> dict[str, Any]:
     """Return timm's options for a square input of another size; some models are built for one."""
     if input_size is None:
@@ -133,9 +127,8 @@ def _require_input(name: str, model: nn.Module) -> None:
 
 
 def _create_pretrained(name: str, options: dict[str, Any]) -> nn.Module:
+    require_published(name)
     config = timm.models.get_pretrained_cfg(name)
-    if config is None or not config.has_weights:
-        raise PretrainedUnavailableError(name, "timm publishes none")
     cached = _cached_weights(config)
     try:
         if cached is None:

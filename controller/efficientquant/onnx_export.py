@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from efficientquant.parity import Parity, measure_parity
 from efficientquant.quantization import QuantizedModel
 from efficientquant.targets import Target, get_target
 from efficientquant.validation import find_violations
+from efficientquant.whole_files import write_together
 
 WIDEST_TARGET = "onnxruntime-1.10"
 PARITY_IMAGES = 4
@@ -48,6 +48,15 @@ class Artifact:
     manifest: dict[str, Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class Rendered:
+    """A checked file that is not written yet: what it will be on the disk, as a model and as bytes."""
+
+    artifact: Artifact
+    model: onnx.ModelProto
+    content: bytes
+
+
 def export_onnx(
     quantized: QuantizedModel,
     path: str | Path,
@@ -57,6 +66,24 @@ def export_onnx(
     progress: Progress | None = None,
 ) -> Artifact:
     """Write a static batch-1 ONNX file in the form that a target takes; keep nothing if a check fails.
+
+    Checks as `render_onnx` does. Raises UnknownTargetError, ArtifactError, and OutputError for a place that takes
+    no file.
+    """
+    rendered = render_onnx(quantized, path, target=target, images=images, progress=progress)
+    write_together({rendered.artifact.path: rendered.content})
+    return rendered.artifact
+
+
+def render_onnx(
+    quantized: QuantizedModel,
+    path: str | Path,
+    *,
+    target: str = WIDEST_TARGET,
+    images: Tensor | None = None,
+    progress: Progress | None = None,
+) -> Rendered:
+    """Make and check a static batch-1 ONNX file in the form that a target takes; write nothing.
 
     Checks: the ONNX checker, one DequantizeLinear per quantized weight and activation, the target's rules, and |Δ|
     to the eager model on `images` (N, C, H, W; synthetic ones where none are given): at most 1e-4; in FP16 3 % of
@@ -74,7 +101,7 @@ def export_onnx(
     proto = ir.to_proto(variant.model)
     content = proto.SerializeToString(deterministic=True)
     _check(proto, variant, capabilities, path)
-    report("export", 0.8)
+    report("parity", 0.8)
     if images is None:
         images = synthetic_images(quantized.input_spec, PARITY_IMAGES, PARITY_SEED)
     parity = measure_parity(quantized, variant, proto, images)
@@ -82,9 +109,8 @@ def export_onnx(
     if variant.is_half:
         twin = lower(canonical, capabilities, quantized.recipe, path, half=False)
         _require_parity(measure_parity(quantized, twin, ir.to_proto(twin.model), images), path)
-    _write(path, content)
-    report("export", 1.0)
-    return Artifact(
+    report("parity", 1.0)
+    artifact = Artifact(
         path=path,
         sha256=hashlib.sha256(content).hexdigest(),
         size_bytes=len(content),
@@ -97,6 +123,7 @@ def export_onnx(
         notes=quantized.notes + _variant_notes(variant, target) + _parity_notes(parity),
         manifest=quantized.manifest.to_dict(),
     )
+    return Rendered(artifact, proto, content)
 
 
 def _check(proto: onnx.ModelProto, variant: Variant, target: Target, path: Path) -> None:
@@ -132,14 +159,3 @@ def _parity_notes(parity: Parity) -> list[str]:
         f"{parity.moved_codes} codes on a rounding boundary differ by one step between torch and ONNX Runtime; "
         "parity was measured with these codes held equal"
     ]
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write beside the target and rename, so that no half-written artifact can be found."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -3,9 +3,7 @@
 import dataclasses
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -15,16 +13,18 @@ from torch import nn
 
 from efficientquant.calibration import DEFAULT_IMAGES, Progress
 from efficientquant.data import has_split, open_images
-from efficientquant.errors import CheckpointError, DataError
+from efficientquant.errors import DataError
 from efficientquant.evaluation import LIMIT_SEED, Evaluation, evaluate, require_fit
+from efficientquant.given_paths import checkpoint_of
+from efficientquant.model_names import require_models
 from efficientquant.models import checkpoint_notes, create_model, input_spec
 from efficientquant.onnx_export import export_onnx
 from efficientquant.quantization import QuantizedModel, quantize
 from efficientquant.recipe import Recipe
+from efficientquant.whole_files import scratch_folder, write_together
 
 TARGET = "onnxruntime"
 FORMAT = 1
-CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar", ".bin", ".ckpt", ".npz")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +66,9 @@ def measure_table(plan: Plan, folder: Path, progress: Callable[[str, str], Progr
     `progress(model, recipe)` gives the callback for a cell. Stopped at any moment, nothing that was finished is lost:
     called again with the same plan, it goes on. Raises what loading, quantizing, exporting or evaluating raises.
     """
-    sources = {
-        name: _weights_of(plan.weights, name) for name in plan.models
-    }  # a missing file is told before hours pass
-    folder.mkdir(parents=True, exist_ok=True)
+    # What is missing is known before hours pass.
+    require_models(plan.models, plan.weights)
+    sources = {name: checkpoint_of(plan.weights, name) for name in plan.models}
     for name in plan.models:
         model = create_model(name, sources[name], seed=plan.seed, input_size=plan.input_size)
         spec = input_spec(model)
@@ -135,39 +134,16 @@ def read_cell(path: Path, key: dict[str, Any]) -> Cell | None:
 
 
 def write_cell(path: Path, cell: Cell) -> None:
-    """Write a cell beside its place and rename it: no half-written cell can be found, whenever the power goes."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("w") as file:
-            json.dump(cell.to_dict(), file, indent=2, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a cell whole: no half-written one can be found, whenever the power goes. Raises OutputError."""
+    write_together({path: json.dumps(cell.to_dict(), indent=2, ensure_ascii=False).encode()})
 
 
 def _evaluate(model: nn.Module, quantized: QuantizedModel, data: Any, report: Progress) -> Evaluation:
-    with tempfile.TemporaryDirectory() as scratch:
-        artifact = export_onnx(quantized, Path(scratch) / "cell.onnx", target=TARGET, progress=report)
+    with scratch_folder("table1") as scratch:
+        artifact = export_onnx(quantized, scratch / "cell.onnx", target=TARGET, progress=report)
         return evaluate(artifact, data, reference=model, progress=report)
 
 
 def _file_name(model: str, recipe: Recipe, key: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return f"{model}--{re.sub(r'[^a-z0-9.]+', '-', recipe.name.lower())}--{digest[:12]}.json"
-
-
-def _weights_of(weights: str, model: str) -> str | Path:
-    if weights in ("pretrained", "random"):
-        return weights
-    folder = Path(weights)
-    if not folder.is_dir():
-        raise CheckpointError(folder, "there is no such folder; give one that holds MODEL.safetensors for each model")
-    for suffix in CHECKPOINT_SUFFIXES:
-        if (folder / f"{model}{suffix}").is_file():
-            return folder / f"{model}{suffix}"
-    raise CheckpointError(
-        folder / f"{model}.safetensors",
-        f"there is no such file, nor .pth or .pt (or {', '.join(CHECKPOINT_SUFFIXES[3:])}); --models can leave it out",
-    )

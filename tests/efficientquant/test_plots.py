@@ -4,9 +4,10 @@ import sys
 import efficientquant as eq
 import numpy as np
 import pytest
-from efficientquant.errors import PictureError, RecipeFormatError, UnknownBlockError
+from efficientquant.errors import OutputError, PictureError, RecipeFormatError, UnknownBlockError
+from efficientquant.given_paths import picture_paths
 from efficientquant.plots import plot_softmax, plot_sqnr, plot_weights, save_figure
-from efficientquant.plots.drawing import choose_block, picture_paths
+from efficientquant.plots.drawing import choose_block
 
 BLOCK = "stages.2.1"
 
@@ -92,7 +93,7 @@ def test_what_cannot_be_drawn_is_refused(model, figures, tmp_path):
     with pytest.raises(PictureError, match=r"can end in \.png or \.svg"):
         picture_paths(tmp_path / "figure.jpg", "figure")
     (tmp_path / "file").write_text("")
-    with pytest.raises(PictureError, match="cannot be written"):
+    with pytest.raises(OutputError, match="is a file where a folder is needed"):
         save_figure(figures["softmax"], [tmp_path / "file" / "figure.png"])
 
 

@@ -1,17 +1,18 @@
 """The look of every picture, and writing it so that the same numbers give the same file."""
 
 import difflib
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from efficientquant.errors import PictureError, UnknownBlockError
+from efficientquant.errors import UnknownBlockError
+from efficientquant.whole_files import write_together
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SUFFIXES = (".png", ".svg")
 # More rows than this are too small to read on a page.
 MAX_ROWS = 6
 # Okabe and Ito's colours, which also colour-blind people can tell apart.
@@ -61,35 +62,19 @@ def choose_block(names: Sequence[str], block: str, what: str) -> list[str]:
     return found
 
 
-def picture_paths(out: Path, name: str) -> list[Path]:
-    """Return the files to write: `out` itself, or NAME.png and NAME.svg where it is a folder. Raises PictureError."""
-    if out.suffix in SUFFIXES:
-        paths = [out]
-    elif not out.suffix or out.is_dir():
-        paths = [out / f"{name}{suffix}" for suffix in SUFFIXES]
-    else:
-        raise PictureError(out, f"can end in {' or '.join(SUFFIXES)}, or be a folder that gets both")
-    return paths
+def save_figure(figure: "Figure", paths: Iterable[Path]) -> list[Path]:
+    """Write a figure as .png or .svg, by each path's suffix, and return the folders that were made for it.
 
-
-def save_figure(figure: "Figure", paths: Iterable[Path]) -> None:
-    """Write a figure as .png or .svg, by each path's suffix; the same figure gives the same bytes.
-
-    Folders are made. Raises PictureError where a file cannot be written; nothing half-written is left.
+    The same figure gives the same bytes. Raises OutputError where a file cannot be written; then none is.
     """
     with styled():
         figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once: every further drawing would shift the axes a little
-    for path in paths:
-        part = path.with_name(f".{path.name}.part")
-        metadata = {"Date": None} if path.suffix == ".svg" else {}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with styled():
-                figure.savefig(part, format=path.suffix[1:], dpi=150, metadata=metadata)
-            part.replace(path)
-        except OSError as error:
-            raise PictureError(path, f"cannot be written: {error.strerror or error}") from error
-        finally:
-            if part.is_file():
-                part.unlink()
+    return write_together({path: _render(figure, path.suffix) for path in paths})
+
+
+def _render(figure: "Figure", suffix: str) -> bytes:
+    stream = io.BytesIO()
+    with styled():
+        figure.savefig(stream, format=suffix[1:], dpi=150, metadata={"Date": None} if suffix == ".svg" else {})
+    return stream.getvalue()

@@ -1,0 +1,71 @@
+"""What a path given by a user must be, found out before torch is imported."""
+
+import os
+import zipfile
+from pathlib import Path
+
+from efficientquant.errors import CheckpointError, DataError, PictureError
+
+NAMED_WEIGHTS = ("pretrained", "random")
+PICTURE_SUFFIXES = (".png", ".svg")
+CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar", ".bin", ".ckpt", ".npz")
+
+
+def require_images(path: Path | None) -> None:
+    """Raise DataError unless a path is a folder that is not empty, or an .npz; None is nothing to check."""
+    if path is None:
+        return
+    if os.path.isdir(path):
+        _require_entries(path)
+    elif not os.path.exists(path):
+        raise DataError(path, "there is no such file or folder")
+    elif path.suffix != ".npz":
+        raise DataError(path, "is neither a folder of images nor an .npz file")
+    elif not os.path.isfile(path) or not zipfile.is_zipfile(path):
+        raise DataError(path, "is not an .npz file, whatever its name says; write one with numpy.savez")
+
+
+def require_weights(weights: str) -> None:
+    """Raise CheckpointError unless weights are pretrained, random, or a file that is there."""
+    if weights in NAMED_WEIGHTS:
+        return
+    if os.path.isdir(weights):
+        raise CheckpointError(Path(weights), "is a folder; give a file (.safetensors, .pth, .pt)")
+    if not os.path.exists(weights):
+        raise CheckpointError(Path(weights), "there is no such file; give one, or pass pretrained or random")
+
+
+def checkpoint_of(weights: str, model: str) -> str | Path:
+    """Return a model's checkpoint in a folder, or `pretrained` and `random` as they are; raise CheckpointError."""
+    if weights in NAMED_WEIGHTS:
+        return weights
+    folder = Path(weights)
+    if not os.path.isdir(folder):
+        raise CheckpointError(folder, "there is no such folder; give one that holds MODEL.safetensors for each model")
+    for suffix in CHECKPOINT_SUFFIXES:
+        if os.path.isfile(folder / f"{model}{suffix}"):
+            return folder / f"{model}{suffix}"
+    raise CheckpointError(
+        folder / f"{model}.safetensors",
+        f"there is no such file, nor .pth or .pt (or {', '.join(CHECKPOINT_SUFFIXES[3:])}); --models can leave it out",
+    )
+
+
+def picture_paths(out: Path, name: str) -> list[Path]:
+    """Return the files to write: `out` itself, or NAME.png and NAME.svg where it is a folder. Raises PictureError."""
+    if out.suffix in PICTURE_SUFFIXES:
+        paths = [out]
+    elif not out.suffix or out.is_dir():
+        paths = [out / f"{name}{suffix}" for suffix in PICTURE_SUFFIXES]
+    else:
+        raise PictureError(out, f"can end in {' or '.join(PICTURE_SUFFIXES)}, or be a folder that gets both")
+    return paths
+
+
+def _require_entries(folder: Path) -> None:
+    try:
+        empty = not os.listdir(folder)
+    except OSError as error:
+        raise DataError(folder, f"cannot be read ({error.strerror})") from error
+    if empty:
+        raise DataError(folder, "is an empty folder; give one that holds images")

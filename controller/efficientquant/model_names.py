@@ -1,0 +1,55 @@
+"""The names of timm's models: what exists, what a tag may be, and which have published weights."""
+
+import difflib
+from collections.abc import Iterable
+
+import timm
+
+from efficientquant.errors import PretrainedUnavailableError, UnknownModelError
+
+SHOWN_TAGS = 8
+
+
+def require_models(names: Iterable[str], weights: object) -> None:
+    """Raise UnknownModelError for a name that timm lacks, PretrainedUnavailableError where it publishes no weights."""
+    for name in names:
+        require_model(name)
+        if weights == "pretrained":
+            require_published(name)
+
+
+def require_model(name: str) -> None:
+    """Raise UnknownModelError, naming near models or the model's tags, for a name that timm cannot build."""
+    current = timm.models.get_deprecated_models().get(name)
+    if current is not None:
+        raise UnknownModelError(name, [current], "it has another name now")
+    if not timm.is_model(name):
+        raise UnknownModelError(name, _near_matches(name))
+    architecture, _, tag = name.partition(".")
+    tags = tags_of(architecture)
+    if "." in name and tag not in tags:
+        shown = _near_first(tag, tags)
+        listed = f"{architecture} has the tags {', '.join(shown)}" if tags else f"{architecture} has no tags"
+        raise UnknownModelError(name, [f"{architecture}.{shown[0]}" if tags else architecture], listed)
+
+
+def require_published(name: str) -> None:
+    """Raise PretrainedUnavailableError for a model whose weights timm does not publish."""
+    config = timm.models.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        raise PretrainedUnavailableError(name, "timm publishes none")
+
+
+def tags_of(architecture: str) -> list[str]:
+    """Return the tags of a model, the default one first: `cvnets_in1k`."""
+    names = timm.list_models(f"{architecture}.*", include_tags=True)
+    return [name.partition(".")[2] for name in names if name.startswith(f"{architecture}.")]
+
+
+def _near_first(tag: str, tags: list[str]) -> list[str]:
+    near = difflib.get_close_matches(tag, tags, n=SHOWN_TAGS, cutoff=0.4)
+    return [*near, *(other for other in tags if other not in near)][:SHOWN_TAGS]
+
+
+def _near_matches(name: str) -> list[str]:
+    return difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=3, cutoff=0.6)

@@ -2,14 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import NodeProto, TensorProto, numpy_helper
-
-from efficientquant.errors import ArtifactFileError
 
 STANDARD_DOMAINS = ("", "ai.onnx")
 PRODUCTS = ("Conv", "MatMul", "Gemm")
@@ -114,23 +110,6 @@ def attribute_int(node: NodeProto, name: str, default: int) -> int:
 def type_name(element_type: int) -> str:
     """ONNX's name of an element type: FLOAT16 for 10."""
     return TensorProto.DataType.Name(element_type) if element_type in TensorProto.DataType.values() else "?"
-
-
-def load_onnx(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file; raise ArtifactFileError for one that is missing or is none."""
-    try:
-        model = onnx.load(path)
-    except FileNotFoundError as error:
-        missing = Path(str(error.filename or path))
-        problem = "there is no such file" if missing == path else f"its external data {missing.name} is missing"
-        raise ArtifactFileError(path, problem) from None
-    except OSError as error:
-        raise ArtifactFileError(path, error.strerror or str(error)) from error
-    except (DecodeError, onnx.checker.ValidationError):
-        raise ArtifactFileError(path, "is not an ONNX file") from None
-    if not model.graph.node or not model.opset_import:
-        raise ArtifactFileError(path, "is not an ONNX file, or one without a graph")
-    return model
 
 
 def _element_types(model: onnx.ModelProto) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What classic TensorRT is predicted to make of an artifact, from operator and precision rules.
+"""What TensorRT is predicted to make of an artifact, from operator and precision rules.
 
 These builders need the GPU that they build for, so nothing here was built. The rules come from the releases' own
 operator lists and from failures that others reported; each says which.
@@ -10,7 +10,7 @@ import onnx
 from onnx import NodeProto, TensorProto
 
 from efficientquant.onnx_view import GraphView, attribute_int
-from efficientquant.targets import Half, Int8, Target
+from efficientquant.targets import Half, Int8, Runtime, Target
 from efficientquant.validation import Violation, find_violations
 from efficientquant.verdicts.operator_support import supported_operators
 from efficientquant.verdicts.products import Kind, describe_gain, find_products, has_quantized_weight
@@ -27,10 +27,13 @@ from efficientquant.verdicts.verdict import (
 
 # What a violated rule does to the build where it is not certain that it fails.
 SOFT_RULES = frozenset({"both-inputs"})
+_PRODUCTS = {Runtime.TENSORRT: "TensorRT", Runtime.TENSORRT_RTX: "TensorRT-RTX"}
+# Both are built from the same parser's source.
+_RTX_READS_LIKE = (10,)
 
 
 def predict(model: onnx.ModelProto, target: Target) -> BuildVerdict:
-    """Return what classic TensorRT is expected to make of a model."""
+    """Return what TensorRT is expected to make of a model; TensorRT-RTX reads what classic TensorRT 10 does."""
     view = GraphView(model)
     layers = [_layer(view, node, kind, target) for node, kind in find_products(view)]
     quantized = [view.name(node) for node, _ in find_products(view) if has_quantized_weight(view, node)]
@@ -38,7 +41,7 @@ def predict(model: onnx.ModelProto, target: Target) -> BuildVerdict:
     outcome = worst(reasons)
     return BuildVerdict(
         target=target.name,
-        runtime=f"TensorRT {'.'.join(map(str, target.runtime_version))}",
+        runtime=f"{_PRODUCTS[target.runtime]} {'.'.join(map(str, target.runtime_version))}",
         basis=Basis.PREDICTED,
         outcome=outcome,
         gain=_gain(layers, len(quantized), target, outcome),
@@ -127,7 +130,8 @@ def _fallbacks(quantized: list[str], layers: list[LayerPrecision]) -> Iterator[R
 
 
 def _unknown_operators(view: GraphView, target: Target) -> set[str]:
-    return {node.op_type for node in view.nodes} - supported_operators(target.runtime_version)
+    version = _RTX_READS_LIKE if target.runtime is Runtime.TENSORRT_RTX else target.runtime_version
+    return {node.op_type for node in view.nodes} - supported_operators(version)
 
 
 def _is_depthwise(view: GraphView, node: NodeProto) -> bool:

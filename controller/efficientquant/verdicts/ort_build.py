@@ -1,8 +1,6 @@
 """What ONNX Runtime's CPU provider makes of an artifact: the optimized graph that a real session leaves behind."""
 
-import tempfile
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -23,6 +21,7 @@ from efficientquant.verdicts.verdict import (
     group,
     worst,
 )
+from efficientquant.whole_files import scratch_folder
 
 # What its binding raises for a file that it does not run; they have no base of their own.
 REFUSALS = (
@@ -83,9 +82,9 @@ def _gain(layers: list[LayerPrecision], facts: dict[str, Any], outcome: Outcome)
 
 def _optimize(model: onnx.ModelProto) -> onnx.ModelProto | str:
     """Return the graph that a session would run, or why there is none."""
-    with tempfile.TemporaryDirectory(prefix="efficientquant-ort-") as folder:
+    with scratch_folder("ort", room_bytes=2 * model.ByteSize()) as folder:
         options = onnxruntime.SessionOptions()
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        options.optimized_model_filepath = str(folder / "optimized.onnx")
         options.log_severity_level = 4  # it warns that such a file belongs to this machine, which is meant
         try:
             onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

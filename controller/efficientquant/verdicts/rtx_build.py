@@ -2,20 +2,17 @@
 
 import dataclasses
 import enum
-import importlib.util
 import json
 import signal
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import onnx
 
-from efficientquant.errors import MissingExtraError
+from efficientquant.installation import require_rtx
 from efficientquant.onnx_view import GraphView
 from efficientquant.targets import Target
 from efficientquant.validation import find_violations
@@ -31,9 +28,9 @@ from efficientquant.verdicts.verdict import (
     group,
     worst,
 )
+from efficientquant.whole_files import scratch_folder
 
 BUILD_TIMEOUT_S = 600.0
-LIBRARY = "tensorrt_rtx_bindings"
 
 
 class Ending(enum.StrEnum):
@@ -64,10 +61,9 @@ def build(model: onnx.ModelProto, capability: int, *, timeout_s: float = BUILD_T
 
     Raises MissingExtraError where the library is not installed. A crash is an ending like others.
     """
-    if importlib.util.find_spec(LIBRARY) is None:
-        raise MissingExtraError("TensorRT-RTX", "rtx")
-    with tempfile.TemporaryDirectory(prefix="efficientquant-rtx-") as folder:
-        source, answer = Path(folder) / "model.onnx", Path(folder) / "answer.json"
+    require_rtx()
+    with scratch_folder("rtx", room_bytes=2 * model.ByteSize()) as folder:
+        source, answer = folder / "model.onnx", folder / "answer.json"
         source.write_bytes(model.SerializeToString())
         command = [
             sys.executable,

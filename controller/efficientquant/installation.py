@@ -1,0 +1,73 @@
+"""How an optional part of the product is installed, in a checkout or as a package. Imports nothing heavy."""
+
+import importlib.util
+import json
+import os
+import platform
+import shlex
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from efficientquant.errors import MissingExtraError
+from efficientquant.targets import Runtime, Target
+
+DISTRIBUTION = "efficientquant"
+RTX_MODULES = ("tensorrt_rtx_bindings", "tensorrt_rtx_libs")
+
+
+def install_command(extra: str) -> str:
+    """Return the shell command that adds an extra to the running Python, from where the product came."""
+    return f"{_pip()} install {_requirement(extra)}"
+
+
+def require_builder(target: Target) -> None:
+    """Raise MissingExtraError where a target's builder is an extra that is not installed."""
+    if target.runtime is Runtime.TENSORRT_RTX:
+        require_rtx()
+
+
+def require_rtx() -> None:
+    """Raise MissingExtraError unless TensorRT-RTX can build engines here; takes milliseconds."""
+    if all(importlib.util.find_spec(name) is not None for name in RTX_MODULES):
+        return
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        advice = f"it is published for Linux on x86_64 only, and this is {sys.platform} on {platform.machine()}"
+    else:
+        advice = f"{install_command('rtx')} adds it"
+    raise MissingExtraError("TensorRT-RTX", "rtx", advice)
+
+
+def _pip() -> str:
+    """Return pip of the running Python as a person would type it from the current folder."""
+    beside = os.path.join(os.path.dirname(sys.executable), "pip")
+    command = [beside] if os.access(beside, os.X_OK) else [sys.executable, "-m", "pip"]
+    return shlex.join([_shortest(command[0]), *command[1:]])
+
+
+def _requirement(extra: str) -> str:
+    origin = _origin()
+    url = str(origin.get("url", ""))
+    if "dir_info" in origin:
+        folder = _shortest(unquote(urlsplit(url).path))
+        editable = "-e " if origin["dir_info"].get("editable") else ""
+        return f"{editable}'{folder}[{extra}]'"
+    if "vcs_info" in origin:
+        return f"'{DISTRIBUTION}[{extra}] @ {origin['vcs_info']['vcs']}+{url}'"
+    return f"'{DISTRIBUTION}[{extra}] @ {url}'" if url else f"'{DISTRIBUTION}[{extra}]'"
+
+
+def _origin() -> dict[str, Any]:
+    """Return what pip recorded of the source (PEP 610), {} for an index or where nothing is recorded."""
+    try:
+        text = distribution(DISTRIBUTION).read_text("direct_url.json")
+    except PackageNotFoundError:
+        return {}
+    return dict(json.loads(text)) if text else {}
+
+
+def _shortest(path: str) -> str:
+    """Return a path relative to the current folder where it lies below, else as it is."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith(os.pardir) else relative

@@ -1,0 +1,51 @@
+"""How a missing extra is installed."""
+
+import json
+import sys
+
+import pytest
+from efficientquant import installation
+from efficientquant.errors import MissingExtraError
+from efficientquant.targets import get_target
+
+
+@pytest.mark.parametrize(
+    ("origin", "requirement"),
+    [
+        ({"url": "file://{here}", "dir_info": {"editable": True}}, "-e '.[rtx]'"),
+        ({"url": "file://{here}/source", "dir_info": {}}, "'source[rtx]'"),
+        ({"url": "file:///a.whl", "archive_info": {}}, "'efficientquant[rtx] @ file:///a.whl'"),
+        ({"url": "https://x/y.git", "vcs_info": {"vcs": "git"}}, "'efficientquant[rtx] @ git+https://x/y.git'"),
+        (None, "'efficientquant[rtx]'"),
+    ],
+)
+def test_the_command_fits_where_the_product_came_from(tmp_path, monkeypatch, origin, requirement):
+    """A checkout is installed from its folder, a package by its name, each with the running Python's pip."""
+    pip = tmp_path / ".venv" / "bin" / "pip"
+    pip.parent.mkdir(parents=True)
+    pip.touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(pip.with_name("python")))
+    text = origin and json.dumps(origin).replace("{here}", str(tmp_path))
+
+    class Distribution:
+        @staticmethod
+        def read_text(name):
+            return text if name == "direct_url.json" else None
+
+    monkeypatch.setattr(installation, "distribution", lambda _name: Distribution)
+
+    assert installation.install_command("rtx") == f".venv/bin/pip install {requirement}"
+
+
+def test_a_missing_builder_is_named_for_its_targets_only(monkeypatch):
+    """Only TensorRT-RTX is an extra; where it does not exist for the machine, no command is given."""
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", None)
+
+    with pytest.raises(MissingExtraError, match=r"TensorRT-RTX is not installed; .*pip install .*\[rtx\]' adds it"):
+        installation.require_builder(get_target("rtx-3080"))
+    for target in ("jetson-nano", "tensorrt-11", "onnxruntime"):
+        installation.require_builder(get_target(target))
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    with pytest.raises(MissingExtraError, match="published for Linux on x86_64 only, and this is linux on aarch64"):
+        installation.require_rtx()

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from efficientquant_controller.cli import output
+from efficientquant_controller.cli.given import DEFAULT_IMAGES, require_inputs
 from efficientquant_controller.cli.local_model import (
     DataSource,
     ModelName,
@@ -23,18 +24,20 @@ def command(
     model: ModelName,
     weights: WeightsSource = "pretrained",
     data: DataSource = None,
-    images: ImageCount = 32,
+    images: ImageCount = None,
     input_size: InputSize = None,
     as_json: Json = False,
 ) -> None:
     """Show what the paper's Eq. 1-6 do to a model, as printed and as corrected: SQNR of weights, attention, logits."""
-    from efficientquant.audit import audit
-    from efficientquant.models import input_spec
-
+    require_inputs(weights, data)
     with PhaseProgress() as bars:
         report = bars.step(f"auditing {model}")
+        report("torch, timm and weights", 0.0)
+        from efficientquant.audit import audit
+        from efficientquant.models import input_spec
+
         module = open_model(model, weights, input_size)
-        batch, labels = open_batch(data, input_spec(module), images)
+        batch, labels = open_batch(data, input_spec(module), images or DEFAULT_IMAGES)
         found = audit(module, batch, labels, progress=report)
     if as_json:
         output.print_json(found.to_dict())

@@ -7,8 +7,11 @@ import typer
 
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.options import Json
+from efficientquant_controller.cli.phases import PhaseProgress
+from efficientquant_controller.errors import UserError
 
 if TYPE_CHECKING:
+    from efficientquant.targets import Target
     from efficientquant.verdicts.verdict import BuildVerdict
     from rich.table import Table
 
@@ -32,6 +35,9 @@ def command(
         ),
     ],
     layers: Annotated[bool, typer.Option("--layers", help="List every convolution and matrix product.")] = False,
+    predict: Annotated[
+        bool, typer.Option("--predict", help="Judge TensorRT-RTX by rules, without building; needs no extra.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Say whether a target builds an artifact, in which arithmetic, and what the quantization buys there.
@@ -39,16 +45,34 @@ def command(
     Classic TensorRT is predicted from rules; TensorRT-RTX builds an engine here, without a GPU; ONNX Runtime loads
     the file. The exit code is 1 where the file fails to build there or nothing is known.
     """
-    output.print_message(f"checking {artifact.name} for {target}")
-    from efficientquant.checking import check
+    from efficientquant.targets import get_target
 
-    verdict = check(artifact, target)
+    _require_builder(get_target(target), predict=predict)
+    with PhaseProgress() as progress:
+        progress.step(f"checking {artifact.name} for {target}")
+        from efficientquant.checking import check
+
+        verdict = check(artifact, target, predict_only=predict)
     if as_json:
         output.print_json(verdict.to_dict())
     else:
         _print(verdict, layers)
     if not verdict.builds:
         raise typer.Exit(WILL_NOT_BUILD)
+
+
+def _require_builder(target: "Target", *, predict: bool) -> None:
+    """Raise UserError where a build is asked for that cannot be made here, or a prediction that there is none of."""
+    from efficientquant.errors import MissingExtraError
+    from efficientquant.installation import require_builder
+
+    if predict and not target.is_tensorrt:
+        raise UserError(f"--predict is for TensorRT; {target.name} loads the file here, leave --predict out")
+    if not predict:
+        try:
+            require_builder(target)
+        except MissingExtraError as error:
+            raise UserError(f"{error}, and --predict judges by rules alone") from None
 
 
 def verdict_table(verdict: "BuildVerdict") -> "Table":

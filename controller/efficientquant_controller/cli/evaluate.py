@@ -1,6 +1,5 @@
 """`efficientquant evaluate`: accuracy and fidelity of recipes on your images, eager and as artifacts."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from efficientquant_controller.cli import output
+from efficientquant_controller.cli.given import require_inputs, say_unused
 from efficientquant_controller.cli.numbers import EvaluationCalibrationImages, EvaluationSeed, InputSize, Limit
 from efficientquant_controller.cli.options import Json, split_list
 from efficientquant_controller.cli.phases import PhaseProgress
@@ -102,6 +102,9 @@ def evaluate_recipes(request: Request) -> tuple[list[dict[str, Any]], list[str]]
 
     recipes = [get_recipe(name) for name in request.recipes]
     get_target(request.target)
+    require_inputs(request.weights, request.data, request.calibration)
+    if request.calibration is not None and not any(recipe.needs_calibration for recipe in recipes):
+        say_unused("--calibration", f"{', '.join(recipe.name for recipe in recipes)} need no images")
     with PhaseProgress() as progress:
         loading = progress.step(f"loading {request.model}")
         loading("torch, timm and weights", 0.0)
@@ -109,6 +112,7 @@ def evaluate_recipes(request: Request) -> tuple[list[dict[str, Any]], list[str]]
         from efficientquant.models import checkpoint_notes, create_model, input_spec
         from efficientquant.onnx_export import export_onnx
         from efficientquant.quantization import quantize
+        from efficientquant.whole_files import scratch_folder
 
         model = create_model(request.model, request.weights, seed=request.seed, input_size=request.input_size)
         data, images, notes = open_data(request, recipes, input_spec(model))
@@ -116,11 +120,11 @@ def evaluate_recipes(request: Request) -> tuple[list[dict[str, Any]], list[str]]
         require_fit(model, data)  # before minutes of quantizing
         subjects: list[Any] = [model]
         labels = ["fp32 (timm)"]
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder("evaluate") as folder:
             for one in recipes:
                 report = progress.step(f"{one.name}")
                 quantized = quantize(model, one, images if one.needs_calibration else None, progress=report)
-                path = Path(folder) / f"{len(subjects)}.onnx"
+                path = folder / f"{len(subjects)}.onnx"
                 artifact = export_onnx(quantized, path, target=request.target, progress=report)
                 subjects += [quantized, artifact]
                 labels += [one.name, one.name]

@@ -6,6 +6,7 @@ import typer
 
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.options import Json
+from efficientquant_controller.cli.phases import PhaseProgress
 from efficientquant_controller.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,10 +31,11 @@ def command(
     """Show a model's blocks, parameters and MACs by role; no weights are loaded, since structure needs none."""
     if rule not in RULES:
         raise UserError(f"--rule {rule} is not known; choose {' or '.join(RULES)}")
-    output.print_message(f"capturing {model}: its structure only, no weights are loaded")
-    from efficientquant.inspection import inspect
+    with PhaseProgress() as progress:
+        progress.step(f"capturing {model}: its structure only, no weights are loaded")
+        from efficientquant.inspection import inspect
 
-    found = inspect(model, rule)
+        found = inspect(model, rule)
     if as_json:
         output.print_json(found.to_dict())
         return

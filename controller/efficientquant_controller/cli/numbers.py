@@ -40,11 +40,15 @@ CampaignSeed = Annotated[int, number_option("--seed", bounds.SEED, "Orders the r
 CalibrationSeed = Annotated[int, number_option("--seed", bounds.SEED, "Draws the calibration images.")]
 EvaluationSeed = Annotated[int, number_option("--seed", bounds.SEED, "Draws calibration images, and random weights.")]
 WeightsSeed = Annotated[int, number_option("--seed", bounds.SEED, "Draws random weights.")]
-ImageCount = Annotated[int, number_option("--images", bounds.IMAGES, "How many images to run.")]
-CalibrationImages = Annotated[int, number_option("--images", bounds.IMAGES, "How many images to calibrate on.")]
+ImageCount = Annotated[
+    int | None, number_option("--images", bounds.IMAGES, "How many images to run, of --data or synthetic ones.")
+]
+CalibrationImages = Annotated[
+    int | None, number_option("--images", bounds.IMAGES, "How many images of --data to calibrate on; 32 by default.")
+]
 EvaluationCalibrationImages = Annotated[
-    int,
-    number_option("--calibration-images", bounds.IMAGES, "How many of them, spread over the classes."),
+    int | None,
+    number_option("--calibration-images", bounds.IMAGES, "How many of them, spread over the classes; 32 by default."),
 ]
 Limit = Annotated[
     int | None, number_option("--limit", bounds.IMAGE_LIMIT, "Only this many images, spread over the classes.")

@@ -1,14 +1,15 @@
-"""The progress of the library's work on stderr: one bar on a terminal, one line for each step elsewhere."""
+"""The progress of the library's work on stderr: a bar on a terminal, lines elsewhere, both with the time elapsed."""
 
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from efficientquant_controller.cli.durations import clock_time
 from efficientquant_controller.cli.output import print_message, stderr_console
 from efficientquant_controller.cli.waiting import Waiting
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress, ProgressColumn, TaskID
 
 # A step was announced when it began; a log hears of it again when it takes long.
 LOG_SILENT_S = 10.0
@@ -23,13 +24,12 @@ class PhaseProgress:
         self._waiting: Waiting | None = None
 
     def __enter__(self) -> Self:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn
 
         console = stderr_console()
         if console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(30), TextColumn("{task.percentage:3.0f} %"))
-            times = (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
-            self._bars = Progress(*columns, *times, console=console, transient=True)
+            columns = (TextColumn("{task.description}"), BarColumn(30), TextColumn("{task.fields[share]}"))
+            self._bars = Progress(*columns, elapsed_column(), console=console, transient=True)
             self._bars.start()
         return self
 
@@ -46,11 +46,11 @@ class PhaseProgress:
             return self._log_step(name)
         if self._task is not None:
             self._bars.remove_task(self._task)
-        task = self._task = self._bars.add_task(name, total=1.0)
+        task = self._task = self._bars.add_task(name, total=None, share="")
         bars = self._bars
 
         def report(phase: str, fraction: float) -> None:
-            bars.update(task, description=f"{name} · {phase}", completed=fraction)
+            bars.update(task, description=f"{name} · {phase}", total=1.0, completed=fraction, share=_share(fraction))
 
         return report
 
@@ -62,7 +62,7 @@ class PhaseProgress:
 
         def report(phase: str, fraction: float) -> None:
             nonlocal where
-            where = f"{name} · {phase} {fraction:.0%}"
+            where = f"{name} · {phase} {_share(fraction)}".rstrip()
 
         self._waiting = Waiting(lambda: where, silent_s=LOG_SILENT_S)
         self._waiting.start()
@@ -72,3 +72,20 @@ class PhaseProgress:
         if self._waiting is not None:
             self._waiting.stop()
             self._waiting = None
+
+
+def elapsed_column() -> "ProgressColumn":
+    """Return a column with the time since a step began; rich's own stops when the first phase is complete."""
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    class ElapsedColumn(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(clock_time(task.elapsed or 0.0))
+
+    return ElapsedColumn()
+
+
+def _share(fraction: float) -> str:
+    """Return a phase's share as percent; "" at its ends, where it says nothing of what goes on."""
+    return f"{fraction:.0%}" if 0 < fraction < 1 else ""

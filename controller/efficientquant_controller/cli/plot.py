@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from efficientquant_controller.cli import output
+from efficientquant_controller.cli.given import require_inputs, say_made
 from efficientquant_controller.cli.local_model import (
     DataSource,
     WeightsSource,
@@ -20,6 +21,7 @@ from efficientquant_controller.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+IMAGES = 8
 FIGURES = ("weights", "softmax", "sqnr")
 
 
@@ -43,20 +45,32 @@ def command(
     ] = "efficientquant",
     weights: WeightsSource = "pretrained",
     data: DataSource = None,
-    images: ImageCount = 8,
+    images: ImageCount = None,
     input_size: InputSize = None,
     as_json: Json = False,
 ) -> None:
     """Draw a model's weights, attention or SQNR as PNG and SVG, and print the files' names."""
     if figure not in FIGURES:
         raise UserError(f"there is no picture {figure!r}; choose {', '.join(FIGURES)}")
-    from efficientquant.plots.drawing import picture_paths, save_figure
+    from efficientquant.given_paths import picture_paths
+    from efficientquant.recipe import get_recipe
+    from efficientquant.whole_files import require_writable
 
+    get_recipe(recipe)
     paths = picture_paths(out, f"{model}-{figure}")
+    require_inputs(weights, data)
+    require_writable(*paths)
+    if figure != "softmax" and (data is not None or images is not None):
+        raise UserError(f"{figure} is drawn from the weights alone; leave --data and --images out")
     with PhaseProgress() as bars:
         bars.step(f"drawing {figure} of {model}")
-        drawn = _draw(figure, model, block, recipe, weights, data, images, input_size)
-        save_figure(drawn, paths)
+        from efficientquant.plots.drawing import save_figure
+
+        drawn = _draw(figure, model, block, recipe, weights, data, images or IMAGES, input_size)
+        made = save_figure(drawn, paths)
+    say_made(made)
+    if figure == "softmax" and data is None:
+        output.print_message(f"drawn from {images or IMAGES} synthetic images; --data PATH takes yours")
     if as_json:
         output.print_json({"files": [str(path) for path in paths]})
         return

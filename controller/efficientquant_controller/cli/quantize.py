@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from efficientquant_controller.cli import output
+from efficientquant_controller.cli.given import image_count, require_inputs, say_made, say_unused
 from efficientquant_controller.cli.local_model import DataSource, ModelName, WeightsSource, open_model
 from efficientquant_controller.cli.numbers import CalibrationImages, CalibrationSeed, InputSize
 from efficientquant_controller.cli.options import Json
@@ -16,8 +17,11 @@ from efficientquant_controller.cli.phases import PhaseProgress
 if TYPE_CHECKING:
     from efficientquant.data import ImageData
     from efficientquant.models import InputSpec
-    from efficientquant.onnx_export import Artifact
+    from efficientquant.onnx_export import Artifact, Rendered
+    from efficientquant.targets import Target
     from efficientquant.verdicts.verdict import BuildVerdict
+
+PREDICTED = "what {} makes of the file is predicted from rules, not built"
 
 
 def command(
@@ -27,7 +31,7 @@ def command(
     ] = "efficientquant",
     weights: WeightsSource = "pretrained",
     data: DataSource = None,
-    images: CalibrationImages = 32,
+    images: CalibrationImages = None,
     target: Annotated[
         str, typer.Option("--for", metavar="TARGET", help="What will run it, e.g. jetson-nano, rtx-3080, onnxruntime.")
     ] = "onnxruntime",
@@ -39,26 +43,51 @@ def command(
     """Quantize a model, write the ONNX file that a target takes, and say what it will make of it."""
     from efficientquant.recipe import get_recipe
     from efficientquant.targets import get_target
+    from efficientquant.whole_files import require_writable
 
     chosen, capabilities = get_recipe(recipe), get_target(target)
+    count = image_count(images, data)
+    require_inputs(weights, data)
     path = out / f"{file_stem(model, chosen.name, target)}.onnx"
+    require_writable(path, report_path(path))
+    if data is not None and not chosen.needs_calibration:
+        say_unused("--data", f"{chosen.name} needs no calibration")
+        data = None
+    missing = missing_builder(capabilities)
+    if missing:
+        output.print_message(f"note: {PREDICTED.format(target)}: {missing}")
     with PhaseProgress() as progress:
         progress.step(f"loading {model}")("torch, timm and weights", 0.0)
-        from efficientquant import check, export_onnx, input_spec, quantize
+        from efficientquant import input_spec, quantize
+        from efficientquant.checking import judge
+        from efficientquant.onnx_export import render_onnx
 
         created = open_model(model, weights, input_size)
-        calibration = _open_data(data, input_spec(created), images, seed)
+        calibration = _open_data(data, input_spec(created), count, seed)
         report = progress.step(f"{chosen.name} for {target}")
         quantized = quantize(created, chosen, calibration, progress=report)
-        artifact = export_onnx(quantized, path, target=target, progress=report)
-        progress.step(f"checking what {capabilities.name} makes of it")("build", 0.0)
-        verdict = check(artifact.path, target)
-    facts = artifact_facts(artifact, verdict) | {"model": model, "recipe": chosen.to_dict()}
-    write_report(path, facts | {"provenance": quantized.provenance, "manifest": artifact.manifest})
+        rendered = render_onnx(quantized, path, target=target, progress=report)
+        progress.step(f"checking what {capabilities.name} makes of it")
+        verdict = judge(rendered.model, capabilities, predict_only=bool(missing))
+    facts = artifact_facts(rendered.artifact, verdict) | {"model": model, "recipe": chosen.to_dict()}
+    facts["notes"] = [*facts["notes"], *([PREDICTED.format(target)] if missing else [])]
+    say_made(write_with_report(rendered, facts | {"provenance": quantized.provenance}))
     if as_json:
         output.print_json(facts)
     else:
         _print_facts(facts)
+
+
+def missing_builder(target: "Target") -> str:
+    """Return what is missing to build for a target here and how it is installed, "" where nothing is."""
+    from efficientquant.errors import MissingExtraError
+    from efficientquant.installation import require_builder
+
+    try:
+        require_builder(target)
+    except MissingExtraError as error:
+        return str(error)
+    return ""
 
 
 def file_stem(model: str, recipe: str, target: str) -> str:
@@ -83,11 +112,18 @@ def artifact_facts(artifact: "Artifact", verdict: "BuildVerdict") -> dict[str, A
     }
 
 
-def write_report(path: Path, report: dict[str, Any]) -> None:
-    """Put everything that is known of a file beside it, as JSON."""
-    temporary = path.with_suffix(".json.partial")
-    temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    temporary.replace(path.with_suffix(".json"))
+def report_path(path: Path) -> Path:
+    """Return where the report of an artifact lies: beside it."""
+    return path.with_suffix(".json")
+
+
+def write_with_report(rendered: "Rendered", report: dict[str, Any]) -> list[Path]:
+    """Write an artifact and all that is known of it as JSON, both or neither; return the folders that were made."""
+    from efficientquant.whole_files import write_together
+
+    artifact = rendered.artifact
+    text = json.dumps(report | {"manifest": artifact.manifest}, indent=1, ensure_ascii=False) + "\n"
+    return write_together({report_path(artifact.path): text.encode(), artifact.path: rendered.content})
 
 
 def _open_data(data: Path | None, spec: "InputSpec", images: int, seed: int) -> "ImageData | None":
@@ -100,7 +136,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
     verdict = facts["verdict"]
     table = output.new_table("what", "found")
     table.add_row("file", f"{facts['path']} ({facts['size_bytes'] / 2**20:.2f} MiB, opset {facts['opset']})")
-    table.add_row("report", str(Path(facts["path"]).with_suffix(".json")))
+    table.add_row("report", str(report_path(Path(facts["path"]))))
     table.add_row("SHA-256", facts["sha256"])
     table.add_row("max |Δ| to the eager model", f"{facts['parity_max_abs']:.1e}")
     table.add_row("bits", "; ".join(f"{name}: {bits}" for name, bits in facts["bit_table"].items()))

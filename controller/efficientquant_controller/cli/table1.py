@@ -51,11 +51,18 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Measure models × recipes as artifacts in ONNX Runtime; stopped at any moment, the same command goes on."""
+    from efficientquant.given_paths import checkpoint_of, require_images
     from efficientquant.published import MODELS
     from efficientquant.recipe import get_recipe, list_recipes
+    from efficientquant.whole_files import require_folder
 
     wanted = [get_recipe(name) for name in _named(recipes, "--recipes", list_recipes())]
     names = _named(models, "--models", MODELS)
+    require_images(data)
+    require_images(calibration)
+    for name in names:
+        checkpoint_of(weights, name)
+    require_folder(out)
     total = len(names) * len(wanted)
     cells: list[Cell] = []
     measured = 0

@@ -1,6 +1,7 @@
 """`efficientquant check`."""
 
 import json
+import sys
 
 import onnx
 import pytest
@@ -35,6 +36,20 @@ def test_a_predicted_failure(command, artifact):
     assert shown.exit_code == 1
     assert "predicted from rules, not built" in shown.out
     assert "aborts the build on jetson-nano" in shown.out
+
+
+def test_without_the_builder(command, artifact, monkeypatch):
+    """A build that this machine cannot make is refused with the command that installs it; --predict needs none."""
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", None)
+
+    refused = command("check", str(artifact), "--target", "rtx-3080")
+    predicted = command("check", str(artifact), "--target", "rtx-3080", "--predict")
+
+    assert (refused.exit_code, refused.out) == (2, "")
+    assert refused.err.startswith("error: TensorRT-RTX is not installed; ")
+    assert refused.err.endswith("[rtx]' adds it, and --predict judges by rules alone\n")
+    assert predicted.exit_code == 0
+    assert "TensorRT-RTX 1.7: predicted from rules, not built" in predicted.out
 
 
 def test_json(command, artifact):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 
 import pytest
 
@@ -21,10 +22,28 @@ def test_one_artifact_with_its_report(command, tmp_path):
     assert report["manifest"]["parameters"]
     assert "what it buys there" in shown.out
     assert f"loading {MODEL}" in shown.err
+    assert f"made the folder {tmp_path / 'new'}" in shown.err
     assert sorted(path.name for path in artifact.parent.iterdir()) == [
         artifact.with_suffix(".json").name,
         artifact.name,
     ]
+
+
+def test_without_the_builder_the_verdict_is_predicted(command, tmp_path, monkeypatch):
+    """The file is written all the same; first stderr, then the report say that nothing was built, and how to."""
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", None)
+    shown = command(
+        "quantize", MODEL, "--recipe", "fp16", "--weights", "random", "--for", "rtx-3080", "--out", str(tmp_path)
+    )
+
+    report = json.loads((tmp_path / f"{MODEL}-fp16-rtx-3080.json").read_text())
+    sentence = "what rtx-3080 makes of the file is predicted from rules, not built"
+    assert shown.exit_code == 0
+    assert shown.err.splitlines()[0].startswith(f"note: {sentence}: TensorRT-RTX is not installed; ")
+    assert "[rtx]' adds it" in shown.err.splitlines()[0]
+    assert (report["verdict"]["basis"], report["verdict"]["outcome"]) == ("predicted", "builds")
+    assert sentence in report["notes"]
+    assert "(predicted, TensorRT-RTX 1.7)" in shown.out
 
 
 def test_json(command, tmp_path):
@@ -43,6 +62,7 @@ def test_json(command, tmp_path):
     ("arguments", "sentence"),
     [
         (["mobilevit_xxx"], "error: model 'mobilevit_xxx' is not known to timm; did you mean mobilevit_xxs"),
+        ([MODEL + ".in22k"], f"{MODEL} has the tags r160_in1k"),
         ([MODEL, "--recipe", "int3"], "error: recipe 'int3' is not known (available: efficientquant"),
         ([MODEL, "--recipe", "int8:bits=4"], "error: recipe field 'bits': is no option of 'int8'"),
         ([MODEL, "--for", "toaster"], "error: target 'toaster' is not known (available: jetson-nano"),

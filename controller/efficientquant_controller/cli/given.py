@@ -1,0 +1,36 @@
+"""What can be known of a command's options before its work begins, in the first second and without torch."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from efficientquant_controller.cli.output import print_message
+from efficientquant_controller.errors import UserError
+
+DEFAULT_IMAGES = 32
+
+
+def require_inputs(weights: str, *data: Path | None) -> None:
+    """Raise the library's errors for weights or images that are not there."""
+    from efficientquant.given_paths import require_images, require_weights
+
+    require_weights(weights)
+    for path in data:
+        require_images(path)
+
+
+def image_count(images: int | None, data: Path | None, default: int = DEFAULT_IMAGES) -> int:
+    """Return how many images to take; raise UserError where a number is given without any data."""
+    if images is not None and data is None:
+        raise UserError(f"--images {images} says how many images of --data to take; pass --data PATH, or leave it out")
+    return default if images is None else images
+
+
+def say_unused(option: str, reason: str) -> None:
+    """Say on stderr that an option changes nothing here."""
+    print_message(f"note: {option} is not used: {reason}")
+
+
+def say_made(folders: Iterable[Path]) -> None:
+    """Say on stderr which folders a command has made."""
+    for folder in list(folders)[-1:]:
+        print_message(f"made the folder {folder}")

@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import sys
+from ctypes.util import find_library
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -14,7 +15,6 @@ from efficientquant.errors import MissingExtraError
 from efficientquant.targets import Runtime, Target
 
 DISTRIBUTION = "efficientquant"
-RTX_MODULES = ("tensorrt_rtx_bindings", "tensorrt_rtx_libs")
 
 
 def install_command(extra: str) -> str:
@@ -30,13 +30,17 @@ def require_builder(target: Target) -> None:
 
 def require_rtx() -> None:
     """Raise MissingExtraError unless TensorRT-RTX can build engines here; takes milliseconds."""
-    if all(importlib.util.find_spec(name) is not None for name in RTX_MODULES):
+    if _is_there("tensorrt_rtx_bindings") and (_is_there("tensorrt_rtx_libs") or find_library("tensorrt_rtx")):
         return
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         advice = f"it is published for Linux on x86_64 only, and this is {sys.platform} on {platform.machine()}"
     else:
         advice = f"{install_command('rtx')} adds it"
     raise MissingExtraError("TensorRT-RTX", "rtx", advice)
+
+
+def _is_there(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 def _pip() -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from efficientquant_controller.cli import output
-from efficientquant_controller.cli.given import require_inputs, say_unused
+from efficientquant_controller.cli.given import DEFAULT_IMAGES, require_inputs, say_unused
 from efficientquant_controller.cli.numbers import EvaluationCalibrationImages, EvaluationSeed, InputSize, Limit
 from efficientquant_controller.cli.options import Json, split_list
 from efficientquant_controller.cli.phases import PhaseProgress
@@ -46,7 +46,7 @@ def command(
             "--calibration", metavar="PATH", help="Images to calibrate on; train/ beside the data if left out."
         ),
     ] = None,
-    calibration_images: EvaluationCalibrationImages = 32,
+    calibration_images: EvaluationCalibrationImages = None,
     weights: Annotated[
         str,
         typer.Option(
@@ -87,7 +87,7 @@ class Request:
     recipes: Sequence[str]
     data: Path
     calibration: Path | None
-    calibration_images: int
+    calibration_images: int | None
     weights: str
     target: str
     limit: int | None
@@ -152,8 +152,13 @@ def open_data(
         data = data.sample(request.limit, LIMIT_SEED)
     source = calibration_source(request.data, request.calibration)
     if source is not None:
-        images = open_images(source, spec, split="train").sample(request.calibration_images, request.seed)
-        return data, images, notes
+        count = request.calibration_images or DEFAULT_IMAGES
+        return data, open_images(source, spec, split="train").sample(count, request.seed), notes
+    if request.calibration_images is not None:
+        raise UserError(
+            f"--calibration-images {request.calibration_images} says how many images to calibrate on, and there are "
+            f"none: {request.data} has no train/; pass --calibration PATH, or leave it out"
+        )
     if any(recipe.needs_calibration for recipe in recipes):
         notes.append(
             "calibrated on synthetic images: evaluation images are not used for it; --calibration PATH gives real ones"

@@ -8,6 +8,7 @@ import typer
 
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.evaluate import ABSENT, with_error
+from efficientquant_controller.cli.given import say_made
 from efficientquant_controller.cli.numbers import InputSize, Limit, WeightsSeed
 from efficientquant_controller.cli.options import Json, split_list
 from efficientquant_controller.cli.phases import PhaseProgress
@@ -63,6 +64,7 @@ def command(
     for name in names:
         checkpoint_of(weights, name)
     require_folder(out)
+    made = [] if out.is_dir() else [out]
     total = len(names) * len(wanted)
     cells: list[Cell] = []
     measured = 0
@@ -90,6 +92,8 @@ def command(
             for cell in measure_table(plan, out, begin):
                 cells.append(cell)
         finally:
+            if cells:
+                say_made(made)
             if 0 < len(cells) < total:
                 output.print_message(
                     f"{len(cells)} of {total} cells are kept in {out}; the same command goes on from there"

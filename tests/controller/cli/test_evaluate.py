@@ -51,6 +51,10 @@ def test_table(capsys):
         (["--recipe", ","], "--recipe names nothing; give for example fp32,efficientquant"),
         (["--for", "toaster"], "target 'toaster' is not known"),
         (["--calibration", "/nowhere"], "data /nowhere: there is no such file or folder"),
+        (
+            ["--calibration-images", "4"],
+            "--calibration-images 4 says how many images to calibrate on",
+        ),
         (["--weights", "/nowhere.pth"], "checkpoint /nowhere.pth: there is no such file"),
     ],
 )

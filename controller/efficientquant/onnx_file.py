@@ -38,6 +38,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     if not model.graph.node or not model.opset_import:
         raise ArtifactFileError(path, "is not an ONNX file, or one without a graph")
     tensors = list(_tensors(model))
+    _require_text(path, model, tensors)
     external = [tensor for tensor in tensors if uses_external_data(tensor)]
     _require_size(path, external)
     for tensor in external:
@@ -76,6 +77,20 @@ def _require_readable(path: Path) -> None:
     for start, kind in _OTHER_KINDS:
         if head.startswith(start):
             raise ArtifactFileError(path, f"is not an ONNX file but {kind}")
+
+
+def _require_text(path: Path, model: onnx.ModelProto, tensors: list[TensorProto]) -> None:
+    """Raise ArtifactFileError where a name is not UTF-8: protobuf then gives bytes, which nothing here expects."""
+    graph = model.graph
+    names: list[object] = [tensor.name for tensor in tensors]
+    names += [value.name for value in (*graph.input, *graph.output, *graph.value_info)]
+    names += [entry.value for tensor in tensors for entry in tensor.external_data]
+    names += [imported.domain for imported in model.opset_import]
+    for node in graph.node:
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+        names += [attribute.name for attribute in node.attribute]
+    if not all(isinstance(name, str) for name in names):
+        raise ArtifactFileError(path, "is damaged: a name in it is not text")
 
 
 def _require_size(path: Path, tensors: list[TensorProto]) -> None:

@@ -116,8 +116,8 @@ def _element_types(model: onnx.ModelProto) -> dict[str, int]:
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     try:
         inferred = onnx.shape_inference.infer_shapes(model)
-    except onnx.shape_inference.InferenceError:
-        inferred = model  # mixed types: what is known by itself still counts
+    except (onnx.shape_inference.InferenceError, ValueError):
+        inferred = model  # mixed or unknown types: what is known by itself still counts
     graph = inferred.graph
     for info in (*graph.input, *graph.value_info, *graph.output):
         types[info.name] = info.type.tensor_type.elem_type

@@ -120,3 +120,12 @@ def test_a_constant_without_its_bytes_is_named(tmp_path):
 
     with pytest.raises(ArtifactFileError, match="is damaged: 'w' has 4 bytes where its shape needs 2304"):
         load_onnx(tmp_path / "model.onnx")
+
+
+def test_a_name_that_is_not_text_is_damage(tmp_path):
+    """A file whose names are no UTF-8 is refused before a rule stumbles over them."""
+    content = convolution(quantize_input=False).SerializeToString()
+    (tmp_path / "model.onnx").write_bytes(content.replace(b"w_dequantize", b"w_dequanti\xff\xfe"))
+
+    with pytest.raises(ArtifactFileError, match="is damaged: a name in it is not text"):
+        load_onnx(tmp_path / "model.onnx")

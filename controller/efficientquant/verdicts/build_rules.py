@@ -135,8 +135,8 @@ def _unknown_operators(view: GraphView, target: Target) -> set[str]:
 
 
 def _is_depthwise(view: GraphView, node: NodeProto) -> bool:
-    shape = view.weight_shape(node.input[1])
-    return attribute_int(node, "group", 1) > 1 and (shape is None or shape[1] == 1)
+    shape = view.weight_shape(node.input[1]) if len(node.input) > 1 else None
+    return attribute_int(node, "group", 1) > 1 and (shape is None or shape[1:2] == (1,))
 
 
 def _ends_in_silu_and_quantize(view: GraphView, node: NodeProto) -> bool:

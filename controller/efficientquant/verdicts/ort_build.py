@@ -87,9 +87,14 @@ def _optimize(model: onnx.ModelProto) -> onnx.ModelProto | str:
         options.optimized_model_filepath = str(folder / "optimized.onnx")
         options.log_severity_level = 4  # it warns that such a file belongs to this machine, which is meant
         try:
-            onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            # Its fallback to other providers would print on stdout, and there are none.
+            onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
         except REFUSALS as error:
             return str(error).splitlines()[0]
+        except UnicodeDecodeError as error:  # its binding cannot hand over a sentence with a name that is not text
+            return error.object.decode(errors="replace").splitlines()[0]
         return onnx.load(options.optimized_model_filepath)
 
 

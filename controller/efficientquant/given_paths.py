@@ -4,11 +4,20 @@ import os
 import zipfile
 from pathlib import Path
 
-from efficientquant.errors import CheckpointError, DataError, PictureError
+from efficientquant.errors import ArtifactFileError, CheckpointError, DataError, PictureError
 
 NAMED_WEIGHTS = ("pretrained", "random")
 PICTURE_SUFFIXES = (".png", ".svg")
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar", ".bin", ".ckpt", ".npz")
+# Protobuf writes and reads no larger message, and every runtime here gets the model as one.
+MAX_ARTIFACT_BYTES = (1 << 31) - 1
+_HEAD_BYTES = 256
+_OTHER_KINDS = (
+    (b"version https://git-lfs", "a git-lfs pointer; 'git lfs pull' gets the file itself"),
+    (b"PK", "a zip file such as PyTorch's .pt; 'efficientquant quantize' makes an ONNX file of a model"),
+    (b"\x80\x02", "a pickle such as PyTorch's old .pth; 'efficientquant quantize' makes an ONNX file of a model"),
+    (b"<", "a web page or XML; download the file again"),
+)
 
 
 def require_images(path: Path | None) -> None:
@@ -62,6 +71,32 @@ def picture_paths(out: Path, name: str) -> list[Path]:
     return paths
 
 
+def require_artifact(path: Path) -> None:
+    """Raise ArtifactFileError unless a path is a file that may be ONNX, judged by its size and first bytes."""
+    if os.path.isdir(path):
+        inside = sorted(name for name in os.listdir(path) if name.endswith(".onnx"))
+        hint = f", for example {path / inside[0]}" if inside else ""
+        raise ArtifactFileError(path, f"is a directory; give an .onnx file{hint}")
+    if not os.path.exists(path):
+        raise ArtifactFileError(path, "there is no such file")
+    if not os.path.isfile(path):
+        raise ArtifactFileError(path, "is not a regular file; give an .onnx file")
+    size_bytes = os.path.getsize(path)
+    if size_bytes == 0:
+        raise ArtifactFileError(path, "is not an ONNX file: it is empty")
+    if size_bytes > MAX_ARTIFACT_BYTES:
+        advice = "save its weights as external data"
+        raise ArtifactFileError(path, f"has {format_gib(size_bytes)}; an ONNX file ends at 2 GiB, {advice}")
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(_HEAD_BYTES)
+    except OSError as error:
+        raise ArtifactFileError(path, f"cannot be read ({error.strerror})") from error
+    for start, kind in _OTHER_KINDS:
+        if head.startswith(start):
+            raise ArtifactFileError(path, f"is not an ONNX file but {kind}")
+
+
 def _require_entries(folder: Path) -> None:
     try:
         empty = not os.listdir(folder)
@@ -69,3 +104,8 @@ def _require_entries(folder: Path) -> None:
         raise DataError(folder, f"cannot be read ({error.strerror})") from error
     if empty:
         raise DataError(folder, "is an empty folder; give one that holds images")
+
+
+def format_gib(size_bytes: int) -> str:
+    """Return a size in GiB with two digits."""
+    return f"{size_bytes / 2**30:.2f} GiB"

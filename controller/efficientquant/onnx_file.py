@@ -11,24 +11,16 @@ from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_m
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from efficientquant.errors import ArtifactFileError
+from efficientquant.given_paths import MAX_ARTIFACT_BYTES, format_gib, require_artifact
 
-# Protobuf writes and reads no larger message, and every runtime here gets the model as one.
-MAX_BYTES = (1 << 31) - 1
-HEAD_BYTES = 256
 # Types of which several elements share a byte; names, since older releases of onnx lack some.
 _PACKED_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
 _PACKED_BITS |= {"FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
-_OTHER_KINDS = (
-    (b"version https://git-lfs", "a git-lfs pointer; 'git lfs pull' gets the file itself"),
-    (b"PK\x03\x04", "a zip file such as PyTorch's .pt; 'efficientquant quantize' makes an ONNX file of a model"),
-    (b"\x80\x02", "a pickle such as PyTorch's old .pth; 'efficientquant quantize' makes an ONNX file of a model"),
-    (b"<", "a web page or XML; download the file again"),
-)
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:
     """Read an ONNX file with its external data; raise ArtifactFileError for one that is missing or unusable."""
-    _require_readable(path)
+    require_artifact(path)
     try:
         model = onnx.load(path, load_external_data=False)
     except OSError as error:
@@ -54,31 +46,6 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     return model
 
 
-def _require_readable(path: Path) -> None:
-    if os.path.isdir(path):
-        inside = sorted(name for name in os.listdir(path) if name.endswith(".onnx"))
-        hint = f", for example {path / inside[0]}" if inside else ""
-        raise ArtifactFileError(path, f"is a directory; give an .onnx file{hint}")
-    if not os.path.exists(path):
-        raise ArtifactFileError(path, "there is no such file")
-    if not os.path.isfile(path):
-        raise ArtifactFileError(path, "is not a regular file; give an .onnx file")
-    size_bytes = os.path.getsize(path)
-    if size_bytes == 0:
-        raise ArtifactFileError(path, "is not an ONNX file: it is empty")
-    if size_bytes > MAX_BYTES:
-        advice = "save its weights as external data"
-        raise ArtifactFileError(path, f"has {_gib(size_bytes)}; an ONNX file ends at 2 GiB, {advice}")
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(HEAD_BYTES)
-    except OSError as error:
-        raise ArtifactFileError(path, f"cannot be read ({error.strerror})") from error
-    for start, kind in _OTHER_KINDS:
-        if head.startswith(start):
-            raise ArtifactFileError(path, f"is not an ONNX file but {kind}")
-
-
 def _require_text(path: Path, model: onnx.ModelProto, tensors: list[TensorProto]) -> None:
     """Raise ArtifactFileError where a name is not UTF-8: protobuf then gives bytes, which nothing here expects."""
     graph = model.graph
@@ -98,8 +65,8 @@ def _require_size(path: Path, tensors: list[TensorProto]) -> None:
     total_bytes = os.path.getsize(path)
     for tensor in tensors:
         total_bytes += _external_bytes(path, tensor)
-    if total_bytes > MAX_BYTES:
-        problem = f"has {_gib(total_bytes)} with its external data; files of up to 2 GiB can be checked"
+    if total_bytes > MAX_ARTIFACT_BYTES:
+        problem = f"has {format_gib(total_bytes)} with its external data; files of up to 2 GiB can be checked"
         raise ArtifactFileError(path, problem)
 
 
@@ -173,7 +140,3 @@ def _tensors_of_attributes(attributes: Iterable[AttributeProto]) -> Iterator[Ten
         yield from attribute.tensors
         for graph in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
             yield from _tensors_of_graph(graph)
-
-
-def _gib(size_bytes: int) -> str:
-    return f"{size_bytes / 2**30:.2f} GiB"

@@ -45,9 +45,11 @@ def command(
     Classic TensorRT is predicted from rules; TensorRT-RTX builds an engine here, without a GPU; ONNX Runtime loads
     the file. The exit code is 1 where the file fails to build there or nothing is known.
     """
+    from efficientquant.given_paths import require_artifact
     from efficientquant.targets import get_target
 
     _require_builder(get_target(target), predict=predict)
+    require_artifact(artifact)
     with PhaseProgress() as progress:
         progress.step(f"checking {artifact.name} for {target}")
         from efficientquant.checking import check

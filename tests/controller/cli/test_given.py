@@ -61,6 +61,10 @@ def early(tmp_path):
         ("audit m --data nowhere", "data nowhere: there is no such file or folder"),
         ("audit m --weights nowhere", "checkpoint nowhere: there is no such file"),
         ("check file --target rtx-380", "did you mean rtx-3080?"),
+        ("check file --target onnxruntime", "artifact file: is not an ONNX file: it is empty"),
+        ("check good.npz --target onnxruntime", "artifact good.npz: is not an ONNX file but a zip file"),
+        ("check empty --target onnxruntime", "artifact empty: is a directory; give an .onnx file"),
+        ("check nowhere.onnx --target onnxruntime", "artifact nowhere.onnx: there is no such file"),
         ("check file --target onnxruntime --predict", "--predict is for TensorRT; onnxruntime loads the file here"),
     ],
 )

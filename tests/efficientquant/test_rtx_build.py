@@ -43,7 +43,7 @@ def test_a_logged_layer_is_read_with_its_types_and_nodes():
 
 def test_the_targets_are_what_the_bindings_build_for():
     """Each SM that TensorRT-RTX names is a target, and no other."""
-    bindings = importlib.import_module(rtx_build.LIBRARY)
+    bindings = importlib.import_module("tensorrt_rtx_bindings")
     named = [int(name[2:]) for name in bindings.ComputeCapability.__members__ if name.startswith("SM")]
 
     assert sorted(named) == sorted(RTX_COMPUTE_CAPABILITIES)

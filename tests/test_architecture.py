@@ -53,9 +53,13 @@ def test_wire_types_stop_at_the_seam() -> None:
 
 
 def test_only_builds_uses_the_library() -> None:
-    """In the fleet, artifacts are made in one place; the command line may list recipes and models."""
+    """In the fleet, artifacts are made in one place; the command line may list recipes and models.
+
+    How an extra is installed is for everyone to say.
+    """
     for path in SOURCES["efficientquant_controller"].rglob("*.py"):
-        if any(name.split(".")[0] == "efficientquant" for name in imports_of(path)):
+        names = [name for name in imports_of(path) if name != "efficientquant.installation"]
+        if any(name.split(".")[0] == "efficientquant" for name in names):
             assert path.name == "builds.py" or path.parent.name == "cli", path
 
 

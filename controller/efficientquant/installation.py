@@ -7,7 +7,7 @@ import platform
 import shlex
 import sys
 from ctypes.util import find_library
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distributions
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -64,11 +64,9 @@ def _requirement(extra: str) -> str:
 
 def _origin() -> dict[str, Any]:
     """Return what pip recorded of the source (PEP 610), {} for an index or where nothing is recorded."""
-    try:
-        text = distribution(DISTRIBUTION).read_text("direct_url.json")
-    except PackageNotFoundError:
-        return {}
-    return dict(json.loads(text)) if text else {}
+    # A checkout on the path is a distribution too, of which nothing is recorded.
+    recorded = (found.read_text("direct_url.json") for found in distributions(name=DISTRIBUTION))
+    return dict(json.loads(next(filter(None, recorded), "{}")))
 
 
 def _shortest(path: str) -> str:

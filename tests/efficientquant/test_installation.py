@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 from efficientquant import installation
@@ -28,12 +29,8 @@ def test_the_command_fits_where_the_product_came_from(tmp_path, monkeypatch, ori
     monkeypatch.setattr(sys, "executable", str(pip.with_name("python")))
     text = origin and json.dumps(origin).replace("{here}", str(tmp_path))
 
-    class Distribution:
-        @staticmethod
-        def read_text(name):
-            return text if name == "direct_url.json" else None
-
-    monkeypatch.setattr(installation, "distribution", lambda _name: Distribution)
+    found = [SimpleNamespace(read_text=lambda _name: None), SimpleNamespace(read_text=lambda _name: text)]
+    monkeypatch.setattr(installation, "distributions", lambda **_: found)
 
     assert installation.install_command("rtx") == f".venv/bin/pip install {requirement}"
 

@@ -7,8 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote
 
+from efficientquant.installation import install_command
+
 from efficientquant_controller.errors import StoreError
-from efficientquant_controller.extras import install_command
 
 SUPPORTED = "pass a path, sqlite:///PATH or postgresql://USER@HOST/NAME"
 SQLITE_HEADER = b"SQLite format 3\0"

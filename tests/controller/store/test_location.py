@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from efficientquant_controller import extras
+from efficientquant.installation import install_command
 from efficientquant_controller.errors import StoreError
 from efficientquant_controller.store import location as module
 from efficientquant_controller.store.location import Location, check_location, locate
@@ -93,5 +93,5 @@ def test_a_server_without_the_driver(monkeypatch: pytest.MonkeyPatch, writing: b
     monkeypatch.setattr(module, "find_spec", lambda _name: None)
     with pytest.raises(StoreError, match="psycopg, which PostgreSQL takes, is not installed; install it: ") as refused:
         check_location("postgresql://me:secret@host/x", writing=writing)
-    assert str(refused.value).endswith(extras.install_command("postgresql"))
+    assert str(refused.value).endswith(install_command("postgresql"))
     assert "secret" not in str(refused.value)

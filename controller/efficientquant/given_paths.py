@@ -8,6 +8,12 @@ from efficientquant.errors import ArtifactFileError, CheckpointError, DataError,
 
 NAMED_WEIGHTS = ("pretrained", "random")
 PICTURE_SUFFIXES = (".png", ".svg")
+IMAGE_SUFFIXES = frozenset(
+    {
+        *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
+        *(".tif", ".tiff", ".webp"),
+    }
+)
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar", ".bin", ".ckpt", ".npz")
 # Protobuf writes and reads no larger message, and every runtime here gets the model as one.
 MAX_ARTIFACT_BYTES = (1 << 31) - 1
@@ -21,11 +27,11 @@ _OTHER_KINDS = (
 
 
 def require_images(path: Path | None) -> None:
-    """Raise DataError unless a path is a folder that is not empty, or an .npz; None is nothing to check."""
+    """Raise DataError unless a path is a folder that holds an image, or an .npz; None is nothing to check."""
     if path is None:
         return
     if os.path.isdir(path):
-        _require_entries(path)
+        _require_image_inside(path)
     elif not os.path.exists(path):
         raise DataError(path, "there is no such file or folder")
     elif path.suffix != ".npz":
@@ -97,13 +103,16 @@ def require_artifact(path: Path) -> None:
             raise ArtifactFileError(path, f"is not an ONNX file but {kind}")
 
 
-def _require_entries(folder: Path) -> None:
+def _require_image_inside(folder: Path) -> None:
     try:
         empty = not os.listdir(folder)
     except OSError as error:
         raise DataError(folder, f"cannot be read ({error.strerror})") from error
     if empty:
         raise DataError(folder, "is an empty folder; give one that holds images")
+    names = (name for _, _, files in os.walk(folder, followlinks=True) for name in files)
+    if not any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in names):
+        raise DataError(folder, f"holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
 
 
 def format_gib(size_bytes: int) -> str:

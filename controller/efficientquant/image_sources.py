@@ -13,8 +13,9 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 
 from efficientquant.errors import DataError
+from efficientquant.given_paths import IMAGE_SUFFIXES
 from efficientquant.models import InputSpec
-from efficientquant.pictures import SUFFIXES, is_uniform, read_picture
+from efficientquant.pictures import is_uniform, read_picture
 
 Labels = tuple[int, ...] | None
 Classes = tuple[str, ...] | None
@@ -117,7 +118,7 @@ def open_files(folder: Path, spec: InputSpec) -> tuple[ImageSource, Labels, Clas
         labels = _labels_beside(folder, here)
         return ImageFiles(folder, here, "folder", spec), labels, None
     if not any(below.values()):
-        raise DataError(folder, f"holds no images ({', '.join(sorted(SUFFIXES))})")
+        raise DataError(folder, f"holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     for name, files in below.items():
         if not files:  # it would shift the index of every class behind it
             raise DataError(folder / name, "holds no images; a class folder must hold some, or be removed")
@@ -161,7 +162,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _labels_beside(folder: Path, names: list[str]) -> Labels:

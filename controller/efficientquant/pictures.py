@@ -12,12 +12,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from efficientquant.errors import DataError
 
-SUFFIXES = frozenset(
-    {
-        *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
-        *(".tif", ".tiff", ".webp"),
-    }
-)
 # Pillow has readers that start other programs (EPS) or the network's formats; a picture needs none of them.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 # Formats whose integers of more than eight bits always use the whole range of 16.

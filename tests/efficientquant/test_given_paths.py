@@ -7,8 +7,12 @@ from efficientquant.given_paths import checkpoint_of, require_images, require_we
 
 
 def test_images(tmp_path):
-    """A folder with something in it and an .npz pass; what is missing, empty or of another kind is named."""
+    """A folder with an image somewhere in it and an .npz pass; what is missing or of another kind is named."""
     (tmp_path / "empty").mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "labels.csv").touch()
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "train" / "cat" / "1.JPEG").touch()
     (tmp_path / "text.npz").write_text("no arrays")
     (tmp_path / "a.zip").touch()
     np.savez(tmp_path / "good.npz", images=np.zeros((1, 8, 8, 3), np.uint8))
@@ -19,6 +23,7 @@ def test_images(tmp_path):
         ("nowhere", "there is no such file or folder"),
         ("n" * 300, "there is no such file or folder"),
         ("empty", "is an empty folder"),
+        ("notes", r"holds no images \(\.avif, "),
         ("a.zip", "is neither a folder of images nor an .npz file"),
         ("text.npz", "is not an .npz file, whatever its name says"),
     ):

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from efficientquant.given_paths import require_images
+
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.waiting import Waiting
 from efficientquant_controller.errors import UserError
@@ -28,7 +30,7 @@ def weights_source(weights: str) -> str | Path:
 
 
 def checked_data(data: Path | None) -> Path | None:
-    """`data` when images may come from there; raises UserError for what cannot hold any."""
+    """`data` when images may come from there; raises UserError or DataError for what holds none."""
     if data is None:
         return None
     if not data.is_dir():
@@ -39,6 +41,8 @@ def checked_data(data: Path | None) -> Path | None:
         raise UserError(f"--data {data} may not be read by you; {_DATA}")
     elif not any(data.iterdir()):
         raise UserError(f"--data {data} is an empty folder; {_DATA}")
+    else:
+        require_images(data)
     return data
 
 

@@ -4,9 +4,10 @@ import asyncio
 import fcntl
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import grpc
@@ -46,13 +47,11 @@ def serve(config: ServerConfig) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("alembic.runtime").setLevel(logging.WARNING)  # which dialect it found concerns nobody
     root = config.artifacts_folder()
-    store = open_store(config.db)
-    try:
-        artifacts = ContentStore(root)
-        with _alone(root, config.db):
-            asyncio.run(_serve(config, store, artifacts, ContentStore(root / "checkpoints")))
-    finally:
-        store.close()
+    # The folder first: its lock tells a second controller before that one touches the database.
+    with _new_or_kept(root):
+        artifacts, checkpoints = ContentStore(root), ContentStore(root / "checkpoints")
+        with _alone(root, config.db), closing(open_store(config.db)) as store:
+            asyncio.run(_serve(config, store, artifacts, checkpoints))
 
 
 async def _serve(config: ServerConfig, store: Store, artifacts: ContentStore, checkpoints: ContentStore) -> None:
@@ -95,6 +94,18 @@ def _stop_event() -> asyncio.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     return stop
+
+
+@contextmanager
+def _new_or_kept(root: Path) -> Iterator[None]:
+    """Remove an artifact folder that was made in vain: when what was asked cannot be served."""
+    is_new = not root.exists()
+    try:
+        yield
+    except UserError:
+        if is_new:
+            shutil.rmtree(root, ignore_errors=True)
+        raise
 
 
 @contextmanager

@@ -101,6 +101,39 @@ def test_every_interface_is_printed_as_one_to_connect_to(command, tmp_path, list
     assert is_own(split_address(address)[0])
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--db", "notes.txt"], "error: cannot open the database notes.txt: it is not a SQLite database"),
+        (["--artifacts", "notes.txt"], "error: the artifact folder notes.txt cannot be created"),
+    ],
+)
+def test_half_of_what_is_served_is_not_left_behind(tmp_path, options, sentence):
+    """A database without its artifact folder is not made, nor a folder without its database."""
+    (tmp_path / "notes.txt").write_text("these are my notes, and no database")
+
+    words = [*COMMAND, "--listen", "127.0.0.1:0", *options]
+    ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert ended.stderr.startswith(sentence)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_second_controller_is_one_line(tmp_path):
+    """Of two controllers on one database the second is told which process serves it, at once."""
+    words = [*COMMAND, "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as first:
+        first.stdout.readline()
+        second = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        first.terminate()
+
+    assert second.returncode == 2
+    assert second.stderr == (
+        f"error: another controller (process {first.pid}) serves results.db; stop it or pass another --db\n"
+    )
+
+
 def test_a_port_in_use_leaves_nothing_behind(tmp_path):
     """A port that is taken is one line, before a database or a folder is made."""
     with socket.create_server(("127.0.0.1", 0)) as other:

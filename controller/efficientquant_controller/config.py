@@ -34,7 +34,7 @@ MEMORY_KINDS = ("auto", "pinned", "mapped", "device")
 def measurement_for(tier: str, **changes: Any) -> Measurement:
     """The measurement a tier stands for, with `changes` to its fields; raises UserError for what does not exist."""
     if tier not in TIERS:
-        close = get_close_matches(tier, list(TIERS), n=1)
+        close = get_close_matches(tier.lower(), list(TIERS), n=1)
         meant = f", did you mean {close[0]}?" if close else ""
         raise UserError(f"unknown tier '{tier}'{meant or ';'} choose one of {', '.join(TIERS)}")
     measurement = replace(TIERS[tier], **changes)

@@ -17,7 +17,7 @@ from efficientquant_controller.cli.next_commands import bench_words, command_lin
 from efficientquant_controller.cli.numbers import CampaignSeed, Idle, RepeatsOrDefault, StartBelow, Threads
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json, split_list
 from efficientquant_controller.cli.records import CampaignRequest
-from efficientquant_controller.config import TIERS
+from efficientquant_controller.config import TIERS, measurement_for
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.model import TWIN_RECIPE
 
@@ -100,10 +100,12 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Quantize models, measure them on devices and show the results; Ctrl-C offers to cancel or detach."""
+    names = _named(recipes, "--recipes", "fp32,efficientquant")
+    adds_twin = not no_twin and TWIN_RECIPE not in names
     request = CampaignRequest(
         models=tuple(models),
-        recipes=_recipes(_named(recipes, "--recipes", "fp32,efficientquant"), twin=not no_twin),
-        devices=() if devices == "all" else tuple(_named(devices, "--devices", "all or bench-1,bench-2")),
+        recipes=(TWIN_RECIPE, *names) if adds_twin else tuple(names),
+        devices=_device_names(devices),
         tier=tier,
         repeats=repeats or 0,
         seed=seed,
@@ -120,7 +122,7 @@ def command(
         max_start_temperature_c=start_below,
     )
     source, images = weights_source(weights), checked_data(data)
-    submit_and_watch(controller, request, source, images, detach=detach, as_json=as_json)
+    submit_and_watch(controller, request, source, images, adds_twin=adds_twin, detach=detach, as_json=as_json)
 
 
 def submit_and_watch(
@@ -129,6 +131,7 @@ def submit_and_watch(
     source: str | Path,
     data: Path | None = None,
     *,
+    adds_twin: bool = False,
     detach: bool = False,
     as_json: bool = False,
 ) -> None:
@@ -138,9 +141,13 @@ def submit_and_watch(
 
     with Connection(controller) as connection:
         if data is not None or isinstance(source, Path):
-            connection.devices()  # a controller that does not answer is found before minutes of packing and sending
+            # Found before minutes of packing and sending: a controller that does not answer, and names it would refuse.
+            connection.devices()
+            _require_known(request)
         calibration = None if data is None else upload_images(connection, data)
         campaign = connection.submit(request, upload_weights(connection, source), calibration)
+        if adds_twin:
+            output.print_message(f"{TWIN_RECIPE} is measured too, to compare with; --no-twin leaves it out")
         if not detach:
             output.print_message(
                 f"campaign {campaign.campaign_id}: {campaign.job_count} jobs, {campaign.run_count} runs "
@@ -155,6 +162,16 @@ def submit_and_watch(
             output.print_message(f"watch it: {command_line(['watch', campaign.campaign_id], connection.address)}")
 
 
+def _require_known(request: CampaignRequest) -> None:
+    """Raise UserError, or the library's error, for a tier, a way to measure or a recipe that does not exist."""
+    from efficientquant.recipe import get_recipe
+
+    changes = {"sync_mode": request.sync_mode, "memory_kind": request.memory_kind}
+    measurement_for(request.tier, **{name: value for name, value in changes.items() if value})
+    for recipe in request.recipes:
+        get_recipe(recipe)
+
+
 def _named(text: str, option: str, example: str) -> list[str]:
     names = split_list(text)
     if not names:
@@ -162,9 +179,9 @@ def _named(text: str, option: str, example: str) -> list[str]:
     return names
 
 
-def _recipes(names: list[str], *, twin: bool) -> tuple[str, ...]:
-    """The recipes as asked for, with fp32 before them where it is missing and a twin is wanted."""
-    if not twin or TWIN_RECIPE in names:
-        return tuple(names)
-    output.print_message(f"{TWIN_RECIPE} is measured too, to compare with; --no-twin leaves it out")
-    return (TWIN_RECIPE, *names)
+def _device_names(text: str) -> tuple[str, ...]:
+    """Return the devices named, or none for all of them."""
+    names = _named(text, "--devices", "all or bench-1,bench-2")
+    if "all" in names and len(names) > 1:
+        raise UserError(f"--devices {text}: all stands alone; give all, or names without it")
+    return () if names == ["all"] else tuple(names)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 
+import grpc
 import numpy as np
 import pytest
 from efficientquant_protos.v1 import fleet_pb2 as pb
@@ -153,9 +154,43 @@ def test_data_without_images_are_refused_before_anything_is_sent(command, contro
     outcome = command("bench", "m", "--data", str(tmp_path))
 
     assert outcome.exit_code == 2
-    assert outcome.err.splitlines()[-1].startswith(f"error: data {tmp_path}: holds no images")
+    assert outcome.err.startswith(f"error: data {tmp_path}: holds no images")
+    assert control.requests == []
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--tier Smok", "unknown tier 'Smok', did you mean smoke?"),
+        ("--recipes int88", "recipe 'int88' is not known"),
+        ("--buffers ram", "unknown memory kind 'ram'"),
+    ],
+)
+def test_names_are_checked_before_a_checkpoint_is_sent(command, control, tmp_path, options, sentence):
+    """A checkpoint of gigabytes is not uploaded for a recipe or a tier that does not exist."""
+    (tmp_path / "w.pth").write_bytes(b"x")
+
+    outcome = command("bench", "m", "--weights", str(tmp_path / "w.pth"), *options.split())
+
+    assert outcome.exit_code == 2
+    assert outcome.err.startswith(f"error: {sentence}")
     assert control.requests == [pb.ListDevicesRequest()]
     assert control.uploaded == b""
+
+
+def test_all_stands_alone(command, control):
+    """All devices are no name among others."""
+    outcome = command("bench", "m", "--devices", "all,bench-1")
+
+    assert (outcome.exit_code, control.requests) == (2, [])
+    assert outcome.err == "error: --devices all,bench-1: all stands alone; give all, or names without it\n"
+
+
+def test_a_refused_campaign_announces_no_twin(command, control):
+    """A refusal is one line, also where fp32 would have been added."""
+    control.refusal = (grpc.StatusCode.INVALID_ARGUMENT, "no")
+
+    assert command("bench", "m", "--recipes", "int8").err == "error: no\n"
 
 
 @pytest.mark.parametrize("name", ["empty.npz", "empty"])

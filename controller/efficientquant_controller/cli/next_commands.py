@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER
+from efficientquant_controller.config import DEFAULT_REPEATS
 from efficientquant_controller.model import TWIN_RECIPE
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def campaign_words(campaign: "Campaign", tier: str) -> list[str] | None:
     if TWIN_RECIPE not in campaign.recipes:
         words.append("--no-twin")
     words += ["--devices", ",".join(campaign.devices)]
+    if campaign.repeats != DEFAULT_REPEATS:
+        words += ["--repeats", str(campaign.repeats)]
     weights = campaign.weights.removeprefix(CHECKPOINT_LABEL)
     if weights != campaign.weights and not Path(weights).is_file():
         return None

@@ -127,7 +127,8 @@ class LineView(ProgressView):
         for device in status.devices:
             # Without the phase and its percentage: one line for each run, not a thousand.
             text = f"{_count_text(device)} {_activity(status, device, self._address)}"
-            self._say_change(device.name, text, self._pace.left(status, self._clock()))
+            measuring = device.runs_done < device.runs_total
+            self._say_change(device.name, text, self._pace.left(status, self._clock()) if measuring else "")
 
     def _draw_time(self, status: "CampaignStatus") -> None:
         for device in status.devices:
@@ -193,7 +194,7 @@ def _count_text(device: "DeviceStatus") -> str:
 
 def _activity(status: "CampaignStatus", device: "DeviceStatus", address: str) -> str:
     if device.runs_done >= device.runs_total:
-        return "done"
+        return "ended" if status.campaign.state is CampaignState.CANCELLED else "done"
     if status.campaign.state.ended:
         return str(status.campaign.state)
     if device.state == "offline":

@@ -59,7 +59,7 @@ class Watch:
         self.campaign_id = campaign_id
         self._view = view
         self._ask = ask
-        self._reached = reached
+        self.reached = reached
         self._lost = False
         self._retrying = False
         self._retry_s = FIRST_RETRY_S
@@ -112,11 +112,11 @@ class Watch:
         if self._lost:
             self._view.say(f"the controller at {self._connection.address} is back")
         self.campaign_id = status.campaign.campaign_id
-        self._reached, self._lost, self._retry_s = True, False, FIRST_RETRY_S
+        self.reached, self._lost, self._retry_s = True, False, FIRST_RETRY_S
         self._view.show(status)
 
     def _take_loss(self, arrival: Exception | _StreamEnded) -> None:
-        if isinstance(arrival, Exception) and not (self._reached and isinstance(arrival, ControllerUnreachableError)):
+        if isinstance(arrival, Exception) and not (self.reached and isinstance(arrival, ControllerUnreachableError)):
             raise arrival
         if not self._lost:
             self._lost = True
@@ -219,7 +219,8 @@ def watch_to_end(
     watch = Watch(connection, campaign_id, view, ask, reached=reached)
     status = watch.run()
     if status is None:
-        print_way_back(watch.campaign_id, connection.address)
+        if watch.reached:
+            print_way_back(watch.campaign_id, connection.address)
         raise typer.Exit(DETACHED_EXIT_CODE)
     print_end(connection, status.campaign, as_json=as_json, again=again)
     raise typer.Exit(0 if status.campaign.state is CampaignState.SUCCEEDED else 1)
@@ -248,6 +249,9 @@ def print_end(connection: Connection, campaign: Campaign, *, as_json: bool, agai
 
 def next_step(campaign: Campaign, address: str, again: Sequence[str] | None = None) -> str:
     """What to try after a campaign; `again` are the words of the same one in a longer tier, where they are known."""
+    if campaign.state is CampaignState.CANCELLED:
+        words = again or campaign_words(campaign, campaign.tier)
+        return f"next: to measure it after all, {command_line(words, address) if words else 'bench again'}"
     if campaign.state is not CampaignState.SUCCEEDED:
         return f"next: mend what failed, check '{command_line(['devices'], address)}', and bench again"
     if campaign.tier in ("standard", "publish", "sustained"):

@@ -61,6 +61,16 @@ def test_a_watched_campaign_keeps_devices_and_weights(messages, weights):
     assert ("--weights" in words) == (weights == "random")
 
 
+def test_a_cancelled_campaign_can_be_measured_after_all(messages):
+    """Nothing has failed when a person cancels: the same campaign is offered again, with its repeats."""
+    campaign = campaign_from_wire(messages.campaign("cancelled", repeats=2))
+
+    assert next_step(campaign, "nano-9:1") == (
+        "next: to measure it after all, efficientquant bench mobilevit_xxs --recipes fp32,efficientquant --tier smoke "
+        "--devices bench-1 --repeats 2 --weights random --controller nano-9:1"
+    )
+
+
 def test_a_checkpoint_that_is_not_at_hand_gives_no_command(messages, tmp_path, monkeypatch):
     """A command with a file that is not there would not run; one that is there is named."""
     monkeypatch.chdir(tmp_path)

@@ -35,6 +35,7 @@ def build(recipe, state, message="", size_bytes=0) -> pb.BuildStatus:
         ({"runs_done": 0}, "building", "0/8 runs waits for the artifacts"),
         ({"runs_done": 8}, "running", "8/8 runs done"),
         ({}, "cancelled", "3/8 runs cancelled"),
+        ({"runs_done": 8}, "cancelled", "8/8 runs ended"),
         ({"state": "offline"}, "running",
          "3/8 runs offline, its runs wait: start 'efficientquant-agent --controller HOST:1 --name bench-1' there"),
     ],

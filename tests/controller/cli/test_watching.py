@@ -146,6 +146,20 @@ def test_interrupt_without_terminal_detaches(watch, control):
     assert "efficientquant cancel c1\n" in shown
 
 
+def test_interrupt_before_an_answer_claims_nothing(control):
+    """A controller that says nothing leaves open whether there is such a campaign."""
+    process = WatchProcess(terminal=False)
+    try:
+        process.read_until(b"waiting for the controller")
+        process.interrupt()
+        code, shown = process.end()
+    finally:
+        control.statuses.put(ConnectionError())
+        process.close()
+
+    assert (code, "detached" in shown) == (130, False)
+
+
 def test_interrupt_then_c_cancels(watch, control):
     """On a terminal Ctrl-C then c cancels the campaign and shows what was measured."""
     process = watch(terminal=True)

@@ -28,7 +28,7 @@ def command(
             f"{location} is a PostgreSQL database, and PostgreSQL copies it: "
             f"{shlex.join(['pg_dump', '--format=custom', f'--file={file}', without_password(location)])}"
         )
-    if not file or "://" in file:
+    if file in ("", "-") or "://" in file:
         raise UserError(f"the copy {file!r} is no file; name the path where to write it")
     from efficientquant_controller.store.backup import check_backup, copy_database
 

@@ -55,7 +55,9 @@ def _check_copy(source: Path, copy: Path, *, overwrite: bool) -> None:
 
 
 def _check_new(copy: Path, overwrite: bool) -> None:
-    if copy.exists() and not (overwrite and copy.is_file()):
+    if copy.exists() and not copy.is_file():
+        raise _refused(copy, "it is not a regular file", "name another file")
+    if copy.exists() and not overwrite:
         raise _refused(copy, "it exists", "name a new file, or replace this one with --overwrite")
 
 

@@ -26,6 +26,7 @@ _OUR_TABLES = {"alembic_version", "meta", "campaigns", "runs"}
 _ADVICE = {
     "locked": "close the program that uses it, then try again",
     "malformed": "restore it from a copy",
+    "disk is full": "make room there, or name another file with --db",
     "not a database": "restore it from a copy, or name another file",
 }
 

@@ -46,6 +46,8 @@ def test_a_backup_replaces_nothing_unasked(command):
         (["copy.db", "--db", "other.db"], "not a results database of efficientquant"),
         (["copy.db", "--db", "notes.txt"], "it is not a SQLite database"),
         (["sqlite:///copy.db"], "is no file; name the path"),
+        (["-"], "is no file; name the path"),
+        (["/dev/null", "--overwrite"], "it is not a regular file; name another file"),
         (["copy.db", "--db", "mysql://me@host/x"], "mysql databases are not supported"),
         (["missing/copy.db"], "the directory missing does not exist"),
     ],

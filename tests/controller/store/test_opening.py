@@ -15,6 +15,8 @@ from alembic.runtime.migration import MigrationContext
 from efficientquant_controller.errors import StoreError, StoreVersionError
 from efficientquant_controller.model import BuildState, CampaignState, DeviceSnapshot, Run
 from efficientquant_controller.store import migrations
+from efficientquant_controller.store.location import Location
+from efficientquant_controller.store.opening import opening
 from efficientquant_controller.store.sql import SqlStore, open_store
 from efficientquant_controller.store.tables import metadata
 from sqlalchemy import create_engine, text
@@ -266,3 +268,12 @@ def test_kill(tmp_path: Path) -> None:
     store = open_store(path)
     assert {store.raw_result(run_id).latency_s for run_id in acknowledged} == {store.raw_result("r0").latency_s}
     store.close()
+
+
+def test_a_full_disk_asks_for_room(tmp_path: Path) -> None:
+    """A disk without room is no question of permissions."""
+    with (
+        pytest.raises(StoreError, match=r"disk is full; make room there, or name another file with --db$"),
+        opening(Location(tmp_path / "results.db")),
+    ):
+        raise sqlite3.OperationalError("database or disk is full")

@@ -24,7 +24,7 @@ class Bounds:
     def read(self, name: str, text: str | float) -> float:
         """Return the number that `text` says, an int where `whole`; raises UserError for any other."""
         try:
-            value = (int if self.whole else float)(text)
+            value = (int if self.whole else float)(_plain_digits(text))
         except (ValueError, OverflowError):
             raise self._refusal(name, str(text)) from None
         if not self._holds(value):
@@ -42,6 +42,13 @@ class Bounds:
     def _refusal(self, name: str, text: str) -> UserError:
         shown = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
         return UserError(f"{name} {shown}: give a {'whole ' if self.whole else ''}number from {self.span}")
+
+
+def _plain_digits(text: str | float) -> str | float:
+    """Return `text`; raises ValueError for what only Python reads as a number: `1_0`, `٣`."""
+    if isinstance(text, str) and (not text.isascii() or "_" in text):
+        raise ValueError(text)
+    return text
 
 
 def _plain(value: float) -> str:

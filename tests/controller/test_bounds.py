@@ -16,7 +16,9 @@ def test_both_ends_of_a_range_are_taken(text, value):
     assert (number, type(number)) == (value, int)
 
 
-@pytest.mark.parametrize("text", ["0", "101", "-1", "2.5", "1e1", "", "many", "nan", "inf", "9" * 20, "9" * 5000])
+@pytest.mark.parametrize(
+    "text", ["0", "101", "-1", "2.5", "1e1", "", "1_0", "٣", "many", "nan", "inf", "9" * 20, "9" * 5000]
+)
 def test_a_whole_number_out_of_bounds_is_one_sentence(text):
     """The sentence repeats what was asked, shortened, and says what can be given."""
     with pytest.raises(UserError, match=r"^--count .{0,41}: give a whole number from 1 to 100$"):

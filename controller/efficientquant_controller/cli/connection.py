@@ -52,6 +52,7 @@ _REASONS = {
     "network is unreachable": "the network is unreachable",
     "timed out": "no answer",
     "timeout": "no answer",
+    "handshaker shutdown": "no answer",
     "wrong version number": "it speaks TLS",
     "parsing http/2": "what answers there is no controller",
     "socket closed": "it closed the connection",

@@ -12,7 +12,7 @@ from efficientquant_controller.errors import UserError
 # typer has click's exceptions inside; its one public exception leads to them in every release.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 # Longer help stays in --help.
-_LONGEST_HELP = 100
+_LONGEST_HELP = 140
 
 
 def sentence(error: Any, verb: str) -> str:
@@ -53,5 +53,7 @@ def _help_of(parameter: Any) -> str:
 
 
 def _meant(name: str, existing: Sequence[str]) -> str:
-    close = get_close_matches(name, [one for one in existing if one.startswith("--") or name[:1] != "-"], n=2)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    # Without their dashes, which make any two options look alike.
+    bare = {one.lstrip("-"): one for one in existing if one.startswith("--") or name[:1] != "-"}
+    close = get_close_matches(name.lstrip("-").lower(), list(bare), n=2)
+    return f"; did you mean {' or '.join(bare[one] for one in close)}?" if close else ""

@@ -36,8 +36,10 @@ def choose_devices(names: Sequence[str], connected: Sequence[Device], known: Seq
 def _absence(name: str, offline: set[str], present: dict[str, Device]) -> str:
     if name in offline:
         return f"device '{name}' is offline, start its agent or leave it out with --devices"
-    close = get_close_matches(name, [*present, *offline], n=1)
-    return f"there is no device '{name}'{f', did you mean {close[0]}?' if close else ''}"
+    by_lowercase = {known.lower(): known for known in (*offline, *present)}
+    close = get_close_matches(name.lower(), list(by_lowercase), n=1)
+    meant = f", did you mean {by_lowercase[close[0]]}?" if close else ""
+    return f"there is no device '{name}'{meant}"
 
 
 def _require_clocks(measurement: Measurement, devices: Sequence[Device]) -> None:
@@ -80,9 +82,10 @@ def _require_tensorrt(measurement: Measurement, devices: Sequence[tuple[Device, 
         return
     backends = ", ".join(f"{device.name}: {variant.backend}" for device, variant in devices)
     needs = f"{' and '.join(asked)} {'needs' if len(asked) == 1 else 'need'} TensorRT ({' or '.join(TENSORRT)})"
+    them = "it" if len(asked) == 1 else "them"
     raise UserError(
-        f"{needs}, and no chosen device measures with it ({backends}); leave them out, or choose a device that has it "
-        "with --devices or --backend"
+        f"{needs}, and no chosen device measures with it ({backends}); leave {them} out, or choose a device that has "
+        "it with --devices or --backend"
     )
 
 

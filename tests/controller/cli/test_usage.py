@@ -40,7 +40,9 @@ def test_a_word_too_many_is_one_line(command, verb):
     ("words", "sentence"),
     [
         (["benhc"], "there is no command 'benhc'; did you mean bench? See 'efficientquant --help'"),
-        (["bench", "m", "--repeatz", "3"], "has no option --repeatz; did you mean --repeats or --recipes? See"),
+        (["bench", "m", "--repeatz", "3"], "has no option --repeatz; did you mean --repeats? See"),
+        (["bench", "m", "--wieght", "x"], "has no option --wieght; did you mean --weights? See"),
+        (["compare"], "'efficientquant compare' needs A (What to compare with: a job's id"),
         (["inspect", "m", "--ruel", "x"], "has no option --ruel; did you mean --rule? See"),
         (["bench", "m", "-q"], "'efficientquant bench' has no option -q. See 'efficientquant bench --help'"),
         (["bench", "m", "--tier"], "option '--tier' requires an argument. See 'efficientquant bench --help'"),

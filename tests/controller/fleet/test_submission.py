@@ -185,7 +185,7 @@ def test_what_only_tensorrt_does_needs_a_device_with_it(fleet: Callable, changes
     asked = replace(REQUEST, changes=changes)
 
     for refused in (replace(asked, devices=("pc-1",)), replace(asked, backend="ort-cpu")):
-        with pytest.raises(UserError, match=rf"^{option} needs TensorRT .*pc-1: ort-cpu"):
+        with pytest.raises(UserError, match=rf"^{option} needs TensorRT .*pc-1: ort-cpu.*; leave it out, or"):
             run(submissions.submit(refused))
 
     assert coordinator.started == []
@@ -197,6 +197,7 @@ def test_what_only_tensorrt_does_needs_a_device_with_it(fleet: Callable, changes
     [
         (("nano-away",), r"device 'nano-away' is offline, start its agent or leave it out .*connected: nano-1, pc-1"),
         (("nano-11",), r"there is no device 'nano-11', did you mean nano-1\? \(connected: nano-1, pc-1\)"),
+        (("PC-1",), r"there is no device 'PC-1', did you mean pc-1\?"),
         (("zebra", "pc-1"), r"there is no device 'zebra' \(connected: nano-1, pc-1\)"),
     ],
 )

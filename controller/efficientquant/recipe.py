@@ -188,7 +188,9 @@ def get_recipe(name: str) -> Recipe:
         key, equals, value = text.partition("=")
         if not (key and equals and value):
             raise RecipeFormatError(text, "is not of the form option=value; an example: efficientquant:weight_bits=4")
-        options[key.replace("-", "_")] = value
+        if (name := key.replace("-", "_")) in options:
+            raise RecipeFormatError(name, "is given twice; give it once")
+        options[name] = value
     return _RECIPES[base].with_options(options)
 
 

@@ -31,3 +31,4 @@ def test_the_database_file(fleet: Fleet) -> None:
     assert fleet.controller.kill(signal.SIGTERM) == 0
     assert [name for name in os.listdir(fleet.folder) if name.startswith("results.db")] == ["results.db"]
     assert states_in(fleet.db) == ["succeeded"]
+    assert "leaked" not in fleet.controller.log.read_text()  # by the child that had built the artifact

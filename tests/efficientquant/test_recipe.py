@@ -40,6 +40,7 @@ def test_options_come_with_the_name():
     ("text", "sentence"),
     [
         ("efficientquant:weight_bits", "is not of the form option=value"),
+        ("efficientquant:weight_bits=4:weight-bits=5", "is given twice; give it once"),
         ("efficientquant:weight_bits=four", "'four' is not a number"),
         ("efficientquant:weight_bits=1", "1 bits; 2 to 8 are possible"),
         ("efficientquant:colour=red", r"is no option of 'efficientquant' \(options: weight_bits, granularity"),

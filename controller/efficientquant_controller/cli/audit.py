@@ -28,7 +28,7 @@ def command(
     input_size: InputSize = None,
     as_json: Json = False,
 ) -> None:
-    """Show what the paper's Eq. 1-6 do to a model, as printed and as corrected: SQNR of weights, attention, logits."""
+    """Show what equations 1 to 6 of the paper do to a model, as printed and as corrected."""
     require_inputs(weights, data)
     with PhaseProgress() as bars:
         report = bars.step(f"auditing {model}")

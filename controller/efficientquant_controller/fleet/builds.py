@@ -155,9 +155,11 @@ class Builder:
         """End the child process, whatever it does."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            # Python would wait for the child at exit; Executor.terminate_workers only exists from 3.14.
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
+            if self._waiting:
+                # Python would wait for the child at exit; Executor.terminate_workers only exists from 3.14.
+                for process in list((pool._processes or {}).values()):
+                    process.terminate()
+            # An idle child ends by itself: killed, it would leave semaphores that Python reports as leaked.
             pool.shutdown(cancel_futures=True)
 
     def _files(self, source: Source) -> "_Files":

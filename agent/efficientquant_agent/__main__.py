@@ -14,7 +14,6 @@ from efficientquant_agent.errors import UsageError
 
 # Threads of gRPC may hold on to a broken connection; a stopped agent does not wait for them.
 _STOP_TIMEOUT_S = 1.5
-_GRPC_WAIT_S = 2.0
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -90,19 +89,15 @@ def _serve(config: configuration.Config) -> NoReturn:
 
 
 def import_grpc() -> None:
-    """Import gRPC so that it waits without polling and stays small."""
+    """Import gRPC without OpenSSL, which would be a tenth of an idle agent's memory."""
     # asyncio, which gRPC imports and the agent does not use, does without ssl, which loads OpenSSL.
     if "ssl" not in sys.modules:
         sys.modules["ssl"] = None  # type: ignore
     try:
-        import grpc
+        import grpc  # noqa: F401
     finally:
         if sys.modules.get("ssl", sys) is None:
             del sys.modules["ssl"]
-    # gRPC lets every waiting thread look ten times a second whether a signal has come. Here the main thread, which is
-    # the one that signals come to, waits for none of its calls.
-    if hasattr(grpc, "_common"):
-        grpc._common.MAXIMUM_WAIT_TIMEOUT = _GRPC_WAIT_S
 
 
 def _own_versions() -> Dict[str, str]:

@@ -1,5 +1,6 @@
 """The wire: the only module that imports grpc and the protos; everyone else sees plain records."""
 
+import contextlib
 import queue
 import time
 from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Union
@@ -91,6 +92,23 @@ class Client:
     def close(self) -> None:
         """Cancel every call and close the connection."""
         self._channel.close()
+
+    @contextlib.contextmanager
+    def reconnecting(self) -> Iterator[None]:
+        """Let gRPC connect inside the block, to be put around a pause between two attempts.
+
+        gRPC 1.70, the last for Python 3.8, reads its sockets only while somebody waits for it: calls that fail at once
+        would find the connection unfinished each time, for good.
+        """
+
+        def watch(state: grpc.ChannelConnectivity) -> None:
+            del state
+
+        self._channel.subscribe(watch, try_to_connect=True)
+        try:
+            yield
+        finally:
+            self._channel.unsubscribe(watch)
 
     def ping(self, timeout_s: float) -> Pong:
         """Ask the controller for its versions and its time; opens no session and changes nothing.

@@ -125,7 +125,8 @@ class Daemon:
             except ControllerUnreachableError as error:
                 if not self._stopping.is_set():
                     self._say_once(error.reason)
-                    self._stopping.wait(backoff.next_s())
+                    with self._client.reconnecting():
+                        self._stopping.wait(backoff.next_s())
             except SessionRefusedError as error:
                 self._log(str(error))
                 return error.exit_code

@@ -142,7 +142,7 @@ def doctor(*arguments, block=""):
 def test_beside_a_running_agent(controller, start_agent, tmp_path, monkeypatch):
     """The doctor asks the controller of a running agent, through no proxy, and disturbs neither."""
     agent = start_agent(controller.address)
-    agent.wait_for_line("ready: ")
+    agent.wait_for_line("ready: connected")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
 
     code, answer = doctor(

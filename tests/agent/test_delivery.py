@@ -43,7 +43,7 @@ def test_outbox_survives_a_killed_agent(controller, start_agent, tiny_model, tmp
 
     controller.report_refusals.clear()
     again = start_agent(controller.address)
-    again.wait_for_line("ready: ")
+    again.wait_for_line("ready: connected")
 
     result = controller.reports.get_nowait()
     assert (result.run_id, result.failure_type) == ("run-1", "")
@@ -94,7 +94,7 @@ def test_damaged_result_is_kept(controller, start_agent, tmp_path):
     outbox.mkdir(parents=True)
     (outbox / "run-0.pb").write_bytes(b"\xff\xff\xff")
 
-    start_agent(controller.address).wait_for_line("ready: ")
+    start_agent(controller.address).wait_for_line("ready: connected")
 
     assert [entry.name for entry in (outbox / "rejected").iterdir()] == ["run-0.pb"]
 

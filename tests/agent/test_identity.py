@@ -31,14 +31,14 @@ def test_cloned_disk(open_state):
 
 def test_cloned_disk_end_to_end(controller, start_agent, tmp_path):
     """An agent that wakes up on another board says hello with a new id."""
-    start_agent(controller.address).wait_for_line("ready: ")
+    start_agent(controller.address).wait_for_line("ready: connected")
     first = controller.hellos.get(timeout=WAIT_S)
     path = tmp_path / "clone"
     path.mkdir()
     identity = json.loads((tmp_path / "state" / "identity.json").read_text())
     (path / "identity.json").write_text(json.dumps(dict(identity, board_id="the board it came from")))
 
-    start_agent(controller.address, state_dir=path).wait_for_line("ready: ")
+    start_agent(controller.address, state_dir=path).wait_for_line("ready: connected")
 
     second = controller.hellos.get(timeout=WAIT_S)
     assert second.device.board_id == first.device.board_id == identity["board_id"]
@@ -69,7 +69,7 @@ def test_state_directory_in_use(open_state):
 def test_second_agent_on_one_state_directory(controller, start_agent):
     """A second agent on the same state directory names the first one's pid and ends with exit code 2."""
     first = start_agent(controller.address)
-    first.wait_for_line("ready: ")
+    first.wait_for_line("ready: connected")
 
     second = start_agent(controller.address)
 

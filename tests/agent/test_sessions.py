@@ -105,7 +105,7 @@ def test_refused_session(controller, start_agent, status, exit_code):
 def test_superseded(controller, start_agent):
     """An agent whose device has a newer session ends, so that two copies do not fight."""
     agent = start_agent(controller.address)
-    agent.wait_for_line("ready: ")
+    agent.wait_for_line("ready: connected")
 
     controller.commands.put(pb.ControllerCommand(superseded=pb.Superseded(by_session_epoch=9)))
 
@@ -227,13 +227,26 @@ def test_controller_that_comes_later(controller, start_agent):
 
     controller.listen(controller.port)
 
-    agent.wait_for_line("ready: ")
+    agent.wait_for_line("ready: connected")
+
+
+def test_controller_that_comes_back(controller, start_agent):
+    """An agent that found nobody at its controller's address for a while connects when there is one again."""
+    agent = start_agent(controller.address)
+    agent.wait_for_line("ready: connected")
+    controller.stop()
+    controller.commands.queue.clear()
+    agent.wait_for_line("connection refused: nothing listens at")
+
+    controller.listen(controller.port)
+
+    agent.wait_for_line("ready: connected")
 
 
 def test_idle_agent_is_small(controller, start_agent):
     """A connected agent takes at most 45 MiB and has loaded no runtime."""
     agent = start_agent(controller.address)
-    agent.wait_for_line("ready: ")
+    agent.wait_for_line("ready: connected")
     controller.heartbeats.get(timeout=WAIT_S)
 
     with open("/proc/{}/status".format(agent.pid)) as status:

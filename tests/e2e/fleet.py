@@ -100,7 +100,7 @@ class Fleet:
     def connect_agent(self, name: str, python: str = sys.executable, **more: Any) -> Process:
         """Start an agent and wait until its session is open; `more` as `start_agent`."""
         agent = self.start_agent(name, python, **more)
-        agent.wait_for("ready: ")
+        agent.wait_for("ready: connected")
         return agent
 
     def connect_gpu(self, **told: Any) -> Process:

@@ -167,7 +167,7 @@ clocks.ClockControl = lambda *_: nano_board.Board({str(root)!r}).control()
 def connect_nano(fleet: Fleet, root: Path) -> Process:
     """Start that agent and wait until its session is open."""
     agent = start_nano(fleet, root)
-    agent.wait_for("ready: ")
+    agent.wait_for("ready: connected")
     return agent
 
 

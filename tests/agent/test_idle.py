@@ -1,4 +1,4 @@
-"""An agent that waits for work is small; `make bench` measures it."""
+"""gRPC in an agent that waits for work is small and silent; `make bench` measures it."""
 
 import subprocess
 import sys
@@ -6,10 +6,10 @@ import sys
 PROCESS = "from efficientquant_agent.__main__ import import_grpc; import_grpc();"
 
 
-def printed_by(code):
+def printed_by(code, **streams):
     """What a fresh process prints that has imported gRPC as the agent does."""
     command = [sys.executable, "-W", "error", "-c", PROCESS + "import sys;" + code]
-    return subprocess.check_output(command, universal_newlines=True).strip()
+    return subprocess.check_output(command, universal_newlines=True, **streams).strip()
 
 
 def test_openssl_is_not_loaded_before_it_is_needed():
@@ -21,3 +21,14 @@ def test_openssl_is_not_loaded_before_it_is_needed():
     )
 
     assert printed_by(code) == "False True ca978112"
+
+
+def test_a_child_is_started_without_remarks():
+    """While a call waits, gRPC writes nothing of its own to standard error when the agent starts a process."""
+    code = (
+        "import grpc, subprocess; channel = grpc.insecure_channel('127.0.0.1:1');"
+        "call = channel.unary_unary('/a/b').future(b'', wait_for_ready=True);"
+        "subprocess.check_call(['true'], preexec_fn=int); call.cancel(); print('started')"
+    )
+
+    assert printed_by(code, stderr=subprocess.STDOUT) == "started"

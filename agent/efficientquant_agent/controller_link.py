@@ -80,8 +80,9 @@ def problems(facts: Facts) -> Iterator[Problem]:
             "controller_unreachable",
             ERROR,
             "the controller cannot be used: {}".format(controller.reason),
-            "start it there (efficientquant serve --listen {}), or pass another --controller; for one on another "
-            "machine, check its --listen address and the firewalls".format(controller.address),
+            "start efficientquant serve on its computer if it does not run, and pass the address of its ready line as "
+            "--controller; other machines reach it when it listens with --listen 0.0.0.0:50051 --insecure and no "
+            "firewall is in between",
         )
     else:
         yield from _versions(controller)

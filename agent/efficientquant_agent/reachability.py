@@ -12,7 +12,12 @@ _TIMEOUT_S = 3.0
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 _SETTINGS_FRAME = 4
 _TLS_RECORDS = (b"\x15\x03", b"\x16\x03")
-_GREETINGS = ((b"HTTP/1", "a web server"), (b"SSH-", "an SSH server"), (b"220", "a mail or FTP server"))
+_GREETINGS = (
+    (b"HTTP/", "a web server"),
+    (b"<", "a web server"),  # of the time before HTTP/1
+    (b"SSH-", "an SSH server"),
+    (b"220", "a mail or FTP server"),
+)
 
 
 def explain(host: str, port: int, detail: str) -> str:

@@ -113,7 +113,10 @@ def test_nothing_listens():
 
     facts = ask_port(port)
 
+    (problem,) = controller_link.problems(Facts(controller=facts))
     assert facts.reason == "connection refused: nothing listens at 127.0.0.1:{}".format(port)
+    # An address of another machine is served with these two options, and with no less.
+    assert "--listen 0.0.0.0:50051 --insecure" in problem.fix
 
 
 def test_the_wait_is_bounded():

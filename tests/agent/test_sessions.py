@@ -162,6 +162,7 @@ def test_name_that_does_not_resolve(start_agent):
     ("answer", "sentence"),
     [
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "not a gRPC server, or expects TLS: it greets as a web server does"),
+        (b"<!DOCTYPE HTML>\n<html>", "it greets as a web server does"),
         (b"SSH-2.0-OpenSSH_9.6\r\n", "it greets as an SSH server does; is it the controller's port?"),
         (b"\x00\x01\x02", "answers but is not a gRPC server, or expects TLS: is it"),
         (b"\x15\x03\x01\x00\x02\x02\x46", "speaks TLS and this agent does not yet"),

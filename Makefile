@@ -37,7 +37,7 @@ agent-py36 agent-py38: agent-py3%: .venvs/py3.%/.ready  ## the agent's and the p
 	else cat .venvs/py3.$*/.ready; fi
 
 e2e: .venv/.ready-test .venvs/py3.6/.ready .venvs/py3.8/.ready  ## real controllers and agents as processes
-	$(PYTEST) $(E2E_SLOW:%=--ignore=%) tests/e2e
+	$(PYTEST) -n 2 --dist loadfile $(E2E_SLOW:%=--ignore=%) tests/e2e
 
 e2e-slow: .venv/.ready-test .venvs/py3.6/.ready .venvs/py3.8/.ready  ## lost devices, offline installs, boards with sensors, engines and clocks
 	$(PYTEST) $(E2E_SLOW)

@@ -42,6 +42,7 @@ xavier)
 *) fail "'$target' is no target; name $targets" ;;
 esac
 [ $# -le 2 ] || fail "'$3' is one argument too many; pass a target and a folder"
+case "$house" in -*) fail "'$house' is no folder; pass a target and a folder, or --help alone" ;; esac
 
 "$python" -c '' 2>/dev/null || fail "'$python' does not run; install python3 and python3-pip, or set PYTHON to a Python"
 pip=("$python" -m pip --disable-pip-version-check)

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -28,9 +27,9 @@ def lines_for(*places: str) -> list[object]:
     return [pytest.param(each, id=f"{each.place}: {each.line}") for each in LINES if each.place in places]
 
 
-def run(command: list[object], environment: Mapping[str, str] = os.environ, cwd: Path = ROOT) -> str:
+def run(command: list[object], environment: Mapping[str, str] = os.environ) -> str:
     done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, timeout=300, env=environment, cwd=cwd
+        [str(word) for word in command], capture_output=True, text=True, timeout=300, env=environment, cwd=ROOT
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -56,7 +55,7 @@ def first_pips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def nvidia_wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Empty wheels in place of the two that tensorrt fetches from NVIDIA's own server: 2 GB."""
     folder = tmp_path_factory.mktemp("nvidia")
-    report = json.loads(dry_run(["--no-deps", "tensorrt"], ROOT))
+    report = json.loads(dry_run(["--no-deps", "tensorrt"]))
     [requirement] = report["install"][0]["metadata"]["requires_dist"]
     package, version = re.fullmatch(r"(tensorrt_cu\d+)==([\d.]+)", requirement).groups()
     for name in (f"{package}_libs", f"{package}_bindings"):
@@ -68,9 +67,9 @@ def nvidia_wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def dry_run(arguments: list[object], cwd: Path) -> str:
+def dry_run(arguments: list[object]) -> str:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
-    return run([*command, "--report", "-", *arguments], cwd=cwd)
+    return run([*command, "--report", "-", *arguments])
 
 
 def pins(version: str) -> dict[str, str]:
@@ -107,6 +106,13 @@ def test_a_printed_wheelhouse_can_be_made(line: InstallLine, wheelhouse: Wheelho
     assert [
         pin for pin in pins(version).items() if not any(name.startswith("{}-{}-".format(*pin)) for name in names)
     ] == []
+
+
+def test_a_house_from_before_is_brought_up_to_date(wheelhouse: Wheelhouse) -> None:
+    """Versions that an older script left are gone: each package is there once."""
+    packages = [path.name.split("-")[0] for path in wheelhouse("nano").iterdir()]
+
+    assert sorted(packages) == sorted(set(packages))
 
 
 @pytest.mark.parametrize(
@@ -152,12 +158,15 @@ def test_a_board_resolves_its_wheels(
 
 
 @pytest.mark.parametrize("line", lines_for("pc"))
-def test_a_pc_resolves_its_line(line: InstallLine, nvidia_wheels: Path, tmp_path: Path) -> None:
+def test_a_pc_resolves_its_line(line: InstallLine, wheelhouse: Wheelhouse, nvidia_wheels: Path) -> None:
     """From a checkout, with the index: all that the extras ask for is there for the current Python."""
-    for package in ("protos", "agent"):
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    # The wheels in the house were built from the folders that the line names, and are for every Python.
+    wheels = {each: next(wheelhouse("nano").glob(f"efficientquant_{each}-*.whl")) for each in ("protos", "agent")}
+    folders = [re.fullmatch(r"\./(\w+)(.*)", word).groups() for word in line.arguments]
 
-    report = json.loads(dry_run(["--find-links", nvidia_wheels, *line.arguments], tmp_path))
+    report = json.loads(
+        dry_run(["--find-links", nvidia_wheels, *(f"{wheels[name]}{extras}" for name, extras in folders)])
+    )
 
     resolved = {each["metadata"]["name"].replace("_", "-").lower() for each in report["install"]}
     runtime = "tensorrt-rtx-cu13-libs" if "tensorrt-rtx" in line.line else "tensorrt"

@@ -42,6 +42,7 @@ def python_with(tmp_path: Path) -> Callable[[str], Path]:
         ([], "name a target: nano, xavier or nano-x86_64"),
         (["orin"], "'orin' is no target; name nano, xavier or nano-x86_64"),
         (["nano", "house", "xavier"], "'xavier' is one argument too many; pass a target and a folder"),
+        (["nano", "--help"], "'--help' is no folder; pass a target and a folder, or --help alone"),
         (["nano", __file__], f"the folder '{__file__}' cannot be made; name one that you can write to"),
         (["nano", f"{__file__}/a"], f"the folder '{__file__}/a' cannot be made; name one that you can write to"),
     ],
@@ -101,10 +102,3 @@ def test_an_older_python(python36: str, tmp_path: Path) -> None:
     code, error = collect("nano", tmp_path / "a", PYTHON=python36, HTTPS_PROXY="http://127.0.0.1:9", PIP_RETRIES=1)
 
     assert (code, "cannot be reached" in error) == (2, True)
-
-
-def test_a_house_from_before_is_brought_up_to_date(wheelhouse: Callable[[str], Path]) -> None:
-    """Versions that an older script left are gone: each package is there once."""
-    packages = [path.name.split("-")[0] for path in wheelhouse("nano").iterdir()]
-
-    assert sorted(packages) == sorted(set(packages))

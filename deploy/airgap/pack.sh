@@ -88,7 +88,8 @@ whole() { # WHEEL==VERSION ...: put all of these wheels into the site folder
     for minor in $(seq 28 -1 17); do platforms+=(--platform "manylinux_2_${minor}_x86_64"); done
     "$interpreter" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --implementation cp \
         --python-version "$python" "${platforms[@]}" --platform manylinux2014_x86_64 ${source[@]+"${source[@]}"} \
-        -d "$work/wheels" "$@" || die "pip has no wheel of $* for Python $python on x86-64 Linux"
+        -d "$work/wheels" "$@" > "$work/pip.log" 2>&1 ||
+        die "pip found no wheel of $* for Python $python on x86-64 Linux ($(grep ERROR "$work/pip.log" | head -n 1))"
     for wheel in "$work"/wheels/*.whl; do
         case $wheel in *-cp3*-abi3-*) ;; *-cp3*) made_for=cp${python/./} ;; esac
         "$interpreter" "$here/members.py" get "$wheel" "$site" '*' > /dev/null || die "that wheel cannot be packed"

@@ -98,6 +98,18 @@ def test_a_wrong_argument_of_pack(call, tmp_path, arguments, said):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_wheel_that_is_not_there(pack, make_wheel, tmp_path):
+    """A version that pip does not find is one line, with the versions that there are."""
+    make_wheel("six-1.17.0-py2.py3-none-any", {"six.py": b"b = 2\n"})
+
+    code, out, err = pack("wheels", "six==9")
+
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("pack: pip found no wheel of six==9 for Python ")
+    assert "(from versions: 1.17.0)" in err
+    assert not contents(tmp_path / "out")
+
+
 @pytest.mark.parametrize("script", ["pack.sh", "unpack.sh"])
 def test_help(call, script):
     """--help prints the usage and ends with 0; no argument at all ends with 2."""

@@ -44,10 +44,19 @@ def require_weights(weights: str) -> None:
     """Raise CheckpointError unless weights are pretrained, random, or a file that is there."""
     if weights in NAMED_WEIGHTS:
         return
-    if os.path.isdir(weights):
-        raise CheckpointError(Path(weights), "is a folder; give a file (.safetensors, .pth, .pt)")
-    if not os.path.exists(weights):
-        raise CheckpointError(Path(weights), "there is no such file; give one, or pass pretrained or random")
+    path = Path(weights)
+    if not weights:
+        raise CheckpointError(path, "no name is given; give a file, or pass pretrained or random")
+    if os.path.isdir(path):
+        raise CheckpointError(path, "is a folder; give a file (.safetensors, .pth, .pt)")
+    if not os.path.exists(path):
+        raise CheckpointError(path, "there is no such file; give one, or pass pretrained or random")
+    if not os.path.isfile(path):
+        raise CheckpointError(path, "is not a regular file; give one (.safetensors, .pth, .pt)")
+    if not os.access(path, os.R_OK):
+        raise CheckpointError(path, "may not be read by you")
+    if os.path.getsize(path) == 0:
+        raise CheckpointError(path, "is empty; copy or download it again")
 
 
 def checkpoint_of(weights: str, model: str) -> str | Path:

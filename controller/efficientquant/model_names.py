@@ -1,9 +1,10 @@
-"""The names of timm's models: what exists, what a tag may be, and which have published weights."""
+"""The names of timm's models: what exists, what a tag may be, and which have published weights.
+
+Timm is imported where it is asked: it imports torch, and takes long.
+"""
 
 import difflib
-from collections.abc import Iterable
-
-import timm
+from collections.abc import Iterable, Sequence
 
 from efficientquant.errors import PretrainedUnavailableError, UnknownModelError
 
@@ -20,13 +21,19 @@ def require_models(names: Iterable[str], weights: object) -> None:
 
 def require_model(name: str) -> None:
     """Raise UnknownModelError, naming near models or the model's tags, for a name that timm cannot build."""
+    import timm
+
     current = timm.models.get_deprecated_models().get(name)
     if current is not None:
         raise UnknownModelError(name, [current], "it has another name now")
-    if not timm.is_model(name):
-        raise UnknownModelError(name, _near_matches(name))
+    require_listed(name, timm.list_models(), tags_of(name.partition(".")[0]))
+
+
+def require_listed(name: str, models: Sequence[str], tags: list[str]) -> None:
+    """Raise UnknownModelError unless a model, and its tag where the name has one, is among those listed."""
     architecture, _, tag = name.partition(".")
-    tags = tags_of(architecture)
+    if architecture not in models:
+        raise UnknownModelError(name, difflib.get_close_matches(architecture.lower(), models, n=3, cutoff=0.6))
     if "." in name and tag not in tags:
         shown = _near_first(tag, tags)
         listed = f"{architecture} has the tags {', '.join(shown)}" if tags else f"{architecture} has no tags"
@@ -35,6 +42,8 @@ def require_model(name: str) -> None:
 
 def require_published(name: str) -> None:
     """Raise PretrainedUnavailableError for a model whose weights timm does not publish."""
+    import timm
+
     config = timm.models.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise PretrainedUnavailableError(name, "timm publishes none")
@@ -42,6 +51,8 @@ def require_published(name: str) -> None:
 
 def tags_of(architecture: str) -> list[str]:
     """Return the tags of a model, the default one first: `cvnets_in1k`."""
+    import timm
+
     names = timm.list_models(f"{architecture}.*", include_tags=True)
     return [name.partition(".")[2] for name in names if name.startswith(f"{architecture}.")]
 
@@ -49,7 +60,3 @@ def tags_of(architecture: str) -> list[str]:
 def _near_first(tag: str, tags: list[str]) -> list[str]:
     near = difflib.get_close_matches(tag, tags, n=SHOWN_TAGS, cutoff=0.4)
     return [*near, *(other for other in tags if other not in near)][:SHOWN_TAGS]
-
-
-def _near_matches(name: str) -> list[str]:
-    return difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=3, cutoff=0.6)

@@ -33,11 +33,19 @@ def test_images(tmp_path):
 
 def test_weights(tmp_path):
     """A checkpoint is a file; of a folder of checkpoints the one with the model's name is taken."""
-    (tmp_path / "resnet18.pth").touch()
+    (tmp_path / "resnet18.pth").write_bytes(b"weights")
+    (tmp_path / "empty.pth").touch()
 
     for weights in ("pretrained", "random", str(tmp_path / "resnet18.pth")):
         require_weights(weights)
     assert checkpoint_of(str(tmp_path), "resnet18") == tmp_path / "resnet18.pth"
+    for weights, problem in (
+        ("", "no name is given; give a file, or pass pretrained or random"),
+        (str(tmp_path / "empty.pth"), "is empty"),
+        ("/dev/null", "is not a regular file"),
+    ):
+        with pytest.raises(CheckpointError, match=problem):
+            require_weights(weights)
     with pytest.raises(CheckpointError, match=r"is a folder; give a file"):
         require_weights(str(tmp_path))
     with pytest.raises(CheckpointError, match="there is no such file; give one, or pass pretrained or random"):

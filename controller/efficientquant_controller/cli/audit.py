@@ -11,6 +11,7 @@ from efficientquant_controller.cli.local_model import (
     open_batch,
     open_model,
 )
+from efficientquant_controller.cli.model_names import require_model
 from efficientquant_controller.cli.numbers import ImageCount, InputSize
 from efficientquant_controller.cli.options import Json
 from efficientquant_controller.cli.phases import PhaseProgress
@@ -29,6 +30,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Show what equations 1 to 6 of the paper do to a model, as printed and as corrected."""
+    require_model(model)
     require_inputs(weights, data)
     with PhaseProgress() as bars:
         report = bars.step(f"auditing {model}")

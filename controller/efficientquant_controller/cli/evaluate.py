@@ -9,6 +9,7 @@ import typer
 
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.given import DEFAULT_IMAGES, require_inputs, say_unused
+from efficientquant_controller.cli.model_names import require_model
 from efficientquant_controller.cli.numbers import EvaluationCalibrationImages, EvaluationSeed, InputSize, Limit
 from efficientquant_controller.cli.options import Json, split_list
 from efficientquant_controller.cli.phases import PhaseProgress
@@ -102,6 +103,7 @@ def evaluate_recipes(request: Request) -> tuple[list[dict[str, Any]], list[str]]
 
     recipes = [get_recipe(name) for name in request.recipes]
     get_target(request.target)
+    require_model(request.model)
     require_inputs(request.weights, request.data, request.calibration)
     if request.calibration is not None and not any(recipe.needs_calibration for recipe in recipes):
         say_unused("--calibration", f"{', '.join(recipe.name for recipe in recipes)} need no images")

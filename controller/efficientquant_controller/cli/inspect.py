@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from efficientquant_controller.cli import output
+from efficientquant_controller.cli.model_names import require_model
 from efficientquant_controller.cli.options import Json
 from efficientquant_controller.cli.phases import PhaseProgress
 from efficientquant_controller.errors import UserError
@@ -31,6 +32,7 @@ def command(
     """Show a model's blocks, parameters and MACs by role; no weights are loaded, since structure needs none."""
     if rule not in RULES:
         raise UserError(f"--rule {rule} is not known; choose {' or '.join(RULES)}")
+    require_model(model)
     with PhaseProgress() as progress:
         progress.step(f"capturing {model}: its structure only, no weights are loaded")
         from efficientquant.inspection import inspect

@@ -2,10 +2,15 @@
 
 import re
 from fnmatch import fnmatchcase
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from efficientquant.model_names import require_listed
+
 _IMPORTED = re.compile(r"^from \.(\w+) import \*", re.MULTILINE)
+_RENAMINGS = re.compile(r"^register_model_deprecations\(__name__, \{(.*?)\}\)", re.MULTILINE | re.DOTALL)
+_KEY = re.compile(r"""^\s+["']([\w.]+)["']\s*:""", re.MULTILINE)
 _REGISTERED = re.compile(r"^@register_model\b.*\n(?:[@#].*\n)*def (\w+)", re.MULTILINE)
 
 
@@ -17,9 +22,7 @@ def model_names(pattern: str) -> list[str]:
 
 def all_names() -> list[str]:
     """Return every name, as timm.list_models() orders them."""
-    spec = find_spec("timm")
-    folder = Path(spec.origin or "").parent / "models" if spec else Path()
-    names = _names_in(folder) if (folder / "__init__.py").is_file() else []
+    names = {name for source in _sources() for name in _REGISTERED.findall(source)}
     if not names:  # not as files, or a release that registers in another way
         import timm
 
@@ -27,10 +30,26 @@ def all_names() -> list[str]:
     return sorted(names, key=_natural_key)
 
 
-def _names_in(folder: Path) -> list[str]:
-    modules = _IMPORTED.findall((folder / "__init__.py").read_text())
-    files = (folder / f"{module}.py" for module in modules)
-    return list({name for file in files if file.is_file() for name in _REGISTERED.findall(file.read_text())})
+def require_model(name: str) -> None:
+    """Raise UnknownModelError for a name that timm lacks; what its sources do not say is left to timm."""
+    architecture, _, tag = name.partition(".")
+    sources = _sources()
+    if any(name in _KEY.findall(block) for source in sources for block in _RENAMINGS.findall(source)):
+        return
+    keys = (key.partition(".") for source in sources for key in _KEY.findall(source))
+    tags = [written for model, _, written in keys if model == architecture and written]
+    require_listed(name, all_names(), tags or [tag])
+
+
+@cache
+def _sources() -> list[str]:
+    """Return the text of each of timm's files that register models, empty where they are no files."""
+    spec = find_spec("timm")
+    folder = Path(spec.origin or "").parent / "models" if spec else Path()
+    if not (folder / "__init__.py").is_file():
+        return []
+    files = (folder / f"{module}.py" for module in _IMPORTED.findall((folder / "__init__.py").read_text()))
+    return [file.read_text() for file in files if file.is_file()]
 
 
 def _natural_key(name: str) -> list[int | str]:

@@ -13,6 +13,7 @@ from efficientquant_controller.cli.local_model import (
     open_batch,
     open_model,
 )
+from efficientquant_controller.cli.model_names import require_model
 from efficientquant_controller.cli.numbers import ImageCount, InputSize
 from efficientquant_controller.cli.options import Json
 from efficientquant_controller.cli.phases import PhaseProgress
@@ -58,6 +59,7 @@ def command(
 
     get_recipe(recipe)
     paths = picture_paths(out, f"{model}-{figure}")
+    require_model(model)
     require_inputs(weights, data)
     require_writable(*paths)
     if figure != "softmax" and (data is not None or images is not None):

@@ -10,6 +10,7 @@ import typer
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.given import image_count, require_inputs, say_made, say_unused
 from efficientquant_controller.cli.local_model import DataSource, ModelName, WeightsSource, open_model
+from efficientquant_controller.cli.model_names import require_model
 from efficientquant_controller.cli.numbers import CalibrationImages, CalibrationSeed, InputSize
 from efficientquant_controller.cli.options import Json
 from efficientquant_controller.cli.phases import PhaseProgress
@@ -46,6 +47,7 @@ def command(
     from efficientquant.whole_files import require_writable
 
     chosen, capabilities = get_recipe(recipe), get_target(target)
+    require_model(model)
     count = image_count(images, data)
     require_inputs(weights, data)
     path = out / f"{file_stem(model, chosen.name, target)}.onnx"

@@ -9,6 +9,7 @@ import typer
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.evaluate import ABSENT, with_error
 from efficientquant_controller.cli.given import say_made
+from efficientquant_controller.cli.model_names import require_model
 from efficientquant_controller.cli.numbers import InputSize, Limit, WeightsSeed
 from efficientquant_controller.cli.options import Json, split_list
 from efficientquant_controller.cli.phases import PhaseProgress
@@ -62,6 +63,7 @@ def command(
     require_images(data)
     require_images(calibration)
     for name in names:
+        require_model(name)
         checkpoint_of(weights, name)
     require_folder(out)
     made = [] if out.is_dir() else [out]

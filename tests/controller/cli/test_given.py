@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-# torch and timm take seconds to import; without them, what a command says is said before its work.
+# torch, which timm imports, takes seconds to import; without it, what a command says is said before its work.
 BLOCKED = """
 import sys
-for name in ("torch", "timm", "onnx", "onnxruntime"):
+for name in ("torch", "onnx", "onnxruntime"):
     sys.modules[name] = None
 from efficientquant_controller.cli import main
 main()
@@ -36,30 +36,43 @@ def early(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("quantize m --data nowhere", "data nowhere: there is no such file or folder"),
-        ("quantize m --weights nowhere.pth", "checkpoint nowhere.pth: there is no such file"),
-        ("quantize m --weights empty", "checkpoint empty: is a folder"),
-        ("quantize m --out file", "output file: is a file where a folder is needed"),
-        ("quantize m --out file/deep/er", "output file: is a file where a folder is needed"),
-        ("quantize m --images 4", "--images 4 says how many images of --data to take; pass --data PATH"),
-        ("quantize m --for rtx-380", "did you mean rtx-3080?"),
-        ("quantize m --recipe it8", "did you mean int8?"),
-        ("evaluate m --data nowhere", "data nowhere: there is no such file or folder"),
-        ("evaluate m --data file", "data file: is neither a folder of images nor an .npz file"),
-        ("evaluate m --data good.npz --calibration empty", "data empty: is an empty folder"),
-        ("evaluate m --data good.npz --weights empty", "checkpoint empty: is a folder"),
+        (
+            "quantize mobilevit_xxs.cvnets_in22k",
+            "mobilevit_xxs has the tags cvnets_in1k; did you mean mobilevit_xxs.cvnets",
+        ),
+        ("evaluate MobileViT_XXS --data good.npz", "did you mean mobilevit_xxs"),
+        ("plot sqnr mobilevit_xxz --out x.png", "did you mean mobilevit_xxs"),
+        ("audit mobilevit_xxz", "did you mean mobilevit_xxs"),
+        ("inspect mobilevit_xxz", "did you mean mobilevit_xxs"),
+        ("table1 --data good.npz --models mobilevit_xxz", "did you mean mobilevit_xxs"),
+        ("quantize mobilevit_xxs --weights file", "checkpoint file: is empty"),
+        ("quantize resnet18 --data nowhere", "data nowhere: there is no such file or folder"),
+        ("quantize resnet18 --weights nowhere.pth", "checkpoint nowhere.pth: there is no such file"),
+        ("quantize resnet18 --weights empty", "checkpoint empty: is a folder"),
+        ("quantize resnet18 --out file", "output file: is a file where a folder is needed"),
+        ("quantize resnet18 --out file/deep/er", "output file: is a file where a folder is needed"),
+        ("quantize resnet18 --images 4", "--images 4 says how many images of --data to take; pass --data PATH"),
+        ("quantize resnet18 --for rtx-380", "did you mean rtx-3080?"),
+        ("quantize resnet18 --recipe it8", "did you mean int8?"),
+        ("evaluate resnet18 --data nowhere", "data nowhere: there is no such file or folder"),
+        ("evaluate resnet18 --data file", "data file: is neither a folder of images nor an .npz file"),
+        ("evaluate resnet18 --data good.npz --calibration empty", "data empty: is an empty folder"),
+        ("evaluate resnet18 --data good.npz --weights empty", "checkpoint empty: is a folder"),
         ("table1 --data nowhere", "data nowhere: there is no such file or folder"),
         ("table1 --data good.npz --calibration nowhere", "data nowhere: there is no such file or folder"),
         ("table1 --data good.npz --out file", "output file: is a file where a folder is needed"),
         ("table1 --data good.npz --weights file", "checkpoint file: there is no such folder"),
         ("table1 --data good.npz --weights empty", "mobilevit_xxs.safetensors: there is no such file"),
-        ("plot sqnr m --out file", "output file: is a file where a folder is needed"),
-        ("plot softmax m --out x.png --data nowhere", "data nowhere: there is no such file or folder"),
-        ("plot sqnr m --out x.png --weights nowhere", "checkpoint nowhere: there is no such file"),
-        ("plot weights m --out x.png --images 4", "weights is drawn from the weights alone; leave --data and --images"),
-        ("plot sqnr m --out x.png --recipe it8", "did you mean int8?"),
-        ("audit m --data nowhere", "data nowhere: there is no such file or folder"),
-        ("audit m --weights nowhere", "checkpoint nowhere: there is no such file"),
+        ("plot sqnr resnet18 --out file", "output file: is a file where a folder is needed"),
+        ("plot softmax resnet18 --out x.png --data nowhere", "data nowhere: there is no such file or folder"),
+        ("plot sqnr resnet18 --out x.png --weights nowhere", "checkpoint nowhere: there is no such file"),
+        (
+            "plot weights resnet18 --out x.png --images 4",
+            "weights is drawn from the weights alone; leave --data and --images",
+        ),
+        ("plot sqnr resnet18 --out x.png --recipe it8", "did you mean int8?"),
+        ("audit resnet18 --data nowhere", "data nowhere: there is no such file or folder"),
+        ("audit resnet18 --weights nowhere", "checkpoint nowhere: there is no such file"),
         ("check file --target rtx-380", "did you mean rtx-3080?"),
         ("check file --target onnxruntime", "artifact file: is not an ONNX file: it is empty"),
         ("check good.npz --target onnxruntime", "artifact good.npz: is not an ONNX file but a zip file"),

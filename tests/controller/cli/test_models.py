@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 
-from efficientquant_controller.cli.model_names import all_names
+import pytest
+from efficientquant.errors import UnknownModelError
+from efficientquant_controller.cli.model_names import all_names, require_model
 
 
 def test_pattern(command):
@@ -39,6 +41,19 @@ def test_the_names_are_timms_own():
     # Another test of the same process may have registered a model of its own.
     own = [name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith("timm.")]
     assert all_names() == own
+
+
+def test_no_name_of_timm_is_refused():
+    """Every model, every tag and every older name passes, also where timm's sources put a name together."""
+    import timm
+
+    tagged = timm.list_models(include_tags=True)
+    own = [name for name in tagged if timm.model_entrypoint(name).__module__.startswith("timm.")]
+    for name in [*all_names(), *own, *timm.models.get_deprecated_models()]:
+        require_model(name)
+    for name in ("mobilevit_xxz", "mobilevit_xxs.cvnets_in22k", "mobilevit_xxs.", "", "./model.pth"):
+        with pytest.raises(UnknownModelError):
+            require_model(name)
 
 
 def test_needs_no_torch():

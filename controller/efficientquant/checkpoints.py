@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,13 +24,15 @@ _PLAIN_KEYS = (
     *("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params", "module"),
     *("backbone", "checkpoint"),
 )
-_EMA_PREFIXES = ("ema", "model_ema", "averaged_model", "swa_model")
+# A prefix of averaged weights has one of these words: `ema.`, `model_ema.module.`, `net_ema.`, `swa_model.`.
+_EMA_WORDS = {"ema", "swa", "averaged"}
 # Wrappers that torch puts around modules, anywhere in a name.
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 # What training adds to a model's tensors, and what a model computes by itself.
 _IGNORED = ("num_batches_tracked", "n_averaged", "total_ops", "total_params", "relative_position_index", "attn_mask")
 _NESTING = 3
 _LOOKALIKES = 6
+_SHOWN_KEYS = 6
 _FILTER_ERRORS = (RuntimeError, LookupError, ValueError, TypeError, AttributeError, AssertionError)
 
 
@@ -50,15 +53,23 @@ def read_weights(path: Path, expected: Mapping[str, Tensor]) -> Weights:
     stored = read_checkpoint(path)
     key, tensors = _find_tensors(stored)
     if not tensors:
-        raise CheckpointError(path, "holds no state dict; save model.state_dict(), alone or under 'state_dict'")
+        advice = "save model.state_dict(), alone or under 'state_dict'"
+        raise CheckpointError(path, f"holds no state dict ({_contents(stored)}); {advice}")
     notes = []
     if key in _EMA_KEYS:
         notes.append(f"checkpoint {path.name}: the averaged (EMA) weights under {key!r} are taken")
+    elif averages := next((known for known in _EMA_KEYS if isinstance(stored.get(known), Mapping | list)), None):
+        notes.append(
+            f"checkpoint {path.name}: the averaged (EMA) weights under {averages!r} are no state dict, not taken"
+        )
     tensors = {_unwrapped(name): tensor for name, tensor in tensors.items()}
-    prefix = _choose_prefix(tensors, expected)
+    prefix, *rivals = _rank_prefixes(tensors, expected)
     if prefix:
         if _is_ema(prefix) and key not in _EMA_KEYS:
             notes.append(f"checkpoint {path.name}: the averaged (EMA) weights under {prefix!r} are taken")
+        elif rivals:
+            listed = ", ".join(repr(rival) for rival in rivals)
+            notes.append(f"checkpoint {path.name}: the weights under {prefix!r} are taken, not those under {listed}")
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     return Weights(path, tensors, tuple(notes))
 
@@ -79,6 +90,9 @@ def fit_weights(name: str, model: nn.Module, weights: Weights) -> dict[str, Tens
     for key, tensor in state.items():
         if tensor.is_quantized or tensor.layout is not torch.strided:
             raise CheckpointError(weights.path, f"{key!r} is quantized or sparse; save the float weights")
+        if expected[key].is_floating_point() and not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise CheckpointError(weights.path, f"{key!r} holds {kind} where {name} has floats; save the float weights")
         if not bool(torch.isfinite(tensor.float()).all()):
             raise CheckpointError(
                 weights.path, f"{key!r} holds NaN or infinity: the training failed, or the file is damaged"
@@ -135,8 +149,17 @@ def _unwrapped(name: str) -> str:
     return name
 
 
-def _choose_prefix(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """Return the prefix under which most of the model's tensors lie; averaged weights win where two have as many."""
+def _contents(stored: object) -> str:
+    """Return in words what a checkpoint holds that has no state dict."""
+    if isinstance(stored, Mapping):
+        names = [repr(name) for name in stored]
+        more = f" and {len(names) - _SHOWN_KEYS} more" if len(names) > _SHOWN_KEYS else ""
+        return f"its keys are {', '.join(names[:_SHOWN_KEYS])}{more}" if names else "it is empty"
+    return f"it is a {type(stored).__name__}"
+
+
+def _rank_prefixes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Return the prefixes under which most of the model's tensors lie, those of averaged weights first."""
     candidates = {""}
     for wanted in expected:
         if not wanted.endswith(_IGNORED):
@@ -144,11 +167,12 @@ def _choose_prefix(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
         if len(candidates) > 1:
             break
     counts = {prefix: sum(f"{prefix}{key}" in tensors for key in expected) for prefix in candidates}
-    return max(sorted(candidates), key=lambda prefix: (counts[prefix], _is_ema(prefix), -len(prefix)))
+    best = (prefix for prefix in candidates if counts[prefix] == max(counts.values()))
+    return sorted(best, key=lambda prefix: (not _is_ema(prefix), len(prefix), prefix))
 
 
 def _is_ema(prefix: str) -> bool:
-    return any(part in _EMA_PREFIXES or part == "ema_model" for part in prefix.split("."))
+    return not _EMA_WORDS.isdisjoint(re.split(r"[._]", prefix))
 
 
 def _converted(model: nn.Module, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -40,7 +40,10 @@ def require_rtx() -> None:
 
 
 def _is_there(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # an import hook refuses it
+        return False
 
 
 def _pip() -> str:

@@ -154,10 +154,11 @@ def test_a_file_that_is_cut_off_says_so(tmp_path, name, share):
 
 
 def test_the_content_decides_and_not_the_name(tmp_path):
-    """Safetensors under another name, and arrays by torch's names, are weights too."""
+    """Safetensors and torch's files under other names, and arrays by torch's names, are weights too."""
     save_file(STATE, tmp_path / "pytorch_model.bin")
+    torch.save(STATE, tmp_path / "zip.safetensors")
     np.savez(tmp_path / "arrays.npz", **{name: tensor.numpy() for name, tensor in STATE.items()})
-    for name in ("pytorch_model.bin", "arrays.npz"):
+    for name in ("pytorch_model.bin", "zip.safetensors", "arrays.npz"):
         assert torch.equal(read_checkpoint(tmp_path / name)["conv.weight"], STATE["conv.weight"])
 
 

@@ -53,6 +53,45 @@ def test_averaged_weights_may_lie_beside_the_others(tmp_path, trained, noise):
     assert notes == ["checkpoint a.ckpt: the averaged (EMA) weights under 'ema_model.module.' are taken"]
 
 
+@pytest.mark.parametrize("prefix", ["net_ema.", "ema_net.module.", "swa."])
+def test_averaged_weights_have_any_prefix_that_says_so(tmp_path, trained, noise, prefix):
+    """A prefix with the word EMA or SWA wins over one without."""
+    torch.save({"state_dict": prefixed("net.", noise) | prefixed(prefix, trained)}, tmp_path / "a.ckpt")
+    notes = require_trained(tmp_path / "a.ckpt", trained)
+    assert notes == [f"checkpoint a.ckpt: the averaged (EMA) weights under {prefix!r} are taken"]
+
+
+def test_of_two_whole_sets_the_chosen_one_is_said(tmp_path, trained, noise):
+    """A student and a teacher in one file are both named."""
+    torch.save({"state_dict": prefixed("teacher.", noise) | prefixed("net.", trained)}, tmp_path / "a.ckpt")
+    notes = require_trained(tmp_path / "a.ckpt", trained)
+    assert notes == ["checkpoint a.ckpt: the weights under 'net.' are taken, not those under 'teacher.'"]
+
+
+@pytest.mark.parametrize("averages", [{"shadow_params": [torch.zeros(3)], "decay": 0.99}, [torch.zeros(3)]])
+def test_averages_without_names_are_said_to_be_left_out(tmp_path, trained, averages):
+    """EMA weights as a bare list cannot be told apart, so the others are taken and a note says so."""
+    torch.save({"state_dict": trained, "ema": averages}, tmp_path / "a.pth")
+    notes = require_trained(tmp_path / "a.pth", trained)
+    assert notes == ["checkpoint a.pth: the averaged (EMA) weights under 'ema' are no state dict, not taken"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "sentence"),
+    [
+        ({"net_G": {}, "epoch": 3}, r"holds no state dict \(its keys are 'net_G', 'epoch'\); save model.state_dict"),
+        (({}, 3), r"holds no state dict \(it is a tuple\)"),
+        ({}, r"holds no state dict \(it is empty\)"),
+        (dict.fromkeys(range(9), 1), r"\(its keys are 0, 1, 2, 3, 4, 5 and 3 more\)"),
+    ],
+)
+def test_a_file_without_weights_says_what_it_holds(tmp_path, stored, sentence):
+    """The keys are named, so that their owner sees which one was meant."""
+    torch.save(stored, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=sentence):
+        eq.create_model(digits.MODEL, tmp_path / "a.pth")
+
+
 def test_without_averaged_weights_the_others_are_taken(tmp_path, trained):
     """An EMA entry that is None says nothing."""
     torch.save({"state_dict": trained, "state_dict_ema": None}, tmp_path / "a.pth")
@@ -136,10 +175,11 @@ def test_jax_weights_of_another_model_are_refused(tmp_path):
         (lambda s: s.update({"stem.conv.weight": s["stem.conv.weight"][:4]}), "another width or another model: 1 of"),
         (lambda s: [s.pop(name) for name in list(s) if name.startswith("stem")], r"lacks 'stem.* and \d+ more of \d+"),
         (lambda s: s.update({HEAD: s[HEAD] * torch.nan}), "'head.fc.weight' holds NaN or infinity"),
+        (lambda s: s.update({HEAD: s[HEAD].to(torch.int8)}), "'head.fc.weight' holds int8 where .* has floats"),
     ],
 )
 def test_what_differs_is_said(tmp_path, trained, change, sentence):
-    """Channels, classes, width, missing parts and broken numbers are five sentences."""
+    """Channels, classes, width, missing parts, broken numbers and integers are six sentences."""
     state = dict(trained)
     change(state)
     torch.save(state, tmp_path / "a.pth")

@@ -35,6 +35,11 @@ def test_the_command_fits_where_the_product_came_from(tmp_path, monkeypatch, ori
     assert installation.install_command("rtx") == f".venv/bin/pip install {requirement}"
 
 
+def refuse(name):
+    """Stand in for an import hook that blocks a module."""
+    raise ModuleNotFoundError(f"No module named {name!r}")
+
+
 def test_a_missing_builder_is_named_for_its_targets_only(monkeypatch):
     """Only TensorRT-RTX is an extra; where it does not exist for the machine, no command is given."""
     monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", None)
@@ -43,6 +48,10 @@ def test_a_missing_builder_is_named_for_its_targets_only(monkeypatch):
         installation.require_builder(get_target("rtx-3080"))
     for target in ("jetson-nano", "tensorrt-11", "onnxruntime"):
         installation.require_builder(get_target(target))
+    monkeypatch.delitem(sys.modules, "tensorrt_rtx_bindings")
+    monkeypatch.setattr("importlib.util.find_spec", refuse)
+    with pytest.raises(MissingExtraError, match="TensorRT-RTX is not installed"):
+        installation.require_rtx()
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     with pytest.raises(MissingExtraError, match="published for Linux on x86_64 only, and this is linux on aarch64"):
         installation.require_rtx()

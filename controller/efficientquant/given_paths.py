@@ -100,8 +100,8 @@ def require_artifact(path: Path) -> None:
     if size_bytes == 0:
         raise ArtifactFileError(path, "is not an ONNX file: it is empty")
     if size_bytes > MAX_ARTIFACT_BYTES:
-        advice = "save its weights as external data"
-        raise ArtifactFileError(path, f"has {format_gib(size_bytes)}; an ONNX file ends at 2 GiB, {advice}")
+        limit = "an ONNX file ends at 2 GiB, and up to that can be checked, external data included"
+        raise ArtifactFileError(path, f"has {format_gib(size_bytes)}; {limit}")
     try:
         with path.open("rb") as stream:
             head = stream.read(_HEAD_BYTES)

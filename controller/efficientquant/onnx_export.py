@@ -19,7 +19,7 @@ from efficientquant.parity import Parity, measure_parity
 from efficientquant.quantization import QuantizedModel
 from efficientquant.targets import Target, get_target
 from efficientquant.validation import find_violations
-from efficientquant.whole_files import write_together
+from efficientquant.whole_files import require_writable, write_together
 
 WIDEST_TARGET = "onnxruntime-1.10"
 PARITY_IMAGES = 4
@@ -70,6 +70,7 @@ def export_onnx(
     Checks as `render_onnx` does. Raises UnknownTargetError, ArtifactError, and OutputError for a place that takes
     no file.
     """
+    require_writable(Path(path))  # before the work
     rendered = render_onnx(quantized, path, target=target, images=images, progress=progress)
     write_together({rendered.artifact.path: rendered.content})
     return rendered.artifact

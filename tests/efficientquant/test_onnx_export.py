@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from efficientquant.errors import ArtifactError, UnknownTargetError
+from efficientquant.errors import ArtifactError, OutputError, UnknownTargetError
 from efficientquant.lowering import lower
 from efficientquant.onnx_export import _check
 from efficientquant.parity import measure_parity
@@ -132,3 +132,11 @@ def test_an_unknown_target_names_what_there_is(quantized, tmp_path):
     """A target that does not exist is one sentence with all that do."""
     with pytest.raises(UnknownTargetError, match=r"'toaster' is not known \(available: jetson-nano, agx-xavier"):
         eq.export_onnx(quantized["mobilevit_xxs", "fp32"], tmp_path / "model.onnx", target="toaster")
+
+
+def test_a_place_that_takes_no_file_is_refused_before_the_work(quantized, tmp_path):
+    """Nothing is exported for a path that is a folder."""
+    phases = []
+    with pytest.raises(OutputError, match="there is a folder of that name"):
+        eq.export_onnx(quantized["mobilevit_xxs", "fp32"], tmp_path, progress=lambda phase, _: phases.append(phase))
+    assert phases == []

@@ -59,9 +59,7 @@ def read_weights(path: Path, expected: Mapping[str, Tensor]) -> Weights:
     if key in _EMA_KEYS:
         notes.append(f"checkpoint {path.name}: the averaged (EMA) weights under {key!r} are taken")
     elif averages := next((known for known in _EMA_KEYS if isinstance(stored.get(known), Mapping | list)), None):
-        notes.append(
-            f"checkpoint {path.name}: the averaged (EMA) weights under {averages!r} are no state dict, not taken"
-        )
+        notes.append(f"checkpoint {path.name}: {averages!r} is no state dict, so no averaged (EMA) weights are taken")
     tensors = {_unwrapped(name): tensor for name, tensor in tensors.items()}
     prefix, *rivals = _rank_prefixes(tensors, expected)
     if prefix:

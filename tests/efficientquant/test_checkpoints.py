@@ -73,7 +73,7 @@ def test_averages_without_names_are_said_to_be_left_out(tmp_path, trained, avera
     """EMA weights as a bare list cannot be told apart, so the others are taken and a note says so."""
     torch.save({"state_dict": trained, "ema": averages}, tmp_path / "a.pth")
     notes = require_trained(tmp_path / "a.pth", trained)
-    assert notes == ["checkpoint a.pth: the averaged (EMA) weights under 'ema' are no state dict, not taken"]
+    assert notes == ["checkpoint a.pth: 'ema' is no state dict, so no averaged (EMA) weights are taken"]
 
 
 @pytest.mark.parametrize(

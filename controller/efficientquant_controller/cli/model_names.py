@@ -1,6 +1,7 @@
 """The names of timm's models, read from its source files: importing timm imports torch and takes long."""
 
 import re
+import sys
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.util import find_spec
@@ -31,7 +32,17 @@ def all_names() -> list[str]:
 
 
 def require_model(name: str) -> None:
-    """Raise UnknownModelError for a name that timm lacks; what its sources do not say is left to timm."""
+    """Raise UnknownModelError for a name that timm lacks, importing it only where its sources cannot tell."""
+    if "timm" in sys.modules:  # imported already, and it may have models from elsewhere
+        from efficientquant.model_names import require_model as ask_timm
+
+        ask_timm(name)
+    else:
+        require_in_sources(name)
+
+
+def require_in_sources(name: str) -> None:
+    """Raise UnknownModelError for a name that timm's sources lack; what they do not say passes."""
     architecture, _, tag = name.partition(".")
     sources = _sources()
     if any(name in _KEY.findall(block) for source in sources for block in _RENAMINGS.findall(source)):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from efficientquant.errors import UnknownModelError
-from efficientquant_controller.cli.model_names import all_names, require_model
+from efficientquant_controller.cli.model_names import all_names, require_in_sources
 
 
 def test_pattern(command):
@@ -50,10 +50,10 @@ def test_no_name_of_timm_is_refused():
     tagged = timm.list_models(include_tags=True)
     own = [name for name in tagged if timm.model_entrypoint(name).__module__.startswith("timm.")]
     for name in [*all_names(), *own, *timm.models.get_deprecated_models()]:
-        require_model(name)
+        require_in_sources(name)
     for name in ("mobilevit_xxz", "mobilevit_xxs.cvnets_in22k", "mobilevit_xxs.", "", "./model.pth"):
         with pytest.raises(UnknownModelError):
-            require_model(name)
+            require_in_sources(name)
 
 
 def test_needs_no_torch():

@@ -150,6 +150,14 @@ def build_nano(fleet: Fleet) -> Path:
         f"import sys; sys.path.insert(0, {_CLOCK_TESTS!r}); import nano_board; nano_board.Board({str(root)!r}).build()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+    # Where the agent looks for them when it says what the board can do.
+    for path, name in (
+        ("usr/sbin/nvpmodel", "nvpmodel"),
+        ("etc/nvpmodel.conf", "nvpmodel.conf"),
+        ("var/lib/nvpmodel/status", "status"),
+    ):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).symlink_to(root / name)
     return root
 
 

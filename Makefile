@@ -11,13 +11,16 @@ LIBRARY := $(patsubst %,tests/efficientquant/test_%.py,determinism ort_1_10 targ
 E2E_SLOW := $(patsubst %,tests/e2e/test_%.py,loss install telemetry trust engines documented_commands)
 SLOW := $(MODELS) $(LIBRARY) tests/efficientquant/test_zoo.py
 
-.PHONY: help demo test lint protos-check unit agent-py36 agent-py38 models zoo e2e e2e-slow library bench fuzz gpu-check protos format clean
+.PHONY: help demo announce-demo test lint protos-check unit agent-py36 agent-py38 models zoo e2e e2e-slow library bench fuzz gpu-check protos format clean
 
 help:            ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
-demo: .venv/.ready-demo  ## set everything up in .venv, then benchmark two models on two local agents
+demo: announce-demo .venv/.ready-demo  ## set everything up in .venv, then benchmark two models on two local agents
 	$(BIN)/efficientquant demo
+
+announce-demo:
+	@test -e .venv/.ready-demo || echo "First this installs into .venv (about two minutes), then it benchmarks two models on two local agents (about two minutes)."
 
 test: .venv/.ready-test .venvs/py3.6/.ready .venvs/py3.8/.ready  ## set up what is missing, then every check and test, all failures reported
 	$(MAKE) --keep-going --no-print-directory lint protos-check unit agent-py36 agent-py38 e2e

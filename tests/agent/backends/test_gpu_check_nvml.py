@@ -58,7 +58,8 @@ def test_both_say_the_same(check):
     assert {row.outcome for row in rows.values()} == {OK}
     assert set(rows) >= {"NVML: " + name for name in nvml_readings.QUANTITIES}
     assert rows["NVML: clock_gpu_hz"].seen == "1710000000.0 and 1710000000.0, nvidia-smi 1710"
-    assert rows["NVML: energy_gpu_j against power_gpu_w"].seen.startswith("98.")
+    # The counter's own figure depends on when this process was scheduled; that it agrees is the outcome above.
+    assert rows["NVML: energy_gpu_j against power_gpu_w"].seen.endswith(" W by the counter, 98.0 to 98.0 W read")
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,10 @@ def _fault_of_unspecified(host: str) -> str:
 
 
 def _ip(host: str) -> Union[ipaddress.IPv4Address, ipaddress.IPv6Address]:
-    """Return an address without its zone, which Python knows from 3.9 on; raises ValueError."""
+    """Return an address without its zone, which Python knows from 3.9 on.
+
+    Raises ValueError.
+    """
     address, separator, zone = host.partition("%")
     if separator and not re.fullmatch(r"[A-Za-z0-9_.-]+", zone):
         raise ValueError(host)

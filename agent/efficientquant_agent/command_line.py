@@ -26,7 +26,10 @@ class Parser(argparse.ArgumentParser):
         self._commands = commands
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Return the options; raises UsageError with one sentence on the first that cannot work."""
+        """Return the options.
+
+        Raises UsageError with one sentence on the first that cannot work.
+        """
         options, unknown = self.parse_known_args(self._with_values(arguments))
         if unknown:
             raise UsageError(self._about(unknown[0]))
@@ -115,7 +118,10 @@ def size_of(option: str) -> Callable[[str], int]:
 
 
 def seconds_of(option: str, least_s: float, most_s: float) -> Callable[[str], float]:
-    """Return a reader of seconds between two bounds for an option; raises UsageError."""
+    """Return a reader of seconds between two bounds for an option.
+
+    Raises UsageError.
+    """
 
     def read(text: str) -> float:
         try:

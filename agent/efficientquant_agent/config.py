@@ -115,7 +115,10 @@ def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
 
 
 def from_options(options: argparse.Namespace, environment: Mapping[str, str]) -> Config:
-    """Return the configuration that `add_options` describes; raises UsageError as `load` does."""
+    """Return the configuration that `add_options` describes.
+
+    Raises UsageError as `load` does.
+    """
     address, named = options.controller, "controller"
     if address is None and environment.get(CONTROLLER_VARIABLE):
         address, named = environment[CONTROLLER_VARIABLE], CONTROLLER_VARIABLE

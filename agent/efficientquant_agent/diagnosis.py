@@ -28,7 +28,10 @@ def can_run(facts: Facts) -> bool:
 
 
 def can_connect(facts: Facts) -> bool:
-    """Whether the controller that was named would take this agent; true where none was named."""
+    """Whether the controller that was named would take this agent.
+
+    True where none was named.
+    """
     if facts.controller is None:
         return True
     return not facts.missing_modules and all(problem.severity != ERROR for problem in controller_link.problems(facts))

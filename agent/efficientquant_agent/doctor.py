@@ -59,13 +59,19 @@ def build_parser() -> Parser:
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Serve `efficientquant-agent doctor`; return the exit code. Raises UsageError where the agent does."""
+    """Serve `efficientquant-agent doctor`.
+
+    Return the exit code. Raises UsageError where the agent does.
+    """
     options = build_parser().parse(arguments)
     return run_doctor(config.from_options(options, environment), options.json, environment)
 
 
 def run_doctor(settings: Config, as_json_: bool, environment: Mapping[str, str]) -> int:
-    """Collect, diagnose and print; return 0 when this device can run a model, for the controller if there is one."""
+    """Collect, diagnose and print.
+
+    Return 0 when this device can run a model, for the controller if there is one.
+    """
     probe = Probe.of_tree(settings.board_root)
     facts = collect(probe, runtimes(), settings.state_dir, environment, tegrastats=settings.tegrastats)
     if settings.names_controller:

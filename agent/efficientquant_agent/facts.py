@@ -26,7 +26,10 @@ class ControllerFacts(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What the doctor knows about a device; empty and None mean that it found nothing."""
+    """What the doctor knows about a device.
+
+    Empty and None mean that it found nothing.
+    """
 
     agent_version: str = ""
     board_id: str = ""
@@ -78,7 +81,10 @@ class Facts(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Something that keeps this device from measuring, or from measuring all; `fix` is what a person can do."""
+    """Something that keeps this device from measuring, or from measuring all.
+
+    `fix` is what a person can do.
+    """
 
     id: str
     severity: str

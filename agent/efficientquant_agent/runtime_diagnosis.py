@@ -122,7 +122,10 @@ def _installed_onnxruntime(facts: Facts) -> str:
 
 
 def _answering_gpu(facts: Facts, error: str) -> str:
-    """Return what makes a GPU answer, by CUDA's error; installing the runtime again is never it."""
+    """Return what makes a GPU answer, by CUDA's error.
+
+    Installing the runtime again is never it.
+    """
     driver = next((gpu.driver_version for gpu in facts.gpus if gpu.driver_version), "")
     if error == "libcudart":
         if is_jetson(facts):

@@ -30,7 +30,10 @@ def sync_directory(path: str) -> None:
 
 
 def unusable(path: str, error: OSError) -> UsageError:
-    """Return the sentence for a state directory that the system refuses; `error` may name a file inside."""
+    """Return the sentence for a state directory that the system refuses.
+
+    `error` may name a file inside.
+    """
     where = "" if error.filename in (None, path) else "{}: ".format(error.filename)
     reason = (error.strerror or str(error)).lower()
     return UsageError(

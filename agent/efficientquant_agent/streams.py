@@ -43,7 +43,10 @@ def write_line(stream: Any, line: str) -> None:
 
 
 def answer(text: str) -> None:
-    """Print what was asked for; raises UsageError where standard output cannot take it."""
+    """Print what was asked for.
+
+    Raises UsageError where standard output cannot take it.
+    """
     try:
         write_line(sys.stdout, text)
     except OSError as error:
@@ -80,7 +83,10 @@ def _robust(stream: Any) -> Any:
 
 
 def _readable(error: UnicodeError) -> Tuple[Union[str, bytes], int]:
-    """Encode a run of characters that a stream does not have; a handler for `codecs.register_error`."""
+    """Encode a run of characters that a stream does not have.
+
+    A handler for `codecs.register_error`.
+    """
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]

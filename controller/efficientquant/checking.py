@@ -36,7 +36,10 @@ def check(artifact: str | Path, target: str, *, predict_only: bool = False) -> B
 
 
 def judge(model: onnx.ModelProto, target: Target, *, predict_only: bool = False) -> BuildVerdict:
-    """Return the verdict on a model in memory; raise MissingExtraError as `check` does."""
+    """Return the verdict on a model in memory.
+
+    Raises MissingExtraError as `check` does.
+    """
     if predict_only and target.is_tensorrt:
         return predict(model, target)
     return _JUDGES[target.runtime](model, target)

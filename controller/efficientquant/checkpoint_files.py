@@ -190,7 +190,10 @@ def _read_arrays(path: Path) -> dict[str, Any]:
 
 
 def _globals(path: Path, stream: Any) -> set[str]:
-    """Return the full names of the classes and functions that a pickle asks for; nothing of it is run."""
+    """Return the full names of the classes and functions that a pickle asks for.
+
+    Nothing of it is run.
+    """
     names: set[str] = set()
     for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name in ("GLOBAL", "INST"):

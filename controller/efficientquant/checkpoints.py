@@ -111,7 +111,10 @@ def count_classes(name: str, weights: Weights) -> int | None:
 
 
 def _from_jax(name: str, model: nn.Module, path: Path) -> dict[str, Tensor]:
-    """Return the state that timm makes of JAX's weights in an .npz; raise CheckpointError where parts are left out."""
+    """Return the state that timm makes of JAX's weights in an .npz.
+
+    Raises CheckpointError where parts are left out.
+    """
     load = getattr(model, "load_pretrained", None)
     if load is None:
         raise CheckpointError(path, f"holds JAX weights, which timm converts for some models, but not for {name}")
@@ -174,7 +177,10 @@ def _is_ema(prefix: str) -> bool:
 
 
 def _converted(model: nn.Module, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors as timm converts weights of a model's first publication; unchanged where that does not fit."""
+    """Return the tensors as timm converts weights of a model's first publication.
+
+    Unchanged where that does not fit.
+    """
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return dict(tensors)

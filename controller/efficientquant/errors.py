@@ -66,7 +66,10 @@ class RecipeFormatError(UserError):
 
 
 class UnknownTargetError(UserError):
-    """No capability set has that name; `problem` says why where that is known."""
+    """No capability set has that name.
+
+    `problem` says why where that is known.
+    """
 
     def __init__(self, name: str, available: Sequence[str], problem: str = "") -> None:
         self.name = name

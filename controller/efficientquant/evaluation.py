@@ -117,7 +117,10 @@ def evaluate_all(
 
 
 def require_fit(model: nn.Module, data: ImageData) -> None:
-    """Raise DataError or EvaluationError where a timm model cannot be judged on the data; nothing is run."""
+    """Raise DataError or EvaluationError where a timm model cannot be judged on the data.
+
+    Nothing is run.
+    """
     classes = getattr(model, "num_classes", None)
     if isinstance(classes, int) and classes < MIN_CLASSES:
         raise EvaluationError(_few_classes(classes))

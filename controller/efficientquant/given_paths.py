@@ -60,7 +60,10 @@ def require_weights(weights: str) -> None:
 
 
 def checkpoint_of(weights: str, model: str) -> str | Path:
-    """Return a model's checkpoint in a folder, or `pretrained` and `random` as they are; raise CheckpointError."""
+    """Return a model's checkpoint in a folder, or `pretrained` and `random` as they are.
+
+    Raises CheckpointError.
+    """
     if weights in NAMED_WEIGHTS:
         return weights
     folder = Path(weights)

@@ -36,7 +36,10 @@ class ImageArrays:
         self._std = torch.tensor(spec.std).reshape(-1, 1, 1)
 
     def load(self, index: int) -> Tensor:
-        """Resize bilinearly, scale to 0…1 and normalize one image; floats stay as they are."""
+        """Resize bilinearly, scale to 0…1 and normalize one image.
+
+        Floats stay as they are.
+        """
         stored = self._images[index]
         channels = (1, 2) if np.issubdtype(stored.dtype, np.floating) else (0, 1)
         if (stored.min(axis=channels) == stored.max(axis=channels)).all():
@@ -56,7 +59,10 @@ class ImageArrays:
 
 
 def open_arrays(path: Path, spec: InputSpec) -> tuple[ImageArrays, tuple[int, ...] | None]:
-    """Return the images of an .npz and its labels, if it has any; raise DataError saying what is wrong in it."""
+    """Return the images of an .npz and its labels, if it has any.
+
+    Raises DataError saying what is wrong in it.
+    """
     arrays = _read_arrays(path)
     if "images" not in arrays:
         raise DataError(path, f"has no array 'images' (it has {', '.join(arrays) or 'none'})")
@@ -66,7 +72,10 @@ def open_arrays(path: Path, spec: InputSpec) -> tuple[ImageArrays, tuple[int, ..
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Return the images and labels of the file; other arrays are named and not read."""
+    """Return the images and labels of the file.
+
+    Other arrays are named and not read.
+    """
     try:
         if not zipfile.is_zipfile(path):
             raise DataError(path, "cannot be read as an .npz: it is no zip archive; write it with numpy.savez")

@@ -29,7 +29,10 @@ def require_builder(target: Target) -> None:
 
 
 def require_rtx() -> None:
-    """Raise MissingExtraError unless TensorRT-RTX can build engines here; takes milliseconds."""
+    """Raise MissingExtraError unless TensorRT-RTX can build engines here.
+
+    Takes milliseconds.
+    """
     if _is_there("tensorrt_rtx_bindings") and (_is_there("tensorrt_rtx_libs") or find_library("tensorrt_rtx")):
         return
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):

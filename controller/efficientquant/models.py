@@ -142,7 +142,10 @@ def _create_pretrained(name: str, options: dict[str, Any]) -> nn.Module:
 
 
 def _instantiate(name: str, **options: Any) -> nn.Module:
-    """Return a timm model in eval mode; raise InputSizeError where it cannot be built for the size asked for."""
+    """Return a timm model in eval mode.
+
+    Raises InputSizeError where it cannot be built for the size asked for.
+    """
     try:
         model: nn.Module = timm.create_model(name, **options).eval()
     except (AssertionError, ValueError, TypeError, ZeroDivisionError, RuntimeError, MemoryError) as error:

@@ -19,7 +19,10 @@ _PACKED_BITS |= {"FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file with its external data; raise ArtifactFileError for one that is missing or unusable."""
+    """Read an ONNX file with its external data.
+
+    Raises ArtifactFileError for one that is missing or unusable.
+    """
     require_artifact(path)
     try:
         model = onnx.load(path, load_external_data=False)

@@ -59,7 +59,10 @@ def is_uniform(picture: Image.Image) -> bool:
 
 
 def _open(content: bytes) -> Image.Image:
-    """Return the image turned as its EXIF orientation says; decoding happens here."""
+    """Return the image turned as its EXIF orientation says.
+
+    Decoding happens here.
+    """
     Image.init()
     with _filters, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # large images and broken metadata: the picture is what matters
@@ -145,6 +148,9 @@ def _dark_notes(path: Path, pixels: np.ndarray, white: int) -> list[str]:
 
 
 def _tiff_tag(image: Image.Image, tag: int, default: int) -> int:
-    """Return a tag of a TIFF image, its first value if it has several; `default` for other formats."""
+    """Return a tag of a TIFF image, its first value if it has several.
+
+    `default` for other formats.
+    """
     value = getattr(image, "tag_v2", {}).get(tag, default) if image.format == "TIFF" else default
     return int(value[0]) if isinstance(value, tuple) else int(value)

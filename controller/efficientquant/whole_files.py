@@ -46,7 +46,10 @@ def write_together(contents: Mapping[Path, bytes]) -> list[Path]:
 
 
 def require_writable(*paths: Path) -> None:
-    """Raise OutputError unless files of these names can be written; what is made to find out is removed."""
+    """Raise OutputError unless files of these names can be written.
+
+    What is made to find out is removed.
+    """
     for path in paths:
         if os.path.isdir(path):
             raise OutputError(path, "there is a folder of that name; move it, or choose another place")
@@ -54,7 +57,10 @@ def require_writable(*paths: Path) -> None:
 
 
 def require_folder(folder: Path) -> None:
-    """Raise OutputError unless files can be written into a folder; it may be missing, and then stays so."""
+    """Raise OutputError unless files can be written into a folder.
+
+    It may be missing, and then stays so.
+    """
     try:
         _probe(folder / "probe")
     except OutputError as error:
@@ -63,7 +69,10 @@ def require_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def scratch_folder(purpose: str, room_bytes: int = 0) -> Iterator[Path]:
-    """Give a temporary folder with room; raise OutputError where the disk is, or becomes, full or read-only."""
+    """Give a temporary folder with room.
+
+    Raises OutputError where the disk is, or becomes, full or read-only.
+    """
     advice = "set TMPDIR to a folder with room"
     try:
         with tempfile.TemporaryDirectory(prefix=f"efficientquant-{purpose}-") as name:

@@ -16,7 +16,10 @@ _NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 
 
 def split_address(address: str, *, listening: bool = False) -> tuple[str, int]:
-    """Split HOST:PORT or [IPv6]:PORT; raises UserError when it is neither. Port 0 is for `listening` alone."""
+    """Split HOST:PORT or [IPv6]:PORT.
+
+    Raises UserError when it is neither. Port 0 is for `listening` alone.
+    """
     if "://" in address:
         raise UserError(f"'{address}' is a URL; give HOST:PORT, for example {EXAMPLE}")
     host, separator, port = address.rpartition(":")
@@ -43,7 +46,10 @@ def usable_address(host: str, port: int) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """True when every address `host` stands for is this machine's own; raises UserError for an unknown name."""
+    """True when every address `host` stands for is this machine's own.
+
+    Raises UserError for an unknown name.
+    """
     return all(ipaddress.ip_address(address.split("%")[0]).is_loopback for address in _resolved(host))
 
 

@@ -9,7 +9,10 @@ _SHOWN_CHARACTERS = 40
 
 @dataclass(frozen=True)
 class Bounds:
-    """The least and the greatest value of a quantity; `unit` is a plural noun, `whole` asks for an integer."""
+    """The least and the greatest value of a quantity.
+
+    `unit` is a plural noun, `whole` asks for an integer.
+    """
 
     low: float
     high: float
@@ -22,7 +25,10 @@ class Bounds:
             raise self._refusal(name, str(value))
 
     def read(self, name: str, text: str | float) -> float:
-        """Return the number that `text` says, an int where `whole`; raises UserError for any other."""
+        """Return the number that `text` says, an int where `whole`.
+
+        Raises UserError for any other.
+        """
         try:
             value = (int if self.whole else float)(_plain_digits(text))
         except (ValueError, OverflowError):
@@ -45,7 +51,10 @@ class Bounds:
 
 
 def _plain_digits(text: str | float) -> str | float:
-    """Return `text`; raises ValueError for what only Python reads as a number: `1_0`, `٣`."""
+    """Return `text`.
+
+    Raises ValueError for what only Python reads as a number: `1_0`, `٣`.
+    """
     if isinstance(text, str) and (not text.isascii() or "_" in text):
         raise ValueError(text)
     return text

@@ -91,7 +91,10 @@ class ServerConfig:
         return self
 
     def artifacts_folder(self) -> Path:
-        """Where artifacts lie; raises UserError for a database server without `artifacts`, and for no database."""
+        """Where artifacts lie.
+
+        Raises UserError for a database server without `artifacts`, and for no database.
+        """
         if self.artifacts is not None:
             return self.artifacts
         path = locate(self.db).path

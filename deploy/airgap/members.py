@@ -33,11 +33,17 @@ TIMEOUT_S = 120
 
 
 class MembersError(Exception):
-    """A wheel cannot be had, read or trusted; the message is one sentence."""
+    """A wheel cannot be had, read or trusted.
+
+    The message is one sentence.
+    """
 
 
 class RemoteFile(io.RawIOBase):
-    """A file behind a URL that is read by HTTP ranges; `read_bytes` counts what came over the network."""
+    """A file behind a URL that is read by HTTP ranges.
+
+    `read_bytes` counts what came over the network.
+    """
 
     def __init__(self, url):
         self.url = url
@@ -158,7 +164,10 @@ def opened(source):
 
 
 def recorded(wheel):
-    """Return the SHA-256 of each member, as the wheel's RECORD has them; empty for what has none there."""
+    """Return the SHA-256 of each member, as the wheel's RECORD has them.
+
+    Empty for what has none there.
+    """
     records = [name for name in wheel.namelist() if re.match(r"[^/]+\.dist-info/RECORD$", name)]
     if len(records) != 1:
         raise MembersError(f"it is no wheel: it has {len(records)} files RECORD")
@@ -209,7 +218,10 @@ def _extract(wheel, name, folder, recorded_hash):
 
 
 def main(arguments):
-    """List or extract; return the exit code."""
+    """List or extract.
+
+    Return the exit code.
+    """
     if not (len(arguments) == 2 and arguments[0] == "list") and not (len(arguments) > 3 and arguments[0] == "get"):
         sys.stderr.write(__doc__)
         return 2

@@ -250,7 +250,10 @@ def _limit_workspace(trt: Any, config: Any, size_bytes: int) -> None:
 
 
 def compute_capabilities(trt: Any) -> List[int]:
-    """Return the SMs that TensorRT-RTX's bindings build for, e.g. [75, 86]; none where they do not say."""
+    """Return the SMs that TensorRT-RTX's bindings build for, e.g. [75, 86].
+
+    None where they do not say.
+    """
     if not hasattr(trt, "ComputeCapability"):
         return []
     names = [re.match(r"SM(\d+)$", name) for name in dir(trt.ComputeCapability)]

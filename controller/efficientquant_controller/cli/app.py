@@ -56,10 +56,16 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Verbs(TyperGroup):
-    """The verbs by their names; one that does not exist is refused with those that do."""
+    """The verbs by their names.
+
+    One that does not exist is refused with those that do.
+    """
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the verb that the first word names; raises UsageError when there is none."""
+        """Find the verb that the first word names.
+
+        Raises UsageError when there is none.
+        """
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             raise usage.unknown_verb(args[0], list(self.commands))
         return super().resolve_command(ctx, args)

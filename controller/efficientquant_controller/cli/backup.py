@@ -21,7 +21,10 @@ def command(
     ] = "results.db",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE when it exists.")] = False,
 ) -> None:
-    """Copy the results database as it is now, while a controller writes it or not; artifacts are not copied."""
+    """Copy the results database as it is now, while a controller writes it or not.
+
+    Artifacts are not copied.
+    """
     location, _ = check_location(db, writing=False)
     if location.path is None:
         raise UserError(

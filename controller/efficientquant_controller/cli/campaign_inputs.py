@@ -19,7 +19,10 @@ _DATA = "give a folder of images or an .npz"
 
 
 def weights_source(weights: str) -> str | Path:
-    """`pretrained` and `random` as they are, anything else as a file; raises UserError when it cannot be one."""
+    """`pretrained` and `random` as they are, anything else as a file.
+
+    Raises UserError when it cannot be one.
+    """
     if weights in ("pretrained", "random"):
         return weights
     path = Path(weights)
@@ -30,7 +33,10 @@ def weights_source(weights: str) -> str | Path:
 
 
 def checked_data(data: Path | None) -> Path | None:
-    """`data` when images may come from there; raises UserError or DataError for what holds none."""
+    """`data` when images may come from there.
+
+    Raises UserError or DataError for what holds none.
+    """
     if data is None:
         return None
     if not data.is_dir():
@@ -47,14 +53,20 @@ def checked_data(data: Path | None) -> Path | None:
 
 
 def upload_weights(connection: "Connection", source: str | Path) -> Weights:
-    """Upload a checkpoint file; return where the campaign's weights come from."""
+    """Upload a checkpoint file.
+
+    Return where the campaign's weights come from.
+    """
     if isinstance(source, str):
         return Weights(source)
     return Weights("checkpoint", _upload(connection, source), source.name)
 
 
 def upload_images(connection: "Connection", data: Path) -> Calibration:
-    """Draw and upload images to calibrate on; raises UserError when there are none."""
+    """Draw and upload images to calibrate on.
+
+    Raises UserError when there are none.
+    """
     from tempfile import TemporaryDirectory
 
     with TemporaryDirectory(prefix="efficientquant-images-") as folder:

@@ -54,7 +54,10 @@ def _show(devices: list[Device], now_unix_s: float, controller: str, as_json: bo
 
 
 def device_table(devices: list[Device], now_unix_s: float) -> "Table":
-    """The devices as a table; `now_unix_s` is the controller's clock, as are its devices' times."""
+    """The devices as a table.
+
+    `now_unix_s` is the controller's clock, as are its devices' times.
+    """
     table = output.new_table("device", "state", "board", "runs models with", "system")
     for device in devices:
         table.add_row(device.name, _state(device, now_unix_s), _board(device), _capabilities(device), _system(device))

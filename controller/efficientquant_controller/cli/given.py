@@ -19,7 +19,10 @@ def require_inputs(weights: str, *data: Path | None) -> None:
 
 
 def image_count(images: int | None, data: Path | None, default: int = DEFAULT_IMAGES) -> int:
-    """Return how many images to take; raise UserError where a number is given without any data."""
+    """Return how many images to take.
+
+    Raises UserError where a number is given without any data.
+    """
     if images is not None and data is None:
         raise UserError(f"--images {images} says how many images of --data to take; pass --data PATH, or leave it out")
     return default if images is None else images

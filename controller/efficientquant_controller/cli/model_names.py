@@ -16,7 +16,10 @@ _REGISTERED = re.compile(r"^@register_model\b.*\n(?:[@#].*\n)*def (\w+)", re.MUL
 
 
 def model_names(pattern: str) -> list[str]:
-    """Return the names timm knows that match, sorted; a pattern without wildcards matches anywhere in a name."""
+    """Return the names timm knows that match, sorted.
+
+    A pattern without wildcards matches anywhere in a name.
+    """
     wanted = pattern if re.search(r"[*?[]", pattern) else f"*{pattern}*"
     return [name for name in all_names() if fnmatchcase(name, wanted)]
 
@@ -42,7 +45,10 @@ def require_model(name: str) -> None:
 
 
 def require_in_sources(name: str) -> None:
-    """Raise UnknownModelError for a name that timm's sources lack; what they do not say passes."""
+    """Raise UnknownModelError for a name that timm's sources lack.
+
+    What they do not say passes.
+    """
     architecture, _, tag = name.partition(".")
     sources = _sources()
     if any(name in _KEY.findall(block) for source in sources for block in _RENAMINGS.findall(source)):

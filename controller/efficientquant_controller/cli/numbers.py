@@ -9,13 +9,19 @@ from efficientquant_controller import bounds
 
 
 def number_option(option: str, allowed: bounds.Bounds, text: str, metavar: str = "N") -> Any:
-    """Make a typer option that takes the numbers `allowed`; any other is one sentence that names the option."""
+    """Make a typer option that takes the numbers `allowed`.
+
+    Any other is one sentence that names the option.
+    """
     help_text = f"{text} From {allowed.span}."
     return typer.Option(option, parser=reader(option, allowed), metavar=metavar, help=help_text)
 
 
 def reader(option: str, allowed: bounds.Bounds) -> Callable[[str | float], Any]:
-    """Return what reads the value of `option`; it raises UserError for a number out of bounds."""
+    """Return what reads the value of `option`.
+
+    It raises UserError for a number out of bounds.
+    """
     return lambda text: allowed.read(option, text)
 
 

@@ -25,7 +25,10 @@ def _console_class() -> "type[Console]":
     from rich.console import Console
 
     class PipeConsole(Console):
-        """A console that leaves it to the command what a closed pipe means; rich would end with 1."""
+        """A console that leaves it to the command what a closed pipe means.
+
+        Rich would end with 1.
+        """
 
         def on_broken_pipe(self) -> NoReturn:
             """Raise BrokenPipeError."""

@@ -75,7 +75,10 @@ class PhaseProgress:
 
 
 def elapsed_column() -> "ProgressColumn":
-    """Return a column with the time since a step began; rich's own stops when the first phase is complete."""
+    """Return a column with the time since a step began.
+
+    Rich's own stops when the first phase is complete.
+    """
     from rich.progress import ProgressColumn, Task
     from rich.text import Text
 

@@ -47,7 +47,10 @@ class ProgressView(ABC):
         self._draw(status)
 
     def tick(self) -> None:
-        """Show how the time goes by where nothing else has changed; call it as often as you like."""
+        """Show how the time goes by where nothing else has changed.
+
+        Call it as often as you like.
+        """
         if self._status is not None and self._clock() - self._drawn_s >= self.tick_s:
             self._drawn_s = self._clock()
             self._draw_time(self._status)
@@ -73,7 +76,10 @@ class ProgressView(ABC):
 
 
 class LiveView(ProgressView):
-    """One line for each build while building, one bar for each device; drawn once a second at the most when idle."""
+    """One line for each build while building, one bar for each device.
+
+    Drawn once a second at the most when idle.
+    """
 
     tick_s = 1.0
 

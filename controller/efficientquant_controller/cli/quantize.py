@@ -120,7 +120,10 @@ def report_path(path: Path) -> Path:
 
 
 def write_with_report(rendered: "Rendered", report: dict[str, Any]) -> list[Path]:
-    """Write an artifact and all that is known of it as JSON, both or neither; return the folders that were made."""
+    """Write an artifact and all that is known of it as JSON, both or neither.
+
+    Return the folders that were made.
+    """
     from efficientquant.whole_files import write_together
 
     artifact = rendered.artifact

@@ -62,7 +62,10 @@ def rows_from_database(db: str, campaign_id: str) -> Rows:
 def print_results(
     rows: Rows, *, as_csv: bool = False, as_json: bool = False, controller: str = DEFAULT_CONTROLLER
 ) -> None:
-    """Print rows on stdout in one of the three forms; `controller` is for what to type next."""
+    """Print rows on stdout in one of the three forms.
+
+    `controller` is for what to type next.
+    """
     if as_json:
         output.print_json(si_rows(rows))
     elif as_csv:

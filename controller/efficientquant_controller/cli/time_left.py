@@ -29,7 +29,10 @@ class Pace:
                     self._first.setdefault(device.name, (now_s, device.runs_done))
 
     def left(self, status: "CampaignStatus", now_s: float) -> str:
-        """Return a sentence on the time that is left, for the slowest device; empty where nothing can be said."""
+        """Return a sentence on the time that is left, for the slowest device.
+
+        Empty where nothing can be said.
+        """
         waiting = [one for one in status.devices if one.runs_done < one.runs_total and one.state != "offline"]
         if status.campaign.state.ended or not waiting:
             return ""

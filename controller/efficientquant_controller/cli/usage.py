@@ -16,7 +16,10 @@ _LONGEST_HELP = 140
 
 
 def sentence(error: Any, verb: str) -> str:
-    """Return one line for an error of the parser, with what was meant or what exists; `verb` may be empty."""
+    """Return one line for an error of the parser, with what was meant or what exists.
+
+    `verb` may be empty.
+    """
     context: Any = getattr(error, "ctx", None)
     where = context.command_path if context is not None else f"efficientquant {verb}".rstrip()
     parameter = getattr(error, "param", None)

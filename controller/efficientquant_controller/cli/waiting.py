@@ -43,7 +43,10 @@ class Waiting:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop saying so; a line that counts is wiped away. Harmless when it was stopped before."""
+        """Stop saying so.
+
+        A line that counts is wiped away. Harmless when it was stopped before.
+        """
         self._ended.set()
         self._thread.join()
 

@@ -248,7 +248,10 @@ def print_end(connection: Connection, campaign: Campaign, *, as_json: bool, agai
 
 
 def next_step(campaign: Campaign, address: str, again: Sequence[str] | None = None) -> str:
-    """What to try after a campaign; `again` are the words of the same one in a longer tier, where they are known."""
+    """What to try after a campaign.
+
+    `again` are the words of the same one in a longer tier, where they are known.
+    """
     if campaign.state is CampaignState.CANCELLED:
         words = again or campaign_words(campaign, campaign.tier)
         return f"next: to measure it after all, {command_line(words, address) if words else 'bench again'}"

@@ -19,7 +19,10 @@ def require_abilities(measurement: Measurement, devices: Sequence[tuple[Device, 
 
 
 def choose_devices(names: Sequence[str], connected: Sequence[Device], known: Sequence[Device]) -> list[Device]:
-    """The connected devices of these names, or all; raises UserError for one that is offline or does not exist."""
+    """The connected devices of these names, or all.
+
+    Raises UserError for one that is offline or does not exist.
+    """
     if not connected and not names:
         raise UserError(
             "no device is connected; start one with 'efficientquant-agent --controller HOST:PORT --name NAME' and "

@@ -28,7 +28,10 @@ class Location:
 
 
 def locate(target: str | Path) -> Location:
-    """Read what `--db` was given without touching a file or server; raises StoreError for an unsupported one."""
+    """Read what `--db` was given without touching a file or server.
+
+    Raises StoreError for an unsupported one.
+    """
     if isinstance(target, Path):
         return Location(target)
     scheme, separator, rest = target.partition("://")

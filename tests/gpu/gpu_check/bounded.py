@@ -16,7 +16,10 @@ _TAIL_BYTES = 4096
 
 
 class ChildError(Exception):
-    """A child hung or died; the message says which, and after what."""
+    """A child hung or died.
+
+    The message says which, and after what.
+    """
 
 
 def messages(arguments: Sequence[str], limit_s: float, environment: Mapping[str, str]) -> Iterator[Dict[str, Any]]:

@@ -23,7 +23,10 @@ _PACKAGES = (
 
 
 class Check(NamedTuple):
-    """A check; what it leaves of its share goes to those after it."""
+    """A check.
+
+    What it leaves of its share goes to those after it.
+    """
 
     share_s: float
     check: Callable[[], Seen]

@@ -10,7 +10,10 @@ from gpu_check.rows import encode, rows_of
 
 
 def main(kind: str, name: str) -> None:
-    """Do what is named; whatever a runtime prints meanwhile goes to standard error."""
+    """Do what is named.
+
+    Whatever a runtime prints meanwhile goes to standard error.
+    """
     with claim_standard_output() as answer:
         if kind == "find":
             answer.write(json.dumps(machine.SOURCES[name]()) + "\n")

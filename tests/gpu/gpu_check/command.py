@@ -31,7 +31,10 @@ class _Options(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str], reports: str) -> int:
-    """Check everything, write the report; return 0, 1 (a check failed), 2 (no GPU or numpy) or 130 (interrupted)."""
+    """Check everything, write the report.
+
+    Return 0, 1 (a check failed), 2 (no GPU or numpy) or 130 (interrupted).
+    """
     parser = _Options(prog="make gpu-check", description="Checks what runs on this machine's NVIDIA GPU, and reports.")
     parser.add_argument("--reports", metavar="DIR", default=reports, help="where the report goes (docs/gpu-checks)")
     parser.add_argument("--seconds", metavar="N", type=_seconds, default=LIMIT_S, help="the most it may take (300)")
@@ -102,7 +105,10 @@ def _found(source: str, environment: Dict[str, str]) -> Dict[str, str]:
 
 
 def _run_checks(rows: List[Row], environment: Dict[str, str], started_s: float, limit_s: float) -> int:
-    """Add the rows of every check; return 130 when the user interrupts, else 0."""
+    """Add the rows of every check.
+
+    Return 130 when the user interrupts, else 0.
+    """
     available_s = limit_s - _SPARE_S - (time.monotonic() - started_s)
     unit_s = available_s / sum(check.share_s for check in CHECKS.values())
     ends_s = time.monotonic()
@@ -136,7 +142,10 @@ def _rows(name: str, limit_s: float, environment: Dict[str, str]) -> Iterator[Ro
 
 
 def _publish(folder: str, here: Machine, text: str, rows: List[Row]) -> None:
-    """Write the report; print it where it cannot be written."""
+    """Write the report.
+
+    Print it where it cannot be written.
+    """
     try:
         path = report.write(folder, here, text)
     except OSError as error:
@@ -150,7 +159,10 @@ def _publish(folder: str, here: Machine, text: str, rows: List[Row]) -> None:
 
 
 def _say(line: str) -> None:
-    """Print a line; a reader that has gone stops nothing."""
+    """Print a line.
+
+    A reader that has gone stops nothing.
+    """
     try:
         encoding = sys.stdout.encoding or "ascii"
         sys.stdout.write(line.encode(encoding, "replace").decode(encoding) + "\n")

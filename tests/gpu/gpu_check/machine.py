@@ -17,7 +17,10 @@ SMI_TIMEOUT_S = 8.0
 
 
 class Machine(NamedTuple):
-    """The GPU under test; empty is not known. `trouble` is what CUDA says where it does not answer."""
+    """The GPU under test.
+
+    Empty is not known. `trouble` is what CUDA says where it does not answer.
+    """
 
     name: str
     uuid: str = ""

@@ -42,7 +42,10 @@ def count(rows: Sequence[Row]) -> str:
 
 
 def write(folder: str, machine: Machine, text: str) -> str:
-    """Write the report and return its path; OSError where that is not possible, with nothing left behind."""
+    """Write the report and return its path.
+
+    OSError where that is not possible, with nothing left behind.
+    """
     slug = re.sub(r"[^a-z0-9]+", "-", machine.name.lower()).strip("-") or "gpu"
     path = os.path.join(folder, "{}-{}.md".format(datetime.date.today().isoformat(), slug))
     os.makedirs(folder, exist_ok=True)

@@ -11,7 +11,10 @@ Seen = Iterator[Tuple[str, Any]]
 
 
 class Row(NamedTuple):
-    """One line of the report; `outcome` is one of the constants above."""
+    """One line of the report.
+
+    `outcome` is one of the constants above.
+    """
 
     check: str
     outcome: str
@@ -23,7 +26,10 @@ class Absent(Exception):  # noqa: N818 — no error: what is to be checked is no
 
 
 def rows_of(name: str, check: Callable[[], Seen]) -> Iterator[Row]:
-    """Yield the rows of a check; the exception that ends it is its last row."""
+    """Yield the rows of a check.
+
+    The exception that ends it is its last row.
+    """
     try:
         for what, seen in check():
             title = "{}: {}".format(name, what) if what else name

@@ -29,7 +29,10 @@ def expected():
 
 
 def compared(model, precision):
-    """Return how far a loaded model's outputs lie from the expected ones; AssertionError beyond the limit."""
+    """Return how far a loaded model's outputs lie from the expected ones.
+
+    AssertionError beyond the limit.
+    """
     right = expected()
     given = [model.outputs(staged) for staged in model.stage(right.feeds)]
     agreement = reference.compare(right.outputs, given)

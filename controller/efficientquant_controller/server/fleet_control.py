@@ -83,9 +83,9 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
         campaign_id = (await self._coordinator.view(request.campaign_id)).campaign_id
         while True:
             changed = self._coordinator.next_change()
-            view = await self._coordinator.view(campaign_id)
-            yield await self._status(view)
-            if view.campaign.state.ended:
+            status = await self._status(await self._coordinator.view(campaign_id))
+            yield status
+            if status.campaign.HasField("ended_unix_s"):  # the view itself may have moved on while this was sent
                 return
             await asyncio.sleep(WATCH_INTERVAL_S)
             await changed.wait()

@@ -1,0 +1,58 @@
+"""The stream of a campaign's states that a client watches."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from shutil import copy
+
+import pytest
+from efficientquant_controller.fleet.campaigns import CampaignView
+from efficientquant_controller.model import CampaignState
+from efficientquant_controller.server.fleet_control import FleetControl
+from efficientquant_controller.store.sql import SqlStore, open_store
+from efficientquant_protos.v1 import fleet_pb2 as pb
+
+DATABASE = Path(__file__).parents[2] / "fixtures" / "databases" / "0.1.0-schema-2.db"
+
+
+class OneCampaign:
+    """A coordinator of one campaign, in which something has always changed."""
+
+    def __init__(self, view: CampaignView) -> None:
+        self._view = view
+
+    async def view(self, campaign_id: str) -> CampaignView:
+        """Return the campaign, whatever its id."""
+        del campaign_id
+        return self._view
+
+    def next_change(self) -> asyncio.Event:
+        """Return an event that is set already."""
+        changed = asyncio.Event()
+        changed.set()
+        return changed
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqlStore]:
+    """A store with a campaign c1."""
+    store = open_store(str(copy(DATABASE, tmp_path / "results.db")))
+    yield store
+    store.close()
+
+
+def test_the_end_is_always_sent(store: SqlStore) -> None:
+    """A campaign that ends while a state is being sent is sent once more, ended."""
+    running = replace(store.campaign("c1"), devices=(), state=CampaignState.RUNNING, ended_unix_s=None)
+    view = CampaignView(running, [], [], [])
+    control = FleetControl(OneCampaign(view), None, store, None)
+
+    async def watch() -> list[str]:
+        states = []
+        async for status in control.WatchCampaign(pb.WatchCampaignRequest(campaign_id="c1"), None):
+            states.append(status.campaign.state)
+            view.move_campaign(CampaignState.SUCCEEDED, 5.0)
+        return states
+
+    assert asyncio.run(watch()) == ["running", "succeeded"]

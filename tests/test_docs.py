@@ -10,6 +10,7 @@ import pytest
 import typer
 from efficientquant.recipe import get_recipe, list_recipes
 from efficientquant.targets import list_targets
+from efficientquant_agent import config, doctor
 from efficientquant_controller.cli.app import app
 
 ROOT = Path(__file__).parent.parent
@@ -56,13 +57,24 @@ RUN_ELSEWHERE = ("make ", "sqlite3 ")  # the targets are checked below; the SQL 
 @pytest.mark.parametrize("line", ALL_LINES, ids=lambda line: line.text.partition("  ")[0])
 def test_every_printed_command_can_be_typed(line):
     """Each command that a page prints is known, and its options and arguments are accepted."""
-    program, *arguments = shlex.split(line.text, comments=True)
-    if program == "efficientquant":
+    program, *arguments = words = shlex.split(line.text, comments=True)
+    agent = next((place for place, word in enumerate(words) if word.endswith("bin/efficientquant-agent")), None)
+    if program == "efficientquant-agent" or agent is not None:
+        parse_for_agent(words[(agent or 0) + 1 :])
+    elif program == "efficientquant":
         parse(arguments)
     elif program == "make":
         assert re.search(rf"^{arguments[0]}\b.*:.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    elif program != "efficientquant-agent":
+    else:
         assert line.text.startswith((*ON_A_BOARD, *RUN_ELSEWHERE)), line
+
+
+def parse_for_agent(arguments):
+    """Check a command line of `efficientquant-agent` as the agent does; raises its UsageError."""
+    is_doctor = arguments[:1] == ["doctor"]
+    options = (doctor if is_doctor else config).build_parser().parse_args(arguments[is_doctor:])
+    if options.controller != "…":
+        config.from_options(options, {})
 
 
 def parse(arguments):

@@ -4,7 +4,7 @@
 set -uo pipefail
 text=$1
 shift
-log=$(mktemp)
+log=$(mktemp) || exit 1
 trap 'rm -f "$log"' EXIT
 "$@" >"$log" 2>&1 &
 command=$!

@@ -89,7 +89,7 @@ def _serve(config: configuration.Config) -> NoReturn:
 
 
 def import_grpc() -> None:
-    """Import gRPC without OpenSSL, a tenth of an idle agent's memory, and without its remarks on child processes."""
+    """Import gRPC without OpenSSL and without its log lines about forks."""
     # Children are programs of their own, which need nothing of gRPC's state.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     # asyncio, which gRPC imports and the agent does not use, does without ssl, which loads OpenSSL.

@@ -28,7 +28,7 @@ def parse_address(address: str, named: str = "controller") -> Tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine by its name or its address, without asking a name server."""
+    """Return whether a host is this machine, without asking a name server."""
     if host.lower().rstrip(".") == "localhost":
         return True
     try:

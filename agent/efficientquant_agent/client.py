@@ -95,7 +95,7 @@ class Client:
 
     @contextlib.contextmanager
     def reconnecting(self) -> Iterator[None]:
-        """Let gRPC connect inside the block, to be put around a pause between two attempts.
+        """Let gRPC connect during a pause between two attempts.
 
         gRPC 1.70, the last for Python 3.8, reads its sockets only while somebody waits for it: calls that fail at once
         would find the connection unfinished each time, for good.

@@ -1,4 +1,4 @@
-"""A command line whose mistakes are answered in one sentence, with what was probably meant."""
+"""Answers each mistake on a command line with one sentence and a suggestion."""
 
 import argparse
 import difflib
@@ -51,7 +51,7 @@ class Parser(argparse.ArgumentParser):
             streams.answer(message.rstrip("\n"))
 
     def _with_values(self, arguments: Sequence[str]) -> List[str]:
-        """Return the arguments with each value joined to its option, so that -1GiB is a value and no option."""
+        """Join each value to its option, so that -1GiB is read as a value."""
         joined = []  # type: List[str]
         rest = list(arguments)
         while rest:
@@ -85,7 +85,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:
-    """Return "did you mean …?" with the names that a mistyped or abbreviated word is close to, else nothing."""
+    """Return "did you mean …?" for a word close to known ones, else nothing."""
     bare = {name.lstrip("-").lower(): name for name in known}
     asked = word.lstrip("-").lower().replace("_", "-")
     close = [name for name in bare if asked and name.startswith(asked)]

@@ -26,7 +26,7 @@ class BackendBrokenError(Exception):
 
 
 class UnsupportedGpuError(BackendBrokenError):
-    """The runtime is installed and has no code for this GPU: installing it again does not help."""
+    """The runtime is installed but does not support this GPU."""
 
 
 class RuntimeTooOldError(BackendBrokenError):

@@ -296,7 +296,7 @@ def open_library(path: str = "") -> Cudart:
 
 
 def loaded_path() -> str:
-    """Return the file of the CUDA runtime that this process has loaded, empty without one."""
+    """Return the path of the loaded CUDA runtime, or an empty text."""
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as stream:
         match = re.search(r"(/\S*/libcudart[^/\s]*)$", stream.read(), re.MULTILINE)
     return match.group(1) if match else ""

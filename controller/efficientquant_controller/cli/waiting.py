@@ -19,7 +19,7 @@ _CLEAR_LINE = "\r\x1b[2K"
 class Waiting:
     """Says on stderr what is waited for while a `with` block lasts longer than `silent_s` seconds.
 
-    `what` completes "waiting for …"; a function is asked anew for each line.
+    `what` completes "waiting for …". A function is called for each line.
     """
 
     def __init__(self, what: str | Callable[[], str], silent_s: float = SILENT_S) -> None:
@@ -66,7 +66,7 @@ class Waiting:
 
 
 def next_pause_s(elapsed_s: float) -> float:
-    """Return how long to be silent after a line in a log: longer the longer the wait has lasted, a minute at most."""
+    """Return the seconds until the next log line, at most a minute."""
     return min(max(9.0, elapsed_s), LONGEST_INTERVAL_S)
 
 

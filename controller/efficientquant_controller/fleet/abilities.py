@@ -46,7 +46,7 @@ def _absence(name: str, offline: set[str], present: dict[str, Device]) -> str:
 
 
 def _require_clocks(measurement: Measurement, devices: Sequence[Device]) -> None:
-    """Refuse clocks or a power mode that a device lacks or may not set: found at midnight, it would cost the night."""
+    """Refuse clocks or a power mode that a device lacks or may not set."""
     if measurement.lock_clocks:
         lacking = [device for device in devices if not _has_clocks(device)]
         if lacking:

@@ -113,7 +113,7 @@ def _content(connection: sqlite3.Connection) -> Content:
 
 @contextmanager
 def _partial_file(copy: Path) -> Iterator[Path]:
-    """A new file beside the copy, with the user's usual permissions, that is gone afterwards."""
+    """Make a temporary file beside the copy and remove it afterwards."""
     partial = copy.with_name(f"{copy.name}.{secrets.token_hex(4)}.partial")
     os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:

@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$efficientquant_protos/v1/fleet.proto\x12\x11\x65\x66\x66icientquant.v1\"\xa7\x01\n\nAgentEvent\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.efficientquant.v1.HelloH\x00\x12\x31\n\theartbeat\x18\x02 \x01(\x0b\x32\x1c.efficientquant.v1.HeartbeatH\x00\x12\x32\n\x08progress\x18\x03 \x01(\x0b\x32\x1e.efficientquant.v1.RunProgressH\x00\x42\x07\n\x05\x65vent\"\xbb\x01\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x15\n\rsession_epoch\x18\x05 \x01(\x04\x12\x31\n\x06\x64\x65vice\x18\x06 \x01(\x0b\x32!.efficientquant.v1.DeviceSnapshot\x12\x16\n\x0e\x61\x63tive_run_ids\x18\x07 \x03(\t\"#\n\tHeartbeat\x12\x16\n\x0e\x61\x63tive_run_ids\x18\x01 \x03(\t\">\n\x0bRunProgress\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x10\n\x08\x66raction\x18\x03 \x01(\x01\"\xfc\x03\n\x0e\x44\x65viceSnapshot\x12\x10\n\x08\x62oard_id\x18\x01 \x01(\t\x12\r\n\x05\x62oard\x18\x02 \x01(\t\x12\n\n\x02os\x18\x03 \x01(\t\x12\x0e\n\x06kernel\x18\x04 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x05 \x01(\t\x12\x11\n\tcpu_model\x18\x06 \x01(\t\x12\x11\n\tcpu_count\x18\x07 \x01(\r\x12\x1a\n\x12memory_total_bytes\x18\x08 \x01(\x04\x12\x18\n\x10swap_total_bytes\x18\t \x01(\x04\x12\x0b\n\x03l4t\x18\n \x01(\t\x12P\n\x10library_versions\x18\x0b \x03(\x0b\x32\x36.efficientquant.v1.DeviceSnapshot.LibraryVersionsEntry\x12,\n\x08\x62\x61\x63kends\x18\x0c \x03(\x0b\x32\x1a.efficientquant.v1.Backend\x12\x0f\n\x07jetpack\x18\r \x01(\t\x12\x14\n\x0c\x63uda_version\x18\x0e \x01(\t\x12\x12\n\npower_mode\x18\x0f \x01(\t\x12\x15\n\rclock_control\x18\x10 \x01(\t\x12$\n\x04gpus\x18\x11 \x03(\x0b\x32\x16.efficientquant.v1.Gpu\x1a\x36\n\x14LibraryVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xcb\x01\n\x03Gpu\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x1a\n\x12\x63ompute_capability\x18\x03 \x01(\r\x12\x1f\n\x12memory_total_bytes\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\nintegrated\x18\x05 \x01(\x08\x12\x0c\n\x04\x66p16\x18\x06 \x01(\x08\x12\x0c\n\x04int8\x18\x07 \x01(\x08\x12\x0c\n\x04tf32\x18\x08 \x01(\x08\x12\x16\n\x0e\x64river_version\x18\t \x01(\tB\x15\n\x13_memory_total_bytes\";\n\x07\x42\x61\x63kend\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x11\n\tproviders\x18\x03 \x03(\t\"\xeb\x01\n\x11\x43ontrollerCommand\x12-\n\x07welcome\x18\x01 \x01(\x0b\x32\x1a.efficientquant.v1.WelcomeH\x00\x12\x33\n\nassignment\x18\x02 \x01(\x0b\x32\x1d.efficientquant.v1.AssignmentH\x00\x12\x32\n\ncancel_run\x18\x03 \x01(\x0b\x32\x1c.efficientquant.v1.CancelRunH\x00\x12\x33\n\nsuperseded\x18\x04 \x01(\x0b\x32\x1d.efficientquant.v1.SupersededH\x00\x42\t\n\x07\x63ommand\"n\n\x07Welcome\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x1a\n\x12\x63ontroller_version\x18\x02 \x01(\t\x12\x1c\n\x14heartbeat_interval_s\x18\x03 \x01(\x01\x12\x0f\n\x07lease_s\x18\x04 \x01(\x01\"\r\n\x0bPingRequest\"_\n\x0cPingResponse\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x1a\n\x12\x63ontroller_version\x18\x02 \x01(\t\x12\x19\n\x11\x63ontroller_unix_s\x18\x03 \x01(\x01\"\xec\x02\n\nAssignment\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63\x61mpaign_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12\x14\n\x0crepeat_index\x18\x05 \x01(\r\x12\r\n\x05model\x18\x06 \x01(\t\x12\x0e\n\x06recipe\x18\x07 \x01(\t\x12\x30\n\x08\x61rtifact\x18\x08 \x01(\x0b\x32\x1e.efficientquant.v1.ArtifactRef\x12\x0f\n\x07\x62\x61\x63kend\x18\t \x01(\t\x12\x33\n\x0bmeasurement\x18\n \x01(\x0b\x32\x1e.efficientquant.v1.Measurement\x12\x11\n\ttimeout_s\x18\x0b \x01(\x01\x12\x0e\n\x06target\x18\x0c \x01(\t\x12\x15\n\rbuilder_flags\x18\r \x03(\t\x12\x31\n\treference\x18\x0e \x01(\x0b\x32\x1e.efficientquant.v1.ArtifactRef\"1\n\x0b\x41rtifactRef\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"\xb8\x03\n\x0bMeasurement\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x12\n\nmin_time_s\x18\x02 \x01(\x01\x12\x11\n\tmin_count\x18\x03 \x01(\r\x12\x19\n\x11warmup_min_time_s\x18\x04 \x01(\x01\x12\x18\n\x10warmup_min_count\x18\x05 \x01(\r\x12\x19\n\x11warmup_max_time_s\x18\x06 \x01(\x01\x12\x13\n\x0binput_count\x18\x07 \x01(\r\x12\x12\n\ninput_seed\x18\x08 \x01(\x04\x12\x18\n\x10intra_op_threads\x18\t \x01(\r\x12\x1b\n\x13sampling_interval_s\x18\n \x01(\x01\x12\x12\n\ncuda_graph\x18\x0b \x01(\x08\x12\x11\n\tsync_mode\x18\x0c \x01(\t\x12\x13\n\x0bmemory_kind\x18\r \x01(\t\x12\x16\n\x0eprofile_layers\x18\x0e \x01(\x08\x12\x0e\n\x06idle_s\x18\x0f \x01(\x01\x12\x1f\n\x17max_start_temperature_c\x18\x10 \x01(\x01\x12\x16\n\x0egate_timeout_s\x18\x11 \x01(\x01\x12\x13\n\x0block_clocks\x18\x12 \x01(\x08\x12\x12\n\npower_mode\x18\x13 \x01(\t\"\x1b\n\tCancelRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"&\n\nSuperseded\x12\x18\n\x10\x62y_session_epoch\x18\x01 \x01(\x04\"6\n\x14\x46\x65tchArtifactRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"%\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"@\n\x10ReportRunRequest\x12,\n\x06result\x18\x01 \x01(\x0b\x32\x1c.efficientquant.v1.RunResult\"9\n\x11ReportRunResponse\x12\x11\n\tcommitted\x18\x01 \x01(\x08\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"\x95\x0c\n\tRunResult\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x14\n\x0c\x66\x61ilure_type\x18\x04 \x01(\t\x12\x17\n\x0f\x66\x61ilure_message\x18\x05 \x01(\t\x12\x10\n\x08log_tail\x18\x06 \x03(\t\x12\x16\n\x0estarted_unix_s\x18\x07 \x01(\x01\x12\x1b\n\x13started_monotonic_s\x18\x08 \x01(\x01\x12\x12\n\nduration_s\x18\t \x01(\x01\x12\x15\n\ragent_version\x18\n \x01(\t\x12\x18\n\x10protocol_version\x18\x0b \x01(\r\x12.\n\x06stages\x18\x0c \x03(\x0b\x32\x1e.efficientquant.v1.StageTiming\x12\x18\n\x10warmup_converged\x18\r \x01(\x08\x12\x18\n\x10warmup_latency_s\x18\x0e \x03(\x01\x12\x11\n\tlatency_s\x18\x0f \x03(\x01\x12)\n\x06series\x18\x10 \x03(\x0b\x32\x19.efficientquant.v1.Series\x12\x1b\n\x0epeak_pss_bytes\x18\x11 \x01(\x04H\x00\x88\x01\x01\x12)\n\x1c\x62oard_available_before_bytes\x18\x12 \x01(\x04H\x01\x88\x01\x01\x12&\n\x19\x62oard_available_min_bytes\x18\x13 \x01(\x04H\x02\x88\x01\x01\x12#\n\x16swap_used_before_bytes\x18\x14 \x01(\x04H\x03\x88\x01\x01\x12 \n\x13swap_used_max_bytes\x18\x15 \x01(\x04H\x04\x88\x01\x01\x12\x0f\n\x07\x62\x61\x63kend\x18\x16 \x01(\t\x12\x11\n\tproviders\x18\x17 \x03(\t\x12K\n\x10library_versions\x18\x18 \x03(\x0b\x32\x31.efficientquant.v1.RunResult.LibraryVersionsEntry\x12I\n\x0fsession_options\x18\x19 \x03(\x0b\x32\x30.efficientquant.v1.RunResult.SessionOptionsEntry\x12\x1a\n\rsampler_cpu_s\x18\x1a \x01(\x01H\x05\x88\x01\x01\x12\x1c\n\x0fsampler_wakeups\x18\x1b \x01(\rH\x06\x88\x01\x01\x12\x31\n\x06\x64\x65vice\x18\x1c \x01(\x0b\x32!.efficientquant.v1.DeviceSnapshot\x12\x18\n\x10\x64\x65vice_latency_s\x18\x1d \x03(\x01\x12*\n\x07windows\x18\x1e \x03(\x0b\x32\x19.efficientquant.v1.Window\x12@\n\nconditions\x18\x1f \x03(\x0b\x32,.efficientquant.v1.RunResult.ConditionsEntry\x12,\n\x08\x66indings\x18  \x03(\x0b\x32\x1a.efficientquant.v1.Finding\x12/\n\tagreement\x18! \x01(\x0b\x32\x1c.efficientquant.v1.Agreement\x12)\n\x06\x65ngine\x18\" \x01(\x0b\x32\x19.efficientquant.v1.Engine\x12 \n\x13\x64\x65vice_memory_bytes\x18# \x01(\x04H\x07\x88\x01\x01\x1a\x36\n\x14LibraryVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x35\n\x13SessionOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0f\x43onditionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x11\n\x0f_peak_pss_bytesB\x1f\n\x1d_board_available_before_bytesB\x1c\n\x1a_board_available_min_bytesB\x19\n\x17_swap_used_before_bytesB\x16\n\x14_swap_used_max_bytesB\x10\n\x0e_sampler_cpu_sB\x12\n\x10_sampler_wakeupsB\x16\n\x14_device_memory_bytes\"6\n\x06Window\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07start_s\x18\x02 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x03 \x01(\x01\";\n\x07\x46inding\x12\r\n\x05\x63heck\x18\x01 \x01(\t\x12\x10\n\x08severity\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"S\n\tAgreement\x12\x0f\n\x07max_abs\x18\x01 \x01(\x01\x12\x0e\n\x06\x63osine\x18\x02 \x01(\x01\x12\x16\n\x0e\x61rgmax_matches\x18\x03 \x01(\r\x12\r\n\x05\x63ount\x18\x04 \x01(\r\"\xf1\x02\n\x06\x45ngine\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x12\n\nfrom_cache\x18\x03 \x01(\x08\x12\x17\n\x0fworkspace_bytes\x18\x04 \x01(\x04\x12\r\n\x05notes\x18\x05 \x03(\t\x12\x39\n\x08settings\x18\x06 \x03(\x0b\x32\'.efficientquant.v1.Engine.SettingsEntry\x12L\n\x12realised_precision\x18\x07 \x03(\x0b\x32\x30.efficientquant.v1.Engine.RealisedPrecisionEntry\x12\x13\n\x0blayers_json\x18\x08 \x01(\t\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x38\n\x16RealisedPrecisionEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"f\n\x0bStageTiming\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x12\n\nduration_s\x18\x02 \x01(\x01\x12\x17\n\nsize_bytes\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x0c\n\x04\x63old\x18\x04 \x01(\x08\x42\r\n\x0b_size_bytes\"5\n\x06Series\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06time_s\x18\x02 \x03(\x01\x12\r\n\x05value\x18\x03 \x03(\x01\"\x14\n\x12ListDevicesRequest\"\\\n\x13ListDevicesResponse\x12*\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x19.efficientquant.v1.Device\x12\x19\n\x11\x63ontroller_unix_s\x18\x02 \x01(\x01\"\x9e\x01\n\x06\x44\x65vice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x18\n\x10last_seen_unix_s\x18\x04 \x01(\x01\x12\x15\n\ragent_version\x18\x05 \x01(\t\x12\x33\n\x08snapshot\x18\x06 \x01(\x0b\x32!.efficientquant.v1.DeviceSnapshot\"#\n\x13\x46orgetDeviceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x14\x46orgetDeviceResponse\x12)\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x19.efficientquant.v1.Device\">\n\x18UploadCheckpointResponse\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"\xf1\x03\n\x15SubmitCampaignRequest\x12\x0e\n\x06models\x18\x01 \x03(\t\x12\x0f\n\x07recipes\x18\x02 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x03 \x03(\t\x12+\n\x07weights\x18\x04 \x01(\x0b\x32\x1a.efficientquant.v1.Weights\x12\x0c\n\x04tier\x18\x05 \x01(\t\x12\x0f\n\x07repeats\x18\x06 \x01(\r\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x12\x18\n\x10intra_op_threads\x18\x08 \x01(\r\x12\x33\n\x0b\x63\x61libration\x18\t \x01(\x0b\x32\x1e.efficientquant.v1.Calibration\x12\r\n\x05paper\x18\n \x01(\x08\x12\x12\n\ncuda_graph\x18\x0b \x01(\x08\x12\x11\n\tsync_mode\x18\x0c \x01(\t\x12\x13\n\x0bmemory_kind\x18\r \x01(\t\x12\x16\n\x0eprofile_layers\x18\x0e \x01(\x08\x12\x13\n\x06idle_s\x18\x0f \x01(\x01H\x00\x88\x01\x01\x12$\n\x17max_start_temperature_c\x18\x10 \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x0block_clocks\x18\x11 \x01(\x08\x12\x12\n\npower_mode\x18\x12 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x13 \x01(\tB\t\n\x07_idle_sB\x1a\n\x18_max_start_temperature_c\"/\n\x0b\x43\x61libration\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\"p\n\x07Weights\x12\x14\n\npretrained\x18\x01 \x01(\x08H\x00\x12\x10\n\x06random\x18\x02 \x01(\x08H\x00\x12\x33\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x1d.efficientquant.v1.CheckpointH\x00\x42\x08\n\x06source\".\n\nCheckpoint\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\"+\n\x14WatchCampaignRequest\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\",\n\x15\x43\x61ncelCampaignRequest\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\"\x16\n\x14ListCampaignsRequest\"G\n\x15ListCampaignsResponse\x12.\n\tcampaigns\x18\x01 \x03(\x0b\x32\x1b.efficientquant.v1.Campaign\"\xfa\x01\n\x08\x43\x61mpaign\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x16\n\x0e\x63reated_unix_s\x18\x03 \x01(\x01\x12\x0e\n\x06models\x18\x04 \x03(\t\x12\x0f\n\x07recipes\x18\x05 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x06 \x03(\t\x12\x0f\n\x07weights\x18\x07 \x01(\t\x12\x0c\n\x04tier\x18\x08 \x01(\t\x12\x0f\n\x07repeats\x18\t \x01(\r\x12\x11\n\tjob_count\x18\n \x01(\r\x12\x11\n\trun_count\x18\x0b \x01(\r\x12\x19\n\x0c\x65nded_unix_s\x18\x0c \x01(\x01H\x00\x88\x01\x01\x42\x0f\n\r_ended_unix_s\"\xcd\x01\n\x0e\x43\x61mpaignStatus\x12-\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x1b.efficientquant.v1.Campaign\x12.\n\x06\x62uilds\x18\x02 \x03(\x0b\x32\x1e.efficientquant.v1.BuildStatus\x12\x30\n\x07\x64\x65vices\x18\x03 \x03(\x0b\x32\x1f.efficientquant.v1.DeviceStatus\x12*\n\x07notices\x18\x04 \x03(\x0b\x32\x19.efficientquant.v1.Notice\"\xa0\x01\n\x0b\x42uildStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x35\n\x08\x61rtifact\x18\x05 \x01(\x0b\x32\x1e.efficientquant.v1.ArtifactRefH\x00\x88\x01\x01\x12\x0e\n\x06target\x18\x06 \x01(\tB\x0b\n\t_artifact\"\xb7\x01\n\x0c\x44\x65viceStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x12\n\nruns_total\x18\x03 \x01(\r\x12\x11\n\truns_done\x18\x04 \x01(\r\x12\x13\n\x0bruns_failed\x18\x05 \x01(\r\x12\x15\n\rcurrent_model\x18\x06 \x01(\t\x12\x16\n\x0e\x63urrent_recipe\x18\x07 \x01(\t\x12\r\n\x05phase\x18\x08 \x01(\t\x12\x10\n\x08\x66raction\x18\t \x01(\x01\".\n\x06Notice\x12\x13\n\x0btime_unix_s\x18\x01 \x01(\x01\x12\x0f\n\x07message\x18\x02 \x01(\t\"*\n\x13QueryResultsRequest\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\"W\n\x14QueryResultsResponse\x12*\n\x04rows\x18\x01 \x03(\x0b\x32\x1c.efficientquant.v1.ResultRow\x12\x13\n\x0b\x63\x61mpaign_id\x18\x02 \x01(\t\"\xdf\x16\n\tResultRow\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0e\n\x06recipe\x18\x05 \x01(\t\x12\x0f\n\x07weights\x18\x06 \x01(\t\x12\x0c\n\x04tier\x18\x07 \x01(\t\x12\r\n\x05state\x18\x08 \x01(\t\x12\x14\n\x0c\x66\x61ilure_type\x18\t \x01(\t\x12\x17\n\x0f\x66\x61ilure_message\x18\n \x01(\t\x12\x14\n\x0cruns_planned\x18\x0b \x01(\r\x12\x11\n\truns_done\x18\x0c \x01(\r\x12\x17\n\x0f\x61rtifact_sha256\x18\r \x01(\t\x12\x1b\n\x0e\x61rtifact_bytes\x18\x0e \x01(\x04H\x00\x88\x01\x01\x12\x0f\n\x07\x62\x61\x63kend\x18\x0f \x01(\t\x12\x11\n\tproviders\x18\x10 \x01(\t\x12\x17\n\x0fruntime_version\x18\x11 \x01(\t\x12\x1a\n\rlatency_count\x18\x12 \x01(\x04H\x01\x88\x01\x01\x12\x1a\n\rlatency_p50_s\x18\x13 \x01(\x01H\x02\x88\x01\x01\x12\x1e\n\x11latency_p50_min_s\x18\x14 \x01(\x01H\x03\x88\x01\x01\x12\x1e\n\x11latency_p50_max_s\x18\x15 \x01(\x01H\x04\x88\x01\x01\x12\x1a\n\rlatency_p90_s\x18\x16 \x01(\x01H\x05\x88\x01\x01\x12\x1a\n\rlatency_p99_s\x18\x17 \x01(\x01H\x06\x88\x01\x01\x12\x17\n\ntransfer_s\x18\x18 \x01(\x01H\x07\x88\x01\x01\x12\x13\n\x06load_s\x18\x19 \x01(\x01H\x08\x88\x01\x01\x12\x13\n\x06read_s\x18\x1a \x01(\x01H\t\x88\x01\x01\x12\x1d\n\x10session_create_s\x18\x1b \x01(\x01H\n\x88\x01\x01\x12\x1e\n\x11\x66irst_inference_s\x18\x1c \x01(\x01H\x0b\x88\x01\x01\x12\x1b\n\x0epeak_pss_bytes\x18\x1d \x01(\x04H\x0c\x88\x01\x01\x12%\n\x18\x62oard_memory_delta_bytes\x18\x1e \x01(\x04H\r\x88\x01\x01\x12\x17\n\nsize_ratio\x18\x1f \x01(\x01H\x0e\x88\x01\x01\x12\x1a\n\rlatency_ratio\x18  \x01(\x01H\x0f\x88\x01\x01\x12\x1e\n\x11latency_ratio_low\x18! \x01(\x01H\x10\x88\x01\x01\x12\x1f\n\x12latency_ratio_high\x18\" \x01(\x01H\x11\x88\x01\x01\x12\x16\n\x0elatency_answer\x18# \x01(\t\x12\x17\n\nload_ratio\x18$ \x01(\x01H\x12\x88\x01\x01\x12\x1b\n\x0eload_ratio_low\x18% \x01(\x01H\x13\x88\x01\x01\x12\x1c\n\x0fload_ratio_high\x18& \x01(\x01H\x14\x88\x01\x01\x12\x13\n\x0bload_answer\x18\' \x01(\t\x12\x1b\n\x0epeak_pss_ratio\x18( \x01(\x01H\x15\x88\x01\x01\x12\x1f\n\x12peak_pss_ratio_low\x18) \x01(\x01H\x16\x88\x01\x01\x12 \n\x13peak_pss_ratio_high\x18* \x01(\x01H\x17\x88\x01\x01\x12\x17\n\x0fpeak_pss_answer\x18+ \x01(\t\x12\x14\n\x0cnot_compared\x18, \x01(\t\x12\x1e\n\x11integer_operators\x18- \x01(\rH\x18\x88\x01\x01\x12\x1c\n\x0f\x66loat_operators\x18. \x01(\rH\x19\x88\x01\x01\x12\x12\n\narithmetic\x18/ \x01(\t\x12\x0f\n\x07verdict\x18\x30 \x01(\t\x12\x17\n\x0fverdict_reasons\x18\x31 \x03(\t\x12 \n\x13latency_p90_bound_s\x18\x32 \x01(\x01H\x1a\x88\x01\x01\x12 \n\x13latency_p99_bound_s\x18\x33 \x01(\x01H\x1b\x88\x01\x01\x12!\n\x14\x64\x65vice_latency_p50_s\x18\x34 \x01(\x01H\x1c\x88\x01\x01\x12#\n\x16\x65nergy_per_inference_j\x18\x35 \x01(\x01H\x1d\x88\x01\x01\x12\'\n\x1anet_energy_per_inference_j\x18\x36 \x01(\x01H\x1e\x88\x01\x01\x12\x19\n\x0cmean_power_w\x18\x37 \x01(\x01H\x1f\x88\x01\x01\x12\x19\n\x0cidle_power_w\x18\x38 \x01(\x01H \x88\x01\x01\x12\x10\n\x08rail_set\x18\x39 \x01(\t\x12\x1e\n\x11max_temperature_c\x18: \x01(\x01H!\x88\x01\x01\x12\x1d\n\x10gpu_clock_min_hz\x18; \x01(\x01H\"\x88\x01\x01\x12\x1d\n\x10gpu_clock_max_hz\x18< \x01(\x01H#\x88\x01\x01\x12\x19\n\x0cpaper_load_s\x18= \x01(\x01H$\x88\x01\x01\x12\x1f\n\x12paper_memory_bytes\x18> \x01(\x04H%\x88\x01\x01\x12\x19\n\x11paper_memory_kind\x18? \x01(\t\x12#\n\x16gpu_process_peak_bytes\x18@ \x01(\x04H&\x88\x01\x01\x12\x1b\n\x0eoutput_max_abs\x18\x41 \x01(\x01H\'\x88\x01\x01\x12\x1a\n\routput_cosine\x18\x42 \x01(\x01H(\x88\x01\x01\x12$\n\x17output_argmax_agreement\x18\x43 \x01(\x01H)\x88\x01\x01\x12\x0e\n\x06target\x18\x44 \x01(\t\x12\x1a\n\x12realised_precision\x18\x45 \x01(\t\x12\x12\n\nconditions\x18\x46 \x01(\t\x12\x1c\n\x0fpaper_latency_s\x18G \x01(\x01H*\x88\x01\x01\x12\r\n\x05paper\x18H \x01(\x08\x12\x19\n\x0c\x65ngine_bytes\x18I \x01(\x04H+\x88\x01\x01\x12\x14\n\x07\x62uild_s\x18J \x01(\x01H,\x88\x01\x01\x12\x18\n\x0bwarm_load_s\x18K \x01(\x01H-\x88\x01\x01\x42\x11\n\x0f_artifact_bytesB\x10\n\x0e_latency_countB\x10\n\x0e_latency_p50_sB\x14\n\x12_latency_p50_min_sB\x14\n\x12_latency_p50_max_sB\x10\n\x0e_latency_p90_sB\x10\n\x0e_latency_p99_sB\r\n\x0b_transfer_sB\t\n\x07_load_sB\t\n\x07_read_sB\x13\n\x11_session_create_sB\x14\n\x12_first_inference_sB\x11\n\x0f_peak_pss_bytesB\x1b\n\x19_board_memory_delta_bytesB\r\n\x0b_size_ratioB\x10\n\x0e_latency_ratioB\x14\n\x12_latency_ratio_lowB\x15\n\x13_latency_ratio_highB\r\n\x0b_load_ratioB\x11\n\x0f_load_ratio_lowB\x12\n\x10_load_ratio_highB\x11\n\x0f_peak_pss_ratioB\x15\n\x13_peak_pss_ratio_lowB\x16\n\x14_peak_pss_ratio_highB\x14\n\x12_integer_operatorsB\x12\n\x10_float_operatorsB\x16\n\x14_latency_p90_bound_sB\x16\n\x14_latency_p99_bound_sB\x17\n\x15_device_latency_p50_sB\x19\n\x17_energy_per_inference_jB\x1d\n\x1b_net_energy_per_inference_jB\x0f\n\r_mean_power_wB\x0f\n\r_idle_power_wB\x14\n\x12_max_temperature_cB\x13\n\x11_gpu_clock_min_hzB\x13\n\x11_gpu_clock_max_hzB\x0f\n\r_paper_load_sB\x15\n\x13_paper_memory_bytesB\x19\n\x17_gpu_process_peak_bytesB\x11\n\x0f_output_max_absB\x10\n\x0e_output_cosineB\x1a\n\x18_output_argmax_agreementB\x12\n\x10_paper_latency_sB\x0f\n\r_engine_bytesB\n\n\x08_build_sB\x0e\n\x0c_warm_load_s\"B\n\x10QueryRunsRequest\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\x19\n\x11latencies_of_jobs\x18\x02 \x03(\t\"1\n\x06RunRow\x12\x14\n\x0c\x63olumns_json\x18\x01 \x01(\t\x12\x11\n\tlatency_s\x18\x02 \x03(\x01\x32\xd9\x02\n\x0c\x41gentGateway\x12R\n\x07\x43onnect\x12\x1d.efficientquant.v1.AgentEvent\x1a$.efficientquant.v1.ControllerCommand(\x01\x30\x01\x12T\n\rFetchArtifact\x12\'.efficientquant.v1.FetchArtifactRequest\x1a\x18.efficientquant.v1.Chunk0\x01\x12V\n\tReportRun\x12#.efficientquant.v1.ReportRunRequest\x1a$.efficientquant.v1.ReportRunResponse\x12G\n\x04Ping\x12\x1e.efficientquant.v1.PingRequest\x1a\x1f.efficientquant.v1.PingResponse2\xcf\x06\n\x0c\x46leetControl\x12\\\n\x0bListDevices\x12%.efficientquant.v1.ListDevicesRequest\x1a&.efficientquant.v1.ListDevicesResponse\x12_\n\x0c\x46orgetDevice\x12&.efficientquant.v1.ForgetDeviceRequest\x1a\'.efficientquant.v1.ForgetDeviceResponse\x12[\n\x10UploadCheckpoint\x12\x18.efficientquant.v1.Chunk\x1a+.efficientquant.v1.UploadCheckpointResponse(\x01\x12W\n\x0eSubmitCampaign\x12(.efficientquant.v1.SubmitCampaignRequest\x1a\x1b.efficientquant.v1.Campaign\x12]\n\rWatchCampaign\x12\'.efficientquant.v1.WatchCampaignRequest\x1a!.efficientquant.v1.CampaignStatus0\x01\x12W\n\x0e\x43\x61ncelCampaign\x12(.efficientquant.v1.CancelCampaignRequest\x1a\x1b.efficientquant.v1.Campaign\x12\x62\n\rListCampaigns\x12\'.efficientquant.v1.ListCampaignsRequest\x1a(.efficientquant.v1.ListCampaignsResponse\x12_\n\x0cQueryResults\x12&.efficientquant.v1.QueryResultsRequest\x1a\'.efficientquant.v1.QueryResultsResponse\x12M\n\tQueryRuns\x12#.efficientquant.v1.QueryRunsRequest\x1a\x19.efficientquant.v1.RunRow0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$efficientquant_protos/v1/fleet.proto\x12\x11\x65\x66\x66icientquant.v1\"\xa7\x01\n\nAgentEvent\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.efficientquant.v1.HelloH\x00\x12\x31\n\theartbeat\x18\x02 \x01(\x0b\x32\x1c.efficientquant.v1.HeartbeatH\x00\x12\x32\n\x08progress\x18\x03 \x01(\x0b\x32\x1e.efficientquant.v1.RunProgressH\x00\x42\x07\n\x05\x65vent\"\xbb\x01\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x11\n\tdevice_id\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x15\n\rsession_epoch\x18\x05 \x01(\x04\x12\x31\n\x06\x64\x65vice\x18\x06 \x01(\x0b\x32!.efficientquant.v1.DeviceSnapshot\x12\x16\n\x0e\x61\x63tive_run_ids\x18\x07 \x03(\t\"#\n\tHeartbeat\x12\x16\n\x0e\x61\x63tive_run_ids\x18\x01 \x03(\t\">\n\x0bRunProgress\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x10\n\x08\x66raction\x18\x03 \x01(\x01\"\xfc\x03\n\x0e\x44\x65viceSnapshot\x12\x10\n\x08\x62oard_id\x18\x01 \x01(\t\x12\r\n\x05\x62oard\x18\x02 \x01(\t\x12\n\n\x02os\x18\x03 \x01(\t\x12\x0e\n\x06kernel\x18\x04 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x05 \x01(\t\x12\x11\n\tcpu_model\x18\x06 \x01(\t\x12\x11\n\tcpu_count\x18\x07 \x01(\r\x12\x1a\n\x12memory_total_bytes\x18\x08 \x01(\x04\x12\x18\n\x10swap_total_bytes\x18\t \x01(\x04\x12\x0b\n\x03l4t\x18\n \x01(\t\x12P\n\x10library_versions\x18\x0b \x03(\x0b\x32\x36.efficientquant.v1.DeviceSnapshot.LibraryVersionsEntry\x12,\n\x08\x62\x61\x63kends\x18\x0c \x03(\x0b\x32\x1a.efficientquant.v1.Backend\x12\x0f\n\x07jetpack\x18\r \x01(\t\x12\x14\n\x0c\x63uda_version\x18\x0e \x01(\t\x12\x12\n\npower_mode\x18\x0f \x01(\t\x12\x15\n\rclock_control\x18\x10 \x01(\t\x12$\n\x04gpus\x18\x11 \x03(\x0b\x32\x16.efficientquant.v1.Gpu\x1a\x36\n\x14LibraryVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xcb\x01\n\x03Gpu\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04uuid\x18\x02 \x01(\t\x12\x1a\n\x12\x63ompute_capability\x18\x03 \x01(\r\x12\x1f\n\x12memory_total_bytes\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\nintegrated\x18\x05 \x01(\x08\x12\x0c\n\x04\x66p16\x18\x06 \x01(\x08\x12\x0c\n\x04int8\x18\x07 \x01(\x08\x12\x0c\n\x04tf32\x18\x08 \x01(\x08\x12\x16\n\x0e\x64river_version\x18\t \x01(\tB\x15\n\x13_memory_total_bytes\"\xc0\x01\n\x07\x42\x61\x63kend\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x11\n\tproviders\x18\x03 \x03(\t\x12\x12\n\npreference\x18\x04 \x01(\r\x12\x10\n\x08uses_gpu\x18\x05 \x01(\x08\x12\x16\n\x0e\x62uilds_engines\x18\x06 \x01(\x08\x12\x0c\n\x04\x66orm\x18\x07 \x01(\t\x12\r\n\x05opset\x18\x08 \x01(\r\x12\x17\n\x0fprecision_flags\x18\t \x03(\t\x12\x0f\n\x07options\x18\n \x03(\t\"\xeb\x01\n\x11\x43ontrollerCommand\x12-\n\x07welcome\x18\x01 \x01(\x0b\x32\x1a.efficientquant.v1.WelcomeH\x00\x12\x33\n\nassignment\x18\x02 \x01(\x0b\x32\x1d.efficientquant.v1.AssignmentH\x00\x12\x32\n\ncancel_run\x18\x03 \x01(\x0b\x32\x1c.efficientquant.v1.CancelRunH\x00\x12\x33\n\nsuperseded\x18\x04 \x01(\x0b\x32\x1d.efficientquant.v1.SupersededH\x00\x42\t\n\x07\x63ommand\"n\n\x07Welcome\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x1a\n\x12\x63ontroller_version\x18\x02 \x01(\t\x12\x1c\n\x14heartbeat_interval_s\x18\x03 \x01(\x01\x12\x0f\n\x07lease_s\x18\x04 \x01(\x01\"\r\n\x0bPingRequest\"_\n\x0cPingResponse\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x1a\n\x12\x63ontroller_version\x18\x02 \x01(\t\x12\x19\n\x11\x63ontroller_unix_s\x18\x03 \x01(\x01\"\xec\x02\n\nAssignment\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x13\n\x0b\x63\x61mpaign_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12\x14\n\x0crepeat_index\x18\x05 \x01(\r\x12\r\n\x05model\x18\x06 \x01(\t\x12\x0e\n\x06recipe\x18\x07 \x01(\t\x12\x30\n\x08\x61rtifact\x18\x08 \x01(\x0b\x32\x1e.efficientquant.v1.ArtifactRef\x12\x0f\n\x07\x62\x61\x63kend\x18\t \x01(\t\x12\x33\n\x0bmeasurement\x18\n \x01(\x0b\x32\x1e.efficientquant.v1.Measurement\x12\x11\n\ttimeout_s\x18\x0b \x01(\x01\x12\x0e\n\x06target\x18\x0c \x01(\t\x12\x15\n\rbuilder_flags\x18\r \x03(\t\x12\x31\n\treference\x18\x0e \x01(\x0b\x32\x1e.efficientquant.v1.ArtifactRef\"1\n\x0b\x41rtifactRef\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"\xcb\x03\n\x0bMeasurement\x12\x0c\n\x04tier\x18\x01 \x01(\t\x12\x12\n\nmin_time_s\x18\x02 \x01(\x01\x12\x11\n\tmin_count\x18\x03 \x01(\r\x12\x19\n\x11warmup_min_time_s\x18\x04 \x01(\x01\x12\x18\n\x10warmup_min_count\x18\x05 \x01(\r\x12\x19\n\x11warmup_max_time_s\x18\x06 \x01(\x01\x12\x13\n\x0binput_count\x18\x07 \x01(\r\x12\x12\n\ninput_seed\x18\x08 \x01(\x04\x12\x18\n\x10intra_op_threads\x18\t \x01(\r\x12\x1b\n\x13sampling_interval_s\x18\n \x01(\x01\x12\x12\n\ncuda_graph\x18\x0b \x01(\x08\x12\x11\n\tsync_mode\x18\x0c \x01(\t\x12\x13\n\x0bmemory_kind\x18\r \x01(\t\x12\x16\n\x0eprofile_layers\x18\x0e \x01(\x08\x12\x0e\n\x06idle_s\x18\x0f \x01(\x01\x12\x1f\n\x17max_start_temperature_c\x18\x10 \x01(\x01\x12\x16\n\x0egate_timeout_s\x18\x11 \x01(\x01\x12\x13\n\x0block_clocks\x18\x12 \x01(\x08\x12\x12\n\npower_mode\x18\x13 \x01(\t\x12\x11\n\thot_zones\x18\x14 \x01(\t\"\x1b\n\tCancelRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"&\n\nSuperseded\x12\x18\n\x10\x62y_session_epoch\x18\x01 \x01(\x04\"6\n\x14\x46\x65tchArtifactRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"%\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"@\n\x10ReportRunRequest\x12,\n\x06result\x18\x01 \x01(\x0b\x32\x1c.efficientquant.v1.RunResult\"9\n\x11ReportRunResponse\x12\x11\n\tcommitted\x18\x01 \x01(\x08\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"\x84\r\n\tRunResult\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x14\n\x0c\x66\x61ilure_type\x18\x04 \x01(\t\x12\x17\n\x0f\x66\x61ilure_message\x18\x05 \x01(\t\x12\x10\n\x08log_tail\x18\x06 \x03(\t\x12\x16\n\x0estarted_unix_s\x18\x07 \x01(\x01\x12\x1b\n\x13started_monotonic_s\x18\x08 \x01(\x01\x12\x12\n\nduration_s\x18\t \x01(\x01\x12\x15\n\ragent_version\x18\n \x01(\t\x12\x18\n\x10protocol_version\x18\x0b \x01(\r\x12.\n\x06stages\x18\x0c \x03(\x0b\x32\x1e.efficientquant.v1.StageTiming\x12\x18\n\x10warmup_converged\x18\r \x01(\x08\x12\x18\n\x10warmup_latency_s\x18\x0e \x03(\x01\x12\x11\n\tlatency_s\x18\x0f \x03(\x01\x12)\n\x06series\x18\x10 \x03(\x0b\x32\x19.efficientquant.v1.Series\x12\x1b\n\x0epeak_pss_bytes\x18\x11 \x01(\x04H\x00\x88\x01\x01\x12)\n\x1c\x62oard_available_before_bytes\x18\x12 \x01(\x04H\x01\x88\x01\x01\x12&\n\x19\x62oard_available_min_bytes\x18\x13 \x01(\x04H\x02\x88\x01\x01\x12#\n\x16swap_used_before_bytes\x18\x14 \x01(\x04H\x03\x88\x01\x01\x12 \n\x13swap_used_max_bytes\x18\x15 \x01(\x04H\x04\x88\x01\x01\x12\x0f\n\x07\x62\x61\x63kend\x18\x16 \x01(\t\x12\x11\n\tproviders\x18\x17 \x03(\t\x12K\n\x10library_versions\x18\x18 \x03(\x0b\x32\x31.efficientquant.v1.RunResult.LibraryVersionsEntry\x12I\n\x0fsession_options\x18\x19 \x03(\x0b\x32\x30.efficientquant.v1.RunResult.SessionOptionsEntry\x12\x1a\n\rsampler_cpu_s\x18\x1a \x01(\x01H\x05\x88\x01\x01\x12\x1c\n\x0fsampler_wakeups\x18\x1b \x01(\rH\x06\x88\x01\x01\x12\x31\n\x06\x64\x65vice\x18\x1c \x01(\x0b\x32!.efficientquant.v1.DeviceSnapshot\x12\x18\n\x10\x64\x65vice_latency_s\x18\x1d \x03(\x01\x12*\n\x07windows\x18\x1e \x03(\x0b\x32\x19.efficientquant.v1.Window\x12@\n\nconditions\x18\x1f \x03(\x0b\x32,.efficientquant.v1.RunResult.ConditionsEntry\x12,\n\x08\x66indings\x18  \x03(\x0b\x32\x1a.efficientquant.v1.Finding\x12/\n\tagreement\x18! \x01(\x0b\x32\x1c.efficientquant.v1.Agreement\x12)\n\x06\x65ngine\x18\" \x01(\x0b\x32\x19.efficientquant.v1.Engine\x12 \n\x13\x64\x65vice_memory_bytes\x18# \x01(\x04H\x07\x88\x01\x01\x12<\n\x08measured\x18$ \x03(\x0b\x32*.efficientquant.v1.RunResult.MeasuredEntry\x1a\x36\n\x14LibraryVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x35\n\x13SessionOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0f\x43onditionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rMeasuredEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x11\n\x0f_peak_pss_bytesB\x1f\n\x1d_board_available_before_bytesB\x1c\n\x1a_board_available_min_bytesB\x19\n\x17_swap_used_before_bytesB\x16\n\x14_swap_used_max_bytesB\x10\n\x0e_sampler_cpu_sB\x12\n\x10_sampler_wakeupsB\x16\n\x14_device_memory_bytes\"6\n\x06Window\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07start_s\x18\x02 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x03 \x01(\x01\";\n\x07\x46inding\x12\r\n\x05\x63heck\x18\x01 \x01(\t\x12\x10\n\x08severity\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"S\n\tAgreement\x12\x0f\n\x07max_abs\x18\x01 \x01(\x01\x12\x0e\n\x06\x63osine\x18\x02 \x01(\x01\x12\x16\n\x0e\x61rgmax_matches\x18\x03 \x01(\r\x12\r\n\x05\x63ount\x18\x04 \x01(\r\"\xf1\x02\n\x06\x45ngine\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x12\n\nfrom_cache\x18\x03 \x01(\x08\x12\x17\n\x0fworkspace_bytes\x18\x04 \x01(\x04\x12\r\n\x05notes\x18\x05 \x03(\t\x12\x39\n\x08settings\x18\x06 \x03(\x0b\x32\'.efficientquant.v1.Engine.SettingsEntry\x12L\n\x12realised_precision\x18\x07 \x03(\x0b\x32\x30.efficientquant.v1.Engine.RealisedPrecisionEntry\x12\x13\n\x0blayers_json\x18\x08 \x01(\t\x1a/\n\rSettingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x38\n\x16RealisedPrecisionEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"f\n\x0bStageTiming\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x12\n\nduration_s\x18\x02 \x01(\x01\x12\x17\n\nsize_bytes\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x0c\n\x04\x63old\x18\x04 \x01(\x08\x42\r\n\x0b_size_bytes\"5\n\x06Series\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06time_s\x18\x02 \x03(\x01\x12\r\n\x05value\x18\x03 \x03(\x01\"\x14\n\x12ListDevicesRequest\"\\\n\x13ListDevicesResponse\x12*\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x19.efficientquant.v1.Device\x12\x19\n\x11\x63ontroller_unix_s\x18\x02 \x01(\x01\"\x9e\x01\n\x06\x44\x65vice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x18\n\x10last_seen_unix_s\x18\x04 \x01(\x01\x12\x15\n\ragent_version\x18\x05 \x01(\t\x12\x33\n\x08snapshot\x18\x06 \x01(\x0b\x32!.efficientquant.v1.DeviceSnapshot\"#\n\x13\x46orgetDeviceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x14\x46orgetDeviceResponse\x12)\n\x06\x64\x65vice\x18\x01 \x01(\x0b\x32\x19.efficientquant.v1.Device\">\n\x18UploadCheckpointResponse\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"\xf1\x03\n\x15SubmitCampaignRequest\x12\x0e\n\x06models\x18\x01 \x03(\t\x12\x0f\n\x07recipes\x18\x02 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x03 \x03(\t\x12+\n\x07weights\x18\x04 \x01(\x0b\x32\x1a.efficientquant.v1.Weights\x12\x0c\n\x04tier\x18\x05 \x01(\t\x12\x0f\n\x07repeats\x18\x06 \x01(\r\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x12\x18\n\x10intra_op_threads\x18\x08 \x01(\r\x12\x33\n\x0b\x63\x61libration\x18\t \x01(\x0b\x32\x1e.efficientquant.v1.Calibration\x12\r\n\x05paper\x18\n \x01(\x08\x12\x12\n\ncuda_graph\x18\x0b \x01(\x08\x12\x11\n\tsync_mode\x18\x0c \x01(\t\x12\x13\n\x0bmemory_kind\x18\r \x01(\t\x12\x16\n\x0eprofile_layers\x18\x0e \x01(\x08\x12\x13\n\x06idle_s\x18\x0f \x01(\x01H\x00\x88\x01\x01\x12$\n\x17max_start_temperature_c\x18\x10 \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x0block_clocks\x18\x11 \x01(\x08\x12\x12\n\npower_mode\x18\x12 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x13 \x01(\tB\t\n\x07_idle_sB\x1a\n\x18_max_start_temperature_c\"/\n\x0b\x43\x61libration\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\"p\n\x07Weights\x12\x14\n\npretrained\x18\x01 \x01(\x08H\x00\x12\x10\n\x06random\x18\x02 \x01(\x08H\x00\x12\x33\n\ncheckpoint\x18\x03 \x01(\x0b\x32\x1d.efficientquant.v1.CheckpointH\x00\x42\x08\n\x06source\".\n\nCheckpoint\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x10\n\x08\x66ilename\x18\x02 \x01(\t\"+\n\x14WatchCampaignRequest\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\",\n\x15\x43\x61ncelCampaignRequest\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\"\x16\n\x14ListCampaignsRequest\"G\n\x15ListCampaignsResponse\x12.\n\tcampaigns\x18\x01 \x03(\x0b\x32\x1b.efficientquant.v1.Campaign\"\xfa\x01\n\x08\x43\x61mpaign\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x16\n\x0e\x63reated_unix_s\x18\x03 \x01(\x01\x12\x0e\n\x06models\x18\x04 \x03(\t\x12\x0f\n\x07recipes\x18\x05 \x03(\t\x12\x0f\n\x07\x64\x65vices\x18\x06 \x03(\t\x12\x0f\n\x07weights\x18\x07 \x01(\t\x12\x0c\n\x04tier\x18\x08 \x01(\t\x12\x0f\n\x07repeats\x18\t \x01(\r\x12\x11\n\tjob_count\x18\n \x01(\r\x12\x11\n\trun_count\x18\x0b \x01(\r\x12\x19\n\x0c\x65nded_unix_s\x18\x0c \x01(\x01H\x00\x88\x01\x01\x42\x0f\n\r_ended_unix_s\"\xcd\x01\n\x0e\x43\x61mpaignStatus\x12-\n\x08\x63\x61mpaign\x18\x01 \x01(\x0b\x32\x1b.efficientquant.v1.Campaign\x12.\n\x06\x62uilds\x18\x02 \x03(\x0b\x32\x1e.efficientquant.v1.BuildStatus\x12\x30\n\x07\x64\x65vices\x18\x03 \x03(\x0b\x32\x1f.efficientquant.v1.DeviceStatus\x12*\n\x07notices\x18\x04 \x03(\x0b\x32\x19.efficientquant.v1.Notice\"\xa0\x01\n\x0b\x42uildStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x35\n\x08\x61rtifact\x18\x05 \x01(\x0b\x32\x1e.efficientquant.v1.ArtifactRefH\x00\x88\x01\x01\x12\x0e\n\x06target\x18\x06 \x01(\tB\x0b\n\t_artifact\"\xb7\x01\n\x0c\x44\x65viceStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x12\n\nruns_total\x18\x03 \x01(\r\x12\x11\n\truns_done\x18\x04 \x01(\r\x12\x13\n\x0bruns_failed\x18\x05 \x01(\r\x12\x15\n\rcurrent_model\x18\x06 \x01(\t\x12\x16\n\x0e\x63urrent_recipe\x18\x07 \x01(\t\x12\r\n\x05phase\x18\x08 \x01(\t\x12\x10\n\x08\x66raction\x18\t \x01(\x01\".\n\x06Notice\x12\x13\n\x0btime_unix_s\x18\x01 \x01(\x01\x12\x0f\n\x07message\x18\x02 \x01(\t\"\'\n\x10QueryJobsRequest\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\"\x1e\n\x06JobRow\x12\x14\n\x0c\x63olumns_json\x18\x01 \x01(\t\"*\n\x13QueryResultsRequest\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\"W\n\x14QueryResultsResponse\x12*\n\x04rows\x18\x01 \x03(\x0b\x32\x1c.efficientquant.v1.ResultRow\x12\x13\n\x0b\x63\x61mpaign_id\x18\x02 \x01(\t\"\xdf\x16\n\tResultRow\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0e\n\x06recipe\x18\x05 \x01(\t\x12\x0f\n\x07weights\x18\x06 \x01(\t\x12\x0c\n\x04tier\x18\x07 \x01(\t\x12\r\n\x05state\x18\x08 \x01(\t\x12\x14\n\x0c\x66\x61ilure_type\x18\t \x01(\t\x12\x17\n\x0f\x66\x61ilure_message\x18\n \x01(\t\x12\x14\n\x0cruns_planned\x18\x0b \x01(\r\x12\x11\n\truns_done\x18\x0c \x01(\r\x12\x17\n\x0f\x61rtifact_sha256\x18\r \x01(\t\x12\x1b\n\x0e\x61rtifact_bytes\x18\x0e \x01(\x04H\x00\x88\x01\x01\x12\x0f\n\x07\x62\x61\x63kend\x18\x0f \x01(\t\x12\x11\n\tproviders\x18\x10 \x01(\t\x12\x17\n\x0fruntime_version\x18\x11 \x01(\t\x12\x1a\n\rlatency_count\x18\x12 \x01(\x04H\x01\x88\x01\x01\x12\x1a\n\rlatency_p50_s\x18\x13 \x01(\x01H\x02\x88\x01\x01\x12\x1e\n\x11latency_p50_min_s\x18\x14 \x01(\x01H\x03\x88\x01\x01\x12\x1e\n\x11latency_p50_max_s\x18\x15 \x01(\x01H\x04\x88\x01\x01\x12\x1a\n\rlatency_p90_s\x18\x16 \x01(\x01H\x05\x88\x01\x01\x12\x1a\n\rlatency_p99_s\x18\x17 \x01(\x01H\x06\x88\x01\x01\x12\x17\n\ntransfer_s\x18\x18 \x01(\x01H\x07\x88\x01\x01\x12\x13\n\x06load_s\x18\x19 \x01(\x01H\x08\x88\x01\x01\x12\x13\n\x06read_s\x18\x1a \x01(\x01H\t\x88\x01\x01\x12\x1d\n\x10session_create_s\x18\x1b \x01(\x01H\n\x88\x01\x01\x12\x1e\n\x11\x66irst_inference_s\x18\x1c \x01(\x01H\x0b\x88\x01\x01\x12\x1b\n\x0epeak_pss_bytes\x18\x1d \x01(\x04H\x0c\x88\x01\x01\x12%\n\x18\x62oard_memory_delta_bytes\x18\x1e \x01(\x04H\r\x88\x01\x01\x12\x17\n\nsize_ratio\x18\x1f \x01(\x01H\x0e\x88\x01\x01\x12\x1a\n\rlatency_ratio\x18  \x01(\x01H\x0f\x88\x01\x01\x12\x1e\n\x11latency_ratio_low\x18! \x01(\x01H\x10\x88\x01\x01\x12\x1f\n\x12latency_ratio_high\x18\" \x01(\x01H\x11\x88\x01\x01\x12\x16\n\x0elatency_answer\x18# \x01(\t\x12\x17\n\nload_ratio\x18$ \x01(\x01H\x12\x88\x01\x01\x12\x1b\n\x0eload_ratio_low\x18% \x01(\x01H\x13\x88\x01\x01\x12\x1c\n\x0fload_ratio_high\x18& \x01(\x01H\x14\x88\x01\x01\x12\x13\n\x0bload_answer\x18\' \x01(\t\x12\x1b\n\x0epeak_pss_ratio\x18( \x01(\x01H\x15\x88\x01\x01\x12\x1f\n\x12peak_pss_ratio_low\x18) \x01(\x01H\x16\x88\x01\x01\x12 \n\x13peak_pss_ratio_high\x18* \x01(\x01H\x17\x88\x01\x01\x12\x17\n\x0fpeak_pss_answer\x18+ \x01(\t\x12\x14\n\x0cnot_compared\x18, \x01(\t\x12\x1e\n\x11integer_operators\x18- \x01(\rH\x18\x88\x01\x01\x12\x1c\n\x0f\x66loat_operators\x18. \x01(\rH\x19\x88\x01\x01\x12\x12\n\narithmetic\x18/ \x01(\t\x12\x0f\n\x07verdict\x18\x30 \x01(\t\x12\x17\n\x0fverdict_reasons\x18\x31 \x03(\t\x12 \n\x13latency_p90_bound_s\x18\x32 \x01(\x01H\x1a\x88\x01\x01\x12 \n\x13latency_p99_bound_s\x18\x33 \x01(\x01H\x1b\x88\x01\x01\x12!\n\x14\x64\x65vice_latency_p50_s\x18\x34 \x01(\x01H\x1c\x88\x01\x01\x12#\n\x16\x65nergy_per_inference_j\x18\x35 \x01(\x01H\x1d\x88\x01\x01\x12\'\n\x1anet_energy_per_inference_j\x18\x36 \x01(\x01H\x1e\x88\x01\x01\x12\x19\n\x0cmean_power_w\x18\x37 \x01(\x01H\x1f\x88\x01\x01\x12\x19\n\x0cidle_power_w\x18\x38 \x01(\x01H \x88\x01\x01\x12\x10\n\x08rail_set\x18\x39 \x01(\t\x12\x1e\n\x11max_temperature_c\x18: \x01(\x01H!\x88\x01\x01\x12\x1d\n\x10gpu_clock_min_hz\x18; \x01(\x01H\"\x88\x01\x01\x12\x1d\n\x10gpu_clock_max_hz\x18< \x01(\x01H#\x88\x01\x01\x12\x19\n\x0cpaper_load_s\x18= \x01(\x01H$\x88\x01\x01\x12\x1f\n\x12paper_memory_bytes\x18> \x01(\x04H%\x88\x01\x01\x12\x19\n\x11paper_memory_kind\x18? \x01(\t\x12#\n\x16gpu_process_peak_bytes\x18@ \x01(\x04H&\x88\x01\x01\x12\x1b\n\x0eoutput_max_abs\x18\x41 \x01(\x01H\'\x88\x01\x01\x12\x1a\n\routput_cosine\x18\x42 \x01(\x01H(\x88\x01\x01\x12$\n\x17output_argmax_agreement\x18\x43 \x01(\x01H)\x88\x01\x01\x12\x0e\n\x06target\x18\x44 \x01(\t\x12\x1a\n\x12realised_precision\x18\x45 \x01(\t\x12\x12\n\nconditions\x18\x46 \x01(\t\x12\x1c\n\x0fpaper_latency_s\x18G \x01(\x01H*\x88\x01\x01\x12\r\n\x05paper\x18H \x01(\x08\x12\x19\n\x0c\x65ngine_bytes\x18I \x01(\x04H+\x88\x01\x01\x12\x14\n\x07\x62uild_s\x18J \x01(\x01H,\x88\x01\x01\x12\x18\n\x0bwarm_load_s\x18K \x01(\x01H-\x88\x01\x01\x42\x11\n\x0f_artifact_bytesB\x10\n\x0e_latency_countB\x10\n\x0e_latency_p50_sB\x14\n\x12_latency_p50_min_sB\x14\n\x12_latency_p50_max_sB\x10\n\x0e_latency_p90_sB\x10\n\x0e_latency_p99_sB\r\n\x0b_transfer_sB\t\n\x07_load_sB\t\n\x07_read_sB\x13\n\x11_session_create_sB\x14\n\x12_first_inference_sB\x11\n\x0f_peak_pss_bytesB\x1b\n\x19_board_memory_delta_bytesB\r\n\x0b_size_ratioB\x10\n\x0e_latency_ratioB\x14\n\x12_latency_ratio_lowB\x15\n\x13_latency_ratio_highB\r\n\x0b_load_ratioB\x11\n\x0f_load_ratio_lowB\x12\n\x10_load_ratio_highB\x11\n\x0f_peak_pss_ratioB\x15\n\x13_peak_pss_ratio_lowB\x16\n\x14_peak_pss_ratio_highB\x14\n\x12_integer_operatorsB\x12\n\x10_float_operatorsB\x16\n\x14_latency_p90_bound_sB\x16\n\x14_latency_p99_bound_sB\x17\n\x15_device_latency_p50_sB\x19\n\x17_energy_per_inference_jB\x1d\n\x1b_net_energy_per_inference_jB\x0f\n\r_mean_power_wB\x0f\n\r_idle_power_wB\x14\n\x12_max_temperature_cB\x13\n\x11_gpu_clock_min_hzB\x13\n\x11_gpu_clock_max_hzB\x0f\n\r_paper_load_sB\x15\n\x13_paper_memory_bytesB\x19\n\x17_gpu_process_peak_bytesB\x11\n\x0f_output_max_absB\x10\n\x0e_output_cosineB\x1a\n\x18_output_argmax_agreementB\x12\n\x10_paper_latency_sB\x0f\n\r_engine_bytesB\n\n\x08_build_sB\x0e\n\x0c_warm_load_s\"B\n\x10QueryRunsRequest\x12\x13\n\x0b\x63\x61mpaign_id\x18\x01 \x01(\t\x12\x19\n\x11latencies_of_jobs\x18\x02 \x03(\t\"1\n\x06RunRow\x12\x14\n\x0c\x63olumns_json\x18\x01 \x01(\t\x12\x11\n\tlatency_s\x18\x02 \x03(\x01\x32\xd9\x02\n\x0c\x41gentGateway\x12R\n\x07\x43onnect\x12\x1d.efficientquant.v1.AgentEvent\x1a$.efficientquant.v1.ControllerCommand(\x01\x30\x01\x12T\n\rFetchArtifact\x12\'.efficientquant.v1.FetchArtifactRequest\x1a\x18.efficientquant.v1.Chunk0\x01\x12V\n\tReportRun\x12#.efficientquant.v1.ReportRunRequest\x1a$.efficientquant.v1.ReportRunResponse\x12G\n\x04Ping\x12\x1e.efficientquant.v1.PingRequest\x1a\x1f.efficientquant.v1.PingResponse2\x9e\x07\n\x0c\x46leetControl\x12\\\n\x0bListDevices\x12%.efficientquant.v1.ListDevicesRequest\x1a&.efficientquant.v1.ListDevicesResponse\x12_\n\x0c\x46orgetDevice\x12&.efficientquant.v1.ForgetDeviceRequest\x1a\'.efficientquant.v1.ForgetDeviceResponse\x12[\n\x10UploadCheckpoint\x12\x18.efficientquant.v1.Chunk\x1a+.efficientquant.v1.UploadCheckpointResponse(\x01\x12W\n\x0eSubmitCampaign\x12(.efficientquant.v1.SubmitCampaignRequest\x1a\x1b.efficientquant.v1.Campaign\x12]\n\rWatchCampaign\x12\'.efficientquant.v1.WatchCampaignRequest\x1a!.efficientquant.v1.CampaignStatus0\x01\x12W\n\x0e\x43\x61ncelCampaign\x12(.efficientquant.v1.CancelCampaignRequest\x1a\x1b.efficientquant.v1.Campaign\x12\x62\n\rListCampaigns\x12\'.efficientquant.v1.ListCampaignsRequest\x1a(.efficientquant.v1.ListCampaignsResponse\x12_\n\x0cQueryResults\x12&.efficientquant.v1.QueryResultsRequest\x1a\'.efficientquant.v1.QueryResultsResponse\x12M\n\tQueryJobs\x12#.efficientquant.v1.QueryJobsRequest\x1a\x19.efficientquant.v1.JobRow0\x01\x12M\n\tQueryRuns\x12#.efficientquant.v1.QueryRunsRequest\x1a\x19.efficientquant.v1.RunRow0\x01\x62\x06proto3')
 
 
 
@@ -43,6 +43,7 @@ _RUNRESULT = DESCRIPTOR.message_types_by_name['RunResult']
 _RUNRESULT_LIBRARYVERSIONSENTRY = _RUNRESULT.nested_types_by_name['LibraryVersionsEntry']
 _RUNRESULT_SESSIONOPTIONSENTRY = _RUNRESULT.nested_types_by_name['SessionOptionsEntry']
 _RUNRESULT_CONDITIONSENTRY = _RUNRESULT.nested_types_by_name['ConditionsEntry']
+_RUNRESULT_MEASUREDENTRY = _RUNRESULT.nested_types_by_name['MeasuredEntry']
 _WINDOW = DESCRIPTOR.message_types_by_name['Window']
 _FINDING = DESCRIPTOR.message_types_by_name['Finding']
 _AGREEMENT = DESCRIPTOR.message_types_by_name['Agreement']
@@ -70,6 +71,8 @@ _CAMPAIGNSTATUS = DESCRIPTOR.message_types_by_name['CampaignStatus']
 _BUILDSTATUS = DESCRIPTOR.message_types_by_name['BuildStatus']
 _DEVICESTATUS = DESCRIPTOR.message_types_by_name['DeviceStatus']
 _NOTICE = DESCRIPTOR.message_types_by_name['Notice']
+_QUERYJOBSREQUEST = DESCRIPTOR.message_types_by_name['QueryJobsRequest']
+_JOBROW = DESCRIPTOR.message_types_by_name['JobRow']
 _QUERYRESULTSREQUEST = DESCRIPTOR.message_types_by_name['QueryResultsRequest']
 _QUERYRESULTSRESPONSE = DESCRIPTOR.message_types_by_name['QueryResultsResponse']
 _RESULTROW = DESCRIPTOR.message_types_by_name['ResultRow']
@@ -245,6 +248,13 @@ RunResult = _reflection.GeneratedProtocolMessageType('RunResult', (_message.Mess
     # @@protoc_insertion_point(class_scope:efficientquant.v1.RunResult.ConditionsEntry)
     })
   ,
+
+  'MeasuredEntry' : _reflection.GeneratedProtocolMessageType('MeasuredEntry', (_message.Message,), {
+    'DESCRIPTOR' : _RUNRESULT_MEASUREDENTRY,
+    '__module__' : 'efficientquant_protos.v1.fleet_pb2'
+    # @@protoc_insertion_point(class_scope:efficientquant.v1.RunResult.MeasuredEntry)
+    })
+  ,
   'DESCRIPTOR' : _RUNRESULT,
   '__module__' : 'efficientquant_protos.v1.fleet_pb2'
   # @@protoc_insertion_point(class_scope:efficientquant.v1.RunResult)
@@ -253,6 +263,7 @@ _sym_db.RegisterMessage(RunResult)
 _sym_db.RegisterMessage(RunResult.LibraryVersionsEntry)
 _sym_db.RegisterMessage(RunResult.SessionOptionsEntry)
 _sym_db.RegisterMessage(RunResult.ConditionsEntry)
+_sym_db.RegisterMessage(RunResult.MeasuredEntry)
 
 Window = _reflection.GeneratedProtocolMessageType('Window', (_message.Message,), {
   'DESCRIPTOR' : _WINDOW,
@@ -445,6 +456,20 @@ Notice = _reflection.GeneratedProtocolMessageType('Notice', (_message.Message,),
   })
 _sym_db.RegisterMessage(Notice)
 
+QueryJobsRequest = _reflection.GeneratedProtocolMessageType('QueryJobsRequest', (_message.Message,), {
+  'DESCRIPTOR' : _QUERYJOBSREQUEST,
+  '__module__' : 'efficientquant_protos.v1.fleet_pb2'
+  # @@protoc_insertion_point(class_scope:efficientquant.v1.QueryJobsRequest)
+  })
+_sym_db.RegisterMessage(QueryJobsRequest)
+
+JobRow = _reflection.GeneratedProtocolMessageType('JobRow', (_message.Message,), {
+  'DESCRIPTOR' : _JOBROW,
+  '__module__' : 'efficientquant_protos.v1.fleet_pb2'
+  # @@protoc_insertion_point(class_scope:efficientquant.v1.JobRow)
+  })
+_sym_db.RegisterMessage(JobRow)
+
 QueryResultsRequest = _reflection.GeneratedProtocolMessageType('QueryResultsRequest', (_message.Message,), {
   'DESCRIPTOR' : _QUERYRESULTSREQUEST,
   '__module__' : 'efficientquant_protos.v1.fleet_pb2'
@@ -493,6 +518,8 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _RUNRESULT_SESSIONOPTIONSENTRY._serialized_options = b'8\001'
   _RUNRESULT_CONDITIONSENTRY._options = None
   _RUNRESULT_CONDITIONSENTRY._serialized_options = b'8\001'
+  _RUNRESULT_MEASUREDENTRY._options = None
+  _RUNRESULT_MEASUREDENTRY._serialized_options = b'8\001'
   _ENGINE_SETTINGSENTRY._options = None
   _ENGINE_SETTINGSENTRY._serialized_options = b'8\001'
   _ENGINE_REALISEDPRECISIONENTRY._options = None
@@ -511,108 +538,114 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _DEVICESNAPSHOT_LIBRARYVERSIONSENTRY._serialized_end=1029
   _GPU._serialized_start=1032
   _GPU._serialized_end=1235
-  _BACKEND._serialized_start=1237
-  _BACKEND._serialized_end=1296
-  _CONTROLLERCOMMAND._serialized_start=1299
-  _CONTROLLERCOMMAND._serialized_end=1534
-  _WELCOME._serialized_start=1536
-  _WELCOME._serialized_end=1646
-  _PINGREQUEST._serialized_start=1648
-  _PINGREQUEST._serialized_end=1661
-  _PINGRESPONSE._serialized_start=1663
-  _PINGRESPONSE._serialized_end=1758
-  _ASSIGNMENT._serialized_start=1761
-  _ASSIGNMENT._serialized_end=2125
-  _ARTIFACTREF._serialized_start=2127
-  _ARTIFACTREF._serialized_end=2176
-  _MEASUREMENT._serialized_start=2179
-  _MEASUREMENT._serialized_end=2619
-  _CANCELRUN._serialized_start=2621
-  _CANCELRUN._serialized_end=2648
-  _SUPERSEDED._serialized_start=2650
-  _SUPERSEDED._serialized_end=2688
-  _FETCHARTIFACTREQUEST._serialized_start=2690
-  _FETCHARTIFACTREQUEST._serialized_end=2744
-  _CHUNK._serialized_start=2746
-  _CHUNK._serialized_end=2783
-  _REPORTRUNREQUEST._serialized_start=2785
-  _REPORTRUNREQUEST._serialized_end=2849
-  _REPORTRUNRESPONSE._serialized_start=2851
-  _REPORTRUNRESPONSE._serialized_end=2908
-  _RUNRESULT._serialized_start=2911
-  _RUNRESULT._serialized_end=4468
+  _BACKEND._serialized_start=1238
+  _BACKEND._serialized_end=1430
+  _CONTROLLERCOMMAND._serialized_start=1433
+  _CONTROLLERCOMMAND._serialized_end=1668
+  _WELCOME._serialized_start=1670
+  _WELCOME._serialized_end=1780
+  _PINGREQUEST._serialized_start=1782
+  _PINGREQUEST._serialized_end=1795
+  _PINGRESPONSE._serialized_start=1797
+  _PINGRESPONSE._serialized_end=1892
+  _ASSIGNMENT._serialized_start=1895
+  _ASSIGNMENT._serialized_end=2259
+  _ARTIFACTREF._serialized_start=2261
+  _ARTIFACTREF._serialized_end=2310
+  _MEASUREMENT._serialized_start=2313
+  _MEASUREMENT._serialized_end=2772
+  _CANCELRUN._serialized_start=2774
+  _CANCELRUN._serialized_end=2801
+  _SUPERSEDED._serialized_start=2803
+  _SUPERSEDED._serialized_end=2841
+  _FETCHARTIFACTREQUEST._serialized_start=2843
+  _FETCHARTIFACTREQUEST._serialized_end=2897
+  _CHUNK._serialized_start=2899
+  _CHUNK._serialized_end=2936
+  _REPORTRUNREQUEST._serialized_start=2938
+  _REPORTRUNREQUEST._serialized_end=3002
+  _REPORTRUNRESPONSE._serialized_start=3004
+  _REPORTRUNRESPONSE._serialized_end=3061
+  _RUNRESULT._serialized_start=3064
+  _RUNRESULT._serialized_end=4732
   _RUNRESULT_LIBRARYVERSIONSENTRY._serialized_start=975
   _RUNRESULT_LIBRARYVERSIONSENTRY._serialized_end=1029
-  _RUNRESULT_SESSIONOPTIONSENTRY._serialized_start=4169
-  _RUNRESULT_SESSIONOPTIONSENTRY._serialized_end=4222
-  _RUNRESULT_CONDITIONSENTRY._serialized_start=4224
-  _RUNRESULT_CONDITIONSENTRY._serialized_end=4273
-  _WINDOW._serialized_start=4470
-  _WINDOW._serialized_end=4524
-  _FINDING._serialized_start=4526
-  _FINDING._serialized_end=4585
-  _AGREEMENT._serialized_start=4587
-  _AGREEMENT._serialized_end=4670
-  _ENGINE._serialized_start=4673
-  _ENGINE._serialized_end=5042
-  _ENGINE_SETTINGSENTRY._serialized_start=4937
-  _ENGINE_SETTINGSENTRY._serialized_end=4984
-  _ENGINE_REALISEDPRECISIONENTRY._serialized_start=4986
-  _ENGINE_REALISEDPRECISIONENTRY._serialized_end=5042
-  _STAGETIMING._serialized_start=5044
-  _STAGETIMING._serialized_end=5146
-  _SERIES._serialized_start=5148
-  _SERIES._serialized_end=5201
-  _LISTDEVICESREQUEST._serialized_start=5203
-  _LISTDEVICESREQUEST._serialized_end=5223
-  _LISTDEVICESRESPONSE._serialized_start=5225
-  _LISTDEVICESRESPONSE._serialized_end=5317
-  _DEVICE._serialized_start=5320
-  _DEVICE._serialized_end=5478
-  _FORGETDEVICEREQUEST._serialized_start=5480
-  _FORGETDEVICEREQUEST._serialized_end=5515
-  _FORGETDEVICERESPONSE._serialized_start=5517
-  _FORGETDEVICERESPONSE._serialized_end=5582
-  _UPLOADCHECKPOINTRESPONSE._serialized_start=5584
-  _UPLOADCHECKPOINTRESPONSE._serialized_end=5646
-  _SUBMITCAMPAIGNREQUEST._serialized_start=5649
-  _SUBMITCAMPAIGNREQUEST._serialized_end=6146
-  _CALIBRATION._serialized_start=6148
-  _CALIBRATION._serialized_end=6195
-  _WEIGHTS._serialized_start=6197
-  _WEIGHTS._serialized_end=6309
-  _CHECKPOINT._serialized_start=6311
-  _CHECKPOINT._serialized_end=6357
-  _WATCHCAMPAIGNREQUEST._serialized_start=6359
-  _WATCHCAMPAIGNREQUEST._serialized_end=6402
-  _CANCELCAMPAIGNREQUEST._serialized_start=6404
-  _CANCELCAMPAIGNREQUEST._serialized_end=6448
-  _LISTCAMPAIGNSREQUEST._serialized_start=6450
-  _LISTCAMPAIGNSREQUEST._serialized_end=6472
-  _LISTCAMPAIGNSRESPONSE._serialized_start=6474
-  _LISTCAMPAIGNSRESPONSE._serialized_end=6545
-  _CAMPAIGN._serialized_start=6548
-  _CAMPAIGN._serialized_end=6798
-  _CAMPAIGNSTATUS._serialized_start=6801
-  _CAMPAIGNSTATUS._serialized_end=7006
-  _BUILDSTATUS._serialized_start=7009
-  _BUILDSTATUS._serialized_end=7169
-  _DEVICESTATUS._serialized_start=7172
-  _DEVICESTATUS._serialized_end=7355
-  _NOTICE._serialized_start=7357
-  _NOTICE._serialized_end=7403
-  _QUERYRESULTSREQUEST._serialized_start=7405
-  _QUERYRESULTSREQUEST._serialized_end=7447
-  _QUERYRESULTSRESPONSE._serialized_start=7449
-  _QUERYRESULTSRESPONSE._serialized_end=7536
-  _RESULTROW._serialized_start=7539
-  _RESULTROW._serialized_end=10450
-  _QUERYRUNSREQUEST._serialized_start=10452
-  _QUERYRUNSREQUEST._serialized_end=10518
-  _RUNROW._serialized_start=10520
-  _RUNROW._serialized_end=10569
-  _AGENTGATEWAY._serialized_start=10572
-  _AGENTGATEWAY._serialized_end=10917
-  _FLEETCONTROL._serialized_start=10920
-  _FLEETCONTROL._serialized_end=11767
+  _RUNRESULT_SESSIONOPTIONSENTRY._serialized_start=4384
+  _RUNRESULT_SESSIONOPTIONSENTRY._serialized_end=4437
+  _RUNRESULT_CONDITIONSENTRY._serialized_start=4439
+  _RUNRESULT_CONDITIONSENTRY._serialized_end=4488
+  _RUNRESULT_MEASUREDENTRY._serialized_start=4490
+  _RUNRESULT_MEASUREDENTRY._serialized_end=4537
+  _WINDOW._serialized_start=4734
+  _WINDOW._serialized_end=4788
+  _FINDING._serialized_start=4790
+  _FINDING._serialized_end=4849
+  _AGREEMENT._serialized_start=4851
+  _AGREEMENT._serialized_end=4934
+  _ENGINE._serialized_start=4937
+  _ENGINE._serialized_end=5306
+  _ENGINE_SETTINGSENTRY._serialized_start=5201
+  _ENGINE_SETTINGSENTRY._serialized_end=5248
+  _ENGINE_REALISEDPRECISIONENTRY._serialized_start=5250
+  _ENGINE_REALISEDPRECISIONENTRY._serialized_end=5306
+  _STAGETIMING._serialized_start=5308
+  _STAGETIMING._serialized_end=5410
+  _SERIES._serialized_start=5412
+  _SERIES._serialized_end=5465
+  _LISTDEVICESREQUEST._serialized_start=5467
+  _LISTDEVICESREQUEST._serialized_end=5487
+  _LISTDEVICESRESPONSE._serialized_start=5489
+  _LISTDEVICESRESPONSE._serialized_end=5581
+  _DEVICE._serialized_start=5584
+  _DEVICE._serialized_end=5742
+  _FORGETDEVICEREQUEST._serialized_start=5744
+  _FORGETDEVICEREQUEST._serialized_end=5779
+  _FORGETDEVICERESPONSE._serialized_start=5781
+  _FORGETDEVICERESPONSE._serialized_end=5846
+  _UPLOADCHECKPOINTRESPONSE._serialized_start=5848
+  _UPLOADCHECKPOINTRESPONSE._serialized_end=5910
+  _SUBMITCAMPAIGNREQUEST._serialized_start=5913
+  _SUBMITCAMPAIGNREQUEST._serialized_end=6410
+  _CALIBRATION._serialized_start=6412
+  _CALIBRATION._serialized_end=6459
+  _WEIGHTS._serialized_start=6461
+  _WEIGHTS._serialized_end=6573
+  _CHECKPOINT._serialized_start=6575
+  _CHECKPOINT._serialized_end=6621
+  _WATCHCAMPAIGNREQUEST._serialized_start=6623
+  _WATCHCAMPAIGNREQUEST._serialized_end=6666
+  _CANCELCAMPAIGNREQUEST._serialized_start=6668
+  _CANCELCAMPAIGNREQUEST._serialized_end=6712
+  _LISTCAMPAIGNSREQUEST._serialized_start=6714
+  _LISTCAMPAIGNSREQUEST._serialized_end=6736
+  _LISTCAMPAIGNSRESPONSE._serialized_start=6738
+  _LISTCAMPAIGNSRESPONSE._serialized_end=6809
+  _CAMPAIGN._serialized_start=6812
+  _CAMPAIGN._serialized_end=7062
+  _CAMPAIGNSTATUS._serialized_start=7065
+  _CAMPAIGNSTATUS._serialized_end=7270
+  _BUILDSTATUS._serialized_start=7273
+  _BUILDSTATUS._serialized_end=7433
+  _DEVICESTATUS._serialized_start=7436
+  _DEVICESTATUS._serialized_end=7619
+  _NOTICE._serialized_start=7621
+  _NOTICE._serialized_end=7667
+  _QUERYJOBSREQUEST._serialized_start=7669
+  _QUERYJOBSREQUEST._serialized_end=7708
+  _JOBROW._serialized_start=7710
+  _JOBROW._serialized_end=7740
+  _QUERYRESULTSREQUEST._serialized_start=7742
+  _QUERYRESULTSREQUEST._serialized_end=7784
+  _QUERYRESULTSRESPONSE._serialized_start=7786
+  _QUERYRESULTSRESPONSE._serialized_end=7873
+  _RESULTROW._serialized_start=7876
+  _RESULTROW._serialized_end=10787
+  _QUERYRUNSREQUEST._serialized_start=10789
+  _QUERYRUNSREQUEST._serialized_end=10855
+  _RUNROW._serialized_start=10857
+  _RUNROW._serialized_end=10906
+  _AGENTGATEWAY._serialized_start=10909
+  _AGENTGATEWAY._serialized_end=11254
+  _FLEETCONTROL._serialized_start=11257
+  _FLEETCONTROL._serialized_end=12183
 # @@protoc_insertion_point(module_scope)

@@ -237,23 +237,57 @@ class Gpu(google.protobuf.message.Message):
 global___Gpu = Gpu
 
 class Backend(google.protobuf.message.Message):
+    """A runtime that works on the device, and what a controller has to know of it to choose it and make its files."""
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     NAME_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
     PROVIDERS_FIELD_NUMBER: builtins.int
+    PREFERENCE_FIELD_NUMBER: builtins.int
+    USES_GPU_FIELD_NUMBER: builtins.int
+    BUILDS_ENGINES_FIELD_NUMBER: builtins.int
+    FORM_FIELD_NUMBER: builtins.int
+    OPSET_FIELD_NUMBER: builtins.int
+    PRECISION_FLAGS_FIELD_NUMBER: builtins.int
+    OPTIONS_FIELD_NUMBER: builtins.int
     name: typing.Text
-    """"trt", "trt-rtx", "ort-trt", "ort-cuda" or "ort-cpu" """
+    """e.g. "trt", "trt-rtx", "ort-trt", "ort-cuda", "ort-cpu" """
 
     version: typing.Text
     @property
     def providers(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]: ...
+    preference: builtins.int
+    """Where nothing else is asked for, the backend with the lowest number runs the jobs."""
+
+    uses_gpu: builtins.bool
+    builds_engines: builtins.bool
+    """Building or loading makes an engine, which takes minutes."""
+
+    form: typing.Text
+    """What it builds from: a family of ONNX files ("tensorrt", "tensorrt-rtx", "onnxruntime"), the highest opset that
+    this version reads, and the precision flags that its builder takes ("fp16", "int8"). No flags: types decide.
+    """
+
+    opset: builtins.int
+    @property
+    def precision_flags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]: ...
+    @property
+    def options(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]:
+        """Fields of Measurement that it obeys beyond those that every backend does, e.g. "cuda_graph"."""
+        pass
     def __init__(self,
         *,
         name: typing.Text = ...,
         version: typing.Text = ...,
         providers: typing.Optional[typing.Iterable[typing.Text]] = ...,
+        preference: builtins.int = ...,
+        uses_gpu: builtins.bool = ...,
+        builds_engines: builtins.bool = ...,
+        form: typing.Text = ...,
+        opset: builtins.int = ...,
+        precision_flags: typing.Optional[typing.Iterable[typing.Text]] = ...,
+        options: typing.Optional[typing.Iterable[typing.Text]] = ...,
         ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["name",b"name","providers",b"providers","version",b"version"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["builds_engines",b"builds_engines","form",b"form","name",b"name","opset",b"opset","options",b"options","precision_flags",b"precision_flags","preference",b"preference","providers",b"providers","uses_gpu",b"uses_gpu","version",b"version"]) -> None: ...
 global___Backend = Backend
 
 class ControllerCommand(google.protobuf.message.Message):
@@ -431,6 +465,7 @@ class Measurement(google.protobuf.message.Message):
     GATE_TIMEOUT_S_FIELD_NUMBER: builtins.int
     LOCK_CLOCKS_FIELD_NUMBER: builtins.int
     POWER_MODE_FIELD_NUMBER: builtins.int
+    HOT_ZONES_FIELD_NUMBER: builtins.int
     tier: typing.Text
     min_time_s: builtins.float
     min_count: builtins.int
@@ -466,6 +501,9 @@ class Measurement(google.protobuf.message.Message):
     """Nothing about clocks and modes is changed unless one of these asks for it."""
 
     power_mode: typing.Text
+    hot_zones: typing.Text
+    """The series whose temperature counts as that of what computes, as a regular expression over whole names."""
+
     def __init__(self,
         *,
         tier: typing.Text = ...,
@@ -487,8 +525,9 @@ class Measurement(google.protobuf.message.Message):
         gate_timeout_s: builtins.float = ...,
         lock_clocks: builtins.bool = ...,
         power_mode: typing.Text = ...,
+        hot_zones: typing.Text = ...,
         ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["cuda_graph",b"cuda_graph","gate_timeout_s",b"gate_timeout_s","idle_s",b"idle_s","input_count",b"input_count","input_seed",b"input_seed","intra_op_threads",b"intra_op_threads","lock_clocks",b"lock_clocks","max_start_temperature_c",b"max_start_temperature_c","memory_kind",b"memory_kind","min_count",b"min_count","min_time_s",b"min_time_s","power_mode",b"power_mode","profile_layers",b"profile_layers","sampling_interval_s",b"sampling_interval_s","sync_mode",b"sync_mode","tier",b"tier","warmup_max_time_s",b"warmup_max_time_s","warmup_min_count",b"warmup_min_count","warmup_min_time_s",b"warmup_min_time_s"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["cuda_graph",b"cuda_graph","gate_timeout_s",b"gate_timeout_s","hot_zones",b"hot_zones","idle_s",b"idle_s","input_count",b"input_count","input_seed",b"input_seed","intra_op_threads",b"intra_op_threads","lock_clocks",b"lock_clocks","max_start_temperature_c",b"max_start_temperature_c","memory_kind",b"memory_kind","min_count",b"min_count","min_time_s",b"min_time_s","power_mode",b"power_mode","profile_layers",b"profile_layers","sampling_interval_s",b"sampling_interval_s","sync_mode",b"sync_mode","tier",b"tier","warmup_max_time_s",b"warmup_max_time_s","warmup_min_count",b"warmup_min_count","warmup_min_time_s",b"warmup_min_time_s"]) -> None: ...
 global___Measurement = Measurement
 
 class CancelRun(google.protobuf.message.Message):
@@ -619,6 +658,19 @@ class RunResult(google.protobuf.message.Message):
             ) -> None: ...
         def ClearField(self, field_name: typing_extensions.Literal["key",b"key","value",b"value"]) -> None: ...
 
+    class MeasuredEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: typing.Text
+        value: builtins.float
+        def __init__(self,
+            *,
+            key: typing.Text = ...,
+            value: builtins.float = ...,
+            ) -> None: ...
+        def ClearField(self, field_name: typing_extensions.Literal["key",b"key","value",b"value"]) -> None: ...
+
     RUN_ID_FIELD_NUMBER: builtins.int
     DEVICE_ID_FIELD_NUMBER: builtins.int
     ATTEMPT_FIELD_NUMBER: builtins.int
@@ -654,6 +706,7 @@ class RunResult(google.protobuf.message.Message):
     AGREEMENT_FIELD_NUMBER: builtins.int
     ENGINE_FIELD_NUMBER: builtins.int
     DEVICE_MEMORY_BYTES_FIELD_NUMBER: builtins.int
+    MEASURED_FIELD_NUMBER: builtins.int
     run_id: typing.Text
     device_id: typing.Text
     attempt: builtins.int
@@ -691,6 +744,10 @@ class RunResult(google.protobuf.message.Message):
     @property
     def series(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Series]: ...
     peak_pss_bytes: builtins.int
+    """17 to 21, 26, 27 and 35: agents of protocol 2, whose results may still arrive. Since 3 in `measured`, or computed
+    by the controller from the series.
+    """
+
     board_available_before_bytes: builtins.int
     board_available_min_bytes: builtins.int
     swap_used_before_bytes: builtins.int
@@ -707,8 +764,6 @@ class RunResult(google.protobuf.message.Message):
         """Options that change the numbers, e.g. {"intra_op_threads": "0", "graph_optimization": "all"}"""
         pass
     sampler_cpu_s: builtins.float
-    """What watching cost: CPU time of the sampler over the run, and how often it woke."""
-
     sampler_wakeups: builtins.int
     @property
     def device(self) -> global___DeviceSnapshot: ...
@@ -729,8 +784,12 @@ class RunResult(google.protobuf.message.Message):
     @property
     def engine(self) -> global___Engine: ...
     device_memory_bytes: builtins.int
-    """What loading took of the GPU's memory, as the runtime saw it."""
-
+    @property
+    def measured(self) -> google.protobuf.internal.containers.ScalarMap[typing.Text, builtins.float]:
+        """Single readings by name, in the unit of the name, e.g. {"device_memory_bytes": 8.4e6, "sampler_cpu_s": 0.02}: one
+        more is no new field. What was not read is left out.
+        """
+        pass
     def __init__(self,
         *,
         run_id: typing.Text = ...,
@@ -768,9 +827,10 @@ class RunResult(google.protobuf.message.Message):
         agreement: typing.Optional[global___Agreement] = ...,
         engine: typing.Optional[global___Engine] = ...,
         device_memory_bytes: typing.Optional[builtins.int] = ...,
+        measured: typing.Optional[typing.Mapping[typing.Text, builtins.float]] = ...,
         ) -> None: ...
     def HasField(self, field_name: typing_extensions.Literal["_board_available_before_bytes",b"_board_available_before_bytes","_board_available_min_bytes",b"_board_available_min_bytes","_device_memory_bytes",b"_device_memory_bytes","_peak_pss_bytes",b"_peak_pss_bytes","_sampler_cpu_s",b"_sampler_cpu_s","_sampler_wakeups",b"_sampler_wakeups","_swap_used_before_bytes",b"_swap_used_before_bytes","_swap_used_max_bytes",b"_swap_used_max_bytes","agreement",b"agreement","board_available_before_bytes",b"board_available_before_bytes","board_available_min_bytes",b"board_available_min_bytes","device",b"device","device_memory_bytes",b"device_memory_bytes","engine",b"engine","peak_pss_bytes",b"peak_pss_bytes","sampler_cpu_s",b"sampler_cpu_s","sampler_wakeups",b"sampler_wakeups","swap_used_before_bytes",b"swap_used_before_bytes","swap_used_max_bytes",b"swap_used_max_bytes"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["_board_available_before_bytes",b"_board_available_before_bytes","_board_available_min_bytes",b"_board_available_min_bytes","_device_memory_bytes",b"_device_memory_bytes","_peak_pss_bytes",b"_peak_pss_bytes","_sampler_cpu_s",b"_sampler_cpu_s","_sampler_wakeups",b"_sampler_wakeups","_swap_used_before_bytes",b"_swap_used_before_bytes","_swap_used_max_bytes",b"_swap_used_max_bytes","agent_version",b"agent_version","agreement",b"agreement","attempt",b"attempt","backend",b"backend","board_available_before_bytes",b"board_available_before_bytes","board_available_min_bytes",b"board_available_min_bytes","conditions",b"conditions","device",b"device","device_id",b"device_id","device_latency_s",b"device_latency_s","device_memory_bytes",b"device_memory_bytes","duration_s",b"duration_s","engine",b"engine","failure_message",b"failure_message","failure_type",b"failure_type","findings",b"findings","latency_s",b"latency_s","library_versions",b"library_versions","log_tail",b"log_tail","peak_pss_bytes",b"peak_pss_bytes","protocol_version",b"protocol_version","providers",b"providers","run_id",b"run_id","sampler_cpu_s",b"sampler_cpu_s","sampler_wakeups",b"sampler_wakeups","series",b"series","session_options",b"session_options","stages",b"stages","started_monotonic_s",b"started_monotonic_s","started_unix_s",b"started_unix_s","swap_used_before_bytes",b"swap_used_before_bytes","swap_used_max_bytes",b"swap_used_max_bytes","warmup_converged",b"warmup_converged","warmup_latency_s",b"warmup_latency_s","windows",b"windows"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["_board_available_before_bytes",b"_board_available_before_bytes","_board_available_min_bytes",b"_board_available_min_bytes","_device_memory_bytes",b"_device_memory_bytes","_peak_pss_bytes",b"_peak_pss_bytes","_sampler_cpu_s",b"_sampler_cpu_s","_sampler_wakeups",b"_sampler_wakeups","_swap_used_before_bytes",b"_swap_used_before_bytes","_swap_used_max_bytes",b"_swap_used_max_bytes","agent_version",b"agent_version","agreement",b"agreement","attempt",b"attempt","backend",b"backend","board_available_before_bytes",b"board_available_before_bytes","board_available_min_bytes",b"board_available_min_bytes","conditions",b"conditions","device",b"device","device_id",b"device_id","device_latency_s",b"device_latency_s","device_memory_bytes",b"device_memory_bytes","duration_s",b"duration_s","engine",b"engine","failure_message",b"failure_message","failure_type",b"failure_type","findings",b"findings","latency_s",b"latency_s","library_versions",b"library_versions","log_tail",b"log_tail","measured",b"measured","peak_pss_bytes",b"peak_pss_bytes","protocol_version",b"protocol_version","providers",b"providers","run_id",b"run_id","sampler_cpu_s",b"sampler_cpu_s","sampler_wakeups",b"sampler_wakeups","series",b"series","session_options",b"session_options","stages",b"stages","started_monotonic_s",b"started_monotonic_s","started_unix_s",b"started_unix_s","swap_used_before_bytes",b"swap_used_before_bytes","swap_used_max_bytes",b"swap_used_max_bytes","warmup_converged",b"warmup_converged","warmup_latency_s",b"warmup_latency_s","windows",b"windows"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_board_available_before_bytes",b"_board_available_before_bytes"]) -> typing.Optional[typing_extensions.Literal["board_available_before_bytes"]]: ...
     @typing.overload
@@ -790,7 +850,9 @@ class RunResult(google.protobuf.message.Message):
 global___RunResult = RunResult
 
 class Window(google.protobuf.message.Message):
-    """A named part of a run: "idle_before", "load", "warmup", "measure", "idle_after"; seconds since the run's start."""
+    """A named part of a run: "build", "idle_before", "load", "warmup", "measure", "idle_after", and "model", from before
+    loading to the end, in which the board's memory is the model's doing; seconds since the run's start.
+    """
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     NAME_FIELD_NUMBER: builtins.int
     START_S_FIELD_NUMBER: builtins.int
@@ -1421,6 +1483,33 @@ class Notice(google.protobuf.message.Message):
         ) -> None: ...
     def ClearField(self, field_name: typing_extensions.Literal["message",b"message","time_unix_s",b"time_unix_s"]) -> None: ...
 global___Notice = Notice
+
+class QueryJobsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+    CAMPAIGN_ID_FIELD_NUMBER: builtins.int
+    campaign_id: typing.Text
+    """An id, "latest", or empty for all"""
+
+    def __init__(self,
+        *,
+        campaign_id: typing.Text = ...,
+        ) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["campaign_id",b"campaign_id"]) -> None: ...
+global___QueryJobsRequest = QueryJobsRequest
+
+class JobRow(google.protobuf.message.Message):
+    """One job: one model under one recipe on one device. The columns of docs/database.md, "Rows of bench and results", as
+    JSON, so that a column more is no new field.
+    """
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+    COLUMNS_JSON_FIELD_NUMBER: builtins.int
+    columns_json: typing.Text
+    def __init__(self,
+        *,
+        columns_json: typing.Text = ...,
+        ) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["columns_json",b"columns_json"]) -> None: ...
+global___JobRow = JobRow
 
 class QueryResultsRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor

@@ -225,6 +225,11 @@ class FleetControlStub(object):
                 request_serializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryResultsRequest.SerializeToString,
                 response_deserializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryResultsResponse.FromString,
                 )
+        self.QueryJobs = channel.unary_stream(
+                '/efficientquant.v1.FleetControl/QueryJobs',
+                request_serializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryJobsRequest.SerializeToString,
+                response_deserializer=efficientquant__protos_dot_v1_dot_fleet__pb2.JobRow.FromString,
+                )
         self.QueryRuns = channel.unary_stream(
                 '/efficientquant.v1.FleetControl/QueryRuns',
                 request_serializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryRunsRequest.SerializeToString,
@@ -288,6 +293,13 @@ class FleetControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def QueryJobs(self, request, context):
+        """The rows of the view `results`, each with its comparison with fp32.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def QueryRuns(self, request, context):
         """The rows of the view `run_results`, with raw latencies where asked for.
         """
@@ -337,6 +349,11 @@ def add_FleetControlServicer_to_server(servicer, server):
                     servicer.QueryResults,
                     request_deserializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryResultsRequest.FromString,
                     response_serializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryResultsResponse.SerializeToString,
+            ),
+            'QueryJobs': grpc.unary_stream_rpc_method_handler(
+                    servicer.QueryJobs,
+                    request_deserializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryJobsRequest.FromString,
+                    response_serializer=efficientquant__protos_dot_v1_dot_fleet__pb2.JobRow.SerializeToString,
             ),
             'QueryRuns': grpc.unary_stream_rpc_method_handler(
                     servicer.QueryRuns,
@@ -487,6 +504,23 @@ class FleetControl(object):
         return grpc.experimental.unary_unary(request, target, '/efficientquant.v1.FleetControl/QueryResults',
             efficientquant__protos_dot_v1_dot_fleet__pb2.QueryResultsRequest.SerializeToString,
             efficientquant__protos_dot_v1_dot_fleet__pb2.QueryResultsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def QueryJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/efficientquant.v1.FleetControl/QueryJobs',
+            efficientquant__protos_dot_v1_dot_fleet__pb2.QueryJobsRequest.SerializeToString,
+            efficientquant__protos_dot_v1_dot_fleet__pb2.JobRow.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

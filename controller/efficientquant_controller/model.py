@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 # What every other recipe is compared with, on the same device and model in the same campaign.
 TWIN_RECIPE = "fp32"
@@ -65,11 +66,23 @@ class BuildState(StrEnum):
 
 @dataclass(frozen=True)
 class Backend:
-    """A runtime a device can run an artifact with."""
+    """A runtime a device can run an artifact with; the defaults are for snapshots of agents that did not say more."""
 
     name: str
     version: str
     providers: tuple[str, ...] = ()
+    preference: int = 0  # the lowest runs the jobs where nothing else is asked for
+    uses_gpu: bool = False
+    builds_engines: bool = False
+    form: str = ""  # the family of ONNX files that it builds from
+    opset: int = 0
+    precision_flags: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> "Backend":
+        """Read one from JSON or a message, where tuples are lists."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 @dataclass(frozen=True)
@@ -331,17 +344,10 @@ class RunResult:
     warmup_latency_s: tuple[float, ...]
     latency_s: tuple[float, ...]
     series: tuple[Series, ...]
-    peak_pss_bytes: int | None
-    board_available_before_bytes: int | None
-    board_available_min_bytes: int | None
-    swap_used_before_bytes: int | None
-    swap_used_max_bytes: int | None
     backend: str
     providers: tuple[str, ...]
     library_versions: Mapping[str, str]
     session_options: Mapping[str, str]
-    sampler_cpu_s: float | None
-    sampler_wakeups: int | None
     device: DeviceSnapshot
     device_latency_s: tuple[float, ...] = ()
     windows: tuple[Window, ...] = ()
@@ -349,7 +355,7 @@ class RunResult:
     findings: tuple[Finding, ...] = ()
     agreement: Agreement | None = None
     engine: Engine | None = None
-    device_memory_bytes: int | None = None
+    measured: Mapping[str, float] = field(default_factory=dict)  # single readings, in the unit of their name
 
 
 @dataclass(frozen=True)

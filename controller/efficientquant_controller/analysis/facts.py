@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 
 from efficientquant_controller.analysis.energy import Readings, Window
 from efficientquant_controller.model import Finding
@@ -9,6 +10,7 @@ from efficientquant_controller.model import Finding
 MEASURE = "measure"
 IDLE_BEFORE = "idle_before"
 IDLE_AFTER = "idle_after"
+MODEL = "model"  # from before loading to the end
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,8 @@ class RunFacts:
     """One run that succeeded.
 
     Times count in seconds from the run's start; `series` are readings by name and `windows` the marked parts by name.
-    `conditions` are the agent's, as text. `clocks_asked` says that the user wanted clocks locked.
+    `conditions` are the agent's, as text, and `readings` its single readings, in the unit of their name. `clocks_asked`
+    says that the user wanted clocks locked.
     """
 
     latency_s: Sequence[float]
@@ -26,6 +29,7 @@ class RunFacts:
     series: Mapping[str, Readings] = field(default_factory=dict)
     windows: Mapping[str, Window] = field(default_factory=dict)
     conditions: Mapping[str, str] = field(default_factory=dict)
+    readings: Mapping[str, float] = field(default_factory=dict)
     findings: Sequence[Finding] = ()
     sampler_core_share: float | None = None
     clocks_asked: bool = False
@@ -40,13 +44,14 @@ class RunFacts:
 
     def target_hz(self, domain: str) -> float | None:
         """What the clocks of a domain ("gpu", "emc", "cpu") are meant to run at; None where nobody says."""
-        return number(self.conditions.get(f"clock_{domain}_target_hz"))
+        value = self.readings.get(f"clock_{domain}_target_hz")
+        return value if value is not None and value > 0 and isfinite(value) else None
 
 
-def number(text: str | None) -> float | None:
-    """A condition as a number above 0; None where it is none."""
+def finite_number(text: str | None) -> float | None:
+    """Read a number out of a text; None where it holds none, or one that is not finite."""
     try:
         value = float(text or "")
     except ValueError:
         return None
-    return value if value > 0 else None
+    return value if isfinite(value) else None

@@ -1,8 +1,9 @@
 """What the series of a run say of its measure window: power, energy, heat, clocks, memory."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
 from statistics import fmean
 
 from efficientquant_controller.analysis.energy import (
@@ -10,21 +11,28 @@ from efficientquant_controller.analysis.energy import (
     EnergyRefusal,
     InferenceEnergy,
     Readings,
+    Window,
     counter_energy,
     energy_per_inference,
     rails_energy,
 )
-from efficientquant_controller.analysis.facts import IDLE_AFTER, IDLE_BEFORE, MEASURE, RunFacts
+from efficientquant_controller.analysis.facts import IDLE_AFTER, IDLE_BEFORE, MEASURE, MODEL, RunFacts
 
 ENERGY_COUNTER = "energy_gpu_j"
 # A discrete GPU gives the mean power of the last second (NVML, from Ampere on); the sensors of a Jetson are quicker
 # than they are read.
 _NVML_POWER_UPDATE_S = 1.0
-# The zones that compute; a PMIC's zone is a dummy of 50 or 100 °C on most Jetsons.
-_HOT_ZONE = re.compile(r"temperature_(?:gpu|cpu|tj)[\w.-]*_c")
+# The zones that compute; a PMIC's zone is a dummy of 50 or 100 °C on most Jetsons. Agents get it with each assignment.
+HOT_ZONES = r"temperature_(?:gpu|cpu|tj)[\w.-]*_c"
 _PROCESS_MEMORY = ("gpu_process_bytes", "nvmap_process_bytes")
 # The paper's memory: what the whole device used. The two kinds are never compared with each other.
 _USED_MEMORY = {"gpu_used_bytes": "device used memory", "board_used_bytes": "board used RAM"}
+# The column of each extreme, its series, and which end it is.
+_PEAKS: Mapping[str, tuple[str, Callable[[Iterable[float]], float]]] = {
+    "peak_pss_bytes": ("child_pss_bytes", max),
+    "board_available_min_bytes": ("board_available_bytes", min),
+    "swap_used_max_bytes": ("swap_used_bytes", max),
+}
 
 
 @dataclass(frozen=True)
@@ -57,9 +65,20 @@ def summarize_series(facts: RunFacts) -> SeriesSummary:
     )
 
 
+def peaks(series: Mapping[str, Readings], windows: Mapping[str, Window]) -> dict[str, float]:
+    """Find the extremes of memory from the start of the window `model` on, or of all readings without that window."""
+    start_s = windows[MODEL][0] if MODEL in windows else -inf
+    found = {}
+    for column, (name, extreme) in _PEAKS.items():
+        values = [value for time_s, value in zip(*series.get(name, ((), ())), strict=True) if time_s >= start_s]
+        if values:
+            found[column] = extreme(values)
+    return found
+
+
 def hot_zones(series: Mapping[str, Readings]) -> list[str]:
     """The series that hold a temperature of the GPU, of a CPU or of the junction."""
-    return sorted(name for name in series if _HOT_ZONE.fullmatch(name))
+    return sorted(name for name in series if re.fullmatch(HOT_ZONES, name))
 
 
 def rails(rail_set: str) -> list[str]:

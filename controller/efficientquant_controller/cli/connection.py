@@ -171,9 +171,13 @@ class Connection:
 
     def results(self, campaign_id: str) -> list[dict[str, Any]]:
         """The rows of the view `results` for an id or "latest"; for all campaigns when `campaign_id` is empty."""
-        request = pb.QueryResultsRequest(campaign_id=campaign_id)
-        answer = self._call(self._control.QueryResults, request, "to send results")
-        return [convert.row_from_wire(one) for one in answer.rows]
+        request = pb.QueryJobsRequest(campaign_id=campaign_id)
+        try:
+            with Waiting(f"the controller at {self.address} to send results"):
+                answer = self._control.QueryJobs(request, timeout=ANSWER_TIMEOUT_S)
+                return [json.loads(one.columns_json) for one in answer]
+        except grpc.RpcError as error:
+            self._fail(error)
 
     def runs(
         self, campaign_id: str, latencies_of_jobs: Sequence[str] = ()

@@ -1,6 +1,5 @@
 """The wire's messages turned into the command line's records, here and nowhere else."""
 
-import json
 from collections.abc import Mapping
 from collections.abc import Sequence as AbstractSequence
 from typing import Any
@@ -18,8 +17,6 @@ from efficientquant_controller.cli.records import (
     Notice,
 )
 from efficientquant_controller.model import Backend, Calibration, CampaignState, DeviceSnapshot, Gpu, Weights
-
-RESULT_FIELDS: tuple[str, ...] = tuple(pb.ResultRow.DESCRIPTOR.fields_by_name)
 
 
 def plain(message: Message) -> dict[str, Any]:
@@ -42,9 +39,7 @@ def device_from_wire(message: pb.Device) -> Device:
     """Read a device."""
     snapshot = plain(message.snapshot)
     snapshot["gpus"] = tuple(Gpu(**plain(one)) for one in message.snapshot.gpus)
-    snapshot["backends"] = tuple(
-        Backend(one.name, one.version, tuple(one.providers)) for one in message.snapshot.backends
-    )
+    snapshot["backends"] = tuple(Backend.from_plain(plain(one)) for one in message.snapshot.backends)
     return Device(**{**plain(message), "snapshot": DeviceSnapshot(**snapshot)})
 
 
@@ -65,16 +60,6 @@ def status_from_wire(message: pb.CampaignStatus) -> CampaignStatus:
         tuple(DeviceStatus(**plain(one)) for one in message.devices),
         tuple(Notice(**plain(one)) for one in message.notices),
     )
-
-
-def row_from_wire(message: pb.ResultRow) -> dict[str, Any]:
-    """Read a result row: the view `results` and the comparison with fp32, in SI units, None where there is no value."""
-    row = plain(message)
-    return {
-        **row,
-        **{name: json.loads(row[name]) if row[name] else None for name in ("realised_precision", "conditions")},
-        "verdict_reasons": row["verdict_reasons"] if row["verdict"] else None,  # no reasons is not the same as unjudged
-    }
 
 
 def request_to_wire(

@@ -12,6 +12,7 @@ from efficientquant_controller.cli import output
 from efficientquant_controller.cli.next_commands import FIRST_BENCH, command_line
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json
 from efficientquant_controller.cli.waiting import Waiting
+from efficientquant_controller.columns import OF_ROWS
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.store.location import check_location
 
@@ -76,15 +77,11 @@ def print_results(
 
 def si_rows(rows: Rows) -> list[dict[str, Any]]:
     """The rows with exactly the documented columns in their order; None where there is no value."""
-    from efficientquant_controller.cli.convert import RESULT_FIELDS
-
-    return [{name: row.get(name) for name in RESULT_FIELDS} for row in rows]
+    return [{one.name: row.get(one.name) for one in OF_ROWS} for row in rows]
 
 
 def _print_csv(rows: list[dict[str, Any]]) -> None:
-    from efficientquant_controller.cli.convert import RESULT_FIELDS
-
-    writer = csv.DictWriter(sys.stdout, fieldnames=RESULT_FIELDS, lineterminator="\n")
+    writer = csv.DictWriter(sys.stdout, fieldnames=[one.name for one in OF_ROWS], lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _csv_cell(value) for name, value in row.items()} for row in rows)
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from efficientquant_protos.v1 import fleet_pb2 as pb
 
+from efficientquant_controller.analysis.facts import finite_number
+from efficientquant_controller.analysis.telemetry import HOT_ZONES
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.fleet.scheduling import run_timeout_s
 from efficientquant_controller.model import (
@@ -36,7 +38,9 @@ def snapshot_from_wire(message: pb.DeviceSnapshot) -> DeviceSnapshot:
     return DeviceSnapshot(
         **_read(message, _SNAPSHOT_SCALARS),
         library_versions=dict(message.library_versions),
-        backends=tuple(Backend(one.name, one.version, tuple(one.providers)) for one in message.backends),
+        backends=tuple(
+            Backend(**_read(one, _BACKEND_SCALARS), **_read_lists(one, _BACKEND_LISTS)) for one in message.backends
+        ),
         gpus=tuple(
             Gpu(**_read(one, _GPU_SCALARS), **_read_optional(one, ("memory_total_bytes",))) for one in message.gpus
         ),
@@ -48,7 +52,7 @@ def snapshot_to_wire(snapshot: DeviceSnapshot) -> pb.DeviceSnapshot:
     return pb.DeviceSnapshot(
         **_read(snapshot, _SNAPSHOT_SCALARS),
         library_versions=dict(snapshot.library_versions),
-        backends=[pb.Backend(name=one.name, version=one.version, providers=one.providers) for one in snapshot.backends],
+        backends=[pb.Backend(**vars(one)) for one in snapshot.backends],
         gpus=[pb.Gpu(**vars(one)) for one in snapshot.gpus],
     )
 
@@ -84,7 +88,7 @@ def calibration_from_wire(message: pb.SubmitCampaignRequest) -> Calibration | No
 
 def measurement_to_wire(measurement: Measurement) -> pb.Measurement:
     """Write how to measure."""
-    return pb.Measurement(**vars(measurement))
+    return pb.Measurement(**vars(measurement), hot_zones=HOT_ZONES)
 
 
 def assignment_to_wire(run: Run, job: Job, artifact: Artifact, backend: str, measurement: Measurement) -> pb.Assignment:
@@ -126,9 +130,9 @@ def result_from_wire(message: pb.RunResult) -> RunResult:
         StageTiming(one.stage, one.duration_s, one.size_bytes if one.HasField("size_bytes") else None, one.cold)
         for one in message.stages
     )
+    conditions = dict(message.conditions)
     return RunResult(
         **_read(message, _RESULT_SCALARS),
-        **_read_optional(message, _RESULT_OPTIONALS),
         **_read_lists(message, _RESULT_LISTS),
         stages=stages,
         series=tuple(Series(one.name, tuple(one.time_s), tuple(one.value)) for one in message.series),
@@ -136,11 +140,23 @@ def result_from_wire(message: pb.RunResult) -> RunResult:
         session_options=dict(message.session_options),
         device=snapshot_from_wire(message.device),
         windows=tuple(Window(one.name, one.start_s, one.end_s) for one in message.windows),
-        conditions=dict(message.conditions),
+        conditions=conditions,
+        measured={**_readings_of_protocol_2(message, conditions), **message.measured},
         findings=tuple(Finding(one.check, one.severity, one.message) for one in message.findings),
         agreement=Agreement(**_read(message.agreement, _AGREEMENT)) if message.HasField("agreement") else None,
         engine=_engine_from_wire(message.engine) if message.HasField("engine") else None,
     )
+
+
+def _readings_of_protocol_2(message: pb.RunResult, conditions: dict[str, str]) -> dict[str, float]:
+    """Read what an older agent said in fields of its own, and take targets of clocks out of `conditions`."""
+    fields = _read_optional(message, _READINGS_OF_PROTOCOL_2)
+    found: dict[str, float] = {name: value for name, value in fields.items() if value is not None}
+    for name in _TARGETS_OF_PROTOCOL_2:
+        if (target := finite_number(conditions.get(name))) is not None:
+            found[name] = target
+            del conditions[name]
+    return found
 
 
 def _engine_from_wire(message: pb.Engine) -> Engine:
@@ -154,9 +170,8 @@ def _engine_from_wire(message: pb.Engine) -> Engine:
 
 def result_to_wire(result: RunResult) -> pb.RunResult:
     """Write a run's result."""
-    # A field that is None is left out: the constructor takes None for "not set".
     return pb.RunResult(
-        **_read(result, (*_RESULT_SCALARS, *_RESULT_LISTS, *_RESULT_OPTIONALS)),
+        **_read(result, (*_RESULT_SCALARS, *_RESULT_LISTS)),
         stages=[pb.StageTiming(**vars(one)) for one in result.stages],
         series=[pb.Series(name=one.name, time_s=one.time_s, value=one.value) for one in result.series],
         library_versions=dict(result.library_versions),
@@ -167,6 +182,7 @@ def result_to_wire(result: RunResult) -> pb.RunResult:
         findings=[pb.Finding(**vars(one)) for one in result.findings],
         agreement=pb.Agreement(**vars(result.agreement)) if result.agreement else None,
         engine=pb.Engine(**vars(result.engine)) if result.engine else None,
+        measured=dict(result.measured),
     )
 
 
@@ -202,12 +218,9 @@ def build_to_wire(build: Build, artifact: Artifact | None) -> pb.BuildStatus:
     )
 
 
-def result_row_to_wire(row: Mapping[str, Any]) -> pb.ResultRow:
-    """Write one row of results with its comparison; NULL stays absent, and what is a mapping travels as JSON."""
-    values: dict[str, Any] = {
-        name: json.dumps(value) if isinstance(value, Mapping) else value for name, value in row.items()
-    }
-    return pb.ResultRow(**{name: value for name, value in values.items() if value is not None})
+def job_row_to_wire(row: Mapping[str, Any]) -> pb.JobRow:
+    """Write one row of results with its comparison."""
+    return pb.JobRow(columns_json=json.dumps(dict(row), allow_nan=False))
 
 
 def _read(source: object, names: tuple[str, ...]) -> dict[str, Any]:
@@ -226,6 +239,8 @@ _SNAPSHOT_SCALARS = (
     *("board_id", "board", "os", "kernel", "architecture", "cpu_model", "cpu_count"),
     *("memory_total_bytes", "swap_total_bytes", "l4t", "jetpack", "cuda_version", "power_mode", "clock_control"),
 )
+_BACKEND_SCALARS = ("name", "version", "preference", "uses_gpu", "builds_engines", "form", "opset")
+_BACKEND_LISTS = ("providers", "precision_flags", "options")
 _GPU_SCALARS = (*("name", "uuid", "compute_capability", "integrated", "fp16", "int8", "tf32", "driver_version"),)
 _AGREEMENT = ("max_abs", "cosine", "argmax_matches", "count")
 # ONNX Runtime's TensorRT provider builds its engine when a session is created.
@@ -236,8 +251,10 @@ _RESULT_SCALARS = (
     *("run_id", "device_id", "attempt", "failure_type", "failure_message", "started_unix_s", "started_monotonic_s"),
     *("duration_s", "agent_version", "protocol_version", "warmup_converged", "backend"),
 )
-_RESULT_OPTIONALS = (
+# An upgraded agent may still deliver results that it measured before; see docs/wire.md.
+_READINGS_OF_PROTOCOL_2 = (
     *("peak_pss_bytes", "board_available_before_bytes", "board_available_min_bytes", "swap_used_before_bytes"),
     *("swap_used_max_bytes", "sampler_cpu_s", "sampler_wakeups", "device_memory_bytes"),
 )
+_TARGETS_OF_PROTOCOL_2 = tuple(f"clock_{domain}_target_hz" for domain in ("gpu", "emc", "cpu"))
 _RESULT_LISTS = ("log_tail", "warmup_latency_s", "latency_s", "device_latency_s", "providers")

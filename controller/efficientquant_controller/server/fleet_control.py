@@ -104,17 +104,15 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
         names = await self._names()
         return pb.ListCampaignsResponse(campaigns=[convert.campaign_to_wire(one, names) for one in campaigns])
 
-    async def QueryResults(
-        self, request: pb.QueryResultsRequest, context: grpc.aio.ServicerContext
-    ) -> pb.QueryResultsResponse:
+    async def QueryJobs(
+        self, request: pb.QueryJobsRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.JobRow]:
         """Send rows of the view `results`, each with what the recipe bought beside fp32."""
         campaign_id = None
         if request.campaign_id:
             campaign_id = (await asyncio.to_thread(self._store.campaign, request.campaign_id)).campaign_id
-        rows = await asyncio.to_thread(compared_results, self._store, campaign_id)
-        return pb.QueryResultsResponse(
-            rows=[convert.result_row_to_wire(one) for one in rows], campaign_id=campaign_id or ""
-        )
+        for row in await asyncio.to_thread(compared_results, self._store, campaign_id):
+            yield convert.job_row_to_wire(row)
 
     async def QueryRuns(
         self, request: pb.QueryRunsRequest, context: grpc.aio.ServicerContext
@@ -125,7 +123,7 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
             latency_s: Sequence[float] = ()
             if row["job_id"] in wanted and row["reported_unix_s"] is not None:
                 latency_s = (await asyncio.to_thread(self._store.raw_result, row["run_id"])).latency_s
-            yield pb.RunRow(columns_json=json.dumps(dict(row)), latency_s=latency_s)
+            yield pb.RunRow(columns_json=json.dumps(dict(row), allow_nan=False), latency_s=latency_s)
 
     def _device(self, device: Device) -> pb.Device:
         return convert.device_to_wire(device, self._coordinator.device_state(device.device_id))

@@ -164,15 +164,6 @@ class Store(ABC):
         """The rows of the view `results`, one for each job, of one campaign or of all."""
 
     @abstractmethod
-    def repeats(self, campaign_id: str | None = None) -> Sequence[Mapping[str, Any]]:
-        """The succeeded runs of one campaign or of all, by job and repeat: what comparing them takes.
-
-        Each has job_id, repeat_index, latency_p50_s, load_s, load_cold, peak_pss_bytes, and the conditions of the run:
-        tier, weights, backend, providers, runtime_version, session_options, agent_version, snapshot_sha256, conditions,
-        and its verdict.
-        """
-
-    @abstractmethod
     def run_rows(self, campaign_id: str | None = None) -> Sequence[Mapping[str, Any]]:
         """The rows of the view `run_results` of one campaign or of all, JSON columns and truths as what they say."""
 

@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from efficientquant_controller.errors import StoreError, StoreVersionError
 from efficientquant_controller.store.location import Location, check_location, driver_missing, hide_password
 from efficientquant_controller.store.tables import meta
+from efficientquant_controller.store.views import recreate_views
 from efficientquant_controller.store.write_ahead_log import BUSY_TIMEOUT_S, LOG_SUFFIXES, reading_uri
 
 CONNECT_TIMEOUT_S = 10
@@ -168,12 +169,15 @@ def _migrate(engine: Engine, created: Path | None) -> None:
         undo.callback(_discard, engine, created)
         with engine.connect().execution_options(writes=True) as connection, connection.begin():
             config.attributes["connection"] = connection
+            before = MigrationContext.configure(connection).get_current_revision()
             command.upgrade(config, "head")
+            if before != MigrationContext.configure(connection).get_current_revision():
+                recreate_views(connection)
             connection.execute(meta.delete().where(meta.c.key == "product_version"))
             version = importlib.metadata.version("efficientquant")
             connection.execute(meta.insert().values(key="product_version", value=version))
             # The views answer, or nothing is kept.
-            connection.execute(text("SELECT 1 FROM results, comparisons WHERE 1 = 0"))
+            connection.execute(text("SELECT 1 FROM results, run_results, comparisons WHERE 1 = 0"))
         undo.pop_all()  # it is whole: keep it
 
 

@@ -1,6 +1,7 @@
 """What an agent reports of a run, as a row and back: raw facts, and the numbers that follow from them."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from math import isfinite
 from typing import Any
@@ -11,6 +12,8 @@ from efficientquant_controller.analysis.derived import derived_columns
 from efficientquant_controller.analysis.energy import Readings
 from efficientquant_controller.analysis.facts import RunFacts
 from efficientquant_controller.analysis.statistics import percentile, summarize
+from efficientquant_controller.analysis.telemetry import peaks
+from efficientquant_controller.columns import OF_REPORTS, Kind, Origin
 from efficientquant_controller.model import (
     Agreement,
     DeviceSnapshot,
@@ -26,45 +29,57 @@ from efficientquant_controller.store.series import RawSamples
 
 Row = RowMapping
 
-# What a run's row and its report call by the same name.
-_REPORTED = [
-    "device_id",
-    "started_unix_s",
-    "started_monotonic_s",
-    "duration_s",
-    "agent_version",
-    "protocol_version",
-    "warmup_converged",
-    "peak_pss_bytes",
-    "board_available_before_bytes",
-    "board_available_min_bytes",
-    "swap_used_before_bytes",
-    "swap_used_max_bytes",
-    "backend",
-    "sampler_cpu_s",
-    "sampler_wakeups",
-    "device_memory_bytes",
-]
 # What a run must have been loaded by: the stages of one of these.
 _LOADING = (("read", "session_create", "first_inference"), ("read", "deserialize", "create_context", "first_inference"))
+# The first protocol whose agents leave the extremes of their series to the controller.
+_OWN_PEAKS = 3
+_LIMIT = 2**63
 # The paper's load time leaves the first inference out.
 _PAPER_LOADING = (("read", "session_create"), ("read", "deserialize", "create_context"))
 
 
 def result_to_row(result: RunResult, measurement: Measurement, now_s: float) -> dict[str, Any]:
-    """Make the reported half of a row of runs, with the metrics that a query needs.
+    """Make the reported half of a row of runs: every column of the registry that a report writes.
 
     `measurement` is what the campaign asked for: a verdict depends on it.
 
     Raises ValueError when a run that succeeded has no latencies, or one that is not a finite number.
     """
+    sources: Mapping[Origin, Mapping[str, Any]] = {
+        Origin.REPORTED: vars(result),
+        Origin.MEASURED: result.measured,
+        Origin.PEAK: _peaks(result),
+        Origin.RECORDED: _recorded(result, now_s),
+        Origin.LATENCIES: _latency_columns(result),
+        Origin.STAGES: _load_columns(result),
+        Origin.OUTPUTS: _output_columns(result),
+        Origin.ENGINE: _engine_columns(result),
+        Origin.DERIVED: {} if result.failure_type else derived_columns(facts_of(result, measurement)),
+    }
+    values = {one.name: _stored(one.kind, sources[one.origin].get(one.name)) for one in OF_REPORTS}
+    return {**values, "device_id": result.device_id, "log_tail": list(result.log_tail)}
+
+
+def _stored(kind: Kind, value: Any) -> Any:
+    """A value as its column holds it: a broken or impossible reading is not known, and must not cost the run."""
+    if kind.whole and isinstance(value, float):
+        return round(value) if isfinite(value) and abs(value) < _LIMIT else None
+    return value
+
+
+def _peaks(result: RunResult) -> dict[str, float]:
+    """The extremes of the series; what an agent of protocol 2 found itself goes before."""
+    series = {one.name: _readings(one) for one in result.series}
+    return {**peaks(series, _windows(result)), **result.measured}
+
+
+def _recorded(result: RunResult, now_s: float) -> dict[str, Any]:
+    found, before = _peaks(result), result.measured.get
     return {
-        **{name: getattr(result, name) for name in _REPORTED},
         "reported_unix_s": now_s,
         "reported_attempt": result.attempt,
         "reported_failure_type": result.failure_type,
         "reported_failure_message": storable(result.failure_message),
-        "log_tail": list(result.log_tail),
         "providers": ",".join(result.providers),
         "library_versions": dict(result.library_versions),
         "session_options": dict(result.session_options),
@@ -72,13 +87,10 @@ def result_to_row(result: RunResult, measurement: Measurement, now_s: float) -> 
         "warmup_count": len(result.warmup_latency_s),
         "conditions": dict(result.conditions),
         "findings": [asdict(one) for one in result.findings],
-        **_latency_columns(result),
-        **_load_columns(result),
-        **_output_columns(result),
-        **_engine_columns(result),
-        **({} if result.failure_type else derived_columns(facts_of(result, measurement))),
-        "board_memory_delta_bytes": _rise(result.board_available_min_bytes, result.board_available_before_bytes),
-        "swap_delta_bytes": _rise(result.swap_used_before_bytes, result.swap_used_max_bytes),
+        "board_memory_delta_bytes": _rise(
+            found.get("board_available_min_bytes"), before("board_available_before_bytes")
+        ),
+        "swap_delta_bytes": _rise(before("swap_used_before_bytes"), found.get("swap_used_max_bytes")),
         "sampler_core_share": _core_share(result),
     }
 
@@ -91,12 +103,17 @@ def facts_of(result: RunResult, measurement: Measurement) -> RunFacts:
         required_time_s=measurement.min_time_s,
         warmup_converged=result.warmup_converged,
         series={one.name: _readings(one) for one in result.series},
-        windows={one.name: (one.start_s, one.end_s) for one in result.windows},
+        windows=_windows(result),
         conditions=result.conditions,
+        readings=result.measured,
         findings=result.findings,
         sampler_core_share=_core_share(result),
         clocks_asked=measurement.lock_clocks,
     )
+
+
+def _windows(result: RunResult) -> dict[str, tuple[float, float]]:
+    return {one.name: (one.start_s, one.end_s) for one in result.windows}
 
 
 def _readings(series: Series) -> Readings:
@@ -143,7 +160,8 @@ def result_from_row(
         providers=tuple(row["providers"].split(",")) if row["providers"] else (),
         library_versions=row["library_versions"],
         session_options=row["session_options"],
-        **{name: row[name] for name in _REPORTED},
+        device_id=row["device_id"],
+        **{one.name: row[one.name] for one in OF_REPORTS if one.origin is Origin.REPORTED},
         stages=stages,
         warmup_latency_s=samples.warmup_latency_s,
         latency_s=samples.latency_s,
@@ -155,7 +173,14 @@ def result_from_row(
         agreement=_agreement(row),
         engine=engine,
         device=device,
+        measured=_measured(row),
     )
+
+
+def _measured(row: Row) -> dict[str, float]:
+    """The single readings; agents before protocol 3 reported the extremes of their series among them."""
+    origins = {Origin.MEASURED} if row["protocol_version"] >= _OWN_PEAKS else {Origin.MEASURED, Origin.PEAK}
+    return {one.name: row[one.name] for one in OF_REPORTS if one.origin in origins and row[one.name] is not None}
 
 
 def _agreement(row: Row) -> Agreement | None:
@@ -237,12 +262,11 @@ def _runtime_version(result: RunResult) -> str:
     return result.library_versions.get(library, "")
 
 
-def _rise(low: int | None, high: int | None) -> int | None:
+def _rise(low: float | None, high: float | None) -> float | None:
     """How far a quantity moved; nothing where it moved the other way, None where an end is unknown."""
     return None if low is None or high is None else max(high - low, 0)
 
 
 def _core_share(result: RunResult) -> float | None:
-    if result.sampler_cpu_s is None or result.duration_s <= 0:
-        return None
-    return result.sampler_cpu_s / result.duration_s
+    cpu_s = result.measured.get("sampler_cpu_s")
+    return None if cpu_s is None or result.duration_s <= 0 else cpu_s / result.duration_s

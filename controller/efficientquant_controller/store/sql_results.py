@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 from sqlalchemy import RowMapping, bindparam, insert, select, text, update
 
+from efficientquant_controller.columns import Kind, names_of_kind
 from efficientquant_controller.errors import NotFoundError, UserError
-from efficientquant_controller.model import DeviceSnapshot, Measurement, RunResult, RunState, StageTiming, Weights
+from efficientquant_controller.model import DeviceSnapshot, Measurement, RunResult, RunState, StageTiming
 from efficientquant_controller.store import records, run_records, tables
 from efficientquant_controller.store.base import Store
 from efficientquant_controller.store.series import RawSamples, pack_series, unpack_series
@@ -36,7 +38,8 @@ class SqlResults(Store):
             devices = tables.devices.c.device_id
             sql.one(select(devices).where(devices == result.device_id), f"device {result.device_id!r}")
             snapshot = self._add_snapshot(sql, result.device, now_s)
-            self._update_run(sql, result.run_id, **row, **_outcome(found, result), snapshot_sha256=snapshot)
+            facts = {**row, **_outcome(found, result), "snapshot_sha256": snapshot}
+            self._update_run(sql, result.run_id, **facts)
             sql.execute(insert(tables.series), {"run_id": result.run_id, "samples": samples})
             sql.insert_all(tables.stages, _stage_rows(result))
             sql.insert_all(tables.engines, [engine] if engine else [])
@@ -88,22 +91,6 @@ class SqlResults(Store):
                 query = text("SELECT * FROM run_results WHERE campaign_id = :campaign_id").bindparams(campaign_id=found)
             return [with_types(row) for row in sql.rows(query)]
 
-    def repeats(self, campaign_id: str | None = None) -> Sequence[Mapping[str, Any]]:
-        """The succeeded runs, by job and repeat."""
-        runs, jobs, campaigns = tables.runs, tables.jobs, tables.campaigns
-        weights = [campaigns.c.weights_kind, campaigns.c.weights_sha256, campaigns.c.weights_filename]
-        query = (
-            select(*(runs.c[name] for name in _REPEAT_COLUMNS), campaigns.c.tier, *weights)
-            .join(jobs, jobs.c.job_id == runs.c.job_id)
-            .join(campaigns, campaigns.c.campaign_id == jobs.c.campaign_id)
-            .where(runs.c.state == RunState.SUCCEEDED)
-            .order_by(campaigns.c.number, jobs.c.ordinal, runs.c.repeat_index)
-        )
-        with self._transactions.read() as sql:
-            if campaign_id is not None:
-                query = query.where(campaigns.c.campaign_id == self._campaign_row(sql, campaign_id)["campaign_id"])
-            return [_repeat(row) for row in sql.rows(query)]
-
     @staticmethod
     def _campaign_row(sql: Transaction, campaign_id: str) -> RowMapping:
         table = tables.campaigns
@@ -134,36 +121,23 @@ class SqlResults(Store):
 
 
 _LISTED_CAMPAIGNS = 5
-_REPEAT_COLUMNS = (
-    *("job_id", "repeat_index", "latency_p50_s", "load_s", "load_cold", "peak_pss_bytes", "backend", "providers"),
-    *("runtime_version", "session_options", "agent_version", "snapshot_sha256", "conditions", "verdict"),
-)
-
-
-# Columns of the views that hold JSON: SQLite hands them out as text, PostgreSQL as what they say.
-_JSON_COLUMNS = (
-    *("library_versions", "session_options", "verdict_reasons", "conditions", "findings", "realised_precision"),
-)
-# Columns of the views that are true or false: SQLite hands them out as 1 and 0.
-_BOOLEAN_COLUMNS = ("paper", "warmup_converged", "load_cold", "throttled")
+# SQLite hands out JSON of the views as text and truths as 1 and 0, PostgreSQL hands out what they are.
+_JSON_COLUMNS, _BOOLEAN_COLUMNS = names_of_kind(Kind.JSON), names_of_kind(Kind.BOOLEAN)
 
 
 def with_types(row: RowMapping) -> dict[str, Any]:
-    """A row of a view with its JSON columns read, where an empty text is no value, and its truths as bool."""
-    values = dict(row)
-    for name in _BOOLEAN_COLUMNS:
-        if isinstance(values.get(name), int):
-            values[name] = bool(values[name])
-    for name in _JSON_COLUMNS:
-        if isinstance(values.get(name), str):
-            values[name] = json.loads(values[name]) if values[name] else None
-    return values
+    """Decode the JSON and boolean columns of a view's row; an empty text is no JSON, and no number is not finite."""
+    return {name: _typed(name, value) for name, value in row.items()}
 
 
-def _repeat(row: RowMapping) -> dict[str, Any]:
-    values = dict(row)
-    weights = Weights(*(values.pop(f"weights_{name}") for name in ("kind", "sha256", "filename")))
-    return {**values, "weights": weights.label}
+def _typed(name: str, value: Any) -> Any:
+    if isinstance(value, float):
+        return value if isfinite(value) else None  # JSON, in which rows travel, has no such numbers
+    if name in _BOOLEAN_COLUMNS:
+        return None if value is None else bool(value)
+    if name in _JSON_COLUMNS and isinstance(value, str):
+        return json.loads(value) if value else None
+    return value
 
 
 def _outcome(found: RowMapping, result: RunResult) -> dict[str, Any]:

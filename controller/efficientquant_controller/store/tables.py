@@ -1,5 +1,8 @@
 """The tables of the results database; what each column means stands in docs/database.md."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -19,6 +22,10 @@ from sqlalchemy import (
     TypeDecorator,
     UniqueConstraint,
 )
+from sqlalchemy.types import TypeEngine
+
+from efficientquant_controller.columns import OF_GUARD, OF_REPORTS, Kind
+from efficientquant_controller.columns import Column as Entry
 
 metadata = MetaData(
     naming_convention={
@@ -182,6 +189,24 @@ jobs = Table(
     Index("ix_jobs_device_id_model", "device_id", "model"),
 )
 
+_TYPES: Mapping[Kind, type[TypeEngine[Any]]] = {
+    Kind.STRING: String,
+    Kind.TEXT: Text,
+    Kind.INTEGER: Integer,
+    Kind.BIGINT: BigInteger,
+    Kind.DOUBLE: Double,
+    Kind.BOOLEAN: Boolean,
+    Kind.JSON: JSON,
+}
+
+
+def _column(entry: Entry) -> Column[Any]:
+    """Make a column of a table from its entry in the registry."""
+    if entry.name == "snapshot_sha256":
+        return Column(entry.name, ForeignKey(device_snapshots.c.snapshot_sha256))
+    return Column(entry.name, _TYPES[entry.kind])
+
+
 runs = Table(
     "runs",
     metadata,
@@ -194,92 +219,21 @@ runs = Table(
     Column("leased_unix_s", Double),
     Column("failure_type", String, nullable=False),
     Column("failure_message", Text, nullable=False),
-    # Everything below comes with the report and is NULL before it.
-    Column("reported_unix_s", Double),
+    # Everything below comes with the report and is NULL before it; most of it stands in the registry of columns.
     Column("device_id", ForeignKey(devices.c.device_id)),
-    Column("reported_attempt", Integer),
-    Column("reported_failure_type", String),
-    Column("reported_failure_message", Text),
     Column("log_tail", JSON),
-    Column("started_unix_s", Double),
-    Column("started_monotonic_s", Double),
-    Column("duration_s", Double),
-    Column("agent_version", String),
-    Column("protocol_version", Integer),
-    Column("latency_count", Integer),
-    Column("latency_min_s", Double),
-    Column("latency_p50_s", Double),
-    Column("latency_p90_s", Double),
-    Column("latency_p95_s", Double),
-    Column("latency_p99_s", Double),
-    Column("latency_max_s", Double),
-    Column("latency_mean_s", Double),
-    Column("latency_standard_deviation_s", Double),
-    Column("latency_cov", Double),
-    Column("latency_mad_s", Double),
-    Column("warmup_count", Integer),
-    Column("warmup_converged", Boolean),
-    Column("transfer_s", Double),
-    Column("transfer_bytes", BigInteger),
-    Column("read_s", Double),
-    Column("session_create_s", Double),
-    Column("first_inference_s", Double),
-    Column("load_s", Double),
-    Column("load_cold", Boolean),
-    Column("peak_pss_bytes", BigInteger),
-    Column("board_available_before_bytes", BigInteger),
-    Column("board_available_min_bytes", BigInteger),
-    Column("board_memory_delta_bytes", BigInteger),
-    Column("swap_used_before_bytes", BigInteger),
-    Column("swap_used_max_bytes", BigInteger),
-    Column("swap_delta_bytes", BigInteger),
-    Column("backend", String),
-    Column("providers", Text),
-    Column("runtime_version", String),
-    Column("library_versions", JSON),
-    Column("session_options", JSON),
-    Column("sampler_cpu_s", Double),
-    Column("sampler_core_share", Double),
-    Column("sampler_wakeups", Integer),
-    Column("snapshot_sha256", ForeignKey(device_snapshots.c.snapshot_sha256)),
-    # How far it can be trusted, by the rules of `statistics_version`.
-    Column("verdict", String),
-    Column("verdict_reasons", JSON),
-    Column("statistics_version", Integer),
-    Column("conditions", JSON),
-    Column("findings", JSON),
-    Column("latency_p90_bound_s", Double),
-    Column("latency_p99_bound_s", Double),
-    Column("latency_drift", Double),
-    Column("device_latency_p50_s", Double),
-    Column("device_latency_p99_s", Double),
-    Column("parse_s", Double),
-    Column("build_s", Double),
-    Column("deserialize_s", Double),
-    Column("create_context_s", Double),
-    Column("warm_load_s", Double),
-    Column("paper_load_s", Double),
-    Column("paper_memory_bytes", BigInteger),
-    Column("paper_memory_kind", String),
-    Column("device_memory_bytes", BigInteger),
-    Column("gpu_process_peak_bytes", BigInteger),
-    Column("energy_per_inference_j", Double),
-    Column("net_energy_per_inference_j", Double),
-    Column("mean_power_w", Double),
-    Column("idle_power_w", Double),
-    Column("rail_set", String),
-    Column("max_temperature_c", Double),
-    Column("gpu_clock_min_hz", Double),
-    Column("gpu_clock_max_hz", Double),
-    Column("throttled", Boolean),
-    Column("output_max_abs", Double),
-    Column("output_cosine", Double),
-    Column("output_argmax_matches", Integer),
-    Column("output_count", Integer),
-    Column("engine_sha256", String),
-    Column("engine_bytes", BigInteger),
-    Column("realised_precision", JSON),
+    *map(_column, OF_REPORTS),
     UniqueConstraint("job_id", "repeat_index"),
+)
+
+# What the guard says of a variant beside its fp32 twin, once both have ended, by the rules of `rules_version`.
+job_comparisons = Table(
+    "job_comparisons",
+    metadata,
+    Column("job_id", ForeignKey(jobs.c.job_id), primary_key=True),
+    Column("fp32_job_id", ForeignKey(jobs.c.job_id), nullable=False),
+    Column("rules_version", Integer, nullable=False),
+    *map(_column, OF_GUARD),
 )
 
 # The engine that a run used, and every layer of it.

@@ -220,11 +220,6 @@ class FleetControlStub(object):
                 request_serializer=efficientquant__protos_dot_v1_dot_fleet__pb2.ListCampaignsRequest.SerializeToString,
                 response_deserializer=efficientquant__protos_dot_v1_dot_fleet__pb2.ListCampaignsResponse.FromString,
                 )
-        self.QueryResults = channel.unary_unary(
-                '/efficientquant.v1.FleetControl/QueryResults',
-                request_serializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryResultsRequest.SerializeToString,
-                response_deserializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryResultsResponse.FromString,
-                )
         self.QueryJobs = channel.unary_stream(
                 '/efficientquant.v1.FleetControl/QueryJobs',
                 request_serializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryJobsRequest.SerializeToString,
@@ -287,12 +282,6 @@ class FleetControlServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def QueryResults(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def QueryJobs(self, request, context):
         """The rows of the view `results`, each with its comparison with fp32.
         """
@@ -344,11 +333,6 @@ def add_FleetControlServicer_to_server(servicer, server):
                     servicer.ListCampaigns,
                     request_deserializer=efficientquant__protos_dot_v1_dot_fleet__pb2.ListCampaignsRequest.FromString,
                     response_serializer=efficientquant__protos_dot_v1_dot_fleet__pb2.ListCampaignsResponse.SerializeToString,
-            ),
-            'QueryResults': grpc.unary_unary_rpc_method_handler(
-                    servicer.QueryResults,
-                    request_deserializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryResultsRequest.FromString,
-                    response_serializer=efficientquant__protos_dot_v1_dot_fleet__pb2.QueryResultsResponse.SerializeToString,
             ),
             'QueryJobs': grpc.unary_stream_rpc_method_handler(
                     servicer.QueryJobs,
@@ -487,23 +471,6 @@ class FleetControl(object):
         return grpc.experimental.unary_unary(request, target, '/efficientquant.v1.FleetControl/ListCampaigns',
             efficientquant__protos_dot_v1_dot_fleet__pb2.ListCampaignsRequest.SerializeToString,
             efficientquant__protos_dot_v1_dot_fleet__pb2.ListCampaignsResponse.FromString,
-            options, channel_credentials,
-            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
-
-    @staticmethod
-    def QueryResults(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(request, target, '/efficientquant.v1.FleetControl/QueryResults',
-            efficientquant__protos_dot_v1_dot_fleet__pb2.QueryResultsRequest.SerializeToString,
-            efficientquant__protos_dot_v1_dot_fleet__pb2.QueryResultsResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -2,7 +2,6 @@
 
 import pytest
 from efficientquant_controller.analysis.twins import COLUMNS, with_comparisons
-from efficientquant_protos.v1 import fleet_pb2 as pb
 
 MIB = 1 << 20
 
@@ -20,13 +19,6 @@ def repeats(recipe: str, *latencies_s: float, **changes: object) -> list[dict[st
         {**base, "job_id": f"j-{recipe}", "latency_p50_s": one, "load_s": 0.5, "peak_pss_bytes": 9 * MIB, **changes}
         for one in latencies_s
     ]
-
-
-def test_columns_are_those_of_the_wire() -> None:
-    """The wire's ResultRow has exactly these columns, one after the other, in this order."""
-    fields = [one.name for one in pb.ResultRow.DESCRIPTOR.fields]
-    first = fields.index(COLUMNS[0])
-    assert tuple(fields[first : first + len(COLUMNS)]) == COLUMNS
 
 
 def test_a_variant_beside_its_twin() -> None:

@@ -2,6 +2,7 @@
 # ruff: noqa: N802, ARG002, D101, D102 – the methods of a gRPC service are named by fleet.proto
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from typing import Any
 import grpc
 import pytest
 from efficientquant_controller.cli.app import run
+from efficientquant_controller.columns import OF_ROWS, Kind
 from efficientquant_protos.v1 import fleet_pb2 as pb
 from efficientquant_protos.v1 import fleet_pb2_grpc
 
@@ -24,7 +26,7 @@ class ScriptedControl(fleet_pb2_grpc.FleetControlServicer):
     refusal: tuple[grpc.StatusCode, str] | None = None
     devices: list[pb.Device] = field(default_factory=list)
     campaigns: list[pb.Campaign] = field(default_factory=list)
-    rows: list[pb.ResultRow] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
     statuses: SimpleQueue[pb.CampaignStatus | Exception] = field(default_factory=SimpleQueue)
     requests: list[Any] = field(default_factory=list)
     uploaded: bytes = b""
@@ -72,9 +74,9 @@ class ScriptedControl(fleet_pb2_grpc.FleetControlServicer):
         self._take(request, context)
         return pb.ListCampaignsResponse(campaigns=self.campaigns)
 
-    def QueryResults(self, request, context):
+    def QueryJobs(self, request, context):
         self._take(request, context)
-        return pb.QueryResultsResponse(rows=self.rows, campaign_id=request.campaign_id)
+        return iter([pb.JobRow(columns_json=json.dumps(one)) for one in self.rows])
 
     def _take(self, request, context):
         self.requests.append(request)
@@ -103,8 +105,12 @@ def status_message(state="running", **values) -> pb.CampaignStatus:
     return pb.CampaignStatus(campaign=campaign_message(state), **values)
 
 
-def row_message(recipe="fp32", p50_s=0.020, **values) -> pb.ResultRow:
+def job_row(recipe="fp32", p50_s=0.020, **values) -> dict[str, Any]:
+    """A row as a controller sends it: NULL for an unknown number, an empty text for an unknown text."""
+    texts = (Kind.STRING, Kind.TEXT)
+    unknown = {one.name: "" if one.kind in texts else None for one in OF_ROWS}
     defaults = {
+        "paper": False,
         "campaign_id": "c1",
         "job_id": f"j-{recipe}",
         "device": "bench-1",
@@ -125,7 +131,8 @@ def row_message(recipe="fp32", p50_s=0.020, **values) -> pb.ResultRow:
         "peak_pss_bytes": 80 << 20,
         "artifact_bytes": 5 << 20,
     }
-    return pb.ResultRow(**{**defaults, **values})
+    assert {*defaults, *values} <= {*unknown}
+    return {**unknown, **defaults, **values}
 
 
 @pytest.fixture
@@ -135,7 +142,7 @@ def messages() -> Any:
     class Makers:
         campaign = staticmethod(campaign_message)
         status = staticmethod(status_message)
-        row = staticmethod(row_message)
+        row = staticmethod(job_row)
 
     return Makers
 

@@ -194,10 +194,8 @@ def result(run_id: str, latency_s: float, snapshot: DeviceSnapshot, **changes: A
         run_id=run_id, device_id="d1", attempt=1, failure_type="", failure_message="", log_tail=(),
         started_unix_s=1.0, started_monotonic_s=1.0, duration_s=3.0, agent_version="0.1.0", protocol_version=1,
         stages=stages, warmup_converged=True, warmup_latency_s=(0.1,), latency_s=latencies, series=(),
-        peak_pss_bytes=100 << 20, board_available_before_bytes=None, board_available_min_bytes=None,
-        swap_used_before_bytes=None, swap_used_max_bytes=None, backend="ort-cpu", providers=("CPU",),
-        library_versions={}, session_options={"intra_op_threads": "0"}, sampler_cpu_s=0.001, sampler_wakeups=30,
-        device=snapshot,
+        backend="ort-cpu", providers=("CPU",), library_versions={}, session_options={"intra_op_threads": "0"},
+        device=snapshot, measured={"peak_pss_bytes": 100 << 20, "sampler_cpu_s": 0.001, "sampler_wakeups": 30},
     )  # fmt: skip
     return replace(made, **changes)
 

@@ -3,7 +3,6 @@
 import io
 
 import pytest
-from efficientquant_controller.cli.convert import row_from_wire
 from efficientquant_controller.cli.gains import gains, print_gains
 from rich.console import Console
 
@@ -38,7 +37,7 @@ def judged(messages):
 
     def judge(**values):
         known = {name: value for name, value in {**FASTER, **values}.items() if value is not None}
-        return gains(row_from_wire(messages.row("int8", **known)), row_from_wire(messages.row()))
+        return gains(messages.row("int8", **known), messages.row())
 
     return judge
 
@@ -58,14 +57,14 @@ def test_paragraph(messages):
     """Each variant gets three lines: what was bought, what was not, and what nobody knows; FP32 gets none."""
     rows = [messages.row(), messages.row("efficientquant:weight_bits=4", **FASTER)]
 
-    assert printed([row_from_wire(one) for one in rows]) == PARAGRAPH
+    assert printed(rows) == PARAGRAPH
 
 
 def test_nothing_to_compare_prints_nothing(messages):
     """FP32 alone, a job without a result, and rows of a controller that compares nothing get no section."""
     rows = [messages.row(), messages.row("int8", runs_done=0, not_compared="x"), messages.row("int8")]
 
-    assert printed([row_from_wire(one) for one in rows]) == ""
+    assert printed(rows) == ""
 
 
 def test_what_was_not_compared_is_not_known(judged):

@@ -3,7 +3,6 @@
 import io
 
 import pytest
-from efficientquant_controller.cli.convert import row_from_wire
 from efficientquant_controller.cli.result_table import print_result_tables, speed_up
 from rich.console import Console
 
@@ -17,7 +16,7 @@ def printed(rows, width=160) -> str:
 @pytest.fixture
 def rows(messages):
     quantized = messages.row("efficientquant", 0.016, artifact_bytes=2 << 20, board_memory_delta_bytes=96 << 20)
-    return [row_from_wire(one) for one in (messages.row(), quantized)]
+    return [messages.row(), quantized]
 
 
 # ruff: noqa: E501 – a table is as wide as it is
@@ -126,7 +125,7 @@ a rule broken, which is named, INVALID not to be used; see docs/measurement.md
 def full_rows(messages):
     reasons = ["the spread is 4 % (at most 2.5 %)", "not checked: what the sampler cost"]
     quantized = messages.row("efficientquant", 0.016, verdict="B", verdict_reasons=reasons, **POWER, **PAPER)
-    return [row_from_wire(one) for one in (messages.row(verdict="A", **POWER, **PAPER), quantized)]
+    return [messages.row(verdict="A", **POWER, **PAPER), quantized]
 
 
 def test_everything_on_a_narrow_console(full_rows):
@@ -159,7 +158,7 @@ def test_tables_side_by_side_where_they_fit(full_rows):
 )
 def test_columns_only_where_there_is_something(messages, values, shown):
     """Energy, the paper's numbers and verdicts take no room, and no words below, where no row has any."""
-    out = printed([row_from_wire(messages.row(**values))], width=400)
+    out = printed([messages.row(**values)], width=400)
 
     assert {name for name in ("energy", "paper", "verdict") if name in out} == shown
 
@@ -167,7 +166,7 @@ def test_columns_only_where_there_is_something(messages, values, shown):
 def test_invalid_is_a_sentence(messages):
     """Each row that is no A says why in one line, however narrow; what could not be checked is no reason."""
     reasons = ["throttled: hardware slowdown", "the fan stood still", "not checked: drift"]
-    rows = [row_from_wire(messages.row(name, verdict="INVALID", verdict_reasons=reasons)) for name in ("fp32", "int8")]
+    rows = [messages.row(name, verdict="INVALID", verdict_reasons=reasons) for name in ("fp32", "int8")]
 
     assert [line for line in printed(rows, width=60).splitlines() if "INVALID," in line] == [
         f"bench-1 · mobilevit_xxs · {name}: INVALID, throttled: hardware slowdown; the fan stood still"
@@ -179,7 +178,7 @@ def test_names_fold_and_numbers_never(messages):
     """A recipe with many options folds on a narrow console; every number stays in one piece."""
     row = messages.row("efficientquant:scope=conv+linear:softmax_bits=none:weight_bits=4", verdict="A", **POWER)
 
-    words = printed([row_from_wire(row)], width=80).split()
+    words = printed([row], width=80).split()
 
     assert {"20.00", "19.00–21.00", "22.00", "30.00", "125.00", "80.0", "5.00", "37.10", "51.5"} <= set(words)
 
@@ -189,7 +188,7 @@ def test_energy_of_each_device_names_its_rails(messages):
     own = {**POWER, "rail_set": "GPU+CPU+SOC+CV+VDDRQ+SYS5V"}
     rows = [messages.row(**POWER), messages.row("int8", **POWER), messages.row(device="xavier", **own)]
 
-    lines = [line for line in printed(list(map(row_from_wire, rows))).splitlines() if ": energy of " in line]
+    lines = [line for line in printed(rows).splitlines() if ": energy of " in line]
 
     assert lines == ["bench-1: energy of POM_5V_IN", "xavier: energy of GPU+CPU+SOC+CV+VDDRQ+SYS5V"]
 
@@ -199,10 +198,9 @@ def test_failure_is_a_sentence(messages):
     failed = messages.row(
         "efficientquant", state="failed", failure_type="load_failed", failure_message="the model has no input"
     )
-    for name in ("latency_p50_s", "latency_p50_min_s", "latency_p50_max_s"):
-        failed.ClearField(name)
+    failed |= dict.fromkeys(("latency_p50_s", "latency_p50_min_s", "latency_p50_max_s"))
 
-    lines = printed([row_from_wire(failed)]).splitlines()
+    lines = printed([failed]).splitlines()
 
     assert "bench-1 · mobilevit_xxs · efficientquant: failed (load_failed): the model has no input" in lines
     assert [line.split()[3:7] for line in lines if line.startswith("bench-1 ") and "·" not in line] == [
@@ -214,12 +212,12 @@ def test_running_job_shows_how_far(messages):
     """A job that has not ended shows how many of its runs are done."""
     row = messages.row(state="queued", runs_done=1, runs_planned=3)
 
-    assert "queued 1/3" in printed([row_from_wire(row)])
+    assert "queued 1/3" in printed([row])
 
 
 def test_campaigns_are_apart(messages):
     """Rows of several campaigns stand under headings of their own."""
-    rows = [row_from_wire(messages.row(campaign_id=name, tier=name)) for name in ("c1", "c2")]
+    rows = [messages.row(campaign_id=name, tier=name) for name in ("c1", "c2")]
 
     assert [line for line in printed(rows).splitlines() if line.startswith("campaign")] == [
         "campaign c1 · tier c1 · weights random",
@@ -229,9 +227,9 @@ def test_campaigns_are_apart(messages):
 
 def test_speed_up_compares_like_with_like(messages):
     """Speed-up is against the FP32 row of the same campaign, device and model, or absent."""
-    reference = row_from_wire(messages.row(p50_s=0.030))
-    own = row_from_wire(messages.row("efficientquant", 0.020))
-    elsewhere = row_from_wire(messages.row("efficientquant", 0.020, device="bench-2"))
+    reference = messages.row(p50_s=0.030)
+    own = messages.row("efficientquant", 0.020)
+    elsewhere = messages.row("efficientquant", 0.020, device="bench-2")
     rows = [reference, own, elsewhere]
 
     assert [speed_up(row, rows) for row in rows] == [1.0, pytest.approx(1.5), None]
@@ -243,4 +241,4 @@ def test_markup_in_names_is_text(messages):
         state="failed", failure_type="runtime_error", failure_message="[bold]tensor[/x] has shape [1, 3]"
     )
 
-    assert "[bold]tensor[/x] has shape [1, 3]\n" in printed([row_from_wire(row)])
+    assert "[bold]tensor[/x] has shape [1, 3]\n" in printed([row])

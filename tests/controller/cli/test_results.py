@@ -3,15 +3,13 @@
 import csv
 import io
 import json
-import sqlite3
-from contextlib import closing
 
 import pytest
-from efficientquant_controller.analysis.twins import COLUMNS
+from efficientquant_controller.columns import OF_ROWS
 from efficientquant_controller.store.sql import open_store
 from efficientquant_protos.v1 import fleet_pb2 as pb
 
-FIELDS = list(pb.ResultRow.DESCRIPTOR.fields_by_name)
+FIELDS = [one.name for one in OF_ROWS]
 
 
 @pytest.mark.parametrize(("asked", "sent"), [("latest", "latest"), ("c7", "c7"), ("all", "")])
@@ -19,7 +17,7 @@ def test_campaign_is_asked_for(command, control, asked, sent):
     """--campaign names an id, the latest or all."""
     command("results", "--campaign", asked)
 
-    assert control.requests == [pb.QueryResultsRequest(campaign_id=sent)]
+    assert control.requests == [pb.QueryJobsRequest(campaign_id=sent)]
 
 
 def test_json_is_si_with_nulls(command, control, messages):
@@ -46,7 +44,7 @@ def test_csv_is_si_with_empty_cells(command, control, messages):
 
 def test_lists_and_mappings_in_csv_are_json(command, control, messages):
     """A cell that holds more than one value is JSON, and empty where there is none."""
-    judged = {"verdict": "B", "verdict_reasons": ['too "warm"', "5 % off"], "conditions": '{"clocks": "free"}'}
+    judged = {"verdict": "B", "verdict_reasons": ['too "warm"', "5 % off"], "conditions": {"clocks": "free"}}
     control.rows = [messages.row(**judged), messages.row()]
 
     rows = list(csv.DictReader(io.StringIO(command("results", "--csv").out)))
@@ -106,14 +104,3 @@ def test_database_without_campaigns(command, tmp_path):
 
     assert (outcome.exit_code, outcome.out) == (2, "")
     assert outcome.err.startswith("error: ")
-
-
-def test_columns_are_those_of_the_view_then_of_the_comparison(tmp_path):
-    """The rows of the wire have the columns of the view `results` in its order, then those of the comparison."""
-    path = tmp_path / "results.db"
-    open_store(str(path)).close()
-    with closing(sqlite3.connect(path)) as database:
-        columns = [one[0] for one in database.execute("select * from results").description]
-
-    split = columns.index("verdict")  # what came with schema 3 follows the comparison: field numbers never move
-    assert [*columns[:split], *COLUMNS, *columns[split:]] == FIELDS

@@ -1,5 +1,6 @@
 """Records and messages are the same thing in two shapes."""
 
+import re
 from dataclasses import asdict, fields, replace
 from typing import Any
 
@@ -38,7 +39,10 @@ SNAPSHOT = DeviceSnapshot(
     swap_total_bytes=2 << 30,
     l4t="R32.7.4",
     library_versions={"python": "3.6.9"},
-    backends=(Backend("ort-cpu", "1.10.0", ("CPUExecutionProvider",)), Backend("trt", "8.2.1")),
+    backends=(
+        Backend("ort-cpu", "1.10.0", ("CPUExecutionProvider",)),
+        Backend("trt", "8.2.1", (), 1, True, True, "tensorrt", 13, ("fp16",), ("cuda_graph",)),
+    ),
     jetpack="4.6.4",
     cuda_version="10.2",
     power_mode="MAXN",
@@ -65,17 +69,10 @@ RESULT = RunResult(
     warmup_latency_s=(0.3, 0.2),
     latency_s=(0.1, 0.11),
     series=(Series("child_pss_bytes", (0.0, 0.1), (1.0, 2.0)),),
-    peak_pss_bytes=5,
-    board_available_before_bytes=6,
-    board_available_min_bytes=0,
-    swap_used_before_bytes=None,
-    swap_used_max_bytes=None,
     backend="ort-cpu",
     providers=("CPUExecutionProvider",),
     library_versions={"onnxruntime": "1.10.0"},
     session_options={"intra_op_threads": "0"},
-    sampler_cpu_s=0.01,
-    sampler_wakeups=7,
     device=SNAPSHOT,
     device_latency_s=(0.09, 0.1),
     windows=(Window("idle_before", 0.0, 1.0), Window("measure", 1.5, 3.0)),
@@ -83,7 +80,7 @@ RESULT = RunResult(
     findings=(Finding("temperature", "soft", "warm"),),
     agreement=Agreement(0.0, 1.0, 0, 8),
     engine=Engine("ab" * 32, 2**40, True, 1 << 28, ("a note",), {"fp16": "on"}, {"int8": 35}, '[{"name": "conv"}]'),
-    device_memory_bytes=0,
+    measured={"device_memory_bytes": 0, "sampler_cpu_s": 0.01, "clock_gpu_target_hz": 921.6e6},
 )
 MEASUREMENT = Measurement(
     "smoke", 6.0, 64, 0.3, 11, 29.0, 9, 2**64 - 1, 2, 0.2, True, "block", "mapped", True, 2.5, 45.0, 60.0, True, "MAXN"
@@ -93,28 +90,54 @@ ARTIFACT = Artifact(
 )
 
 
+# Fields of agents of protocol 2, which now travel in `measured`; regexes of zones come from analysis/telemetry.py.
+OLD_FIELDS = {
+    *("peak_pss_bytes", "board_available_before_bytes", "board_available_min_bytes", "swap_used_before_bytes"),
+    *("swap_used_max_bytes", "sampler_cpu_s", "sampler_wakeups", "device_memory_bytes", "hot_zones"),
+}
+
+
 def test_a_result_survives_both_ways() -> None:
-    """Nothing is lost or invented: an absent number stays None, and a zero stays a zero."""
+    """Nothing is lost or invented: a reading that is absent stays absent, and a zero stays a zero."""
     assert convert.result_from_wire(convert.result_to_wire(RESULT)) == RESULT
-    read = convert.result_from_wire(convert.result_to_wire(replace(RESULT, peak_pss_bytes=None)))
-    assert read.peak_pss_bytes is None
-    assert read.board_available_min_bytes == 0
+    assert convert.result_from_wire(convert.result_to_wire(replace(RESULT, measured={}))).measured == {}
 
 
 def test_what_a_device_has_not_stays_absent() -> None:
-    """Without an engine, reference outputs or GPU memory there is none; it is no empty one and no zero."""
-    without = replace(RESULT, agreement=None, engine=None, device_memory_bytes=None)
+    """Without an engine or reference outputs there is none; it is no empty one."""
+    without = replace(RESULT, agreement=None, engine=None)
     assert convert.result_from_wire(convert.result_to_wire(without)) == without
 
 
 def test_a_result_of_an_older_agent() -> None:
     """A message without the newer fields reads as one that knows nothing of them."""
     message = convert.result_to_wire(RESULT)
-    newer = ("device_latency_s", "windows", "conditions", "findings", "agreement", "engine", "device_memory_bytes")
+    newer = ("device_latency_s", "windows", "conditions", "findings", "agreement", "engine", "measured")
     for name in newer:
         message.ClearField(name)
     read = convert.result_from_wire(message)
-    assert [getattr(read, name) for name in newer] == [(), (), {}, (), None, None, None]
+    assert [getattr(read, name) for name in newer] == [(), (), {}, (), None, None, {}]
+
+
+def test_a_result_of_protocol_2() -> None:
+    """Fields and targets of clocks that protocol 3 has no more become readings, a zero included."""
+    message = convert.result_to_wire(replace(RESULT, measured={}))
+    message.peak_pss_bytes, message.board_available_min_bytes, message.sampler_cpu_s = 5, 0, 0.25
+    message.conditions.update(clock_gpu_target_hz="921600000", clock_cpu_target_hz="as it likes")
+
+    read = convert.result_from_wire(message)
+
+    assert read.measured == {
+        "peak_pss_bytes": 5, "board_available_min_bytes": 0, "sampler_cpu_s": 0.25, "clock_gpu_target_hz": 921.6e6
+    }  # fmt: skip
+    assert read.conditions == {**RESULT.conditions, "clock_cpu_target_hz": "as it likes"}
+
+
+def test_the_zones_that_compute_travel_with_the_assignment() -> None:
+    """The agent's gate by temperature uses the controller's expression."""
+    zones = convert.measurement_to_wire(MEASUREMENT).hot_zones
+    assert re.fullmatch(zones, "temperature_gpu_c")
+    assert not re.fullmatch(zones, "temperature_pmic_c")
 
 
 def test_record_and_message_have_the_same_fields() -> None:
@@ -132,7 +155,7 @@ def test_record_and_message_have_the_same_fields() -> None:
         (StageTiming, pb.StageTiming),
         (Series, pb.Series),
     ):
-        assert {one.name for one in fields(record)} == {one.name for one in message.DESCRIPTOR.fields}
+        assert {one.name for one in fields(record)} == {one.name for one in message.DESCRIPTOR.fields} - OLD_FIELDS
 
 
 def test_a_snapshot_survives_both_ways() -> None:

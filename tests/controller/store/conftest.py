@@ -5,7 +5,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +35,11 @@ SNAPSHOT = DeviceSnapshot(
     jetpack="4.6.4", cuda_version="10.2", power_mode="MAXN", clock_control="helper",
     gpus=(Gpu("tegra", "", 53, None, True, True, False, False, ""), Gpu("RTX", "GPU-1", 86, 10 << 30, tf32=True)),
 )  # fmt: skip
+# As an agent of protocol 2 reported them, extremes of its series included.
+READINGS = {
+    "peak_pss_bytes": 1000, "board_available_before_bytes": 900, "board_available_min_bytes": 700,
+    "swap_used_before_bytes": 5, "swap_used_max_bytes": 8, "sampler_cpu_s": 0.08, "sampler_wakeups": 80,
+}  # fmt: skip
 
 
 def _postgres_folder() -> Path | None:
@@ -152,13 +157,13 @@ def make_result(snapshot: DeviceSnapshot) -> Callable[..., RunResult]:
         started_unix_s=100.25, started_monotonic_s=7.5, duration_s=8.0, agent_version="0.1.0", protocol_version=1,
         stages=stages, warmup_converged=True, warmup_latency_s=(0.3, 0.2), latency_s=(0.1, 0.2, 0.3),
         series=(Series("child_pss_bytes", (0.0, 0.1), (5.0, 6.0)), Series("empty", (), ())),
-        peak_pss_bytes=1000, board_available_before_bytes=900, board_available_min_bytes=700,
-        swap_used_before_bytes=5, swap_used_max_bytes=8, backend="ort-cpu", providers=("A", "B"),
+        backend="ort-cpu", providers=("A", "B"),
         library_versions={"onnxruntime": "1.32.0"}, session_options={"intra_op_threads": "0"},
-        sampler_cpu_s=0.08, sampler_wakeups=80, device=snapshot,
+        device=snapshot, measured=READINGS,
     )  # fmt: skip
 
-    def make(run_id: str = "r0", **changes: object) -> RunResult:
-        return replace(base, run_id=run_id, **changes)
+    def make(run_id: str = "r0", measured: Mapping[str, float | None] = {}, **changes: object) -> RunResult:
+        readings = {name: value for name, value in {**READINGS, **measured}.items() if value is not None}
+        return replace(base, run_id=run_id, measured=readings, **changes)
 
     return make

@@ -2,13 +2,16 @@
 
 python tests/controller/store/make_fixture.py tests/fixtures/databases/0.1.0.db
 
-0.1.0-schema-2.db is of the same, unreleased version: its schema 2 had the view `comparisons` already.
+0.1.0-schema-2.db and 0.1.0-schema-3.db are of the same, unreleased version. Schema 2 had the view `comparisons`
+already. Schema 3 has a second campaign, c0, with what that schema added: an fp32 job, a variant, clock targets.
 """
 
 import sqlite3
 import sys
+from dataclasses import replace
 
 from efficientquant_controller.model import (
+    Agreement,
     Artifact,
     Backend,
     Build,
@@ -16,7 +19,9 @@ from efficientquant_controller.model import (
     Campaign,
     CampaignState,
     DeviceSnapshot,
+    Engine,
     Event,
+    Finding,
     Job,
     JobState,
     Measurement,
@@ -25,16 +30,80 @@ from efficientquant_controller.model import (
     Series,
     StageTiming,
     Weights,
+    Window,
 )
-from efficientquant_controller.store.sql import open_store
+from efficientquant_controller.store.sql import SqlStore, open_store
 
 MODEL = "mobilevit_xxs"
+SNAPSHOT = DeviceSnapshot(board="bench", cpu_count=2, backends=(Backend("ort-cpu", "1.32.0", ("CPU",)),))
+STAGES = (
+    StageTiming("read", 0.125, 9, True),
+    StageTiming("session_create", 0.25),
+    StageTiming("first_inference", 1.0),
+)
+READINGS = {
+    "peak_pss_bytes": 20, "board_available_before_bytes": 100, "board_available_min_bytes": 60,
+    "swap_used_before_bytes": 0, "swap_used_max_bytes": 4, "sampler_cpu_s": 0.01, "sampler_wakeups": 3,
+}  # fmt: skip
+SERIES = (Series("child_pss_bytes", (0.0, 0.5), (10.0, 20.0)),)
+
+
+def result(run_id: str, middle: float) -> RunResult:
+    return RunResult(
+        run_id, "d1", 1, "", "", ("ready",), 3.0, 4.0, 5.0, "0.1.0", 1, STAGES, True, (0.5,),
+        (middle / 2, middle, middle * 2), SERIES, "ort-cpu", ("CPU",),
+        {"onnxruntime": "1.32.0"}, {"intra_op_threads": "0"}, SNAPSHOT, measured=READINGS,
+    )  # fmt: skip
+
+
+def trusted_result(run_id: str, latency_s: float) -> RunResult:
+    """A run with what schema 3 added."""
+    tenths = tuple(number / 10 for number in range(121))
+    return replace(
+        result(run_id, latency_s),
+        protocol_version=2,
+        latency_s=tuple(latency_s * (1 + n % 5 / 1000) for n in range(64)),
+        device_latency_s=(latency_s * 0.9,) * 64,
+        windows=(Window("idle_before", 0.0, 3.9), Window("measure", 4.0, 12.0)),
+        conditions={
+            "clocks": "locked", "power_mode": "MAXN", "rail_set": "POM_5V_IN",
+        },
+        findings=(Finding("sensor", "info", "one reading was late"),),
+        series=(
+            *SERIES,
+            Series("power_pom_5v_in_w", tenths, (4.0,) * 121),
+            Series("clock_gpu_hz", tenths, (921.6e6,) * 121),
+        ),
+        agreement=Agreement(0.25, 0.999, 7, 8),
+        engine=Engine("cd" * 32, 2**20, True, 1 << 28, ("a note",), {"fp16": "on"}, {"int8": 35}, '[{"name": "conv"}]'),
+        measured={
+            **READINGS, "device_memory_bytes": 2**25, "clock_gpu_target_hz": 921.6e6, "clock_cpu_target_hz": 1.479e9,
+        },
+    )  # fmt: skip
+
+
+def add_twins(store: SqlStore) -> None:
+    """Campaign c0: fp32 and int8, three repeats each."""
+    recipes = {"fp32": 0.2, "int8": 0.1}
+    names = ((MODEL,), tuple(recipes), ("bench-1",))
+    measurement = Measurement("demo", 1.0, 32, lock_clocks=True)
+    store.create_campaign(
+        Campaign("c0", CampaignState.RUNNING, 1.5, *names, Weights("random"), measurement, 3, 7),
+        [Build("c0", MODEL, recipe) for recipe in recipes],
+        [Job(f"j-{recipe}", "c0", "d1", MODEL, recipe, JobState.QUEUED, backend="trt") for recipe in recipes],
+        [Run(f"{recipe}-{index}", f"j-{recipe}", index, index) for recipe in recipes for index in range(3)],
+    )
+    for recipe, latency_s in recipes.items():
+        for index in range(3):
+            store.record_result(trusted_result(f"{recipe}-{index}", latency_s + index / 1000), 6.0)
+        store.set_job_state(f"j-{recipe}", JobState.SUCCEEDED)
+    store.set_campaign_state("c0", CampaignState.SUCCEEDED, 7.0)
 
 
 def main(path: str) -> None:
     store = open_store(path)
-    snapshot = DeviceSnapshot(board="bench", cpu_count=2, backends=(Backend("ort-cpu", "1.32.0", ("CPU",)),))
-    store.register_device("d1", "bench-1", "0.1.0", 1, snapshot, 1.0)
+    store.register_device("d1", "bench-1", "0.1.0", 1, SNAPSHOT, 1.0)
+    add_twins(store)
     store.add_artifact(Artifact("ab" * 32, 9, MODEL, "fp32", 1, "random", 1e-6, (), {"recipe": {}}, {}), "key")
     names = ((MODEL,), ("fp32",), ("bench-1",))
     campaign = Campaign(
@@ -43,21 +112,8 @@ def main(path: str) -> None:
     job = Job("j1", "c1", "d1", MODEL, "fp32", JobState.QUEUED)
     store.create_campaign(campaign, [Build("c1", MODEL, "fp32")], [job], [Run("r0", "j1", 0, 0), Run("r1", "j1", 1, 1)])
     store.set_build_state("c1", MODEL, "fp32", "", BuildState.READY, "", "ab" * 32)
-    stages = (
-        StageTiming("read", 0.125, 9, True),
-        StageTiming("session_create", 0.25),
-        StageTiming("first_inference", 1.0),
-    )
-    series = (Series("child_pss_bytes", (0.0, 0.5), (10.0, 20.0)),)
     for index, middle in enumerate((0.25, 0.75)):
-        store.record_result(
-            RunResult(
-                f"r{index}", "d1", 1, "", "", ("ready",), 3.0, 4.0, 5.0, "0.1.0", 1, stages, True, (0.5,),
-                (middle / 2, middle, middle * 2), series, 20, 100, 60, 0, 4, "ort-cpu", ("CPU",),
-                {"onnxruntime": "1.32.0"}, {"intra_op_threads": "0"}, 0.01, 3, snapshot,
-            ),
-            6.0,
-        )  # fmt: skip
+        store.record_result(result(f"r{index}", middle), 6.0)
     store.set_job_state("j1", JobState.SUCCEEDED)
     store.set_campaign_state("c1", CampaignState.SUCCEEDED, 8.0)
     store.add_event(Event(7.0, "c1", "d1", "note", "a note"))

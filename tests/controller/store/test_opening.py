@@ -69,13 +69,14 @@ def test_old_database(old_database: Path) -> None:
     assert store.raw_result("r1").series[0].value == (10.0, 20.0)
     assert store.campaign("c1").state is CampaignState.SUCCEEDED
     assert [one.message for one in store.events("c1")] == ["a note"]
-    assert [one["latency_p50_s"] for one in store.repeats("c1")] == [0.25, 0.75]
+    assert [one["latency_p50_s"] for one in store.run_rows("c1")] == [0.25, 0.75]
     store.close()
 
 
-def test_old_results_know_nothing_of_what_came_later(old_database: Path) -> None:
+@pytest.mark.parametrize("name", ["0.1.0.db", "0.1.0-schema-2.db"])
+def test_old_results_know_nothing_of_what_came_later(tmp_path: Path, name: str) -> None:
     """What an earlier release did not record is absent after the migration, and is neither zero nor a verdict."""
-    store = open_store(old_database)
+    store = open_store(shutil.copy(DATABASES / name, tmp_path / "old.db"))
     (row,), runs, result = store.results("c1"), store.run_rows("c1"), store.raw_result("r0")
     names = ("energy_per_inference_j", "latency_p99_bound_s", "output_cosine", "gpu_clock_min_hz", "engine_bytes")
     assert {row[name] for name in names} == {None}
@@ -89,7 +90,6 @@ def test_old_results_know_nothing_of_what_came_later(old_database: Path) -> None
         None,
         None,
     )
-    assert [one["verdict"] for one in store.repeats("c1")] == [None, None]
     store.close()
 
 
@@ -110,9 +110,39 @@ def test_old_campaign_goes_on(old_database: Path) -> None:
     store.close()
 
 
+def columns_of(path: Path, view: str) -> list[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return [one[0] for one in connection.execute(f"SELECT * FROM {view}").description]
+
+
+@pytest.mark.parametrize("view", ["results", "run_results", "comparisons"])
+def test_views_keep_their_columns(tmp_path: Path, view: str) -> None:
+    """Every column of the last schema's views is there after the migration; those of `results` in their order."""
+    path = Path(shutil.copy(DATABASES / "0.1.0-schema-3.db", tmp_path / "old.db"))
+    before = columns_of(path, view)
+    open_store(path).close()
+    after = columns_of(path, view)
+    assert set(before) <= set(after)
+    if view != "run_results":
+        assert [name for name in after if name in before] == before
+
+
+def test_targets_of_clocks_become_numbers(tmp_path: Path) -> None:
+    """What old conditions say of locked clocks is a number of its own after the migration, and is text no more."""
+    store = open_store(shutil.copy(DATABASES / "0.1.0-schema-3.db", tmp_path / "old.db"))
+    names = ("clock_gpu_target_hz", "clock_cpu_target_hz", "clock_emc_target_hz")
+    for row in (*store.run_rows("c0"), *store.results("c0")):
+        assert [row[name] for name in names] == [921.6e6, 1.479e9, None]
+        assert row["conditions"] == {"clocks": "locked", "power_mode": "MAXN", "rail_set": "POM_5V_IN"}
+    measured = store.raw_result("int8-1").measured
+    assert (measured["clock_gpu_target_hz"], measured["device_memory_bytes"]) == (921.6e6, 2**25)
+    assert [row["clock_gpu_target_hz"] for row in store.run_rows("c1")] == [None, None]
+    store.close()
+
+
 def test_old_database_is_only_read_after_it_was_migrated(old_database: Path) -> None:
     """Reading an older release's database asks to open it once; then it has the newer views."""
-    with pytest.raises(StoreVersionError, match=r"schema 000[12].*open it once with `efficientquant serve --db`"):
+    with pytest.raises(StoreVersionError, match=r"schema 000[123].*open it once with `efficientquant serve --db`"):
         open_store(old_database, read_only=True)
     open_store(old_database).close()
     open_store(old_database, read_only=True).close()

@@ -10,12 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from efficientquant_controller.analysis.twins import COLUMNS
 from efficientquant_controller.errors import NotFoundError
 from efficientquant_controller.model import Build, Job, JobState, Run, RunState, Series, Window
 from efficientquant_controller.store.series import RawSamples, pack_series, unpack_series
 from efficientquant_controller.store.sql import SqlStore, open_store
-from efficientquant_protos.v1 import fleet_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
@@ -38,10 +36,9 @@ def test_round_trip(planned: SqlStore, make_result: Callable) -> None:
 
 def test_round_trip_of_nothing_known(planned: SqlStore, make_result: Callable) -> None:
     """What a device could not measure stays unknown; NUL in a message does not refuse the result."""
-    names = ["peak_pss", "board_available_before", "board_available_min", "swap_used_before", "swap_used_max"]
-    unknown = {f"{name}_bytes": None for name in names}
+    unknown = dict.fromkeys(make_result().measured)
     empty = {"stages": (), "latency_s": (), "warmup_latency_s": (), "series": (), "providers": (), "log_tail": ("\0",)}
-    result = make_result(failure_type="load_failed", failure_message="a\0b", sampler_cpu_s=None, **unknown, **empty)
+    result = make_result(failure_type="load_failed", failure_message="a\0b", measured=unknown, **empty)
     planned.record_result(result, 5.0)
     assert planned.raw_result("r0") == replace(result, failure_message="a\ufffdb")
     assert planned.run("r0").state is RunState.FAILED
@@ -131,14 +128,8 @@ def test_unknown_device(planned: SqlStore, make_result: Callable) -> None:
     assert planned.run("r0").state is RunState.PLANNED
 
 
-def test_view_columns(planned: SqlStore) -> None:
-    """The view has exactly the fields of ResultRow, in its order, but those of the comparison."""
-    fields = [field.name for field in fleet_pb2.ResultRow.DESCRIPTOR.fields]
-    assert list(planned.results()[0]) == [one for one in fields if one not in COLUMNS]
-
-
 def test_view_before_any_result(planned: SqlStore) -> None:
-    """A job without results has its names, no numbers, and fits into ResultRow."""
+    """A job without results has its names, and no numbers."""
     row = planned.results("latest")[0]
     known = {name: row[name] for name in ("state", "weights", "tier", "runs_planned", "runs_done", "backend")}
     assert known == {
@@ -146,7 +137,6 @@ def test_view_before_any_result(planned: SqlStore) -> None:
         "backend": "",
     }  # fmt: skip
     assert {row[name] for name in NUMBERS} == {None}
-    fleet_pb2.ResultRow(**row)
 
 
 @pytest.mark.parametrize(("repeats", "p50_s", "pss"), [(3, 0.4, 1002), (4, 0.3, 1002)])
@@ -155,7 +145,9 @@ def test_medians(planned: SqlStore, make_result: Callable, repeats: int, p50_s: 
     middles = [0.8, 0.2, 0.4, 0.2][:repeats]
     for index, middle in enumerate(middles):
         latency_s = (middle / 2, middle, middle * 1.5)
-        planned.record_result(make_result(f"r{index}", latency_s=latency_s, peak_pss_bytes=1000 + 2 * (index % 3)), 5.0)
+        planned.record_result(
+            make_result(f"r{index}", latency_s=latency_s, measured={"peak_pss_bytes": 1000 + 2 * (index % 3)}), 5.0
+        )
     if repeats == 3:
         planned.record_result(make_result("r3", failure_type="timeout", latency_s=(9.0,)), 6.0)
     row = planned.results("c1")[0]
@@ -170,31 +162,13 @@ def test_medians(planned: SqlStore, make_result: Callable, repeats: int, p50_s: 
 def test_load_and_memory(planned: SqlStore, make_result: Callable) -> None:
     """Load is read + session create + first inference; the memory delta is the drop of what was available."""
     planned.record_result(make_result(), 5.0)
-    planned.record_result(make_result("r1", stages=make_result().stages[1:], board_available_min_bytes=950), 5.0)
+    planned.record_result(
+        make_result("r1", stages=make_result().stages[1:], measured={"board_available_min_bytes": 950}), 5.0
+    )
     row = planned.results()[0]
     assert (row["transfer_s"], row["load_s"], row["read_s"]) == (0.5, 0.4375, 0.125)
     assert row["board_memory_delta_bytes"] == 100  # of 200 and, where it rose, 0
     assert (row["backend"], row["providers"], row["runtime_version"]) == ("ort-cpu", "A,B", "1.32.0")
-
-
-def test_repeats(planned: SqlStore, make_result: Callable) -> None:
-    """The succeeded runs come by repeat with what was measured and under which conditions; others do not come."""
-    for name in ("r2", "r0"):
-        planned.record_result(make_result(name), 5.0)
-    planned.record_result(make_result("r1", failure_type="timeout"), 5.0)
-
-    found = planned.repeats("c1")
-
-    assert [one["repeat_index"] for one in found] == [0, 2]
-    assert found == planned.repeats()
-    assert {name: value for name, value in found[0].items() if name != "snapshot_sha256"} == {
-        "job_id": "j1", "repeat_index": 0, "latency_p50_s": 0.2, "load_s": 0.4375, "load_cold": True,
-        "peak_pss_bytes": 1000, "backend": "ort-cpu", "providers": "A,B", "runtime_version": "1.32.0",
-        "session_options": {"intra_op_threads": "0"}, "agent_version": "0.1.0", "tier": "smoke",
-        "weights": "checkpoint:mine.pth", "conditions": {}, "verdict": "INVALID",
-    }  # fmt: skip
-    with pytest.raises(NotFoundError, match="c9"):
-        planned.repeats("c9")
 
 
 RECIPE = "efficientquant:scope=conv+linear:weight_bits=4"
@@ -208,7 +182,9 @@ def test_comparisons_view(planned: SqlStore, campaign: object, make_result: Call
     planned.create_campaign(replace(campaign, campaign_id="c2"), builds, twins, runs)
     for run in runs:
         slow = 1.0 + run.repeat_index if run.job_id == "t0" else 0.5
-        planned.record_result(make_result(run.run_id, latency_s=(slow,), peak_pss_bytes=int(10 * slow)), 5.0)
+        planned.record_result(
+            make_result(run.run_id, latency_s=(slow,), measured={"peak_pss_bytes": int(10 * slow)}), 5.0
+        )
 
     with planned._transactions.read() as sql:
         (row,) = sql.rows(text("SELECT * FROM comparisons"))

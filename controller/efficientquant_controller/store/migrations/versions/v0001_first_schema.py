@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from efficientquant_controller.store.views import RESULTS, RUN_RESULTS
+from efficientquant_controller.store.views.v1 import RESULTS, RUN_RESULTS
 
 revision = "0001"
 down_revision = None

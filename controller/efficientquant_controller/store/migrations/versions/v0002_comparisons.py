@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from efficientquant_controller.store.comparison_view import COMPARISONS
+from efficientquant_controller.store.views.v2 import COMPARISONS
 
 revision = "0002"
 down_revision = "0001"

@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from efficientquant_controller.store.trusted_views import COMPARISONS_3, RESULTS_3, RUN_RESULTS_3
+from efficientquant_controller.store.views.v3 import COMPARISONS, RESULTS, RUN_RESULTS
 
 revision = "0003"
 down_revision = "0002"
@@ -70,5 +70,5 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["run_id"], ["runs.run_id"], name=op.f("fk_engines_run_id")),
         sa.PrimaryKeyConstraint("run_id", name=op.f("pk_engines")),
     )
-    for text in (RESULTS_3, RUN_RESULTS_3, COMPARISONS_3):
+    for text in (RESULTS, RUN_RESULTS, COMPARISONS):
         op.execute(text)

@@ -1,0 +1,52 @@
+"""Each variant beside the fp32 job of the same campaign, device and model."""
+
+from efficientquant_controller.columns.entry import Column, Kind, Origin
+
+
+def _answered(prefix: str, meaning: str, answers: str) -> tuple[Column, ...]:
+    """Make the four columns of one answer."""
+    return (
+        Column(f"{prefix}_ratio", Kind.DOUBLE, Origin.GUARD, meaning),
+        Column(
+            f"{prefix}_ratio_low", Kind.DOUBLE, Origin.GUARD,
+            "the ratio's lower limit, 90 % confident; NULL with too few repeats",
+        ),
+        Column(f"{prefix}_ratio_high", Kind.DOUBLE, Origin.GUARD, "the ratio's upper limit, likewise"),
+        Column(
+            f"{prefix}_answer", Kind.STRING, Origin.GUARD,
+            f"{answers}, `same` or `not enough data`; empty where nothing was compared",
+        ),
+    )  # fmt: skip
+
+
+COMPARISONS = (
+    Column("fp32_job_id", Kind.STRING, Origin.PAIR, "the job of the fp32 twin"),
+    Column("fp32_runs_done", Kind.INTEGER, Origin.PAIR, "repeats of the twin that succeeded"),
+    Column("size_ratio", Kind.DOUBLE, Origin.SIZE, "how many times smaller the artifact is"),
+    *_answered("latency", "how many times faster it is, of the medians", "`faster`, `slower`"),
+    Column(
+        "latency_ratio_min", Kind.DOUBLE, Origin.PAIR,
+        "the twin's fastest repeat over the slowest one here: with three repeats on both sides it and "
+        "`latency_ratio_max` limit the ratio with 90 % confidence, with more they are wider than need be",
+    ),
+    Column(
+        "latency_ratio_max", Kind.DOUBLE, Origin.PAIR, "the twin's slowest repeat over the fastest one here"
+    ),
+    *_answered("load", "how many times faster it loads", "`faster`, `slower`"),
+    *_answered("peak_pss", "how many times less memory its process takes", "`smaller`, `larger`"),
+    Column(
+        "not_compared", Kind.TEXT, Origin.GUARD,
+        "why nothing was compared, e.g. `tier: demo for fp32, quick here`; empty otherwise",
+    ),
+    Column("comparison_notes", Kind.JSON, Origin.GUARD, "what differs and forbids no comparison, as sentences"),
+    Column(
+        "integer_operators", Kind.INTEGER, Origin.CHECK,
+        "convolutions, linears and matrix products that the runtime computes in integers, by the check of the artifact "
+        "when it was built; null without one",
+    ),
+    Column("float_operators", Kind.INTEGER, Origin.CHECK, "those that it computes in floats"),
+    Column(
+        "arithmetic", Kind.TEXT, Origin.CHECK,
+        "what that check said, and the runtime it was made with, which may be another than the device's",
+    ),
+)  # fmt: skip

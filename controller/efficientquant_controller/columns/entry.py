@@ -1,0 +1,149 @@
+"""What an entry of the registry says of one column: where it comes from, what it means, where it is shown."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """The SQL type of a column."""
+
+    STRING = "string"  # a name
+    TEXT = "text"
+    INTEGER = "integer"
+    BIGINT = "bigint"
+    DOUBLE = "double"
+    BOOLEAN = "boolean"
+    JSON = "json"
+
+    @property
+    def whole(self) -> bool:
+        """True for numbers without a fraction."""
+        return self in (Kind.INTEGER, Kind.BIGINT)
+
+
+class Origin(StrEnum):
+    """Where a column's value comes from."""
+
+    # In the table `runs`, written with a report; `store/run_records.py` has one source for each of these.
+    REPORTED = "reported"  # a field of RunResult
+    RECORDED = "recorded"  # made of such fields when the report is committed
+    MEASURED = "measured"  # a single reading of RunResult.measured
+    PEAK = "peak"  # the extreme of a series that travels anyway; see analysis/telemetry.py
+    LATENCIES = "latencies"  # a summary of the latencies
+    STAGES = "stages"  # the stages of loading
+    OUTPUTS = "outputs"  # outputs beside the reference outputs
+    ENGINE = "engine"  # what the device built
+    DERIVED = "derived"  # computed by analysis/derived.py
+    # In other tables.
+    JOB = "job"  # the job with its campaign, device and artifact
+    RUN = "run"  # the planned half of a run
+    SNAPSHOT = "snapshot"  # the device as it was during the run
+    REPEATS = "repeats"  # exists only over the repeats of a job
+    # Beside the fp32 job of the same campaign, device and model.
+    PAIR = "pair"  # what both jobs say
+    SIZE = "size"  # the two files
+    GUARD = "guard"  # the answer of the comparability guard, stored in `job_comparisons`
+    CHECK = "check"  # what the check of the artifact counted
+
+    @property
+    def stored(self) -> bool:
+        """True for a column that a report writes into the table `runs`."""
+        return self in _STORED
+
+
+_STORED = frozenset(list(Origin)[: list(Origin).index(Origin.JOB)])
+
+
+class Over(StrEnum):
+    """What the view `results` makes of the succeeded repeats of a job."""
+
+    NONE = ""
+    MEDIAN = "median"
+    MIN = "lowest"
+    MAX = "highest"
+    SUM = "sum"
+    MEAN = "mean"
+    LAST = "last"
+    LAST_REPORTED = "last, of failed repeats too where none succeeded"
+    WORST = "of the worst verdict"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Where the tables of `results` show a column: a group, a heading, a unit for people.
+
+    `up_to` names the column that ends a range which begins with this one. Cells stand in the order of the registry,
+    those with a `place` before the others.
+    """
+
+    group: str
+    heading: str
+    unit: str = ""
+    digits: int = 2
+    place: int = 99
+    up_to: str = ""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How `compare --metric NAME` offers a column, of which less is better.
+
+    `words` say that B is better or worse than A, who `verb` so much of it. `percent` is the percentile that the raw
+    latencies give. `definition` is the column that says what was really measured. `explained` is for the help.
+    """
+
+    metric: str
+    label: str
+    words: tuple[str, str] = ("faster", "slower")
+    verb: str = "is"
+    percent: float | None = None
+    definition: str = ""
+    explained: str = ""
+    is_load: bool = False
+    is_energy: bool = False
+
+
+# The end of a name says the unit; the longest that fits counts.
+UNITS = {
+    "_unix_s": "s since 1970",
+    "_s": "s",
+    "_bytes": "B",
+    "_hz": "Hz",
+    "_j": "J",
+    "_w": "W",
+    "_c": "°C",
+}
+# What people read: of which unit it is made, and by which factor.
+SHOWN = {
+    "ms": ("s", 1e3),
+    "MiB": ("B", 2.0**-20),
+    "mJ": ("J", 1e3),
+    "W": ("W", 1.0),
+    "°C": ("°C", 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the views: `name` carries the unit, `meaning` is one sentence for docs/database.md.
+
+    `job_sql` and `run_sql` are its expressions in the views `results` and `run_results`, where they are not what
+    `over` and `origin` say.
+    """
+
+    name: str
+    kind: Kind
+    origin: Origin
+    meaning: str
+    over: Over = Over.NONE
+    job_sql: str = ""
+    run_sql: str = ""
+    cell: Cell | None = None
+    compared: Compared | None = None
+
+    @property
+    def unit(self) -> str:
+        """The unit that the end of the name says; empty for a text or a plain number."""
+        if self.kind in (Kind.STRING, Kind.TEXT, Kind.JSON, Kind.BOOLEAN):
+            return ""
+        return next((unit for end, unit in UNITS.items() if self.name.endswith(end)), "")

@@ -1,0 +1,109 @@
+"""What was run where: the job with its campaign, device and artifact, and the plan of each repeat."""
+
+from efficientquant_controller.columns.entry import Cell, Column, Kind, Origin, Over
+
+_SUCCEEDED = "FROM runs WHERE runs.job_id = jobs.job_id AND runs.state = 'succeeded'"
+_WEIGHTS = (
+    "CASE campaigns.weights_kind WHEN 'checkpoint' THEN 'checkpoint:' || campaigns.weights_filename "
+    "ELSE campaigns.weights_kind END"
+)
+
+
+def _fact(name: str, meaning: str, sql: str, run_sql: str | None = None, kind: Kind = Kind.STRING) -> Column:
+    """Make an entry of both views; `run_sql` is given where a run has its own, and empty where it has none."""
+    return Column(name, kind, Origin.JOB, meaning, job_sql=sql, run_sql=sql if run_sql is None else run_sql)
+
+
+def _planned(name: str, meaning: str, kind: Kind = Kind.INTEGER) -> Column:
+    return Column(name, kind, Origin.RUN, meaning, run_sql=f"runs.{name}")
+
+
+def _device(name: str, meaning: str, kind: Kind = Kind.TEXT) -> Column:
+    return Column(name, kind, Origin.SNAPSHOT, meaning, run_sql=f"device_snapshots.{name}")
+
+
+IDENTITY = (
+    _fact("campaign_id", "the campaign that the job belongs to", "jobs.campaign_id"),
+    _fact("job_id", "the job's own id", "jobs.job_id"),
+    Column("run_id", Kind.STRING, Origin.RUN, "the run's own id", run_sql="runs.run_id"),
+    _fact("device", "the device's name, the last one it had", "devices.latest_name"),
+    Column("device_id", Kind.STRING, Origin.RUN, "the id that the device's agent keeps", run_sql="jobs.device_id"),
+    _fact("model", "the model", "jobs.model"),
+    _fact(
+        "recipe",
+        "how it was quantized, with the options that differ from their defaults, sorted, e.g. "
+        "`efficientquant:scope=conv+linear:weight_bits=4`",
+        "jobs.recipe",
+    ),
+    _fact("weights", "`pretrained`, `random` or `checkpoint:FILE`", _WEIGHTS),
+    _fact("tier", "how long was measured: `smoke`, `quick`, `standard`, …", "campaigns.tier"),
+    _planned("repeat_index", "which repeat of the job"),
+    _planned("position", "its place in the device's seeded order"),
+    _fact(
+        "state",
+        "`pending`, `queued`, `leased`, `succeeded`, `failed` or `cancelled`; a run is `planned` first",
+        "jobs.state",
+        "runs.state",
+    ),
+    _planned("attempt", "how often the run was handed out"),
+    _fact("failure_type", "the kind of failure; empty otherwise", "jobs.failure_type", "runs.failure_type"),
+    _fact(
+        "failure_message", "the failure in a sentence; empty otherwise", "jobs.failure_message", "runs.failure_message"
+    ),
+    _fact(
+        "runs_planned",
+        "repeats asked for",
+        "(SELECT count(*) FROM runs WHERE runs.job_id = jobs.job_id)",
+        "",
+        Kind.INTEGER,
+    ),
+    _fact("runs_done", "repeats that succeeded", f"(SELECT count(*) {_SUCCEEDED})", "", Kind.INTEGER),
+    _fact(
+        "artifact_sha256",
+        "the ONNX file, by its SHA-256; empty before it was built",
+        "coalesce(builds.artifact_sha256, '')",
+    ),
+    Column(
+        "artifact_bytes", Kind.BIGINT, Origin.JOB, "the size of the ONNX file",
+        job_sql="artifacts.size_bytes", run_sql="artifacts.size_bytes", cell=Cell("memory", "artifact", "MiB"),
+    ),
+)  # fmt: skip
+
+# The device as it was during the run, in the view `run_results`.
+SNAPSHOT = (
+    _device("board", "the board, as it names itself"),
+    _device("os", "its operating system"),
+    _device("kernel", "its kernel"),
+    _device("l4t", "its release of Jetson Linux; empty elsewhere"),
+    _device("jetpack", "its JetPack; empty elsewhere"),
+    _device("cuda_version", "its version of CUDA; empty without"),
+    _device("gpus", "its GPUs with their names, compute capabilities and drivers", Kind.JSON),
+)
+REPORT = (
+    Column("reported_unix_s", Kind.DOUBLE, Origin.RECORDED, "when the result was committed"),
+    Column("reported_attempt", Kind.INTEGER, Origin.RECORDED, "the attempt that the result is of"),
+    Column(
+        "reported_failure_type", Kind.STRING, Origin.RECORDED,
+        "what the agent said of a failure; a late result of a run that was given up keeps the run's own state",
+    ),
+    Column("reported_failure_message", Kind.TEXT, Origin.RECORDED, "the agent's sentence on a failure"),
+    Column("started_unix_s", Kind.DOUBLE, Origin.REPORTED, "the device's wall clock when the child started"),
+    Column("started_monotonic_s", Kind.DOUBLE, Origin.REPORTED, "the device's monotonic clock when the child started"),
+    Column("duration_s", Kind.DOUBLE, Origin.REPORTED, "how long the child lived"),
+    Column("agent_version", Kind.STRING, Origin.REPORTED, "the agent that measured"),
+    Column("protocol_version", Kind.INTEGER, Origin.REPORTED, "the protocol that the agent spoke"),
+    Column("library_versions", Kind.JSON, Origin.RECORDED, "versions of the libraries that were loaded, by name"),
+    Column("session_options", Kind.JSON, Origin.RECORDED, "how the runtime ran the model, by name"),
+    Column("snapshot_sha256", Kind.STRING, Origin.RECORDED, "the device as it was then (table `device_snapshots`)"),
+)  # fmt: skip
+RUNTIME = (
+    Column(
+        "backend", Kind.STRING, Origin.REPORTED, "what really ran it, e.g. `ort-cpu`",
+        Over.LAST_REPORTED,
+    ),
+    Column(
+        "providers", Kind.TEXT, Origin.RECORDED, "the runtime's providers in order, separated by commas",
+        Over.LAST_REPORTED,
+    ),
+    Column("runtime_version", Kind.STRING, Origin.RECORDED, "the version of the runtime", Over.LAST_REPORTED),
+)  # fmt: skip

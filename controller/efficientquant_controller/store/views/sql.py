@@ -1,0 +1,48 @@
+"""Pieces of SQL that the views of several schemas have in common; a released one never changes."""
+
+
+def median(column: str, integer: bool = False) -> str:
+    """Median of a column over a job's succeeded runs: the mean of the one or two middle values, NULL without any."""
+    value = "CAST(round(avg(value)) AS BIGINT)" if integer else "avg(value)"
+    return (
+        f"(SELECT {value} FROM (SELECT runs.{column} AS value, row_number() OVER (ORDER BY runs.{column}) AS place, "  # noqa: S608
+        "count(*) OVER () AS n FROM runs "
+        f"WHERE runs.job_id = jobs.job_id AND runs.state = 'succeeded' AND runs.{column} IS NOT NULL) AS ranked "
+        "WHERE place IN ((n + 1) / 2, (n + 2) / 2))"
+    )
+
+
+def over_succeeded(expression: str) -> str:
+    """An aggregate over a job's succeeded runs."""
+    return f"(SELECT {expression} FROM runs WHERE runs.job_id = jobs.job_id AND runs.state = 'succeeded')"  # noqa: S608
+
+
+def of_last_report(column: str) -> str:
+    """A column of the job's last reported repeat, a succeeded one before any other; empty before there is one."""
+    return (
+        f"coalesce((SELECT runs.{column} FROM runs "  # noqa: S608
+        "WHERE runs.job_id = jobs.job_id AND runs.reported_unix_s IS NOT NULL "
+        "ORDER BY CASE runs.state WHEN 'succeeded' THEN 0 ELSE 1 END, runs.repeat_index DESC LIMIT 1), '')"
+    )
+
+
+def of_one_run(column: str, order: str) -> str:
+    """A column of one of the job's succeeded runs, as text; empty before there is one."""
+    return (
+        f"coalesce((SELECT CAST(runs.{column} AS TEXT) FROM runs "  # noqa: S608
+        "WHERE runs.job_id = jobs.job_id AND runs.state = 'succeeded' "
+        f"ORDER BY {order} LIMIT 1), '')"
+    )
+
+
+LAST = "runs.repeat_index DESC"
+WORST = "CASE runs.verdict WHEN 'INVALID' THEN 0 WHEN 'B' THEN 1 WHEN 'A' THEN 2 ELSE 3 END, runs.repeat_index"
+WEIGHTS = (
+    "CASE campaigns.weights_kind WHEN 'checkpoint' THEN 'checkpoint:' || campaigns.weights_filename "
+    "ELSE campaigns.weights_kind END"
+)
+
+
+def ratio(column: str, own: str | None = None) -> str:
+    """FP32's value over the variant's own, as a float on both databases; NULL where either is unknown."""
+    return f"CAST(fp32.{column} AS DOUBLE PRECISION) / NULLIF(own.{own or column}, 0)"

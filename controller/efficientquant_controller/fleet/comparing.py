@@ -5,13 +5,15 @@ from typing import Any
 
 from efficientquant_controller.analysis.twins import with_comparisons
 from efficientquant_controller.errors import NotFoundError
+from efficientquant_controller.model import RunState
 from efficientquant_controller.store.base import Store
 
 
 def compared_results(store: Store, campaign_id: str | None) -> list[dict[str, Any]]:
     """The results of one campaign (an id or "latest"), or of all; raises NotFoundError for one that does not exist."""
     rows = store.results(campaign_id)
-    return with_comparisons(rows, store.repeats(campaign_id), _checks(store, rows))
+    repeats = [run for run in store.run_rows(campaign_id) if run["state"] == RunState.SUCCEEDED]
+    return with_comparisons(rows, repeats, _checks(store, rows))
 
 
 def _checks(store: Store, rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

@@ -207,7 +207,8 @@ def result_row_to_wire(row: Mapping[str, Any]) -> pb.ResultRow:
     values: dict[str, Any] = {
         name: json.dumps(value) if isinstance(value, Mapping) else value for name, value in row.items()
     }
-    return pb.ResultRow(**{name: value for name, value in values.items() if value is not None})
+    known = pb.ResultRow.DESCRIPTOR.fields_by_name
+    return pb.ResultRow(**{name: value for name, value in values.items() if value is not None and name in known})
 
 
 def _read(source: object, names: tuple[str, ...]) -> dict[str, Any]:

@@ -10,13 +10,12 @@ from efficientquant_controller.analysis import readings
 from efficientquant_controller.analysis.comparison import MIN_EFFECT
 from efficientquant_controller.analysis.metrics import Metric, Side
 from efficientquant_controller.analysis.readings import Read, column, condition
+from efficientquant_controller.analysis.verdict import CLOCK_TOLERANCE
 
 # Raise it when a pair gets another answer than before: stored comparisons are then computed again.
 RULES_VERSION = 1
 MODEL, RECIPE, DEVICE, RUNTIME = "model", "recipe", "device", "runtime"
 UNKNOWN = "not recorded"
-# Two clocks further apart than this are not the same clock (the verdict's tolerance of a target).
-_SAME_CLOCK = 0.01
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ class ClockRange(Rule):
         if ranges[0] is None or ranges[1] is None:
             return None
         (low_a, high_a), (low_b, high_b) = ranges[0], ranges[1]
-        apart = low_a > high_b * (1 + _SAME_CLOCK) or low_b > high_a * (1 + _SAME_CLOCK)
+        apart = low_a > high_b * (1 + CLOCK_TOLERANCE) or low_b > high_a * (1 + CLOCK_TOLERANCE)
         if not apart and _near(low_a, low_b, pair.min_effect) and _near(high_a, high_b, pair.min_effect):
             return None
         words = [f"{low / 1e6:.0f}–{high / 1e6:.0f} MHz" for low, high in ((low_a, high_a), (low_b, high_b))]

@@ -78,6 +78,8 @@ IMAGES = Bounds(1, 4096)
 # Images are read one batch after the other, so any data set's size will do.
 IMAGE_LIMIT = Bounds(1, 2**31 - 1)
 INPUT_SIZE = Bounds(8, 2048, "pixels")
+# The interval of three repeats is seldom narrower than the lower end.
+MIN_EFFECT_PERCENT = Bounds(0.1, 100, "percent", whole=False)
 HEARTBEAT_INTERVAL_S = Bounds(0.05, 3600, "seconds", whole=False)
 LEASE_S = Bounds(0.1, 86_400, "seconds", whole=False)
 # 0 is for listening alone: any free port.

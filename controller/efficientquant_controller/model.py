@@ -82,7 +82,8 @@ class Backend:
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "Backend":
         """Read one from JSON or a message, where tuples are lists."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        fields: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in values.items()}
+        return cls(**fields)
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,25 @@ import abc
 import errno
 import os
 import time
-from typing import Optional, Tuple
+from typing import Any, Callable, List, NamedTuple, Optional, Tuple
 
 from efficientquant_agent.errors import SensorError
 
 
+class Places(NamedTuple):
+    """Where a board is read: its file systems, and NVML's GPU (samplers.nvml.Gpu) where there is one."""
+
+    proc: str = "/proc"
+    sys: str = "/sys"
+    gpu: Optional[Any] = None
+
+
+# Finds the samplers of one kind; raises SensorError when what says what is there cannot be read.
+Part = Callable[[Places], "List[Sampler]"]
+
+
 class Sampler(abc.ABC):
-    """One quantity. New hardware is one file with one subclass, and one test file.
+    """One quantity. New hardware is one file with one subclass and its `BOARD_PARTS`, named in discovery.MODULES.
 
     Absent, broken and zero are three different answers:
       * `sample` MUST return None when the quantity does not exist (any more) on this board;

@@ -4,11 +4,13 @@ import errno
 import glob
 import os
 import re
-from typing import List, Optional
+from typing import List, Optional, Sequence
 
 from efficientquant_agent.errors import SensorError
-from efficientquant_agent.samplers.base import Number, Sampler
+from efficientquant_agent.samplers.base import Number, Part, Places, Sampler
 
+# Beyond this many cores (no edge board has them), their clocks would cost more than everything else.
+MAX_CORES = 16
 # 57000000.gpu (Nano), 17000000.gp10b (TX2), .gv11b (Xavier), .ga10b (Orin, R35), .gpu (R36), gpu-gpc-0 (Thor);
 # its neighbours there are nvenc, nvdec, vic and the like.
 _GPU = re.compile(r"(?:^|\.)(?:gpu|g[pvab]\d\db)(?:-gpc-0)?$")
@@ -84,3 +86,16 @@ def cpu_clocks(sys: str = "/sys") -> List[Sampler]:
         # EBUSY: the core's clock domain has no core left that is on
         found.append(Number("clock_{}_hz".format(core), path, times=1000, absent=(errno.EBUSY,)))
     return found
+
+
+def _emc(places: Places) -> List[Sampler]:
+    """Return the memory's clock, of a Jetson: elsewhere it is in debugfs, which only root may open."""
+    clock = emc_clock(places.sys) if gpu_directory(places.sys) is not None else None
+    return [] if clock is None else [clock]
+
+
+BOARD_PARTS: Sequence[Part] = (
+    lambda places: gpu_samplers(places.sys),
+    _emc,
+    lambda places: cpu_clocks(places.sys)[:MAX_CORES],
+)

@@ -1,15 +1,22 @@
 """Which samplers this board has, and which of its rails add up to the whole."""
 
+import functools
+import importlib
 from typing import Any, Callable, List, NamedTuple, Optional
 
 from efficientquant_agent.errors import SensorError
-from efficientquant_agent.samplers import devfreq, jtop, memory, nvmap, nvml, power, thermal
-from efficientquant_agent.samplers.base import Sampler
+from efficientquant_agent.samplers import devfreq, jtop, memory, nvmap, nvml, power
+from efficientquant_agent.samplers.base import Places, Sampler
 from efficientquant_agent.samplers.tegrastats_stream import Tegrastats
 
-# Beyond this many cores (no edge board has them), their clocks would cost more than everything else.
-MAX_CORES = 16
-
+# Modules of this package with BOARD_PARTS: what reads the board as a whole, the cheapest source of a quantity first.
+MODULES = (
+    "memory",
+    "power",
+    "thermal",
+    "devfreq",
+    "nvml",
+)
 # tegrastats writes its first line after one interval, and starts slowly from a cold disk.
 _FIRST_LINE_S = 3.0
 
@@ -32,7 +39,7 @@ def board_samplers(proc: str = "/proc", sys: str = "/sys", gpu: Optional[nvml.Gp
     Raises SensorError when something that says what there is cannot be read; `discover` goes on without it instead.
     """
     samplers: List[Sampler] = []
-    for part in _board_parts(proc, sys, gpu):
+    for part in _board_parts(Places(proc, sys, gpu)):
         _add(samplers, part())
     return samplers
 
@@ -69,7 +76,7 @@ def discover(
     notes: List[str] = []
     gpu = _tried(lambda: nvml.open_gpu(gpu_uuid, nvml_module), None, notes) if use_gpu else None
     samplers: List[Sampler] = []
-    for part in _board_parts(proc, sys, gpu):
+    for part in _board_parts(Places(proc, sys, gpu)):
         _add(samplers, _tried(part, [], notes))
     if with_jtop:
         _add(samplers, _tried(lambda: _jtop(interval_s), [], notes))
@@ -88,23 +95,10 @@ def discover(
     return Discovery(samplers, stream, gpu, _rail_set(rails, gpu, notes), notes)
 
 
-def _board_parts(proc: str, sys: str, gpu: Optional[nvml.Gpu]) -> List[Callable[[], List[Sampler]]]:
+def _board_parts(places: Places) -> List[Callable[[], List[Sampler]]]:
     """Return what finds each kind of sampler, so that one that fails takes no other with it."""
-    return [
-        lambda: memory.meminfo_samplers(proc),
-        lambda: power.power_rails(sys),
-        lambda: thermal.thermal_zones(sys),
-        lambda: devfreq.gpu_samplers(sys),
-        lambda: _emc(sys),
-        lambda: devfreq.cpu_clocks(sys)[:MAX_CORES],
-        lambda: nvml.board_samplers(gpu) if gpu else [],
-    ]
-
-
-def _emc(sys: str) -> List[Sampler]:
-    """The memory's clock, on a Jetson: elsewhere debugfs, which is closed to all but root, has none to be denied."""
-    clock = devfreq.emc_clock(sys) if devfreq.gpu_directory(sys) is not None else None
-    return [] if clock is None else [clock]
+    modules = [importlib.import_module("efficientquant_agent.samplers." + name) for name in MODULES]
+    return [functools.partial(part, places) for module in modules for part in module.BOARD_PARTS]
 
 
 def _jtop(interval_s: float) -> List[Sampler]:

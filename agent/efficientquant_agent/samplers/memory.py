@@ -2,10 +2,10 @@
 
 import os
 import re
-from typing import List, Optional, Set
+from typing import List, Optional, Sequence, Set
 
 from efficientquant_agent.errors import SensorError
-from efficientquant_agent.samplers.base import Budgeted, OpenFile, Sampler
+from efficientquant_agent.samplers.base import Budgeted, OpenFile, Part, Sampler
 
 # Of one core, for a process that does not grow.
 PSS_SHARE = 0.0005
@@ -158,3 +158,6 @@ def meminfo_samplers(proc: str = "/proc") -> List[Sampler]:
     """Return the board's three quantities of memory, read together."""
     meminfo = Meminfo(proc)
     return [BoardUsed(meminfo=meminfo), BoardAvailable(meminfo=meminfo), SwapUsed(meminfo=meminfo)]
+
+
+BOARD_PARTS: Sequence[Part] = (lambda places: meminfo_samplers(places.proc),)

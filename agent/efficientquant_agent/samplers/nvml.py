@@ -6,10 +6,10 @@ SensorError. No JetPack before 7 has NVML.
 """
 
 import contextlib
-from typing import Any, Callable, Iterable, List, NamedTuple, Optional
+from typing import Any, Callable, Iterable, List, NamedTuple, Optional, Sequence
 
 from efficientquant_agent.errors import SensorError
-from efficientquant_agent.samplers.base import Budgeted, Sampler
+from efficientquant_agent.samplers.base import Budgeted, Part, Sampler
 
 # Listing processes asks the driver twice, so it is held to a share of a core like every other dear reading.
 PROCESS_LIST_SHARE = 0.0005
@@ -218,3 +218,6 @@ def _temperature(gpu: Gpu) -> Optional[int]:
 
 def _scaled(number: Optional[float], times: int = 1, over: int = 1) -> Optional[float]:
     return None if number is None else float(number) * times / over
+
+
+BOARD_PARTS: Sequence[Part] = (lambda places: board_samplers(places.gpu) if places.gpu else [],)

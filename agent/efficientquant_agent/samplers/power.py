@@ -5,9 +5,9 @@ import functools
 import glob
 import os
 import re
-from typing import Iterable, List, NamedTuple, Optional
+from typing import Iterable, List, NamedTuple, Optional, Sequence
 
-from efficientquant_agent.samplers.base import Number, OpenFile, Sampler, read_text
+from efficientquant_agent.samplers.base import Number, OpenFile, Part, Sampler, read_text
 
 # Rails that carry everything: the Nano's; the one of TX2, Xavier NX and Orin Nano and NX.
 _BOARD_RAILS = ("POM_5V_IN", "VDD_IN")
@@ -113,3 +113,6 @@ def _hwmon_rails(monitor: str) -> Iterable[Sampler]:
             continue
         if read_text(os.path.join(monitor, "in{}_enable".format(channel))) != "0":
             yield HwmonRail(rail, os.path.join(monitor, "in{}_input".format(channel)), current)
+
+
+BOARD_PARTS: Sequence[Part] = (lambda places: power_rails(places.sys),)

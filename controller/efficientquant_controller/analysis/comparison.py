@@ -1,37 +1,17 @@
-"""A variant's repeats beside its twin's: how many times better, with an interval, and whether they may be compared."""
+"""Repeats of one job beside those of another: how many times better, and within which interval."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from itertools import product
 from math import comb
 from statistics import median
-from typing import Any
 
+# The least effect that counts unless a caller names another: 0.05 is 5 %.
 MIN_EFFECT = 0.05
 # The chance of each limit of an interval to be wrong is at most one in this many: a 90 % interval.
 ONE_IN = 20
-
-# What must be the same in all repeats of both sides, by the name that a person reads.
-CONDITIONS: Mapping[str, str] = {
-    "tier": "tier",
-    "weights": "weights",
-    "backend": "backend",
-    "runtime_version": "runtime version",
-    "providers": "providers",
-    "session_options": "session options",
-    "agent_version": "agent version",
-    "snapshot_sha256": "device snapshot",
-}
-# The state of the device that the agent recorded of a run, by the name that a person reads.
-STATES: Mapping[str, str] = {
-    "power_mode": "power mode",
-    "clocks": "clocks",
-    "clock_gpu_target_hz": "GPU clock in Hz",
-    "clock_emc_target_hz": "memory clock in Hz",
-    "clock_cpu_target_hz": "CPU clock in Hz",
-}
 
 
 class Answer(StrEnum):
@@ -56,11 +36,12 @@ class Comparison:
     high: float | None = None
 
 
-def compare(twin: Sequence[float], own: Sequence[float]) -> Comparison:
+def compare(twin: Sequence[float], own: Sequence[float], min_effect: float = MIN_EFFECT) -> Comparison:
     """Compare two sets of repeats of which less is better: each value is one repeat's median, above 0.
 
-    Better or worse takes an interval that leaves out 1 and a ratio of at least 1.05 or at most 1 / 1.05; the same is
-    an interval within these two; everything else is not enough data. Raises ValueError for a value that is not above 0.
+    Better or worse takes an interval that leaves out 1 and a ratio of at least 1 + `min_effect`, or at most its
+    inverse. The same is an interval within these two. Everything else is not enough data. Raises ValueError for a
+    value that is not above 0.
     """
     if not all(value > 0 for value in (*twin, *own)):
         raise ValueError(f"a repeat's value is not above 0: {[*twin, *own]}")
@@ -72,7 +53,7 @@ def compare(twin: Sequence[float], own: Sequence[float]) -> Comparison:
         return Comparison(Answer.NOT_ENOUGH_DATA, ratio)
     # The interval is one for the median of all ratios; it must hold the ratio of the medians too.
     low, high = min(limits[0], ratio), max(limits[1], ratio)
-    return Comparison(answer_within(ratio, low, high), ratio, low, high)
+    return Comparison(answer_within(ratio, low, high, min_effect), ratio, low, high)
 
 
 def ratio_interval(twin: Sequence[float], own: Sequence[float]) -> tuple[float, float] | None:
@@ -89,30 +70,9 @@ def ratio_interval(twin: Sequence[float], own: Sequence[float]) -> tuple[float, 
     return ratios[place - 1], ratios[-place]
 
 
-def differences(twin: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say what forbids a comparison: each of CONDITIONS and STATES that is not the same in all repeats of both sides.
-
-    Rows of a release that recorded no states have none, and are alike in them.
-    """
-    found = []
-    for name, label in CONDITIONS.items():
-        theirs, ours = _values(twin, name), _values(own, name)
-        if len({*theirs, *ours}) < 2:
-            continue
-        if name == "snapshot_sha256":
-            found.append("device snapshot: the device, or what is installed on it, changed between the runs")
-        else:
-            found.append(f"{label}: {' and '.join(theirs)} for fp32, {' and '.join(ours)} here")
-    for name, label in STATES.items():
-        theirs, ours = _states(twin, name), _states(own, name)
-        if len({*theirs, *ours}) > 1:
-            found.append(f"{label}: {' and '.join(theirs)} for fp32, {' and '.join(ours)} here")
-    return found
-
-
-def answer_within(ratio: float, low: float, high: float) -> Answer:
-    """Say what a ratio and its limits answer; see `compare`."""
-    least = 1 + MIN_EFFECT
+def answer_within(ratio: float, low: float, high: float, min_effect: float = MIN_EFFECT) -> Answer:
+    """Return what a ratio and its limits answer; see `compare`."""
+    least = 1 + min_effect
     if low > 1 and ratio >= least:
         return Answer.BETTER
     if high < 1 and ratio <= 1 / least:
@@ -120,21 +80,6 @@ def answer_within(ratio: float, low: float, high: float) -> Answer:
     if low >= 1 / least and high <= least:
         return Answer.SAME
     return Answer.NOT_ENOUGH_DATA
-
-
-def _values(repeats: Sequence[Mapping[str, Any]], name: str) -> list[str]:
-    """The different values of a condition, in the order they came."""
-    return list(dict.fromkeys(_text(one[name]) for one in repeats))
-
-
-def _states(repeats: Sequence[Mapping[str, Any]], name: str) -> list[str]:
-    return list(dict.fromkeys(str((one.get("conditions") or {}).get(name) or "not recorded") for one in repeats))
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}={value[key]}" for key in sorted(value))
-    return str(value)
 
 
 @cache

@@ -1,22 +1,21 @@
-"""The comparability guard: what differs between two jobs beside what is compared, and whether that forbids it.
+"""The comparability guard: one table of rules that says what forbids a comparison and what is a note below it.
 
-One subject at most may differ: the model, the recipe, the device or the runtime. What comes with the subject (the power
-modes of a device, the precision that a recipe is for) is a footnote; what was chosen, or defines the metric, refuses.
+`results`, `bench`, `compare` and the view `comparisons` all ask it; docs/comparing.md shows the table.
 """
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from efficientquant_controller.analysis.metrics import Metric, Row, Side
+from efficientquant_controller.analysis import readings
+from efficientquant_controller.analysis.comparison import MIN_EFFECT
+from efficientquant_controller.analysis.metrics import Metric, Side
+from efficientquant_controller.analysis.readings import Read, column, condition
+from efficientquant_controller.analysis.verdict import CLOCK_TOLERANCE
 
+# Raise it when a pair gets another answer than before: stored comparisons are then computed again.
+RULES_VERSION = 1
 MODEL, RECIPE, DEVICE, RUNTIME = "model", "recipe", "device", "runtime"
 UNKNOWN = "not recorded"
-# Two clocks further apart than this are not the same clock (the verdict's tolerance of a target).
-_SAME_CLOCK = 0.01
-# The ends of two ranges of a free clock further apart than this are worth a footnote: the comparison's least effect.
-_SAME_RANGE = 0.05
 
 
 @dataclass(frozen=True)
@@ -28,194 +27,216 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Rule:
-    """A condition that must be the same, except where the subject brings it along; then it is a footnote.
+class Difference:
+    """One difference as a sentence; a footnote unless it `forbids`."""
 
-    `with_subject` are those subjects. Under `lacking_with`, only a value that one side does not have is a footnote: a
-    runtime without CUDA graphs has no such setting. `footnote` conditions never refuse.
+    sentence: str
+    forbids: bool
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two jobs, what they differ in of model, recipe, device and runtime, and the least effect that counts."""
+
+    a: Side
+    b: Side
+    subjects: frozenset[str]
+    min_effect: float
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """Return what sentences call the two sides."""
+        return self.a.label or "A", self.b.label or "B"
+
+    def values(self, read: Read) -> tuple[list[str], list[str]]:
+        """Return each side's different values, in the order they came."""
+        return _values(self.a, read), _values(self.b, read)
+
+    def differ(self, read: Read) -> bool:
+        """Return whether any two repeats of the pair have different values."""
+        theirs, ours = self.values(read)
+        return len({*theirs, *ours}) > 1
+
+    def sentence(self, label: str, read: Read) -> str:
+        """Name both sides' values."""
+        theirs, ours = self.values(read)
+        return self.named(label, " and ".join(theirs), " and ".join(ours))
+
+    def named(self, label: str, theirs: str, ours: str) -> str:
+        """Name two values of a condition."""
+        return f"{label}: {theirs} for {self.labels[0]}, {ours} for {self.labels[1]}"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What must be the same in all repeats of both jobs, and when a difference is only a footnote.
+
+    - `comes_with`: subjects that bring other values along, as a footnote.
+    - `lacking_with`: subjects under which a value that one side does not have is a footnote.
+    - `decisive`: a coarser reading; only a difference in it forbids.
+    - `footnote`: nothing forbids.
+    - `of`: "load", "energy" or "memory", for the metrics that this defines; empty for every metric.
+    - `silent_with` and `unless_named`: subjects, and rules that found something, which leave nothing to say.
+    - `words`: said in place of values that are hashes.
     """
 
     label: str
-    read: Callable[[Row], str]
-    with_subject: frozenset[str] = frozenset()
+    read: Read
+    comes_with: frozenset[str] = frozenset()
     lacking_with: frozenset[str] = frozenset()
+    decisive: Read | None = None
     footnote: bool = False
+    of: str = ""
+    silent_with: frozenset[str] = frozenset()
+    unless_named: frozenset[str] = frozenset()
+    words: str = ""
+
+    def judge(self, pair: Pair) -> Difference | None:
+        """Return the difference; None where all values are the same."""
+        if not pair.differ(self.read):
+            return None
+        sentence = f"{self.label}: {self.words}" if self.words else pair.sentence(self.label, self.read)
+        return Difference(sentence, not self.footnote and self._forbids(pair))
+
+    def _forbids(self, pair: Pair) -> bool:
+        decisive = self.decisive or self.read
+        if not pair.differ(decisive):
+            return False
+        theirs, ours = pair.values(decisive)
+        if len(theirs) > 1 or len(ours) > 1:  # it changed within a job, and no subject brings that along
+            return True
+        if self.comes_with & pair.subjects:
+            return False
+        return not (self.lacking_with & pair.subjects and UNKNOWN in (*theirs, *ours))
 
 
-def guard(a: Side, b: Side, metric: Metric) -> Found:
-    """Name every difference between two jobs that bears on a metric."""
-    subjects = subjects_of(a, b)
-    refusals: list[str] = []
-    footnotes: list[str] = []
-    if a.job_id and a.job_id == b.job_id:
-        refusals.append(f"both are job {a.job_id}")
-    if len(subjects) > 1:
-        told = "; ".join(_sentence(one, _SUBJECTS[one], a, b) for one in subjects)
-        refusals.append(f"{len(subjects)} things differ where one is compared: {told}")
-    for rule in (*RULES, *_metric_rules(metric), *_other_conditions(a, b)):
-        if (forbids := _judge(rule, a, b, subjects)) is not None:
-            (refusals if forbids else footnotes).append(_sentence(rule.label, rule.read, a, b))
-    for sentence, forbids in (*_clock_ranges(a, b, subjects), *_precision(a, b, subjects)):
-        (refusals if forbids else footnotes).append(sentence)
-    footnotes += _changes(a, b, subjects)
-    return Found(tuple(refusals), tuple(footnotes))
+@dataclass(frozen=True)
+class ClockRange(Rule):
+    """The range of the GPU's clock while measuring: ranges that do not meet forbid."""
+
+    def judge(self, pair: Pair) -> Difference | None:
+        """Return the difference; None where both ends are within the least effect."""
+        ranges = [_clock_range(side) for side in (pair.a, pair.b)]
+        if ranges[0] is None or ranges[1] is None:
+            return None
+        (low_a, high_a), (low_b, high_b) = ranges[0], ranges[1]
+        apart = low_a > high_b * (1 + CLOCK_TOLERANCE) or low_b > high_a * (1 + CLOCK_TOLERANCE)
+        if not apart and _near(low_a, low_b, pair.min_effect) and _near(high_a, high_b, pair.min_effect):
+            return None
+        words = [f"{low / 1e6:.0f}–{high / 1e6:.0f} MHz" for low, high in ((low_a, high_a), (low_b, high_b))]
+        return Difference(pair.named(self.label, *words), apart and not self.comes_with & pair.subjects)
 
 
-def subjects_of(a: Side, b: Side) -> list[str]:
-    """Which of model, recipe, device and runtime the two sides differ in."""
-    # A name may have belonged to another device before; its id has not.
-    keys = {**_SUBJECTS, DEVICE: lambda row: str(row.get("device_id") or _device(row))}
-    return [name for name, read in keys.items() if len({*_values(a, read), *_values(b, read)}) > 1]
-
-
-def runtime_release(row: Row) -> str:
-    """The part of a runtime's version that may change everything: TensorRT's first number, ONNX Runtime's first two.
-
-    ONNX Runtime has counted its releases in the second number since 2019.
-    """
-    numbers = str(row.get("runtime_version") or "").split(".")
-    return ".".join(numbers[: 2 if str(row.get("backend")).startswith("ort") else 1])
-
-
-def condition(name: str) -> Callable[[Row], str]:
-    """Read one of the agent's conditions, or else the option that the runtime says it ran with."""
-    return lambda row: str(_mapping(row, "conditions").get(name) or _mapping(row, "session_options").get(name) or "")
-
-
-def column(name: str) -> Callable[[Row], str]:
-    """Read a column as text; a mapping in the order of its keys."""
-
-    def read(row: Row) -> str:
-        value = row.get(name)
-        if isinstance(value, Mapping):
-            return ", ".join(f"{key}={value[key]}" for key in sorted(value))
-        return "" if value is None else str(value)
-
-    return read
-
-
-def _runtime(row: Row) -> str:
-    words = (str(row.get("backend") or ""), runtime_release(row), str(row.get("providers") or ""))
-    return " ".join(word for word in words if word)
-
-
-def _device(row: Row) -> str:
-    return str(row.get("device") or row.get("device_id") or "")
-
-
-def _cuda_graph(row: Row) -> str:
-    """On or off; why one could not be captured stands behind a colon."""
-    return condition("cuda_graph")(row).partition(":")[0]
-
-
-def _transfers(row: Row) -> str:
-    """Whether what a device needs of them counts: memory that a GPU shares needs none, and that is its property."""
-    needed = condition("memory_kind")(row) in ("pinned", "mapped")
-    return "as the device needs them" if needed else condition("transfers")(row)
-
-
-def _other_options(row: Row) -> str:
-    options = _mapping(row, "session_options")
-    return ", ".join(f"{name}={options[name]}" for name in sorted({*options} - _KNOWN_OPTIONS))
-
-
-def _locked(row: Row) -> str:
-    state = condition("clocks")(row)
-    return state if state in ("", "locked") else "not locked"
-
-
-def _target(domain: str) -> Callable[[Row], str]:
-    def read(row: Row) -> str:
-        text = condition(f"clock_{domain}_target_hz")(row)
-        return f"{float(text) / 1e6:.0f} MHz" if text else ""
-
-    return read
-
-
-_SUBJECTS: Mapping[str, Callable[[Row], str]] = {
-    MODEL: column("model"),
-    RECIPE: column("recipe"),
-    DEVICE: _device,
-    RUNTIME: _runtime,
+# By what each is told from another, and how it is named.
+SUBJECTS: Mapping[str, tuple[Read, Read]] = {
+    MODEL: (column("model"), column("model")),
+    RECIPE: (column("recipe"), column("recipe")),
+    DEVICE: (readings.device_key, readings.device),
+    RUNTIME: (readings.runtime, readings.runtime),
 }
 _OF_DEVICE, _OF_RUNTIME = frozenset({DEVICE}), frozenset({RUNTIME})
-RULES = (
+_OF_VARIANT = frozenset({MODEL, RECIPE})
+RULES: tuple[Rule, ...] = (
     Rule("tier", column("tier")),
     Rule("weights", column("weights")),
     Rule("timing mode", condition("timing_mode"), lacking_with=_OF_RUNTIME),
     Rule("sync mode", condition("sync_mode"), lacking_with=_OF_RUNTIME),
-    Rule("CUDA graph", _cuda_graph, lacking_with=_OF_RUNTIME),
-    Rule("transfers", _transfers, lacking_with=_OF_RUNTIME),
-    Rule("kind of buffers", condition("memory_kind"), _OF_DEVICE, _OF_RUNTIME),
-    Rule("power mode", condition("power_mode"), _OF_DEVICE),
-    Rule("clocks", _locked),
-    Rule("GPU clock", _target("gpu"), _OF_DEVICE),
-    Rule("memory clock", _target("emc"), _OF_DEVICE),
-    Rule("CPU clock", _target("cpu"), _OF_DEVICE),
-    Rule("CPUs of the measuring thread", condition("measuring_thread_cpus"), _OF_DEVICE),
-    Rule("session options", _other_options, _OF_RUNTIME),
-    Rule("target of the artifact", column("target"), _OF_DEVICE | _OF_RUNTIME),
+    Rule("CUDA graph", readings.cuda_graph, lacking_with=_OF_RUNTIME),
+    Rule("transfers", readings.transfers),
+    Rule("kind of buffers", condition("memory_kind"), comes_with=_OF_DEVICE | _OF_RUNTIME),
+    Rule("power mode", condition("power_mode"), comes_with=_OF_DEVICE),
+    Rule("clocks", readings.locked),
+    Rule("GPU clock", readings.clock_target("gpu"), comes_with=_OF_DEVICE),
+    Rule("memory clock", readings.clock_target("emc"), comes_with=_OF_DEVICE),
+    Rule("CPU clock", readings.clock_target("cpu"), comes_with=_OF_DEVICE),
+    ClockRange("clock range", column("gpu_clock_max_hz"), comes_with=_OF_DEVICE),
+    Rule("CPUs of the measuring thread", condition("measuring_thread_cpus"), comes_with=_OF_DEVICE),
+    Rule("session options", readings.other_options, comes_with=_OF_RUNTIME),
+    Rule("target of the artifact", column("target"), comes_with=_OF_DEVICE | _OF_RUNTIME),
+    Rule(
+        "realised precision",
+        readings.layer_counts,
+        comes_with=_OF_VARIANT | _OF_RUNTIME,
+        decisive=readings.layer_types,
+    ),
+    # What defines a metric; no subject brings another definition along.
+    Rule("rail set", readings.rail_set, of="energy"),
+    Rule("what memory means", column("paper_memory_kind"), of="memory"),
+    Rule("the artifact before loading", readings.page_cache, of="load"),
+    # What need not change a number.
     Rule("runtime version", column("runtime_version"), footnote=True),
+    Rule("NVIDIA driver", readings.driver, footnote=True),
+    Rule("CUDA", column("cuda_version"), footnote=True),
+    Rule("L4T", column("l4t"), footnote=True),
+    Rule("kernel", column("kernel"), footnote=True, silent_with=_OF_DEVICE),
+    Rule("operating system", column("os"), footnote=True, silent_with=_OF_DEVICE),
     Rule("agent version", column("agent_version"), footnote=True),
     Rule("statistics version", column("statistics_version"), footnote=True),
-    Rule("state of the clocks", condition("clocks"), footnote=True),
+    Rule("state of the clocks", condition("clocks"), footnote=True, unless_named=frozenset({"clocks"})),
+    Rule(
+        "device snapshot",
+        column("snapshot_sha256"),
+        footnote=True,
+        silent_with=_OF_DEVICE,
+        unless_named=frozenset(
+            {"power mode", "runtime version", "NVIDIA driver", "CUDA", "L4T", "kernel", "operating system"}
+        ),
+        words="the device, or what is installed on it, changed between the runs",
+    ),
+    Rule(
+        "artifact",
+        column("artifact_sha256"),
+        footnote=True,
+        silent_with=_OF_VARIANT,
+        unless_named=frozenset({"target of the artifact"}),
+        words="the same recipe made two different files",
+    ),
 )
-# Options that have a rule of their own.
-_KNOWN_OPTIONS = frozenset(
-    {"timing_mode", "sync_mode", "cuda_graph", "transfers", "memory_kind", "measuring_thread_cpus"}
-)
-_KNOWN_CONDITIONS = frozenset(
-    {
-        *("timing_mode", "sync_mode", "cuda_graph", "transfers", "memory_kind", "power_mode", "clocks", "rail_set"),
-        *(f"clock_{domain}_target_hz" for domain in ("gpu", "emc", "cpu")),
-    }
-)
 
 
-def _metric_rules(metric: Metric) -> list[Rule]:
-    """What defines this metric: no subject brings another definition along."""
-    found = []
-    if metric.is_energy:
-        found.append(Rule("rail set", lambda row: str(row.get("rail_set") or condition("rail_set")(row))))
-    if metric.definition:
-        found.append(Rule("what memory means", column(metric.definition)))
-    if metric.is_load:
-        words = {True: "not in the page cache", False: "in the page cache"}
-        found.append(Rule("the artifact before loading", lambda row: words.get(row.get("load_cold"), "")))  # type: ignore[arg-type]
-    return found
+def guard(a: Side, b: Side, metric: Metric, min_effect: float = MIN_EFFECT) -> Found:
+    """Name every difference between two jobs that bears on a metric.
+
+    `min_effect` is the comparison's: ends of a clock range that moved by less are the same.
+    """
+    pair = Pair(a, b, frozenset(subjects_of(a, b)), min_effect)
+    refusals = _unlike_subjects(pair)
+    footnotes: list[str] = []
+    named: set[str] = set()
+    for rule in (*RULES, *_other_conditions(pair)):
+        if rule.silent_with & pair.subjects or rule.unless_named & named or not _applies(rule, metric):
+            continue
+        if (difference := rule.judge(pair)) is not None:
+            named.add(rule.label)
+            (refusals if difference.forbids else footnotes).append(difference.sentence)
+    return Found(tuple(refusals), tuple(footnotes))
 
 
-def _other_conditions(a: Side, b: Side) -> list[Rule]:
-    """Conditions that no rule knows are told, and forbid nothing."""
-    names = {name for side in (a, b) for row in side.repeats for name in _mapping(row, "conditions")}
-    return [Rule(name, condition(name), footnote=True) for name in sorted(names - _KNOWN_CONDITIONS)]
+def subjects_of(a: Side, b: Side) -> list[str]:
+    """Return which of model, recipe, device and runtime the two sides differ in."""
+    return [name for name, (key, _) in SUBJECTS.items() if len({*_values(a, key), *_values(b, key)}) > 1]
 
 
-def _judge(rule: Rule, a: Side, b: Side, subjects: list[str]) -> bool | None:
-    """Whether a condition forbids the comparison: None where it is the same on both sides."""
-    theirs, ours = _values(a, rule.read), _values(b, rule.read)
-    if len({*theirs, *ours}) < 2:
-        return None
-    if rule.footnote:
-        return False
-    steady = len(theirs) == len(ours) == 1
-    if steady and not rule.with_subject.isdisjoint(subjects):
-        return False
-    lacks = UNKNOWN in (*theirs, *ours)
-    return not (steady and lacks and not rule.lacking_with.isdisjoint(subjects))
+def _unlike_subjects(pair: Pair) -> list[str]:
+    """Refuse one job beside itself, more than one subject, and a subject that changed within a job."""
+    if pair.a.job_id and pair.a.job_id == pair.b.job_id:
+        return [f"both are job {pair.a.job_id}"]
+    told = [pair.sentence(name, read) for name, (_, read) in SUBJECTS.items() if name in pair.subjects]
+    if len(told) > 1:
+        return [f"{len(told)} things differ where one is compared: {'; '.join(told)}"]
+    keys = [SUBJECTS[name][0] for name in pair.subjects]
+    return [f"{told[0]}, which changed within a job" for key in keys if any(len(one) > 1 for one in pair.values(key))]
 
 
-def _clock_ranges(a: Side, b: Side, subjects: list[str]) -> list[tuple[str, bool]]:
-    """Compare what the GPU's clock did: ranges that do not meet forbid, unless two devices are compared."""
-    ranges = [_clock_range(side) for side in (a, b)]
-    if ranges[0] is None or ranges[1] is None:
-        return []
-    (low_a, high_a), (low_b, high_b) = ranges[0], ranges[1]
-    apart = low_a > high_b * (1 + _SAME_CLOCK) or low_b > high_a * (1 + _SAME_CLOCK)
-    if not apart and _near(low_a, low_b) and _near(high_a, high_b):
-        return []
-    words = [f"{low / 1e6:.0f}–{high / 1e6:.0f} MHz" for low, high in ((low_a, high_a), (low_b, high_b))]
-    return [(f"clock range: {words[0]} for A, {words[1]} for B", apart and DEVICE not in subjects)]
+def _applies(rule: Rule, metric: Metric) -> bool:
+    return {"load": metric.is_load, "energy": metric.is_energy, "memory": bool(metric.definition)}.get(rule.of, True)
+
+
+def _other_conditions(pair: Pair) -> list[Rule]:
+    """Return a footnote rule for each condition that has none of its own."""
+    rows = [row for side in (pair.a, pair.b) for row in side.repeats]
+    names = {name for row in rows for name in readings.mapping(row, "conditions")}
+    return [Rule(name, condition(name), footnote=True) for name in sorted(names - readings.KNOWN_CONDITIONS)]
 
 
 def _clock_range(side: Side) -> tuple[float, float] | None:
@@ -224,58 +245,51 @@ def _clock_range(side: Side) -> tuple[float, float] | None:
     return (min(lows), max(highs)) if lows and highs else None
 
 
-def _near(one: float, other: float) -> bool:
-    return max(one, other) <= min(one, other) * (1 + _SAME_RANGE)
+def _near(one: float, other: float, share: float) -> bool:
+    return max(one, other) <= min(one, other) * (1 + share)
 
 
-def _precision(a: Side, b: Side, subjects: list[str]) -> list[tuple[str, bool]]:
-    """Compare the types that layers compute in. A recipe or a model brings its own; elsewhere other types forbid.
-
-    Other counts of the same types are how a runtime fused its layers, and a footnote.
-    """
-    theirs, ours = (_values(side, _types) for side in (a, b))
-    counts = {*_values(a, _counts), *_values(b, _counts)}
-    if len(counts) < 2:
-        return []
-    sentence = _sentence("realised precision", _counts, a, b)
-    return [(sentence, {*theirs} != {*ours} and not {MODEL, RECIPE} & {*subjects})]
-
-
-def _changes(a: Side, b: Side, subjects: list[str]) -> list[str]:
-    """Tell what only hashes know: that the device was changed, or that the file is another one."""
-    found = []
-    if DEVICE not in subjects and _differ(a, b, "snapshot_sha256"):
-        found.append("device snapshot: the device, or what is installed on it, changed between the runs")
-    if not {MODEL, RECIPE} & {*subjects} and _differ(a, b, "artifact_sha256"):
-        found.append("artifact: the same recipe made two different files")
-    return found
-
-
-def _differ(a: Side, b: Side, name: str) -> bool:
-    return len({*_values(a, column(name)), *_values(b, column(name))}) > 1
-
-
-def _counts(row: Row) -> str:
-    counts = _mapping(row, "realised_precision")
-    return ", ".join(f"{counts[name]} × {name}" for name in sorted(counts) if counts[name])
-
-
-def _types(row: Row) -> str:
-    counts = _mapping(row, "realised_precision")
-    return "+".join(name for name in sorted(counts) if counts[name])
-
-
-def _mapping(row: Row, name: str) -> Mapping[str, Any]:
-    """A column that holds a mapping, also as JSON text; empty where it is not there."""
-    value = row.get(name) or {}
-    found = json.loads(value) if isinstance(value, str) else value
-    return found if isinstance(found, Mapping) else {}
-
-
-def _values(side: Side, read: Callable[[Row], str]) -> list[str]:
-    """The different values of a side, in the order they came."""
+def _values(side: Side, read: Read) -> list[str]:
     return list(dict.fromkeys(read(row) or UNKNOWN for row in side.repeats))
 
 
-def _sentence(label: str, read: Callable[[Row], str], a: Side, b: Side) -> str:
-    return f"{label}: {' and '.join(_values(a, read))} for A, {' and '.join(_values(b, read))} for B"
+_PLURALS = {MODEL: "models", RECIPE: "recipes", DEVICE: "devices", RUNTIME: "runtimes"}
+_METRICS = {"load": "load times", "energy": "energy and power", "memory": "memory of a board or a GPU"}
+
+
+def rules_table() -> str:
+    """Return RULES as the Markdown table of docs/comparing.md."""
+    rows = [(rule.label, _when_it_forbids(rule), _when_it_is_a_note(rule)) for rule in RULES]
+    rows.append(("any other condition", "", "always"))
+    lines = ["| condition | forbids | is a note |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
+def _when_it_forbids(rule: Rule) -> str:
+    if rule.footnote:
+        return ""
+    what = "where the ranges do not meet" if isinstance(rule, ClockRange) else ""
+    what = "other types" if rule.decisive else what
+    of = f"for {_METRICS[rule.of]}" if rule.of else ""
+    unless = f"unless {_listed(rule.comes_with)} are compared" if rule.comes_with else ""
+    return ", ".join(part for part in (what, of, unless) if part) or "always"
+
+
+def _when_it_is_a_note(rule: Rule) -> str:
+    if rule.footnote:
+        return f"unless {_listed(rule.silent_with)} are compared" if rule.silent_with else "always"
+    notes = []
+    if isinstance(rule, ClockRange):
+        notes.append("an end that moved by more than the least effect")
+    if rule.decisive:
+        notes.append("other counts of the same types")
+    if rule.comes_with:
+        notes.append(f"where {_listed(rule.comes_with)} are compared")
+    if rule.lacking_with:
+        notes.append(f"a setting that one side lacks, where {_listed(rule.lacking_with)} are compared")
+    return "; ".join(notes)
+
+
+def _listed(subjects: frozenset[str]) -> str:
+    words = [plural for name, plural in _PLURALS.items() if name in subjects]
+    return " or ".join([*filter(None, [", ".join(words[:-1])]), words[-1]])

@@ -1,12 +1,12 @@
 """Two jobs beside each other: one answer with its interval, or a refusal that names what differs."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import Any
 
 from efficientquant_controller.analysis.bootstrap import MIN_SAMPLES, bootstrap_interval
-from efficientquant_controller.analysis.comparison import Answer, Comparison, answer_within, compare
+from efficientquant_controller.analysis.comparison import MIN_EFFECT, Answer, Comparison, answer_within, compare
 from efficientquant_controller.analysis.guard import guard
 from efficientquant_controller.analysis.metrics import Metric, Row, Side
 from efficientquant_controller.analysis.statistics import STATISTICS_VERSION, percentile
@@ -46,6 +46,7 @@ class JobComparison:
     samples_b: int = 0
     refusals: tuple[str, ...] = ()
     footnotes: tuple[str, ...] = ()
+    min_effect: float = MIN_EFFECT
     statistics_version: int = STATISTICS_VERSION
 
     @property
@@ -72,28 +73,49 @@ class _Values:
     samples: list[Sequence[float]]
 
 
-def compare_jobs(a: Side, b: Side, metric: Metric, force: bool = False, seed: int = 0) -> JobComparison:
+@dataclass(frozen=True)
+class _Asked:
+    """What is compared, and how."""
+
+    metric: Metric
+    force: bool
+    seed: int
+    min_effect: float
+
+
+def compare_jobs(
+    a: Side, b: Side, metric: Metric, force: bool = False, seed: int = 0, min_effect: float = MIN_EFFECT
+) -> JobComparison:
     """Compare B with A, or refuse by naming what differs; `force` makes footnotes of refusals.
 
     Where the repeats allow an interval (three against three at least) they are the unit. With fewer, the raw latencies
     are resampled in blocks, which speaks of these processes only and says so. INVALID repeats are left out unless
-    `force` is given.
+    `force` is given. `min_effect` is the least that counts: 0.05 is 5 %.
     """
+    asked = _Asked(metric, force, seed, min_effect)
     notes = _Notes()
-    for side in (a, b):
-        _note_verdicts("A" if side is a else "B", side, force, notes)
-    found = guard(a, b, metric)
+    for side, label in ((a, a.label or "A"), (b, b.label or "B")):
+        _note_verdicts(label, side, force, notes)
+    found = guard(_used(a, force), _used(b, force), metric, min_effect)
     notes.refusals += found.refusals
     notes.footnotes += found.footnotes
     if notes.refusals and not force:
         sentence = f"not comparable in {metric.label}: {'; '.join(notes.refusals)}"
-        return _result(metric, a, b, REFUSED, sentence, refusals=notes.refusals, footnotes=notes.footnotes)
-    return _compared(a, b, metric, force, seed, notes)
+        return _result(asked, a, b, REFUSED, sentence, refusals=notes.refusals, footnotes=notes.footnotes)
+    return _compared(a, b, asked, notes)
+
+
+def _used(side: Side, force: bool) -> Side:
+    """Return a side without its INVALID repeats, which are left out of a comparison; with them if there are no others.
+
+    Their samples stay behind: the guard reads conditions only.
+    """
+    valid = [row for row in side.repeats if force or row.get("verdict") != Grade.INVALID]
+    return replace(side, repeats=valid or side.repeats, samples=())
 
 
 def _note_verdicts(label: str, side: Side, force: bool, notes: _Notes) -> None:
     invalid = [row for row in side.repeats if row.get("verdict") == Grade.INVALID]
-    doubtful = [row for row in side.repeats if row.get("verdict") == Grade.B]
     if not side.repeats:
         notes.refusals.append(f"no repeat of {label} has succeeded")
     if invalid:
@@ -102,8 +124,13 @@ def _note_verdicts(label: str, side: Side, force: bool, notes: _Notes) -> None:
             notes.refusals.append(sentence)
         else:
             notes.footnotes.append(f"{sentence}, {'used all the same' if force else 'left out'}")
-    if doubtful:
-        notes.footnotes.append(f"{_of(doubtful, side)} repeats of {label} graded B ({_first_reason(doubtful)})")
+    notes.footnotes += grade_notes(side, label)
+
+
+def grade_notes(side: Side, label: str) -> list[str]:
+    """Return a sentence about a side's repeats of grade B; none where there are none."""
+    doubtful = [row for row in side.repeats if row.get("verdict") == Grade.B]
+    return [f"{_of(doubtful, side)} repeats of {label} graded B ({_first_reason(doubtful)})"] if doubtful else []
 
 
 def _of(rows: Sequence[Row], side: Side) -> str:
@@ -115,61 +142,65 @@ def _first_reason(rows: Sequence[Row]) -> str:
     return reasons[0] if reasons else "no reason recorded"
 
 
-def _compared(a: Side, b: Side, metric: Metric, force: bool, seed: int, notes: _Notes) -> JobComparison:
-    theirs, own = _known(a, metric, force), _known(b, metric, force)
+def _compared(a: Side, b: Side, asked: _Asked, notes: _Notes) -> JobComparison:
+    metric = asked.metric
+    theirs, own = _known(a, asked), _known(b, asked)
     facts = {"repeats_a": len(theirs.values), "repeats_b": len(own.values)}
     footnotes = [*notes.refusals, *notes.footnotes]
     if lacking := [label for label, side in (("A", theirs), ("B", own)) if not side.values]:
         sentence = f"not enough data: {metric.label} is not known for {' and '.join(lacking)}"
-        return _result(metric, a, b, Answer.NOT_ENOUGH_DATA, sentence, footnotes=footnotes, **facts)
+        return _result(asked, a, b, Answer.NOT_ENOUGH_DATA, sentence, footnotes=footnotes, **facts)
     method = BY_REPEATS
-    compared = compare(theirs.values, own.values)
-    if compared.low is None and (by_samples := _by_samples(theirs, own, metric, seed)) is not None:
+    compared = compare(theirs.values, own.values, asked.min_effect)
+    if compared.low is None and (by_samples := _by_samples(theirs, own, asked)) is not None:
         compared, method = by_samples, BY_SAMPLES
         counts = [sum(map(len, side.samples)) for side in (theirs, own)]
         facts |= {"samples_a": counts[0], "samples_b": counts[1]}
         footnotes.insert(0, _OF_SAMPLES.format(processes=_processes(len(theirs.samples), len(own.samples))))
     answer = {Answer.BETTER: metric.better, Answer.WORSE: metric.worse}.get(compared.answer, compared.answer.value)
     lack = _lack(theirs, own, metric) if compared.low is None else ""
-    sentence = _sentence(compared, answer, metric) + lack
+    sentence = _sentence(compared, answer, asked) + lack
     numbers = {"ratio": compared.ratio, "low": compared.low, "high": compared.high}
     numbers |= {"value_a": median(theirs.values), "value_b": median(own.values)}
     used = method if compared.low is not None else ""
-    return _result(metric, a, b, answer, sentence, method=used, footnotes=footnotes, **facts, **numbers)
+    return _result(asked, a, b, answer, sentence, method=used, footnotes=footnotes, **facts, **numbers)
 
 
 def _processes(of_a: int, of_b: int) -> str:
     return "one process each" if of_a == of_b == 1 else f"{of_a} and {of_b} processes"
 
 
-def _known(side: Side, metric: Metric, force: bool) -> _Values:
+def _known(side: Side, asked: _Asked) -> _Values:
     """The repeats that have a value above 0 and are not INVALID: nothing takes no time, no memory and no energy."""
     samples = side.samples if len(side.samples) == len(side.repeats) else [()] * len(side.repeats)
     kept = [
-        (row[metric.column], raw)
+        (row[asked.metric.column], raw)
         for row, raw in zip(side.repeats, samples, strict=True)
-        if (row.get(metric.column) or 0) > 0 and (force or row.get("verdict") != Grade.INVALID)
+        if (row.get(asked.metric.column) or 0) > 0 and (asked.force or row.get("verdict") != Grade.INVALID)
     ]
     return _Values([value for value, _ in kept], [raw for _, raw in kept])
 
 
-def _by_samples(theirs: _Values, own: _Values, metric: Metric, seed: int) -> Comparison | None:
+def _by_samples(theirs: _Values, own: _Values, asked: _Asked) -> Comparison | None:
     """Compare raw latencies; None for a metric that has none, and for too few."""
-    if metric.percent is None:
+    percent = asked.metric.percent
+    if percent is None:
         return None
-    limits = bootstrap_interval(theirs.samples, own.samples, metric.percent, seed)
+    limits = bootstrap_interval(theirs.samples, own.samples, percent, asked.seed)
     if limits is None:
         return None
-    sides = ([percentile(sorted(raw), metric.percent) for raw in side.samples] for side in (theirs, own))
+    sides = ([percentile(sorted(raw), percent) for raw in side.samples] for side in (theirs, own))
     ratio = median(next(sides)) / median(next(sides))
     low, high = min(limits[0], ratio), max(limits[1], ratio)
-    return Comparison(answer_within(ratio, low, high), ratio, low, high)
+    return Comparison(answer_within(ratio, low, high, asked.min_effect), ratio, low, high)
 
 
-def _sentence(found: Comparison, answer: str, metric: Metric) -> str:
+def _sentence(found: Comparison, answer: str, asked: _Asked) -> str:
+    metric = asked.metric
     ratio, low, high = found.ratio or 1.0, found.low, found.high
     if found.answer is Answer.SAME:
-        return f"A and B are the same in {metric.label}, within 5 %: A over B is {ratio:.2f} ({_limits(low, high)})"
+        least = f"{asked.min_effect * 100:.3g} %"
+        return f"A and B are the same in {metric.label}, within {least}: A over B is {ratio:.2f} ({_limits(low, high)})"
     if found.answer is Answer.NOT_ENOUGH_DATA:
         return f"not enough data in {metric.label}: A over B is {ratio:.2f} ({_limits(low, high)})"
     if found.answer is Answer.WORSE and low and high:
@@ -187,7 +218,9 @@ def _lack(theirs: _Values, own: _Values, metric: Metric) -> str:
     return f"; {len(theirs.values)} and {len(own.values)} repeats allow none, three each do{samples}"
 
 
-def _result(metric: Metric, a: Side, b: Side, answer: str, sentence: str, **facts: Any) -> JobComparison:
+def _result(asked: _Asked, a: Side, b: Side, answer: str, sentence: str, **facts: Any) -> JobComparison:
     for name in ("refusals", "footnotes"):
         facts[name] = tuple(facts.get(name, ()))
+    metric = asked.metric
+    facts["min_effect"] = asked.min_effect
     return JobComparison(metric.name, metric.unit, a.name, b.name, str(answer), sentence, **facts)

@@ -62,12 +62,14 @@ METRICS: Mapping[str, Metric] = {
 class Side:
     """One of two jobs: its succeeded repeats, as rows of the view `run_results`, and a name to say.
 
-    `samples` are the raw latencies of those repeats, in the same order, where they were asked for.
+    `samples` are the raw latencies of those repeats, in the same order, where they were asked for. Sentences call the
+    side by its `label`, else A or B.
     """
 
     name: str
     repeats: Sequence[Row]
     samples: Sequence[Sequence[float]] = ()
+    label: str = ""
 
     @property
     def job_id(self) -> str:

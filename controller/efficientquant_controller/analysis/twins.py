@@ -4,32 +4,39 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from efficientquant_controller.analysis.comparison import Answer, Comparison, compare, differences
-from efficientquant_controller.analysis.verdict import Grade
+from efficientquant_controller.analysis.comparison import MIN_EFFECT
+from efficientquant_controller.analysis.job_comparison import JobComparison, compare_jobs, grade_notes
+from efficientquant_controller.analysis.metrics import METRICS, Side
 from efficientquant_controller.model import TWIN_RECIPE
 
 Row = Mapping[str, Any]
-_DURATION = {Answer.BETTER: "faster", Answer.WORSE: "slower"}
-_SIZE = {Answer.BETTER: "smaller", Answer.WORSE: "larger"}
-# What is compared over the repeats: the column of a repeat, the prefix of the result's columns, and how it is said.
-_COMPARED = (
-    ("latency_p50_s", "latency", _DURATION),
-    ("load_s", "load", _DURATION),
-    ("peak_pss_bytes", "peak_pss", _SIZE),
+# What is compared over the repeats: the metric of `compare`, and the prefix of the columns.
+_COMPARED = (("latency", "latency"), ("load", "load"), ("memory", "peak_pss"))
+_NUMBERS = ("ratio", "ratio_low", "ratio_high")
+# The columns of a comparison with FP32, as `twin_columns` gives them.
+TWIN_COLUMNS: tuple[str, ...] = (
+    *(f"{prefix}_{name}" for _, prefix in _COMPARED for name in (*_NUMBERS, "answer")),
+    *("not_compared", "comparison_notes"),
 )
-# The columns that `with_comparisons` adds, in the order of the wire's ResultRow.
-COLUMNS: tuple[str, ...] = (
-    "size_ratio",
-    *(f"{prefix}_{name}" for _, prefix, _ in _COMPARED for name in ("ratio", "ratio_low", "ratio_high", "answer")),
-    *("not_compared", "integer_operators", "float_operators", "arithmetic"),
-)
-_TEXTS = frozenset(name for name in COLUMNS if name.endswith("_answer") or name in ("not_compared", "arithmetic"))
+# The columns that `with_comparisons` adds, in their order.
+COLUMNS: tuple[str, ...] = ("size_ratio", *TWIN_COLUMNS, "integer_operators", "float_operators", "arithmetic")
+_NOTHING: Mapping[str, Any] = {
+    name: []
+    if name == "comparison_notes"
+    else ""
+    if name.endswith("_answer") or name in ("not_compared", "arithmetic")
+    else None
+    for name in COLUMNS
+}
 
 
-def with_comparisons(rows: Sequence[Row], repeats: Sequence[Row], checks: Mapping[str, Row]) -> list[dict[str, Any]]:
-    """The rows of the view `results`, each with COLUMNS: None, or an empty text, where there is nothing to say.
+def with_comparisons(
+    rows: Sequence[Row], repeats: Sequence[Row], checks: Mapping[str, Row], min_effect: float = MIN_EFFECT
+) -> list[dict[str, Any]]:
+    """Return the rows of the view `results`, each with COLUMNS: None, or empty, where there is nothing to say.
 
-    `repeats` are the succeeded runs (see Store.repeats), `checks` the library's BuildVerdict.to_dict() by SHA-256.
+    `repeats` are the succeeded runs as rows of the view `run_results`, `checks` the library's BuildVerdict.to_dict()
+    by SHA-256.
     """
     by_job: dict[str, list[Row]] = defaultdict(list)
     for one in repeats:
@@ -38,12 +45,34 @@ def with_comparisons(rows: Sequence[Row], repeats: Sequence[Row], checks: Mappin
     return [
         {
             **row,
-            **{name: "" if name in _TEXTS else None for name in COLUMNS},
+            **_NOTHING,
             **_arithmetic(checks.get(row["artifact_sha256"])),
-            **_against(row, twins.get(_place(row)), by_job),
+            **_against(row, twins.get(_place(row)), by_job, min_effect),
         }
         for row in rows
     ]
+
+
+def twin_columns(twin: Sequence[Row], own: Sequence[Row], min_effect: float = MIN_EFFECT) -> dict[str, Any]:
+    """Compare a variant with its twin: TWIN_COLUMNS, ratios None where the guard refuses.
+
+    Both are the succeeded repeats of one job, as rows of the view `run_results`. An answer is one of `compare`'s,
+    "not comparable" included. `not_compared` has the refusals, `comparison_notes` the footnotes.
+    """
+    recipe = str(own[0]["recipe"]) if own else "this recipe"
+    a, b = Side(TWIN_RECIPE, twin, label=TWIN_RECIPE), Side(recipe, own, label=recipe)
+    columns: dict[str, Any] = {}
+    refusals: list[str] = []
+    notes: list[str] = []
+    for metric, prefix in _COMPARED:
+        found = compare_jobs(a, b, METRICS[metric], min_effect=min_effect)
+        columns |= _columns(prefix, found)
+        refusals += found.refusals
+        notes += found.footnotes
+    grades = {sentence for side in (a, b) for sentence in grade_notes(side, side.label)}  # `results` tells them anyway
+    columns["not_compared"] = "; ".join(dict.fromkeys(refusals))
+    columns["comparison_notes"] = [note for note in dict.fromkeys(notes) if note not in grades]
+    return columns
 
 
 def _place(row: Row) -> tuple[str, ...]:
@@ -62,47 +91,22 @@ def _arithmetic(check: Row | None) -> dict[str, Any]:
     return {"integer_operators": integers, "float_operators": counts.total(), "arithmetic": words}
 
 
-def _against(row: Row, twin: Row | None, by_job: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+def _against(row: Row, twin: Row | None, by_job: Mapping[str, Sequence[Row]], min_effect: float) -> dict[str, Any]:
     if row["recipe"] == TWIN_RECIPE:
         return {}
     if twin is None:
         return {"not_compared": "this campaign has no fp32 twin of it"}
+    size_ratio = _ratio(twin["artifact_bytes"], row["artifact_bytes"])
     theirs, own = by_job[twin["job_id"]], by_job[row["job_id"]]
-    found = {"size_ratio": _ratio(twin["artifact_bytes"], row["artifact_bytes"])}
     if not theirs or not own:
-        return {**found, "not_compared": f"no repeat of {TWIN_RECIPE if not theirs else row['recipe']} has succeeded"}
-    theirs, own = (list(filter(_is_valid, runs)) for runs in (theirs, own))
-    if not theirs or not own:
-        return {**found, "not_compared": f"every repeat of {TWIN_RECIPE if not theirs else row['recipe']} is INVALID"}
-    if problems := differences(theirs, own):
-        return {**found, "not_compared": "; ".join(problems)}
-    for column, prefix, words in _COMPARED:
-        found |= _columns(prefix, words, _compared(column, theirs, own))
-    return found
+        recipe = TWIN_RECIPE if not theirs else row["recipe"]
+        return {"size_ratio": size_ratio, "not_compared": f"no repeat of {recipe} has succeeded"}
+    return {"size_ratio": size_ratio, **twin_columns(theirs, own, min_effect)}
 
 
-def _is_valid(repeat: Row) -> bool:
-    """A throttled or disturbed run is no measurement of its recipe; runs of older releases have no verdict."""
-    return repeat.get("verdict") != Grade.INVALID
-
-
-def _compared(column: str, theirs: Sequence[Row], own: Sequence[Row]) -> Comparison:
-    if column == "load_s" and len({one["load_cold"] for one in (*theirs, *own)}) > 1:
-        return Comparison(Answer.NOT_ENOUGH_DATA)  # a file that is read from memory is no faster to load
-    return compare(_known(theirs, column), _known(own, column))
-
-
-def _known(repeats: Sequence[Row], column: str) -> list[float]:
-    return [one[column] for one in repeats if one[column]]  # nothing takes no time and no memory: 0 is not known
-
-
-def _columns(prefix: str, words: Mapping[Answer, str], found: Comparison) -> dict[str, Any]:
-    return {
-        f"{prefix}_ratio": found.ratio,
-        f"{prefix}_ratio_low": found.low,
-        f"{prefix}_ratio_high": found.high,
-        f"{prefix}_answer": words.get(found.answer, found.answer.value),
-    }
+def _columns(prefix: str, found: JobComparison) -> dict[str, Any]:
+    numbers = dict(zip(_NUMBERS, (found.ratio, found.low, found.high), strict=True))
+    return {**{f"{prefix}_{name}": value for name, value in numbers.items()}, f"{prefix}_answer": found.answer}
 
 
 def _ratio(theirs: float | None, own: float | None) -> float | None:

@@ -4,6 +4,7 @@ import errno
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import version as installed_version
 from types import TracebackType
 from typing import Annotated, Any, Self
@@ -12,28 +13,7 @@ import typer
 from efficientquant.errors import EfficientQuantError
 from typer.core import TyperGroup
 
-from efficientquant_controller.cli import (
-    audit,
-    backup,
-    bench,
-    campaigns,
-    cancel,
-    check,
-    compare,
-    demo,
-    devices,
-    evaluate,
-    inspect,
-    models,
-    plot,
-    quantize,
-    recipes,
-    results,
-    serve,
-    table1,
-    usage,
-    watch,
-)
+from efficientquant_controller.cli import usage
 from efficientquant_controller.cli.output import (
     READER_GONE_EXIT_CODE,
     close_output,
@@ -82,28 +62,30 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (
-    serve,
-    devices,
-    bench,
-    campaigns,
-    watch,
-    cancel,
-    results,
-    compare,
-    backup,
-    models,
-    recipes,
-    inspect,
-    quantize,
-    check,
-    evaluate,
-    table1,
-    plot,
-    audit,
-    demo,
-):
-    app.command(name=verb.__name__.rpartition(".")[2])(verb.command)
+# Modules of this package, in the order of the help.
+VERBS = (
+    "serve",
+    "devices",
+    "bench",
+    "campaigns",
+    "watch",
+    "cancel",
+    "results",
+    "compare",
+    "backup",
+    "models",
+    "recipes",
+    "inspect",
+    "quantize",
+    "check",
+    "evaluate",
+    "table1",
+    "plot",
+    "audit",
+    "demo",
+)
+for verb in VERBS:
+    app.command(name=verb)(import_module(f"efficientquant_controller.cli.{verb}").command)
 
 
 @app.callback()

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
+from efficientquant_controller.analysis.comparison import MIN_EFFECT
 from efficientquant_controller.cli import output
+from efficientquant_controller.cli.numbers import MinEffect
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json
 from efficientquant_controller.cli.waiting import Waiting
 from efficientquant_controller.errors import UserError
@@ -44,6 +46,7 @@ def command(
     force: Annotated[
         bool, typer.Option("--force", help="Compare unlike jobs too; what differs becomes a footnote.")
     ] = False,
+    min_effect: MinEffect = MIN_EFFECT * 100,
     db: Annotated[
         str | None,
         typer.Option("--db", metavar="FILE|URL", help="Read this database directly; needs no controller."),
@@ -58,7 +61,7 @@ def command(
     with _opened(db, controller) as runs:
         sides = find_sides(runs, a, b, with_samples=chosen.percent is not None)
     with Waiting("the comparison to be computed"):
-        found = compare_jobs(*sides, chosen, force=force)
+        found = compare_jobs(*sides, chosen, force=force, min_effect=min_effect / 100)
     print_comparison(found, as_json=as_json)
 
 

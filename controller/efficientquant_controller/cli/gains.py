@@ -9,12 +9,16 @@ from rich.padding import Padding
 from rich.table import Table
 
 from efficientquant_controller.analysis.comparison import MIN_EFFECT
+from efficientquant_controller.analysis.job_comparison import REFUSED
 from efficientquant_controller.model import TWIN_RECIPE
 
 Row = Mapping[str, Any]
-HEADING = "what it bought, beside fp32 on the same device (in brackets: 90 % interval; 5 % is the least that counts)"
-# A file's size is exact, so it needs no interval; the same least effect holds for it.
-_LEAST = 1 + MIN_EFFECT
+HEADING = (
+    "what it bought, beside fp32 on the same device (in brackets: 90 % interval; "
+    f"{MIN_EFFECT * 100:.3g} % is the least that counts)"
+)
+# What is compared: how a person says it, and the prefix of its columns.
+_COMPARED = (("latency", "latency"), ("load time", "load"), ("peak memory", "peak_pss"))
 
 
 @dataclass
@@ -24,6 +28,7 @@ class Gains:
     bought: list[str] = field(default_factory=list)
     not_bought: list[str] = field(default_factory=list)
     not_known: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def print_gains(rows: Sequence[Row], console: Console) -> None:
@@ -40,12 +45,13 @@ def print_gains(rows: Sequence[Row], console: Console) -> None:
 
 def gains(row: Row, twin: Row | None) -> Gains:
     """Sort what is known of a variant (a row with the comparison columns) by whether its recipe bought it."""
-    found = Gains()
+    found = Gains(notes=list(row.get("comparison_notes") or ()))
     _judge_size(row, twin, found)
-    if row["not_compared"]:
-        found.not_known.append(f"latency, load time and memory beside fp32 ({row['not_compared']})")
-    else:
-        for name, prefix in (("latency", "latency"), ("load time", "load"), ("peak memory", "peak_pss")):
+    refused = [name for name, prefix in _COMPARED if row[f"{prefix}_answer"] in ("", REFUSED)]
+    if refused:
+        found.not_known.append(f"{_listed(refused)} beside fp32 ({row['not_compared']})")
+    for name, prefix in _COMPARED:
+        if name not in refused:
             _judge(name, prefix, row, found)
     _judge_arithmetic(row, found)
     found.not_known.append("accuracy (not measured here; 'efficientquant evaluate' does)")
@@ -66,7 +72,13 @@ def _paragraph(found: Gains) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     for label, phrases in (("bought", found.bought), ("not bought", found.not_bought), ("not known", found.not_known)):
         table.add_row(label, "; ".join(phrases) or "nothing")
+    if found.notes:
+        table.add_row("note", "; ".join(found.notes))
     return table
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
 def _judge_size(row: Row, twin: Row | None, found: Gains) -> None:
@@ -74,9 +86,10 @@ def _judge_size(row: Row, twin: Row | None, found: Gains) -> None:
     if ratio is None or twin is None:
         return
     sizes = f"{twin['artifact_bytes'] / 2**20:.2f} → {row['artifact_bytes'] / 2**20:.2f} MiB"
-    if ratio >= _LEAST:
+    least = 1 + MIN_EFFECT  # a file's size is exact and needs no interval
+    if ratio >= least:
         found.bought.append(f"a file {ratio:.2f}× smaller ({sizes})")
-    elif ratio <= 1 / _LEAST:
+    elif ratio <= 1 / least:
         found.not_bought.append(f"a smaller file: {1 / ratio:.2f}× larger ({sizes})")
     else:
         found.not_bought.append(f"a smaller file: the same ({sizes})")

@@ -63,6 +63,9 @@ InputSize = Annotated[
     int | None,
     number_option("--input-size", bounds.INPUT_SIZE, "Side of the model's square input, if not its own.", "PIXELS"),
 ]
+MinEffect = Annotated[
+    float, number_option("--min-effect", bounds.MIN_EFFECT_PERCENT, "The least difference that counts.", "PERCENT")
+]
 HeartbeatInterval = Annotated[
     float,
     number_option(

@@ -12,7 +12,7 @@ from efficientquant_controller.store.base import Store
 def compared_results(store: Store, campaign_id: str | None) -> list[dict[str, Any]]:
     """The results of one campaign (an id or "latest"), or of all; raises NotFoundError for one that does not exist."""
     rows = store.results(campaign_id)
-    repeats = [one for one in store.run_rows(campaign_id) if one["state"] == RunState.SUCCEEDED]
+    repeats = [run for run in store.run_rows(campaign_id) if run["state"] == RunState.SUCCEEDED]
     return with_comparisons(rows, repeats, _checks(store, rows))
 
 

@@ -1,10 +1,13 @@
 """What may differ between two jobs, what is told, and what forbids to compare them."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from efficientquant_controller.analysis.guard import Found, guard, runtime_release, subjects_of
+from efficientquant_controller.analysis.guard import Found, guard, rules_table, subjects_of
 from efficientquant_controller.analysis.metrics import METRICS, Side
+from efficientquant_controller.analysis.readings import runtime_release
 
 CONDITIONS = {
     "timing_mode": "host",
@@ -13,7 +16,6 @@ CONDITIONS = {
     "memory_kind": "mapped",
     "power_mode": "MAXN",
     "clocks": "locked",
-    "clock_gpu_target_hz": "921600000",
 }
 ROW = {
     "job_id": "a",
@@ -35,6 +37,12 @@ ROW = {
     "realised_precision": {"fp16": 140, "fp32": 2},
     "gpu_clock_min_hz": 921.6e6,
     "gpu_clock_max_hz": 921.6e6,
+    "clock_gpu_target_hz": 921.6e6,
+    "l4t": "R32.7.4",
+    "cuda_version": "10.2",
+    "kernel": "4.9.337",
+    "os": "Ubuntu 18.04.6 LTS",
+    "gpus": [{"name": "NVIDIA Tegra X1", "driver_version": ""}],
     "conditions": CONDITIONS,
 }
 
@@ -64,12 +72,12 @@ def test_the_same_variant_in_two_campaigns_is_comparable(metric: str) -> None:
         ({"timing_mode": "device"}, "timing mode: host for A, device for B"),
         ({"sync_mode": "block"}, "sync mode: spin for A, block for B"),
         ({"cuda_graph": "on"}, "CUDA graph: off for A, on for B"),
-        ({"memory_kind": "device", "transfers": "none"}, "transfers: as the device needs them for A, none for B"),
+        ({"memory_kind": "device", "transfers": "none"}, "transfers: counted for A, left out for B"),
         ({"memory_kind": "pinned"}, "kind of buffers: mapped for A, pinned for B"),
         ({"power_mode": "5W"}, "power mode: MAXN for A, 5W for B"),
         ({"power_mode": ""}, "power mode: MAXN for A, not recorded for B"),
         ({"clocks": "free"}, "clocks: locked for A, not locked for B"),
-        ({"clock_gpu_target_hz": "614400000"}, "GPU clock: 922 MHz for A, 614 MHz for B"),
+        ({"clock_gpu_target_hz": 614.4e6}, "GPU clock: 922 MHz for A, 614 MHz for B"),
         ({"session_options": {"threads": "2"}}, "session options: workspace=128 MiB for A, threads=2 for B"),
         ({"target": "rtx-3080"}, "target of the artifact: not recorded for A, rtx-3080 for B"),
         (
@@ -160,13 +168,13 @@ def test_two_subjects_may_not() -> None:
 
 def test_a_device_brings_its_modes_and_clocks() -> None:
     """Two devices have their own power modes, clocks and buffers, which are told and forbid nothing."""
-    changes = {"power_mode": "", "clock_gpu_target_hz": "1.47e9", "memory_kind": "pinned", "target": "rtx-3080"}
+    changes = {"power_mode": "", "clock_gpu_target_hz": 1.47e9, "memory_kind": "pinned", "target": "rtx-3080"}
 
     told = found(device="rtx", gpu_clock_min_hz=1.47e9, gpu_clock_max_hz=1.47e9, **changes)
 
     assert told.refusals == ()
     assert [one.partition(":")[0] for one in told.footnotes] == [
-        *("kind of buffers", "power mode", "GPU clock", "target of the artifact", "clock range"),
+        *("kind of buffers", "power mode", "GPU clock", "clock range", "target of the artifact"),
     ]
 
 
@@ -194,7 +202,7 @@ def test_a_device_that_shares_its_memory_needs_no_transfers() -> None:
     left_out = found(base=mapped, device="rtx", memory_kind="device", transfers="none: they stay on the device")
 
     assert (pinned.refusals, pinned.footnotes) == ((), ("kind of buffers: mapped for A, pinned for B",))
-    assert left_out.refusals == ("transfers: as the device needs them for A, none: they stay on the device for B",)
+    assert left_out.refusals == ("transfers: counted for A, left out for B",)
 
 
 def test_settings_that_a_runtime_tells_among_its_options() -> None:
@@ -215,13 +223,13 @@ def test_settings_that_a_runtime_tells_among_its_options() -> None:
     [
         ({"recipe": "int8"}, False),
         ({"model": "mobilevit_s"}, False),
+        ({"runtime_version": "10.3.0"}, False),
         ({"device": "xavier"}, True),
-        ({"runtime_version": "10.3.0"}, True),
         ({}, True),
     ],
 )
-def test_precision_belongs_to_the_recipe(changes: dict[str, Any], forbidden: bool) -> None:
-    """INT8 realised as FP32 on one of two devices is not the same variant; another recipe is meant to differ."""
+def test_precision_belongs_to_recipe_and_runtime(changes: dict[str, Any], forbidden: bool) -> None:
+    """INT8 realised as FP32 on one of two devices is not the same variant; recipes and runtimes bring theirs."""
     sentence = "realised precision: 140 × fp16, 2 × fp32 for A, 35 × int8 for B"
 
     told = found(realised_precision={"int8": 35}, **changes)
@@ -243,6 +251,10 @@ def test_other_counts_of_the_same_types_are_told() -> None:
         ({"runtime_version": "8.2.3.0"}, "runtime version: 8.2.1.8 for A, 8.2.3.0 for B"),
         ({"agent_version": "0.2.0"}, "agent version: 0.1.0 for A, 0.2.0 for B"),
         ({"fan": "on"}, "fan: not recorded for A, on for B"),
+        ({"l4t": "R32.7.5", "snapshot_sha256": "ef"}, "L4T: R32.7.4 for A, R32.7.5 for B"),
+        ({"cuda_version": "10.3", "snapshot_sha256": "ef"}, "CUDA: 10.2 for A, 10.3 for B"),
+        ({"kernel": "5.10", "snapshot_sha256": "ef"}, "kernel: 4.9.337 for A, 5.10 for B"),
+        ({"gpus": '[{"driver_version": "535.1"}]'}, "NVIDIA driver: not recorded for A, 535.1 for B"),
         ({"gpu_clock_min_hz": 800e6}, "clock range: 922–922 MHz for A, 800–922 MHz for B"),
         (
             {"snapshot_sha256": "ef"},
@@ -278,8 +290,72 @@ def test_rows_of_an_older_release() -> None:
 
 @pytest.mark.parametrize(
     ("backend", "version", "release"),
-    [("trt", "8.5.2.2", "8"), ("trt-rtx", "1.7.1", "1"), ("ort-cpu", "1.23.2", "1.23"), ("ort-trt", "", "")],
+    [("trt", "8.5.2.2", "8.5"), ("trt-rtx", "1.7.1", "1.7"), ("ort-cpu", "1.23.2", "1.23"), ("toy", "3", "3")],
 )
 def test_what_a_release_is(backend: str, version: str, release: str) -> None:
-    """TensorRT's releases are its first number, ONNX Runtime's its first two."""
+    """A runtime's release is the first two numbers of its version, whatever the runtime."""
     assert runtime_release({"backend": backend, "runtime_version": version}) == release
+
+
+def test_a_runtime_that_changed_within_a_job_forbids() -> None:
+    """A runtime that was replaced between two repeats of one job is no subject that both sides have."""
+    b = Side("b", [*side("b").repeats, *side("b", runtime_version="8.5.2.2").repeats])
+
+    assert guard(side("a"), b, METRICS["latency"]).refusals == (
+        "runtime: trt 8.2 for A, trt 8.2 and trt 8.5 for B, which changed within a job",
+    )
+
+
+def test_tensorrt_beside_onnx_runtime() -> None:
+    """What comes with a runtime is told and forbids nothing: its buffers, its options, what it says of precision."""
+    trt = {
+        "session_options": {"sync_mode": "spin", "cuda_graph": "off", "transfers": "none: mapped memory"},
+        "target": "agx-xavier",
+    }
+    ort = {
+        "backend": "ort-cuda",
+        "runtime_version": "1.12.1",
+        "providers": "CUDAExecutionProvider,CPUExecutionProvider",
+        "memory_kind": "pageable",
+        "sync_mode": "",
+        "session_options": {"graph_optimization": "all", "transfers": "both ways in every query"},
+        "realised_precision": {},
+        "target": "onnxruntime-1.10",
+    }
+
+    told = found(base=trt, **ort)
+
+    assert told.refusals == ()
+    assert [one.partition(":")[0] for one in told.footnotes] == [
+        *("sync mode", "kind of buffers", "session options", "target of the artifact", "realised precision"),
+        "runtime version",
+    ]
+
+
+def test_a_runtime_does_not_bring_left_out_transfers() -> None:
+    """A latency without its copies is another quantity, whatever the runtimes."""
+    told = found(base={"memory_kind": "device", "transfers": "none: they stay"}, backend="ort-cpu", transfers="")
+
+    assert "transfers: left out for A, counted for B" in told.refusals
+
+
+def test_ranges_of_a_free_clock_move_by_the_least_effect() -> None:
+    """An end of the range that moved by less than the least effect is not worth a note; the ranges here overlap."""
+    a, b = side("a"), side("b", gpu_clock_min_hz=0.93 * 921.6e6)
+
+    assert len(guard(a, b, METRICS["latency"]).footnotes) == 1
+    assert guard(a, b, METRICS["latency"], min_effect=0.1).footnotes == ()
+
+
+def test_sentences_name_sides_by_their_labels() -> None:
+    """A twin is called by its recipe."""
+    a, b = replace(side("a"), label="fp32"), replace(side("b", tier="smoke"), label="int8")
+
+    assert guard(a, b, METRICS["latency"]).refusals == ("tier: standard for fp32, smoke for int8",)
+
+
+def test_the_documents_table_is_the_guards() -> None:
+    """docs/comparing.md shows the rules that hold; write its table anew with rules_table()."""
+    document = (Path(__file__).parents[3] / "docs/comparing.md").read_text()
+
+    assert rules_table() in document

@@ -1,7 +1,7 @@
 """Rows of results with what each recipe bought beside its FP32 twin."""
 
 import pytest
-from efficientquant_controller.analysis.twins import COLUMNS, with_comparisons
+from efficientquant_controller.analysis.twins import COLUMNS, TWIN_COLUMNS, twin_columns, with_comparisons
 
 MIB = 1 << 20
 
@@ -14,7 +14,7 @@ def row(recipe: str, artifact_mib: float = 5, **changes: object) -> dict[str, ob
 
 def repeats(recipe: str, *latencies_s: float, **changes: object) -> list[dict[str, object]]:
     conditions = ("tier", "weights", "backend", "runtime_version", "providers", "agent_version", "snapshot_sha256")
-    base = dict.fromkeys(conditions, "") | {"session_options": {}, "load_cold": True}
+    base = dict.fromkeys(conditions, "") | {"session_options": {}, "load_cold": True, "recipe": recipe}
     return [
         {**base, "job_id": f"j-{recipe}", "latency_p50_s": one, "load_s": 0.5, "peak_pss_bytes": 9 * MIB, **changes}
         for one in latencies_s
@@ -32,7 +32,7 @@ def test_a_variant_beside_its_twin() -> None:
     assert (found["latency_ratio_low"], found["latency_ratio_high"]) == pytest.approx((0.020 / 0.011, 2.2))
     assert (found["load_ratio"], found["load_answer"]) == (1.0, "same")
     assert (found["peak_pss_ratio"], found["peak_pss_answer"], found["not_compared"]) == (0.75, "larger", "")
-    assert {reference[name] for name in COLUMNS} == {None, ""}
+    assert not any(reference[name] for name in COLUMNS)
 
 
 def test_a_difference_is_named_instead_of_a_number() -> None:
@@ -41,8 +41,30 @@ def test_a_difference_is_named_instead_of_a_number() -> None:
 
     found = with_comparisons([row("fp32"), row("int8")], runs, {})[1]
 
-    assert found["not_compared"] == "runtime version: 1.10.0 for fp32, 1.23.2 here"
-    assert (found["latency_ratio"], found["latency_answer"], found["size_ratio"]) == (None, "", 1.0)
+    assert found["not_compared"] == (
+        "2 things differ where one is compared: recipe: fp32 for fp32, int8 for int8; "
+        "runtime: 1.10 for fp32, 1.23 for int8"
+    )
+    assert (found["latency_ratio"], found["latency_answer"], found["size_ratio"]) == (None, "not comparable", 1.0)
+
+
+def test_a_note_stands_beside_the_answer() -> None:
+    """Another agent version forbids nothing and is told."""
+    runs = repeats("fp32", 2.0, 2.0, 2.0, agent_version="0.1.0") + repeats("int8", 1.0, 1.0, 1.0, agent_version="0.1.1")
+
+    found = with_comparisons([row("fp32"), row("int8")], runs, {})[1]
+
+    assert (found["latency_answer"], found["not_compared"]) == ("faster", "")
+    assert found["comparison_notes"] == ["agent version: 0.1.0 for fp32, 0.1.1 for int8"]
+
+
+def test_the_least_effect_is_the_callers() -> None:
+    """Three percent are the same by default, and faster for who asks for one percent."""
+    twin, own = repeats("fp32", 1.03, 1.03, 1.03), repeats("int8", 1.0, 1.0, 1.0)
+
+    assert twin_columns(twin, own)["latency_answer"] == "same"
+    assert twin_columns(twin, own, min_effect=0.01)["latency_answer"] == "faster"
+    assert tuple(twin_columns(twin, own)) == TWIN_COLUMNS
 
 
 @pytest.mark.parametrize("elsewhere", [{"campaign_id": "c2"}, {"device": "xavier"}, {"model": "mobilevit_s"}])
@@ -67,7 +89,10 @@ def test_warm_and_cold_loads_are_not_compared() -> None:
 
     found = with_comparisons([row("fp32"), row("int8")], runs, {})[1]
 
-    assert (found["load_answer"], found["load_ratio"], found["latency_answer"]) == ("not enough data", None, "same")
+    assert (found["load_answer"], found["load_ratio"], found["latency_answer"]) == ("not comparable", None, "same")
+    assert found["not_compared"] == (
+        "the artifact before loading: not in the page cache for fp32, in the page cache for int8"
+    )
 
 
 def test_invalid_repeats_are_not_compared() -> None:
@@ -79,11 +104,18 @@ def test_invalid_repeats_are_not_compared() -> None:
     none = with_comparisons([row("fp32"), row("int8", 2)], [*fp32, *hot], {})[1]
 
     assert (some["latency_ratio"], some["latency_answer"]) == (2.0, "faster")
-    assert (none["not_compared"], none["latency_ratio"], none["size_ratio"]) == (
-        "every repeat of int8 is INVALID",
-        None,
-        2.5,
-    )
+    assert some["comparison_notes"] == ["3 of 6 repeats of int8 INVALID (no reason recorded), left out"]
+    assert none["not_compared"] == "3 of 3 repeats of int8 INVALID (no reason recorded)"
+    assert (none["latency_ratio"], none["size_ratio"]) == (None, 2.5)
+
+
+def test_an_invalid_repeat_has_no_say_in_what_may_be_compared() -> None:
+    """A repeat that is left out may have run at other clocks than the ones that are compared."""
+    good, hot = repeats("int8", 0.5, 0.5, 0.5), repeats("int8", 9.0, verdict="INVALID", tier="smoke")
+
+    found = with_comparisons([row("fp32"), row("int8")], [*repeats("fp32", 1.0, 1.0, 1.0), *good, *hot], {})[1]
+
+    assert (found["latency_answer"], found["not_compared"]) == ("faster", "")
 
 
 def test_the_check_of_an_artifact_tells_its_arithmetic() -> None:

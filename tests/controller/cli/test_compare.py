@@ -234,6 +234,19 @@ def test_other_metrics(command, database, metric, answer):
     assert (outcome.exit_code, found["metric"], found["answer"]) == (0, metric, answer)
 
 
+def test_the_least_effect_may_be_chosen(command, database):
+    """--min-effect decides what counts, and stands in the answer; another than a percentage is refused."""
+    add_campaign(database, "demo")
+    names = ("compare", "c1/fp32", "c2/fp32", "--db", database, "--min-effect")
+
+    same, counted, nonsense = (command(*names, percent) for percent in ("12.5", "0.2", "0"))
+
+    assert "the same in median latency, within 12.5 %" in same.out
+    assert json.loads(command(*names, "12.5", "--json").out)["min_effect"] == 0.125
+    assert "within 0.2 %" in counted.out
+    assert (nonsense.exit_code, nonsense.err) == (2, "error: --min-effect 0: give a number from 0.1 to 100 percent\n")
+
+
 def test_a_refusal_names_the_difference_and_leaves_with_2(command, database):
     """Unlike jobs are not compared; --json says the same, and --force makes a footnote of it."""
     add_campaign(database, "quick")

@@ -69,9 +69,10 @@ def test_nothing_to_compare_prints_nothing(messages):
 
 def test_what_was_not_compared_is_not_known(judged):
     """A named difference leaves latency, load and memory unknown, and the file's size known."""
-    found = judged(not_compared="providers: A for fp32, B here")
+    refused = dict.fromkeys(("latency_answer", "load_answer", "peak_pss_answer"), "not comparable")
+    found = judged(not_compared="weights: A for fp32, B for int8", **refused)
 
-    assert found.not_known[0] == "latency, load time and memory beside fp32 (providers: A for fp32, B here)"
+    assert found.not_known[0] == "latency, load time and peak memory beside fp32 (weights: A for fp32, B for int8)"
     assert found.bought == ["a file 2.50× smaller (5.00 → 2.00 MiB)"]
 
 
@@ -115,3 +116,11 @@ def test_arithmetic_in_words(judged, integers, bought, phrase):
     """Integer arithmetic is bought where there is any, and unknown without a check; the words are the check's."""
     found = judged(integer_operators=integers, arithmetic="integer arithmetic in 70 of 72")
     assert phrase in getattr(found, bought)
+
+
+def test_one_metric_that_may_not_be_compared(judged):
+    """A load from the page cache leaves the load time unknown; latency and memory keep their answers."""
+    found = judged(load_answer="not comparable", load_ratio=None, not_compared="the artifact before loading: cold")
+
+    assert found.not_known[0] == "load time beside fp32 (the artifact before loading: cold)"
+    assert "latency 1.25× faster (1.19–1.31)" in found.bought

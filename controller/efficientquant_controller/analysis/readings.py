@@ -1,0 +1,131 @@
+"""What a rule of the guard reads from a repeat: a row of the view `run_results`, as text."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Row = Mapping[str, Any]
+Read = Callable[[Row], str]
+
+# Options and conditions that have a rule of their own.
+KNOWN_OPTIONS = frozenset(
+    {"timing_mode", "sync_mode", "cuda_graph", "transfers", "memory_kind", "measuring_thread_cpus"}
+)
+KNOWN_CONDITIONS = frozenset(
+    {
+        *("timing_mode", "sync_mode", "cuda_graph", "transfers", "memory_kind", "power_mode", "clocks", "rail_set"),
+        # Of agents before protocol 3; the store keeps them as columns too.
+        *(f"clock_{domain}_target_hz" for domain in ("gpu", "emc", "cpu")),
+    }
+)
+
+
+def column(name: str) -> Read:
+    """Read a column; a mapping in the order of its keys."""
+
+    def read(row: Row) -> str:
+        value = row.get(name)
+        if isinstance(value, Mapping):
+            return ", ".join(f"{key}={value[key]}" for key in sorted(value))
+        return "" if value is None else str(value)
+
+    return read
+
+
+def condition(name: str) -> Read:
+    """Read a condition of the agent, or else the option that the runtime ran with."""
+    return lambda row: str(mapping(row, "conditions").get(name) or mapping(row, "session_options").get(name) or "")
+
+
+def mapping(row: Row, name: str) -> Mapping[str, Any]:
+    """Read a column that holds a mapping, also as JSON text; empty where there is none."""
+    value = row.get(name) or {}
+    found = json.loads(value) if isinstance(value, str) else value
+    return found if isinstance(found, Mapping) else {}
+
+
+def device_key(row: Row) -> str:
+    """Read a device's id: a name may have belonged to another device before."""
+    return str(row.get("device_id") or device(row))
+
+
+def device(row: Row) -> str:
+    """Read a device's name."""
+    return str(row.get("device") or row.get("device_id") or "")
+
+
+def runtime(row: Row) -> str:
+    """Read a runtime: backend, release and providers."""
+    words = (str(row.get("backend") or ""), runtime_release(row), str(row.get("providers") or ""))
+    return " ".join(word for word in words if word)
+
+
+def runtime_release(row: Row) -> str:
+    """Read the first two numbers of a runtime's version: TensorRT 8.2 and 8.5 are two runtimes."""
+    return ".".join(str(row.get("runtime_version") or "").split(".")[:2])
+
+
+def driver(row: Row) -> str:
+    """Read the version of the NVIDIA driver; empty on a Jetson, whose driver is part of L4T."""
+    gpus = row.get("gpus") or ()
+    found = json.loads(gpus) if isinstance(gpus, str) else gpus
+    return ", ".join(dict.fromkeys(str(gpu["driver_version"]) for gpu in found if gpu.get("driver_version")))
+
+
+def cuda_graph(row: Row) -> str:
+    """Read whether a CUDA graph ran: why one could not be captured stands behind a colon."""
+    return condition("cuda_graph")(row).partition(":")[0]
+
+
+def transfers(row: Row) -> str:
+    """Read whether a latency counts the copies of inputs and outputs that its device needs.
+
+    Memory that a GPU shares with the CPU needs none, and a runtime that offers no choice leaves none out.
+    """
+    left_out = condition("transfers")(row).startswith("none") and condition("memory_kind")(row) != "mapped"
+    return "left out" if left_out else "counted"
+
+
+def other_options(row: Row) -> str:
+    """Read the runtime's options that have no rule of their own."""
+    options = mapping(row, "session_options")
+    return ", ".join(f"{name}={options[name]}" for name in sorted({*options} - KNOWN_OPTIONS))
+
+
+def locked(row: Row) -> str:
+    """Read whether the clocks were locked."""
+    state = condition("clocks")(row)
+    return state if state in ("", "locked") else "not locked"
+
+
+def clock_target(domain: str) -> Read:
+    """Read what the locked clocks of a domain were meant to run at."""
+
+    def read(row: Row) -> str:
+        target_hz = row.get(f"clock_{domain}_target_hz")
+        return f"{target_hz / 1e6:.0f} MHz" if target_hz else ""
+
+    return read
+
+
+def page_cache(row: Row) -> str:
+    """Read whether the file lay in the page cache before it was loaded."""
+    cold = row.get("load_cold")
+    return "" if cold is None else "not in the page cache" if cold else "in the page cache"
+
+
+def rail_set(row: Row) -> str:
+    """Read whose energy it is."""
+    return str(row.get("rail_set") or condition("rail_set")(row))
+
+
+def layer_counts(row: Row) -> str:
+    """Read how many layers computed in which type."""
+    counts = mapping(row, "realised_precision")
+    return ", ".join(f"{counts[name]} × {name}" for name in sorted(counts) if counts[name])
+
+
+def layer_types(row: Row) -> str:
+    """Read which types the layers computed in."""
+    counts = mapping(row, "realised_precision")
+    return "+".join(name for name in sorted(counts) if counts[name])

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from efficientquant_controller.columns import COLUMNS, Column, Compared
+
 Row = Mapping[str, Any]
 
 
@@ -28,34 +30,23 @@ class Metric:
     is_energy: bool = False
 
 
-def _bytes(name: str, column: str, label: str, definition: str = "") -> Metric:
-    return Metric(name, column, "B", label, "smaller", "larger", definition=definition)
+def _metric(one: Column, compared: Compared) -> Metric:
+    better, worse = compared.words
+    facts = {name: getattr(compared, name) for name in ("verb", "percent", "definition", "is_load", "is_energy")}
+    return Metric(compared.metric, one.name, one.unit, compared.label, better, worse, **facts)
 
 
-def _energy(name: str, column: str, unit: str, label: str) -> Metric:
-    return Metric(name, column, unit, label, "less", "more", "takes", is_energy=True)
-
-
+# What the registry of columns offers.
 METRICS: Mapping[str, Metric] = {
-    one.name: one
-    for one in (
-        Metric("latency", "latency_p50_s", "s", "median latency", percent=50),
-        Metric("latency-p90", "latency_p90_s", "s", "p90 latency", percent=90),
-        Metric("latency-p99", "latency_p99_s", "s", "p99 latency", percent=99),
-        Metric("device-latency", "device_latency_p50_s", "s", "median device time"),
-        Metric("load", "load_s", "s", "load time", is_load=True),
-        Metric("paper-load", "paper_load_s", "s", "the paper's load time", is_load=True),
-        _bytes("memory", "peak_pss_bytes", "the process's peak memory (PSS)"),
-        # The kind of the paper's memory tells a GPU with memory of its own from one that shares the board's: that is
-        # another number for the whole board, and of a process it is told by NVML there and by nvmap here.
-        _bytes("board-memory", "board_memory_delta_bytes", "the board's memory", "paper_memory_kind"),
-        _bytes("gpu-memory", "gpu_process_peak_bytes", "the process's GPU memory", "paper_memory_kind"),
-        _bytes("paper-memory", "paper_memory_bytes", "the paper's memory", "paper_memory_kind"),
-        _energy("energy", "energy_per_inference_j", "J", "energy for each inference"),
-        _energy("net-energy", "net_energy_per_inference_j", "J", "energy for each inference beyond idling"),
-        _energy("power", "mean_power_w", "W", "mean power"),
-    )
+    one.compared.metric: _metric(one, one.compared) for one in COLUMNS.values() if one.compared
 }
+
+
+def metrics_listed() -> str:
+    """Name every metric for the help of `compare --metric`."""
+    offered = [one.compared for one in COLUMNS.values() if one.compared]
+    names = [f"{one.metric} ({one.explained})" if one.explained else one.metric for one in offered]
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import typer
 
 from efficientquant_controller.analysis.comparison import MIN_EFFECT
+from efficientquant_controller.analysis.metrics import metrics_listed
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.numbers import MinEffect
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json
@@ -39,8 +40,7 @@ def command(
         str,
         typer.Option(
             "--metric",
-            help="latency, latency-p90, latency-p99, device-latency, load, paper-load, memory (the process's PSS), "
-            "board-memory, gpu-memory, paper-memory, energy, net-energy or power.",
+            help=f"{metrics_listed()}.",
         ),
     ] = "latency",
     force: Annotated[

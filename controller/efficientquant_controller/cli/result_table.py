@@ -8,6 +8,8 @@ from rich.table import Table
 
 from efficientquant_controller.cli.gains import print_gains
 from efficientquant_controller.cli.output import new_table
+from efficientquant_controller.columns import COLUMNS, SHOWN, Column
+from efficientquant_controller.columns import Cell as Shown
 from efficientquant_controller.model import TWIN_RECIPE
 
 Row = Mapping[str, Any]
@@ -165,24 +167,32 @@ def _state(row: Row, _: Sequence[Row]) -> str:
     return str(row["state"])
 
 
-def _milliseconds(name: str) -> Cell:
-    return lambda row, _: ABSENT if row[name] is None else f"{row[name] * 1e3:.2f}"
+def _number(column: Column, shown: Shown) -> Cell:
+    """Show a number in the unit for people; a range where the cell names its other end."""
+    _, factor = SHOWN[shown.unit]
+    names = (column.name, shown.up_to) if shown.up_to else (column.name,)
+
+    def cell(row: Row, _: Sequence[Row]) -> str:
+        values = [row[name] for name in names]
+        known = [value for value in values if value is not None]
+        return "–".join(f"{value * factor:.{shown.digits}f}" for value in known) if known == values else ABSENT
+
+    return cell
 
 
-_thousandths = _milliseconds
+def _optional_text(name: str) -> Cell:
+    return lambda row, _: row[name] or ABSENT
 
 
-def _plain(name: str, digits: int) -> Cell:
-    return lambda row, _: ABSENT if row[name] is None else f"{row[name]:.{digits}f}"
-
-
-def _mebibytes(name: str, digits: int) -> Cell:
-    return lambda row, _: ABSENT if row[name] is None else f"{row[name] / 2**20:.{digits}f}"
-
-
-def _range(row: Row, _: Sequence[Row]) -> str:
-    low_s, high_s = row["latency_p50_min_s"], row["latency_p50_max_s"]
-    return ABSENT if low_s is None or high_s is None else f"{low_s * 1e3:.2f}–{high_s * 1e3:.2f}"
+def _group(name: str) -> dict[str, Cell]:
+    """The cells of the registry that stand in one group, by their headings."""
+    cells = [(one, one.cell) for one in COLUMNS.values() if one.cell and one.cell.group == name]
+    return {
+        f"{shown.heading}\n{shown.unit}" if shown.unit else shown.heading: _number(column, shown)
+        if shown.unit
+        else _optional_text(column.name)
+        for column, shown in sorted(cells, key=lambda pair: pair[1].place)
+    }
 
 
 def _speed_up(row: Row, rows: Sequence[Row]) -> str:
@@ -198,29 +208,7 @@ _LAYOUTS: Sequence[tuple[Sequence[str], Mapping[str, Cell]]] = [
 ]
 _STANDING: Mapping[str, Cell] = {"state": _state, "verdict": lambda row, _: row["verdict"] or ABSENT}
 # A heading of two lines has its unit in the second: those columns are numbers.
-_LATENCY: Mapping[str, Cell] = {
-    "median\nms": _milliseconds("latency_p50_s"),
-    "min–max\nms": _range,
-    "speed-up\nvs fp32": _speed_up,
-    "p90\nms": _milliseconds("latency_p90_s"),
-    "p99\nms": _milliseconds("latency_p99_s"),
-}
-_MEMORY: Mapping[str, Cell] = {
-    "load\nms": _milliseconds("load_s"),
-    "transfer\nms": _milliseconds("transfer_s"),
-    "peak PSS\nMiB": _mebibytes("peak_pss_bytes", 1),
-    "board Δ\nMiB": _mebibytes("board_memory_delta_bytes", 1),
-    "artifact\nMiB": _mebibytes("artifact_bytes", 2),
-}
-_ENERGY: Mapping[str, Cell] = {
-    "energy\nmJ": _thousandths("energy_per_inference_j"),
-    "net of idle\nmJ": _thousandths("net_energy_per_inference_j"),
-    "power\nW": _plain("mean_power_w", 2),
-    "hottest\n°C": _plain("max_temperature_c", 1),
-}
-_PAPER: Mapping[str, Cell] = {
-    "paper latency\nms": _milliseconds("paper_latency_s"),
-    "paper load\nms": _milliseconds("paper_load_s"),
-    "paper memory\nMiB": _mebibytes("paper_memory_bytes", 0),
-    "memory of": lambda row, _: row["paper_memory_kind"] or ABSENT,
-}
+_OF_LATENCY = list(_group("latency").items())
+# How many times faster than fp32 is a matter of two rows; it stands after the median and its range.
+_LATENCY: Mapping[str, Cell] = dict([*_OF_LATENCY[:2], ("speed-up\nvs fp32", _speed_up), *_OF_LATENCY[2:]])
+_MEMORY, _ENERGY, _PAPER = _group("memory"), _group("energy"), _group("paper")

@@ -17,6 +17,7 @@ __all__ = [
     "OF_COMPARISONS",
     "OF_GUARD",
     "OF_JOBS",
+    "OF_PAIRS",
     "OF_REPORTS",
     "OF_ROWS",
     "OF_RUNS",
@@ -40,6 +41,7 @@ COLUMNS: Mapping[str, Column] = {
         *SNAPSHOT,
     )
 }
+_OF_VARIANTS = ("campaign_id", "job_id", "device", "model", "recipe", "weights", "tier", "runs_done")
 _BESIDE_FP32 = (Origin.SIZE, Origin.GUARD, Origin.CHECK)
 
 # What a report writes into the table `runs`.
@@ -51,6 +53,12 @@ OF_JOBS = tuple(one for one in COLUMNS.values() if one.over or one.job_sql)
 OF_GUARD = tuple(one for one in COLUMNS.values() if one.origin is Origin.GUARD)
 # What the commands add to the view `results`.
 OF_COMPARISONS = tuple(one for one in COLUMNS.values() if one.origin in _BESIDE_FP32)
+# The view `comparisons`.
+OF_PAIRS = tuple(
+    one
+    for one in COLUMNS.values()
+    if one.name in _OF_VARIANTS or one.origin in (Origin.PAIR, Origin.SIZE, Origin.GUARD)
+)
 # The rows of `bench` and `results`, in JSON and CSV.
 OF_ROWS = tuple(one for one in COLUMNS.values() if one in OF_JOBS or one in OF_COMPARISONS)
 

@@ -14,7 +14,7 @@ def _answered(prefix: str, meaning: str, answers: str) -> tuple[Column, ...]:
         Column(f"{prefix}_ratio_high", Kind.DOUBLE, Origin.GUARD, "the ratio's upper limit, likewise"),
         Column(
             f"{prefix}_answer", Kind.STRING, Origin.GUARD,
-            f"{answers}, `same` or `not enough data`; empty where nothing was compared",
+            f"{answers}, `same`, `not enough data` or `not comparable`; empty where nothing was compared yet",
         ),
     )  # fmt: skip
 

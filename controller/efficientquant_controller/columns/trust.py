@@ -157,7 +157,7 @@ COMPUTED = (
     *(
         Column(
             f"clock_{domain}_target_hz", Kind.DOUBLE, Origin.MEASURED,
-            f"what a locked {label} clock is meant to run at", Over.MEDIAN,
+            f"what a locked {label} clock is meant to run at", Over.MAX,
         )
         for domain, label in (("gpu", "GPU"), ("emc", "memory"), ("cpu", "CPU"))
     ),

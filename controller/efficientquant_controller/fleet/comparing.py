@@ -5,15 +5,32 @@ from typing import Any
 
 from efficientquant_controller.analysis.twins import with_comparisons
 from efficientquant_controller.errors import NotFoundError
-from efficientquant_controller.model import RunState
+from efficientquant_controller.model import TWIN_RECIPE, RunState
 from efficientquant_controller.store.base import Store
 
 
 def compared_results(store: Store, campaign_id: str | None) -> list[dict[str, Any]]:
     """The results of one campaign (an id or "latest"), or of all; raises NotFoundError for one that does not exist."""
-    rows = store.results(campaign_id)
-    repeats = [run for run in store.run_rows(campaign_id) if run["state"] == RunState.SUCCEEDED]
-    return with_comparisons(rows, repeats, _checks(store, rows))
+    rows, stored = store.results(campaign_id), store.comparisons(campaign_id)
+    compared = with_comparisons(rows, _repeats_without_answer(store, rows, stored), _checks(store, rows))
+    return [{**row, **stored.get(row["job_id"], {})} for row in compared]
+
+
+def _repeats_without_answer(
+    store: Store, rows: Sequence[Mapping[str, Any]], stored: Mapping[str, Any]
+) -> list[Mapping[str, Any]]:
+    """The succeeded repeats of the variants whose comparison is not stored yet, and of their fp32 twins."""
+    twins = {_place(row): row["job_id"] for row in rows if row["recipe"] == TWIN_RECIPE}
+    waiting = [
+        row for row in rows if row["recipe"] != TWIN_RECIPE and _place(row) in twins and row["job_id"] not in stored
+    ]
+    job_ids = {job_id for row in waiting for job_id in (row["job_id"], twins[_place(row)])}
+    runs = [run for campaign_id in {row["campaign_id"] for row in waiting} for run in store.run_rows(campaign_id)]
+    return [run for run in runs if run["job_id"] in job_ids and run["state"] == RunState.SUCCEEDED]
+
+
+def _place(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return row["campaign_id"], row["device"], row["model"]
 
 
 def _checks(store: Store, rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

@@ -164,6 +164,14 @@ class Store(ABC):
         """The rows of the view `results`, one for each job, of one campaign or of all."""
 
     @abstractmethod
+    def comparisons(self, campaign_id: str | None = None) -> Mapping[str, Mapping[str, Any]]:
+        """What the guard said of each variant beside its fp32 twin, by job id, of one campaign or of all.
+
+        MUST have every pair whose jobs have both ended and that was compared by the rules of today; it is written in
+        the transaction in which the second one ends. A database of older rules that is only read has none.
+        """
+
+    @abstractmethod
     def run_rows(self, campaign_id: str | None = None) -> Sequence[Mapping[str, Any]]:
         """The rows of the view `run_results` of one campaign or of all, JSON columns and truths as what they say."""
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import isfinite
 from typing import Any
 
@@ -45,6 +45,7 @@ def result_to_row(result: RunResult, measurement: Measurement, now_s: float) -> 
 
     Raises ValueError when a run that succeeded has no latencies, or one that is not a finite number.
     """
+    result = replace(result, measured=_possible(result.measured))
     sources: Mapping[Origin, Mapping[str, Any]] = {
         Origin.REPORTED: vars(result),
         Origin.MEASURED: result.measured,
@@ -60,11 +61,14 @@ def result_to_row(result: RunResult, measurement: Measurement, now_s: float) -> 
     return {**values, "device_id": result.device_id, "log_tail": list(result.log_tail)}
 
 
+def _possible(readings: Mapping[str, float]) -> dict[str, float]:
+    """Leave out readings that no column can hold: one broken reading must not cost the run."""
+    return {name: value for name, value in readings.items() if isfinite(value) and abs(value) < _LIMIT}
+
+
 def _stored(kind: Kind, value: Any) -> Any:
-    """A value as its column holds it: a broken or impossible reading is not known, and must not cost the run."""
-    if kind.whole and isinstance(value, float):
-        return round(value) if isfinite(value) and abs(value) < _LIMIT else None
-    return value
+    """A value as its column holds it."""
+    return round(value) if kind.whole and isinstance(value, float) else value
 
 
 def _peaks(result: RunResult) -> dict[str, float]:

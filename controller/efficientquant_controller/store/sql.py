@@ -23,8 +23,10 @@ from efficientquant_controller.model import (
     RunState,
 )
 from efficientquant_controller.store import records, tables
+from efficientquant_controller.store.comparisons import compare_again, compare_with_twin
 from efficientquant_controller.store.opening import open_engine
-from efficientquant_controller.store.sql_results import SqlResults, with_types
+from efficientquant_controller.store.rows import typed
+from efficientquant_controller.store.sql_results import SqlResults
 from efficientquant_controller.store.transactions import Transaction, Transactions
 
 
@@ -33,7 +35,10 @@ def open_store(target: str | Path, read_only: bool = False) -> "SqlStore":
 
     Raises StoreError, with what is wrong and what to do, and StoreVersionError for another version's database.
     """
-    return SqlStore(Transactions(open_engine(target, read_only), read_only))
+    transactions = Transactions(open_engine(target, read_only), read_only)
+    if not read_only:
+        compare_again(transactions)
+    return SqlStore(transactions)
 
 
 class SqlStore(SqlResults):
@@ -294,6 +299,8 @@ class SqlStore(SqlResults):
             raise ValueError(f"job {job.job_id!r} is {job.state} and cannot become {state}")
         table = tables.jobs
         sql.execute(update(table).where(table.c.job_id == job.job_id).values(state=state, **(facts or {})))
+        if state.ended and not job.state.ended:
+            compare_with_twin(sql, job)
 
     # results
 
@@ -301,10 +308,10 @@ class SqlStore(SqlResults):
         """The rows of the view `results`."""
         with self._transactions.read() as sql:
             if campaign_id is None:
-                return [with_types(row) for row in sql.rows(text("SELECT * FROM results"))]
+                return typed(sql.rows(text("SELECT * FROM results")))
             found = self._campaign_row(sql, campaign_id)["campaign_id"]
             query = text("SELECT * FROM results WHERE campaign_id = :campaign_id").bindparams(campaign_id=found)
-            return [with_types(row) for row in sql.rows(query)]
+            return typed(sql.rows(query))
 
     # events
 

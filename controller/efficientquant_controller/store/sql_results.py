@@ -1,17 +1,16 @@
 """Recording what agents report of a run, and reading it back whole."""
 
-import json
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from typing import Any
 
 from sqlalchemy import RowMapping, bindparam, insert, select, text, update
 
-from efficientquant_controller.columns import Kind, names_of_kind
 from efficientquant_controller.errors import NotFoundError, UserError
 from efficientquant_controller.model import DeviceSnapshot, Measurement, RunResult, RunState, StageTiming
 from efficientquant_controller.store import records, run_records, tables
 from efficientquant_controller.store.base import Store
+from efficientquant_controller.store.comparisons import stored_comparisons
+from efficientquant_controller.store.rows import typed
 from efficientquant_controller.store.series import RawSamples, pack_series, unpack_series
 from efficientquant_controller.store.transactions import Transaction, Transactions
 
@@ -89,7 +88,13 @@ class SqlResults(Store):
             if campaign_id is not None:
                 found = self._campaign_row(sql, campaign_id)["campaign_id"]
                 query = text("SELECT * FROM run_results WHERE campaign_id = :campaign_id").bindparams(campaign_id=found)
-            return [with_types(row) for row in sql.rows(query)]
+            return typed(sql.rows(query))
+
+    def comparisons(self, campaign_id: str | None = None) -> Mapping[str, Mapping[str, Any]]:
+        """What the guard said of variants whose twins have ended, by job."""
+        with self._transactions.read() as sql:
+            found = None if campaign_id is None else self._campaign_row(sql, campaign_id)["campaign_id"]
+            return stored_comparisons(sql, found)
 
     @staticmethod
     def _campaign_row(sql: Transaction, campaign_id: str) -> RowMapping:
@@ -121,23 +126,6 @@ class SqlResults(Store):
 
 
 _LISTED_CAMPAIGNS = 5
-# SQLite hands out JSON of the views as text and truths as 1 and 0, PostgreSQL hands out what they are.
-_JSON_COLUMNS, _BOOLEAN_COLUMNS = names_of_kind(Kind.JSON), names_of_kind(Kind.BOOLEAN)
-
-
-def with_types(row: RowMapping) -> dict[str, Any]:
-    """Decode the JSON and boolean columns of a view's row; an empty text is no JSON, and no number is not finite."""
-    return {name: _typed(name, value) for name, value in row.items()}
-
-
-def _typed(name: str, value: Any) -> Any:
-    if isinstance(value, float):
-        return value if isfinite(value) else None  # JSON, in which rows travel, has no such numbers
-    if name in _BOOLEAN_COLUMNS:
-        return None if value is None else bool(value)
-    if name in _JSON_COLUMNS and isinstance(value, str):
-        return json.loads(value) if value else None
-    return value
 
 
 def _outcome(found: RowMapping, result: RunResult) -> dict[str, Any]:

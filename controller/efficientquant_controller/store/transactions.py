@@ -49,9 +49,9 @@ class Transaction:
         if self._connection.execute(select(*columns).where(match)).first() is None:
             self._connection.execute(insert(table).values({**key, **facts}))
 
-    def rows(self, query: Executable) -> Sequence[RowMapping]:
+    def rows(self, query: Executable, parameters: Mapping[str, Any] | None = None) -> Sequence[RowMapping]:
         """Every row."""
-        return self._connection.execute(query).mappings().all()
+        return self._connection.execute(query, parameters).mappings().all()
 
     def one(self, query: Executable, what: str) -> RowMapping:
         """Return the only row; raises NotFoundError naming `what` when there is none."""

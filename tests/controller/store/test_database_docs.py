@@ -12,9 +12,10 @@ from pathlib import Path
 
 import documents
 import pytest
-from efficientquant_controller.analysis.comparison import STATES
+from efficientquant_controller.analysis.readings import KNOWN_CONDITIONS
 from efficientquant_controller.analysis.twins import COLUMNS
 from efficientquant_controller.cli.app import run
+from efficientquant_controller.columns.document import with_tables
 from efficientquant_controller.model import Series, Window
 from efficientquant_controller.store.series import RawSamples, pack_series
 from efficientquant_controller.store.sql import open_store
@@ -57,6 +58,11 @@ def test_rows_of_the_commands() -> None:
     assert sorted(described("Rows of")) == sorted(COLUMNS)
 
 
+def test_tables_of_columns_are_those_of_the_registry() -> None:
+    """The page's tables of columns are what the registry makes."""
+    assert with_tables(PAGE) == PAGE, "run: python -m efficientquant_controller.columns docs/database.md"
+
+
 def test_tables() -> None:
     """Every table is described."""
     assert sorted(described("Tables")) == sorted(metadata.tables)
@@ -89,7 +95,7 @@ def test_format_of_samples() -> None:
 def test_conditions() -> None:
     """Every condition that a comparison looks at, and every severity, is described."""
     section = next(text for name, text in SECTIONS.items() if name == "Conditions and findings")
-    assert {name for name in STATES if f"`{name}`" not in section} == set()
+    assert {name for name in KNOWN_CONDITIONS if f"`{name}`" not in section} == set()
     assert all(f"`{one}`" in section for one in ("invalid", "soft", "info"))
 
 

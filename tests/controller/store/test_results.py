@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from efficientquant_controller.errors import NotFoundError
-from efficientquant_controller.model import Build, Job, JobState, Run, RunState, Series, Window
+from efficientquant_controller.model import Agreement, Build, Job, JobState, Measurement, Run, RunState, Series, Window
 from efficientquant_controller.store.series import RawSamples, pack_series, unpack_series
 from efficientquant_controller.store.sql import SqlStore, open_store
 from hypothesis import given
@@ -179,19 +179,21 @@ def test_comparisons_view(planned: SqlStore, campaign: object, make_result: Call
     twins = [Job(f"t{n}", "c2", "d1", "mobilevit_xxs", recipe) for n, recipe in enumerate(("fp32", RECIPE))]
     builds = [Build("c2", one.model, one.recipe) for one in twins]
     runs = [Run(f"{one.job_id}-{n}", one.job_id, n, n) for one in twins for n in range(2)]
-    planned.create_campaign(replace(campaign, campaign_id="c2"), builds, twins, runs)
+    planned.create_campaign(
+        replace(campaign, campaign_id="c2", measurement=Measurement("demo", 0.1, 3)), builds, twins, runs
+    )
     for run in runs:
         slow = 1.0 + run.repeat_index if run.job_id == "t0" else 0.5
-        planned.record_result(
-            make_result(run.run_id, latency_s=(slow,), measured={"peak_pss_bytes": int(10 * slow)}), 5.0
-        )
+        planned.record_result(make_result(run.run_id, latency_s=(slow,) * 3), 5.0)
+    for job in twins:
+        planned.set_job_state(job.job_id, JobState.FAILED)
 
     with planned._transactions.read() as sql:
         (row,) = sql.rows(text("SELECT * FROM comparisons"))
 
     assert (row["campaign_id"], row["recipe"], row["job_id"], row["fp32_job_id"]) == ("c2", RECIPE, "t1", "t0")
     assert (row["latency_ratio"], row["latency_ratio_min"], row["latency_ratio_max"]) == (3.0, 2.0, 4.0)
-    assert (row["load_ratio"], row["peak_pss_ratio"], row["size_ratio"]) == (1.0, 3.0, None)
+    assert (row["load_ratio"], row["peak_pss_ratio"], row["size_ratio"]) == (1.0, 1.0, None)
     assert (row["runs_done"], row["fp32_runs_done"]) == (2, 2)
 
 
@@ -200,6 +202,30 @@ def test_failed_job(planned: SqlStore) -> None:
     planned.set_job_state("j1", JobState.FAILED, "load_failed", "no such op")
     row = planned.results("c1")[0]
     assert (row["state"], row["failure_type"], row["failure_message"]) == ("failed", "load_failed", "no such op")
+
+
+def test_a_number_that_is_not_finite_is_not_known(planned: SqlStore, make_result: Callable) -> None:
+    """Rows travel as JSON, which has no infinity: they have None instead; the database keeps what was reported."""
+    wrong = Agreement(math.inf, 0.5, 0, 8)
+    planned.record_result(make_result(failure_type="wrong_outputs", agreement=wrong), 5.0)
+    [run] = [one for one in planned.run_rows("c1") if one["run_id"] == "r0"]
+    assert (run["output_max_abs"], run["output_cosine"]) == (None, 0.5)
+    json.dumps(run, allow_nan=False)
+    assert planned.raw_result("r0").agreement == wrong
+
+
+def test_an_impossible_reading_costs_no_run(planned: SqlStore, make_result: Callable) -> None:
+    """A reading that is no number, or that no column can hold, is not known; the others stay."""
+    broken = {"board_available_before_bytes": math.nan, "swap_used_before_bytes": 1e300, "sampler_wakeups": 80.4}
+    planned.record_result(make_result(measured=broken), 5.0)
+    [run] = [one for one in planned.run_rows("c1") if one["run_id"] == "r0"]
+    assert [run[name] for name in (*broken, "board_memory_delta_bytes", "swap_delta_bytes")] == [
+        None,
+        None,
+        80,
+        None,
+        None,
+    ]
 
 
 def test_threads(planned: SqlStore, campaign: object, make_result: Callable) -> None:

@@ -9,7 +9,8 @@ from alembic import op
 revision = "0004"
 down_revision = "0003"
 
-VIEWS_SHA256 = ""
+# What `views_sha256` says of the views that this schema has.
+VIEWS_SHA256 = "90090290a4ec193c1ec854ad7099d57ce2147f44fb35d9b8b5c418c9c6051871"
 _TARGETS = tuple(f"clock_{domain}_target_hz" for domain in ("gpu", "emc", "cpu"))
 _COMPARED = ("latency", "load", "peak_pss")
 

@@ -1,0 +1,10 @@
+"""`python -m efficientquant_controller.columns docs/database.md`: write the page's tables of columns anew."""
+
+import sys
+from pathlib import Path
+
+from efficientquant_controller.columns.document import with_tables
+
+if __name__ == "__main__":
+    page = Path(sys.argv[1])
+    page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,103 @@
+"""What the guard says of each variant beside its fp32 twin, kept in `job_comparisons` for those who read with SQL."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import ColumnElement, RowMapping, and_, bindparam, delete, or_, select, text
+
+from efficientquant_controller.analysis.guard import RULES_VERSION
+from efficientquant_controller.analysis.twins import with_comparisons
+from efficientquant_controller.columns import OF_GUARD
+from efficientquant_controller.model import TWIN_RECIPE, Job, JobState, RunState
+from efficientquant_controller.store import tables
+from efficientquant_controller.store.rows import typed
+from efficientquant_controller.store.transactions import Transaction, Transactions
+
+LOG = logging.getLogger(__name__)
+# Until then nobody wonders what takes so long.
+PATIENCE_S = 2.0
+_ENDED = [one for one in JobState if one.ended]
+_GUARD = [one.name for one in OF_GUARD]
+_REPEATS = text(
+    "SELECT * FROM run_results WHERE job_id IN :job_ids AND state = :state ORDER BY job_id, repeat_index"
+).bindparams(bindparam("job_ids", expanding=True))
+
+
+def compare_with_twin(sql: Transaction, job: Job) -> None:
+    """Record what follows from the end of a job: its own comparison, or those of the variants that waited for it."""
+    own = tables.jobs.c
+    place = and_(own.campaign_id == job.campaign_id, own.device_id == job.device_id, own.model == job.model)
+    which = place if job.recipe == TWIN_RECIPE else and_(place, own.recipe.in_((TWIN_RECIPE, job.recipe)))
+    _record(sql, which)
+
+
+def stored_comparisons(sql: Transaction, campaign_id: str | None) -> dict[str, dict[str, Any]]:
+    """Read the answers by job, those of other rules left out."""
+    table, jobs = tables.job_comparisons, tables.jobs
+    query = select(table.c.job_id, *(table.c[name] for name in _GUARD)).where(table.c.rules_version == RULES_VERSION)
+    if campaign_id is not None:
+        query = query.join(jobs, jobs.c.job_id == table.c.job_id).where(jobs.c.campaign_id == campaign_id)
+    return {row["job_id"]: {name: row[name] for name in _GUARD} for row in sql.rows(query)}
+
+
+def compare_again(transactions: Transactions, clock: Callable[[], float] = time.monotonic) -> None:
+    """Compare every ended pair that has no answer by the rules of today, one campaign in a transaction."""
+    with transactions.read() as sql:
+        campaign_ids = sql.scalars(_campaigns_to_compare())
+    told_s = clock()
+    for done, campaign_id in enumerate(campaign_ids):
+        if clock() - told_s >= PATIENCE_S:
+            LOG.info("comparing variants with fp32 by newer rules: %d of %d campaigns", done, len(campaign_ids))
+            told_s = clock()
+        with transactions.write() as sql:
+            _record(sql, tables.jobs.c.campaign_id == campaign_id)
+
+
+def _campaigns_to_compare() -> Any:
+    own, twin, stored = tables.jobs.alias("own"), tables.jobs.alias("twin"), tables.job_comparisons
+    same = [own.c[name] == twin.c[name] for name in ("campaign_id", "device_id", "model")]
+    return (
+        select(own.c.campaign_id)
+        .join(twin, and_(*same, twin.c.recipe == TWIN_RECIPE))
+        .outerjoin(stored, stored.c.job_id == own.c.job_id)
+        .where(own.c.recipe != TWIN_RECIPE, own.c.state.in_(_ENDED), twin.c.state.in_(_ENDED))
+        .where(or_(stored.c.rules_version.is_(None), stored.c.rules_version != RULES_VERSION))
+        .distinct()
+    )
+
+
+def _record(sql: Transaction, which: ColumnElement[bool]) -> None:
+    """Compare the ended variants among some jobs with those of their twins that have ended."""
+    jobs = sql.rows(select(tables.jobs).where(which, tables.jobs.c.state.in_(_ENDED)))
+    twins = {_place(job): job["job_id"] for job in jobs if job["recipe"] == TWIN_RECIPE}
+    variants = {
+        job["job_id"]: twins[_place(job)] for job in jobs if job["recipe"] != TWIN_RECIPE and _place(job) in twins
+    }
+    if not variants:
+        return
+    ids = {"job_ids": [*variants, *{*variants.values()}], "state": RunState.SUCCEEDED}
+    compared = with_comparisons([_as_result(job) for job in jobs], typed(sql.rows(_REPEATS, ids)), {})
+    rows = [
+        {
+            "job_id": row["job_id"],
+            "fp32_job_id": variants[row["job_id"]],
+            "rules_version": RULES_VERSION,
+            **{name: row[name] for name in _GUARD},
+        }
+        for row in compared
+        if row["job_id"] in variants
+    ]
+    table = tables.job_comparisons
+    sql.execute(delete(table).where(table.c.job_id.in_(variants)))
+    sql.insert_all(table, rows)
+
+
+def _place(job: RowMapping) -> tuple[str, ...]:
+    return job["campaign_id"], job["device_id"], job["model"]
+
+
+def _as_result(job: RowMapping) -> dict[str, Any]:
+    """A job as a row of results, with what tells twins: the sizes of files are no matter of the guard."""
+    return {**job, "device": job["device_id"], "artifact_sha256": "", "artifact_bytes": None}

@@ -1,0 +1,38 @@
+"""Rows of the views with Python's types, whichever database they come from."""
+
+import json
+from collections.abc import Sequence
+from math import isfinite
+from typing import Any
+
+from sqlalchemy import RowMapping
+
+from efficientquant_controller.columns import Kind, names_of_kind
+
+_JSON, _BOOLEAN, _DOUBLE = (names_of_kind(kind) for kind in (Kind.JSON, Kind.BOOLEAN, Kind.DOUBLE))
+
+
+def typed(rows: Sequence[RowMapping]) -> list[dict[str, Any]]:
+    """Decode JSON and booleans, which SQLite hands out as text and as 1 and 0; an empty text is no JSON.
+
+    A number that is not finite becomes None: rows travel as JSON, which has none.
+    """
+    if not rows:
+        return []
+    json_names, truths, doubles = ([name for name in rows[0] if name in kind] for kind in (_JSON, _BOOLEAN, _DOUBLE))
+    return [_typed(dict(row), json_names, truths, doubles) for row in rows]
+
+
+def _typed(
+    values: dict[str, Any], json_names: Sequence[str], truths: Sequence[str], doubles: Sequence[str]
+) -> dict[str, Any]:
+    for name in json_names:
+        if isinstance(values[name], str):
+            values[name] = json.loads(values[name]) if values[name] else None
+    for name in truths:
+        if values[name] is not None:
+            values[name] = bool(values[name])
+    for name in doubles:
+        if values[name] is not None and not isfinite(values[name]):
+            values[name] = None
+    return values

@@ -1,0 +1,130 @@
+"""What the guard says of a variant, stored for those who read with SQL."""
+
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from efficientquant_controller.fleet.comparing import compared_results
+from efficientquant_controller.model import Build, Campaign, Job, JobState, Measurement, Run
+from efficientquant_controller.store import comparisons
+from efficientquant_controller.store.sql import SqlStore, open_store
+from sqlalchemy import text
+
+SCHEMA_3 = Path(__file__).parents[2] / "fixtures" / "databases" / "0.1.0-schema-3.db"
+GUARD = ("latency_ratio", "latency_ratio_low", "latency_answer", "load_answer", "not_compared", "comparison_notes")
+
+
+def view(store: SqlStore, campaign_id: str = "c2") -> list[dict[str, Any]]:
+    with store._transactions.read() as sql:
+        rows = sql.rows(text(f"SELECT * FROM comparisons WHERE campaign_id = '{campaign_id}' ORDER BY job_id"))
+    return comparisons.typed(rows)
+
+
+@pytest.fixture
+def twins(planned: SqlStore, campaign: Campaign, make_result: Callable) -> SqlStore:
+    """Campaign c2: fp32, int8 (twice as fast) and fp16 (nothing succeeded), three repeats each, no job ended."""
+    recipes = {"fp32": 1.0, "int8": 0.5, "fp16": None}
+    measurement = Measurement("demo", 0.1, 3)
+    jobs = [Job(f"j-{recipe}", "c2", "d1", "m", recipe, JobState.QUEUED) for recipe in recipes]
+    runs = [Run(f"{job.recipe}-{n}", job.job_id, n, n) for job in jobs for n in range(3)]
+    builds = [Build("c2", "m", recipe) for recipe in recipes]
+    planned.create_campaign(replace(campaign, campaign_id="c2", measurement=measurement), builds, jobs, runs)
+    for run in runs:
+        if latency_s := recipes[run.run_id.partition("-")[0]]:
+            planned.record_result(make_result(run.run_id, latency_s=(latency_s,) * 3), 5.0)
+    return planned
+
+
+def test_nothing_is_answered_before_both_jobs_have_ended(twins: SqlStore) -> None:
+    """A variant that waits for its twin has no ratio in the view; it gets one when the twin ends."""
+    twins.set_job_state("j-int8", JobState.SUCCEEDED)
+    waiting = {
+        row["recipe"]: (row["latency_ratio"], row["latency_ratio_min"], row["latency_answer"]) for row in view(twins)
+    }
+    twins.set_job_state("j-fp32", JobState.SUCCEEDED)
+    answered = {
+        row["recipe"]: (row["latency_ratio"], row["latency_ratio_min"], row["latency_answer"]) for row in view(twins)
+    }
+
+    assert waiting == {"int8": (None, None, ""), "fp16": (None, None, "")}
+    assert answered == {"int8": (2.0, 2.0, "faster"), "fp16": (None, None, "")}
+
+
+def test_a_variant_that_ends_last_is_compared(twins: SqlStore) -> None:
+    """The end of either job completes the pair; one without a repeat says why it has no ratio."""
+    for job_id, state in (("j-fp32", JobState.SUCCEEDED), ("j-int8", JobState.SUCCEEDED), ("j-fp16", JobState.FAILED)):
+        twins.set_job_state(job_id, state)
+    fp16, int8 = view(twins)
+    assert (int8["latency_ratio"], int8["latency_answer"], int8["not_compared"]) == (2.0, "faster", "")
+    assert (fp16["latency_ratio"], fp16["not_compared"]) == (None, "no repeat of fp16 has succeeded")
+
+
+def test_the_commands_say_what_the_view_says(twins: SqlStore) -> None:
+    """Rows of `results` have the same answers before they are stored, after, and in the view."""
+    before = {row["job_id"]: [row[name] for name in GUARD] for row in compared_results(twins, "c2")}
+    for job_id in ("j-fp32", "j-int8"):
+        twins.set_job_state(job_id, JobState.SUCCEEDED)
+    after = {row["job_id"]: [row[name] for name in GUARD] for row in compared_results(twins, "c2")}
+
+    [answered] = [row for row in view(twins) if row["recipe"] == "int8"]
+    assert before["j-int8"] == after["j-int8"] == [answered[name] for name in GUARD]
+    assert before == after
+
+
+def test_a_refusal_has_no_ratio(twins: SqlStore) -> None:
+    """Where the guard refuses, the view says why instead of a number."""
+    with twins._transactions.write() as sql:
+        sql.execute(text("UPDATE runs SET session_options = '{\"sync_mode\": \"block\"}' WHERE job_id = 'j-int8'"))
+    for job_id in ("j-fp32", "j-int8"):
+        twins.set_job_state(job_id, JobState.SUCCEEDED)
+
+    [row] = [row for row in view(twins) if row["recipe"] == "int8"]
+    assert (row["latency_ratio"], row["latency_ratio_max"], row["latency_answer"]) == (None, None, "not comparable")
+    assert "sync mode" in row["not_compared"]
+
+
+def test_an_old_database_is_compared_when_it_is_opened(tmp_path: Path) -> None:
+    """A migrated database has the answers of its ended pairs at once."""
+    store = open_store(shutil.copy(SCHEMA_3, tmp_path / "old.db"))
+    [row] = view(store, "c0")
+    store.close()
+    assert (row["job_id"], row["latency_answer"], row["not_compared"]) == ("j-int8", "faster", "")
+    assert row["latency_ratio"] == pytest.approx(1.99, abs=0.01)
+
+
+def test_newer_rules_compare_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers of other rules are computed anew on opening for writing, and are not used by who only reads."""
+    path = shutil.copy(SCHEMA_3, tmp_path / "old.db")
+    open_store(path).close()
+    monkeypatch.setattr(comparisons, "RULES_VERSION", 1000)
+    reader = open_store(path, read_only=True)
+    assert (dict(reader.comparisons()), compared_results(reader, "c0")[1]["latency_answer"]) == ({}, "faster")
+    reader.close()
+
+    store = open_store(path)
+
+    with store._transactions.read() as sql:
+        assert sql.scalars(text("SELECT rules_version FROM job_comparisons")) == [1000]
+    assert store.comparisons("c0")["j-int8"]["latency_answer"] == "faster"
+    store.close()
+
+
+def test_a_long_comparison_says_how_far_it_is(twins: SqlStore, caplog: pytest.LogCaptureFixture) -> None:
+    """More than two seconds of comparing are announced, less are not."""
+    caplog.set_level(logging.INFO)
+    with twins._transactions.write() as sql:
+        sql.execute(text("UPDATE jobs SET state = 'succeeded' WHERE campaign_id = 'c2'"))
+
+    comparisons.compare_again(twins._transactions, clock=lambda: 0.0)
+    assert caplog.messages == []
+    with twins._transactions.write() as sql:
+        sql.execute(text("DELETE FROM job_comparisons"))
+    comparisons.compare_again(twins._transactions, clock=map(float, count(0, 2)).__next__)
+
+    assert caplog.messages == ["comparing variants with fp32 by newer rules: 0 of 1 campaigns"]
+    assert [row["recipe"] for row in view(twins) if row["latency_ratio"]] == ["int8"]

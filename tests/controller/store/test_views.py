@@ -1,0 +1,71 @@
+"""The views of each schema: released texts stay, the current ones are the registry's."""
+
+import hashlib
+import shutil
+import sqlite3
+from contextlib import closing
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from efficientquant_controller.columns import OF_JOBS, OF_PAIRS, OF_RUNS
+from efficientquant_controller.store.migrations import versions
+from efficientquant_controller.store.sql import open_store
+from efficientquant_controller.store.views import v1, v2, v3, views_sha256
+
+DATABASES = Path(__file__).parents[2] / "fixtures" / "databases"
+RELEASED = [
+    (v1.RESULTS, "a3c5de6c0a2dfc89a1adbad535efe999cae58bc754a00a1af663011b859c5cb6"),
+    (v1.RUN_RESULTS, "5023bd625930d0efe8d2b83bd4e52f26c7b3bff40f8f7595440121e312783ed7"),
+    (v2.COMPARISONS, "e8ea365c05deaf5df4ff5dbcf0daf4dae23968adf667a3799fc561e8ae8a30d2"),
+    (v3.RESULTS, "81b5586cfa3ac858a6acc35c8451cd989cd5e9706f2adc24ce56b63e562c3c4c"),
+    (v3.RUN_RESULTS, "060431a7727d9a4aa0e42a53de72aaee3f8f19cbbfd17547ed4c1bc9ee547880"),
+    (v3.COMPARISONS, "e8ea365c05deaf5df4ff5dbcf0daf4dae23968adf667a3799fc561e8ae8a30d2"),
+]
+IN_DATABASES = [
+    ("0.1.0.db", {"results": v1.RESULTS, "run_results": v1.RUN_RESULTS}),
+    ("0.1.0-schema-2.db", {"results": v1.RESULTS, "run_results": v1.RUN_RESULTS, "comparisons": v2.COMPARISONS}),
+    ("0.1.0-schema-3.db", {"results": v3.RESULTS, "run_results": v3.RUN_RESULTS, "comparisons": v3.COMPARISONS}),
+]
+
+
+def views_of(path: Path) -> dict[str, str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'view'"))
+
+
+@pytest.mark.parametrize(("text", "sha256"), RELEASED)
+def test_a_released_view_never_changes(text: str, sha256: str) -> None:
+    """The text of a released view is the one that was released, byte by byte."""
+    assert hashlib.sha256(text.encode()).hexdigest() == sha256
+
+
+@pytest.mark.parametrize(("name", "views"), IN_DATABASES)
+def test_a_released_database_holds_its_schemas_views(name: str, views: dict[str, str]) -> None:
+    """The texts in `store/views` are those in the database that each release wrote."""
+    assert views_of(DATABASES / name) == views
+
+
+def test_the_newest_migration_names_the_current_views() -> None:
+    """An entry of the registry that changes a view takes a migration: one schema has one kind of views."""
+    newest = max(path.stem for path in Path(versions.__file__).parent.glob("v*.py"))
+    migration = import_module(f"{versions.__name__}.{newest}")
+    assert views_sha256() == migration.VIEWS_SHA256, (
+        f"set VIEWS_SHA256 in a new migration, or in {newest} before release"
+    )
+
+
+@pytest.mark.parametrize("name", ["", *(name for name, _ in IN_DATABASES)])
+def test_views_have_the_columns_of_the_registry(tmp_path: Path, name: str) -> None:
+    """A new database and a migrated one have the same views, in the order of the registry."""
+    path = tmp_path / "results.db"
+    if name:
+        shutil.copy(DATABASES / name, path)
+    open_store(path).close()
+    found = {}
+    with closing(sqlite3.connect(path)) as connection:
+        for view in ("results", "run_results", "comparisons"):
+            found[view] = [one[0] for one in connection.execute(f"SELECT * FROM {view}").description]
+    assert found["results"] == [one.name for one in OF_JOBS]
+    assert found["run_results"] == [one.name for one in OF_RUNS]
+    assert sorted(found["comparisons"]) == sorted(one.name for one in OF_PAIRS)

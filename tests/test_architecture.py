@@ -19,6 +19,16 @@ ARROWS = {
     "efficientquant_agent": {"efficientquant_protos"},
     "efficientquant_protos": set(),
 }
+# What each folder of the controller may import of the others; modules beside the folders import the registry alone.
+LAYERS = {
+    "cli": {"server", "fleet", "store", "analysis", "columns"},
+    "server": {"fleet", "store", "analysis", "columns"},
+    "fleet": {"store", "analysis", "columns"},
+    "store": {"analysis", "columns"},
+    "analysis": {"columns"},
+    "columns": set(),
+    "": {"columns"},
+}
 # Wire types stop at the seam.
 MAY_IMPORT_PROTOS = {"client.py", "server", "connection.py", "convert.py"}
 VAGUE = {"utils.py", "util.py", "common.py", "helpers.py", "helper.py", "misc.py", "manager.py"}
@@ -42,6 +52,15 @@ def test_packages_import_each_other_along_three_arrows_only(package: str) -> Non
     for path in SOURCES[package].rglob("*.py"):
         ours = {name.split(".")[0] for name in imports_of(path)} & SOURCES.keys()
         assert ours <= ARROWS[package] | {package}, path
+
+
+@pytest.mark.parametrize("folder", LAYERS)
+def test_arrows_inside_the_controller_go_down(folder: str) -> None:
+    """Commands and server use the fleet, the fleet the store and the analysis; nothing points back."""
+    root = SOURCES["efficientquant_controller"]
+    for path in (root / folder).rglob("*.py") if folder else root.glob("*.py"):
+        inner = {name.split(".")[1] for name in imports_of(path) if name.startswith(f"{root.name}.")}
+        assert inner & LAYERS.keys() <= LAYERS[folder] | {folder}, path
 
 
 def test_wire_types_stop_at_the_seam() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 from efficientquant_controller import bounds
 from efficientquant_controller.addresses import is_loopback, is_own, split_address
+from efficientquant_controller.database_location import check_location, locate
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.model import Measurement
-from efficientquant_controller.store.location import check_location, locate
 
 DEFAULT_REPEATS = 3
 # The paper averages ten runs.

@@ -10,8 +10,8 @@ import typer
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.phases import PhaseProgress
 from efficientquant_controller.config import ServerConfig
+from efficientquant_controller.database_location import Location, check_location
 from efficientquant_controller.errors import UserError
-from efficientquant_controller.store.location import Location, check_location
 
 
 def command(

@@ -15,8 +15,8 @@ from efficientquant_controller.cli import output
 from efficientquant_controller.cli.numbers import MinEffect
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json
 from efficientquant_controller.cli.waiting import Waiting
+from efficientquant_controller.database_location import check_location
 from efficientquant_controller.errors import UserError
-from efficientquant_controller.store.location import check_location
 
 if TYPE_CHECKING:
     from efficientquant_controller.analysis.job_comparison import JobComparison

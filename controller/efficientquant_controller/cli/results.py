@@ -13,8 +13,8 @@ from efficientquant_controller.cli.next_commands import FIRST_BENCH, command_lin
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json
 from efficientquant_controller.cli.waiting import Waiting
 from efficientquant_controller.columns import OF_ROWS
+from efficientquant_controller.database_location import check_location
 from efficientquant_controller.errors import UserError
-from efficientquant_controller.store.location import check_location
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -9,8 +9,8 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from efficientquant_controller.database_location import Location
 from efficientquant_controller.errors import StoreError
-from efficientquant_controller.store.location import Location
 from efficientquant_controller.store.opening import check_contents, opening
 from efficientquant_controller.store.write_ahead_log import BUSY_TIMEOUT_S, LOG_SUFFIXES, reading_uri
 

@@ -15,8 +15,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from efficientquant_controller.database_location import Location, check_location, driver_missing, hide_password
 from efficientquant_controller.errors import StoreError, StoreVersionError
-from efficientquant_controller.store.location import Location, check_location, driver_missing, hide_password
 from efficientquant_controller.store.tables import meta
 from efficientquant_controller.store.views import recreate_views
 from efficientquant_controller.store.write_ahead_log import BUSY_TIMEOUT_S, LOG_SUFFIXES, reading_uri

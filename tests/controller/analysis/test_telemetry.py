@@ -4,7 +4,7 @@ import pytest
 from efficientquant_controller.analysis.derived import derived_columns
 from efficientquant_controller.analysis.energy import EnergyRefusal
 from efficientquant_controller.analysis.facts import RunFacts
-from efficientquant_controller.analysis.telemetry import energy_in, inference_energy, rails, summarize_series
+from efficientquant_controller.analysis.telemetry import energy_in, inference_energy, peaks, rails, summarize_series
 
 TIMES = [n / 10 for n in range(301)]  # 30 s at 10 Hz: idle, 10 s of load in the middle, idle
 WINDOWS = {"idle_before": (0.0, 9.0), "measure": (11.0, 19.0), "idle_after": (21.0, 30.0)}
@@ -153,3 +153,15 @@ def test_columns_of_a_run_that_was_not_watched() -> None:
     assert known == {
         *("statistics_version", "verdict", "verdict_reasons", "latency_p90_bound_s", "latency_drift", "rail_set"),
     }
+
+
+def test_extremes_count_from_before_loading() -> None:
+    """What was read before the window `model` is not the model's; without that window everything counts."""
+    series = {
+        "child_pss_bytes": ([0.0, 1.0, 2.0], [9.0, 5.0, 7.0]),
+        "board_available_bytes": ([0.0, 1.0, 2.0], [1.0, 4.0, 3.0]),
+        "swap_used_bytes": ([], []),
+    }
+    assert peaks(series, {"model": (1.0, 2.0)}) == {"peak_pss_bytes": 7.0, "board_available_min_bytes": 3.0}
+    assert peaks(series, {}) == {"peak_pss_bytes": 9.0, "board_available_min_bytes": 1.0}
+    assert peaks({}, {}) == {}

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from efficientquant_controller.database_location import Location
 from efficientquant_controller.errors import StoreError, StoreVersionError
 from efficientquant_controller.model import BuildState, CampaignState, DeviceSnapshot, Run
 from efficientquant_controller.store import migrations
-from efficientquant_controller.store.location import Location
 from efficientquant_controller.store.opening import opening
 from efficientquant_controller.store.sql import SqlStore, open_store
 from efficientquant_controller.store.tables import metadata

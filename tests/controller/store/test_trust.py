@@ -119,6 +119,44 @@ def test_columns_of_a_run(planned: SqlStore, make_trusted: Callable) -> None:
     assert row["net_energy_per_inference_j"] == pytest.approx((6.0 - 2.0) * 4 / 64, rel=0.03)
 
 
+def test_every_column_is_filled(planned: SqlStore, make_trusted: Callable) -> None:
+    """A run that has everything leaves empty only what belongs to another runtime or to more samples."""
+    planned.record_result(make_trusted(), 5.0)
+    unknown = {name for name, value in numbers(planned).items() if value is None}
+    assert unknown == {
+        "artifact_bytes", "latency_p99_bound_s", "parse_s", "build_s", "deserialize_s", "create_context_s",
+        "warm_load_s", "clock_emc_target_hz", "clock_cpu_target_hz",
+    }  # fmt: skip
+
+
+def test_the_controller_finds_the_extremes(planned: SqlStore, make_result: Callable) -> None:
+    """Memory's extremes count from the window `model` on, also of a run that failed."""
+    told = (
+        Series("child_pss_bytes", (0.0, 2.0, 4.0), (900.0, 500.0, 700.0)),
+        Series("board_available_bytes", (0.0, 2.0, 4.0), (100.0, 800.0, 600.0)),
+        Series("swap_used_bytes", (2.0, 4.0), (3.0, 9.0)),
+    )
+    readings = {
+        **dict.fromkeys(("peak_pss_bytes", "board_available_min_bytes", "swap_used_max_bytes")),
+        "board_available_before_bytes": 1000, "swap_used_before_bytes": 2,
+    }  # fmt: skip
+    windows, state = (Window("model", 1.0, 5.0),), {"failure_type": "runtime_oom", "protocol_version": 3}
+    result = make_result(series=told, windows=windows, measured=readings, **state)
+    planned.record_result(result, 5.0)
+    row = numbers(planned)
+    names = ("peak_pss_bytes", "board_available_min_bytes", "board_memory_delta_bytes", "swap_used_max_bytes")
+    assert [row[name] for name in (*names, "swap_delta_bytes")] == [700, 600, 400, 9, 7]
+    assert planned.raw_result("r0") == result
+
+
+def test_what_an_older_agent_found_goes_before(planned: SqlStore, make_result: Callable) -> None:
+    """An agent of protocol 2 reported its extremes; they stand, and read back as it said them."""
+    told = (Series("child_pss_bytes", (0.0,), (5.0,)),)
+    planned.record_result(make_result(series=told, protocol_version=2), 5.0)
+    assert numbers(planned)["peak_pss_bytes"] == 1000
+    assert planned.raw_result("r0").measured["peak_pss_bytes"] == 1000
+
+
 def test_json_and_truths_are_alike_on_both_databases(planned: SqlStore, make_trusted: Callable) -> None:
     """JSON columns of the views come as what they say and truths as bool, whichever database holds them."""
     planned.record_result(make_trusted(), 5.0)

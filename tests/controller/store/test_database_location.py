@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from efficientquant.installation import install_command
+from efficientquant_controller import database_location as module
+from efficientquant_controller.database_location import Location, check_location, locate
 from efficientquant_controller.errors import StoreError
-from efficientquant_controller.store import location as module
-from efficientquant_controller.store.location import Location, check_location, locate
 from efficientquant_controller.store.sql import open_store
 
 

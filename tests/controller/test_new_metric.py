@@ -1,0 +1,105 @@
+"""What a metric that the child measures takes on the controller: one entry and one migration."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCHEMA_3 = ROOT / "tests" / "fixtures" / "databases" / "0.1.0-schema-3.db"
+BEFORE = '    _reading("board_available_before_bytes"'
+ENTRY = """    Column(
+        "peak_uss_bytes", Kind.BIGINT, Origin.MEASURED, "the most memory that only this process had", Over.MEDIAN,
+        cell=Cell("memory", "peak USS", "MiB", 1), compared=Compared("unique-memory", "unique memory"),
+    ),
+"""
+MIGRATION = '''"""Schema 5: memory that only the child has."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+
+
+def upgrade() -> None:
+    op.add_column("runs", sa.Column("peak_uss_bytes", sa.BigInteger(), nullable=True))
+'''
+# Reports a result to a database of schema 3 and to a new one, over the wire, and prints where its reading came out.
+PROGRAM = """
+import io, json, sys
+from dataclasses import replace
+from pathlib import Path
+from efficientquant_controller.analysis.metrics import METRICS, metrics_listed
+from efficientquant_controller.cli.result_table import print_result_tables
+from efficientquant_controller.cli.results import si_rows
+from efficientquant_controller.columns.document import with_tables
+from efficientquant_controller.fleet.comparing import compared_results
+from efficientquant_controller.model import Job, JobState, Run
+from efficientquant_controller.server import convert
+from efficientquant_controller.store.sql import open_store
+from rich.console import Console
+
+old, new = (open_store(path) for path in sys.argv[1:3])
+result, campaign = old.raw_result("fp32-0"), replace(old.campaign("c0"), campaign_id="c9")
+new.register_device("d1", "bench-1", "0.1.0", 1, result.device, 1.0)
+found = {"listed": metrics_listed(), "column": METRICS["unique-memory"].column}
+found["documented"] = "peak_uss_bytes" in with_tables(Path(sys.argv[3]).read_text(encoding="utf-8"))
+for name, store in (("old", old), ("new", new)):
+    jobs = [Job("j9", "c9", "d1", "mobilevit_xxs", "fp32", JobState.QUEUED)]
+    store.create_campaign(campaign, [], jobs, [Run("r9", "j9", 0, 0)])
+    read = replace(result, run_id="r9", measured={**result.measured, "peak_uss_bytes": float(3 << 20)})
+    store.record_result(convert.result_from_wire(convert.result_to_wire(read)), 9.0)
+    [run], [row] = store.run_rows("c9"), compared_results(store, "c9")
+    console = Console(file=io.StringIO(), width=200)
+    print_result_tables([row], console)
+    sent = json.loads(convert.job_row_to_wire(row).columns_json)
+    found[name] = {
+        "run_results": run["peak_uss_bytes"],
+        "results": store.results("c9")[0]["peak_uss_bytes"],
+        "json": si_rows([sent])[0]["peak_uss_bytes"],
+        "table": "peak USS" in console.file.getvalue(),
+        "read back": store.raw_result("r9").measured["peak_uss_bytes"],
+    }
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the program finds with a copy of the package in which two files were touched."""
+    folder = tmp_path_factory.mktemp("copy")
+    package = folder / "efficientquant_controller"
+    shutil.copytree(ROOT / "controller" / package.name, package, ignore=shutil.ignore_patterns("__pycache__"))
+    entries = package / "columns" / "performance.py"
+    text = entries.read_text(encoding="utf-8")
+    assert text.count(BEFORE) == 1
+    entries.write_text(text.replace(BEFORE, ENTRY + BEFORE), encoding="utf-8")
+    (package / "store" / "migrations" / "versions" / "v0005_unique_memory.py").write_text(MIGRATION, encoding="utf-8")
+    old, new = shutil.copy(SCHEMA_3, folder / "old.db"), folder / "new.db"
+    path = os.pathsep.join(map(str, (folder, ROOT / "controller", ROOT / "protos")))
+    command = [sys.executable, "-c", PROGRAM, old, new, ROOT / "docs" / "database.md"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("database", ["old", "new"])
+def test_a_reading_reaches_every_reader(found: dict[str, Any], database: str) -> None:
+    """One entry and one migration bring a reading to both views, JSON rows and the terminal, in every database."""
+    size = 3 << 20
+    assert found[database] == {
+        "run_results": size, "results": size, "json": size, "table": True, "read back": size
+    }  # fmt: skip
+
+
+def test_a_metric_is_offered_and_documented(found: dict[str, Any]) -> None:
+    """The same entry offers it to `compare` and describes it in docs/database.md."""
+    assert found["column"] == "peak_uss_bytes"
+    assert "unique-memory" in found["listed"]
+    assert found["documented"]

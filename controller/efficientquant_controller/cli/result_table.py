@@ -185,14 +185,15 @@ def _optional_text(name: str) -> Cell:
 
 
 def _group(name: str) -> dict[str, Cell]:
-    """The cells of the registry that stand in one group, by their headings."""
-    cells = [(one, one.cell) for one in COLUMNS.values() if one.cell and one.cell.group == name]
-    return {
-        f"{shown.heading}\n{shown.unit}" if shown.unit else shown.heading: _number(column, shown)
-        if shown.unit
-        else _optional_text(column.name)
-        for column, shown in sorted(cells, key=lambda pair: pair[1].place)
-    }
+    """The cells of the registry that stand in one group, by their headings: numbers have a unit."""
+    shown = [(one, one.cell) for one in COLUMNS.values() if one.cell and one.cell.group == name]
+    cells: dict[str, Cell] = {}
+    for column, cell in sorted(shown, key=lambda pair: pair[1].place):
+        if cell.unit:
+            cells[f"{cell.heading}\n{cell.unit}"] = _number(column, cell)
+        else:
+            cells[cell.heading] = _optional_text(column.name)
+    return cells
 
 
 def _speed_up(row: Row, rows: Sequence[Row]) -> str:

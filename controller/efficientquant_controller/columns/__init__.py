@@ -60,7 +60,7 @@ OF_PAIRS = tuple(
     if one.name in _OF_VARIANTS or one.origin in (Origin.PAIR, Origin.SIZE, Origin.GUARD)
 )
 # The rows of `bench` and `results`, in JSON and CSV.
-OF_ROWS = tuple(one for one in COLUMNS.values() if one in OF_JOBS or one in OF_COMPARISONS)
+OF_ROWS = tuple(one for one in COLUMNS.values() if one.over or one.job_sql or one.origin in _BESIDE_FP32)
 
 
 def names_of_kind(kind: Kind) -> frozenset[str]:

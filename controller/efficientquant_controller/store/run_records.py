@@ -72,9 +72,9 @@ def _stored(kind: Kind, value: Any) -> Any:
 
 
 def _peaks(result: RunResult) -> dict[str, float]:
-    """The extremes of the series; what an agent of protocol 2 found itself goes before."""
-    series = {one.name: _readings(one) for one in result.series}
-    return {**peaks(series, _windows(result)), **result.measured}
+    """The extremes of the series; what an agent before protocol 3 found itself goes before."""
+    found = peaks({one.name: _readings(one) for one in result.series}, _windows(result))
+    return found if result.protocol_version >= _OWN_PEAKS else {**found, **result.measured}
 
 
 def _recorded(result: RunResult, now_s: float) -> dict[str, Any]:

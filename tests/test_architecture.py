@@ -56,7 +56,7 @@ def test_packages_import_each_other_along_three_arrows_only(package: str) -> Non
 
 @pytest.mark.parametrize("folder", LAYERS)
 def test_arrows_inside_the_controller_go_down(folder: str) -> None:
-    """Commands and server use the fleet, the fleet the store and the analysis; nothing points back."""
+    """Imports between the controller's folders go down only."""
     root = SOURCES["efficientquant_controller"]
     for path in (root / folder).rglob("*.py") if folder else root.glob("*.py"):
         inner = {name.split(".")[1] for name in imports_of(path) if name.startswith(f"{root.name}.")}

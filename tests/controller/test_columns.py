@@ -29,7 +29,7 @@ def test_every_name_is_unique() -> None:
 
 @EVERY
 def test_a_name_says_its_unit(column: Column) -> None:
-    """Bytes are whole numbers, a cell is of the column's unit, and a physical unit is one that the name ends in."""
+    """A cell and a metric have the unit that the name ends in."""
     assert (column.unit == "B") <= column.kind.whole
     if column.cell is not None and column.cell.unit:
         assert columns.SHOWN[column.cell.unit][0] == column.unit
@@ -39,7 +39,7 @@ def test_a_name_says_its_unit(column: Column) -> None:
 
 @EVERY
 def test_an_entry_is_complete(column: Column) -> None:
-    """Each has a meaning that fits a table, and stands in a view or among the comparisons."""
+    """Each entry has a meaning and stands in a view."""
     assert re.fullmatch(r"[^|\n]{8,240}", column.meaning)
     assert not column.meaning.endswith(".")
     shown = (*columns.OF_JOBS, *columns.OF_RUNS, *columns.OF_PAIRS, *columns.OF_COMPARISONS)

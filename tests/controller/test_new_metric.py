@@ -1,4 +1,4 @@
-"""What a metric that the child measures takes on the controller: one entry and one migration."""
+"""What a new metric of the child takes on the controller."""
 
 import json
 import os
@@ -72,7 +72,7 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the program finds with a copy of the package in which two files were touched."""
+    """What the program finds in a copy with two files touched."""
     folder = tmp_path_factory.mktemp("copy")
     package = folder / "efficientquant_controller"
     shutil.copytree(ROOT / "controller" / package.name, package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -91,7 +91,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.parametrize("database", ["old", "new"])
 def test_a_reading_reaches_every_reader(found: dict[str, Any], database: str) -> None:
-    """One entry and one migration bring a reading to both views, JSON rows and the terminal, in every database."""
+    """One entry and one migration bring a reading to every reader."""
     size = 3 << 20
     assert found[database] == {
         "run_results": size, "results": size, "json": size, "table": True, "read back": size

@@ -49,7 +49,7 @@ class RunFacts:
 
 
 def finite_number(text: str | None) -> float | None:
-    """Read a number out of a text; None where it holds none, or one that is not finite."""
+    """Read a finite number out of a text, or None."""
     try:
         value = float(text or "")
     except ValueError:

@@ -66,7 +66,10 @@ def summarize_series(facts: RunFacts) -> SeriesSummary:
 
 
 def peaks(series: Mapping[str, Readings], windows: Mapping[str, Window]) -> dict[str, float]:
-    """Find the extremes of memory from the start of the window `model` on, or of all readings without that window."""
+    """Find the extremes of memory from the window `model` on.
+
+    All readings count where there is no such window.
+    """
     start_s = windows[MODEL][0] if MODEL in windows else -inf
     found = {}
     for column, (name, extreme) in _PEAKS.items():

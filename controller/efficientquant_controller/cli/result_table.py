@@ -168,7 +168,7 @@ def _state(row: Row, _: Sequence[Row]) -> str:
 
 
 def _number(column: Column, shown: Shown) -> Cell:
-    """Show a number in the unit for people; a range where the cell names its other end."""
+    """Show a number, or a range, in the unit for people."""
     _, factor = SHOWN[shown.unit]
     names = (column.name, shown.up_to) if shown.up_to else (column.name,)
 
@@ -185,7 +185,10 @@ def _optional_text(name: str) -> Cell:
 
 
 def _group(name: str) -> dict[str, Cell]:
-    """The cells of the registry that stand in one group, by their headings: numbers have a unit."""
+    """Make the cells of one group of the registry, by their headings.
+
+    Only numbers have a unit, in the heading's second line.
+    """
     shown = [(one, one.cell) for one in COLUMNS.values() if one.cell and one.cell.group == name]
     cells: dict[str, Cell] = {}
     for column, cell in sorted(shown, key=lambda pair: pair[1].place):

@@ -1,4 +1,4 @@
-"""The registry of what is measured: one entry for each column, from which everything that lists columns is made.
+"""The registry of what is measured, one entry for each column.
 
 Tables, views, JSON and CSV rows, the cells of the terminal's tables, `compare --metric` and the tables of
 docs/database.md follow from it, in the order of COLUMNS. A new entry of the table `runs` takes a migration.

@@ -1,4 +1,7 @@
-"""Each variant beside the fp32 job of the same campaign, device and model."""
+"""Each variant beside its fp32 twin.
+
+That is the fp32 job of the same campaign, device and model.
+"""
 
 from efficientquant_controller.columns.entry import Column, Kind, Origin
 

@@ -10,7 +10,10 @@ _MARKED = re.compile(r"(<!-- columns: (\w+) -->\n).*?(<!-- end of columns -->)",
 
 
 def with_tables(page: str) -> str:
-    """Return the page with every marked table written anew; raises KeyError for a mark that names no table."""
+    """Return the page with every marked table written again.
+
+    Raises KeyError for a mark that names no table.
+    """
     return _MARKED.sub(lambda mark: f"{mark[1]}{_table(_TABLES[mark[2]], mark[2] == 'results')}{mark[3]}", page)
 
 

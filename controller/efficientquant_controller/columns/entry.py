@@ -1,4 +1,4 @@
-"""What an entry of the registry says of one column: where it comes from, what it means, where it is shown."""
+"""What an entry of the registry says of one column."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -70,7 +70,7 @@ class Over(StrEnum):
 
 @dataclass(frozen=True)
 class Cell:
-    """Where the tables of `results` show a column: a group, a heading, a unit for people.
+    """Where the tables of `results` show a column.
 
     `up_to` names the column that ends a range which begins with this one. Cells stand in the order of the registry,
     those with a `place` before the others.
@@ -125,10 +125,10 @@ SHOWN = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the views: `name` carries the unit, `meaning` is one sentence for docs/database.md.
+    """One column of the views, whose name carries its unit.
 
-    `job_sql` and `run_sql` are its expressions in the views `results` and `run_results`, where they are not what
-    `over` and `origin` say.
+    `meaning` is one sentence for docs/database.md. `job_sql` and `run_sql` are its expressions in the views `results`
+    and `run_results`, where they are not what `over` and `origin` say.
     """
 
     name: str
@@ -143,7 +143,7 @@ class Column:
 
     @property
     def unit(self) -> str:
-        """The unit that the end of the name says; empty for a text or a plain number."""
+        """The unit that the name ends in, empty where there is none."""
         if self.kind in (Kind.STRING, Kind.TEXT, Kind.JSON, Kind.BOOLEAN):
             return ""
         return next((unit for end, unit in UNITS.items() if self.name.endswith(end)), "")

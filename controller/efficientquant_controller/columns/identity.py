@@ -1,4 +1,4 @@
-"""What was run where: the job with its campaign, device and artifact, and the plan of each repeat."""
+"""What was run where, and how each repeat was planned."""
 
 from efficientquant_controller.columns.entry import Cell, Column, Kind, Origin, Over
 
@@ -10,7 +10,10 @@ _WEIGHTS = (
 
 
 def _fact(name: str, meaning: str, sql: str, run_sql: str | None = None, kind: Kind = Kind.STRING) -> Column:
-    """Make an entry of both views; `run_sql` is given where a run has its own, and empty where it has none."""
+    """Make an entry of both views.
+
+    `run_sql` is given where a run has a value of its own, and empty where it has none.
+    """
     return Column(name, kind, Origin.JOB, meaning, job_sql=sql, run_sql=sql if run_sql is None else run_sql)
 
 

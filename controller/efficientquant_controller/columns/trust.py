@@ -1,4 +1,4 @@
-"""How far a number can be trusted: the verdict, power, heat, clocks, outputs, and what really computed."""
+"""How far a number can be trusted, and what really computed it."""
 
 from efficientquant_controller.columns.entry import Cell, Column, Compared, Kind, Origin, Over
 

@@ -19,7 +19,7 @@ def compared_results(store: Store, campaign_id: str | None) -> list[dict[str, An
 def _repeats_without_answer(
     store: Store, rows: Sequence[Mapping[str, Any]], stored: Mapping[str, Any]
 ) -> list[Mapping[str, Any]]:
-    """The succeeded repeats of the variants whose comparison is not stored yet, and of their fp32 twins."""
+    """Read the succeeded repeats of pairs whose comparison is not stored."""
     twins = {_place(row): row["job_id"] for row in rows if row["recipe"] == TWIN_RECIPE}
     waiting = [
         row for row in rows if row["recipe"] != TWIN_RECIPE and _place(row) in twins and row["job_id"] not in stored

@@ -149,7 +149,7 @@ def result_from_wire(message: pb.RunResult) -> RunResult:
 
 
 def _readings_of_protocol_2(message: pb.RunResult, conditions: dict[str, str]) -> dict[str, float]:
-    """Read what an older agent said in fields of its own, and take targets of clocks out of `conditions`."""
+    """Move the readings of an older agent's fields and conditions into `measured`."""
     fields = _read_optional(message, _READINGS_OF_PROTOCOL_2)
     found: dict[str, float] = {name: value for name, value in fields.items() if value is not None}
     for name in _TARGETS_OF_PROTOCOL_2:

@@ -165,10 +165,10 @@ class Store(ABC):
 
     @abstractmethod
     def comparisons(self, campaign_id: str | None = None) -> Mapping[str, Mapping[str, Any]]:
-        """What the guard said of each variant beside its fp32 twin, by job id, of one campaign or of all.
+        """Return the guard's answers for variants beside their fp32 twins, by job.
 
-        MUST have every pair whose jobs have both ended and that was compared by the rules of today; it is written in
-        the transaction in which the second one ends. A database of older rules that is only read has none.
+        MUST have every pair whose jobs have both ended and that was compared by the rules of today. An answer is
+        written in the transaction in which the second job ends. A database of older rules that is only read has none.
         """
 
     @abstractmethod

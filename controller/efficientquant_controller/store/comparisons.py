@@ -1,4 +1,4 @@
-"""What the guard says of each variant beside its fp32 twin, kept in `job_comparisons` for those who read with SQL."""
+"""The guard's answers in the table `job_comparisons`, for readers of SQL."""
 
 import logging
 import time
@@ -26,7 +26,10 @@ _REPEATS = text(
 
 
 def compare_with_twin(sql: Transaction, job: Job) -> None:
-    """Record what follows from the end of a job: its own comparison, or those of the variants that waited for it."""
+    """Record the comparisons that the end of a job completes.
+
+    Those are its own, or for an fp32 job those of the variants that have ended before it.
+    """
     own = tables.jobs.c
     place = and_(own.campaign_id == job.campaign_id, own.device_id == job.device_id, own.model == job.model)
     which = place if job.recipe == TWIN_RECIPE else and_(place, own.recipe.in_((TWIN_RECIPE, job.recipe)))
@@ -43,7 +46,10 @@ def stored_comparisons(sql: Transaction, campaign_id: str | None) -> dict[str, d
 
 
 def compare_again(transactions: Transactions, clock: Callable[[], float] = time.monotonic) -> None:
-    """Compare every ended pair that has no answer by the rules of today, one campaign in a transaction."""
+    """Compare every ended pair that lacks an answer by today's rules.
+
+    Each campaign is one transaction.
+    """
     with transactions.read() as sql:
         campaign_ids = sql.scalars(_campaigns_to_compare())
     told_s = clock()
@@ -69,7 +75,7 @@ def _campaigns_to_compare() -> Any:
 
 
 def _record(sql: Transaction, which: ColumnElement[bool]) -> None:
-    """Compare the ended variants among some jobs with those of their twins that have ended."""
+    """Compare the ended variants among some jobs with their ended twins."""
     jobs = sql.rows(select(tables.jobs).where(which, tables.jobs.c.state.in_(_ENDED)))
     twins = {_place(job): job["job_id"] for job in jobs if job["recipe"] == TWIN_RECIPE}
     variants = {
@@ -99,5 +105,5 @@ def _place(job: RowMapping) -> tuple[str, ...]:
 
 
 def _as_result(job: RowMapping) -> dict[str, Any]:
-    """A job as a row of results, with what tells twins: the sizes of files are no matter of the guard."""
+    """Make a row of results with what tells twins, without the files."""
     return {**job, "device": job["device_id"], "artifact_sha256": "", "artifact_bytes": None}

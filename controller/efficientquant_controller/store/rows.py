@@ -13,9 +13,10 @@ _JSON, _BOOLEAN, _DOUBLE = (names_of_kind(kind) for kind in (Kind.JSON, Kind.BOO
 
 
 def typed(rows: Sequence[RowMapping]) -> list[dict[str, Any]]:
-    """Decode JSON and booleans, which SQLite hands out as text and as 1 and 0; an empty text is no JSON.
+    """Decode the JSON and booleans of rows of a view.
 
-    A number that is not finite becomes None: rows travel as JSON, which has none.
+    SQLite hands them out as text, where an empty one is no JSON, and as 1 and 0. A number that is not finite becomes
+    None: rows travel as JSON, which has none.
     """
     if not rows:
         return []

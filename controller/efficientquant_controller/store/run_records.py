@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 from sqlalchemy import RowMapping
@@ -33,13 +33,14 @@ Row = RowMapping
 _LOADING = (("read", "session_create", "first_inference"), ("read", "deserialize", "create_context", "first_inference"))
 # The first protocol whose agents leave the extremes of their series to the controller.
 _OWN_PEAKS = 3
-_LIMIT = 2**63
+# Where SQL's whole numbers end.
+_LIMITS = {Kind.INTEGER: 2**31, Kind.BIGINT: 2**63}
 # The paper's load time leaves the first inference out.
 _PAPER_LOADING = (("read", "session_create"), ("read", "deserialize", "create_context"))
 
 
 def result_to_row(result: RunResult, measurement: Measurement, now_s: float) -> dict[str, Any]:
-    """Make the reported half of a row of runs: every column of the registry that a report writes.
+    """Make every column of a row of runs that a report writes.
 
     `measurement` is what the campaign asked for: a verdict depends on it.
 
@@ -62,8 +63,12 @@ def result_to_row(result: RunResult, measurement: Measurement, now_s: float) -> 
 
 
 def _possible(readings: Mapping[str, float]) -> dict[str, float]:
-    """Leave out readings that no column can hold: one broken reading must not cost the run."""
-    return {name: value for name, value in readings.items() if isfinite(value) and abs(value) < _LIMIT}
+    """Leave out readings that their columns cannot hold.
+
+    One broken reading must not cost the run.
+    """
+    limits = {one.name: _LIMITS.get(one.kind, inf) for one in OF_REPORTS}
+    return {name: value for name, value in readings.items() if abs(value) < limits.get(name, 0)}
 
 
 def _stored(kind: Kind, value: Any) -> Any:
@@ -72,9 +77,12 @@ def _stored(kind: Kind, value: Any) -> Any:
 
 
 def _peaks(result: RunResult) -> dict[str, float]:
-    """The extremes of the series; what an agent before protocol 3 found itself goes before."""
+    """Find the extremes of the series.
+
+    What an agent before protocol 3 found itself goes first.
+    """
     found = peaks({one.name: _readings(one) for one in result.series}, _windows(result))
-    return found if result.protocol_version >= _OWN_PEAKS else {**found, **result.measured}
+    return _possible(found if result.protocol_version >= _OWN_PEAKS else {**found, **result.measured})
 
 
 def _recorded(result: RunResult, now_s: float) -> dict[str, Any]:
@@ -182,7 +190,10 @@ def result_from_row(
 
 
 def _measured(row: Row) -> dict[str, float]:
-    """The single readings; agents before protocol 3 reported the extremes of their series among them."""
+    """Read the single readings back.
+
+    Agents before protocol 3 reported the extremes of their series among them.
+    """
     origins = {Origin.MEASURED} if row["protocol_version"] >= _OWN_PEAKS else {Origin.MEASURED, Origin.PEAK}
     return {one.name: row[one.name] for one in OF_REPORTS if one.origin in origins and row[one.name] is not None}
 

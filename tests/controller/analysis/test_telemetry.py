@@ -156,7 +156,7 @@ def test_columns_of_a_run_that_was_not_watched() -> None:
 
 
 def test_extremes_count_from_before_loading() -> None:
-    """What was read before the window `model` is not the model's; without that window everything counts."""
+    """Extremes of memory count from the window `model` on, if there is one."""
     series = {
         "child_pss_bytes": ([0.0, 1.0, 2.0], [9.0, 5.0, 7.0]),
         "board_available_bytes": ([0.0, 1.0, 2.0], [1.0, 4.0, 3.0]),

@@ -106,7 +106,7 @@ def status_message(state="running", **values) -> pb.CampaignStatus:
 
 
 def job_row(recipe="fp32", p50_s=0.020, **values) -> dict[str, Any]:
-    """A row as a controller sends it: NULL for an unknown number, an empty text for an unknown text."""
+    """A row as a controller sends it, unknown but for some values."""
     texts = (Kind.STRING, Kind.TEXT)
     unknown = {one.name: "" if one.kind in texts else None for one in OF_ROWS}
     defaults = {

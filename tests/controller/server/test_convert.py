@@ -98,13 +98,13 @@ OLD_FIELDS = {
 
 
 def test_a_result_survives_both_ways() -> None:
-    """Nothing is lost or invented: a reading that is absent stays absent, and a zero stays a zero."""
+    """A reading that is absent stays absent, and a zero stays a zero."""
     assert convert.result_from_wire(convert.result_to_wire(RESULT)) == RESULT
     assert convert.result_from_wire(convert.result_to_wire(replace(RESULT, measured={}))).measured == {}
 
 
 def test_what_a_device_has_not_stays_absent() -> None:
-    """Without an engine or reference outputs there is none; it is no empty one."""
+    """A result without engine and reference outputs reads back without them."""
     without = replace(RESULT, agreement=None, engine=None)
     assert convert.result_from_wire(convert.result_to_wire(without)) == without
 
@@ -120,7 +120,7 @@ def test_a_result_of_an_older_agent() -> None:
 
 
 def test_a_result_of_protocol_2() -> None:
-    """Fields and targets of clocks that protocol 3 has no more become readings, a zero included."""
+    """Fields and clock targets of protocol 2 become readings."""
     message = convert.result_to_wire(replace(RESULT, measured={}))
     message.peak_pss_bytes, message.board_available_min_bytes, message.sampler_cpu_s = 5, 0, 0.25
     message.conditions.update(clock_gpu_target_hz="921600000", clock_cpu_target_hz="as it likes")

@@ -1,4 +1,4 @@
-"""What the guard says of a variant, stored for those who read with SQL."""
+"""The guard's answers in the database."""
 
 import logging
 import shutil
@@ -27,7 +27,10 @@ def view(store: SqlStore, campaign_id: str = "c2") -> list[dict[str, Any]]:
 
 @pytest.fixture
 def twins(planned: SqlStore, campaign: Campaign, make_result: Callable) -> SqlStore:
-    """Campaign c2: fp32, int8 (twice as fast) and fp16 (nothing succeeded), three repeats each, no job ended."""
+    """Campaign c2 with fp32, int8 and fp16, none of them ended.
+
+    int8 is twice as fast; fp16 has no result.
+    """
     recipes = {"fp32": 1.0, "int8": 0.5, "fp16": None}
     measurement = Measurement("demo", 0.1, 3)
     jobs = [Job(f"j-{recipe}", "c2", "d1", "m", recipe, JobState.QUEUED) for recipe in recipes]
@@ -41,7 +44,7 @@ def twins(planned: SqlStore, campaign: Campaign, make_result: Callable) -> SqlSt
 
 
 def test_nothing_is_answered_before_both_jobs_have_ended(twins: SqlStore) -> None:
-    """A variant that waits for its twin has no ratio in the view; it gets one when the twin ends."""
+    """A variant gets its ratio when its twin ends."""
     twins.set_job_state("j-int8", JobState.SUCCEEDED)
     waiting = {
         row["recipe"]: (row["latency_ratio"], row["latency_ratio_min"], row["latency_answer"]) for row in view(twins)
@@ -56,7 +59,7 @@ def test_nothing_is_answered_before_both_jobs_have_ended(twins: SqlStore) -> Non
 
 
 def test_a_variant_that_ends_last_is_compared(twins: SqlStore) -> None:
-    """The end of either job completes the pair; one without a repeat says why it has no ratio."""
+    """A variant that ends after its twin is compared at once."""
     for job_id, state in (("j-fp32", JobState.SUCCEEDED), ("j-int8", JobState.SUCCEEDED), ("j-fp16", JobState.FAILED)):
         twins.set_job_state(job_id, state)
     fp16, int8 = view(twins)
@@ -65,7 +68,7 @@ def test_a_variant_that_ends_last_is_compared(twins: SqlStore) -> None:
 
 
 def test_the_commands_say_what_the_view_says(twins: SqlStore) -> None:
-    """Rows of `results` have the same answers before they are stored, after, and in the view."""
+    """Rows of `results` have the view's answers, stored or not."""
     before = {row["job_id"]: [row[name] for name in GUARD] for row in compared_results(twins, "c2")}
     for job_id in ("j-fp32", "j-int8"):
         twins.set_job_state(job_id, JobState.SUCCEEDED)
@@ -98,7 +101,7 @@ def test_an_old_database_is_compared_when_it_is_opened(tmp_path: Path) -> None:
 
 
 def test_newer_rules_compare_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers of other rules are computed anew on opening for writing, and are not used by who only reads."""
+    """Answers of other rules are replaced by who writes, ignored by who reads."""
     path = shutil.copy(SCHEMA_3, tmp_path / "old.db")
     open_store(path).close()
     monkeypatch.setattr(comparisons, "RULES_VERSION", 1000)

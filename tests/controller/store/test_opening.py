@@ -117,7 +117,7 @@ def columns_of(path: Path, view: str) -> list[str]:
 
 @pytest.mark.parametrize("view", ["results", "run_results", "comparisons"])
 def test_views_keep_their_columns(tmp_path: Path, view: str) -> None:
-    """Every column of the last schema's views is there after the migration; those of `results` in their order."""
+    """A migration keeps every column of the last schema's views."""
     path = Path(shutil.copy(DATABASES / "0.1.0-schema-3.db", tmp_path / "old.db"))
     before = columns_of(path, view)
     open_store(path).close()
@@ -128,7 +128,7 @@ def test_views_keep_their_columns(tmp_path: Path, view: str) -> None:
 
 
 def test_targets_of_clocks_become_numbers(tmp_path: Path) -> None:
-    """What old conditions say of locked clocks is a number of its own after the migration, and is text no more."""
+    """A migration moves clock targets from conditions to columns."""
     store = open_store(shutil.copy(DATABASES / "0.1.0-schema-3.db", tmp_path / "old.db"))
     names = ("clock_gpu_target_hz", "clock_cpu_target_hz", "clock_emc_target_hz")
     for row in (*store.run_rows("c0"), *store.results("c0")):

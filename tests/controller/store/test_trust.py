@@ -120,7 +120,7 @@ def test_columns_of_a_run(planned: SqlStore, make_trusted: Callable) -> None:
 
 
 def test_every_column_is_filled(planned: SqlStore, make_trusted: Callable) -> None:
-    """A run that has everything leaves empty only what belongs to another runtime or to more samples."""
+    """A run that has everything fills every column that applies."""
     planned.record_result(make_trusted(), 5.0)
     unknown = {name for name, value in numbers(planned).items() if value is None}
     assert unknown == {
@@ -130,7 +130,7 @@ def test_every_column_is_filled(planned: SqlStore, make_trusted: Callable) -> No
 
 
 def test_the_controller_finds_the_extremes(planned: SqlStore, make_result: Callable) -> None:
-    """Memory's extremes count from the window `model` on, also of a run that failed."""
+    """The controller finds memory's extremes, also of a failed run."""
     told = (
         Series("child_pss_bytes", (0.0, 2.0, 4.0), (900.0, 500.0, 700.0)),
         Series("board_available_bytes", (0.0, 2.0, 4.0), (100.0, 800.0, 600.0)),
@@ -150,7 +150,7 @@ def test_the_controller_finds_the_extremes(planned: SqlStore, make_result: Calla
 
 
 def test_what_an_older_agent_found_goes_before(planned: SqlStore, make_result: Callable) -> None:
-    """An agent of protocol 2 reported its extremes; they stand, and read back as it said them."""
+    """The extremes that an agent of protocol 2 reported stand."""
     told = (Series("child_pss_bytes", (0.0,), (5.0,)),)
     planned.record_result(make_result(series=told, protocol_version=2), 5.0)
     assert numbers(planned)["peak_pss_bytes"] == 1000
@@ -265,7 +265,7 @@ def test_loading_an_engine(planned: SqlStore, make_trusted: Callable) -> None:
 
 
 def test_a_full_row(planned: SqlStore, make_trusted: Callable, campaign: Campaign) -> None:
-    """A row with everything in it lacks only what this run could not have."""
+    """A row with everything lacks only what this run could not have."""
     planned.record_result(make_trusted(), 5.0)
     (row,) = planned.results(campaign.campaign_id)
     unknown = {"artifact_bytes", "latency_p99_bound_s", "build_s", "warm_load_s"}

@@ -1,4 +1,4 @@
-"""The views of each schema: released texts stay, the current ones are the registry's."""
+"""The views of each schema."""
 
 import hashlib
 import shutil
@@ -36,18 +36,18 @@ def views_of(path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize(("text", "sha256"), RELEASED)
 def test_a_released_view_never_changes(text: str, sha256: str) -> None:
-    """The text of a released view is the one that was released, byte by byte."""
+    """The text of a released view never changes."""
     assert hashlib.sha256(text.encode()).hexdigest() == sha256
 
 
 @pytest.mark.parametrize(("name", "views"), IN_DATABASES)
 def test_a_released_database_holds_its_schemas_views(name: str, views: dict[str, str]) -> None:
-    """The texts in `store/views` are those in the database that each release wrote."""
+    """The texts in `store/views` are those that each release wrote."""
     assert views_of(DATABASES / name) == views
 
 
 def test_the_newest_migration_names_the_current_views() -> None:
-    """An entry of the registry that changes a view takes a migration: one schema has one kind of views."""
+    """An entry of the registry that changes a view takes a migration."""
     newest = max(path.stem for path in Path(versions.__file__).parent.glob("v*.py"))
     migration = import_module(f"{versions.__name__}.{newest}")
     assert views_sha256() == migration.VIEWS_SHA256, (
@@ -57,7 +57,7 @@ def test_the_newest_migration_names_the_current_views() -> None:
 
 @pytest.mark.parametrize("name", ["", *(name for name, _ in IN_DATABASES)])
 def test_views_have_the_columns_of_the_registry(tmp_path: Path, name: str) -> None:
-    """A new database and a migrated one have the same views, in the order of the registry."""
+    """New and migrated databases have the registry's columns."""
     path = tmp_path / "results.db"
     if name:
         shutil.copy(DATABASES / name, path)

@@ -1,12 +1,12 @@
-"""The views of each schema: v1 to v3 as they were released, and the current ones, made from the registry.
+"""The views of each schema.
 
-From schema 4 on a migration creates no views. When migrations have brought the tables to the newest schema, the store
-replaces all views by those that the registry describes (`recreate_views`), in the same transaction; between two
-migrations nobody reads them. So a metric takes one entry and one migration that adds its column, and the text of a
-released migration never depends on entries that came later.
+v1 to v3 are as they were released. From schema 4 on the views are made from the registry of columns (`current`), and a
+migration creates none. When migrations have brought the tables to the newest schema, the store replaces all views in
+the same transaction (`recreate_views`). Nobody reads them between two migrations. So a metric takes one entry and one
+migration that adds its column, and what a released migration does never depends on entries that came later.
 
-A migration that changes what the views are names them by `VIEWS_SHA256`, and a test compares the newest one with the
-registry: an entry without a migration fails there, or readers would meet one schema with two kinds of views.
+Each of these migrations names the views of its schema by `VIEWS_SHA256`. A test compares the newest one with the
+registry: an entry without a migration fails there, as readers would meet one schema with two kinds of views.
 """
 
 import hashlib

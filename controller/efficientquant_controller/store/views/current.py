@@ -26,7 +26,7 @@ _FIRST = ("latency_ratio", "latency_ratio_min", "latency_ratio_max", "load_ratio
 
 
 def current_views() -> dict[str, str]:
-    """The statement that creates each view, in an order in which they can be created."""
+    """Return the statement that creates each view, in that order."""
     return {"results": _results(), "run_results": _run_results(), "comparisons": _comparisons()}
 
 
@@ -44,7 +44,10 @@ def _run_results() -> str:
 
 
 def _comparisons() -> str:
-    """The guard's answers; NULL, or an empty text, where it has given none."""
+    """Make the view of the guard's answers.
+
+    It has NULL, or an empty text, where the guard has given none.
+    """
     of_guard = {one.name: _of_guard(one) for one in OF_GUARD}
     spread = {name: f"CASE WHEN stored.latency_ratio IS NOT NULL THEN {sql} END" for name, sql in _SPREAD.items()}
     known = {**of_guard, **spread}

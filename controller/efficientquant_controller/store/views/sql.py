@@ -1,8 +1,14 @@
-"""Pieces of SQL that the views of several schemas have in common; a released one never changes."""
+"""Pieces of SQL that views of several schemas share.
+
+A released view is made of them, so that none of them ever changes.
+"""
 
 
 def median(column: str, integer: bool = False) -> str:
-    """Median of a column over a job's succeeded runs: the mean of the one or two middle values, NULL without any."""
+    """Median of a column over a job's succeeded runs, NULL without any.
+
+    It is the mean of the one or two middle values.
+    """
     value = "CAST(round(avg(value)) AS BIGINT)" if integer else "avg(value)"
     return (
         f"(SELECT {value} FROM (SELECT runs.{column} AS value, row_number() OVER (ORDER BY runs.{column}) AS place, "  # noqa: S608
@@ -18,7 +24,10 @@ def over_succeeded(expression: str) -> str:
 
 
 def of_last_report(column: str) -> str:
-    """A column of the job's last reported repeat, a succeeded one before any other; empty before there is one."""
+    """A column of the job's last reported repeat.
+
+    A succeeded one goes before any other. It is empty before there is one.
+    """
     return (
         f"coalesce((SELECT runs.{column} FROM runs "  # noqa: S608
         "WHERE runs.job_id = jobs.job_id AND runs.reported_unix_s IS NOT NULL "
@@ -27,7 +36,10 @@ def of_last_report(column: str) -> str:
 
 
 def of_one_run(column: str, order: str) -> str:
-    """A column of one of the job's succeeded runs, as text; empty before there is one."""
+    """A column of the first succeeded run in an order, as text.
+
+    It is empty before there is one.
+    """
     return (
         f"coalesce((SELECT CAST(runs.{column} AS TEXT) FROM runs "  # noqa: S608
         "WHERE runs.job_id = jobs.job_id AND runs.state = 'succeeded' "
@@ -44,5 +56,8 @@ WEIGHTS = (
 
 
 def ratio(column: str, own: str | None = None) -> str:
-    """FP32's value over the variant's own, as a float on both databases; NULL where either is unknown."""
+    """FP32's value over the variant's own, as a float.
+
+    It is NULL where either is unknown.
+    """
     return f"CAST(fp32.{column} AS DOUBLE PRECISION) / NULLIF(own.{own or column}, 0)"

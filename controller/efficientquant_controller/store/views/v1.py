@@ -1,4 +1,4 @@
-"""The views of schema 1. This text never changes: a changed view is a text of its own."""
+"""The views of schema 1, as they were released."""
 
 from efficientquant_controller.store.views.sql import WEIGHTS, median, of_last_report, over_succeeded
 

@@ -1,4 +1,4 @@
-"""The view that schema 2 added. This text never changes: a changed view is a text of its own."""
+"""The view that schema 2 added, as it was released."""
 
 from efficientquant_controller.store.views.sql import ratio
 

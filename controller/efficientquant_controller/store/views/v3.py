@@ -1,4 +1,4 @@
-"""The views of schema 3. This text never changes: a changed view is a text of its own."""
+"""The views of schema 3, as they were released."""
 
 from efficientquant_controller.store.views.sql import (
     LAST,

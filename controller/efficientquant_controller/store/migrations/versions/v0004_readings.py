@@ -1,4 +1,4 @@
-"""Schema 4: targets of clocks as numbers, and what the guard says of each variant, in a table that SQL reads."""
+"""Schema 4: numbers for the targets of clocks, a table for the guard's answers."""
 
 from math import isfinite
 from typing import Any
@@ -16,7 +16,7 @@ _COMPARED = ("latency", "load", "peak_pss")
 
 
 def upgrade() -> None:
-    """Add the columns and the table; the views follow (see store/views)."""
+    """Add the columns and the table. The store makes the views."""
     for name in _TARGETS:
         op.add_column("runs", sa.Column(name, sa.Double(), nullable=True))
     _move_targets(op.get_bind())
@@ -37,7 +37,7 @@ def upgrade() -> None:
 
 
 def _move_targets(connection: sa.Connection) -> None:
-    """Move targets from the text of `conditions` to their columns, as the numbers they are."""
+    """Move targets from the text of `conditions` to their columns."""
     columns: list[sa.ColumnClause[Any]] = [sa.column("run_id", sa.String()), sa.column("conditions", sa.JSON())]
     runs = sa.table("runs", *columns, *(sa.column(name, sa.Double()) for name in _TARGETS))
     rows = connection.execute(sa.select(runs.c.run_id, runs.c.conditions).where(runs.c.conditions.is_not(None)))

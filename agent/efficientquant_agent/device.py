@@ -224,6 +224,17 @@ def precisions(compute_capability: int) -> Precisions:
     )
 
 
+def computing_gpu(gpus: Sequence[Gpu]) -> Optional[Gpu]:
+    """Return the GPU that runtimes compute on, which is CUDA's first; None without a GPU."""
+    return gpus[0] if gpus else None
+
+
+def discrete_gpu(gpus: Sequence[Gpu]) -> Optional[Gpu]:
+    """Return the GPU that runtimes compute on where it has memory and clocks of its own, as NVML reads them."""
+    gpu = computing_gpu(gpus)
+    return None if gpu is None or gpu.integrated else gpu
+
+
 def _gpu(facts: Mapping[str, Any]) -> Gpu:
     """Return the record of a GPU; what is not told is empty, and what it computes follows from its capability."""
     capability = int(facts.get("compute_capability") or 0)

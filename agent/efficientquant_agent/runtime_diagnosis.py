@@ -2,8 +2,10 @@
 
 import re
 from itertools import zip_longest
-from typing import Iterator
+from typing import Iterator, Optional, Type
 
+from efficientquant_agent import backends
+from efficientquant_agent.backends.base import Backend
 from efficientquant_agent.facts import (
     ERROR,
     WARNING,
@@ -12,16 +14,14 @@ from efficientquant_agent.facts import (
     in_environment,
     is_jetson,
     pip_install,
-    version_of,
 )
+from efficientquant_agent.versions import version_of
 
-_GPU_BACKENDS = ("trt", "trt-rtx", "ort-trt", "ort-cuda")
 _NEWER_JETPACK = "upgrade to JetPack 4.6.1 or newer (L4T R32.7), which has TensorRT 8.2"
 _JETPACK_TENSORRT = "install JetPack's TensorRT: sudo apt install --reinstall python3-libnvinfer"
 # The package index's current TensorRT is built with CUDA 13, whose oldest SM this is.
 _OLDEST_SM_OF_THE_INDEX = 75
 _OLDEST_DRIVER_OF_THE_INDEX = (580,)
-_RTX_PACKAGES = "tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs"
 
 
 def _modules(facts: Facts) -> Iterator[Problem]:
@@ -77,7 +77,7 @@ def _runtimes(facts: Facts) -> Iterator[Problem]:
             "nothing here can run a model",
             _any_runtime(facts),
         )
-    elif facts.gpus and not any(backend.name in _GPU_BACKENDS for backend in facts.backends):
+    elif facts.gpus and not any(backend.uses_gpu for backend in facts.backends):
         yield Problem(
             "gpu_unused",
             WARNING,
@@ -94,7 +94,6 @@ CHECKS = (_modules, _tensorrt, _runtimes)
 def _mended(facts: Facts, sentence: str, cause: str) -> str:
     """Return what helps against a runtime that is installed and does not work, by the error's name."""
     name, _, detail = cause.partition(": ")
-    backend = (re.findall(r"backend '([\w-]+)'", sentence) or [""])[0]
     if name.startswith("cuda") or name == "libcudart":
         return _answering_gpu(facts, name)
     if name == "ModuleNotFoundError":
@@ -107,9 +106,10 @@ def _mended(facts: Facts, sentence: str, cause: str) -> str:
         return "{} shows which runtime it is; remove that one or install it again".format(
             in_environment(facts, "-X faulthandler -m efficientquant_agent.backends").replace("sudo ", "")
         )
-    if backend == "trt" and is_jetson(facts):
+    backend = _named_backend(sentence)
+    if backend is not None and backend.is_in_jetpack and is_jetson(facts):
         return _NEWER_JETPACK if name == "RuntimeTooOldError" else _JETPACK_TENSORRT
-    packages = {"trt": "tensorrt", "trt-rtx": _RTX_PACKAGES}.get(backend, _installed_onnxruntime(facts))
+    packages = _packages(facts, backend)
     if name == "RuntimeTooOldError":
         return pip_install(facts, "--upgrade", packages)
     return "install it again, with its libraries of the same release: {}".format(
@@ -117,8 +117,16 @@ def _mended(facts: Facts, sentence: str, cause: str) -> str:
     )
 
 
-def _installed_onnxruntime(facts: Facts) -> str:
-    return "onnxruntime-gpu" if "onnxruntime-gpu" in facts.installed else "onnxruntime"
+def _named_backend(sentence: str) -> Optional[Type[Backend]]:
+    """Return the backend that a sentence of `efficientquant_agent.backends` is about."""
+    names = re.findall(r"backend '([\w-]+)'", sentence)[:1]
+    return next((backend for backend in backends.known() if backend.name in names), None)
+
+
+def _packages(facts: Facts, backend: Optional[Type[Backend]]) -> str:
+    """Return what pip installs a backend by: that of its packages which is here, else the first."""
+    offered = backend.packages if backend is not None else ()
+    return next((each for each in offered if each in facts.installed), next(iter(offered), "the packages it names"))
 
 
 def _answering_gpu(facts: Facts, error: str) -> str:

@@ -5,7 +5,6 @@ longer read at a glance; all differences between releases are asked for with `ha
 """
 
 import importlib
-import re
 from typing import Any, Dict, Optional, Sequence
 
 from efficientquant_agent.backends import cudart, trt_building, trt_running
@@ -15,6 +14,7 @@ from efficientquant_agent.backends.base import (
     BuildError,
     BuildOptions,
     BuildReport,
+    Form,
     LoadedModel,
     LoadError,
     LoadOptions,
@@ -26,13 +26,25 @@ from efficientquant_agent.backends.base import (
 )
 from efficientquant_agent.device import Probe
 from efficientquant_agent.records import BackendInfo
+from efficientquant_agent.versions import version_of
 
 
 class Tensorrt(Backend):
     """Classic TensorRT: engines for this very GPU."""
 
     name = "trt"
+    preference = 10
+    uses_gpu = True
     builds = True
+    # From 11 on networks are strongly typed, and the builder flags are gone.
+    forms: Sequence[Form] = (
+        Form((8, 2), "tensorrt", 13, ("fp16", "int8")),
+        Form((10,), "tensorrt", 18, ("fp16", "int8")),
+        Form((11,), "tensorrt", 18),
+    )
+    options = ("cuda_graph", "sync_mode", "memory_kind", "profile_layers")
+    packages: Sequence[str] = ("tensorrt",)
+    is_in_jetpack = True
     _product = "TensorRT"
     _modules: Sequence[str] = ("tensorrt",)
     # Older ones cannot parse Round, and have no engine inspector.
@@ -50,7 +62,7 @@ class Tensorrt(Backend):
             raise BackendBrokenError(
                 "{} is installed in parts: its module has no version; install it again".format(cls._product)
             )
-        if _release(version) < cls._oldest:
+        if version_of(version) < cls._oldest:
             raise RuntimeTooOldError(
                 "{} {} is installed, {}.{} or newer is needed; on a Jetson, upgrade to JetPack 4.6.1 or newer".format(
                     cls._product, version, *cls._oldest
@@ -61,7 +73,7 @@ class Tensorrt(Backend):
         except cudart.CudaError as error:
             raise BackendBrokenError("{} {} is installed, but {}".format(cls._product, version, error)) from error
         cls._require_sm(trt, sm)
-        return BackendInfo(cls.name, version, [cls._product])
+        return cls.describe(version, [cls._product])
 
     @classmethod
     def _require_sm(cls, trt: Any, sm: int) -> None:
@@ -164,6 +176,10 @@ class TensorrtRtx(Tensorrt):
     """TensorRT-RTX: typed files only; builds for a named SM without a GPU, and compiles its kernels when it loads."""
 
     name = "trt-rtx"
+    preference = 20
+    forms = (Form((1, 0), "tensorrt-rtx", 18),)
+    packages = ("tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs",)
+    is_in_jetpack = False
     _product = "TensorRT-RTX"
     # The packages of bindings and libraries alone have the second name.
     _modules = ("tensorrt_rtx", "tensorrt_rtx_bindings")
@@ -191,10 +207,6 @@ class TensorrtRtx(Tensorrt):
 def sm_text(sm: int) -> str:
     """Return a compute capability as NVIDIA writes it: 86 → "8.6", 120 → "12.0"."""
     return "{}.{}".format(*divmod(sm, 10))
-
-
-def _release(version: str) -> Sequence[int]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 
 BACKENDS = (Tensorrt, TensorrtRtx)

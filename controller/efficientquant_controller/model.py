@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 # What every other recipe is compared with, on the same device and model in the same campaign.
 TWIN_RECIPE = "fp32"
@@ -65,11 +66,24 @@ class BuildState(StrEnum):
 
 @dataclass(frozen=True)
 class Backend:
-    """A runtime a device can run an artifact with."""
+    """A runtime a device can run an artifact with; the defaults are for snapshots of agents that did not say more."""
 
     name: str
     version: str
     providers: tuple[str, ...] = ()
+    preference: int = 0  # the lowest runs the jobs where nothing else is asked for
+    uses_gpu: bool = False
+    builds_engines: bool = False
+    form: str = ""  # the family of ONNX files that it builds from
+    opset: int = 0
+    precision_flags: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> "Backend":
+        """Read one from JSON or a message, where tuples are lists."""
+        fields: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in values.items()}
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
@@ -102,12 +116,23 @@ class DeviceSnapshot:
     swap_total_bytes: int = 0
     l4t: str = ""
     library_versions: Mapping[str, str] = field(default_factory=dict)
-    backends: tuple[Backend, ...] = ()  # the preferred one first
+    backends: tuple[Backend, ...] = ()
     jetpack: str = ""
     cuda_version: str = ""
     power_mode: str = ""
     clock_control: str = ""  # "root", "helper" or "none": what may change clocks
     gpus: tuple[Gpu, ...] = ()
+
+    @property
+    def computing_gpu(self) -> Gpu | None:
+        """The GPU that runtimes compute on, which is CUDA's first."""
+        return self.gpus[0] if self.gpus else None
+
+    def backend(self, name: str = "") -> Backend | None:
+        """The backend of this name, or the preferred one; None without it."""
+        if not name:
+            return min(self.backends, key=lambda one: one.preference, default=None)
+        return next((one for one in self.backends if one.name == name), None)
 
 
 @dataclass(frozen=True)

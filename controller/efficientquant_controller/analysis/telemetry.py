@@ -20,8 +20,8 @@ ENERGY_COUNTER = "energy_gpu_j"
 # A discrete GPU gives the mean power of the last second (NVML, from Ampere on); the sensors of a Jetson are quicker
 # than they are read.
 _NVML_POWER_UPDATE_S = 1.0
-# The zones that compute; a PMIC's zone is a dummy of 50 or 100 °C on most Jetsons.
-_HOT_ZONE = re.compile(r"temperature_(?:gpu|cpu|tj)[\w.-]*_c")
+# The zones that compute; a PMIC's zone is a dummy of 50 or 100 °C on most Jetsons. Agents get it with each assignment.
+HOT_ZONES = r"temperature_(?:gpu|cpu|tj)[\w.-]*_c"
 _PROCESS_MEMORY = ("gpu_process_bytes", "nvmap_process_bytes")
 # The paper's memory: what the whole device used. The two kinds are never compared with each other.
 _USED_MEMORY = {"gpu_used_bytes": "device used memory", "board_used_bytes": "board used RAM"}
@@ -59,7 +59,7 @@ def summarize_series(facts: RunFacts) -> SeriesSummary:
 
 def hot_zones(series: Mapping[str, Readings]) -> list[str]:
     """The series that hold a temperature of the GPU, of a CPU or of the junction."""
-    return sorted(name for name in series if _HOT_ZONE.fullmatch(name))
+    return sorted(name for name in series if re.fullmatch(HOT_ZONES, name))
 
 
 def rails(rail_set: str) -> list[str]:

@@ -42,9 +42,7 @@ def device_from_wire(message: pb.Device) -> Device:
     """Read a device."""
     snapshot = plain(message.snapshot)
     snapshot["gpus"] = tuple(Gpu(**plain(one)) for one in message.snapshot.gpus)
-    snapshot["backends"] = tuple(
-        Backend(one.name, one.version, tuple(one.providers)) for one in message.snapshot.backends
-    )
+    snapshot["backends"] = tuple(Backend.from_plain(plain(one)) for one in message.snapshot.backends)
     return Device(**{**plain(message), "snapshot": DeviceSnapshot(**snapshot)})
 
 

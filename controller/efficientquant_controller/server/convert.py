@@ -6,6 +6,7 @@ from typing import Any
 
 from efficientquant_protos.v1 import fleet_pb2 as pb
 
+from efficientquant_controller.analysis.telemetry import HOT_ZONES
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.fleet.scheduling import run_timeout_s
 from efficientquant_controller.model import (
@@ -36,7 +37,9 @@ def snapshot_from_wire(message: pb.DeviceSnapshot) -> DeviceSnapshot:
     return DeviceSnapshot(
         **_read(message, _SNAPSHOT_SCALARS),
         library_versions=dict(message.library_versions),
-        backends=tuple(Backend(one.name, one.version, tuple(one.providers)) for one in message.backends),
+        backends=tuple(
+            Backend(**_read(one, _BACKEND_SCALARS), **_read_lists(one, _BACKEND_LISTS)) for one in message.backends
+        ),
         gpus=tuple(
             Gpu(**_read(one, _GPU_SCALARS), **_read_optional(one, ("memory_total_bytes",))) for one in message.gpus
         ),
@@ -48,7 +51,7 @@ def snapshot_to_wire(snapshot: DeviceSnapshot) -> pb.DeviceSnapshot:
     return pb.DeviceSnapshot(
         **_read(snapshot, _SNAPSHOT_SCALARS),
         library_versions=dict(snapshot.library_versions),
-        backends=[pb.Backend(name=one.name, version=one.version, providers=one.providers) for one in snapshot.backends],
+        backends=[pb.Backend(**vars(one)) for one in snapshot.backends],
         gpus=[pb.Gpu(**vars(one)) for one in snapshot.gpus],
     )
 
@@ -84,10 +87,12 @@ def calibration_from_wire(message: pb.SubmitCampaignRequest) -> Calibration | No
 
 def measurement_to_wire(measurement: Measurement) -> pb.Measurement:
     """Write how to measure."""
-    return pb.Measurement(**vars(measurement))
+    return pb.Measurement(**vars(measurement), hot_zones=HOT_ZONES)
 
 
-def assignment_to_wire(run: Run, job: Job, artifact: Artifact, backend: str, measurement: Measurement) -> pb.Assignment:
+def assignment_to_wire(
+    run: Run, job: Job, artifact: Artifact, backend: Backend, measurement: Measurement
+) -> pb.Assignment:
     """Write the order to do one run."""
     return pb.Assignment(
         run_id=run.run_id,
@@ -98,9 +103,9 @@ def assignment_to_wire(run: Run, job: Job, artifact: Artifact, backend: str, mea
         model=job.model,
         recipe=job.recipe,
         artifact=pb.ArtifactRef(sha256=artifact.sha256, size_bytes=artifact.size_bytes),
-        backend=backend,
+        backend=backend.name,
         measurement=measurement_to_wire(measurement),
-        timeout_s=run_timeout_s(measurement, builds_engine=backend in _BUILDING),
+        timeout_s=run_timeout_s(measurement, builds_engine=backend.builds_engines),
         target=job.target,
         builder_flags=artifact.builder_flags,
         reference=_reference_to_wire(artifact),
@@ -226,10 +231,10 @@ _SNAPSHOT_SCALARS = (
     *("board_id", "board", "os", "kernel", "architecture", "cpu_model", "cpu_count"),
     *("memory_total_bytes", "swap_total_bytes", "l4t", "jetpack", "cuda_version", "power_mode", "clock_control"),
 )
+_BACKEND_SCALARS = ("name", "version", "preference", "uses_gpu", "builds_engines", "form", "opset")
+_BACKEND_LISTS = ("providers", "precision_flags", "options")
 _GPU_SCALARS = (*("name", "uuid", "compute_capability", "integrated", "fp16", "int8", "tf32", "driver_version"),)
 _AGREEMENT = ("max_abs", "cosine", "argmax_matches", "count")
-# ONNX Runtime's TensorRT provider builds its engine when a session is created.
-_BUILDING = ("trt", "trt-rtx", "ort-trt")
 _CHANGES = ("cuda_graph", "sync_mode", "memory_kind", "profile_layers", "lock_clocks", "power_mode")
 _OPTIONAL_CHANGES = ("idle_s", "max_start_temperature_c")
 _RESULT_SCALARS = (

@@ -55,7 +55,7 @@ def snapshot_from_row(row: Row) -> DeviceSnapshot:
         "power_mode",
         "clock_control",
     ]
-    backends = tuple(Backend(one["name"], one["version"], tuple(one["providers"])) for one in row["backends"])
+    backends = tuple(map(Backend.from_plain, row["backends"]))
     return DeviceSnapshot(
         **{name: row[name] for name in names},
         library_versions=row["library_versions"],

@@ -68,7 +68,7 @@ def test_every_number_the_issue_names_is_recorded(fleet: Fleet) -> None:
     )
     assert "CPUExecutionProvider" in providers
     assert "intra_op_threads" in options
-    assert (agent, protocol) == ("0.1.0", 2)
+    assert (agent, protocol) == ("0.1.0", 3)
     [(provenance,)] = fleet.query("select provenance from artifact_builds")
     images = json.loads(provenance)["calibration_images"]
     assert (images["upload"]["filename"], images["drawn"]["images"]) == ("photos.zip", 3)

@@ -218,7 +218,14 @@ class Fleet:
             process.kill()
 
     def _start(self, command: list[str], name: str, **environment: str) -> Process:
-        environment = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "2", **self._environment, **environment}
+        paths = [one.get("PYTHONPATH", "") for one in (environment, self._environment, os.environ)]
+        environment = {
+            "PYTHONUNBUFFERED": "1",
+            "OMP_NUM_THREADS": "2",
+            **self._environment,
+            **environment,
+            "PYTHONPATH": os.pathsep.join(dict.fromkeys(filter(None, paths))),
+        }
         process = Process(command, self.folder / f"{name}.log", **environment)
         self._processes.append(process)
         return process

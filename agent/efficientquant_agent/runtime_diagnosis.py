@@ -6,6 +6,7 @@ from typing import Iterator, Optional, Type
 
 from efficientquant_agent import backends
 from efficientquant_agent.backends.base import Backend
+from efficientquant_agent.device import computing_gpu
 from efficientquant_agent.facts import (
     ERROR,
     WARNING,
@@ -68,6 +69,7 @@ def _tensorrt(facts: Facts) -> Iterator[Problem]:
 
 
 def _runtimes(facts: Facts) -> Iterator[Problem]:
+    gpu = computing_gpu(facts.gpus)
     for sentence, cause in zip_longest(facts.broken, facts.broken_causes, fillvalue=""):
         yield Problem("backend_broken", WARNING if facts.backends else ERROR, sentence, _mended(facts, sentence, cause))
     if not facts.backends:
@@ -77,11 +79,11 @@ def _runtimes(facts: Facts) -> Iterator[Problem]:
             "nothing here can run a model",
             _any_runtime(facts),
         )
-    elif facts.gpus and not any(backend.uses_gpu for backend in facts.backends):
+    elif gpu is not None and not any(backend.uses_gpu for backend in facts.backends):
         yield Problem(
             "gpu_unused",
             WARNING,
-            "{} is here and no runtime uses it: models run on the CPU".format(facts.gpus[0].name or "a GPU"),
+            "{} is here and no runtime uses it: models run on the CPU".format(gpu.name or "a GPU"),
             "mend what the problems about its runtimes name"
             if _has_unused_tensorrt(facts) or facts.broken
             else _gpu_runtime(facts),
@@ -173,13 +175,14 @@ def _gpu_runtime(facts: Facts) -> str:
         return _JETPACK_TENSORRT
     if facts.cuda_error.startswith("cudaErrorInsufficientDriver"):
         return _answering_gpu(facts, "cudaErrorInsufficientDriver")
-    capability = facts.gpus[0].compute_capability
+    gpu = computing_gpu(facts.gpus)
+    capability = gpu.compute_capability
     if 0 < capability < _OLDEST_SM_OF_THE_INDEX:
         return "install a release of TensorRT that supports SM {}.{}, as its support matrix says".format(
             *divmod(capability, 10)
         )
     install = pip_install(facts, "tensorrt numpy")
-    driver = facts.gpus[0].driver_version
+    driver = gpu.driver_version
     if driver and version_of(driver) < _OLDEST_DRIVER_OF_THE_INDEX:
         return "update NVIDIA's driver {} to {} or newer (CUDA 13), restart, then {}".format(
             driver, _OLDEST_DRIVER_OF_THE_INDEX[0], install

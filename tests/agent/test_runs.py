@@ -146,6 +146,20 @@ def test_unknown_backend(controller, start_agent, tiny_model):
     assert result.failure_message.startswith("backend 'trt' is not available on bench-1 (available: ort-cpu); ")
 
 
+def test_backend_without_code(controller, start_agent, tiny_model):
+    """A backend that this release of the agent has no code for is named, with the ones that it knows."""
+    start_agent(controller.address)
+    controller.assign("run-1", tiny_model, backend="ov-cpu")
+
+    result = controller.reports.get(timeout=WAIT_S)
+
+    assert result.failure_type == "load_failed"
+    assert result.failure_message == (
+        "this agent knows no backend 'ov-cpu' (it knows: trt, trt-rtx, ort-cuda, ort-trt, ort-cpu); upgrade it, or "
+        "choose another backend"
+    )
+
+
 def test_unknown_artifact(controller, start_agent, tiny_model):
     """An artifact that the controller does not have is unavailable, and is not asked for again."""
     start_agent(controller.address)

@@ -123,12 +123,12 @@ class Tensorrt(Backend):
         return dict(versions, cuda=cudart.open_library().runtime_version())
 
     @classmethod
-    def _settings(cls, options: BuildOptions) -> Dict[str, str]:
+    def _settings(cls, options: BuildOptions, sm: int) -> Dict[str, str]:
         """Return the release, the GPU, the system and every option of the build; CudaError without a GPU to ask."""
         types = "+".join(sorted(flag for flag in options.builder_flags if flag != "tf32"))
         return {
             cls._modules[0]: str(cls._module().__version__),
-            "sm": str(options.compute_capability or cudart.open_library().compute_capability()),
+            "sm": str(sm),
             "gpu": "" if options.compute_capability else cudart.open_library().properties()[0],
             "l4t": Probe().l4t(),
             "precision": types or "of the file",
@@ -141,8 +141,10 @@ class Tensorrt(Backend):
     def build(cls, onnx_path: str, plan_path: str, options: BuildOptions, log: Log) -> BuildReport:
         """Write a plan for this GPU."""
         try:
-            settings = cls._settings(options)
-            cls._check_device(int(settings["sm"]))
+            sm = options.compute_capability or cudart.open_library().compute_capability()
+            settings = cls._settings(options, sm)
+            cls._check_device(sm)
+            options = options._replace(compute_capability=sm)
             return trt_building.build(cls._module(), onnx_path, plan_path, options, settings, log)
         except UnsupportedGpuError as error:
             raise BuildError("build_failed", str(error)) from error

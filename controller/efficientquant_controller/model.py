@@ -66,7 +66,10 @@ class BuildState(StrEnum):
 
 @dataclass(frozen=True)
 class Backend:
-    """A runtime a device can run an artifact with; the defaults are for snapshots of agents that did not say more."""
+    """A runtime that a device can run an artifact with.
+
+    The defaults are for snapshots of agents that did not say more.
+    """
 
     name: str
     version: str

@@ -253,8 +253,8 @@ class Coordinator:
 
 
 def _backend(device: Device, job: Job) -> Backend:
-    """The backend that was chosen when the job was planned; jobs of earlier releases get the device's preferred one.
+    """Return the backend that was chosen when the job was planned.
 
-    A backend that the device has lost is named all the same: its agent says what is missing.
+    A job of an earlier release gets the device's preferred one. One that the device has lost has only its name.
     """
     return device.snapshot.backend(job.backend) or Backend(job.backend, "")

@@ -16,16 +16,16 @@ class Variant:
 
 @dataclass(frozen=True)
 class Form:
-    """The target for a backend that builds from a form: from an opset on, with precision flags or without."""
+    """One form of artifact, from an opset on, and its target."""
 
     name: str
     opset: int
     target: str  # "{sm}" stands for the GPU's compute capability, e.g. 86
-    has_flags: bool = False
+    has_flags: bool = False  # whether the builder takes precision flags
     needs_int8: bool = False  # of the GPU
 
     def fits(self, backend: Backend, gpu: Gpu | None) -> bool:
-        """Whether this is what a backend builds from on this GPU."""
+        """Return whether a backend builds from this form on this GPU."""
         reads = backend.form == self.name and backend.opset >= self.opset
         return reads and bool(backend.precision_flags) == self.has_flags and (not self.needs_int8 or _has_int8(gpu))
 

@@ -12,7 +12,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def read_spec(decode: Callable[[bytes], Record]) -> Record:
-    """Read what standard input describes; end with EXIT_MISMATCH where this release does not understand it."""
+    """Read the spec from standard input; exit with EXIT_MISMATCH where it is another release's."""
     try:
         return decode(sys.stdin.buffer.read())
     except MismatchError as error:

@@ -225,12 +225,15 @@ def precisions(compute_capability: int) -> Precisions:
 
 
 def computing_gpu(gpus: Sequence[Gpu]) -> Optional[Gpu]:
-    """Return the GPU that runtimes compute on, which is CUDA's first; None without a GPU."""
+    """Return the GPU that runtimes compute on: CUDA's first, None without any."""
     return gpus[0] if gpus else None
 
 
 def discrete_gpu(gpus: Sequence[Gpu]) -> Optional[Gpu]:
-    """Return the GPU that runtimes compute on where it has memory and clocks of its own, as NVML reads them."""
+    """Return the computing GPU, None where it shares the board's memory and clocks.
+
+    It is the one that NVML watches and locks.
+    """
     gpu = computing_gpu(gpus)
     return None if gpu is None or gpu.integrated else gpu
 

@@ -13,18 +13,18 @@ MEMORY_FACTOR = 3
 
 
 def hottest_c(latest: Mapping[str, float], hot_zones: str) -> Optional[float]:
-    """Return the highest temperature in °C of the series that an expression names; None where there is none."""
+    """Return the highest temperature of the zones that compute in °C, None without any."""
     return max((value for name, value in latest.items() if re.fullmatch(hot_zones, name)), default=None)
 
 
 class Gate(NamedTuple):
-    """The temperature that a board starts below, and the zones that count (Measurement.hot_zones)."""
+    """The temperature that a board must be below to start, and the zones that count."""
 
     limit_c: float
     hot_zones: str
 
     def is_open(self, latest: Mapping[str, float]) -> bool:
-        """Return True when the board is cooler, or nothing tells its temperature."""
+        """Return True when the board is cooler, or its temperature is unknown."""
         temperature_c = hottest_c(latest, self.hot_zones)
         return temperature_c is None or temperature_c < self.limit_c
 

@@ -30,7 +30,7 @@ Record = TypeVar("Record")
 
 
 class RunSpec(NamedTuple):
-    """What the child of a run is told; `reference_path` is empty without a reference."""
+    """The order to measure; `reference_path` is empty without a reference."""
 
     parent_pid: int
     scratch: str
@@ -42,7 +42,7 @@ class RunSpec(NamedTuple):
 
 
 class BuildSpec(NamedTuple):
-    """What the child of a build is told."""
+    """The order to build an engine."""
 
     parent_pid: int
     scratch: str
@@ -53,7 +53,10 @@ class BuildSpec(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What the child of a run knows at its end; times of windows and memory are monotonic, not since the start."""
+    """What the child of a run knows at its end.
+
+    Times of windows and of `own_pss` are monotonic, not since the run's start.
+    """
 
     failure_type: str = ""
     failure_message: str = ""
@@ -73,7 +76,7 @@ class Outcome(NamedTuple):
 
 
 class BuildFailure(NamedTuple):
-    """Why a build left no plan: "build_failed", "build_oom", "unsupported_op" or "load_failed", in a sentence."""
+    """Why a build left no plan: a failure type of fleet.proto, and a sentence."""
 
     failure_type: str
     failure_message: str
@@ -139,7 +142,7 @@ def write(path: str, record: Any) -> None:
 
 
 def read(path: str, decode: Callable[[bytes], Record]) -> Optional[Record]:
-    """Return the record in a file, None where there is no file; raises MismatchError."""
+    """Read the record in a file, None without a file; raises MismatchError."""
     try:
         with open(path, "rb") as stream:
             content = stream.read()

@@ -31,7 +31,7 @@ class Measurement(NamedTuple):
     # What the user asked to change; nothing is changed otherwise.
     lock_clocks: bool = False
     power_mode: str = ""
-    # Which series are temperatures of what computes: a regular expression over whole names; empty for none.
+    # The series of what computes for the temperature gate: a regular expression over whole names, empty for none.
     hot_zones: str = ""
 
 

@@ -10,7 +10,7 @@ from efficientquant_agent.backends.base import Backend, UnknownBackendError
 def known() -> List[Type[Backend]]:
     """Return every backend this agent has code for, the preferred first, whether or not its runtime is here.
 
-    A module here that names no BACKENDS helps others.
+    A module without BACKENDS is no backend.
     """
     names = sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "__main__")
     modules = [importlib.import_module(__name__ + "." + name) for name in names]
@@ -19,7 +19,7 @@ def known() -> List[Type[Backend]]:
 
 
 def find(name: str) -> Type[Backend]:
-    """Return the backend of this name, whether or not its runtime is here; raises UnknownBackendError."""
+    """Return the backend of this name, installed or not; raises UnknownBackendError."""
     backends = known()
     for backend in backends:
         if backend.name == name:

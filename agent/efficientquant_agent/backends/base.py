@@ -84,7 +84,7 @@ def error_for(message: str, otherwise: Type[Exception]) -> Exception:
 
 
 class Form(NamedTuple):
-    """What releases of a runtime build from, beginning with one of them; the controller makes files by it."""
+    """What a runtime builds from, since one of its releases."""
 
     # e.g. (8, 2)
     since: Tuple[int, ...]
@@ -253,7 +253,10 @@ class Backend(abc.ABC):
 
     @classmethod
     def form_of(cls, version: str) -> Form:
-        """Return what a release builds from; one older than all entries, or unreadable, has the oldest."""
+        """Return what a release builds from.
+
+        A release that is older than all entries, or whose version has no number, gets the oldest entry.
+        """
         installed = version_of(version)
         return [form for form in cls.forms if form.since <= installed or form is cls.forms[0]][-1]
 

@@ -119,3 +119,18 @@ def test_the_agent_names_every_encoding() -> None:
                 modes = [value.value for value in node.args[1:] if isinstance(value, ast.Constant)]
                 is_binary = any("b" in str(mode) for mode in modes)
                 assert is_binary or any(word.arg == "encoding" for word in node.keywords), f"{path}:{node.lineno}"
+
+
+DAEMON = {"steps", "children", "engines", "plans", "runner", "watching", "preflight"}
+CHILD = {"worker", "building", "measuring", "reference", "page_cache", "child_process"}
+
+
+@pytest.mark.parametrize(("importing", "imported"), [(DAEMON, CHILD), (CHILD, DAEMON)], ids=["daemon", "child"])
+def test_daemon_and_child_share_the_protocol_only(importing: set[str], imported: set[str]) -> None:
+    """What the daemon and the children of a run agree on stands in protocol.py; neither imports the other."""
+    for name in importing:
+        path = SOURCES["efficientquant_agent"] / f"{name}.py"
+        tree = ast.parse(path.read_text())
+        named = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+        modules = {module.rsplit(".", 1)[-1] for module in imports_of(path)}
+        assert not (named | modules) & imported, path

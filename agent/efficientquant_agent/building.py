@@ -1,35 +1,26 @@
 """The child process of one build: makes a plan from an artifact, and leaves it and its report in files.
 
-It reads a JSON object from standard input, {"parent_pid", "scratch", "backend", "device_name", "artifact_path",
-"options": BuildOptions' fields}, and writes progress as JSON lines to what was standard output. In the scratch folder
-it leaves PLAN_FILE and REPORT_FILE, or RESULT_FILE with {"failure_type", "failure_message"}. A child that leaves
-neither was killed or crashed: what that means, e.g. "build_oom", is for the parent to say, who knows the signal.
+It reads a protocol.BuildSpec from standard input and writes progress as JSON lines to what was standard output. In
+the scratch folder it leaves PLAN_FILE and a BuildReport in REPORT_FILE, or a protocol.BuildFailure in OUTCOME_FILE. A
+child that leaves neither was killed or crashed: its parent, which knows the signal, says what that means.
 """
 
 import json
 import os
 import sys
-from typing import Any, Dict
 
-from efficientquant_agent import plans
-from efficientquant_agent.backends.base import BuildError, BuildOptions
+from efficientquant_agent import protocol
+from efficientquant_agent.backends.base import BuildError
+from efficientquant_agent.child_process import claim_standard_output, die_with_parent, read_spec, volunteer_for_oom_kill
 from efficientquant_agent.errors import RunFailedError
-from efficientquant_agent.worker import (
-    RESULT_FILE,
-    claim_standard_output,
-    die_with_parent,
-    find_backend,
-    volunteer_for_oom_kill,
-)
-
-PLAN_FILE = "engine.plan"
-REPORT_FILE = "build.json"
+from efficientquant_agent.protocol import BuildFailure, BuildSpec
+from efficientquant_agent.worker import find_backend
 
 
 def main() -> None:
     """Build what standard input describes."""
-    spec = json.load(sys.stdin)
-    die_with_parent(spec["parent_pid"])
+    spec = read_spec(protocol.decode_build_spec)
+    die_with_parent(spec.parent_pid)
     volunteer_for_oom_kill()
     progress = claim_standard_output()
     progress.write(json.dumps({"phase": "build", "fraction": 0.0}) + "\n")
@@ -37,21 +28,17 @@ def main() -> None:
     try:
         build(spec)
     except (BuildError, RunFailedError) as error:
-        _fail(spec["scratch"], error.failure_type, str(error))
+        _fail(spec.scratch, error.failure_type, str(error))
     except MemoryError:
-        _fail(spec["scratch"], "build_oom", "memory ran out inside the build's process")
+        _fail(spec.scratch, "build_oom", "memory ran out inside the build's process")
 
 
-def build(spec: Dict[str, Any]) -> None:
+def build(spec: BuildSpec) -> None:
     """Build, and write plan and report; raises BuildError, or RunFailedError where the backend does not work."""
-    backend = find_backend(spec["backend"], spec["device_name"])
-    report = backend.build(
-        spec["artifact_path"],
-        os.path.join(spec["scratch"], PLAN_FILE),
-        BuildOptions(**spec["options"]),
-        _say,
-    )
-    plans.write_report(os.path.join(spec["scratch"], REPORT_FILE), report)
+    backend = find_backend(spec.backend, spec.device_name)
+    plan_path = os.path.join(spec.scratch, protocol.PLAN_FILE)
+    report = backend.build(spec.artifact_path, plan_path, spec.options, _say)
+    protocol.write(os.path.join(spec.scratch, protocol.REPORT_FILE), report)
 
 
 def _say(line: str) -> None:
@@ -60,8 +47,7 @@ def _say(line: str) -> None:
 
 
 def _fail(scratch: str, failure_type: str, message: str) -> None:
-    with open(os.path.join(scratch, RESULT_FILE), "w", encoding="utf-8") as stream:
-        json.dump({"failure_type": failure_type, "failure_message": message}, stream)
+    protocol.write(os.path.join(scratch, protocol.OUTCOME_FILE), BuildFailure(failure_type, message))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from array import array
 from collections import deque
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
-from efficientquant_agent import worker
+from efficientquant_agent import protocol
 from efficientquant_agent.errors import RunFailedError
 from efficientquant_agent.samplers.base import Sampler
 from efficientquant_agent.watching import Watcher, kill_group
@@ -28,12 +28,12 @@ class Ended(NamedTuple):
 
 def run_child(
     module: str,
-    spec: Dict[str, Any],
+    spec: Any,
     watcher: Watcher,
     samplers_of: Callable[[int], Sequence[Sampler]],
     progress: Callable[[str, float], None],
 ) -> Ended:
-    """Run a module of this package in a process of its own and watch it; nothing of it is left on return.
+    """Run a child of protocol.py in a process of its own and watch it; nothing of it is left on return.
 
     When the watcher is told to stop it is killed: `watcher.killed_for` says why.
     """
@@ -47,7 +47,7 @@ def run_child(
     log_tail: deque = deque(maxlen=_LOG_TAIL_LINES)
     try:
         with contextlib.suppress(BrokenPipeError):  # dead already: its exit code and log will say why
-            child.stdin.write(json.dumps(spec).encode())
+            child.stdin.write(protocol.encode(spec))
             child.stdin.close()
         handlers = {
             child.stdout: lambda line: _pass_on(line, progress, log_tail),
@@ -62,15 +62,11 @@ def run_child(
     return Ended(child.returncode, list(log_tail))
 
 
-def read_outcome(scratch: str, ended: Ended) -> Optional[Dict[str, Any]]:
-    """Return what a child left as its result; None when it ended without one."""
+def read_outcome(scratch: str, ended: Ended, decode: Callable[[bytes], protocol.Record]) -> Optional[protocol.Record]:
+    """Return what a child left as its outcome, None when it ended without one; raises protocol.MismatchError."""
     if ended.returncode != 0:
         return None
-    try:
-        with open(os.path.join(scratch, worker.RESULT_FILE), encoding="utf-8") as stream:
-            return json.load(stream)
-    except (FileNotFoundError, ValueError):
-        return None
+    return protocol.read(os.path.join(scratch, protocol.OUTCOME_FILE), decode)
 
 
 def read_samples(scratch: str, name: str) -> Sequence[float]:
@@ -91,6 +87,8 @@ def crash(ended: Ended, memory_seen: str, failure_types: Dict[str, str]) -> RunF
         )
     how = "by signal {}".format(-ended.returncode) if ended.returncode < 0 else "with code {}".format(ended.returncode)
     last_line = ended.log_tail[-1] if ended.log_tail else "it said nothing"
+    if ended.returncode == protocol.EXIT_MISMATCH:
+        return RunFailedError("agent_error", last_line)
     return RunFailedError(failure_types["other"], "the run's process ended {}: {}".format(how, last_line))
 
 

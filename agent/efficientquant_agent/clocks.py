@@ -8,10 +8,11 @@ import sys
 import threading
 import time
 from types import MappingProxyType
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from efficientquant_agent import clock_helper
 from efficientquant_agent.errors import AgentError
+from efficientquant_agent.records import Readings
 from efficientquant_agent.state import sync_directory, write_atomically
 
 HELPER = ("/usr/bin/sudo", "-n", "/usr/local/sbin/efficientquant-clocks")
@@ -23,6 +24,9 @@ _SUSTAINABLE_SHARE = 0.7
 _STEP_HZ = 15e6
 _HELPER_TIMEOUT_S = 150.0
 _POLL_S = 0.1
+
+# Of a verb of the helper: the number of a power mode, a range of clocks, or the UUID of a GPU.
+Argument = Union[str, int]
 
 
 class ClockError(AgentError):
@@ -54,13 +58,17 @@ class AppliedClocks(NamedTuple):
 
     def conditions(self) -> Dict[str, str]:
         """Return the conditions of a run that the comparability guard compares."""
-        found = {"power_mode": self.power_mode, "clocks": self.clocks}
-        cpus = [value for name, value in self.targets_hz.items() if name.startswith("cpu")]
-        targets = dict(self.targets_hz, cpu=max(cpus)) if cpus else dict(self.targets_hz)
-        for domain in ("gpu", "emc", "cpu"):
-            if domain in targets:
-                found["clock_{}_target_hz".format(domain)] = "{:.0f}".format(targets[domain])
-        return found
+        return {"power_mode": self.power_mode, "clocks": self.clocks}
+
+    def readings(self) -> Readings:
+        """Return what the clocks are meant to run at; of several CPUs the highest."""
+        targets = self.targets_hz
+        cpus = [target_hz for name, target_hz in targets.items() if name.startswith("cpu")]
+        return Readings(
+            clock_gpu_target_hz=targets.get("gpu"),
+            clock_emc_target_hz=targets.get("emc"),
+            clock_cpu_target_hz=max(cpus, default=None),
+        )
 
 
 class ClockControl:
@@ -140,7 +148,7 @@ class ClockControl:
         mode = _find_mode(wanted, found["power_modes"])
         before = found["power_mode"][0]
         if mode != before:
-            self._change(journal, ("set-power-mode", str(before)), ("set-power-mode", str(mode)))
+            self._change(journal, ("set-power-mode", before), ("set-power-mode", mode))
 
     def _lock_discrete(self, request: ClockRequest, journal: "Journal") -> Dict[str, float]:
         found = self._call("nvml-status", request.gpu_uuid)
@@ -199,14 +207,14 @@ class ClockControl:
                 raise ClockError(
                     "not_restored",
                     "clocks are still changed: `efficientquant-clocks {}` is to be done by root ({}); remove {} "
-                    "after doing it by hand".format(" ".join([verb] + arguments), error, journal.path),
+                    "after doing it by hand".format(_line(verb, arguments), error, journal.path),
                 ) from error
-            done.append(" ".join([verb] + arguments))
+            done.append(_line(verb, arguments))
             done.extend(answer.get("complaints", []))
             journal.drop(verb, *arguments)
         return done
 
-    def _change(self, journal: "Journal", undo: Sequence[str], request: Sequence[str]) -> None:
+    def _change(self, journal: "Journal", undo: Sequence[Any], request: Sequence[Any]) -> None:
         """Note how to undo a change, then make it; raises ClockError, noting nothing, once this is closed."""
         if self._is_closed:
             raise ClockError("closed", "the agent ends, so clocks and power mode are not changed any more")
@@ -225,8 +233,8 @@ class ClockControl:
             return list(self._given_helper)
         return list(HELPER) if via_sudo else [sys.executable, "-I", clock_helper.__file__]
 
-    def _call(self, verb: str, *arguments: str) -> Dict[str, Any]:
-        return self._answer(self._command(via_sudo=os.geteuid() != 0) + [verb] + list(arguments))
+    def _call(self, verb: str, *arguments: Argument) -> Dict[str, Any]:
+        return self._answer(self._command(via_sudo=os.geteuid() != 0) + [verb] + [str(each) for each in arguments])
 
     @staticmethod
     def _answer(command: List[str]) -> Dict[str, Any]:
@@ -261,11 +269,14 @@ class Journal:
     def __init__(self, path: str) -> None:
         self.path = path
 
-    def entries(self) -> List[Tuple[str, List[str]]]:
-        """Return (verb, arguments) of each change; raises ClockError when the file is not a journal."""
+    def entries(self) -> List[Tuple[str, List[Argument]]]:
+        """Return (verb, arguments) of each change; raises ClockError when the file is not a journal.
+
+        A journal of an earlier release has numbers as text, which the helper's command line takes as well.
+        """
         try:
             with open(self.path, encoding="utf-8") as stream:
-                return [(str(verb), [str(each) for each in arguments]) for verb, arguments in json.load(stream)["undo"]]
+                return [(str(verb), list(arguments)) for verb, arguments in json.load(stream)["undo"]]
         except FileNotFoundError:
             return []
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -275,11 +286,11 @@ class Journal:
                 "the file".format(self.path),
             ) from error
 
-    def add(self, verb: str, *arguments: str) -> None:
+    def add(self, verb: str, *arguments: Argument) -> None:
         """Note how to undo the change that comes next."""
         self._write(self.entries() + [(verb, list(arguments))])
 
-    def drop(self, verb: str, *arguments: str) -> None:
+    def drop(self, verb: str, *arguments: Argument) -> None:
         """Forget a change that has been undone, by what it is; one that is not listed any more is forgotten already."""
         left = self.entries()
         if (verb, list(arguments)) not in left:
@@ -292,7 +303,7 @@ class Journal:
             os.unlink(self.path)
             sync_directory(os.path.dirname(self.path))
 
-    def _write(self, entries: List[Tuple[str, List[str]]]) -> None:
+    def _write(self, entries: List[Tuple[str, List[Argument]]]) -> None:
         write_atomically(self.path, json.dumps({"undo": entries}).encode())
 
 
@@ -320,6 +331,11 @@ def _find_mode(wanted: str, modes: Mapping[str, str]) -> int:
             wanted, ", ".join("{} {}".format(*item) for item in sorted(modes.items())) or "none"
         ),
     )
+
+
+def _line(verb: str, arguments: Sequence[Argument]) -> str:
+    """Return a request as a person types it."""
+    return " ".join([verb] + [str(each) for each in arguments])
 
 
 def _mode_name(mode: Optional[Sequence[Any]]) -> str:

@@ -6,7 +6,8 @@ from typing import Any, Iterator, List
 
 from efficientquant_agent import __version__
 from efficientquant_agent.errors import ControllerTooOldError, ControllerUnreachableError
-from efficientquant_agent.facts import ERROR, INFO, WARNING, ControllerFacts, Facts, Problem, pip_install, version_of
+from efficientquant_agent.facts import ERROR, INFO, WARNING, ControllerFacts, Facts, Problem, pip_install
+from efficientquant_agent.versions import version_of
 
 # The whole conversation; a name server alone can take longer than a person waits.
 LIMIT_S = 20.0

@@ -224,6 +224,20 @@ def precisions(compute_capability: int) -> Precisions:
     )
 
 
+def computing_gpu(gpus: Sequence[Gpu]) -> Optional[Gpu]:
+    """Return the GPU that runtimes compute on: CUDA's first, None without any."""
+    return gpus[0] if gpus else None
+
+
+def discrete_gpu(gpus: Sequence[Gpu]) -> Optional[Gpu]:
+    """Return the computing GPU, None where it shares the board's memory and clocks.
+
+    It is the one that NVML watches and locks.
+    """
+    gpu = computing_gpu(gpus)
+    return None if gpu is None or gpu.integrated else gpu
+
+
 def _gpu(facts: Mapping[str, Any]) -> Gpu:
     """Return the record of a GPU; what is not told is empty, and what it computes follows from its capability."""
     capability = int(facts.get("compute_capability") or 0)

@@ -3,6 +3,7 @@
 from typing import Iterator, List
 
 from efficientquant_agent import controller_link, runtime_diagnosis
+from efficientquant_agent.device import discrete_gpu
 from efficientquant_agent.facts import (
     ABSENT,
     ERROR,
@@ -14,8 +15,8 @@ from efficientquant_agent.facts import (
     Problem,
     in_environment,
     pip_install,
-    version_of,
 )
+from efficientquant_agent.versions import version_of
 
 __all__ = ["ABSENT", "ERROR", "INFO", "NEEDS_ROOT", "READABLE", "WARNING", "Facts", "Problem", "can_run", "diagnose"]
 
@@ -118,7 +119,7 @@ def _rights(facts: Facts) -> Iterator[Problem]:
             ),
             "run the agent as root, as its unit file does",
         )
-    can_lock = bool(facts.tools.get("jetson_clocks")) or any(not gpu.integrated for gpu in facts.gpus)
+    can_lock = bool(facts.tools.get("jetson_clocks")) or discrete_gpu(facts.gpus) is not None
     if can_lock and facts.clock_control == "none":
         yield Problem(
             "clocks_not_settable",
@@ -145,7 +146,7 @@ def _locked(facts: Facts) -> str:
 
 
 def _nvml(facts: Facts) -> Iterator[Problem]:
-    if all(gpu.integrated for gpu in facts.gpus):
+    if discrete_gpu(facts.gpus) is None:
         return
     other = facts.installed.get("pynvml", "")
     if "nvidia-ml-py" not in facts.installed:

@@ -3,13 +3,15 @@
 import json
 import os
 import signal
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence
+from typing import Callable, Dict, List, Mapping, NamedTuple, Sequence
 
-from efficientquant_agent import building, plans
+from efficientquant_agent import plans, protocol
 from efficientquant_agent.backends.base import BuildOptions, BuildReport
 from efficientquant_agent.children import Ended, crash, read_outcome, run_child
+from efficientquant_agent.device import computing_gpu
 from efficientquant_agent.digests import new_sha256
 from efficientquant_agent.errors import RunFailedError
+from efficientquant_agent.protocol import BuildSpec
 from efficientquant_agent.records import Assignment, DeviceSnapshot
 from efficientquant_agent.watching import Watcher
 
@@ -59,20 +61,14 @@ class Engines:
         if kept is not None:
             return Plan(kept.path, kept.report, True, key)
         ladder = workspace_ladder_bytes(device)
-        spec = {
-            "parent_pid": os.getpid(),
-            "scratch": scratch,
-            "backend": assignment.backend,
-            "device_name": self._device_name,
-            "artifact_path": artifact_path,
-        }
         options = BuildOptions(
             builder_flags=list(assignment.builder_flags),
             workspace_ladder_bytes=ladder,
             timing_cache_path=os.path.join(self._timing, _digest(settings) + ".cache"),
         )
-        report = self._build(spec, options, watcher, progress)
-        made = self._cache.put(key, os.path.join(scratch, building.PLAN_FILE), report)
+        spec = BuildSpec(os.getpid(), scratch, assignment.backend, self._device_name, artifact_path, options)
+        report = self._build(spec, watcher, progress)
+        made = self._cache.put(key, os.path.join(scratch, protocol.PLAN_FILE), report)
         return Plan(made.path, made.report, False, key)
 
     def forget(self, plan: Plan) -> None:
@@ -80,25 +76,23 @@ class Engines:
         self._cache.forget(plan.key)
 
     @staticmethod
-    def _build(
-        spec: Dict[str, Any], options: BuildOptions, watcher: Watcher, progress: Callable[[str, float], None]
-    ) -> BuildReport:
+    def _build(spec: BuildSpec, watcher: Watcher, progress: Callable[[str, float], None]) -> BuildReport:
         """Build in a child; one that the kernel kills is tried again with the next smaller workspace."""
-        ladder = list(options.workspace_ladder_bytes)
+        ladder = list(spec.options.workspace_ladder_bytes)
         killed_at: List[int] = []
         while True:
-            attempt = dict(spec, options=options._replace(workspace_ladder_bytes=list(ladder))._asdict())
-            ended = run_child("efficientquant_agent.building", attempt, watcher, lambda _: [], progress)
+            attempt = spec._replace(options=spec.options._replace(workspace_ladder_bytes=list(ladder)))
+            ended = run_child(protocol.BUILD_MODULE, attempt, watcher, lambda _: [], progress)
             if ended.returncode != -signal.SIGKILL or watcher.killed_for or len(ladder) == 1:
                 break
             killed_at.append(ladder.pop(0))
         if watcher.killed_for:
             raise RunFailedError("build_failed", "the build was stopped")
-        report = plans.read_report(os.path.join(spec["scratch"], building.REPORT_FILE))
+        report = protocol.read(os.path.join(spec.scratch, protocol.REPORT_FILE), protocol.decode_report)
         if ended.returncode == 0 and report is not None:
             notes = ["the kernel killed the build with a workspace of {} MiB".format(size >> 20) for size in killed_at]
             return report._replace(notes=list(report.notes) + notes)
-        raise _failure(spec["scratch"], ended, watcher, killed_at + ladder[:1])
+        raise _failure(spec.scratch, ended, watcher, killed_at + ladder[:1])
 
 
 def build_settings(assignment: Assignment, device: DeviceSnapshot, conditions: Mapping[str, str]) -> Dict[str, str]:
@@ -107,7 +101,7 @@ def build_settings(assignment: Assignment, device: DeviceSnapshot, conditions: M
     Known from the hello: the daemon itself loads no runtime and asks no GPU.
     """
     backend = next((one for one in device.backends if one.name == assignment.backend), None)
-    gpu = device.gpus[0] if device.gpus else None
+    gpu = computing_gpu(device.gpus)
     return {
         "backend": assignment.backend,
         "version": backend.version if backend else "",
@@ -126,14 +120,15 @@ def build_settings(assignment: Assignment, device: DeviceSnapshot, conditions: M
 
 def workspace_ladder_bytes(device: DeviceSnapshot) -> Sequence[int]:
     """Return the workspaces to try, the largest first: on a GPU that shares the board's memory, a sixteenth of it."""
-    shared = any(gpu.integrated for gpu in device.gpus) and device.memory_total_bytes
+    gpu = computing_gpu(device.gpus)
+    shared = gpu is not None and gpu.integrated and device.memory_total_bytes
     most_bytes = device.memory_total_bytes // _SHARED_MEMORY_PARTS if shared else _LADDER_BYTES[0]
     # A board of 4 GB tells a little less, since the kernel keeps some: half a step of tolerance.
     return [size for size in _LADDER_BYTES if size <= 1.5 * most_bytes] or [_SMALLEST_BYTES]
 
 
 def _failure(scratch: str, ended: Ended, watcher: Watcher, tried_bytes: Sequence[int]) -> RunFailedError:
-    outcome = read_outcome(scratch, ended)
+    failure = read_outcome(scratch, ended, protocol.decode_build_failure)
     seen = "workspaces of {} MiB were tried; the board had at least {} bytes left, swap in use reached {} bytes".format(
         ", ".join(str(size >> 20) for size in tried_bytes),
         *(
@@ -144,10 +139,12 @@ def _failure(scratch: str, ended: Ended, watcher: Watcher, tried_bytes: Sequence
             )
         ),
     )
-    if outcome is None:
+    if failure is None:
         return crash(ended, seen, _FAILURES)
-    failure_type, message = outcome["failure_type"], outcome["failure_message"]
-    return RunFailedError(failure_type, "{} ({})".format(message, seen) if failure_type == "build_oom" else message)
+    message = failure.failure_message
+    if failure.failure_type == "build_oom":
+        message = "{} ({})".format(message, seen)
+    return RunFailedError(failure.failure_type, message)
 
 
 def _digest(settings: Mapping[str, str]) -> str:

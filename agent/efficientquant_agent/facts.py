@@ -1,8 +1,7 @@
 """What the doctor knows about a device, and what it says about that."""
 
-import re
 from types import MappingProxyType
-from typing import Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Mapping, NamedTuple, Optional, Sequence
 
 from efficientquant_agent.records import BackendInfo, Gpu
 
@@ -105,9 +104,3 @@ def pip_install(facts: Facts, *arguments: str) -> str:
 def in_environment(facts: Facts, arguments: str) -> str:
     """Return a command of the agent's own Python: the `pip` or `python3` on PATH may be another's."""
     return "{}{} {}".format("" if facts.prefix_writable else "sudo ", facts.python or "python3", arguments)
-
-
-def version_of(text: str) -> Tuple[int, ...]:
-    """Return the leading numbers of a version: "8.0.1.6" → (8, 0, 1, 6), "" → ()."""
-    match = re.match(r"\d+(?:\.\d+)*", text)
-    return tuple(int(part) for part in match.group().split(".")) if match else ()

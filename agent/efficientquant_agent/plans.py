@@ -6,6 +6,7 @@ import os
 import shutil
 from typing import List, Mapping, NamedTuple, Optional, Tuple
 
+from efficientquant_agent import protocol
 from efficientquant_agent.backends.base import BuildReport
 from efficientquant_agent.digests import new_sha256
 
@@ -29,23 +30,6 @@ def plan_key(artifact_sha256: str, settings: Mapping[str, str]) -> str:
     return new_sha256(text.encode()).hexdigest()
 
 
-def write_report(path: str, report: BuildReport) -> None:
-    """Write a report as JSON, complete or not at all."""
-    with open(path + _PART, "w", encoding="utf-8") as stream:
-        json.dump(report._asdict(), stream)
-    os.replace(path + _PART, path)
-
-
-def read_report(path: str) -> Optional[BuildReport]:
-    """Return a report, None where there is none or it is damaged."""
-    try:
-        with open(path, encoding="utf-8") as stream:
-            report = BuildReport(**json.load(stream))
-    except (OSError, ValueError, TypeError):
-        return None
-    return report._replace(notes=tuple(report.notes), settings=dict(report.settings))
-
-
 class PlanCache:
     """A directory of plans; used by one process, the daemon."""
 
@@ -60,7 +44,7 @@ class PlanCache:
     def find(self, key: str) -> Optional[Plan]:
         """Return the plan of this key, None where there is none; a damaged one is removed."""
         path, report_path = self._paths(key)
-        report = read_report(report_path)
+        report = _read_report(report_path)
         if report is None or _sha256(path) != report.engine_sha256:
             self.forget(key)
             return None
@@ -77,7 +61,7 @@ class PlanCache:
         shutil.move(plan_path, path + _PART)
         _sync(path + _PART)
         os.replace(path + _PART, path)
-        write_report(report_path, report)  # last: a plan without its report is not there
+        protocol.write(report_path, report)  # last: a plan without its report is not there
         self._make_room(key)
         return Plan(path, report)
 
@@ -118,6 +102,14 @@ class PlanCache:
             with contextlib.suppress(FileNotFoundError):
                 total += os.stat(path).st_size
         return total
+
+
+def _read_report(path: str) -> Optional[BuildReport]:
+    """Return a kept report, None where there is none or it is damaged or of another release."""
+    try:
+        return protocol.read(path, protocol.decode_report)
+    except (OSError, protocol.MismatchError):
+        return None
 
 
 def _sync(path: str) -> None:

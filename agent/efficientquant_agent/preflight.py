@@ -2,7 +2,7 @@
 
 import os
 import re
-from typing import Any, List, Mapping, Optional
+from typing import Any, List, Mapping, NamedTuple, Optional
 
 from efficientquant_agent.errors import RunFailedError, SensorError
 from efficientquant_agent.records import Finding
@@ -10,29 +10,33 @@ from efficientquant_agent.samplers import nvml
 
 # An engine is in memory twice while it loads, with its activations beside it (measurement.md: three times its size).
 MEMORY_FACTOR = 3
-_HOT_ZONE = re.compile(r"temperature_(?:gpu|cpu|tj)[\w.-]*_c")
 
 
-def hottest_c(latest: Mapping[str, float]) -> Optional[float]:
-    """Return the highest temperature of what computes, in °C; None where nothing tells one."""
-    return max((value for name, value in latest.items() if _HOT_ZONE.fullmatch(name)), default=None)
+def hottest_c(latest: Mapping[str, float], hot_zones: str) -> Optional[float]:
+    """Return the highest temperature of the zones that compute in °C, None without any."""
+    return max((value for name, value in latest.items() if re.fullmatch(hot_zones, name)), default=None)
 
 
-def is_cool(latest: Mapping[str, float], gate_c: float) -> bool:
-    """Whether the board may start: below the gate, or nobody knows."""
-    temperature_c = hottest_c(latest)
-    return temperature_c is None or temperature_c < gate_c
+class Gate(NamedTuple):
+    """The temperature that a board must be below to start, and the zones that count."""
 
+    limit_c: float
+    hot_zones: str
 
-def too_hot(latest: Mapping[str, float], gate_c: float, waited_s: float) -> Finding:
-    """Say that the board did not cool down in time: it is measured all the same, and the verdict is lower."""
-    return Finding(
-        "temperature",
-        "soft",
-        "started at {:.1f} °C, which is above the gate of {:g} °C, after waiting {:.0f} s".format(
-            hottest_c(latest) or 0.0, gate_c, waited_s
-        ),
-    )
+    def is_open(self, latest: Mapping[str, float]) -> bool:
+        """Return True when the board is cooler, or its temperature is unknown."""
+        temperature_c = hottest_c(latest, self.hot_zones)
+        return temperature_c is None or temperature_c < self.limit_c
+
+    def too_hot(self, latest: Mapping[str, float], waited_s: float) -> Finding:
+        """Say that the board did not cool down in time: it is measured all the same, and the verdict is lower."""
+        return Finding(
+            "temperature",
+            "soft",
+            "started at {:.1f} °C, which is above the gate of {:g} °C, after waiting {:.0f} s".format(
+                hottest_c(latest, self.hot_zones) or 0.0, self.limit_c, waited_s
+            ),
+        )
 
 
 def require_memory(content_path: str, available_bytes: Optional[int]) -> None:

@@ -31,6 +31,8 @@ class Measurement(NamedTuple):
     # What the user asked to change; nothing is changed otherwise.
     lock_clocks: bool = False
     power_mode: str = ""
+    # The series of what computes for the temperature gate: a regular expression over whole names, empty for none.
+    hot_zones: str = ""
 
 
 class Assignment(NamedTuple):
@@ -89,11 +91,22 @@ class Superseded(NamedTuple):
 
 
 class BackendInfo(NamedTuple):
-    """A way to run models that this device has."""
+    """A way to run models that this device has, as its class in backends/ describes it."""
 
     name: str
     version: str
     providers: Sequence[str]
+    # Where nothing else is asked for, the lowest one runs the jobs.
+    preference: int = 0
+    uses_gpu: bool = False
+    # Building or loading makes an engine, which takes minutes.
+    builds_engines: bool = False
+    # What it builds from; with precision flags the file is FP32 and the builder chooses, without its types decide.
+    form: str = ""
+    opset: int = 0
+    precision_flags: Sequence[str] = ()
+    # Fields of Measurement that it obeys and other backends do not.
+    options: Sequence[str] = ()
 
 
 class Gpu(NamedTuple):
@@ -191,6 +204,29 @@ class EngineInfo(NamedTuple):
     layers_json: str
 
 
+class Readings(NamedTuple):
+    """Single readings of a run, each in the unit of its name; None is what was not read.
+
+    A further one is a field here and the line that reads it, in the daemon or in the child.
+    """
+
+    # What loading took of the GPU's memory, as the runtime saw it.
+    device_memory_bytes: Optional[float] = None
+    board_available_before_bytes: Optional[float] = None
+    swap_used_before_bytes: Optional[float] = None
+    # What watching cost: CPU time, and how often the watcher woke.
+    sampler_cpu_s: Optional[float] = None
+    sampler_wakeups: Optional[float] = None
+    # What locked clocks are meant to run at.
+    clock_gpu_target_hz: Optional[float] = None
+    clock_emc_target_hz: Optional[float] = None
+    clock_cpu_target_hz: Optional[float] = None
+
+    def known(self) -> Dict[str, float]:
+        """Return what was read, by name."""
+        return {name: float(value) for name, value in self._asdict().items() if value is not None}
+
+
 class RunResult(NamedTuple):
     """Everything that is known about one run, successful or not."""
 
@@ -210,23 +246,16 @@ class RunResult(NamedTuple):
     warmup_latency_s: Sequence[float] = ()
     latency_s: Sequence[float] = ()
     series: Sequence[Series] = ()
-    peak_pss_bytes: Optional[int] = None
-    board_available_before_bytes: Optional[int] = None
-    board_available_min_bytes: Optional[int] = None
-    swap_used_before_bytes: Optional[int] = None
-    swap_used_max_bytes: Optional[int] = None
     providers: Sequence[str] = ()
     library_versions: Mapping[str, str] = MappingProxyType({})
     session_options: Mapping[str, str] = MappingProxyType({})
-    sampler_cpu_s: Optional[float] = None
-    sampler_wakeups: Optional[int] = None
     # CUDA events, one entry per inference, in order; empty where there is no such clock.
     device_latency_s: Sequence[float] = ()
     windows: Sequence[Window] = ()
-    # The state of the device that a comparison depends on, e.g. {"power_mode": "MAXN", "clocks": "locked"}.
+    # The state of the device that a comparison depends on, as text: {"power_mode": "MAXN", "clocks": "locked"}.
     conditions: Mapping[str, str] = MappingProxyType({})
     findings: Sequence[Finding] = ()
     agreement: Optional[Agreement] = None
     engine: Optional[EngineInfo] = None
-    # What loading took of the GPU's memory, as the runtime saw it.
-    device_memory_bytes: Optional[int] = None
+    # Readings.known()
+    measured: Mapping[str, float] = MappingProxyType({})

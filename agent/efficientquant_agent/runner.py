@@ -7,9 +7,11 @@ import tempfile
 import time
 from typing import Callable, Iterator
 
-from efficientquant_agent import clocks
+from efficientquant_agent import backends, clocks
+from efficientquant_agent.backends.base import UnknownBackendError
 from efficientquant_agent.board import Board
 from efficientquant_agent.clocks import ClockControl, ClockError, ClockRequest
+from efficientquant_agent.device import discrete_gpu
 from efficientquant_agent.engines import Engines
 from efficientquant_agent.errors import RunFailedError
 from efficientquant_agent.records import Assignment, Finding, RunResult
@@ -35,7 +37,14 @@ class Runner:
     def run(
         self, assignment: Assignment, files: Files, result: RunResult, cancellation: Cancellation, progress: Progress
     ) -> RunResult:
-        """Return `result` completed by what the children did; a failed run is a result too, with all that it knows."""
+        """Return `result` completed by what the children did; a failed run is a result too, with all that it knows.
+
+        Raises RunFailedError("load_failed") for a backend that this agent has no code for.
+        """
+        try:
+            backends.find(assignment.backend)
+        except UnknownBackendError as error:
+            raise RunFailedError("load_failed", "{}; upgrade it, or choose another backend".format(error)) from error
         result = result._replace(started_unix_s=time.time(), started_monotonic_s=time.monotonic())
         scratch = tempfile.mkdtemp(dir=self._scratch_root)
         steps = Steps(self._board, self._engines, assignment, files, result, scratch, cancellation, progress, self._log)
@@ -53,8 +62,8 @@ class Runner:
     def _set_clocks(self, assignment: Assignment, steps: Steps) -> Iterator[None]:
         """Set what was asked for, and put back what was there before, whatever happens in between."""
         asked = assignment.measurement
-        gpu_uuid = next((gpu.uuid for gpu in steps.result.device.gpus if not gpu.integrated), "")
-        request = ClockRequest(asked.power_mode, asked.lock_clocks, gpu_uuid if asked.lock_clocks else "")
+        gpu = discrete_gpu(steps.result.device.gpus)
+        request = ClockRequest(asked.power_mode, asked.lock_clocks, gpu.uuid if gpu and asked.lock_clocks else "")
         if request.power_mode or request.lock:
             steps.progress("clocks", 0.0)
         try:
@@ -62,6 +71,7 @@ class Runner:
         except ClockError as error:
             raise RunFailedError("clocks_failed", str(error)) from error
         steps.conditions.update(applied.conditions())
+        steps.readings = steps.readings._replace(**applied.readings().known())
         try:
             yield
         finally:

@@ -2,8 +2,11 @@
 
 import re
 from itertools import zip_longest
-from typing import Iterator
+from typing import Iterator, Optional, Type
 
+from efficientquant_agent import backends
+from efficientquant_agent.backends.base import Backend
+from efficientquant_agent.device import computing_gpu
 from efficientquant_agent.facts import (
     ERROR,
     WARNING,
@@ -12,16 +15,14 @@ from efficientquant_agent.facts import (
     in_environment,
     is_jetson,
     pip_install,
-    version_of,
 )
+from efficientquant_agent.versions import version_of
 
-_GPU_BACKENDS = ("trt", "trt-rtx", "ort-trt", "ort-cuda")
 _NEWER_JETPACK = "upgrade to JetPack 4.6.1 or newer (L4T R32.7), which has TensorRT 8.2"
 _JETPACK_TENSORRT = "install JetPack's TensorRT: sudo apt install --reinstall python3-libnvinfer"
 # The package index's current TensorRT is built with CUDA 13, whose oldest SM this is.
 _OLDEST_SM_OF_THE_INDEX = 75
 _OLDEST_DRIVER_OF_THE_INDEX = (580,)
-_RTX_PACKAGES = "tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs"
 
 
 def _modules(facts: Facts) -> Iterator[Problem]:
@@ -68,6 +69,7 @@ def _tensorrt(facts: Facts) -> Iterator[Problem]:
 
 
 def _runtimes(facts: Facts) -> Iterator[Problem]:
+    gpu = computing_gpu(facts.gpus)
     for sentence, cause in zip_longest(facts.broken, facts.broken_causes, fillvalue=""):
         yield Problem("backend_broken", WARNING if facts.backends else ERROR, sentence, _mended(facts, sentence, cause))
     if not facts.backends:
@@ -77,11 +79,11 @@ def _runtimes(facts: Facts) -> Iterator[Problem]:
             "nothing here can run a model",
             _any_runtime(facts),
         )
-    elif facts.gpus and not any(backend.name in _GPU_BACKENDS for backend in facts.backends):
+    elif gpu is not None and not any(backend.uses_gpu for backend in facts.backends):
         yield Problem(
             "gpu_unused",
             WARNING,
-            "{} is here and no runtime uses it: models run on the CPU".format(facts.gpus[0].name or "a GPU"),
+            "{} is here and no runtime uses it: models run on the CPU".format(gpu.name or "a GPU"),
             "mend what the problems about its runtimes name"
             if _has_unused_tensorrt(facts) or facts.broken
             else _gpu_runtime(facts),
@@ -94,7 +96,6 @@ CHECKS = (_modules, _tensorrt, _runtimes)
 def _mended(facts: Facts, sentence: str, cause: str) -> str:
     """Return what helps against a runtime that is installed and does not work, by the error's name."""
     name, _, detail = cause.partition(": ")
-    backend = (re.findall(r"backend '([\w-]+)'", sentence) or [""])[0]
     if name.startswith("cuda") or name == "libcudart":
         return _answering_gpu(facts, name)
     if name == "ModuleNotFoundError":
@@ -107,9 +108,10 @@ def _mended(facts: Facts, sentence: str, cause: str) -> str:
         return "{} shows which runtime it is; remove that one or install it again".format(
             in_environment(facts, "-X faulthandler -m efficientquant_agent.backends").replace("sudo ", "")
         )
-    if backend == "trt" and is_jetson(facts):
+    backend = _named_backend(sentence)
+    if backend is not None and backend.is_in_jetpack and is_jetson(facts):
         return _NEWER_JETPACK if name == "RuntimeTooOldError" else _JETPACK_TENSORRT
-    packages = {"trt": "tensorrt", "trt-rtx": _RTX_PACKAGES}.get(backend, _installed_onnxruntime(facts))
+    packages = _packages(facts, backend)
     if name == "RuntimeTooOldError":
         return pip_install(facts, "--upgrade", packages)
     return "install it again, with its libraries of the same release: {}".format(
@@ -117,8 +119,16 @@ def _mended(facts: Facts, sentence: str, cause: str) -> str:
     )
 
 
-def _installed_onnxruntime(facts: Facts) -> str:
-    return "onnxruntime-gpu" if "onnxruntime-gpu" in facts.installed else "onnxruntime"
+def _named_backend(sentence: str) -> Optional[Type[Backend]]:
+    """Return the backend that a sentence of `efficientquant_agent.backends` is about."""
+    names = re.findall(r"backend '([\w-]+)'", sentence)[:1]
+    return next((backend for backend in backends.known() if backend.name in names), None)
+
+
+def _packages(facts: Facts, backend: Optional[Type[Backend]]) -> str:
+    """Return what pip installs a backend by: that of its packages which is here, else the first."""
+    offered = backend.packages if backend is not None else ()
+    return next((each for each in offered if each in facts.installed), next(iter(offered), "the packages it names"))
 
 
 def _answering_gpu(facts: Facts, error: str) -> str:
@@ -165,13 +175,14 @@ def _gpu_runtime(facts: Facts) -> str:
         return _JETPACK_TENSORRT
     if facts.cuda_error.startswith("cudaErrorInsufficientDriver"):
         return _answering_gpu(facts, "cudaErrorInsufficientDriver")
-    capability = facts.gpus[0].compute_capability
+    gpu = computing_gpu(facts.gpus)
+    capability = gpu.compute_capability
     if 0 < capability < _OLDEST_SM_OF_THE_INDEX:
         return "install a release of TensorRT that supports SM {}.{}, as its support matrix says".format(
             *divmod(capability, 10)
         )
     install = pip_install(facts, "tensorrt numpy")
-    driver = facts.gpus[0].driver_version
+    driver = gpu.driver_version
     if driver and version_of(driver) < _OLDEST_DRIVER_OF_THE_INDEX:
         return "update NVIDIA's driver {} to {} or newer (CUDA 13), restart, then {}".format(
             driver, _OLDEST_DRIVER_OF_THE_INDEX[0], install

@@ -3,19 +3,20 @@
 import json
 import os
 import time
-from typing import Any, Callable, Dict, List, NamedTuple, Optional
+from typing import Callable, Dict, List, NamedTuple, Optional
 
-from efficientquant_agent import backends, preflight, worker
+from efficientquant_agent import backends, preflight, protocol
 from efficientquant_agent.board import Board
 from efficientquant_agent.children import crash, read_outcome, read_samples, run_child
+from efficientquant_agent.device import discrete_gpu
 from efficientquant_agent.engines import Engines, Plan
 from efficientquant_agent.errors import RunFailedError
+from efficientquant_agent.protocol import Outcome, RunSpec
 from efficientquant_agent.records import (
-    Agreement,
     Assignment,
-    DeviceSnapshot,
     EngineInfo,
     Finding,
+    Readings,
     RunResult,
     Series,
     StageTiming,
@@ -54,6 +55,7 @@ class Steps:
         self.result = result
         self.progress = progress
         self.conditions: Dict[str, str] = {}
+        self.readings = Readings()
         self.findings: List[Finding] = []
         self._board = board
         self._engines = engines
@@ -61,13 +63,13 @@ class Steps:
         self._asked = assignment.measurement
         self._files = files
         self._scratch = scratch
-        self._found = board.discover(
-            self._asked.sampling_interval_s, _discrete_uuid(result.device), backends.uses_gpu(assignment.backend)
-        )
+        self._backend = backends.find(assignment.backend)
+        gpu = discrete_gpu(result.device.gpus if result.device else ())
+        self._found = board.discover(self._asked.sampling_interval_s, gpu.uuid if gpu else "", self._backend.uses_gpu)
         self._windows: List[Window] = []
         self._own_pss = Series("child_pss_bytes", [], [])
-        # Since when what the board's memory does is the model's doing, and not a build's.
-        self._loading_since_s = 0.0
+        # Since when what the board's memory does is the model's doing, and not a build's; None until then.
+        self._model_since_s: Optional[float] = None
         recorder = SeriesRecorder(result.started_monotonic_s, log)
         recorder.add(self._found.samplers)
         self._watcher = Watcher(
@@ -78,7 +80,7 @@ class Steps:
 
     def do(self, device_name: str) -> None:
         """Build an engine where the backend wants one, and measure; a plan that does not load is built anew, once."""
-        if not backends.builds_engines(self._assignment.backend):
+        if not self._backend.builds:
             self._measure_between_rests(self._files.artifact, None, device_name)
             return
         try:
@@ -107,15 +109,17 @@ class Steps:
         series = watcher.close()
         if self._found.gpu is not None:
             self._found.gpu.close()
-        result = self.result._replace(
+        if self._model_since_s is not None:
+            self._mark("model", self._model_since_s)
+        self.readings = self.readings._replace(sampler_cpu_s=cpu_s, sampler_wakeups=watcher.wakeups)
+        return self.result._replace(
             duration_s=time.monotonic() - self.result.started_monotonic_s,
             windows=self._windows,
             conditions=self.conditions,
             findings=self.findings + watcher.recorder.findings,
-            sampler_cpu_s=cpu_s,
-            sampler_wakeups=watcher.wakeups,
+            measured=self.readings.known(),
+            series=_merged(series, self._own_pss),
         )
-        return _with_series(result, _merged(series, self._own_pss), self._loading_since_s)
 
     def _deadline_s(self) -> float:
         timeout_s = self._assignment.timeout_s
@@ -153,10 +157,10 @@ class Steps:
 
     def _measure_between_rests(self, content_path: str, plan: Optional[Plan], device_name: str) -> None:
         available_bytes = self._board.available_bytes()
-        self.result = self.result._replace(
+        self.readings = self.readings._replace(
             board_available_before_bytes=available_bytes, swap_used_before_bytes=self._board.swap_used_bytes()
         )
-        self._loading_since_s = self._since_start(time.monotonic())
+        self._model_since_s = time.monotonic()
         preflight.require_memory(content_path, available_bytes)
         self._cool_down()
         self._note_neighbours("before")
@@ -167,21 +171,22 @@ class Steps:
         self._note_neighbours("after")
 
     def _note_neighbours(self, when: str) -> None:
-        if backends.uses_gpu(self._assignment.backend):
+        if self._backend.uses_gpu:
             found = preflight.gpu_neighbours(self._found.gpu, [os.getpid()], when)
             self.findings += [one for one in found if one not in self.findings]
 
     def _cool_down(self) -> None:
-        gate_c, recorder = self._asked.max_start_temperature_c, self._watcher.recorder
+        recorder = self._watcher.recorder
+        gate = preflight.Gate(self._asked.max_start_temperature_c, self._asked.hot_zones)
         self._watcher.look()
-        if gate_c <= 0 or preflight.is_cool(recorder.latest, gate_c):
+        if gate.limit_c <= 0 or gate.is_open(recorder.latest):
             return
         self.progress("gate", 0.0)
         started_s = time.monotonic()
-        cooled = self._watcher.wait_until(lambda latest: preflight.is_cool(latest, gate_c), self._asked.gate_timeout_s)
+        cooled = self._watcher.wait_until(gate.is_open, self._asked.gate_timeout_s)
         self._require_alive()
         if not cooled:
-            self.findings.append(preflight.too_hot(recorder.latest, gate_c, time.monotonic() - started_s))
+            self.findings.append(gate.too_hot(recorder.latest, time.monotonic() - started_s))
 
     def _rest(self, name: str) -> None:
         """Watch the board at rest, where its power is read: what it takes then is subtracted."""
@@ -199,18 +204,18 @@ class Steps:
         return monotonic_s - self.result.started_monotonic_s
 
     def _measure(self, content_path: str, plan: Optional[Plan], device_name: str) -> None:
-        spec = {
-            "content_path": content_path,
-            "reference_path": self._files.reference,
-            "backend": self._assignment.backend,
-            "device_name": device_name,
-            "measurement": self._asked._asdict(),
-            "parent_pid": os.getpid(),
-            "scratch": self._scratch,
-        }
+        spec = RunSpec(
+            parent_pid=os.getpid(),
+            scratch=self._scratch,
+            backend=self._assignment.backend,
+            device_name=device_name,
+            content_path=content_path,
+            reference_path=self._files.reference,
+            measurement=self._asked,
+        )
         gpu = self._found.gpu
         ended = run_child(
-            "efficientquant_agent.worker",
+            protocol.RUN_MODULE,
             spec,
             self._watcher,
             lambda pid: self._board.child_samplers(pid, gpu),
@@ -218,35 +223,35 @@ class Steps:
         )
         self.result = self.result._replace(log_tail=ended.log_tail)
         self._require_alive()
-        outcome = read_outcome(self._scratch, ended)
+        outcome = read_outcome(self._scratch, ended, protocol.decode_outcome)
         if outcome is None:
             raise crash(ended, self._memory_seen(), _FAILURES)
         self._take(outcome, plan)
 
-    def _take(self, outcome: Dict[str, Any], plan: Optional[Plan]) -> None:
+    def _take(self, outcome: Outcome, plan: Optional[Plan]) -> None:
         """Keep everything a child told, also when it failed."""
-        self._add_stages([StageTiming(**stage) for stage in outcome.pop("stages", ())])
-        for name, start_s, end_s in outcome.pop("windows", ()):
-            self._windows.append(Window(name, self._since_start(start_s), self._since_start(end_s)))
-        for monotonic_s, pss_bytes in outcome.pop("pss", ()):
-            self._own_pss.time_s.append(self._since_start(monotonic_s))
-            self._own_pss.value.append(pss_bytes)
-        self.findings += [Finding(**finding) for finding in outcome.pop("findings", ())]
-        agreement = outcome.pop("agreement", None)
-        engine = {name: outcome.pop(name, None) for name in ("realised_precision", "layers")}
-        versions = dict(self.result.library_versions, **outcome.pop("library_versions", {}))
-        failure = outcome.pop("failure_type", ""), outcome.pop("failure_message", "")
+        self._add_stages(list(outcome.stages))
+        for window in outcome.windows:
+            self._windows.append(
+                Window(window.name, self._since_start(window.start_s), self._since_start(window.end_s))
+            )
+        self._own_pss.time_s.extend(self._since_start(time_s) for time_s in outcome.own_pss.time_s)
+        self._own_pss.value.extend(outcome.own_pss.value)
+        self.findings += outcome.findings
+        self.readings = self.readings._replace(**outcome.readings.known())
         self.result = self.result._replace(
-            library_versions=versions,
-            latency_s=read_samples(self._scratch, worker.LATENCY_FILE),
-            warmup_latency_s=read_samples(self._scratch, worker.WARMUP_FILE),
-            device_latency_s=read_samples(self._scratch, worker.DEVICE_LATENCY_FILE),
-            agreement=Agreement(**agreement) if agreement else None,
-            engine=_engine_info(plan, engine) if plan else None,
-            **outcome,
+            library_versions=dict(self.result.library_versions, **outcome.library_versions),
+            latency_s=read_samples(self._scratch, protocol.LATENCY_FILE),
+            warmup_latency_s=read_samples(self._scratch, protocol.WARMUP_FILE),
+            device_latency_s=read_samples(self._scratch, protocol.DEVICE_LATENCY_FILE),
+            warmup_converged=outcome.warmup_converged,
+            providers=outcome.providers,
+            session_options=outcome.session_options,
+            agreement=outcome.agreement,
+            engine=_engine_info(plan, outcome) if plan else None,
         )
-        if failure[0]:
-            raise RunFailedError(*failure)
+        if outcome.failure_type:
+            raise RunFailedError(outcome.failure_type, outcome.failure_message)
 
     def _add_stages(self, stages: List[StageTiming]) -> None:
         self.result = self.result._replace(stages=list(self.result.stages) + stages)
@@ -261,7 +266,7 @@ class Steps:
         )
 
 
-def _engine_info(plan: Plan, found: Dict[str, Any]) -> EngineInfo:
+def _engine_info(plan: Plan, outcome: Outcome) -> EngineInfo:
     report = plan.report
     return EngineInfo(
         sha256=report.engine_sha256,
@@ -270,8 +275,8 @@ def _engine_info(plan: Plan, found: Dict[str, Any]) -> EngineInfo:
         workspace_bytes=report.workspace_bytes,
         notes=list(report.notes),
         settings=dict(report.settings),
-        realised_precision=found["realised_precision"] or {},
-        layers_json=json.dumps(found["layers"] or []),
+        realised_precision=outcome.realised_precision,
+        layers_json=json.dumps(outcome.layers),
     )
 
 
@@ -283,25 +288,3 @@ def _merged(series: List[Series], own: Series) -> List[Series]:
         pairs = sorted(zip(outside.time_s + own.time_s, outside.value + own.value))
         by_name[own.name] = Series(own.name, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
     return list(by_name.values())
-
-
-def _discrete_uuid(device: Optional[DeviceSnapshot]) -> str:
-    """The GPU that CUDA calls its first, unless it shares the board's memory; NVML may count them otherwise."""
-    gpus = device.gpus if device else ()
-    return gpus[0].uuid if gpus and not gpus[0].integrated else ""
-
-
-def _with_series(result: RunResult, series: List[Series], loading_since_s: float) -> RunResult:
-    values = {
-        one.name: [value for time_s, value in zip(one.time_s, one.value) if time_s >= loading_since_s] for one in series
-    }
-    return result._replace(
-        series=series,
-        peak_pss_bytes=_whole(max(values.get("child_pss_bytes", ()), default=None)),
-        board_available_min_bytes=_whole(min(values.get("board_available_bytes", ()), default=None)),
-        swap_used_max_bytes=_whole(max(values.get("swap_used_bytes", ()), default=None)),
-    )
-
-
-def _whole(value: Optional[float]) -> Optional[int]:
-    return None if value is None else int(value)

@@ -1,22 +1,21 @@
 """The child process of one run: loads the model, measures, and leaves its result in files.
 
-It reads a JSON object (data only) from standard input, writes progress as JSON lines to what was standard output,
-and ends with 0 whenever it could say how the run went: also after a bug, with what was measured until then.
+It reads a protocol.RunSpec from standard input, writes progress as JSON lines to what was standard output, leaves a
+protocol.Outcome, and ends with 0 whenever it could say how the run went: also after a bug, with what was measured
+until then.
 """
 
 import contextlib
-import ctypes
 import json
 import math
 import os
-import signal
 import sys
 import time
 import traceback
 from array import array
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, Mapping, Optional, Sequence, TextIO, Tuple, Type
+from typing import Any, Callable, ContextManager, Iterator, List, Mapping, Optional, Sequence, TextIO, Tuple, Type
 
-from efficientquant_agent import backends, measuring
+from efficientquant_agent import backends, measuring, protocol
 from efficientquant_agent.backends.base import (
     Backend,
     BackendBrokenError,
@@ -30,9 +29,11 @@ from efficientquant_agent.backends.base import (
     ran_out_of_memory,
 )
 from efficientquant_agent.backends.cudart import CudaError
+from efficientquant_agent.child_process import claim_standard_output, die_with_parent, read_spec, volunteer_for_oom_kill
 from efficientquant_agent.errors import RunFailedError, SensorError
 from efficientquant_agent.page_cache import drop_page_cache
-from efficientquant_agent.records import Measurement, StageTiming
+from efficientquant_agent.protocol import Outcome, RunSpec
+from efficientquant_agent.records import Finding, Readings, Series, StageTiming, Window
 from efficientquant_agent.reference import (
     MIN_COSINE,
     Reference,
@@ -44,11 +45,6 @@ from efficientquant_agent.reference import (
 from efficientquant_agent.reference import read as read_reference
 from efficientquant_agent.samplers.memory import ChildPss
 
-RESULT_FILE = "result.json"
-LATENCY_FILE = "latency_s.f64"
-DEVICE_LATENCY_FILE = "device_latency_s.f64"
-WARMUP_FILE = "warmup_latency_s.f64"
-_PR_SET_PDEATHSIG = 1
 _PROFILE_REPEATS = 20
 
 Progress = Callable[[str, float], None]
@@ -56,8 +52,8 @@ Progress = Callable[[str, float], None]
 
 def main() -> None:
     """Run what standard input describes."""
-    spec = json.load(sys.stdin)
-    die_with_parent(spec["parent_pid"])
+    spec = read_spec(protocol.decode_run_spec)
+    die_with_parent(spec.parent_pid)
     volunteer_for_oom_kill()
     report = claim_standard_output()
     run = Run(spec, lambda phase, fraction: _report(report, phase, fraction))
@@ -68,33 +64,9 @@ def main() -> None:
     finally:
         if not understood:
             run.note_bug()
-        with open(os.path.join(spec["scratch"], RESULT_FILE), "w", encoding="utf-8") as stream:
-            json.dump(run.outcome, stream)
+        protocol.write(os.path.join(spec.scratch, protocol.OUTCOME_FILE), run.outcome())
         if not understood:  # its traceback is on standard error; another exit code would mean that there is no result
             raise SystemExit(0)
-
-
-def die_with_parent(parent_pid: int) -> None:
-    """Make the kernel kill this process when the daemon dies, however it dies."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:  # it died before the line above
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def volunteer_for_oom_kill() -> None:
-    """Ask the kernel to take this process first when memory runs out, not the daemon or the desktop."""
-    try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as stream:
-            stream.write("1000")
-    except OSError as error:
-        sys.stderr.write("oom_score_adj stays as it is: {}\n".format(error))
-
-
-def claim_standard_output() -> TextIO:
-    """Return standard output for progress alone; whatever a runtime prints goes to standard error."""
-    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return stream
 
 
 def _report(stream: TextIO, phase: str, fraction: float) -> None:
@@ -105,27 +77,28 @@ def _report(stream: TextIO, phase: str, fraction: float) -> None:
 class Run:
     """The steps of one run, in order.
 
-    Latencies go to files in the scratch directory, the rest into `outcome` as soon as it is known.
+    Latencies go to files in the scratch directory, the rest into the outcome as soon as it is known.
     """
 
-    def __init__(self, spec: Dict[str, Any], progress: Progress) -> None:
+    def __init__(self, spec: RunSpec, progress: Progress) -> None:
         self._spec = spec
-        self._measurement = Measurement(**spec["measurement"])
+        self._measurement = spec.measurement
         self._progress = progress
         self._measured = False
-        self._stages: List[Dict[str, Any]] = []
-        self._windows: List[List[Any]] = []
-        self._pss: List[List[float]] = []
-        self._findings: List[Dict[str, str]] = []
-        self.outcome: Dict[str, Any] = {
-            "stages": self._stages,
-            "windows": self._windows,
-            "pss": self._pss,
-            "findings": self._findings,
-        }
+        self._stages: List[StageTiming] = []
+        self._windows: List[Window] = []
+        self._own_pss = Series("child_pss_bytes", [], [])
+        self._findings: List[Finding] = []
+        self._known = Outcome()
+
+    def outcome(self) -> Outcome:
+        """Return what is known by now."""
+        return self._known._replace(
+            stages=self._stages, windows=self._windows, own_pss=self._own_pss, findings=self._findings
+        )
 
     def attempt(self) -> None:
-        """Do the run; one that fails says in `outcome` how.
+        """Do the run; one that fails says in its outcome how.
 
         The types are "load_failed", "stale_plan", "wrong_outputs", "runtime_error" and "runtime_oom".
         """
@@ -157,31 +130,35 @@ class Run:
             self._fail("agent_error", sentence)
 
     def _fail(self, failure_type: str, message: str) -> None:
-        self.outcome.update(failure_type=failure_type, failure_message=message)
+        self._know(failure_type=failure_type, failure_message=message)
+
+    def _know(self, **facts: Any) -> None:
+        self._known = self._known._replace(**facts)
 
     def _find(self, check: str, message: str) -> None:
-        self._findings.append({"check": check, "severity": "info", "message": message})
+        self._findings.append(Finding(check, "info", message))
 
     def _do(self) -> None:
         """Load, check, warm up, measure; then what must not disturb the measurement, nor spoil it when it fails.
 
         Raises what the backend raises, WrongReferenceError, and RunFailedError for what has a type already.
         """
-        backend = find_backend(self._spec["backend"], self._spec["device_name"])
+        backend = find_backend(self._spec.backend, self._spec.device_name)
         self._progress("load", 0.0)
         with self._window("load"):
             model = self._load(backend)
         inputs = self._first_inference(model)
-        self.outcome.update(
+        session_options = dict(model.session_options, measuring_thread_cpus=keep_off_last_cpu())
+        self._know(
             providers=list(model.providers),
             library_versions=backend.library_versions(),
-            session_options=dict(model.session_options, measuring_thread_cpus=keep_off_last_cpu()),
-            device_memory_bytes=model.device_memory_bytes(),
+            session_options=session_options,
+            readings=Readings(device_memory_bytes=model.device_memory_bytes()),
         )
         self._measure(model, inputs)
         self._measured = True
         # What could not be done as asked, such as a CUDA graph, is known only now.
-        self.outcome["session_options"].update(model.session_options)
+        self._know(session_options=dict(session_options, **model.session_options))
         with self._afterwards("engine_report", "what the runtime made of the model is not known"):
             self._describe(model)
         if self._measurement.profile_layers:
@@ -205,7 +182,7 @@ class Run:
 
     def _load(self, backend: Type[Backend]) -> LoadedModel:
         try:
-            return load(backend, self._spec["content_path"], self._options(), self._stage)
+            return load(backend, self._spec.content_path, self._options(), self._stage)
         except CudaError as error:  # before it is loaded, what is not a lack of memory is that it does not load
             raise error_for(str(error), LoadError) from error
 
@@ -229,16 +206,16 @@ class Run:
         return inputs
 
     def _reference(self, shapes: Mapping[str, Tuple[int, ...]]) -> Optional[Reference]:
-        if not self._spec["reference_path"]:
+        if not self._spec.reference_path:
             return None
-        with open(self._spec["reference_path"], "rb") as stream:
+        with open(self._spec.reference_path, "rb") as stream:
             reference = read_reference(stream.read())
         check_shapes(reference, shapes)
         return reference
 
     def _check(self, model: LoadedModel, inputs: List[Any], reference: Reference) -> None:
         agreement = compare(reference.outputs, [model.outputs(staged) for staged in inputs])
-        self.outcome["agreement"] = agreement._asdict()
+        self._know(agreement=agreement)
         if agreement.cosine < MIN_COSINE:
             raise RunFailedError(
                 "wrong_outputs",
@@ -249,13 +226,13 @@ class Run:
             )
 
     def _measure(self, model: LoadedModel, inputs: List[Any]) -> None:
-        scratch = self._spec["scratch"]
+        scratch = self._spec.scratch
         with self._window("warmup"):
             warm_up = measuring.warm_up(
                 model.run_once, inputs, self._measurement, lambda fraction: self._progress("warmup", fraction)
             )
-        self.outcome["warmup_converged"] = warm_up.converged
-        _save(scratch, WARMUP_FILE, warm_up.latency_s)
+        self._know(warmup_converged=warm_up.converged)
+        _save(scratch, protocol.WARMUP_FILE, warm_up.latency_s)
         device_s = None if math.isnan(model.device_s()) else model.device_s
         with self._window("measure"):
             measured = measuring.measure(
@@ -265,27 +242,27 @@ class Run:
                 lambda fraction: self._progress("measure", fraction),
                 device_s,
             )
-        _save(scratch, LATENCY_FILE, measured.latency_s)
-        _save(scratch, DEVICE_LATENCY_FILE, measured.device_latency_s)
+        _save(scratch, protocol.LATENCY_FILE, measured.latency_s)
+        _save(scratch, protocol.DEVICE_LATENCY_FILE, measured.device_latency_s)
 
     def _describe(self, model: LoadedModel) -> None:
         report = model.report()
-        self.outcome["realised_precision"] = dict(report.realised_precision)
-        self.outcome["layers"] = [dict(layer) for layer in report.layers]
+        self._know(realised_precision=dict(report.realised_precision), layers=[dict(layer) for layer in report.layers])
 
     def _profile(self, model: LoadedModel, inputs: List[Any]) -> None:
         """Add each layer's mean time to what is known of it; a layer that the report does not name is added."""
         self._progress("profile", 0.0)
         times_s = dict(model.profile_layers(inputs[0], _PROFILE_REPEATS))
-        layers = self.outcome.setdefault("layers", [])
+        layers = [dict(layer) for layer in self._known.layers]
         for layer in layers:
             if layer.get("name") in times_s:
                 layer["mean_s"] = times_s.pop(layer["name"])
         layers += [{"name": name, "mean_s": time_s} for name, time_s in times_s.items()]
+        self._know(layers=layers)
 
     def _load_again(self, backend: Type[Backend]) -> None:
         """Load once more, now that the file is in the page cache and the runtime is up: the warm load, by stage."""
-        load(backend, self._spec["content_path"], self._options(), self._warm_stage, drop_cache=False).close()
+        load(backend, self._spec.content_path, self._options(), self._warm_stage, drop_cache=False).close()
 
     @contextlib.contextmanager
     def _window(self, name: str) -> Iterator[None]:
@@ -293,7 +270,7 @@ class Run:
         try:
             yield
         finally:
-            self._windows.append([name, started_s, time.monotonic()])
+            self._windows.append(Window(name, started_s, time.monotonic()))
             self._note_pss()
 
     def _note_pss(self) -> None:
@@ -303,14 +280,16 @@ class Run:
         """
         sampler = ChildPss(os.getpid())
         with contextlib.suppress(SensorError):
-            self._pss.append([time.monotonic(), sampler.sample() or 0.0])
+            pss_bytes = sampler.sample() or 0.0
+            self._own_pss.time_s.append(time.monotonic())
+            self._own_pss.value.append(pss_bytes)
         sampler.close()
 
     @contextlib.contextmanager
     def _stage(self, name: str, **facts: Any) -> Iterator[None]:
         started_s = time.perf_counter()
         yield
-        self._stages.append(StageTiming(name, time.perf_counter() - started_s, **facts)._asdict())
+        self._stages.append(StageTiming(name, time.perf_counter() - started_s, **facts))
 
     def _warm_stage(self, name: str, **facts: Any) -> ContextManager:
         return self._stage("warm_" + name, **facts)

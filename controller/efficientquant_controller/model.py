@@ -124,12 +124,23 @@ class DeviceSnapshot:
     swap_total_bytes: int = 0
     l4t: str = ""
     library_versions: Mapping[str, str] = field(default_factory=dict)
-    backends: tuple[Backend, ...] = ()  # the preferred one first
+    backends: tuple[Backend, ...] = ()
     jetpack: str = ""
     cuda_version: str = ""
     power_mode: str = ""
     clock_control: str = ""  # "root", "helper" or "none": what may change clocks
     gpus: tuple[Gpu, ...] = ()
+
+    @property
+    def computing_gpu(self) -> Gpu | None:
+        """The GPU that runtimes compute on, which is CUDA's first."""
+        return self.gpus[0] if self.gpus else None
+
+    def backend(self, name: str = "") -> Backend | None:
+        """The backend of this name, or the preferred one; None without it."""
+        if not name:
+            return min(self.backends, key=lambda one: one.preference, default=None)
+        return next((one for one in self.backends if one.name == name), None)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from efficientquant_agent import plans
+from efficientquant_agent import protocol
 from efficientquant_agent.backends.base import BuildOptions
-from efficientquant_agent.building import PLAN_FILE, REPORT_FILE
-from efficientquant_agent.worker import RESULT_FILE
+from efficientquant_agent.protocol import OUTCOME_FILE, PLAN_FILE, REPORT_FILE
 
 CHILD = Path(__file__).parent / "backends" / "building_child.py"
 OPTIONS = BuildOptions(builder_flags=["fp16"], workspace_ladder_bytes=[1 << 28])
@@ -26,19 +25,19 @@ def start(tmp_path):
     def start_child(how, backend="fake"):
         artifact = tmp_path / "artifact"
         artifact.write_text(how)
-        spec = {
-            "parent_pid": os.getpid(),
-            "scratch": str(tmp_path / "scratch"),
-            "backend": backend,
-            "device_name": "nano-1",
-            "artifact_path": str(artifact),
-            "options": OPTIONS._asdict(),
-        }
+        spec = protocol.BuildSpec(
+            parent_pid=os.getpid(),
+            scratch=str(tmp_path / "scratch"),
+            backend=backend,
+            device_name="nano-1",
+            artifact_path=str(artifact),
+            options=OPTIONS,
+        )
         child = subprocess.Popen(
             [sys.executable, str(CHILD)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         children.append(child)
-        child.stdin.write(json.dumps(spec).encode())
+        child.stdin.write(protocol.encode(spec))
         child.stdin.close()
         child.stdin = None
         return child
@@ -53,7 +52,7 @@ def start(tmp_path):
 
 
 def failure(tmp_path):
-    return json.loads((tmp_path / "scratch" / RESULT_FILE).read_text())
+    return protocol.read(str(tmp_path / "scratch" / OUTCOME_FILE), protocol.decode_build_failure)
 
 
 def test_a_build_leaves_plan_and_report(start, tmp_path):
@@ -61,7 +60,7 @@ def test_a_build_leaves_plan_and_report(start, tmp_path):
     child = start("good")
     progress, log = child.communicate()
 
-    report = plans.read_report(str(tmp_path / "scratch" / REPORT_FILE))
+    report = protocol.read(str(tmp_path / "scratch" / REPORT_FILE), protocol.decode_report)
     assert child.returncode == 0
     assert [json.loads(line)["phase"] for line in progress.splitlines()] == ["build"]
     assert b"the artifact says good" in log
@@ -80,9 +79,9 @@ def test_a_build_that_fails_says_so(start, tmp_path, how, failure_type, sentence
     child.communicate()
 
     assert child.returncode == 0
-    assert failure(tmp_path)["failure_type"] == failure_type
-    assert sentence in failure(tmp_path)["failure_message"]
-    assert os.listdir(str(tmp_path / "scratch")) == [RESULT_FILE]
+    assert failure(tmp_path).failure_type == failure_type
+    assert sentence in failure(tmp_path).failure_message
+    assert os.listdir(str(tmp_path / "scratch")) == [OUTCOME_FILE]
 
 
 def test_a_killed_build_leaves_nothing(start, tmp_path):
@@ -110,5 +109,5 @@ def test_a_missing_backend_is_named(start, tmp_path):
     """A device without the runtime says what it has instead."""
     start("good", backend="trt").communicate()
 
-    assert failure(tmp_path)["failure_type"] == "load_failed"
-    assert "'trt' is not available on nano-1 (available: fake)" in failure(tmp_path)["failure_message"]
+    assert failure(tmp_path).failure_type == "load_failed"
+    assert "'trt' is not available on nano-1 (available: fake)" in failure(tmp_path).failure_message

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from efficientquant_agent.device import Probe, precisions, runtimes
+from efficientquant_agent.device import Probe, computing_gpu, discrete_gpu, precisions, runtimes
 from efficientquant_agent.records import Gpu
 
 NANO = {
@@ -270,3 +270,17 @@ def test_runtimes_without_an_answer(code, said, looking_runs):
     looking_runs(code)
 
     assert runtimes().broken == ["looking for runtimes gave no answer that can be read, but: " + said]
+
+
+TEGRA = Gpu("Orin", "", 87, None, True, True, True, True, "")
+RTX = Gpu("RTX 3080", "GPU-1", 86, None, False, True, True, True, "")
+OTHER = RTX._replace(uuid="GPU-2")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "computing", "discrete"),
+    [((), None, None), ((TEGRA,), TEGRA, None), ((RTX, OTHER), RTX, RTX), ((TEGRA, RTX), TEGRA, None)],
+)
+def test_one_gpu_computes(gpus, computing, discrete):
+    """Runtimes compute on CUDA's first GPU: it alone is watched by NVML and locked, where it is a discrete one."""
+    assert (computing_gpu(gpus), discrete_gpu(gpus)) == (computing, discrete)

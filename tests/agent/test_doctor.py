@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 from efficientquant_agent import __version__, doctor
+from efficientquant_agent.backends.ort import OrtCpu
+from efficientquant_agent.backends.trt import Tensorrt
 from efficientquant_agent.clocks import ClockControl
 from efficientquant_agent.device import Probe, Runtimes
 from efficientquant_agent.diagnosis import Facts, Problem, can_run, diagnose
-from efficientquant_agent.records import BackendInfo, Gpu
+from efficientquant_agent.records import Gpu
 
 BOARDS = Path(__file__).parent.parent / "fixtures" / "boards"
-ORT = BackendInfo("ort-cpu", "1.10.0", ["CPUExecutionProvider"])
-TRT = BackendInfo("trt", "8.2.1.9", [])
+ORT = OrtCpu.describe("1.10.0", ["CPUExecutionProvider"])
+TRT = Tensorrt.describe("8.2.1.9", [])
 NANO_GPU = Gpu("Tegra X1", "", 53, 4156641280, True, True, False, False, "")
 RTX_3080 = Gpu("NVIDIA GeForce RTX 3080", "GPU-1b2c3d4e", 86, 10501423104, False, True, True, True, "535.104.05")
 TOOLS = {
@@ -312,6 +314,13 @@ def test_json_is_stable():
         "name": "ort-cpu",
         "version": "1.10.0",
         "providers": ["CPUExecutionProvider"],
+        "preference": 50,
+        "uses_gpu": False,
+        "builds_engines": False,
+        "form": "onnxruntime",
+        "opset": 13,
+        "precision_flags": [],
+        "options": [],
     }
     assert " ".join(sorted(answer["facts"])) == (
         "agent_version architecture backends board board_id broken broken_causes clock_control clocks controller "

@@ -6,12 +6,11 @@ import signal
 import time
 
 import pytest
-from efficientquant_agent import building, engines
+from efficientquant_agent import engines, protocol
 from efficientquant_agent.backends.base import BuildReport
 from efficientquant_agent.children import Ended
 from efficientquant_agent.engines import Engines, build_settings, workspace_ladder_bytes
 from efficientquant_agent.errors import RunFailedError
-from efficientquant_agent.plans import write_report
 from efficientquant_agent.records import Assignment, BackendInfo, DeviceSnapshot, Gpu
 from efficientquant_agent.watching import Cancellation, SeriesRecorder, Watcher
 
@@ -46,7 +45,7 @@ def children(monkeypatch):
     scripts, specs = [], []
 
     def run_child(module, spec, *_):
-        assert module == "efficientquant_agent.building"
+        assert module == protocol.BUILD_MODULE
         specs.append(spec)
         return Ended(scripts.pop(0)(spec), ["the last line"])
 
@@ -58,12 +57,12 @@ def children(monkeypatch):
 def succeed(spec):
     """Leave a plan and its report."""
     content = b"plan"
-    with open(os.path.join(spec["scratch"], building.PLAN_FILE), "wb") as stream:
+    with open(os.path.join(spec.scratch, protocol.PLAN_FILE), "wb") as stream:
         stream.write(content)
     sha256 = hashlib.sha256(content).hexdigest()
-    workspace = spec["options"]["workspace_ladder_bytes"][0]
+    workspace = spec.options.workspace_ladder_bytes[0]
     report = BuildReport(sha256, len(content), workspace, 0.5, 2.0, [], {})
-    write_report(os.path.join(spec["scratch"], building.REPORT_FILE), report)
+    protocol.write(os.path.join(spec.scratch, protocol.REPORT_FILE), report)
     return 0
 
 
@@ -130,7 +129,7 @@ def test_killed_build_gets_less_workspace(tmp_path, watcher, children):
 
     plan = get(tmp_path, watcher)
 
-    assert [spec["options"]["workspace_ladder_bytes"][0] for spec in children.specs] == [256 * MIB, 128 * MIB]
+    assert [spec.options.workspace_ladder_bytes[0] for spec in children.specs] == [256 * MIB, 128 * MIB]
     assert plan.report.notes == ["the kernel killed the build with a workspace of 256 MiB"]
 
 

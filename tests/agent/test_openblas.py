@@ -1,11 +1,12 @@
 """OpenBLAS: on ARM no process of the agent loads numpy before its kernels are chosen."""
 
-import json
 import os
 import subprocess
 import sys
 
 import pytest
+from efficientquant_agent import protocol
+from efficientquant_agent.backends.base import BuildOptions
 from efficientquant_agent.openblas import choose_core_type
 from efficientquant_agent.records import Measurement
 
@@ -23,10 +24,9 @@ with open(os.environ["NOTES"], "a") as notes:
 raise ImportError("a double of numpy")
 """
 MEASUREMENT = Measurement("smoke", *[1] * 9)
-SPEC = {"scratch": ".", "device_name": "nano", "content_path": "", "reference_path": "", "artifact_path": ""}
 SPECS = {
-    "worker": dict(SPEC, backend="ort-cpu", measurement=MEASUREMENT._asdict()),
-    "building": dict(SPEC, backend="trt", options={}),
+    "worker": protocol.RunSpec(os.getpid(), ".", "ort-cpu", "nano", "", "", MEASUREMENT),
+    "building": protocol.BuildSpec(os.getpid(), ".", "trt", "nano", "", BuildOptions()),
 }
 
 
@@ -42,9 +42,9 @@ def test_every_process_chooses_before_numpy(module, selected, expected, tmp_path
     if selected is not None:
         environment["OPENBLAS_CORETYPE"] = selected
 
-    spec = dict(SPECS.get(module, {}), parent_pid=os.getpid())
+    spec = SPECS.get(module, {})
     command = [sys.executable, "-m", "efficientquant_agent." + module, *(["doctor"] if module == "__main__" else [])]
-    subprocess.run(command, input=json.dumps(spec).encode(), env=environment, cwd=str(tmp_path))
+    subprocess.run(command, input=protocol.encode(spec), env=environment, cwd=str(tmp_path))
 
     assert set((tmp_path / "notes").read_text().split()) == {expected}
 

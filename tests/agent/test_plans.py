@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from efficientquant_agent.backends.base import BuildReport
 from efficientquant_agent.page_cache import resident_pages
-from efficientquant_agent.plans import PlanCache, plan_key, read_report
+from efficientquant_agent.plans import PlanCache, plan_key
 
 SETTINGS = {"tensorrt": "8.2.1.9", "sm": "53", "power_mode": "MAXN"}
 
@@ -72,11 +72,13 @@ def test_a_damaged_plan_is_forgotten(cache, put, content):
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"engine_sha256": 1}', "\xff"])
-def test_a_damaged_report_is_none(tmp_path, content):
-    """A report that cannot be read as one is as good as none."""
-    (tmp_path / "build.json").write_text(content, encoding="latin-1")
+def test_a_plan_with_a_damaged_report_is_forgotten(cache, put, tmp_path, content):
+    """A plan whose report cannot be read, or is of another release, is never found, and is removed."""
+    put(cache, "k")
+    (tmp_path / "plans" / "k.json").write_text(content, encoding="latin-1")
 
-    assert read_report(str(tmp_path / "build.json")) is None
+    assert cache.find("k") is None
+    assert os.listdir(str(tmp_path / "plans")) == []
 
 
 def test_a_new_plan_is_on_the_disk(cache, put, tmp_path):

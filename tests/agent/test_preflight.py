@@ -7,6 +7,9 @@ from efficientquant_agent import preflight
 from efficientquant_agent.errors import RunFailedError, SensorError
 from efficientquant_agent.records import Finding
 
+# As the controller sends it.
+HOT_ZONES = r"temperature_(?:gpu|cpu|tj)[\w.-]*_c"
+
 
 class Gpu:
     """A GPU that is used by processes with these pids, or by nobody knows whom."""
@@ -38,7 +41,15 @@ class Gpu:
 )
 def test_hottest(latest, hottest_c):
     """Of all temperatures those of what computes count; without any there is none, and zero is one."""
-    assert preflight.hottest_c(latest) == hottest_c
+    assert preflight.hottest_c(latest, HOT_ZONES) == hottest_c
+
+
+def test_no_zones():
+    """Without an expression for the zones that compute, none of them is hot and the gate is open."""
+    latest = {"temperature_gpu_c": 99.0}
+
+    assert preflight.hottest_c(latest, "") is None
+    assert preflight.Gate(60.0, "").is_open(latest)
 
 
 @pytest.mark.parametrize(("temperature_c", "cool"), [(59.9, True), (60.0, False), (61.0, False), (None, True)])
@@ -46,12 +57,14 @@ def test_gate(temperature_c, cool):
     """The board may start below the gate, not at it; where nobody knows, it may."""
     latest = {} if temperature_c is None else {"temperature_gpu_c": temperature_c}
 
-    assert preflight.is_cool(latest, 60.0) is cool
+    assert preflight.Gate(60.0, HOT_ZONES).is_open(latest) is cool
 
 
 def test_too_hot():
     """A board that did not cool down is a soft finding with both temperatures and the time it was given."""
-    assert preflight.too_hot({"temperature_gpu_c": 71.25, "temperature_cpu_c": 66.0}, 60.0, 300.04) == Finding(
+    latest = {"temperature_gpu_c": 71.25, "temperature_cpu_c": 66.0}
+
+    assert preflight.Gate(60.0, HOT_ZONES).too_hot(latest, 300.04) == Finding(
         "temperature", "soft", "started at 71.2 °C, which is above the gate of 60 °C, after waiting 300 s"
     )
 

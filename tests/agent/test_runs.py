@@ -28,10 +28,10 @@ def test_happy_run(controller, start_agent, tiny_model):
     assert result.session_options["intra_op_threads"] == "1"
     assert {"python", "grpcio", "onnxruntime", "numpy"} <= set(result.library_versions)
     assert {"python", "grpcio", "protobuf", "onnxruntime", "numpy"} <= set(result.device.library_versions)
-    assert result.peak_pss_bytes > 10e6
-    assert result.board_available_before_bytes >= result.board_available_min_bytes > 0
+    assert {"board_available_before_bytes", "swap_used_before_bytes", "sampler_wakeups"} <= set(result.measured)
+    assert result.measured["board_available_before_bytes"] > 10e6
     assert {"child_pss_bytes", "board_available_bytes", "swap_used_bytes"} <= {s.name for s in result.series}
-    assert [window.name for window in result.windows] == ["load", "warmup", "measure"]
+    assert [window.name for window in result.windows] == ["load", "warmup", "measure", "model"]
     assert all(0 < window.start_s < window.end_s for window in result.windows)
     assert result.conditions["clocks"] in ("free", "locked", "unverifiable")
     assert result.device_id == controller.hellos.get(timeout=WAIT_S).device_id
@@ -67,8 +67,8 @@ def test_observer_is_cheap(controller, start_agent, tiny_model, quick):
 
     result = controller.reports.get(timeout=WAIT_S)
 
-    assert result.sampler_cpu_s < 0.05 * result.duration_s
-    assert 20 <= result.sampler_wakeups < 40 * result.duration_s
+    assert result.measured["sampler_cpu_s"] < 0.05 * result.duration_s
+    assert 20 <= result.measured["sampler_wakeups"] < 40 * result.duration_s
 
 
 def test_timeout(controller, start_agent, tiny_model, long_lasting):
@@ -144,6 +144,20 @@ def test_unknown_backend(controller, start_agent, tiny_model):
 
     assert result.failure_type == "load_failed"
     assert result.failure_message.startswith("backend 'trt' is not available on bench-1 (available: ort-cpu); ")
+
+
+def test_backend_without_code(controller, start_agent, tiny_model):
+    """A backend that this release of the agent has no code for is named, with the ones that it knows."""
+    start_agent(controller.address)
+    controller.assign("run-1", tiny_model, backend="ov-cpu")
+
+    result = controller.reports.get(timeout=WAIT_S)
+
+    assert result.failure_type == "load_failed"
+    assert result.failure_message == (
+        "this agent knows no backend 'ov-cpu' (it knows: trt, trt-rtx, ort-cuda, ort-trt, ort-cpu); upgrade it, or "
+        "choose another backend"
+    )
 
 
 def test_unknown_artifact(controller, start_agent, tiny_model):

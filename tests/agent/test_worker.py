@@ -1,13 +1,12 @@
 """The child of one run with a backend that fails where a test wants it: what was measured is never lost."""
 
 import io
-import json
 import os
 from types import MappingProxyType
 
 import numpy as np
 import pytest
-from efficientquant_agent import backends, worker
+from efficientquant_agent import backends, child_process, protocol, worker
 from efficientquant_agent.backends.base import (
     Backend,
     EngineReport,
@@ -20,7 +19,7 @@ from efficientquant_agent.backends.base import (
 from efficientquant_agent.backends.cudart import CudaError
 from efficientquant_agent.children import read_samples
 from efficientquant_agent.page_cache import drop_page_cache
-from efficientquant_agent.records import BackendInfo, RunResult
+from efficientquant_agent.records import BackendInfo
 
 NO_MEMORY = CudaError("cudaErrorMemoryAllocation", 2, "out of memory")
 BROKEN = CudaError("cudaErrorLaunchFailure", 719, "unspecified launch failure")
@@ -98,21 +97,21 @@ class ScriptedModel(LoadedModel):
 def work(tmp_path, monkeypatch, quick):
     """Run the child's main function in this process, failing as told; return its result and its latencies."""
     (tmp_path / "model").write_bytes(b"model")
-    spec = {
-        "parent_pid": 0,
-        "scratch": str(tmp_path),
-        "backend": "scripted",
-        "device_name": "bench-1",
-        "content_path": str(tmp_path / "model"),
-        "reference_path": "",
-        "measurement": quick._replace(min_time_s=0.0, profile_layers=True)._asdict(),
-    }
+    spec = protocol.RunSpec(
+        parent_pid=0,
+        scratch=str(tmp_path),
+        backend="scripted",
+        device_name="bench-1",
+        content_path=str(tmp_path / "model"),
+        reference_path="",
+        measurement=quick._replace(min_time_s=0.0, profile_layers=True),
+    )
     monkeypatch.setattr(backends, "known", lambda: [Scripted])
     monkeypatch.setattr(worker, "die_with_parent", lambda _pid: None)
     monkeypatch.setattr(worker, "volunteer_for_oom_kill", lambda: None)
     monkeypatch.setattr(worker, "claim_standard_output", io.StringIO)
     monkeypatch.setattr(worker, "keep_off_last_cpu", lambda: "0")
-    monkeypatch.setattr(worker.sys, "stdin", io.StringIO(json.dumps(spec)))
+    monkeypatch.setattr(child_process.sys, "stdin", io.TextIOWrapper(io.BytesIO(protocol.encode(spec))))
     monkeypatch.setattr(Scripted, "done", [])
 
     def run_main(**errors):
@@ -121,21 +120,22 @@ def work(tmp_path, monkeypatch, quick):
         return found()
 
     def found():
-        return json.loads((tmp_path / worker.RESULT_FILE).read_text()), read_samples(str(tmp_path), worker.LATENCY_FILE)
+        outcome = protocol.read(str(tmp_path / protocol.OUTCOME_FILE), protocol.decode_outcome)
+        return outcome, read_samples(str(tmp_path), protocol.LATENCY_FILE)
 
     run_main.found = found
     return run_main
 
 
 def test_a_run_that_goes_well(work):
-    """Everything is told, in fields that a result has, and nothing is found."""
+    """Everything is told, and nothing is found."""
     result, latency_s = work()
 
     assert len(latency_s) >= 64
-    assert result["layers"] == [{"name": "conv", "mean_s": 0.5}]
-    assert (result["realised_precision"], result["findings"]) == ({"fp16": 1}, [])
-    assert [stage["stage"] for stage in result["stages"]][-1] == "warm_session_create"
-    assert set(result) - set(RunResult._fields) == {"pss", "realised_precision", "layers"}
+    assert result.layers == [{"name": "conv", "mean_s": 0.5}]
+    assert (result.realised_precision, result.findings) == ({"fp16": 1}, [])
+    assert result.stages[-1].stage == "warm_session_create"
+    assert [window.name for window in result.windows] == ["load", "warmup", "measure"]
 
 
 @pytest.mark.parametrize(
@@ -163,11 +163,11 @@ def test_what_comes_after_the_measurement_spoils_nothing(work, step, check, stil
     """A failure after the timed loop is a finding about a run that succeeded, and the other steps are still done."""
     result, latency_s = work(**{step: error})
 
-    assert "failure_type" not in result
+    assert result.failure_type == ""
     assert len(latency_s) >= 64
-    (finding,) = result["findings"]
-    assert (finding["check"], finding["severity"]) == (check, "info")
-    assert str(error) in finding["message"]
+    (finding,) = result.findings
+    assert (finding.check, finding.severity) == (check, "info")
+    assert str(error) in finding.message
     assert still_there in Scripted.done
 
 
@@ -177,8 +177,8 @@ def test_memory_that_runs_out(work, step, error):
     """Memory that runs out on the GPU or in the process is runtime_oom, wherever it happens."""
     result, _ = work(**{step: error})
 
-    assert result["failure_type"] == "runtime_oom"
-    assert str(error) in result["failure_message"]
+    assert result.failure_type == "runtime_oom"
+    assert str(error) in result.failure_message
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_failure_has_a_type(work, step, error, failure_type):
     """A failure of CUDA or the runtime is typed by when it happens, in the runtime's own words."""
     result, _ = work(**{step: error})
 
-    assert (result["failure_type"], result["failure_message"]) == (failure_type, str(error))
+    assert (result.failure_type, result.failure_message) == (failure_type, str(error))
 
 
 def test_a_bug_leaves_what_is_known(work, capsys):
@@ -206,10 +206,10 @@ def test_a_bug_leaves_what_is_known(work, capsys):
 
     result, _ = work.found()
     assert ended.value.code == 0
-    assert (result["failure_type"], result["failure_message"]) == (
+    assert (result.failure_type, result.failure_message) == (
         *("agent_error", "bug in the agent: KeyError: 'surprise'"),
     )
-    assert [stage["stage"] for stage in result["stages"]] == ["read", "session_create"]
+    assert [stage.stage for stage in result.stages] == ["read", "session_create"]
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -219,9 +219,9 @@ def test_a_bug_after_the_measurement(work, capsys):
         work(report=KeyError("surprise"))
 
     result, latency_s = work.found()
-    assert "failure_type" not in result
-    assert [finding["check"] for finding in result["findings"]] == ["agent"]
-    assert "KeyError: 'surprise'" in result["findings"][0]["message"]
+    assert result.failure_type == ""
+    assert [finding.check for finding in result.findings] == ["agent"]
+    assert "KeyError: 'surprise'" in result.findings[0].message
     assert len(latency_s) >= 64
     assert "Traceback" in capsys.readouterr().err
 
@@ -233,7 +233,7 @@ def test_a_load_that_takes_minutes_is_not_repeated(work, monkeypatch):
     result, _ = work()
 
     assert [name for name in Scripted.done if name.startswith("load")] == ["load 1"]
-    assert result["findings"] == []
+    assert result.findings == []
 
 
 def test_a_file_that_was_just_written_is_read_cold(tmp_path):

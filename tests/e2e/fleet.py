@@ -60,10 +60,11 @@ class Process:
 
 
 class Fleet:
-    """Everything one test starts; `close` leaves nothing running."""
+    """Everything one test starts, in this environment besides the test's own; `close` leaves nothing running."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self.folder = folder
+        self._environment = dict(environment or {})
         self.db = folder / "results.db"
         self.address = ""
         self.controller: Process | None = None
@@ -136,7 +137,7 @@ class Fleet:
         """Run a client command against this fleet's controller."""
         return subprocess.run(
             [sys.executable, "-m", "efficientquant_controller.cli", *arguments],
-            env={**os.environ, "EFFICIENTQUANT_CONTROLLER": self.address},
+            env={**os.environ, **self._environment, "EFFICIENTQUANT_CONTROLLER": self.address},
             capture_output=True,
             text=True,
             timeout=timeout_s,
@@ -217,7 +218,14 @@ class Fleet:
             process.kill()
 
     def _start(self, command: list[str], name: str, **environment: str) -> Process:
-        environment = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "2", **environment}
+        paths = [one.get("PYTHONPATH", "") for one in (environment, self._environment, os.environ)]
+        environment = {
+            "PYTHONUNBUFFERED": "1",
+            "OMP_NUM_THREADS": "2",
+            **self._environment,
+            **environment,
+            "PYTHONPATH": os.pathsep.join(dict.fromkeys(filter(None, paths))),
+        }
         process = Process(command, self.folder / f"{name}.log", **environment)
         self._processes.append(process)
         return process

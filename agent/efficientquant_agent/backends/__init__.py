@@ -4,27 +4,24 @@ import importlib
 import pkgutil
 from typing import List, Type
 
-from efficientquant_agent.backends.base import Backend
-
-_NOT_BACKENDS = ("base", "cudart", "trt_building", "trt_layers", "trt_log", "trt_running", "__main__")
+from efficientquant_agent.backends.base import Backend, UnknownBackendError
 
 
 def known() -> List[Type[Backend]]:
-    """Return every backend this agent has code for, the preferred first, whether or not its runtime is here."""
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NOT_BACKENDS)
-    found = [backend for name in names for backend in importlib.import_module(__name__ + "." + name).BACKENDS]
-    return sorted(found, key=lambda backend: PREFERENCE.index(backend.name))
+    """Return every backend this agent has code for, the preferred first, whether or not its runtime is here.
+
+    A module without BACKENDS is no backend.
+    """
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "__main__")
+    modules = [importlib.import_module(__name__ + "." + name) for name in names]
+    found = [backend for module in modules for backend in getattr(module, "BACKENDS", ())]
+    return sorted(found, key=lambda backend: (backend.preference, backend.name))
 
 
-# Where nothing else is asked for, the first of these that a device has runs its jobs.
-PREFERENCE = ("trt", "trt-rtx", "ort-cuda", "ort-trt", "ort-cpu")
-
-
-def uses_gpu(name: str) -> bool:
-    """Whether a backend computes on a GPU."""
-    return name != "ort-cpu"
-
-
-def builds_engines(name: str) -> bool:
-    """Whether a backend wants an engine built before it loads."""
-    return any(backend.builds for backend in known() if backend.name == name)
+def find(name: str) -> Type[Backend]:
+    """Return the backend of this name, installed or not; raises UnknownBackendError."""
+    backends = known()
+    for backend in backends:
+        if backend.name == name:
+            return backend
+    raise UnknownBackendError(name, [backend.name for backend in backends])

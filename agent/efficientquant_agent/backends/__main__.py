@@ -7,13 +7,13 @@ from typing import Any, Dict
 from efficientquant_agent import backends
 from efficientquant_agent.backends import cudart
 from efficientquant_agent.backends.base import BackendBrokenError
-from efficientquant_agent.worker import claim_standard_output
+from efficientquant_agent.child_process import claim_standard_output
 
 
 def find_runtimes() -> Dict[str, Any]:
     """Return what works here, for `json.dumps`.
 
-    {"library_versions": …, "backends": [{name, version, providers}], "broken": [sentence],
+    {"library_versions": …, "backends": [records.BackendInfo's fields], "broken": [sentence],
     "broken_causes": [the error's name, "NAME: detail", or ""], "gpus": [records.Gpu's fields], and of CUDA
     "cuda_version" ("" without a runtime library), "cuda_library" (its path), "cuda_driver_version" ("" without a
     driver) and "gpu_error" (why there are no GPUs, or "")}.

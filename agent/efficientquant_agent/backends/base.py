@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Callable, ContextManager, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Type
 
 from efficientquant_agent.records import BackendInfo
+from efficientquant_agent.versions import version_of
 
 # stage(name) is a context manager that times what happens inside it as one stage of loading, e.g. "deserialize".
 Stage = Callable[[str], ContextManager]
@@ -31,6 +32,14 @@ class UnsupportedGpuError(BackendBrokenError):
 
 class RuntimeTooOldError(BackendBrokenError):
     """The runtime is installed in a release from before what the agent needs."""
+
+
+class UnknownBackendError(Exception):
+    """This agent has no code for a backend of this name."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__("this agent knows no backend '{}' (it knows: {})".format(name, ", ".join(known) or "none"))
+        self.name = name
 
 
 class BuildError(Exception):
@@ -72,6 +81,19 @@ def ran_out_of_memory(message: str) -> bool:
 def error_for(message: str, otherwise: Type[Exception]) -> Exception:
     """Return what a runtime's sentence means: an OutOfMemoryError, or one of the class that it is otherwise."""
     return OutOfMemoryError(message) if ran_out_of_memory(message) else otherwise(message)
+
+
+class Form(NamedTuple):
+    """What a runtime builds from, since one of its releases."""
+
+    # e.g. (8, 2)
+    since: Tuple[int, ...]
+    # The family of ONNX files: "tensorrt", "tensorrt-rtx", "onnxruntime".
+    name: str
+    # The highest opset that all these releases are known to read.
+    opset: int
+    # Precisions that the builder takes as flags, "fp16" and "int8"; none where the types in the file decide.
+    precision_flags: Sequence[str] = ()
 
 
 class BuildOptions(NamedTuple):
@@ -190,6 +212,18 @@ class Backend(abc.ABC):
 
     # As it stands in assignments and results: "ort-cpu", "trt".
     name = ""
+    # Where nothing else is asked for, the lowest of a device's backends runs its jobs; 0 to 99.
+    preference = 99
+    # Whether it computes on CUDA's first GPU.
+    uses_gpu = False
+    # What it builds from, the oldest release first; the entry for the installed release travels in the hello.
+    forms: Sequence[Form] = ()
+    # Fields of Measurement that it obeys and other backends do not.
+    options: Sequence[str] = ()
+    # What pip installs it by: one of these, the first where none is here yet; each may name several packages.
+    packages: Sequence[str] = ()
+    # Whether it is part of JetPack, so that apt installs it on a Jetson.
+    is_in_jetpack = False
     # Whether a plan is built from the artifact first, in a process of its own, and kept in the plan cache.
     builds = False
     # Whether loading is short enough to be timed a second time, warm; not where it builds an engine.
@@ -199,6 +233,32 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def probe(cls) -> Optional[BackendInfo]:
         """Return what is installed; MUST return None when nothing is, and raise BackendBrokenError when it fails."""
+
+    @classmethod
+    def describe(cls, version: str, providers: Sequence[str]) -> BackendInfo:
+        """Return what a controller has to know of an installed release."""
+        form = cls.form_of(version)
+        return BackendInfo(
+            name=cls.name,
+            version=version,
+            providers=list(providers),
+            preference=cls.preference,
+            uses_gpu=cls.uses_gpu,
+            builds_engines=cls.builds or not cls.loads_quickly,
+            form=form.name,
+            opset=form.opset,
+            precision_flags=list(form.precision_flags),
+            options=list(cls.options),
+        )
+
+    @classmethod
+    def form_of(cls, version: str) -> Form:
+        """Return what a release builds from.
+
+        A release that is older than all entries, or whose version has no number, gets the oldest entry.
+        """
+        installed = version_of(version)
+        return [form for form in cls.forms if form.since <= installed or form is cls.forms[0]][-1]
 
     @classmethod
     @abc.abstractmethod

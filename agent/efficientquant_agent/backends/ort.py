@@ -1,13 +1,13 @@
 """ONNX Runtime on the CPU, and on the GPU by its CUDA and TensorRT providers."""
 
 import os
-import re
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type
 
 from efficientquant_agent.backends import cudart
 from efficientquant_agent.backends.base import (
     Backend,
     BackendBrokenError,
+    Form,
     InferenceError,
     LoadedModel,
     LoadError,
@@ -17,6 +17,7 @@ from efficientquant_agent.backends.base import (
     is_installed,
 )
 from efficientquant_agent.records import BackendInfo
+from efficientquant_agent.versions import version_of
 
 # https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html; older releases refuse the option.
 _USE_TF32_SINCE = (1, 18)
@@ -72,6 +73,10 @@ class OrtCpu(Backend):
     """The CPU execution provider: on every device that has the extra [ort]."""
 
     name = "ort-cpu"
+    preference = 50
+    # Later releases than 1.10 read more than opset 13 too; only from 1.17 on is 18 tested.
+    forms = (Form((1, 10), "onnxruntime", 13), Form((1, 17), "onnxruntime", 18))
+    packages = ("onnxruntime", "onnxruntime-gpu")
     # What is asked for, the preferred first: a session that gets another first one is refused.
     _providers = ("CPUExecutionProvider",)
 
@@ -98,7 +103,7 @@ class OrtCpu(Backend):
         if cls._providers[0] not in onnxruntime.get_available_providers():
             return None
         cls._check_device()
-        return BackendInfo(cls.name, onnxruntime.__version__, list(cls._providers))
+        return cls.describe(onnxruntime.__version__, cls._providers)
 
     @classmethod
     def _check_device(cls) -> None:
@@ -155,6 +160,8 @@ class OrtCuda(OrtCpu):
     """The CUDA execution provider, from pageable host memory to host memory, as `session.run` does it."""
 
     name = "ort-cuda"
+    preference = 30
+    uses_gpu = True
     _providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
     @classmethod
@@ -181,8 +188,7 @@ class OrtCuda(OrtCpu):
     @classmethod
     def _provider_options(cls, version: str) -> List[Dict[str, str]]:
         cuda = {"device_id": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"}
-        release = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-        if release >= _USE_TF32_SINCE:
+        if version_of(version) >= _USE_TF32_SINCE:
             cuda["use_tf32"] = "0"
         return [{"CUDAExecutionProvider": cuda}.get(provider, {}) for provider in cls._providers]
 
@@ -198,6 +204,7 @@ class OrtTensorrt(OrtCuda):
     """
 
     name = "ort-trt"
+    preference = 40
     loads_quickly = False
     _providers = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
 

@@ -5,7 +5,6 @@ longer read at a glance; all differences between releases are asked for with `ha
 """
 
 import importlib
-import re
 from typing import Any, Dict, Optional, Sequence
 
 from efficientquant_agent.backends import cudart, trt_building, trt_running
@@ -15,6 +14,7 @@ from efficientquant_agent.backends.base import (
     BuildError,
     BuildOptions,
     BuildReport,
+    Form,
     LoadedModel,
     LoadError,
     LoadOptions,
@@ -26,13 +26,25 @@ from efficientquant_agent.backends.base import (
 )
 from efficientquant_agent.device import Probe
 from efficientquant_agent.records import BackendInfo
+from efficientquant_agent.versions import version_of
 
 
 class Tensorrt(Backend):
     """Classic TensorRT: engines for this very GPU."""
 
     name = "trt"
+    preference = 10
+    uses_gpu = True
     builds = True
+    # From 11 on networks are strongly typed, and the builder flags are gone.
+    forms: Sequence[Form] = (
+        Form((8, 2), "tensorrt", 13, ("fp16", "int8")),
+        Form((10,), "tensorrt", 18, ("fp16", "int8")),
+        Form((11,), "tensorrt", 18),
+    )
+    options = ("cuda_graph", "sync_mode", "memory_kind", "profile_layers")
+    packages: Sequence[str] = ("tensorrt",)
+    is_in_jetpack = True
     _product = "TensorRT"
     _modules: Sequence[str] = ("tensorrt",)
     # Older ones cannot parse Round, and have no engine inspector.
@@ -50,7 +62,7 @@ class Tensorrt(Backend):
             raise BackendBrokenError(
                 "{} is installed in parts: its module has no version; install it again".format(cls._product)
             )
-        if _release(version) < cls._oldest:
+        if version_of(version) < cls._oldest:
             raise RuntimeTooOldError(
                 "{} {} is installed, {}.{} or newer is needed; on a Jetson, upgrade to JetPack 4.6.1 or newer".format(
                     cls._product, version, *cls._oldest
@@ -61,7 +73,7 @@ class Tensorrt(Backend):
         except cudart.CudaError as error:
             raise BackendBrokenError("{} {} is installed, but {}".format(cls._product, version, error)) from error
         cls._require_sm(trt, sm)
-        return BackendInfo(cls.name, version, [cls._product])
+        return cls.describe(version, [cls._product])
 
     @classmethod
     def _require_sm(cls, trt: Any, sm: int) -> None:
@@ -111,12 +123,12 @@ class Tensorrt(Backend):
         return dict(versions, cuda=cudart.open_library().runtime_version())
 
     @classmethod
-    def _settings(cls, options: BuildOptions) -> Dict[str, str]:
+    def _settings(cls, options: BuildOptions, sm: int) -> Dict[str, str]:
         """Return the release, the GPU, the system and every option of the build; CudaError without a GPU to ask."""
         types = "+".join(sorted(flag for flag in options.builder_flags if flag != "tf32"))
         return {
             cls._modules[0]: str(cls._module().__version__),
-            "sm": str(options.compute_capability or cudart.open_library().compute_capability()),
+            "sm": str(sm),
             "gpu": "" if options.compute_capability else cudart.open_library().properties()[0],
             "l4t": Probe().l4t(),
             "precision": types or "of the file",
@@ -129,8 +141,10 @@ class Tensorrt(Backend):
     def build(cls, onnx_path: str, plan_path: str, options: BuildOptions, log: Log) -> BuildReport:
         """Write a plan for this GPU."""
         try:
-            settings = cls._settings(options)
-            cls._check_device(int(settings["sm"]))
+            sm = options.compute_capability or cudart.open_library().compute_capability()
+            settings = cls._settings(options, sm)
+            cls._check_device(sm)
+            options = options._replace(compute_capability=sm)
             return trt_building.build(cls._module(), onnx_path, plan_path, options, settings, log)
         except UnsupportedGpuError as error:
             raise BuildError("build_failed", str(error)) from error
@@ -164,6 +178,10 @@ class TensorrtRtx(Tensorrt):
     """TensorRT-RTX: typed files only; builds for a named SM without a GPU, and compiles its kernels when it loads."""
 
     name = "trt-rtx"
+    preference = 20
+    forms = (Form((1, 0), "tensorrt-rtx", 18),)
+    packages = ("tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs",)
+    is_in_jetpack = False
     _product = "TensorRT-RTX"
     # The packages of bindings and libraries alone have the second name.
     _modules = ("tensorrt_rtx", "tensorrt_rtx_bindings")
@@ -191,10 +209,6 @@ class TensorrtRtx(Tensorrt):
 def sm_text(sm: int) -> str:
     """Return a compute capability as NVIDIA writes it: 86 → "8.6", 120 → "12.0"."""
     return "{}.{}".format(*divmod(sm, 10))
-
-
-def _release(version: str) -> Sequence[int]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 
 BACKENDS = (Tensorrt, TensorrtRtx)

@@ -26,12 +26,12 @@ _AT_NODE = re.compile(r"While parsing node number \d+ \[(?P<operator>\w+)(?: -> 
 def build(
     trt: Any, onnx_path: str, plan_path: str, options: BuildOptions, settings: Mapping[str, str], log: Log
 ) -> BuildReport:
-    """Write a plan for the SM that `settings` names; raise BuildError and leave no part of one when it fails."""
+    """Write a plan for the SM that `options` names; raise BuildError and leave no part of one when it fails."""
     work = _Build(trt, options, log)
     started_s = time.perf_counter()
     work.parse(onnx_path)
     parsed_s = time.perf_counter()
-    plan, workspace_bytes = work.climb_down(int(settings["sm"]))
+    plan, workspace_bytes = work.climb_down(options.compute_capability)
     built_s = time.perf_counter()
     content = memoryview(plan)
     write_whole(plan_path, content)

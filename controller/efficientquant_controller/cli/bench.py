@@ -51,7 +51,7 @@ def command(
         typer.Option(
             "--backend",
             metavar="NAME",
-            help="trt, trt-rtx, ort-cuda, ort-trt or ort-cpu; else what the device prefers.",
+            help="One that 'efficientquant devices' lists, e.g. trt or ort-cpu. Else each device's preferred one.",
         ),
     ] = "",
     lock_clocks: Annotated[

@@ -1,21 +1,27 @@
 """What a device can do of what is asked, by what it said of itself: checked before anything is built."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from difflib import get_close_matches
 
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.fleet.variants import Variant
 from efficientquant_controller.model import Device, Measurement
 
-# The backends whose runs take a CUDA graph, a way to wait, a place for buffers and times of layers.
-TENSORRT = ("trt", "trt-rtx")
+# What only some backends obey, as it is asked for, by field of Measurement.
+_OPTIONS = {
+    "cuda_graph": "--cuda-graph",
+    "sync_mode": "--sync",
+    "memory_kind": "--buffers",
+    "profile_layers": "--layers",
+}
 _CHANGES_CLOCKS = ("root", "helper")
 
 
 def require_abilities(measurement: Measurement, devices: Sequence[tuple[Device, Variant]]) -> None:
     """Raise UserError for a way to measure that a device, or all of them, cannot have."""
     _require_clocks(measurement, [device for device, _ in devices])
-    _require_tensorrt(measurement, devices)
+    _require_options(measurement, devices)
 
 
 def choose_devices(names: Sequence[str], connected: Sequence[Device], known: Sequence[Device]) -> list[Device]:
@@ -70,30 +76,32 @@ def _require_clocks(measurement: Measurement, devices: Sequence[Device]) -> None
         )
 
 
-def _require_tensorrt(measurement: Measurement, devices: Sequence[tuple[Device, Variant]]) -> None:
-    asked = [
-        option
-        for option, is_asked in (
-            ("--cuda-graph", measurement.cuda_graph),
-            ("--sync", measurement.sync_mode != Measurement.sync_mode),
-            ("--buffers", measurement.memory_kind != Measurement.memory_kind),
-            ("--layers", measurement.profile_layers),
-        )
-        if is_asked
-    ]
-    if not asked or any(variant.backend in TENSORRT for _, variant in devices):
+def _require_options(measurement: Measurement, devices: Sequence[tuple[Device, Variant]]) -> None:
+    """Refuse an option that no chosen backend obeys."""
+    defaults = {one.name: one.default for one in fields(Measurement)}
+    asked = [name for name in _OPTIONS if getattr(measurement, name) != defaults[name]]
+    backends = [device.snapshot.backend(variant.backend) for device, variant in devices]
+    obeyed = {option for backend in backends if backend is not None for option in backend.options}
+    refused = [name for name in asked if name not in obeyed]
+    if not refused:
         return
-    backends = ", ".join(f"{device.name}: {variant.backend}" for device, variant in devices)
-    needs = f"{' and '.join(asked)} {'needs' if len(asked) == 1 else 'need'} TensorRT ({' or '.join(TENSORRT)})"
-    them = "it" if len(asked) == 1 else "them"
+    able = [
+        f"{device.name}: {backend.name}"
+        for device, _ in devices
+        for backend in device.snapshot.backends
+        if set(refused) <= set(backend.options)
+    ]
+    chosen = ", ".join(f"{device.name}: {variant.backend}" for device, variant in devices)
+    them = "it" if len(refused) == 1 else "them"
     raise UserError(
-        f"{needs}, and no chosen device measures with it ({backends}); leave {them} out, or choose a device that has "
-        "it with --devices or --backend"
+        f"no chosen backend obeys {' and '.join(_OPTIONS[name] for name in refused)} ({chosen}); leave {them} out, or "
+        f"choose one that does with --devices or --backend (among the chosen devices: {', '.join(able) or 'none'})"
     )
 
 
 def _has_clocks(device: Device) -> bool:
-    return bool(device.snapshot.l4t) or any(not gpu.integrated for gpu in device.snapshot.gpus)
+    gpu = device.snapshot.computing_gpu
+    return bool(device.snapshot.l4t) or (gpu is not None and not gpu.integrated)
 
 
 def _named(devices: Sequence[Device]) -> str:

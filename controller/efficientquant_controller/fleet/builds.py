@@ -9,7 +9,7 @@ import os
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -24,7 +24,8 @@ from efficientquant.targets import get_target
 
 from efficientquant_controller.errors import FleetError, UserError
 from efficientquant_controller.fleet.artifacts import ContentStore
-from efficientquant_controller.model import Artifact, Calibration, Weights
+from efficientquant_controller.fleet.variants import Variant
+from efficientquant_controller.model import Artifact, Calibration, Device, Weights
 
 # Weights and calibration images are drawn with it, so that the same request makes the same artifact anywhere.
 BUILD_SEED = 0
@@ -106,13 +107,18 @@ class Builder:
         except LibraryUserError as error:
             raise UserError(str(error)) from error
 
-    def check_targets(self, targets: Collection[str]) -> None:
-        """Raise UserError for a target that artifacts cannot be lowered for."""
-        for target in sorted(targets):
+    def check_targets(self, devices: Sequence[tuple[Device, Variant]]) -> None:
+        """Raise UserError for a device whose target artifacts cannot be lowered for."""
+        for device, variant in devices:
             try:
-                get_target(target)
+                get_target(variant.target)
             except LibraryUserError as error:
-                raise UserError(f"a device needs artifacts that cannot be made: {error}") from error
+                backend = device.snapshot.backend(variant.backend)
+                raise UserError(
+                    f"device '{device.name}' would run '{variant.backend}', which builds from the form "
+                    f"'{backend.form if backend else ''}', and its artifacts cannot be made: {error}; name another of "
+                    "its backends with --backend, or leave the device out with --devices"
+                ) from error
 
     def check_calibration(self, calibration: Calibration | None) -> None:
         """Raise UserError for images that were not uploaded, or of no format that is read."""

@@ -15,6 +15,7 @@ from efficientquant_controller.fleet.ledger import Ledger
 from efficientquant_controller.fleet.liveness import Assign, CancelRun, Liveness, Progress, Session, Supersede
 from efficientquant_controller.fleet.scheduling import MAX_ATTEMPTS, is_free, next_run
 from efficientquant_controller.model import (
+    Backend,
     Build,
     Campaign,
     CampaignState,
@@ -251,8 +252,9 @@ class Coordinator:
         self._changed = asyncio.Event()
 
 
-def _backend(device: Device, job: Job) -> str:
-    """The backend that was chosen when the job was planned; jobs of earlier releases get the device's preferred one."""
-    if job.backend:
-        return job.backend
-    return device.snapshot.backends[0].name if device.snapshot.backends else ""
+def _backend(device: Device, job: Job) -> Backend:
+    """Return the backend that was chosen when the job was planned.
+
+    A job of an earlier release gets the device's preferred one. One that the device has lost has only its name.
+    """
+    return device.snapshot.backend(job.backend) or Backend(job.backend, "")

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from efficientquant_controller.model import Artifact, Device, Job, Measurement, Run
+from efficientquant_controller.model import Artifact, Backend, Device, Job, Measurement, Run
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Assign:
     run: Run
     job: Job
     artifact: Artifact
-    backend: str
+    backend: Backend
     measurement: Measurement
 
 

@@ -73,7 +73,7 @@ class Submissions:
         chosen = choose_devices(request.devices, self._coordinator.connected(), known)
         devices = [(device, choose_variant(device, request.backend)) for device in chosen]
         require_abilities(measurement, devices)
-        self._builder.check_targets({variant.target for _, variant in devices})
+        self._builder.check_targets(devices)
         self._builder.check_calibration(request.calibration)
         try:
             await self._builder.check_models(request.models, request.weights)

@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 
 from efficientquant_controller.errors import UserError
-from efficientquant_controller.model import Backend, Device, DeviceSnapshot
-
-# From this version on ONNX Runtime reads the current form; older ones get the widest.
-_CURRENT_ONNX_RUNTIME = (1, 17)
+from efficientquant_controller.model import Backend, Device, Gpu
 
 
 @dataclass(frozen=True)
@@ -17,47 +14,74 @@ class Variant:
     target: str
 
 
+@dataclass(frozen=True)
+class Form:
+    """One form of artifact, from an opset on, and its target."""
+
+    name: str
+    opset: int
+    target: str  # "{sm}" stands for the GPU's compute capability, e.g. 86
+    has_flags: bool = False  # whether the builder takes precision flags
+    needs_int8: bool = False  # of the GPU
+
+    def fits(self, backend: Backend, gpu: Gpu | None) -> bool:
+        """Return whether a backend builds from this form on this GPU."""
+        reads = backend.form == self.name and backend.opset >= self.opset
+        return reads and bool(backend.precision_flags) == self.has_flags and (not self.needs_int8 or _has_int8(gpu))
+
+
+# The first that fits is taken: the highest opset of a form stands first.
+FORMS = (
+    Form("tensorrt", 18, "tensorrt-10", has_flags=True),
+    Form("tensorrt", 18, "tensorrt-11"),
+    # Named after the first board of its kind; what decides is whether the GPU computes INT8.
+    Form("tensorrt", 13, "agx-xavier", has_flags=True, needs_int8=True),
+    Form("tensorrt", 13, "jetson-nano", has_flags=True),
+    Form("tensorrt-rtx", 18, "tensorrt-rtx-sm{sm}"),
+    Form("onnxruntime", 18, "onnxruntime"),
+    Form("onnxruntime", 13, "onnxruntime-1.10"),
+)
+
+
 def choose_variant(device: Device, backend: str = "") -> Variant:
     """The variant for a device: with its preferred backend, or with the one named.
 
-    Raises UserError when the device has no runtime, or not the one named.
+    Raises UserError when the device has no runtime, not the one named, or one of a form that is not made here.
     """
-    backends = device.snapshot.backends
-    if not backends:
+    snapshot = device.snapshot
+    if not snapshot.backends:
         raise UserError(
             f"device '{device.name}' has no runtime to run a model with; look at 'efficientquant-agent doctor' there, "
             "or leave it out with --devices"
         )
-    chosen = next((one for one in backends if one.name == (backend or backends[0].name)), None)
+    chosen = snapshot.backend(backend)
     if chosen is None:
         raise UserError(
-            f"device '{device.name}' has no backend '{backend}' (it has: {', '.join(one.name for one in backends)}); "
+            f"device '{device.name}' has no backend '{backend}' (it has: {_names(device)}); "
             "name one of these with --backend, or leave the device out with --devices"
         )
-    return Variant(chosen.name, _target(chosen, device.snapshot))
+    gpu = snapshot.computing_gpu
+    form = next((one for one in FORMS if one.fits(chosen, gpu)), None)
+    if form is None:
+        raise UserError(_refusal(device, chosen))
+    return Variant(chosen.name, form.target.format(sm=gpu.compute_capability if gpu else 0))
 
 
-def _target(backend: Backend, snapshot: DeviceSnapshot) -> str:
-    version = _version(backend.version)
-    gpu = snapshot.gpus[0] if snapshot.gpus else None
-    if backend.name == "trt-rtx" and gpu is not None:
-        return f"tensorrt-rtx-sm{gpu.compute_capability}"
-    if backend.name == "trt":
-        if version >= (10,):
-            return "tensorrt-11" if version >= (11,) else "tensorrt-10"
-        # Named after the first board of its kind; what decides is whether the GPU computes INT8.
-        return "agx-xavier" if gpu is not None and gpu.int8 else "jetson-nano"
-    return "onnxruntime" if version >= _CURRENT_ONNX_RUNTIME else "onnxruntime-1.10"
+def _refusal(device: Device, backend: Backend) -> str:
+    flags = f"precision flags {', '.join(backend.precision_flags)}" if backend.precision_flags else "no precision flags"
+    # The last of a form has its lowest opset.
+    lowest = {one.name: one.opset for one in FORMS}
+    known = ", ".join(f"{name} from opset {opset}" for name, opset in lowest.items())
+    return (
+        f"device '{device.name}' would run '{backend.name}', which builds from the form '{backend.form}' (opset "
+        f"{backend.opset}, {flags}), and this controller makes: {known}; upgrade the older side, name another of its "
+        f"backends with --backend (it has: {_names(device)}), or leave the device out with --devices"
+    )
 
 
-def _version(text: str) -> tuple[int, ...]:
-    """The numbers a version begins with, e.g. (8, 2, 1) of "8.2.1.8+cuda10"."""
-    numbers: list[int] = []
-    for part in text.split("."):
-        digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        if not digits:
-            break
-        numbers.append(int(digits))
-        if digits != part:
-            break
-    return tuple(numbers)
+def _names(device: Device) -> str:
+    return ", ".join(one.name for one in device.snapshot.backends)
+
+
+def _has_int8(gpu: Gpu | None) -> bool:
+    return gpu is not None and gpu.int8

@@ -91,7 +91,9 @@ def measurement_to_wire(measurement: Measurement) -> pb.Measurement:
     return pb.Measurement(**vars(measurement), hot_zones=HOT_ZONES)
 
 
-def assignment_to_wire(run: Run, job: Job, artifact: Artifact, backend: str, measurement: Measurement) -> pb.Assignment:
+def assignment_to_wire(
+    run: Run, job: Job, artifact: Artifact, backend: Backend, measurement: Measurement
+) -> pb.Assignment:
     """Write the order to do one run."""
     return pb.Assignment(
         run_id=run.run_id,
@@ -102,9 +104,9 @@ def assignment_to_wire(run: Run, job: Job, artifact: Artifact, backend: str, mea
         model=job.model,
         recipe=job.recipe,
         artifact=pb.ArtifactRef(sha256=artifact.sha256, size_bytes=artifact.size_bytes),
-        backend=backend,
+        backend=backend.name,
         measurement=measurement_to_wire(measurement),
-        timeout_s=run_timeout_s(measurement, builds_engine=backend in _BUILDING),
+        timeout_s=run_timeout_s(measurement, builds_engine=backend.builds_engines),
         target=job.target,
         builder_flags=artifact.builder_flags,
         reference=_reference_to_wire(artifact),
@@ -243,8 +245,6 @@ _BACKEND_SCALARS = ("name", "version", "preference", "uses_gpu", "builds_engines
 _BACKEND_LISTS = ("providers", "precision_flags", "options")
 _GPU_SCALARS = (*("name", "uuid", "compute_capability", "integrated", "fp16", "int8", "tf32", "driver_version"),)
 _AGREEMENT = ("max_abs", "cosine", "argmax_matches", "count")
-# ONNX Runtime's TensorRT provider builds its engine when a session is created.
-_BUILDING = ("trt", "trt-rtx", "ort-trt")
 _CHANGES = ("cuda_graph", "sync_mode", "memory_kind", "profile_layers", "lock_clocks", "power_mode")
 _OPTIONAL_CHANGES = ("idle_s", "max_start_temperature_c")
 _RESULT_SCALARS = (

@@ -34,12 +34,11 @@ def test_order(board):
     applied = control.apply(LOCK_5W, board.journal)
     done = control.restore(board.journal)
 
-    assert applied.conditions() == {
-        "power_mode": "5W",
-        "clocks": "locked",
-        "clock_gpu_target_hz": "640000000",
-        "clock_emc_target_hz": "1600000000",
-        "clock_cpu_target_hz": "918000000",
+    assert applied.conditions() == {"power_mode": "5W", "clocks": "locked"}
+    assert applied.readings().known() == {
+        "clock_gpu_target_hz": 640e6,
+        "clock_emc_target_hz": 1600e6,
+        "clock_cpu_target_hz": 918e6,
     }
     assert done == ["restore", "set-power-mode 0"]
     assert board.calls() == [
@@ -198,7 +197,16 @@ def test_restore_that_fails_is_not_forgotten(board):
 
     assert len(sentences) == 1
     assert "`efficientquant-clocks set-power-mode 0` is to be done by root (power mode 0 takes a reboot" in sentences[0]
-    assert json.loads((board.root / "state/clocks.json").read_text()) == {"undo": [["set-power-mode", ["0"]]]}
+    assert json.loads((board.root / "state/clocks.json").read_text()) == {"undo": [["set-power-mode", [0]]]}
+
+
+def test_journal_of_an_earlier_release(board):
+    """A journal whose numbers are text is undone as one with numbers."""
+    board.control().apply(ClockRequest(power_mode="5W"), board.journal)
+    board.write("state/clocks.json", '{"undo": [["set-power-mode", ["0"]]]}')
+
+    assert board.control().restore(board.journal) == ["set-power-mode 0"]
+    assert (board.calls()[-1], os.path.exists(board.journal)) == ("nvpmodel -m 0", False)
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"undo": 3}', "[]", '{"undo": [[1]]}'])
@@ -221,7 +229,7 @@ def test_discrete_gpu(board):
     locked = board.condition()["lock"]
     control.restore(board.journal)
 
-    assert (applied.clocks, applied.conditions()["clock_gpu_target_hz"]) == ("locked", "1470000000")
+    assert (applied.clocks, applied.readings().known()) == ("locked", {"clock_gpu_target_hz": 1470e6})
     assert (locked, board.condition()["lock"], board.calls()) == ([1470, 1470], None, [])
 
 

@@ -18,12 +18,15 @@ from efficientquant_controller.fleet.builds import (
     build_key,
     canonical_recipe,
 )
-from efficientquant_controller.model import Calibration, Weights
+from efficientquant_controller.fleet.variants import Variant
+from efficientquant_controller.model import Calibration, Device, DeviceSnapshot, Weights
+from offers import offered
 from PIL import Image
 
 RANDOM = Weights("random")
 TARGET = "onnxruntime"
 PHOTOS = Calibration("ab" * 32, "photos.zip")
+RTX = Device("d", "rtx", "0.1.0", 1, 0.0, DeviceSnapshot(backends=(offered("trt-rtx", "1.7.1"),)))
 
 
 def test_notes_name_the_users_files(tmp_path: Path) -> None:
@@ -99,15 +102,15 @@ def test_what_an_artifact_is_made_of_names_it() -> None:
 
 def test_a_target_that_nothing_is_lowered_for_is_refused(builder: Builder) -> None:
     """A device that needs a target nobody knows is one sentence, before anything is built."""
-    builder.check_targets({"jetson-nano", "onnxruntime"})
-    with pytest.raises(UserError, match=r"a device needs artifacts that cannot be made: .*tensorrt-rtx-sm0"):
-        builder.check_targets({"onnxruntime", "tensorrt-rtx-sm0"})
+    builder.check_targets([(RTX, Variant("trt-rtx", "jetson-nano")), (RTX, Variant("ort-cpu", "onnxruntime"))])
+    with pytest.raises(UserError, match=r"device 'rtx' would run 'trt-rtx', .* form 'tensorrt-rtx', .*-sm0.*--backend"):
+        builder.check_targets([(RTX, Variant("trt-rtx", "tensorrt-rtx-sm0"))])
 
 
 def test_an_sm_that_tensorrt_rtx_lacks_is_named(builder: Builder) -> None:
     """A device that offers TensorRT-RTX on SM 9.0 is refused with the SMs that it builds for."""
     with pytest.raises(UserError, match=r"TensorRT-RTX has no SM 9\.0, it builds for SM 7\.5, 8\.0, .* only"):
-        builder.check_targets({"tensorrt-rtx-sm90"})
+        builder.check_targets([(RTX, Variant("trt-rtx", "tensorrt-rtx-sm90"))])
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,20 @@
 """Which runtime a device runs a job with, and what its artifacts are lowered for."""
 
 import pytest
-from efficientquant.targets import get_target
+from efficientquant.targets import Half, get_target
+from efficientquant_agent.backends import known
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.fleet.variants import Variant, choose_variant
 from efficientquant_controller.model import Backend, Device, DeviceSnapshot, Gpu
+from offers import offered
 
 NANO = Gpu("NVIDIA Tegra X1", compute_capability=53, integrated=True, fp16=True)
 XAVIER = Gpu("Xavier", compute_capability=72, integrated=True, fp16=True, int8=True)
 RTX_3080 = Gpu("NVIDIA GeForce RTX 3080", compute_capability=86, fp16=True, int8=True, tf32=True)
 
 
-def device(*backends: tuple[str, str], gpu: Gpu | None = None, **snapshot: str) -> Device:
-    listed = tuple(Backend(*one) for one in backends)
+def device(*backends: tuple[str, str] | Backend, gpu: Gpu | None = None, **snapshot: str) -> Device:
+    listed = tuple(one if isinstance(one, Backend) else offered(*one) for one in backends)
     gpus = () if gpu is None else (gpu,)
     return Device("d1", "bench-1", "0.1.0", 1, 0.0, DeviceSnapshot(backends=listed, gpus=gpus, **snapshot))
 
@@ -45,6 +47,16 @@ def test_runtime_version_and_gpu_decide_the_target(backend: tuple[str, str], gpu
     assert get_target(target).name == target
 
 
+@pytest.mark.parametrize(
+    "backend", [offered(one.name, ".".join(map(str, form.since))) for one in known() for form in one.forms]
+)
+def test_every_backend_reads_what_it_is_sent(backend: Backend) -> None:
+    """The target of each form that an agent may offer is in no newer opset than it reads."""
+    target = get_target(choose_variant(device(backend, gpu=RTX_3080)).target)
+    assert target.opset <= backend.opset
+    assert (target.half is Half.BUILDER_FLAG) == bool(backend.precision_flags)
+
+
 @pytest.mark.parametrize("capability", [75, 80, 86, 89, 120, 121])
 def test_every_sm_that_tensorrt_rtx_builds_for_is_a_target(capability: int) -> None:
     """An engine of TensorRT-RTX is for one SM, which the target names."""
@@ -68,9 +80,9 @@ def test_a_version_is_read_as_numbers(version: str, target: str) -> None:
     assert choose_variant(device(("trt", version), gpu=NANO)).target == target
 
 
-def test_the_preferred_backend_comes_first() -> None:
-    """Without a wish a device runs what it lists first; with one, what was asked for, and its own target."""
-    both = device(("trt", "8.2.1"), ("ort-cpu", "1.10.0"), gpu=NANO)
+def test_the_preferred_backend_is_taken() -> None:
+    """Without a wish a device runs the backend of the lowest preference; with one, what was asked for."""
+    both = device(("ort-cpu", "1.10.0"), ("trt", "8.2.1"), gpu=NANO)
     assert choose_variant(both) == Variant("trt", "jetson-nano")
     assert choose_variant(both, "ort-cpu") == Variant("ort-cpu", "onnxruntime-1.10")
 
@@ -99,3 +111,33 @@ def test_a_device_without_a_runtime_is_a_sentence(backend: str) -> None:
         UserError, match="device 'bench-1' has no runtime to run a model with; look at 'efficientquant-"
     ):
         choose_variant(device(), backend)
+
+
+KNOWN = "this controller makes: tensorrt from opset 13, tensorrt-rtx from opset 18, onnxruntime from opset 13"
+TOY = Backend("toy", "1.0", preference=1, form="toy", opset=18)
+
+
+@pytest.mark.parametrize(
+    ("backend", "described"),
+    [
+        (TOY, "'toy', which builds from the form 'toy' (opset 18, no precision flags)"),
+        (Backend("trt", "7", form="tensorrt", opset=11), "'tensorrt' (opset 11, no precision flags)"),
+        (Backend("trt", "9", form="tensorrt", opset=13), "'tensorrt' (opset 13, no precision flags)"),
+        (Backend("o", "1", form="onnxruntime", opset=18, precision_flags=("fp16", "int8")), "flags fp16, int8)"),
+        (Backend("ort-cpu", "1.23"), "the form '' (opset 0, no precision flags)"),
+    ],
+)
+def test_a_form_that_is_not_made_is_a_sentence(backend: Backend, described: str) -> None:
+    """It names device, backend and form, the forms that there are, and what to do; the name decides nothing."""
+    with pytest.raises(UserError) as caught:
+        choose_variant(device(backend))
+
+    sentence = str(caught.value)
+    assert sentence.startswith(f"device 'bench-1' would run '{backend.name}', which builds from the form ")
+    assert f"{described}, and {KNOWN}; upgrade" in sentence
+    assert f"with --backend (it has: {backend.name}), or leave the device out with --devices" in sentence
+
+
+def test_another_backend_of_the_device_can_be_named() -> None:
+    """A preferred backend of an unknown form leaves the device's others to choose from."""
+    assert choose_variant(device(TOY, ("ort-cpu", "1.17.0")), "ort-cpu") == Variant("ort-cpu", "onnxruntime")

@@ -10,7 +10,7 @@ import uuid
 from efficientquant_agent import backends
 from efficientquant_agent.board import Board
 from efficientquant_agent.clocks import ClockControl
-from efficientquant_agent.device import Probe, runtimes
+from efficientquant_agent.device import Probe, discrete_gpu, runtimes
 from efficientquant_agent.records import Assignment, Measurement, RunResult
 from efficientquant_agent.runner import Runner
 from efficientquant_agent.steps import Files
@@ -104,8 +104,8 @@ def _run(backend_name, device):
 
 def _sees_nvml(backend_name, device):
     """Whether the run must have watched a discrete GPU by NVML."""
-    discrete = any(not gpu.integrated for gpu in device.gpus)
-    return backends.uses_gpu(backend_name) and discrete and importlib.util.find_spec("pynvml") is not None
+    watched = backends.find(backend_name).uses_gpu and discrete_gpu(device.gpus) is not None
+    return watched and importlib.util.find_spec("pynvml") is not None
 
 
 def _require(holds, seen):

@@ -1,0 +1,43 @@
+"""What every child of a run does first: understand its spec, die with the daemon, keep standard output clean."""
+
+import ctypes
+import os
+import signal
+import sys
+from typing import Callable, TextIO
+
+from efficientquant_agent.protocol import EXIT_MISMATCH, MismatchError, Record
+
+_PR_SET_PDEATHSIG = 1
+
+
+def read_spec(decode: Callable[[bytes], Record]) -> Record:
+    """Read the spec from standard input; exit with EXIT_MISMATCH where it is another release's."""
+    try:
+        return decode(sys.stdin.buffer.read())
+    except MismatchError as error:
+        sys.stderr.write("{}\n".format(error))
+        raise SystemExit(EXIT_MISMATCH) from error
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Make the kernel kill this process when the daemon dies, however it dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:  # it died before the line above
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def volunteer_for_oom_kill() -> None:
+    """Ask the kernel to take this process first when memory runs out, not the daemon or the desktop."""
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as stream:
+            stream.write("1000")
+    except OSError as error:
+        sys.stderr.write("oom_score_adj stays as it is: {}\n".format(error))
+
+
+def claim_standard_output() -> TextIO:
+    """Return standard output for progress alone; whatever a runtime prints goes to standard error."""
+    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return stream

@@ -1,0 +1,88 @@
+"""Which backends this agent knows, and what each says of itself to a controller."""
+
+import pytest
+from efficientquant_agent import backends
+from efficientquant_agent.backends.base import UnknownBackendError
+from efficientquant_agent.backends.ort import OrtCpu, OrtCuda, OrtTensorrt
+from efficientquant_agent.backends.trt import Tensorrt, TensorrtRtx
+from efficientquant_agent.records import Measurement
+
+ONE_MORE = """
+from efficientquant_agent.backends.ort import OrtCpu
+
+
+class Toy(OrtCpu):
+    name = "toy"
+    preference = 45
+
+
+BACKENDS = (Toy,)
+"""
+
+
+def test_the_preferred_comes_first():
+    """Known backends stand in order of their preference, which no two share."""
+    assert [backend.name for backend in backends.known()] == ["trt", "trt-rtx", "ort-cuda", "ort-trt", "ort-cpu"]
+    assert len({backend.preference for backend in backends.known()}) == 5
+
+
+def test_a_file_is_a_backend(tmp_path, monkeypatch):
+    """A module in the folder that names BACKENDS is a backend, and one that names none changes nothing."""
+    (tmp_path / "toy.py").write_text(ONE_MORE)
+    (tmp_path / "toy_building.py").write_text("LIMIT = 3\n")
+    monkeypatch.setattr(backends, "__path__", [*backends.__path__, str(tmp_path)])
+
+    names = [backend.name for backend in backends.known()]
+
+    assert names == ["trt", "trt-rtx", "ort-cuda", "ort-trt", "toy", "ort-cpu"]
+    assert backends.find("toy").form_of("1.17").opset == 18
+
+
+def test_an_unknown_backend_is_named():
+    """A name that no backend has is an error that says it, and not a backend with a GPU."""
+    with pytest.raises(UnknownBackendError, match=r"no backend 'ov-cpu' \(it knows: trt, .*ort-cpu\)"):
+        backends.find("ov-cpu")
+
+
+@pytest.mark.parametrize("backend", backends.known(), ids=lambda backend: backend.name)
+def test_every_backend_describes_itself(backend):
+    """A backend says what it builds from, oldest release first, and obeys only what a controller can ask for."""
+    releases = [form.since for form in backend.forms]
+    assert releases == sorted(set(releases))
+    assert len(releases) >= 1
+    assert all(form.name and form.opset >= 13 for form in backend.forms)
+    assert set(backend.options) <= set(Measurement._fields)
+    assert backend.packages
+
+
+@pytest.mark.parametrize(
+    ("backend", "version", "form"),
+    [
+        (Tensorrt, "8.2.1.8+cuda10", ("tensorrt", 13, ["fp16", "int8"])),
+        (Tensorrt, "8.6.1", ("tensorrt", 13, ["fp16", "int8"])),
+        (Tensorrt, "10.0.1", ("tensorrt", 18, ["fp16", "int8"])),
+        (Tensorrt, "11.4", ("tensorrt", 18, [])),
+        (Tensorrt, "12", ("tensorrt", 18, [])),
+        (TensorrtRtx, "1.7.1", ("tensorrt-rtx", 18, [])),
+        (OrtCpu, "1.10.0", ("onnxruntime", 13, [])),
+        (OrtCpu, "1.16.3", ("onnxruntime", 13, [])),
+        (OrtCuda, "1.17.0", ("onnxruntime", 18, [])),
+        (OrtTensorrt, "1.9.0", ("onnxruntime", 13, [])),  # older than all that is known
+        (OrtCpu, "nightly", ("onnxruntime", 13, [])),
+    ],
+)
+def test_the_installed_release_decides_the_form(backend, version, form):
+    """What travels is the form of the installed release; one that says nothing gets the oldest."""
+    described = backend.describe(version, ["P"])
+
+    assert (described.form, described.opset, described.precision_flags) == form
+    assert (described.name, described.version, described.providers) == (backend.name, version, ["P"])
+
+
+def test_who_builds_an_engine():
+    """Building or loading makes an engine in three of them; only ONNX Runtime on the CPU leaves a GPU alone."""
+    described = {backend.name: backend.describe("99", []) for backend in backends.known()}
+
+    assert {name for name, one in described.items() if one.builds_engines} == {"trt", "trt-rtx", "ort-trt"}
+    assert {name for name, one in described.items() if not one.uses_gpu} == {"ort-cpu"}
+    assert {name for name, one in described.items() if one.options} == {"trt", "trt-rtx"}

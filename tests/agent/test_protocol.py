@@ -1,0 +1,109 @@
+"""What the daemon and its children say to each other: it comes back as it was, or as one clear error."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from efficientquant_agent import protocol
+from efficientquant_agent.backends.base import BuildOptions, BuildReport
+from efficientquant_agent.children import Ended, crash, read_outcome
+from efficientquant_agent.protocol import BuildFailure, BuildSpec, MismatchError, Outcome, RunSpec
+from efficientquant_agent.records import Agreement, Finding, Measurement, Readings, Series, StageTiming, Window
+
+MEASUREMENT = Measurement("smoke", *range(1, 10), hot_zones="temperature_gpu_c")
+RUN = RunSpec(1, "/scratch", "trt", "nano-1", "/engine.plan", "", MEASUREMENT)
+OUTCOME = Outcome(
+    failure_type="runtime_error",
+    failure_message="no",
+    stages=[StageTiming("read", 0.5, 7, True)],
+    windows=[Window("load", 1.0, 2.0)],
+    own_pss=Series("child_pss_bytes", [1.5], [2e6]),
+    findings=[Finding("agent", "info", "a bug")],
+    readings=Readings(device_memory_bytes=4096),
+    agreement=Agreement(0.1, 0.99, 7, 8),
+    warmup_converged=True,
+    providers=["P"],
+    library_versions={"numpy": "1.19.4"},
+    session_options={"cuda_graph": "on"},
+    realised_precision={"int8": 3},
+    layers=[{"name": "conv", "mean_s": 0.25}],
+)
+
+
+@pytest.mark.parametrize(
+    ("record", "decode"),
+    [
+        (RUN, protocol.decode_run_spec),
+        (
+            BuildSpec(1, "/scratch", "trt", "nano-1", "/x.onnx", BuildOptions(["fp16"], [64])),
+            protocol.decode_build_spec,
+        ),
+        (OUTCOME, protocol.decode_outcome),
+        (BuildFailure("build_oom", "no memory"), protocol.decode_build_failure),
+        (BuildReport("ab", 4, 64, 0.5, 1.5, ("a note",), {"sm": "53"}), protocol.decode_report),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_said_comes_back(record, decode):
+    """Every record arrives as it was sent, with its records inside."""
+    assert decode(protocol.encode(record)) == record
+
+
+def test_nothing_known():
+    """An outcome of a child that knew nothing is one, too."""
+    assert protocol.decode_outcome(protocol.encode(Outcome())).readings.known() == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "problem"),
+    [
+        ((), "stages", r"Outcome lacks \['stages'\]"),
+        (("readings",), "sampler_cpu_s", r"Readings lacks \['sampler_cpu_s'\]"),
+        (("stages", 0), "cold", r"StageTiming lacks \['cold'\]"),
+        (("agreement",), "count", r"Agreement lacks \['count'\]"),
+    ],
+)
+def test_another_release(path, name, problem, tmp_path):
+    """A field that is missing or not known is one error of type agent_error that says what to do."""
+    whole = json.loads(protocol.encode(OUTCOME).decode())
+    part = whole
+    for step in path:
+        part = part[step]
+    part["from_the_future"] = part.pop(name)
+    (tmp_path / protocol.OUTCOME_FILE).write_text(json.dumps(whole))
+
+    with pytest.raises(MismatchError, match=problem + r" and has besides \['from_the_future'\]\); restart") as error:
+        read_outcome(str(tmp_path), Ended(0, []), protocol.decode_outcome)
+
+    assert error.value.failure_type == "agent_error"
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"3", b'{"stages": 1', b"\xff"])
+def test_no_outcome(content):
+    """What is no object is such an error, too."""
+    with pytest.raises(MismatchError, match="Outcome is no"):
+        protocol.decode_outcome(content)
+
+
+@pytest.mark.parametrize("module", [protocol.RUN_MODULE, protocol.BUILD_MODULE])
+def test_a_spec_of_another_release(module):
+    """A child that does not understand its spec ends at once, and its parent says agent_error in its words."""
+    done = subprocess.run([sys.executable, "-m", module], input=b"{}", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    last_line = done.stderr.decode().splitlines()[-1]
+
+    error = crash(Ended(done.returncode, [last_line]), "", {"oom": "runtime_oom", "other": "runtime_error"})
+
+    assert error.failure_type == "agent_error"
+    assert str(error).startswith("the agent's processes are of different releases (")
+
+
+def test_files(tmp_path):
+    """A record in a file is whole or not there."""
+    path = str(tmp_path / "outcome.json")
+    assert protocol.read(path, protocol.decode_outcome) is None
+
+    protocol.write(path, OUTCOME)
+
+    assert protocol.read(path, protocol.decode_outcome) == OUTCOME
+    assert [each.name for each in tmp_path.iterdir()] == ["outcome.json"]

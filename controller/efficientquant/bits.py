@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Iterable
 
-from efficientquant.recipe import FloatType
+from efficientquant.options import FloatType
 from efficientquant.structure import Manifest, ManifestEntry
 
 _OPERATORS = {"conv": {"conv2d"}, "linear": {"linear"}, "product": {"matmul", "bmm", "baddbmm"}}

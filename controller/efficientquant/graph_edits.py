@@ -8,7 +8,7 @@ from typing import TypeVar
 from torch import fx, nn
 
 from efficientquant.capture import CONVOLUTION, call_nodes, parameter_name
-from efficientquant.recipe import Scope
+from efficientquant.options import Scope
 from efficientquant.structure import LINEAR, PRODUCTS
 
 Observer = TypeVar("Observer", bound=nn.Module)

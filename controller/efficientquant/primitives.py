@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from efficientquant.errors import NonFiniteError
-from efficientquant.recipe import Granularity
+from efficientquant.options import Granularity
 
 LN2 = math.log(2.0)
 

@@ -4,8 +4,8 @@ import efficientquant as eq
 import pytest
 import torch
 from efficientquant.errors import CalibrationError, CaptureError
+from efficientquant.options import Log2Form
 from efficientquant.primitives import sqnr_db
-from efficientquant.recipe import Log2Form
 from torch import nn
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from efficientquant import macs, manifest, roles
 from efficientquant.capture import capture, fold_batch_norm
+from efficientquant.options import IdentificationRule, Scope
 from efficientquant.primitives import choose_scale, quantize
-from efficientquant.recipe import IdentificationRule, Scope
 from efficientquant.structure import Role, build_manifest, find_weights, paper_blocks
 from timm.models.mobilevit import MobileVitBlock, MobileVitV2Block
 from timm.models.vision_transformer import Block

@@ -10,8 +10,9 @@ from efficientquant.lowering.cleaning import clean
 from efficientquant.lowering.half import to_half
 from efficientquant.lowering.opset13 import lower_to_opset_13
 from efficientquant.lowering.quantizers import place_quantizers
+from efficientquant.options import FloatType
 from efficientquant.quantizers import DOMAIN
-from efficientquant.recipe import FloatType, Recipe
+from efficientquant.recipe import Recipe
 from efficientquant.targets import Half, Target
 
 

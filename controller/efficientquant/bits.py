@@ -42,8 +42,8 @@ def _softmax(manifest: Manifest, dropped: Collection[str], rest: str) -> str:
         return "–"
     return _summary(
         [
-            f"{site.bits} log2-{site.form}" if site.bits < 32 and f"log2_quantizer_{index}" not in dropped else rest
-            for index, site in enumerate(sites)
+            f"{site.bits} log2-{site.form}" if site.bits < 32 and site.quantizer_name not in dropped else rest
+            for site in sites
         ]
     )
 

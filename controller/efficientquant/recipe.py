@@ -148,6 +148,12 @@ def list_recipes() -> list[str]:
     return sorted(_RECIPES)
 
 
+def recipe_classes() -> dict[str, type[Recipe]]:
+    """Return the class of each method, by the name of the class."""
+    _load_methods()
+    return {recipe_class.__name__: recipe_class for recipe_class in _METHODS.values()}
+
+
 def _parse(key: str, text: str, default: object) -> Any:
     """Return an option's value from text, by the kind of its default."""
     if isinstance(default, enum.StrEnum):

@@ -1,66 +1,81 @@
 """What a recipe's `apply` works on: the captured graph of a model, and every edit that quantizes it."""
 
 import dataclasses
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor, fx, nn
 
 from efficientquant import primitives
-from efficientquant.calibration import (
-    DEFAULT_IMAGES,
-    CalibrationData,
-    CalibrationImages,
-    Progress,
-    collect_images,
-    run_calibration,
+from efficientquant.blocks import Layer, Tap
+from efficientquant.calibration import CalibrationData, Progress
+from efficientquant.capture import call_nodes, get_tensor, parameter_name, set_tensor, use_bias
+from efficientquant.errors import RecipeOrderError
+from efficientquant.graph_edits import (
+    Site,
+    copy_graph,
+    find_sites,
+    insert_at_operand,
+    insert_behind,
+    replace_parameter,
 )
-from efficientquant.capture import call_nodes, capture, fold_batch_norm, get_tensor
-from efficientquant.graph_edits import Site, find_sites, insert_behind, observing, replace_parameter
-from efficientquant.manifest import operator_of
-from efficientquant.models import checkpoint_notes, input_spec, synthetic_images
+from efficientquant.manifest import ActivationSite, operator_of
+from efficientquant.networks import Networks
 from efficientquant.observers import MagnitudeObserver, RangeObserver
-from efficientquant.options import Granularity, IdentificationRule, Log2Emulation, Log2Form, RangeRule, Scope
+from efficientquant.options import Granularity, IdentificationRule, Log2Emulation, Log2Form, Network, RangeRule, Scope
 from efficientquant.primitives import DataFreeLog2, Log2Parameters, top_code
-from efficientquant.quantizers import ActivationQuantizer, Log2Quantizer, LogitQuantizer, WeightDequantizer
-from efficientquant.structure import SOFTMAX, ActivationSite, build_manifest, find_weights
+from efficientquant.quantizers import (
+    ActivationQuantizer,
+    AffineQuantizer,
+    CodeQuantizer,
+    Log2Quantizer,
+    LogitQuantizer,
+    WeightDequantizer,
+)
+from efficientquant.roles import PRODUCTS, SOFTMAX, WEIGHTED
+from efficientquant.structure import find_weights
 
 
 @dataclasses.dataclass(frozen=True)
 class QuantizedWeight:
-    """int8 codes (O, ...) and their float32 scale, broadcastable against them."""
+    """int8 codes (O, ...), their float32 scale and maybe int8 zero-points.
+
+    Scale and zero-points broadcast against the codes, or are (O, groups) where there is a `group_size`: a group is
+    that many consecutive columns of the codes as (O, columns).
+    """
 
     codes: Tensor
     scale: Tensor
+    zero_point: Tensor | None = None
+    group_size: int | None = None
 
 
-class Workbench:
-    """A quantization in progress: what a recipe's `apply` works on."""
+class Workbench(Networks):
+    """A quantization in progress: its networks, and the edits that a recipe makes in `graph`.
+
+    Every edit is recorded in the manifest. Activations come before weights: what is calibrated once a weight is
+    quantized has to name its network.
+    """
 
     def __init__(self, model: nn.Module, images: CalibrationData | None, progress: Progress | None) -> None:
-        self.spec = input_spec(model)
-        self.progress = progress
-        self.notes: list[str] = checkpoint_notes(model)
+        super().__init__(model, images, progress)
         self.weights: dict[str, QuantizedWeight] = {}
-        self.provenance: dict[str, Any] = {}
-        self._given = images
-        self._images: CalibrationImages | None = None
-        self._model = model
-        self.report("capture", 0.0)
-        self.graph = capture(model, self.spec.shape)
-        self.manifest = build_manifest(model, self.graph)
-        for name, weight in fold_batch_norm(self.graph).items():
-            self._update(name, folded_into=weight)
-        self.report("capture", 1.0)
+        self._float_weights: dict[str, Tensor] = {}
+        self._float_manifest = self.manifest.copy()
+        self._sites: dict[Tap, str] = {}
 
-    def report(self, phase: str, fraction: float) -> None:
-        """Tell the caller how far a phase is."""
-        if self.progress is not None:
-            self.progress(phase, fraction)
-
-    def find_weights(self, scope: Scope, rule: IdentificationRule) -> list[str]:
-        """Return the names of the weights in scope that are still in float."""
+    def find_weights(self, scope: Scope, rule: IdentificationRule = IdentificationRule.GRAPH) -> list[str]:
+        """Return the names of the weights in scope that are still in float, in execution order."""
         found = find_weights(self._model, self.graph, scope, rule)
         return [name for name in found if name not in self.weights]
+
+    def parameter(self, name: str) -> Tensor:
+        """Return a parameter in float: a quantized weight as it was before."""
+        return self._float_weights[name] if name in self.weights else get_tensor(self.graph, name).detach()
+
+    def bias(self, layer: Layer) -> Tensor | None:
+        """Return a layer's bias (O,), or None."""
+        name = self._bias_name(layer)
+        return None if name is None else get_tensor(self.graph, name).detach()
 
     def quantize_weights(
         self,
@@ -77,40 +92,130 @@ class Workbench:
             self.quantize_weight(name, bits, granularity)
 
     def quantize_weight(self, name: str, bits: int, granularity: Granularity) -> None:
-        """Replace a weight (O, ...) by symmetric codes and a dequantizer, and record its SQNR."""
-        weight = get_tensor(self.graph, name).detach()
+        """Round a weight (O, ...) to symmetric codes, its largest magnitude the top code."""
+        weight = self.parameter(name)
         scale = primitives.choose_scale(weight, bits, granularity)
-        codes = primitives.quantize(weight, scale, bits)
-        approximation = primitives.dequantize(codes, scale)
-        replace_parameter(self.graph, name, f"{name}_dequantizer", WeightDequantizer(codes, scale))
-        self.weights[name] = QuantizedWeight(codes=codes, scale=scale)
-        channels = primitives.channel_sqnr_db(weight, approximation)
-        worst = min(range(len(channels)), key=channels.__getitem__)
-        self._update(
-            name,
-            bits=bits,
-            granularity=granularity.value,
-            sqnr_db=primitives.sqnr_db(weight, approximation),
-            worst_channel_db=channels[worst],
-            worst_channel=worst,
-        )
+        quantized = QuantizedWeight(primitives.quantize(weight, scale, bits), scale)
+        self._place_weight(name, quantized, bits, granularity.value)
 
-    def quantize_activations(self, scope: Scope, bits: int, output_bits: int | None, rule: RangeRule) -> None:
+    def set_weight(
+        self,
+        name: str,
+        codes: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | None = None,
+        *,
+        bits: int,
+        group_size: int | None = None,
+    ) -> None:
+        """Let int8 codes (O, ...) stand for a weight, and record how far they are from it in float.
+
+        `scale` has one element, O, or (O, groups) where groups of `group_size` consecutive columns of the weight as
+        (O, columns) share one; a convolution's columns are im2col's. `zero_point` has the scale's shape and is
+        signed: an unsigned one less 2^(bits-1). A weight may be set again. Raises ValueError for what does not fit.
+        """
+        weight = self.parameter(name)
+        half = 1 << (bits - 1)
+        primitives.require_codes(codes, weight.shape, -half, half - 1)
+        scale = primitives.require_scales(scale, axis=0).reshape(scale.shape)
+        scale = primitives.shape_scale(scale, weight.shape, group_size)
+        if zero_point is not None:
+            zero_point = primitives.shape_scale(zero_point.detach(), weight.shape, group_size)
+            primitives.require_codes(zero_point, scale.shape, -half, half - 1)
+        granularity = "per-tensor" if scale.numel() == 1 else "per-channel"
+        granularity = granularity if group_size is None else f"groups of {group_size}"
+        self._place_weight(name, QuantizedWeight(codes, scale, zero_point, group_size), bits, granularity)
+
+    def set_bias(self, layer: Layer, value: Tensor) -> None:
+        """Give a layer a bias (O,), where it has none too."""
+        node = self._node(layer.node)
+        name = self._bias_name(layer)
+        if name is None:
+            owner, _, leaf = layer.weight.rpartition(".")
+            taken = hasattr(self.graph.get_submodule(owner), "bias")
+            name = ".".join(filter(None, (owner, f"{leaf}_bias" if taken else "bias")))
+            set_tensor(self.graph, name, value.detach())
+            use_bias(self.graph, node, name)
+        set_tensor(self.graph, name, value.detach())
+
+    def set_parameter(self, name: str, value: Tensor) -> None:
+        """Replace a parameter by another of its shape, in float: a reparameterization, for instance."""
+        if name in self.weights:
+            raise RecipeOrderError(f"{name} is quantized already; change it before")
+        if value.shape != self.parameter(name).shape:
+            raise ValueError(f"{name} has shape {tuple(self.parameter(name).shape)}, not {tuple(value.shape)}")
+        set_tensor(self.graph, name, value.detach())
+
+    def reset(self) -> None:
+        """Go back to the float network: no quantizer is left, and the manifest knows of none."""
+        self.graph = copy_graph(self._float_graph)
+        self.manifest = self._float_manifest.copy()
+        self.weights.clear()
+        self._float_weights.clear()
+        self._sites.clear()
+        self.has_quantized_weights = False
+
+    def quantize_activation(
+        self, tap: Tap, bits: int, scale: float | Tensor, zero_point: int = 0, axis: int | None = None
+    ) -> None:
+        """Quantize one tensor: for the one operand that the tap names, or for all readers of its node.
+
+        Symmetric with one scale, or with a signed zero-point, or with one scale for each index of dimension `axis`.
+        A tap may be quantized again. Raises ValueError for parameters that do not fit.
+        """
+        scales = primitives.require_scales(scale, axis)
+        half = 1 << (bits - 1)
+        if not -half <= zero_point < half:
+            raise ValueError(f"zero-point {zero_point} of {bits} bits; {-half} to {half - 1} are possible")
+        name = self._sites.get(tap, f"activation_quantizer_{len(self.manifest.activation_sites)}")
+        quantizer: CodeQuantizer = ActivationQuantizer(name, float(scales[0]), bits)
+        if zero_point or axis is not None:
+            quantizer = AffineQuantizer(name, scales, bits, zero_point, axis)
+        readers = self.insert_quantizer(tap, quantizer)
+        source = self._node(tap.node)
+        entry = ActivationSite(
+            node=self._source_of(tap),
+            quantizer=name,
+            consumers=tuple(sorted({operator_of(n) for n in readers if n.target in (*WEIGHTED, *PRODUCTS)})),
+            producer=operator_of(source) if tap.operand is None and source.target in WEIGHTED else "",
+            bits=bits,
+            scale=float(scales[0]) if axis is None else tuple(scales.tolist()),
+            zero_point=zero_point,
+            axis=axis,
+        )
+        sites = self.manifest.activation_sites
+        sites[:] = [site for site in sites if site.quantizer != name] + [entry]
+
+    def insert_quantizer(self, tap: Tap, quantizer: CodeQuantizer) -> list[fx.Node]:
+        """Put a quantizer of any kind at a tap, or in the place of the one there; return the nodes that read it.
+
+        It is not recorded in the manifest. Its `site` is its name in the graph.
+        """
+        if tap in self._sites:
+            self.graph.set_submodule(self._sites[tap], quantizer)
+        elif tap.operand is None:
+            insert_behind(self.graph, self._node(tap.node), quantizer.site, quantizer)
+        else:
+            insert_at_operand(self.graph, self._node(tap.node), tap.operand, quantizer.site, quantizer)
+        self._sites[tap] = quantizer.site
+        return list(self._node(quantizer.site).users)
+
+    def quantize_activations(
+        self, scope: Scope, bits: int, output_bits: int | None, rule: RangeRule, *, on: Network | None = None
+    ) -> None:
         """Quantize what goes into everything in scope, and what comes out unless `output_bits` is None.
 
-        Calibration on the float model finds the ranges, so this comes before the weights.
+        Calibration finds the ranges, see `observe` for `on`. Raises RecipeOrderError.
         """
-        names = self.find_weights(scope, IdentificationRule.GRAPH)
+        names = self.find_weights(scope)
         sites = find_sites(self.graph, scope, names, outputs=output_bits is not None)
-        with observing(self.graph, [site.source for site in sites], MagnitudeObserver) as observers:
-            run_calibration(self.graph, self._calibration_images(), self.progress)
-        for index, (site, observer) in enumerate(zip(sites, observers, strict=True)):
+        observers = self.observe([Tap(site.source.name) for site in sites], MagnitudeObserver, on=on)
+        for site, observer in zip(sites, observers, strict=True):
             chosen = bits if site.consumers or output_bits is None else output_bits
-            self._quantize_activation(
-                f"activation_quantizer_{index}", site, chosen, observer.choose_range(rule, chosen)
-            )
+            self._quantize_site(site, chosen, observer.choose_range(rule, chosen))
 
-    def _quantize_activation(self, name: str, site: Site, bits: int, largest: float) -> None:
+    def _quantize_site(self, site: Site, bits: int, largest: float) -> None:
+        name = f"activation_quantizer_{len(self.manifest.activation_sites)}"
         quantizer = ActivationQuantizer(name, largest / top_code(bits) if largest > 0 else 1.0, bits)
         insert_behind(self.graph, site.source, name, quantizer, site.readers)
         entry = ActivationSite(
@@ -124,20 +229,27 @@ class Workbench:
         self.manifest.activation_sites.append(entry)
 
     def quantize_softmax(
-        self, bits: int, form: Log2Form, epsilon: float, octaves: int, emulation: Log2Emulation
+        self,
+        bits: int,
+        form: Log2Form,
+        epsilon: float,
+        octaves: int,
+        emulation: Log2Emulation,
+        *,
+        on: Network | None = None,
     ) -> None:
-        """Put a log2 quantizer behind every softmax; form A is calibrated on the images first."""
+        """Put a log2 quantizer behind every softmax; form A is calibrated first, see `observe` for `on`.
+
+        Raises RecipeOrderError.
+        """
         sites = call_nodes(self.graph, *SOFTMAX)
         if not sites:
             self.notes.append("the model has no softmax: the log2 part of the recipe did nothing")
             return
-        parameters: list[Log2Parameters]
+        parameters: list[Log2Parameters] = [DataFreeLog2(bits=bits, octaves=octaves) for _ in sites]
         if form is Log2Form.CALIBRATED:
-            with observing(self.graph, sites, RangeObserver) as observers:
-                run_calibration(self.graph, self._calibration_images(), self.progress)
+            observers = self.observe([Tap(site.name) for site in sites], RangeObserver, on=on)
             parameters = [primitives.choose_log2_parameters(o.smallest, o.largest, bits, epsilon) for o in observers]
-        else:
-            parameters = [DataFreeLog2(bits=bits, octaves=octaves) for _ in sites]
         for index, (site, codec) in enumerate(zip(sites, parameters, strict=True)):
             name = f"log2_quantizer_{index}"
             if emulation is Log2Emulation.MOVE:
@@ -145,30 +257,47 @@ class Workbench:
             else:
                 dropped = emulation is Log2Emulation.DROP
                 insert_behind(self.graph, site, name, Log2Quantizer(name, codec, dropped=dropped))
-            self._update_site(
-                index, bits=bits, form=form.value, emulation=emulation.value, quantizer=dataclasses.asdict(codec)
+            self.manifest.softmax_sites[index] = dataclasses.replace(
+                self.manifest.softmax_sites[index],
+                bits=bits,
+                form=form.value,
+                emulation=emulation.value,
+                quantizer=dataclasses.asdict(codec),
+                quantizer_name=name,
             )
 
-    def _calibration_images(self) -> CalibrationImages:
-        if self._images is None:
-            self._images = self._load_images()
-        return self._images
+    def _place_weight(self, name: str, quantized: QuantizedWeight, bits: int, granularity: str) -> None:
+        """Put a dequantizer in the place of a weight, and record what it loses."""
+        weight = self.parameter(name)
+        dequantizer = WeightDequantizer(quantized.codes, quantized.scale, quantized.zero_point, quantized.group_size)
+        if name in self.weights:
+            self.graph.set_submodule(f"{name}_dequantizer", dequantizer)
+        else:
+            replace_parameter(self.graph, name, f"{name}_dequantizer", dequantizer)
+        self._float_weights[name] = weight
+        self.weights[name] = quantized
+        self.has_quantized_weights = True
+        approximation = dequantizer()
+        channels = primitives.channel_sqnr_db(weight, approximation)
+        worst = min(range(len(channels)), key=channels.__getitem__)
+        self._update(
+            name,
+            bits=bits,
+            granularity=granularity,
+            is_symmetric=quantized.zero_point is None,
+            sqnr_db=primitives.sqnr_db(weight, approximation),
+            worst_channel_db=channels[worst],
+            worst_channel=worst,
+        )
 
-    def _load_images(self) -> CalibrationImages:
-        if self._given is None:
-            self.notes.append(f"calibrated on {DEFAULT_IMAGES} synthetic images, since no data were given")
-        given = synthetic_images(self.spec, DEFAULT_IMAGES) if self._given is None else self._given
-        images = collect_images(given, self.spec)
-        self.notes += images.notes
-        source = "synthetic" if self._given is None else "given"
-        calibration = {"source": source, "images": len(images), "sha256": images.sha256}
-        if images.provenance is not None:
-            calibration["data"] = images.provenance
-        self.provenance["calibration"] = calibration
-        return images
+    def _node(self, name: str) -> fx.Node:
+        return Tap(name).find(self.graph)
 
-    def _update(self, name: str, **changes: Any) -> None:
-        self.manifest.entries[name] = dataclasses.replace(self.manifest.entries[name], **changes)
+    def _source_of(self, tap: Tap) -> str:
+        """Return the name of the node whose tensor a tap's quantizer reads."""
+        (source,) = self._node(self._sites[tap]).all_input_nodes
+        return source.name
 
-    def _update_site(self, index: int, **changes: Any) -> None:
-        self.manifest.softmax_sites[index] = dataclasses.replace(self.manifest.softmax_sites[index], **changes)
+    def _bias_name(self, layer: Layer) -> str | None:
+        arguments = self._node(layer.node).args
+        return parameter_name(arguments[2]) if len(arguments) > 2 else None

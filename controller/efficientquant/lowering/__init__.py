@@ -42,7 +42,7 @@ def lower(canonical: ir.Model, target: Target, recipe: Recipe, path: Path, *, ha
     form of.
     """
     model = canonical.clone()
-    placement = place_quantizers(model.graph, target)
+    placement = place_quantizers(model.graph, target, path)
     wants_half = recipe.float_type is FloatType.FP16
     is_half = half and wants_half and target.half is Half.TYPED
     if is_half:

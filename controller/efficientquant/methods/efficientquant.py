@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
 from efficientquant.errors import RecipeFormatError
-from efficientquant.options import FloatType, Granularity, IdentificationRule, Log2Emulation, Log2Form, Scope
+from efficientquant.options import FloatType, Granularity, IdentificationRule, Log2Emulation, Log2Form, Network, Scope
 from efficientquant.recipe import Recipe, register
 
 if TYPE_CHECKING:
@@ -66,12 +66,17 @@ class EfficientQuant(Recipe):
         return self.softmax_bits is not None and self.log2_form is Log2Form.CALIBRATED
 
     def apply(self, workbench: Workbench) -> None:
-        """Quantize the weights in scope, then put a log2 quantizer behind every softmax."""
+        """Quantize the weights in scope, then put a log2 quantizer behind every softmax, calibrated with them."""
         if self.weight_bits is not None:
             workbench.quantize_weights(self.scope, self.weight_bits, self.granularity, self.rule)
         if self.softmax_bits is not None:
             workbench.quantize_softmax(
-                self.softmax_bits, self.log2_form, self.log2_epsilon, self.log2_octaves, self.log2_emulation
+                self.softmax_bits,
+                self.log2_form,
+                self.log2_epsilon,
+                self.log2_octaves,
+                self.log2_emulation,
+                on=Network.QUANTIZED,
             )
 
 

@@ -23,6 +23,7 @@ from efficientquant.targets import Int8, Target
 
 UNSIGNED_ZERO = 128
 PRODUCTS = ("Conv", "MatMul", "Gemm")
+MARKERS = (WEIGHT_MARKER, ACTIVATION_MARKER, LOG2_MARKER, LOGIT_MARKER)
 _ZERO = {np.int8: 0, np.uint8: UNSIGNED_ZERO}
 # Operators that may stand between a quantizer and the operator that it is for.
 TRANSPARENT = ("Transpose", "Reshape")
@@ -83,6 +84,8 @@ def _require_form(node: ir.Node, form: _WeightForm | None, target: Target, path:
         name = node.attributes.get_string("site")
         problem = "has a zero-point or a scale per channel, which no target takes from an activation yet"
         raise LoweringError(path, name, node.op_type, f"{problem}; quantize it symmetrically with one scale")
+    if node.op_type not in MARKERS:
+        raise LoweringError(path, str(node.name), node.op_type, "is a quantizer that no target has a form of")
     if node.op_type != WEIGHT_MARKER or form is _WeightForm.FLOAT:
         return
     if "group_size" in node.attributes:

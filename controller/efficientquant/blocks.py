@@ -14,7 +14,7 @@ from efficientquant.roles import WEIGHTED
 
 @dataclasses.dataclass(frozen=True)
 class Tap:
-    """A tensor of a network: the result of a node, or what one of its operands reads.
+    """A tensor of a network: a node's result or an operand.
 
     An operand is read behind its quantizers. `channel` is the dimension that stays whole when positions are sampled:
     1 for pictures (N, C, H, W), -1 for tokens.
@@ -25,7 +25,7 @@ class Tap:
     channel: int = -1
 
     def find(self, module: fx.GraphModule) -> fx.Node:
-        """Return the node whose result this is; raise ValueError where the network has no such tensor."""
+        """Return the node whose result this is, or raise ValueError."""
         node = next((n for n in module.graph.nodes if n.name == self.node), None)
         if node is None:
             raise ValueError(f"the network has no node {self.node!r}")
@@ -75,7 +75,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A part of the network that one tensor enters and one tensor leaves.
+    """A part of the network with one input and one output tensor.
 
     `source` and `output` name the nodes of these tensors. The output of a block is the source of the next one.
     """
@@ -92,7 +92,7 @@ def find_layers(graph: fx.GraphModule) -> list[Layer]:
 
 
 def find_blocks(graph: fx.GraphModule) -> list[Block]:
-    """Return the blocks of a captured float graph: a chain from the model's input to its logits.
+    """Return a float graph as a chain of blocks.
 
     A block is the largest module that is no container. A container only calls its children, and it has one child, or
     at least two of the parts that it splits into have two or more layers. The model itself is always split. Operators
@@ -137,7 +137,7 @@ def _pair(value: object) -> tuple[int, int]:
 
 
 def _data_nodes(graph: fx.GraphModule) -> list[fx.Node]:
-    """Return the nodes that carry an image's data, the model's input first: neither constants nor sizes."""
+    """Return the nodes that carry an image's data, the model's input first."""
     carrying: dict[fx.Node, None] = {}
     for node in graph.graph.nodes:
         is_size = isinstance(node.meta.get("val"), (int, torch.SymInt))
@@ -148,7 +148,7 @@ def _data_nodes(graph: fx.GraphModule) -> list[fx.Node]:
 
 
 def _narrow_places(nodes: Sequence[fx.Node]) -> set[fx.Node]:
-    """Return the nodes behind which nothing but their own result is still needed."""
+    """Return the nodes whose result is all that later nodes need."""
     place = {node: index for index, node in enumerate(nodes)}
     last_use = {node: max((place.get(user, len(nodes)) for user in node.users), default=0) for node in nodes}
     narrow: set[fx.Node] = set()
@@ -161,7 +161,10 @@ def _narrow_places(nodes: Sequence[fx.Node]) -> set[fx.Node]:
 
 
 def _runs(nodes: Sequence[fx.Node], modules: set[str]) -> list[list[fx.Node]]:
-    """Return the stretches of nodes that run in the same block module; the others continue the stretch before."""
+    """Return the stretches of nodes that run in the same block module.
+
+    A node outside of them continues the stretch before.
+    """
     owner = ""
     owners: list[str] = []
     for node in nodes:
@@ -195,7 +198,7 @@ def _block_modules(nodes: Sequence[fx.Node]) -> set[str]:
 
 
 def _stack(node: fx.Node) -> list[str]:
-    """Return the names of the modules that run a node, the outermost first, without the model itself."""
+    """Return the names of the modules around a node, the outermost first."""
     return [name for name, _ in (node.meta.get("nn_module_stack") or {}).values() if name]
 
 
@@ -204,7 +207,7 @@ def _has_layer(nodes: Iterable[fx.Node]) -> bool:
 
 
 def _without_empty_start(parts: list[list[fx.Node]]) -> list[list[fx.Node]]:
-    """Return the parts with what stands before the first layer joined to it."""
+    """Join a first part without layers to the next one."""
     if len(parts) > 1 and not _has_layer(parts[0]):
         return [parts[0] + parts[1], *parts[2:]]
     return parts
@@ -220,7 +223,7 @@ def _chain(graph: fx.GraphModule, source: fx.Node, parts: list[list[fx.Node]], m
 
 
 def _name_of(part: Sequence[fx.Node], modules: set[str]) -> str:
-    """Return the name of the block module of all layers, or the innermost module that they share, or the first's."""
+    """Return the block module, or the innermost module, of all layers."""
     stacks = [_stack(node) for node in part if node.target in WEIGHTED] or [_stack(part[0])]
     shared = [level[0] for level in zip(*stacks, strict=False) if len(set(level)) == 1]
     return next((name for name in shared if name in modules), (shared or stacks[0] or [""])[-1])

@@ -45,6 +45,9 @@ class CalibrationImages:
     def __len__(self) -> int:
         return self._count
 
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.chunks()
+
     def chunks(self) -> Iterator[Tensor]:
         """Yield (CHUNK, C, H, W), the last one maybe smaller: the same chunks however the data were batched."""
         kept: Tensor | None = None
@@ -86,9 +89,9 @@ def collect_images(data: CalibrationData, spec: InputSpec) -> CalibrationImages:
 
 
 def load_images(given: CalibrationData | None, spec: InputSpec) -> tuple[CalibrationImages, dict[str, Any], list[str]]:
-    """Return checked images, their provenance and notes: synthetic images where none are given.
+    """Return checked images, their provenance and notes.
 
-    Raises CalibrationError and DataError.
+    Synthetic images stand in where none are given. Raises CalibrationError and DataError.
     """
     notes: list[str] = []
     if given is None:

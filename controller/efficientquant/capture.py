@@ -110,7 +110,7 @@ def _read(module: fx.GraphModule, node: Any) -> Tensor:
 
 
 def use_bias(module: fx.GraphModule, layer: fx.Node, bias_name: str) -> None:
-    """Let a convolution or linear add the bias of that name, in place of the one that it had."""
+    """Let a convolution or linear add the bias of that name."""
     with module.graph.inserting_before(layer):
         bias = module.graph.get_attr(bias_name)
     layer.args = (*layer.args[:2], bias, *layer.args[3:])

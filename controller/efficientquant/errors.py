@@ -175,7 +175,7 @@ class CaptureError(UserError):
 
 
 class RecipeOrderError(EfficientQuantError):
-    """A recipe takes its steps in an order that would silently change their meaning: an error in the recipe."""
+    """A recipe takes steps in an order that would change their meaning."""
 
 
 class NonFiniteError(EfficientQuantError):

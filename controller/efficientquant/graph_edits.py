@@ -66,7 +66,7 @@ def insert_behind(
 
 
 def insert_at_operand(graph: fx.GraphModule, consumer: fx.Node, operand: int, name: str, module: nn.Module) -> None:
-    """Let a module stand between one operand of a node and what it reads; other readers are not changed."""
+    """Insert a module in front of one operand of a node."""
     source = consumer.args[operand]
     assert isinstance(source, fx.Node)
     graph.add_submodule(name, module)
@@ -76,11 +76,12 @@ def insert_at_operand(graph: fx.GraphModule, consumer: fx.Node, operand: int, na
 
 
 def copy_graph(graph: fx.GraphModule) -> fx.GraphModule:
-    """Return a graph of its own, with the same node names, that shares the tensors but not their owners."""
+    """Return a copy with the same node names that shares the tensors."""
     nodes = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in graph.graph.nodes:
         copies[node] = nodes.node_copy(node, copies.__getitem__)
+    nodes.set_codegen(graph.graph._codegen)  # how the model takes its input and gives its result
     return fx.GraphModule(graph, nodes)
 
 
@@ -101,7 +102,7 @@ def replace_parameter(graph: fx.GraphModule, parameter: str, name: str, module: 
 def observing(
     graph: fx.GraphModule, sites: Sequence[fx.Node], make_observer: Callable[[], Observer]
 ) -> Iterator[list[Observer]]:
-    """Put an observer behind each node, and take them out again at the end.
+    """Put an observer behind each node, and remove them at the end.
 
     `make_observer` is called once for each: a class, or a functools.partial where it takes arguments.
     """

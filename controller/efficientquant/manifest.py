@@ -41,7 +41,7 @@ class ManifestEntry:
 
 @dataclasses.dataclass(frozen=True)
 class SoftmaxSite:
-    """One softmax: its node, the module that runs it, how many tokens it normalizes over, and its quantizer.
+    """One softmax: its node, module, number of tokens and quantizer.
 
     `quantizer` are the quantizer's parameters, `quantizer_name` is its name in the graph and in the artifact, "" where
     there is none and in manifests of earlier releases.
@@ -63,7 +63,7 @@ class ActivationSite:
 
     `consumers` are the kinds of operator in scope that read it (conv2d, linear, matmul), `producer` is the kind
     whose output it is, "" where that is in float; `quantizer` is the module's name. `scale` is one, or one for each
-    index of dimension `axis`. The zero-point is signed, 0 for a symmetric quantizer.
+    index of dimension `axis`. The zero-point is signed, None for a symmetric quantizer.
     """
 
     node: str
@@ -72,7 +72,7 @@ class ActivationSite:
     producer: str
     bits: int
     scale: float | tuple[float, ...]
-    zero_point: int = 0
+    zero_point: int | None = None
     axis: int | None = None
 
 

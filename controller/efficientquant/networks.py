@@ -1,4 +1,4 @@
-"""A model's two networks, in float and quantized so far, and what calibration images show of them."""
+"""The float and the quantized network of a model, and their calibration."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ Observer = TypeVar("Observer", bound=nn.Module)
 
 @dataclasses.dataclass(frozen=True)
 class BlockStep:
-    """One block of a walk: what enters it on both networks, and what leaves it on the float network."""
+    """A block with its inputs on both networks and its float outputs."""
 
     block: Block
     inputs: Mapping[Network, Feed]
@@ -32,10 +32,10 @@ class BlockStep:
 
 
 class Networks:
-    """A captured model as two networks that share their tensors and the names of their nodes.
+    """A captured model as two networks with the same node names.
 
     `graph` is the network with everything that was quantized so far. The other is the float network: as captured,
-    with batch norm folded.
+    with batch norm folded. It shares its tensors with `graph`.
     """
 
     def __init__(self, model: nn.Module, images: CalibrationData | None, progress: Progress | None) -> None:
@@ -43,7 +43,7 @@ class Networks:
         self.progress = progress
         self.notes: list[str] = checkpoint_notes(model)
         self.provenance: dict[str, Any] = {}
-        self.has_quantized_weights = False
+        self._float_weights: dict[str, Tensor] = {}  # those that are quantized, as they were
         self._given = images
         self._model = model
         self.report("capture", 0.0)
@@ -74,13 +74,13 @@ class Networks:
 
     @cached_property
     def blocks(self) -> list[Block]:
-        """The blocks that the network is a chain of; see find_blocks for what a block is."""
+        """The network as a chain of blocks, as find_blocks defines them."""
         return find_blocks(self._float_graph)
 
     def observe(
         self, taps: Sequence[Tap], make_observer: Callable[[], Observer], *, on: Network | None = None
     ) -> list[Observer]:
-        """Run the images once past an observer at each tap and return the observers.
+        """Run the images past an observer at each tap.
 
         `on` names the network. It may be left out while no weight is quantized, and is then the float one. Raises
         RecipeOrderError.
@@ -93,28 +93,28 @@ class Networks:
     def record(
         self, taps: Sequence[Tap], *, on: Network, sample: Sample | None = None, feed: Feed | None = None
     ) -> list[Tensor]:
-        """Return the tensors at the taps, for all images or those of a feed, whole or sampled; see recording.record."""
+        """Return the tensors at the taps as recording.record does."""
         return record(self._network(on), taps, feed or self.feed(), sample)
 
     def record_layer(self, layer: Layer, *, on: Network, sample: Sample, feed: Feed | None = None) -> LayerRows:
-        """Return a layer's inputs and outputs at sampled positions; see recording.record_layer."""
+        """Return a layer's sampled inputs and outputs as recording.record_layer does."""
         return record_layer(self._network(on), layer, feed or self.feed(), sample)
 
     def gradients(self, taps: Sequence[Tap], loss: Loss, *, on: Network, sample: Sample | None = None) -> list[Tensor]:
-        """Return a loss's gradient at the taps for all images; see recording.record_gradients."""
+        """Return a loss's gradient at the taps as recording.record_gradients does."""
         return record_gradients(self._network(on), self._float_graph, taps, loss, self.feed(), sample)
 
     def feed(self) -> Feed:
         """Return the images as what enters the network."""
         (entry,) = self.graph.graph.find_nodes(op="placeholder")
-        return Feed(entry.name, self.images.chunks(), len(self.images))
+        return Feed(entry.name, self.images, len(self.images))
 
     def walk(self) -> Iterator[BlockStep]:
-        """Yield each block with its inputs, in execution order, running every block once on each network.
+        """Yield each block with its inputs, in execution order.
 
         The quantized inputs of a block are those of the network as it is when the block is reached: quantize a block
-        before going on to the next. In memory are, for all images, a block's inputs on both networks and its float
-        outputs.
+        before going on to the next. Each block runs once on each network. In memory are, for all images, a block's
+        inputs on both networks and its float outputs.
         """
         start = list(self.feed().chunks)
         inputs = dict.fromkeys(Network, start)
@@ -135,8 +135,8 @@ class Networks:
         return self._float_graph if Network(on) is Network.FLOAT else self.graph
 
     def _require_network(self, on: Network | None) -> Network:
-        """Return the network that calibration runs on; raise RecipeOrderError where a recipe has to name it."""
-        if on is None and self.has_quantized_weights:
+        """Return the network that calibration runs on, or raise RecipeOrderError."""
+        if on is None and self._float_weights:
             raise RecipeOrderError(
                 "activations are calibrated after weights were quantized; do it before, or say which network is meant: "
                 "on=Network.FLOAT or on=Network.QUANTIZED"

@@ -57,7 +57,7 @@ class IdentificationRule(enum.StrEnum):
 
 
 class Network(enum.StrEnum):
-    """The network that calibration runs: as captured, or with everything that was quantized so far."""
+    """Which network calibration runs."""
 
     FLOAT = "float"
-    QUANTIZED = "quantized"
+    QUANTIZED = "quantized"  # as quantized so far

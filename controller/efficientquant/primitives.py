@@ -48,7 +48,7 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None = None) -
 
 
 def spread_groups(values: Tensor, group_size: int, shape: Sequence[int]) -> Tensor:
-    """Return one value per weight of shape (O, ...) from one per group, (O, groups).
+    """Return values per group (O, groups) as one per weight (O, ...).
 
     A group is `group_size` consecutive columns of the weight as (O, columns), im2col's order; the last may be shorter.
     """
@@ -57,7 +57,7 @@ def spread_groups(values: Tensor, group_size: int, shape: Sequence[int]) -> Tens
 
 
 def shape_scale(values: Tensor, shape: Sequence[int], group_size: int | None = None) -> Tensor:
-    """Return scales or zero-points of a weight of `shape` so that they broadcast, or as (O, groups).
+    """Return scales or zero-points so that they fit a weight of `shape`.
 
     One element → (1, 1, ...), O elements → (O, 1, ...). Raises ValueError for another number.
     """
@@ -72,7 +72,7 @@ def shape_scale(values: Tensor, shape: Sequence[int], group_size: int | None = N
 
 
 def require_scales(scale: float | Tensor, axis: int | None = None) -> Tensor:
-    """Return scales as a float32 tensor of one dimension; raise ValueError unless they are positive numbers."""
+    """Return positive scales as a flat float32 tensor, or raise ValueError."""
     scales = torch.as_tensor(scale, dtype=torch.float32).detach().flatten()
     if axis is None and scales.numel() != 1:
         raise ValueError(f"{scales.numel()} scales without an axis")

@@ -23,7 +23,7 @@ LOGIT_MARKER = "LogitQuantizeDequantize"
 
 
 class WeightDequantizer(nn.Module):
-    """Holds int8 codes (O, ...), their scale and maybe zero-points, and computes the weight that they stand for.
+    """Computes a weight from int8 codes (O, ...), scale and maybe zero-points.
 
     Scale and zero-points broadcast against the codes, or are (O, groups) where there is a `group_size`.
     """
@@ -128,7 +128,7 @@ class ActivationQuantizer(CodeQuantizer):
 
 
 class AffineQuantizer(CodeQuantizer):
-    """Signed codes clip(round(x / s) + z) in all 2^bits values, with a zero-point and maybe a scale per channel.
+    """Signed codes clip(round(x / s) + z) that take all 2^bits values.
 
     `scale` has one element, or one for each index of dimension `axis`. The zero-point is signed: an unsigned one less
     2^(bits-1).
@@ -157,7 +157,7 @@ class AffineQuantizer(CodeQuantizer):
         return rounded.float()
 
     def marker(self, x: Tensor) -> Tensor:
-        """Return the marker's output; its attributes are bits, zero_point and, with a scale per channel, axis."""
+        """Return the marker's output, with bits, zero_point and maybe axis as attributes."""
         attributes: dict[str, Any] = {"bits": self.bits, "zero_point": self.zero_point, "site": self.site}
         if self.axis is not None:
             attributes["axis"] = self.axis

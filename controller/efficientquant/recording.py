@@ -1,4 +1,4 @@
-"""Tensors of a network on calibration images: kept, sampled by seed, or differentiated."""
+"""Record tensors and gradients of a network on calibration images."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,7 +29,7 @@ class Sample:
 
 
 class _Draw:
-    """Gives for each chunk of a tensor the positions that were drawn from all of its chunks."""
+    """Draws positions from all chunks of a tensor and gives each chunk's."""
 
     def __init__(self, sample: Sample, total: int) -> None:
         self._sample = sample
@@ -38,7 +38,7 @@ class _Draw:
         self._seen = 0
 
     def take(self, positions: int, length: int) -> Tensor:
-        """Return indices below `positions` for the next chunk, which has `length` of the total."""
+        """Return indices below `positions` for the next chunk of `length`."""
         if self._drawn is None:
             generator = torch.Generator().manual_seed(self._sample.seed)
             everything = torch.randperm(positions * self._total // length, generator=generator)
@@ -50,7 +50,10 @@ class _Draw:
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-    """What runs through a network: chunks that enter at node `source`, `length` in all along dimension 0."""
+    """Chunks that enter a network at node `source`.
+
+    `length` is their total along dimension 0. `chunks` can be iterated more than once.
+    """
 
     source: str
     chunks: Iterable[Tensor]
@@ -92,7 +95,9 @@ def record_gradients(
     feed: Feed,
     sample: Sample | None = None,
 ) -> list[Tensor]:
-    """Return the gradient of a loss with respect to each tap, in the tap's own shape or sampled as `record` does.
+    """Return the gradient of a loss at each tap.
+
+    It has the tap's own shape, or is sampled as `record` does.
 
     `loss` gets the logits of a chunk, and those of the float network `reference`. Quantizers of activations pass the
     gradient on unchanged. In memory are the results and one backward pass over a chunk.
@@ -130,7 +135,7 @@ def _gradients(region: Region, names: Sequence[str], chunk: Tensor, expected: Te
 
 @contextmanager
 def _straight_through(module: fx.GraphModule) -> Iterator[None]:
-    """Let the quantizers of activations pass gradients on as if they did not round."""
+    """Let activation quantizers pass gradients on unchanged."""
 
     def pass_on(_module: CodeQuantizer, inputs: tuple[Tensor], y: Tensor) -> Tensor:
         # What is added is exactly zero, so that the values stay what they are.
@@ -154,7 +159,7 @@ def _logits(module: fx.GraphModule) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class LayerRows:
-    """A layer at sampled output positions: inputs (R, I) and outputs (R, O), the same positions in both.
+    """A layer's inputs (R, I) and outputs (R, O) at some positions.
 
     A convolution's I are its C·kh·kw im2col columns, the padding's zeros included, in the order of weight.flatten(1);
     those of a grouped one are the columns of all groups, one group after the other.
@@ -188,12 +193,12 @@ def record_layer(module: fx.GraphModule, layer: Layer, feed: Feed, sample: Sampl
 
 
 def _see(region: Region, chunk: Tensor, names: Sequence[str]) -> list[Tensor]:
-    """Return copies of some of a region's tensors: the next operator may work in place."""
+    """Return copies of some tensors of a region."""
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Visit:
         def visit(value: Tensor) -> Tensor:
-            seen[name] = value.clone()
+            seen[name] = value.clone()  # the next operator may work in place
             return value
 
         return visit
@@ -203,7 +208,7 @@ def _see(region: Region, chunk: Tensor, names: Sequence[str]) -> list[Tensor]:
 
 
 def _im2col(x: Tensor, window: Window, size: Sequence[int], positions: Tensor) -> Tensor:
-    """Return rows (R, C·kh·kw) at output positions, without building those of all positions."""
+    """Return the im2col rows (R, C·kh·kw) of some output positions."""
     height, width = size
     rows_around, columns_around = window.padding
     padded = F.pad(x, (columns_around, columns_around, rows_around, rows_around)).movedim(1, -1)

@@ -1,4 +1,4 @@
-"""A part of a network between two of its tensors, run on its own, with its values looked at on the way."""
+"""Run a part of a network and visit its values."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -14,7 +14,7 @@ BATCH = "images_in_batch"
 
 
 class Region:
-    """What a network computes from the tensor of node `source` up to the nodes `wanted`.
+    """The part of a network from node `source` to the nodes `wanted`.
 
     The region holds no tensors: it reads those of the network each time it runs. It does not see nodes that are
     inserted later.
@@ -27,7 +27,7 @@ class Region:
         self._graph = _cut_out(module, self._source, [nodes[name] for name in wanted])
 
     def run(self, x: Tensor, visits: Mapping[str, Visit] | None = None) -> tuple[Tensor, ...]:
-        """Return the wanted tensors for an input of the region; call `visits` by node name on the way."""
+        """Return the wanted tensors, calling `visits` by node name on the way."""
         interpreter = _Visiting(self._module, self._graph, visits or {})
         inputs: list[Any] = [x.clone()]  # the first operator may work in place
         if any(node.target == BATCH for node in self._graph.find_nodes(op="placeholder")):
@@ -48,7 +48,10 @@ class _Visiting(fx.Interpreter):
 
 
 def _cut_out(module: fx.GraphModule, source: fx.Node, wanted: Sequence[fx.Node]) -> fx.Graph:
-    """Return a graph of its own, nodes under their names, whose inputs are the source and maybe the batch size."""
+    """Return the needed nodes as another graph, under their names.
+
+    Its inputs are the source and, where a node asks for it, the number of images.
+    """
     needed = _needed(source, wanted)
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {source: graph.placeholder(source.name)}
@@ -86,7 +89,7 @@ def _is_batch_size(node: fx.Node) -> bool:
 
 
 def _count_images(source: fx.Node, x: Tensor) -> int:
-    """Return the number of images in a tensor whose dimensions may hold a multiple of it."""
+    """Return the number of images in a tensor, by its symbolic shape."""
     model_input = next(iter(source.graph.find_nodes(op="placeholder")))
     images = _hint(model_input.meta["val"].shape[0])
     for size, found in zip(source.meta["val"].shape, x.shape, strict=True):

@@ -1,4 +1,4 @@
-"""What a recipe's `apply` works on: the captured graph of a model, and every edit that quantizes it."""
+"""The workbench that a recipe's `apply` edits."""
 
 import dataclasses
 from typing import cast
@@ -50,21 +50,20 @@ class QuantizedWeight:
 
 
 class Workbench(Networks):
-    """A quantization in progress: its networks, and the edits that a recipe makes in `graph`.
+    """A quantization in progress.
 
-    Every edit is recorded in the manifest. Activations come before weights: what is calibrated once a weight is
-    quantized has to name its network.
+    A recipe edits `graph`, and the manifest records each edit. Activations come before weights: once a weight is
+    quantized, calibration has to name its network.
     """
 
     def __init__(self, model: nn.Module, images: CalibrationData | None, progress: Progress | None) -> None:
         super().__init__(model, images, progress)
         self.weights: dict[str, QuantizedWeight] = {}
-        self._float_weights: dict[str, Tensor] = {}
         self._float_manifest = self.manifest.copy()
         self._sites: dict[Tap, str] = {}
 
     def find_weights(self, scope: Scope, rule: IdentificationRule = IdentificationRule.GRAPH) -> list[str]:
-        """Return the names of the weights in scope that are still in float, in execution order."""
+        """Return the names of the float weights in scope, in execution order."""
         found = find_weights(self._model, self.graph, scope, rule)
         return [name for name in found if name not in self.weights]
 
@@ -84,7 +83,7 @@ class Workbench(Networks):
         granularity: Granularity,
         rule: IdentificationRule = IdentificationRule.GRAPH,
     ) -> None:
-        """Quantize every weight in scope; say so where there is none."""
+        """Quantize every weight in scope, or note that there is none."""
         names = self.find_weights(scope, rule)
         if not names:
             self.notes.append(f"the model has no weight in scope {scope.value!r}: nothing to quantize there")
@@ -92,7 +91,7 @@ class Workbench(Networks):
             self.quantize_weight(name, bits, granularity)
 
     def quantize_weight(self, name: str, bits: int, granularity: Granularity) -> None:
-        """Round a weight (O, ...) to symmetric codes, its largest magnitude the top code."""
+        """Round a weight (O, ...) to symmetric codes and record its SQNR."""
         weight = self.parameter(name)
         scale = primitives.choose_scale(weight, bits, granularity)
         quantized = QuantizedWeight(primitives.quantize(weight, scale, bits), scale)
@@ -108,11 +107,11 @@ class Workbench(Networks):
         bits: int,
         group_size: int | None = None,
     ) -> None:
-        """Let int8 codes (O, ...) stand for a weight, and record how far they are from it in float.
+        """Replace a weight by int8 codes (O, ...) and record its SQNR.
 
         `scale` has one element, O, or (O, groups) where groups of `group_size` consecutive columns of the weight as
         (O, columns) share one; a convolution's columns are im2col's. `zero_point` has the scale's shape and is
-        signed: an unsigned one less 2^(bits-1). A weight may be set again. Raises ValueError for what does not fit.
+        signed: an unsigned one less 2^(bits-1). A weight may be set again. Raises ValueError.
         """
         weight = self.parameter(name)
         half = 1 << (bits - 1)
@@ -127,50 +126,53 @@ class Workbench(Networks):
         self._place_weight(name, QuantizedWeight(codes, scale, zero_point, group_size), bits, granularity)
 
     def set_bias(self, layer: Layer, value: Tensor) -> None:
-        """Give a layer a bias (O,), where it has none too."""
+        """Replace the bias (O,) of a layer, or add one."""
         node = self._node(layer.node)
         name = self._bias_name(layer)
         if name is None:
-            owner, _, leaf = layer.weight.rpartition(".")
+            owner = layer.weight.rpartition(".")[0]
             taken = hasattr(self.graph.get_submodule(owner), "bias")
-            name = ".".join(filter(None, (owner, f"{leaf}_bias" if taken else "bias")))
+            name = ".".join(filter(None, (owner, f"{layer.node}_bias" if taken else "bias")))
             set_tensor(self.graph, name, value.detach())
             use_bias(self.graph, node, name)
-        set_tensor(self.graph, name, value.detach())
+        else:
+            set_tensor(self.graph, name, value.detach())
 
     def set_parameter(self, name: str, value: Tensor) -> None:
-        """Replace a parameter by another of its shape, in float: a reparameterization, for instance."""
+        """Replace a float parameter, as a reparameterization does.
+
+        Raises RecipeOrderError for a quantized weight, ValueError for another shape.
+        """
         if name in self.weights:
-            raise RecipeOrderError(f"{name} is quantized already; change it before")
+            raise RecipeOrderError(f"{name} is already quantized; change it before")
         if value.shape != self.parameter(name).shape:
             raise ValueError(f"{name} has shape {tuple(self.parameter(name).shape)}, not {tuple(value.shape)}")
         set_tensor(self.graph, name, value.detach())
 
     def reset(self) -> None:
-        """Go back to the float network: no quantizer is left, and the manifest knows of none."""
+        """Remove every edit: `graph` and manifest become new ones, as captured."""
         self.graph = copy_graph(self._float_graph)
         self.manifest = self._float_manifest.copy()
         self.weights.clear()
         self._float_weights.clear()
         self._sites.clear()
-        self.has_quantized_weights = False
 
     def quantize_activation(
-        self, tap: Tap, bits: int, scale: float | Tensor, zero_point: int = 0, axis: int | None = None
+        self, tap: Tap, bits: int, scale: float | Tensor, zero_point: int | None = None, axis: int | None = None
     ) -> None:
-        """Quantize one tensor: for the one operand that the tap names, or for all readers of its node.
+        """Quantize the tensor at a tap.
 
-        Symmetric with one scale, or with a signed zero-point, or with one scale for each index of dimension `axis`.
-        A tap may be quantized again. Raises ValueError for parameters that do not fit.
+        Symmetric without a zero-point. A zero-point is signed: an unsigned one less 2^(bits-1). `scale` has one
+        element, or one for each index of dimension `axis`. A tap may be quantized again. Raises ValueError.
         """
         scales = primitives.require_scales(scale, axis)
         half = 1 << (bits - 1)
-        if not -half <= zero_point < half:
+        if not -half <= (zero_point or 0) < half:
             raise ValueError(f"zero-point {zero_point} of {bits} bits; {-half} to {half - 1} are possible")
         name = self._sites.get(tap, f"activation_quantizer_{len(self.manifest.activation_sites)}")
         quantizer: CodeQuantizer = ActivationQuantizer(name, float(scales[0]), bits)
-        if zero_point or axis is not None:
-            quantizer = AffineQuantizer(name, scales, bits, zero_point, axis)
+        if zero_point is not None or axis is not None:
+            quantizer = AffineQuantizer(name, scales, bits, zero_point or 0, axis)
         readers = self.insert_quantizer(tap, quantizer)
         source = self._node(tap.node)
         entry = ActivationSite(
@@ -187,12 +189,15 @@ class Workbench(Networks):
         sites[:] = [site for site in sites if site.quantizer != name] + [entry]
 
     def insert_quantizer(self, tap: Tap, quantizer: CodeQuantizer) -> list[fx.Node]:
-        """Put a quantizer of any kind at a tap, or in the place of the one there; return the nodes that read it.
+        """Insert any quantizer at a tap and return its readers.
 
-        It is not recorded in the manifest. Its `site` is its name in the graph.
+        The manifest does not record it. Its `site` names it in the graph: use the same site to replace the quantizer of
+        a tap. Raises ValueError for a site that another tap has.
         """
-        if tap in self._sites:
-            self.graph.set_submodule(self._sites[tap], quantizer)
+        if self._sites.get(tap) == quantizer.site:
+            self.graph.set_submodule(quantizer.site, quantizer)
+        elif tap in self._sites or quantizer.site in dict(self.graph.named_children()):
+            raise ValueError(f"{quantizer.site!r} is not free, or {tap} has the quantizer {self._sites.get(tap)!r}")
         elif tap.operand is None:
             insert_behind(self.graph, self._node(tap.node), quantizer.site, quantizer)
         else:
@@ -203,9 +208,10 @@ class Workbench(Networks):
     def quantize_activations(
         self, scope: Scope, bits: int, output_bits: int | None, rule: RangeRule, *, on: Network | None = None
     ) -> None:
-        """Quantize what goes into everything in scope, and what comes out unless `output_bits` is None.
+        """Quantize the inputs of everything in scope, and its outputs.
 
-        Calibration finds the ranges, see `observe` for `on`. Raises RecipeOrderError.
+        `output_bits=None` leaves the outputs in float. Calibration finds the ranges, see `observe` for `on`. Raises
+        RecipeOrderError.
         """
         names = self.find_weights(scope)
         sites = find_sites(self.graph, scope, names, outputs=output_bits is not None)
@@ -238,9 +244,9 @@ class Workbench(Networks):
         *,
         on: Network | None = None,
     ) -> None:
-        """Put a log2 quantizer behind every softmax; form A is calibrated first, see `observe` for `on`.
+        """Put a log2 quantizer behind every softmax.
 
-        Raises RecipeOrderError.
+        Form A is calibrated first, see `observe` for `on`. Raises RecipeOrderError.
         """
         sites = call_nodes(self.graph, *SOFTMAX)
         if not sites:
@@ -267,7 +273,7 @@ class Workbench(Networks):
             )
 
     def _place_weight(self, name: str, quantized: QuantizedWeight, bits: int, granularity: str) -> None:
-        """Put a dequantizer in the place of a weight, and record what it loses."""
+        """Replace a weight by a dequantizer and record its SQNR."""
         weight = self.parameter(name)
         dequantizer = WeightDequantizer(quantized.codes, quantized.scale, quantized.zero_point, quantized.group_size)
         if name in self.weights:
@@ -276,7 +282,6 @@ class Workbench(Networks):
             replace_parameter(self.graph, name, f"{name}_dequantizer", dequantizer)
         self._float_weights[name] = weight
         self.weights[name] = quantized
-        self.has_quantized_weights = True
         approximation = dequantizer()
         channels = primitives.channel_sqnr_db(weight, approximation)
         worst = min(range(len(channels)), key=channels.__getitem__)
@@ -294,7 +299,7 @@ class Workbench(Networks):
         return Tap(name).find(self.graph)
 
     def _source_of(self, tap: Tap) -> str:
-        """Return the name of the node whose tensor a tap's quantizer reads."""
+        """Return the name of the node that a tap's quantizer reads."""
         (source,) = self._node(self._sites[tap]).all_input_nodes
         return source.name
 

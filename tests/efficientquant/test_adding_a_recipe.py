@@ -47,7 +47,7 @@ def extended(tmp_path_factory):
 
 @pytest.mark.parametrize("program", [LIST, USE], ids=["list", "use"])
 def test_a_file_in_methods_is_a_recipe(extended, tmp_path, program):
-    """One file makes a recipe that is listed without torch, quantizes and exports; no other file knows of it."""
+    """One file makes a recipe that is listed without torch, quantizes and exports."""
     environment = {**os.environ, "PYTHONPATH": str(extended)}
     command = [sys.executable, "-c", program, str(tmp_path / "model.onnx")]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=tmp_path)

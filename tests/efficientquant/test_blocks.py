@@ -87,7 +87,7 @@ def test_a_shortcut_across_modules_makes_them_one_block():
 
 
 def test_a_container_is_split_and_a_module_that_computes_is_not():
-    """Sequentials of blocks are opened however deep they are; a chain of single layers stays one block."""
+    """Sequentials of blocks are opened however deep they are, and a chain of single layers stays one block."""
     chain = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1))
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.Sequential(Residual(4), Residual(4)), chain))
     found = find_blocks(captured(model, (3, 8, 8)))

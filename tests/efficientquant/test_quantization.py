@@ -159,4 +159,4 @@ def test_a_site_of_an_earlier_release_reads_back():
     softmax = {"node": "softmax", "module": "attn", "tokens": 4, "bits": 8, "form": "A", "emulation": "keep"}
     activation = {"node": "x", "quantizer": "q", "consumers": ("conv2d",), "producer": "", "bits": 8, "scale": 0.5}
     assert SoftmaxSite(**softmax, quantizer={"step": 0.1}).quantizer_name == ""
-    assert (ActivationSite(**activation).zero_point, ActivationSite(**activation).axis) == (0, None)
+    assert (ActivationSite(**activation).zero_point, ActivationSite(**activation).axis) == (None, None)

@@ -135,7 +135,7 @@ def test_the_gradient_at_a_layer_is_the_one_of_the_eager_model(mobilevit, bench)
 
 
 def test_a_divergence_has_no_gradient_in_float_and_one_when_quantized(bench):
-    """KL(p ‖ p) has none but float noise; with everything quantized, rounding in the way, there is one everywhere."""
+    """KL(p ‖ p) has float noise only, and rounding does not stop the gradient of the quantized network."""
     taps = [bench.layers[place].output for place in (0, 20, 60)]
     silent = bench.gradients(taps, divergence, on=Network.FLOAT)
     for layer in bench.layers:

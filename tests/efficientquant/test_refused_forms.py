@@ -1,4 +1,4 @@
-"""Quantizers that a target has no form of are refused by name; the others are exported as they are."""
+"""Quantizers that a target has no form of are refused by name, all others are exported."""
 
 import efficientquant as eq
 import onnx
@@ -83,7 +83,7 @@ def test_a_target_without_int8_gets_the_weights_in_float(quantized, tmp_path, fo
 
 @pytest.mark.parametrize("target", ["tensorrt-10", "rtx-3080", "tensorrt-11"])
 def test_zero_points_of_weights_are_refused_for_tensorrt(quantized, tmp_path, target):
-    """TensorRT takes symmetric weights only; the sentence names the weight and the target."""
+    """TensorRT takes symmetric weights only, and the sentence names the weight and the target."""
     path = tmp_path / "model.onnx"
     with pytest.raises(LoweringError, match=rf"node '0\.weight' .* has zero-points, and {target} takes symmetric"):
         eq.export_onnx(quantized(AFFINE), path, target=target)
@@ -92,7 +92,7 @@ def test_zero_points_of_weights_are_refused_for_tensorrt(quantized, tmp_path, ta
 
 @pytest.mark.parametrize("target", ["onnxruntime", "tensorrt-10"])
 def test_groups_are_refused_where_the_opset_has_no_blocks(quantized, tmp_path, target):
-    """A scale per group needs opset 21; the sentence names the weight, the group and the target's opset."""
+    """A scale per group needs opset 21, and the sentence names the weight, the group and the target's opset."""
     with pytest.raises(LoweringError, match=rf"node '0\.weight' .* group of 16 columns.* opset 21; {target} has 18"):
         eq.export_onnx(quantized(GROUPS), tmp_path / "model.onnx", target=target)
 
@@ -100,7 +100,7 @@ def test_groups_are_refused_where_the_opset_has_no_blocks(quantized, tmp_path, t
 @pytest.mark.parametrize("form", [PER_CHANNEL_INPUT, AFFINE_INPUT])
 @pytest.mark.parametrize("target", ["onnxruntime", "jetson-nano", "agx-xavier", "rtx-3080"])
 def test_affine_and_per_channel_activations_are_refused(quantized, tmp_path, form, target):
-    """No target takes them yet; the sentence names the quantizer, and nothing is written."""
+    """No target takes them yet, and the sentence names the quantizer."""
     path = tmp_path / "model.onnx"
     with pytest.raises(LoweringError, match=r"node 'activation_quantizer_0' .* zero-point or a scale per channel"):
         eq.export_onnx(quantized(form), path, target=target)

@@ -11,6 +11,7 @@ from efficientquant.errors import RecipeOrderError
 from efficientquant.observers import MagnitudeObserver, RangeObserver
 from efficientquant.options import RangeRule, Scope
 from efficientquant.primitives import spread_groups
+from efficientquant.quantizers import ActivationQuantizer
 from torch import nn
 
 PER_CHANNEL = Granularity.PER_CHANNEL
@@ -96,7 +97,7 @@ def test_smaller_groups_lose_less(bench):
 
 
 def test_a_weight_may_be_set_again_and_is_judged_by_the_float_one(bench):
-    """A second set_weight replaces the first; the network computes with it."""
+    """A second quantization of a weight replaces the first."""
     name = bench.layers[0].weight
     bench.quantize_weight(name, 2, PER_CHANNEL)
     coarse = bench.manifest.entries[name].sqnr_db
@@ -128,7 +129,7 @@ def test_codes_that_do_not_fit_are_refused(bench, change, sentence):
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_layer_gets_a_bias(bias):
-    """set_bias replaces a bias, and gives one to a layer that has none; the output moves by it."""
+    """set_bias replaces a bias, and gives one to a layer that has none."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=bias), nn.Flatten(), nn.Linear(4 * 36, 5, bias=bias))
     model.pretrained_cfg = {"input_size": (3, 8, 8)}
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -146,7 +147,7 @@ def test_a_layer_gets_a_bias(bias):
 
 
 def test_a_parameter_is_changed_in_float_before_it_is_quantized(bench):
-    """A reparameterization of norm and linear leaves the logits as they are; quantized parameters stay."""
+    """A reparameterization of norm and linear leaves the logits as they are."""
     norm, linear = ("stages.2.1.transformer.0.norm1", "stages.2.1.transformer.0.attn.qkv")
     factor = torch.linspace(0.5, 2.0, 64)
     for name in (f"{norm}.weight", f"{norm}.bias"):
@@ -155,12 +156,12 @@ def test_a_parameter_is_changed_in_float_before_it_is_quantized(bench):
     logits = [bench.record([Tap(bench.blocks[-1].output)], on=on)[0] for on in Network]
     assert torch.allclose(logits[0], logits[1], atol=1e-5)
     bench.quantize_weight(f"{linear}.weight", 8, PER_CHANNEL)
-    with pytest.raises(RecipeOrderError, match="quantized already"):
+    with pytest.raises(RecipeOrderError, match="already quantized"):
         bench.set_parameter(f"{linear}.weight", bench.parameter(f"{linear}.weight"))
 
 
 def test_a_quantizer_at_an_operand_belongs_to_one_reader(bench):
-    """A tensor with two readers has two quantizers; an affine one per channel rounds each channel by its own step."""
+    """A quantizer at one operand rounds each channel by its own step and leaves other readers alone."""
     first, second = (layer_of(bench, f"stages.2.1.{name}.conv.weight") for name in ("conv_kxk", "conv_fusion"))
     raw = bench.record([first.input], on=Network.FLOAT)[0]
     steps = torch.linspace(0.1, 0.4, raw.shape[1])
@@ -180,8 +181,28 @@ def test_a_tap_may_be_quantized_again(bench):
     bench.quantize_activation(tap, 8, 0.5)
     bench.quantize_activation(tap, 8, 0.01, zero_point=5)
     bench.quantize_activation(Tap(bench.layers[6].node), 8, 0.01)
-    assert [site.zero_point for site in bench.manifest.activation_sites] == [5, 0]
+    assert [site.zero_point for site in bench.manifest.activation_sites] == [5, None]
     assert len({site.quantizer for site in bench.manifest.activation_sites}) == 2
+
+
+def test_two_taps_cannot_share_a_quantizer_and_one_has_one_name(bench):
+    """A quantizer of another name, or with another tap's name, is refused."""
+    first, second = bench.layers[0].input, bench.layers[1].input
+    bench.quantize_activation(first, 8, 0.5)
+    for tap, site in ((first, "another"), (second, "activation_quantizer_0")):
+        with pytest.raises(ValueError, match="is not free"):
+            bench.insert_quantizer(tap, ActivationQuantizer(site, 0.5, 8))
+
+
+@pytest.mark.parametrize(("zero_point", "smallest"), [(None, -7.0), (0, -8.0)])
+def test_symmetric_codes_leave_out_the_smallest(bench, zero_point, smallest):
+    """Below 8 bits a symmetric quantizer has 2^bits - 1 codes, one with a zero-point 2^bits."""
+    layer = bench.layers[1]
+    bench.quantize_activation(layer.input, 4, 0.01, zero_point=zero_point)
+    bench.set_parameter(bench.layers[0].weight, bench.parameter(bench.layers[0].weight) * 0)
+    bench.set_bias(bench.layers[0], torch.full((16,), -1.0))  # SiLU gives -0.27
+    (rounded,) = bench.record([layer.input], on=Network.QUANTIZED)
+    assert rounded.unique().tolist() == pytest.approx([smallest / 100])
 
 
 @pytest.mark.parametrize(
@@ -232,5 +253,6 @@ def test_reset_goes_back_to_the_float_network(bench):
     bench.reset()
     logits = [bench.record([Tap(bench.blocks[-1].output)], on=on)[0] for on in Network]
     assert torch.equal(*logits)
+    assert torch.equal(bench.graph(next(iter(bench.images))), logits[0])
     assert (bench.manifest.to_dict(), bench.weights) == (before, {})
     bench.observe([bench.layers[0].input], MagnitudeObserver)  # no weight is quantized any more

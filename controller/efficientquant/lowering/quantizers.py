@@ -171,7 +171,7 @@ def _place_weight(graph: ir.Graph, node: ir.Node, placement: Placement, form: _W
 
 
 def _spread(values: np.ndarray, group_size: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Return one value per weight from one per group (O, groups), or a single one as it is."""
+    """Return values per group (O, groups) as one per weight."""
     if values.ndim == 0:
         return values
     columns = int(np.prod(shape[1:]))

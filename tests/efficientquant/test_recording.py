@@ -70,6 +70,16 @@ def test_the_blocks_one_by_one_compute_what_the_network_does(mobilevit, bench):
     assert torch.equal(images, before)
 
 
+@pytest.mark.parametrize("name", ["test_coatnet", "test_maxvit"])
+def test_the_blocks_of_other_hybrids_compute_the_logits_too(name):
+    """Window partitions, attention and relative positions do not stop a walk."""
+    model = eq.create_model(name, "random")
+    images = eq.synthetic_images(eq.input_spec(model), 2)
+    *_, last = Workbench(model, images, None).walk()
+    with torch.no_grad():
+        assert torch.allclose(torch.cat(last.float_outputs), model(images), atol=1e-4)
+
+
 def test_a_walk_gives_the_inputs_of_the_network_quantized_so_far(bench):
     """A block's quantized input comes from the blocks before it as the caller left them."""
     distances = []

@@ -1,7 +1,7 @@
 """The three arrows between the packages, and the rules that keep files readable."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,7 @@ LAYERS = {
 }
 # Wire types stop at the seam.
 MAY_IMPORT_PROTOS = {"client.py", "server", "connection.py", "convert.py"}
+WITHOUT_CIRCLES = ("efficientquant",)
 VAGUE = {"utils.py", "util.py", "common.py", "helpers.py", "helper.py", "misc.py", "manager.py"}
 
 
@@ -40,6 +41,48 @@ def imports_of(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module
+
+
+def import_graph(root: Path) -> dict[str, set[str]]:
+    """Return {module: modules of the same package that it imports}, wherever the import stands.
+
+    A name imported from a package is its submodule where there is one, and the package itself otherwise.
+    """
+    modules = {".".join(path.relative_to(root.parent).with_suffix("").parts): path for path in root.rglob("*.py")}
+    modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
+    return {
+        name: {imported for imported in imported_names(name, path, modules.keys()) if imported in modules}
+        for name, path in modules.items()
+    }
+
+
+def imported_names(module: str, path: Path, modules: Collection[str]) -> Iterator[str]:
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            source = ".".join([*above, *filter(None, [node.module])])
+            names = [f"{source}.{alias.name}" for alias in node.names]
+            yield from (name if name in modules else source for name in names)
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[set[str]]:
+    """Return the strongly connected components of more than one module."""
+    reached = {name: reachable(graph, name) for name in graph}
+    components = {name: frozenset(other for other in reached[name] if name in reached[other]) for name in graph}
+    return [set(component) for component in set(components.values()) if len(component) > 1]
+
+
+def reachable(graph: Mapping[str, set[str]], start: str) -> set[str]:
+    found: set[str] = set()
+    pending = [start]
+    while pending:
+        new = graph[pending.pop()] - found
+        found |= new
+        pending += new
+    return found
 
 
 def sources() -> list[Path]:
@@ -61,6 +104,18 @@ def test_arrows_inside_the_controller_go_down(folder: str) -> None:
     for path in (root / folder).rglob("*.py") if folder else root.glob("*.py"):
         inner = {name.split(".")[1] for name in imports_of(path) if name.startswith(f"{root.name}.")}
         assert inner & LAYERS.keys() <= LAYERS[folder] | {folder}, path
+
+
+@pytest.mark.parametrize("package", WITHOUT_CIRCLES)
+def test_no_modules_import_each_other_in_a_circle(package: str) -> None:
+    """The imports of a package form no circle, those for type checking included."""
+    assert circles(import_graph(SOURCES[package])) == []
+
+
+def test_a_circle_of_imports_is_found() -> None:
+    """Modules that reach each other form one component."""
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": set()}
+    assert circles(graph) == [{"a", "b", "c"}]
 
 
 def test_wire_types_stop_at_the_seam() -> None:

@@ -3,38 +3,73 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from efficientquant.recipe import Recipe, get_recipe, list_recipes
+from efficientquant.options import (
+    FloatType,
+    Granularity,
+    IdentificationRule,
+    Log2Emulation,
+    Log2Form,
+    Network,
+    RangeRule,
+    Scope,
+)
+from efficientquant.recipe import Recipe, get_recipe, list_recipes, recipe_classes, register
+from efficientquant.targets import Target, get_target, list_targets
 
 if TYPE_CHECKING:
     from efficientquant.checking import check
     from efficientquant.data import ImageData, open_images
     from efficientquant.evaluation import Evaluation, evaluate
     from efficientquant.inspection import inspect
+    from efficientquant.methods.efficientquant import EfficientQuant
+    from efficientquant.methods.fp16 import Fp16
+    from efficientquant.methods.fp32 import Fp32
+    from efficientquant.methods.int8 import Int8
     from efficientquant.models import InputSpec, create_model, input_spec, synthetic_images
     from efficientquant.onnx_export import Artifact, export_onnx
     from efficientquant.quantization import QuantizedModel, quantize
     from efficientquant.verdicts.verdict import BuildVerdict
+    from efficientquant.workbench import QuantizedWeight, Workbench
 
 __version__ = "0.1.0"
 
+# The classes of methods that are added later are found by __getattr__ and listed by dir() without standing here.
 __all__ = [
     "Artifact",
     "BuildVerdict",
+    "EfficientQuant",
     "Evaluation",
+    "FloatType",
+    "Fp16",
+    "Fp32",
+    "Granularity",
+    "IdentificationRule",
     "ImageData",
     "InputSpec",
+    "Int8",
+    "Log2Emulation",
+    "Log2Form",
+    "Network",
     "QuantizedModel",
+    "QuantizedWeight",
+    "RangeRule",
     "Recipe",
+    "Scope",
+    "Target",
+    "Workbench",
     "check",
     "create_model",
     "evaluate",
     "export_onnx",
     "get_recipe",
+    "get_target",
     "input_spec",
     "inspect",
     "list_recipes",
+    "list_targets",
     "open_images",
     "quantize",
+    "register",
     "synthetic_images",
 ]
 
@@ -46,6 +81,8 @@ _LAZY = {
     "ImageData": "data",
     "InputSpec": "models",
     "QuantizedModel": "quantization",
+    "QuantizedWeight": "workbench",
+    "Workbench": "workbench",
     "check": "checking",
     "create_model": "models",
     "evaluate": "evaluation",
@@ -59,6 +96,14 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name in _LAZY:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    # Only the class of a method starts with a capital, and finding it imports every method.
+    classes = recipe_classes() if name[:1].isupper() else {}
+    if name not in classes:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    return classes[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *recipe_classes()})

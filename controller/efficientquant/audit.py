@@ -18,8 +18,8 @@ from efficientquant.graph_edits import insert_behind, observing
 from efficientquant.manifest import module_of
 from efficientquant.models import input_spec
 from efficientquant.observers import RangeObserver
+from efficientquant.options import Granularity, IdentificationRule, Scope
 from efficientquant.primitives import DataFreeLog2, require_finite
-from efficientquant.recipe import Granularity, IdentificationRule, Scope
 from efficientquant.structure import SOFTMAX, find_weights
 
 BITS = 8

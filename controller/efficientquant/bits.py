@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Iterable
 
-from efficientquant.recipe import FloatType
+from efficientquant.options import FloatType
 from efficientquant.structure import Manifest, ManifestEntry
 
 _OPERATORS = {"conv": {"conv2d"}, "linear": {"linear"}, "product": {"matmul", "bmm", "baddbmm"}}
@@ -42,8 +42,8 @@ def _softmax(manifest: Manifest, dropped: Collection[str], rest: str) -> str:
         return "–"
     return _summary(
         [
-            f"{site.bits} log2-{site.form}" if site.bits < 32 and f"log2_quantizer_{index}" not in dropped else rest
-            for index, site in enumerate(sites)
+            f"{site.bits} log2-{site.form}" if site.bits < 32 and site.quantizer_name not in dropped else rest
+            for site in sites
         ]
     )
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from efficientquant.data import ImageData
 from efficientquant.errors import CalibrationError
-from efficientquant.models import InputSpec
+from efficientquant.models import InputSpec, synthetic_images
 
 # (phase, fraction from 0 to 1)
 Progress = Callable[[str, float], None]
@@ -44,6 +44,9 @@ class CalibrationImages:
 
     def __len__(self) -> int:
         return self._count
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.chunks()
 
     def chunks(self) -> Iterator[Tensor]:
         """Yield (CHUNK, C, H, W), the last one maybe smaller: the same chunks however the data were batched."""
@@ -83,6 +86,22 @@ def collect_images(data: CalibrationData, spec: InputSpec) -> CalibrationImages:
     if isinstance(batches, Iterator):
         batches = _keep(batches)
     return CalibrationImages(batches, *_inspect(batches, spec))
+
+
+def load_images(given: CalibrationData | None, spec: InputSpec) -> tuple[CalibrationImages, dict[str, Any], list[str]]:
+    """Return checked images, their provenance and notes.
+
+    Synthetic images stand in where none are given. Raises CalibrationError and DataError.
+    """
+    notes: list[str] = []
+    if given is None:
+        notes.append(f"calibrated on {DEFAULT_IMAGES} synthetic images, since no data were given")
+    images = collect_images(synthetic_images(spec, DEFAULT_IMAGES) if given is None else given, spec)
+    source = "synthetic" if given is None else "given"
+    provenance = {"source": source, "images": len(images), "sha256": images.sha256}
+    if images.provenance is not None:
+        provenance["data"] = images.provenance
+    return images, provenance, [*notes, *images.notes]
 
 
 def hash_images(images: Tensor | CalibrationImages) -> str:

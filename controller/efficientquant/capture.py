@@ -99,7 +99,7 @@ def _fold(module: fx.GraphModule, convolution: fx.Node, norm: fx.Node) -> dict[s
     set_tensor(module, weight_name, (weight.double() * factor.reshape(-1, 1, 1, 1)).to(weight.dtype))
     bias_name = parameter_name(bias_node) or f"{weight_name.rpartition('.')[0]}.bias"
     set_tensor(module, bias_name, (beta + (bias - mean) * factor).to(weight.dtype))
-    _use_bias(module, convolution, bias_name)
+    use_bias(module, convolution, bias_name)
     norm.replace_all_uses_with(convolution)
     module.graph.erase_node(norm)
     return {name: weight_name for name in map(parameter_name, (gamma_node, beta_node)) if name is not None}
@@ -109,8 +109,8 @@ def _read(module: fx.GraphModule, node: Any) -> Tensor:
     return get_tensor(module, cast(str, parameter_name(node)))
 
 
-def _use_bias(module: fx.GraphModule, convolution: fx.Node, bias_name: str) -> None:
-    with module.graph.inserting_before(convolution):
+def use_bias(module: fx.GraphModule, layer: fx.Node, bias_name: str) -> None:
+    """Let a convolution or linear add the bias of that name."""
+    with module.graph.inserting_before(layer):
         bias = module.graph.get_attr(bias_name)
-    weight = convolution.args[:2]
-    convolution.args = (*weight, bias, *convolution.args[3:])
+    layer.args = (*layer.args[:2], bias, *layer.args[3:])

@@ -18,6 +18,7 @@ EfficientQuantError
 │   ├── PictureError               .path: a picture of a kind that is not drawn
 │   ├── OutputError                .path .problem: a file that cannot be written there
 │   └── CaptureError               .model
+├── RecipeOrderError               a recipe's steps in an order that would change what they mean
 ├── NonFiniteError                 .what: NaN or infinity where a number is needed
 └── ArtifactError                  .path: a file that failed its checks and was not kept
     └── LoweringError              .node .operator: an operator the target cannot have
@@ -171,6 +172,10 @@ class CaptureError(UserError):
     def __init__(self, model: str, problem: str) -> None:
         self.model = model
         super().__init__(f"{model} cannot be captured with torch.export: {problem}")
+
+
+class RecipeOrderError(EfficientQuantError):
+    """A recipe takes steps in an order that would change their meaning."""
 
 
 class NonFiniteError(EfficientQuantError):

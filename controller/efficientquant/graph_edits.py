@@ -1,14 +1,14 @@
 """Putting quantizers and observers into a captured graph, and taking them out again."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
 from torch import fx, nn
 
 from efficientquant.capture import CONVOLUTION, call_nodes, parameter_name
-from efficientquant.recipe import Scope
+from efficientquant.options import Scope
 from efficientquant.structure import LINEAR, PRODUCTS
 
 Observer = TypeVar("Observer", bound=nn.Module)
@@ -65,6 +65,26 @@ def insert_behind(
     return node
 
 
+def insert_at_operand(graph: fx.GraphModule, consumer: fx.Node, operand: int, name: str, module: nn.Module) -> None:
+    """Insert a module in front of one operand of a node."""
+    source = consumer.args[operand]
+    assert isinstance(source, fx.Node)
+    graph.add_submodule(name, module)
+    with graph.graph.inserting_before(consumer):
+        node = graph.graph.call_module(name, (source,))
+    consumer.update_arg(operand, node)
+
+
+def copy_graph(graph: fx.GraphModule) -> fx.GraphModule:
+    """Return a copy with the same node names that shares the tensors."""
+    nodes = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in graph.graph.nodes:
+        copies[node] = nodes.node_copy(node, copies.__getitem__)
+    nodes.set_codegen(graph.graph._codegen)  # how the model takes its input and gives its result
+    return fx.GraphModule(graph, nodes)
+
+
 def replace_parameter(graph: fx.GraphModule, parameter: str, name: str, module: nn.Module) -> None:
     """Let a module's result take the place of a parameter, wherever it is read, and forget the parameter."""
     readers = [node for node in graph.graph.nodes if node.op == "get_attr" and node.target == parameter]
@@ -79,9 +99,14 @@ def replace_parameter(graph: fx.GraphModule, parameter: str, name: str, module: 
 
 
 @contextmanager
-def observing(graph: fx.GraphModule, sites: Sequence[fx.Node], kind: type[Observer]) -> Iterator[list[Observer]]:
-    """Put an observer behind each node, and take them out again at the end."""
-    observers = [kind() for _ in sites]
+def observing(
+    graph: fx.GraphModule, sites: Sequence[fx.Node], make_observer: Callable[[], Observer]
+) -> Iterator[list[Observer]]:
+    """Put an observer behind each node, and remove them at the end.
+
+    `make_observer` is called once for each: a class, or a functools.partial where it takes arguments.
+    """
+    observers = [make_observer() for _ in sites]
     nodes = [
         insert_behind(graph, site, f"observer_{index}", observer)
         for index, (site, observer) in enumerate(zip(sites, observers, strict=True))

@@ -10,7 +10,7 @@ from torch import nn
 from efficientquant.capture import capture
 from efficientquant.manifest import Manifest, ManifestEntry, build_manifest
 from efficientquant.models import create_skeleton, input_spec
-from efficientquant.recipe import IdentificationRule
+from efficientquant.options import IdentificationRule
 from efficientquant.structure import find_printed_defects, paper_blocks
 
 PRODUCTS_GROUP = "attention-products"

@@ -18,7 +18,7 @@ class ManifestEntry:
 
     `node` is the graph node that uses it, `operator` that node's kind. `macs` are the multiplications with it per
     image. `sqnr_db` and `worst_channel_db` are measured where the bits are below 32. `folded_into` names the
-    convolution that absorbed a batch norm.
+    convolution that absorbed a batch norm. `is_symmetric` is false for a weight with zero-points.
     """
 
     parameter: str
@@ -35,12 +35,17 @@ class ManifestEntry:
     sqnr_db: float | None = None
     worst_channel_db: float | None = None
     worst_channel: int | None = None
+    is_symmetric: bool = True
     folded_into: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class SoftmaxSite:
-    """One softmax: its node, the module that runs it, how many tokens it normalizes over, and its quantizer."""
+    """One softmax: its node, module, number of tokens and quantizer.
+
+    `quantizer` are the quantizer's parameters, `quantizer_name` is its name in the graph and in the artifact, "" where
+    there is none and in manifests of earlier releases.
+    """
 
     node: str
     module: str
@@ -49,14 +54,16 @@ class SoftmaxSite:
     form: str = "none"
     emulation: str = "none"
     quantizer: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    quantizer_name: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class ActivationSite:
-    """One quantized activation: the node that computes it, what consumes it, and its symmetric scale.
+    """One quantized activation: the node that computes it, what consumes it, and its scale.
 
     `consumers` are the kinds of operator in scope that read it (conv2d, linear, matmul), `producer` is the kind
-    whose output it is, "" where that is in float; `quantizer` is the module's name.
+    whose output it is, "" where that is in float; `quantizer` is the module's name. `scale` is one, or one for each
+    index of dimension `axis`. The zero-point is signed, None for a symmetric quantizer.
     """
 
     node: str
@@ -64,7 +71,9 @@ class ActivationSite:
     consumers: tuple[str, ...]
     producer: str
     bits: int
-    scale: float
+    scale: float | tuple[float, ...]
+    zero_point: int | None = None
+    axis: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +104,11 @@ class Manifest:
     def macs(self) -> int:
         """All multiply-accumulates per image: convolutions, linears and products of activations."""
         return sum(entry.macs for entry in self.entries.values()) + sum(product.macs for product in self.products)
+
+    def copy(self) -> "Manifest":
+        """Return a manifest of its own with the same records."""
+        sites = (list(self.softmax_sites), list(self.products), list(self.activation_sites))
+        return Manifest(dict(self.entries), *sites)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest as JSON-ready values."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from efficientquant.errors import NonFiniteError
-from efficientquant.recipe import RangeRule
+from efficientquant.options import RangeRule
 
 BINS = 2048
 PERCENTILE = 0.9999

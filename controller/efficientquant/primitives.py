@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from efficientquant.errors import NonFiniteError
-from efficientquant.recipe import Granularity
+from efficientquant.options import Granularity
 
 LN2 = math.log(2.0)
 
@@ -40,9 +41,52 @@ def quantize(x: Tensor, scale: Tensor, bits: int) -> Tensor:
     return (x / scale).round().clamp(-top, top).to(torch.int8)
 
 
-def dequantize(codes: Tensor, scale: Tensor) -> Tensor:
-    """Return codes × scale, in the scale's type: what DequantizeLinear computes. Eq. 3."""
-    return codes.to(scale.dtype) * scale
+def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
+    """Return (codes - zero_point) × scale, in the scale's type: what DequantizeLinear computes. Eq. 3."""
+    values = codes.to(scale.dtype)
+    return (values if zero_point is None else values - zero_point.to(scale.dtype)) * scale
+
+
+def spread_groups(values: Tensor, group_size: int, shape: Sequence[int]) -> Tensor:
+    """Return values per group (O, groups) as one per weight (O, ...).
+
+    A group is `group_size` consecutive columns of the weight as (O, columns), im2col's order; the last may be shorter.
+    """
+    columns = math.prod(shape[1:])
+    return values.repeat_interleave(group_size, 1)[:, :columns].reshape(tuple(shape))
+
+
+def shape_scale(values: Tensor, shape: Sequence[int], group_size: int | None = None) -> Tensor:
+    """Return scales or zero-points so that they fit a weight of `shape`.
+
+    One element → (1, 1, ...), O elements → (O, 1, ...). Raises ValueError for another number.
+    """
+    if group_size is not None:
+        groups = -(-math.prod(shape[1:]) // group_size) if group_size > 0 else 0
+        if tuple(values.shape) != (shape[0], groups):
+            raise ValueError(f"values of shape {tuple(values.shape)} for {shape[0]} × {groups} groups")
+        return values
+    if values.numel() not in (1, shape[0]):
+        raise ValueError(f"{values.numel()} values for a weight of {shape[0]} channels")
+    return values.reshape(-1, *[1] * (len(shape) - 1))
+
+
+def require_scales(scale: float | Tensor, axis: int | None = None) -> Tensor:
+    """Return positive scales as a flat float32 tensor, or raise ValueError."""
+    scales = torch.as_tensor(scale, dtype=torch.float32).detach().flatten()
+    if axis is None and scales.numel() != 1:
+        raise ValueError(f"{scales.numel()} scales without an axis")
+    if not bool((torch.isfinite(scales) & (scales > 0)).all()):
+        raise ValueError("a scale that is no positive number")
+    return scales
+
+
+def require_codes(codes: Tensor, shape: Sequence[int], smallest: int, largest: int) -> None:
+    """Raise ValueError unless codes are int8, of a shape and in a range."""
+    if codes.dtype is not torch.int8 or tuple(codes.shape) != tuple(shape):
+        raise ValueError(f"codes are {codes.dtype} {tuple(codes.shape)}, not int8 {tuple(shape)}")
+    if int(codes.min()) < smallest or int(codes.max()) > largest:
+        raise ValueError(f"codes from {int(codes.min())} to {int(codes.max())}, not {smallest} to {largest}")
 
 
 def sqnr_db(reference: Tensor, approximation: Tensor) -> float:

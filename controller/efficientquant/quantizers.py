@@ -12,31 +12,46 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from efficientquant.primitives import LN2, CalibratedLog2, Log2Parameters, dequantize
+from efficientquant.primitives import LN2, CalibratedLog2, Log2Parameters, dequantize, spread_groups
 
 DOMAIN = "efficientquant"
 WEIGHT_MARKER = "DequantizeWeight"
 ACTIVATION_MARKER = "QuantizeDequantize"
+AFFINE_MARKER = "AffineQuantizeDequantize"
 LOG2_MARKER = "Log2QuantizeDequantize"
 LOGIT_MARKER = "LogitQuantizeDequantize"
 
 
 class WeightDequantizer(nn.Module):
-    """Holds int8 codes (O, ...) and their scale, and computes the weight that they stand for."""
+    """Computes a weight from int8 codes (O, ...), scale and maybe zero-points.
+
+    Scale and zero-points broadcast against the codes, or are (O, groups) where there is a `group_size`.
+    """
 
     codes: Tensor
     scale: Tensor
+    zero_point: Tensor | None
 
-    def __init__(self, codes: Tensor, scale: Tensor) -> None:
+    def __init__(
+        self, codes: Tensor, scale: Tensor, zero_point: Tensor | None = None, group_size: int | None = None
+    ) -> None:
         super().__init__()
+        self.group_size = group_size
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", zero_point)
 
     def forward(self) -> Tensor:
-        """Return codes × scale, float32 (O, ...)."""
+        """Return (codes - zero_point) × scale, float32 (O, ...)."""
+        given = (self.codes, self.scale, self.zero_point)
         if torch.compiler.is_exporting():
-            return _marker(WEIGHT_MARKER, (self.codes, self.scale), {}, self.scale.dtype, self.codes.shape)
-        return dequantize(self.codes, self.scale)
+            tensors = tuple(tensor for tensor in given if tensor is not None)
+            attributes = {} if self.group_size is None else {"group_size": self.group_size}
+            return _marker(WEIGHT_MARKER, tensors, attributes, self.scale.dtype, self.codes.shape)
+        return dequantize(self.codes, self._spread(self.scale), None if given[2] is None else self._spread(given[2]))
+
+    def _spread(self, values: Tensor) -> Tensor:
+        return values if self.group_size is None else spread_groups(values, self.group_size, self.codes.shape)
 
 
 class CodeQuantizer(nn.Module, ABC):
@@ -110,6 +125,51 @@ class ActivationQuantizer(CodeQuantizer):
         """Return the marker's output; its attributes are scale and bits."""
         attributes = {"scale": self.scale, "bits": self.bits, "site": self.site}
         return _marker(ACTIVATION_MARKER, (x,), attributes, x.dtype, x.shape)
+
+
+class AffineQuantizer(CodeQuantizer):
+    """Signed codes clip(round(x / s) + z) that take all 2^bits values.
+
+    `scale` has one element, or one for each index of dimension `axis`. The zero-point is signed: an unsigned one less
+    2^(bits-1).
+    """
+
+    scale: Tensor
+
+    def __init__(self, site: str, scale: Tensor, bits: int, zero_point: int = 0, axis: int | None = None) -> None:
+        super().__init__(site)
+        self.bits = bits
+        self.zero_point = zero_point
+        self.axis = axis
+        self.register_buffer("scale", scale.flatten())
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Return clip(round(x / s) + z, -2^(bits-1), 2^(bits-1) - 1)."""
+        half = 1 << (self.bits - 1)
+        return ((x / self._along(x)).round() + self.zero_point).clamp(-half, half - 1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return (codes - z) × s."""
+        return (codes - self.zero_point) * self._along(codes)
+
+    def codes_of(self, rounded: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
+        """Return QuantizeLinear's output as floats."""
+        return rounded.float()
+
+    def marker(self, x: Tensor) -> Tensor:
+        """Return the marker's output, with bits, zero_point and maybe axis as attributes."""
+        attributes: dict[str, Any] = {"bits": self.bits, "zero_point": self.zero_point, "site": self.site}
+        if self.axis is not None:
+            attributes["axis"] = self.axis
+        return _marker(AFFINE_MARKER, (x, self.scale), attributes, x.dtype, x.shape)
+
+    def _along(self, x: Tensor) -> Tensor:
+        """Return the scale so that it broadcasts against x."""
+        if self.axis is None:
+            return self.scale
+        shape = [1] * x.ndim
+        shape[self.axis] = -1
+        return self.scale.reshape(shape)
 
 
 class Log2Quantizer(CodeQuantizer):

@@ -11,62 +11,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from efficientquant.errors import RecipeFormatError, UnknownRecipeError
+from efficientquant.options import FloatType
 
 if TYPE_CHECKING:
-    from efficientquant.quantization import Quantization
-
-
-class Granularity(enum.StrEnum):
-    """How many scales a weight has."""
-
-    PER_TENSOR = "per-tensor"
-    PER_CHANNEL = "per-channel"
-
-
-class Log2Form(enum.StrEnum):
-    """Which corrected log2 quantizer follows a softmax."""
-
-    CALIBRATED = "A"
-    DATA_FREE = "G"
-
-
-class Log2Emulation(enum.StrEnum):
-    """What becomes of the log2 quantizer in an artifact: no runtime has an operator for it, so it is extra work."""
-
-    KEEP = "keep"
-    DROP = "drop"  # the artifact computes plain softmax: a deployment variant
-    MOVE = "move"  # before the softmax, in the log domain, so that softmax and product stay together
-
-
-class Scope(enum.StrEnum):
-    """Which operators a recipe quantizes."""
-
-    CONV = "conv"
-    CONV_OUTSIDE_TRANSFORMERS = "conv-outside-transformers"
-    CONV_LINEAR = "conv+linear"
-    ALL = "conv+linear+attention"  # the attention's matrix products too; integer recipes only
-
-
-class RangeRule(enum.StrEnum):
-    """How an activation's range is chosen from what calibration saw."""
-
-    MINMAX = "minmax"  # the largest magnitude
-    PERCENTILE = "percentile"  # that of 99.99 % of all values
-    MSE = "mse"  # the one with the smallest mean squared error
-
-
-class FloatType(enum.StrEnum):
-    """The type of everything that stays in float."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-
-
-class IdentificationRule(enum.StrEnum):
-    """How structure-aware block identification tells convolutional from transformer blocks."""
-
-    GRAPH = "graph"
-    PAPER = "paper"
+    from efficientquant.workbench import Workbench
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,7 +53,7 @@ class Recipe(ABC):
         """Whether images have to run through the model."""
 
     @abstractmethod
-    def apply(self, quantization: Quantization) -> None:
+    def apply(self, workbench: Workbench) -> None:
         """Edit the captured graph in place and record what was done in it."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -198,6 +146,12 @@ def list_recipes() -> list[str]:
     """Return the names of all recipes, sorted."""
     _load_methods()
     return sorted(_RECIPES)
+
+
+def recipe_classes() -> dict[str, type[Recipe]]:
+    """Return the class of each method, by the name of the class."""
+    _load_methods()
+    return {recipe_class.__name__: recipe_class for recipe_class in _METHODS.values()}
 
 
 def _parse(key: str, text: str, default: object) -> Any:

@@ -4,7 +4,7 @@ from torch import fx, nn
 
 from efficientquant.capture import CONVOLUTION, call_nodes, parameter_name
 from efficientquant.manifest import ActivationSite, Manifest, ManifestEntry, Product, SoftmaxSite, build_manifest
-from efficientquant.recipe import IdentificationRule, Scope
+from efficientquant.options import IdentificationRule, Scope
 from efficientquant.roles import LINEAR, PRODUCTS, SOFTMAX, Role, assign_roles
 
 __all__ = [

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from efficientquant.capture import capture
-from efficientquant.recipe import IdentificationRule, Scope
+from efficientquant.options import IdentificationRule, Scope
 from efficientquant.structure import build_manifest, find_weights
 from goal import Goal
 from timm.layers import set_fused_attn

@@ -2,7 +2,7 @@ import pytest
 import torch
 from efficientquant import primitives as p
 from efficientquant.capture import capture, fold_batch_norm
-from efficientquant.recipe import Granularity
+from efficientquant.options import Granularity
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st

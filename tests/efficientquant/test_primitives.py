@@ -4,7 +4,7 @@ import pytest
 import torch
 from efficientquant import primitives as p
 from efficientquant.errors import NonFiniteError
-from efficientquant.recipe import Granularity
+from efficientquant.options import Granularity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st

@@ -3,9 +3,12 @@ import dataclasses
 import efficientquant as eq
 import pytest
 import torch
+from efficientquant.bits import bit_table
 from efficientquant.errors import CalibrationError, CaptureError
+from efficientquant.manifest import ActivationSite, SoftmaxSite
+from efficientquant.options import FloatType, Log2Form
 from efficientquant.primitives import sqnr_db
-from efficientquant.recipe import Log2Form
+from efficientquant.quantizers import code_quantizers
 from torch import nn
 
 
@@ -138,3 +141,22 @@ def test_progress_names_phases_and_ends_at_one(models, images_for):
     )
     assert list(dict.fromkeys(phase for phase, _ in seen)) == ["capture", "calibrate"]
     assert dict(seen) == {"capture": 1.0, "calibrate": 1.0}
+
+
+@pytest.mark.parametrize("emulation", ["keep", "drop", "move"])
+def test_the_manifest_names_the_quantizer_of_each_softmax(models, images_for, emulation):
+    """A softmax site carries the name under which its quantizer stands in the graph, and bits are told by it."""
+    recipe = eq.get_recipe(f"efficientquant-log2:log2_emulation={emulation}")
+    model = eq.quantize(models["test_vit"], recipe, images_for("test_vit"))
+    names = [site.quantizer_name for site in model.manifest.softmax_sites]
+    assert names == list(code_quantizers(model.module))
+    table = bit_table(model.manifest, FloatType.FP32, dropped=names[:1])
+    assert table["softmax"] == f"8 log2-A ({len(names) - 1} of {len(names)}), 32 (1 of {len(names)})"
+
+
+def test_a_site_of_an_earlier_release_reads_back():
+    """Sites that were stored before they had a name, a zero-point or an axis are still sites."""
+    softmax = {"node": "softmax", "module": "attn", "tokens": 4, "bits": 8, "form": "A", "emulation": "keep"}
+    activation = {"node": "x", "quantizer": "q", "consumers": ("conv2d",), "producer": "", "bits": 8, "scale": 0.5}
+    assert SoftmaxSite(**softmax, quantizer={"step": 0.1}).quantizer_name == ""
+    assert (ActivationSite(**activation).zero_point, ActivationSite(**activation).axis) == (None, None)

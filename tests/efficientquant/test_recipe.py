@@ -3,7 +3,8 @@ import json
 
 import pytest
 from efficientquant.errors import RecipeFormatError, UnknownRecipeError
-from efficientquant.recipe import Log2Form, Recipe, Scope, get_recipe, list_recipes
+from efficientquant.options import Log2Form, Scope
+from efficientquant.recipe import Recipe, get_recipe, list_recipes
 
 NAMES = (
     "efficientquant",

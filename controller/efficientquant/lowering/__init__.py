@@ -10,8 +10,9 @@ from efficientquant.lowering.cleaning import clean
 from efficientquant.lowering.half import to_half
 from efficientquant.lowering.opset13 import lower_to_opset_13
 from efficientquant.lowering.quantizers import place_quantizers
+from efficientquant.options import FloatType
 from efficientquant.quantizers import DOMAIN
-from efficientquant.recipe import FloatType, Recipe
+from efficientquant.recipe import Recipe
 from efficientquant.targets import Half, Target
 
 
@@ -41,7 +42,7 @@ def lower(canonical: ir.Model, target: Target, recipe: Recipe, path: Path, *, ha
     form of.
     """
     model = canonical.clone()
-    placement = place_quantizers(model.graph, target)
+    placement = place_quantizers(model.graph, target, path)
     wants_half = recipe.float_type is FloatType.FP16
     is_half = half and wants_half and target.half is Half.TYPED
     if is_half:

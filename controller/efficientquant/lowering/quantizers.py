@@ -3,17 +3,28 @@
 import dataclasses
 import enum
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
+from efficientquant.errors import LoweringError
 from efficientquant.lowering.building import NodeBuilder, add_initializer, replace_node
 from efficientquant.primitives import LN2, CalibratedLog2, DataFreeLog2, top_code
-from efficientquant.quantizers import ACTIVATION_MARKER, DOMAIN, LOG2_MARKER, LOGIT_MARKER, WEIGHT_MARKER
+from efficientquant.quantizers import (
+    ACTIVATION_MARKER,
+    AFFINE_MARKER,
+    DOMAIN,
+    LOG2_MARKER,
+    LOGIT_MARKER,
+    WEIGHT_MARKER,
+)
 from efficientquant.targets import Int8, Target
 
 UNSIGNED_ZERO = 128
 PRODUCTS = ("Conv", "MatMul", "Gemm")
+MARKERS = (WEIGHT_MARKER, ACTIVATION_MARKER, LOG2_MARKER, LOGIT_MARKER)
+_ZERO = {np.int8: 0, np.uint8: UNSIGNED_ZERO}
 # Operators that may stand between a quantizer and the operator that it is for.
 TRANSPARENT = ("Transpose", "Reshape")
 
@@ -42,12 +53,17 @@ class _WeightForm(enum.Enum):
     FAKE = enum.auto()  # float, quantized to the same codes by the builder
 
 
-def place_quantizers(graph: ir.Graph, target: Target) -> Placement:
-    """Replace every marker in place, as the target's INT8 support and the recipe's emulation say."""
+def place_quantizers(graph: ir.Graph, target: Target, path: Path) -> Placement:
+    """Replace every marker in place, as the target's INT8 support and the recipe's emulation say.
+
+    Raises LoweringError, naming the quantizer, for one that the target has no form of.
+    """
     placement = Placement()
     markers = [node for node in graph if node.domain == DOMAIN]
     # Decided before any marker is replaced: what a weight becomes depends on what it is multiplied with.
     forms = {node: _weight_form(node, target) for node in markers if node.op_type == WEIGHT_MARKER}
+    for node in markers:
+        _require_form(node, forms.get(node), target, path)
     for node in markers:
         if node in forms:
             _place_weight(graph, node, placement, forms[node])
@@ -60,6 +76,31 @@ def place_quantizers(graph: ir.Graph, target: Target) -> Placement:
         else:
             _leave_out(graph, node, placement)
     return placement
+
+
+def _require_form(node: ir.Node, form: _WeightForm | None, target: Target, path: Path) -> None:
+    """Raise LoweringError for a quantizer that the target cannot have."""
+    if node.op_type == AFFINE_MARKER:
+        name = node.attributes.get_string("site")
+        problem = "has a zero-point or a scale per channel, which no target takes from an activation yet"
+        raise LoweringError(path, name, node.op_type, f"{problem}; quantize it symmetrically with one scale")
+    if node.op_type not in MARKERS:
+        raise LoweringError(path, str(node.name), node.op_type, "is a quantizer that no target has a form of")
+    if node.op_type != WEIGHT_MARKER or form is _WeightForm.FLOAT:
+        return
+    if "group_size" in node.attributes:
+        size = node.attributes.get_int("group_size")
+        problem = (
+            f"has a scale for each group of {size} columns, which needs opset 21; {target.name} has {target.opset}"
+        )
+        raise LoweringError(path, _weight_name(node), node.op_type, f"{problem}, use one scale per channel")
+    if len(node.inputs) > 2 and target.is_tensorrt:
+        problem = f"has zero-points, and {target.name} takes symmetric weights only; quantize it without zero-points"
+        raise LoweringError(path, _weight_name(node), node.op_type, problem)
+
+
+def _weight_name(node: ir.Node) -> str:
+    return str(_given(node.inputs[0]).name).removesuffix("_dequantizer.codes")
 
 
 def _weight_form(marker: ir.Node, target: Target) -> _WeightForm:
@@ -95,9 +136,13 @@ def _comes_from_marker(value: ir.Value | None) -> bool:
 
 def _place_weight(graph: ir.Graph, node: ir.Node, placement: Placement, form: _WeightForm) -> None:
     """Write codes behind DequantizeLinear, or the weight that they stand for."""
-    codes, scale = (_initializer(value) for value in node.inputs)
-    name = str(_given(node.inputs[0]).name).removesuffix("_dequantizer.codes")
-    weight = codes.astype(np.float32) * scale
+    codes, scale, *zero_points = (_initializer(value) for value in node.inputs)
+    zero = zero_points[0].astype(np.float32) if zero_points else np.zeros((), np.float32)
+    name = _weight_name(node)
+    if "group_size" in node.attributes:
+        size = node.attributes.get_int("group_size")
+        scale, zero = (_spread(values, size, codes.shape) for values in (scale, zero))
+    weight = (codes.astype(np.float32) - zero) * scale
     if form is _WeightForm.FLOAT:
         value = add_initializer(graph, f"{name}_dequantized", weight)
         replace_node(graph, node, value)
@@ -107,7 +152,12 @@ def _place_weight(graph: ir.Graph, node: ir.Node, placement: Placement, form: _W
     axis = {"axis": 0} if scale.size > 1 else {}
     build = NodeBuilder(graph, node, name, float32=True)
     flat = scale.reshape(-1 if axis else ())
-    zero_point = _zero_point(graph, flat.shape, np.uint8 if form is _WeightForm.UNSIGNED else np.int8)
+    kind: type[np.int8 | np.uint8] = np.uint8 if form is _WeightForm.UNSIGNED else np.int8
+    if zero_points:
+        shifted_zero = zero_points[0].reshape(flat.shape).astype(np.int16) + _ZERO[kind]
+        zero_point = add_initializer(graph, f"{name}_zero_point", shifted_zero.astype(kind))
+    else:
+        zero_point = _zero_point(graph, flat.shape, kind)
     parameters = (add_initializer(graph, f"{name}_scale", flat), zero_point)
     if form is _WeightForm.FAKE:
         stored = build.op("QuantizeLinear", add_initializer(graph, f"{name}_float", weight), *parameters, **axis)
@@ -118,6 +168,14 @@ def _place_weight(graph: ir.Graph, node: ir.Node, placement: Placement, form: _W
         stored = add_initializer(graph, f"{name}_int8", codes)
     replace_node(graph, node, build.op("DequantizeLinear", stored, *parameters, **axis))
     placement.dequantizers += 1
+
+
+def _spread(values: np.ndarray, group_size: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Return values per group (O, groups) as one per weight."""
+    if values.ndim == 0:
+        return values
+    columns = int(np.prod(shape[1:]))
+    return np.repeat(values, group_size, axis=1)[:, :columns].reshape(shape)
 
 
 def _place_activation(graph: ir.Graph, node: ir.Node, placement: Placement, target: Target) -> None:
@@ -194,7 +252,7 @@ def _calibrated(node: ir.Node, bits: int) -> CalibratedLog2:
 def _zero_point(graph: ir.Graph, shape: tuple[int, ...], kind: type[np.int8 | np.uint8]) -> ir.Value:
     """Return the zero points that all quantizers of a shape share: TensorRT wants even zeros written out."""
     name = "_".join(["zero_point", np.dtype(kind).name, *map(str, shape)])
-    return add_initializer(graph, name, np.full(shape, 0 if kind is np.int8 else UNSIGNED_ZERO, dtype=kind))
+    return add_initializer(graph, name, np.full(shape, _ZERO[kind], dtype=kind))
 
 
 def _initializer(value: ir.Value | None) -> np.ndarray:

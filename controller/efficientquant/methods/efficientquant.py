@@ -6,19 +6,11 @@ import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
 from efficientquant.errors import RecipeFormatError
-from efficientquant.recipe import (
-    FloatType,
-    Granularity,
-    IdentificationRule,
-    Log2Emulation,
-    Log2Form,
-    Recipe,
-    Scope,
-    register,
-)
+from efficientquant.options import FloatType, Granularity, IdentificationRule, Log2Emulation, Log2Form, Network, Scope
+from efficientquant.recipe import Recipe, register
 
 if TYPE_CHECKING:
-    from efficientquant.quantization import Quantization
+    from efficientquant.workbench import Workbench
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,13 +65,18 @@ class EfficientQuant(Recipe):
         """Only form A of the log2 quantizer looks at activations."""
         return self.softmax_bits is not None and self.log2_form is Log2Form.CALIBRATED
 
-    def apply(self, quantization: Quantization) -> None:
-        """Quantize the weights in scope, then put a log2 quantizer behind every softmax."""
+    def apply(self, workbench: Workbench) -> None:
+        """Quantize the weights in scope, then put a log2 quantizer behind every softmax, calibrated with them."""
         if self.weight_bits is not None:
-            quantization.quantize_weights(self.scope, self.weight_bits, self.granularity, self.rule)
+            workbench.quantize_weights(self.scope, self.weight_bits, self.granularity, self.rule)
         if self.softmax_bits is not None:
-            quantization.quantize_softmax(
-                self.softmax_bits, self.log2_form, self.log2_epsilon, self.log2_octaves, self.log2_emulation
+            workbench.quantize_softmax(
+                self.softmax_bits,
+                self.log2_form,
+                self.log2_epsilon,
+                self.log2_octaves,
+                self.log2_emulation,
+                on=Network.QUANTIZED,
             )
 
 

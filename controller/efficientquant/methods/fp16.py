@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
-from efficientquant.recipe import FloatType, Recipe, register
+from efficientquant.options import FloatType
+from efficientquant.recipe import Recipe, register
 
 if TYPE_CHECKING:
-    from efficientquant.quantization import Quantization
+    from efficientquant.workbench import Workbench
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Fp16(Recipe):
         """No: nothing is observed."""
         return False
 
-    def apply(self, quantization: Quantization) -> None:
+    def apply(self, workbench: Workbench) -> None:
         """Leave the captured graph as it is."""
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from efficientquant.recipe import Recipe, register
 
 if TYPE_CHECKING:
-    from efficientquant.quantization import Quantization
+    from efficientquant.workbench import Workbench
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Fp32(Recipe):
         """No: nothing is observed."""
         return False
 
-    def apply(self, quantization: Quantization) -> None:
+    def apply(self, workbench: Workbench) -> None:
         """Leave the captured graph as it is."""
 
 

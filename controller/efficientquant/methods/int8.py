@@ -6,10 +6,11 @@ import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
 from efficientquant.errors import RecipeFormatError
-from efficientquant.recipe import FloatType, Granularity, RangeRule, Recipe, Scope, register
+from efficientquant.options import FloatType, Granularity, RangeRule, Scope
+from efficientquant.recipe import Recipe, register
 
 if TYPE_CHECKING:
-    from efficientquant.quantization import Quantization
+    from efficientquant.workbench import Workbench
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,10 +57,10 @@ class Int8(Recipe):
         """Yes: activations get their ranges from data."""
         return True
 
-    def apply(self, quantization: Quantization) -> None:
+    def apply(self, workbench: Workbench) -> None:
         """Quantize the activations of everything in scope, calibrated on the float model; then the weights."""
-        quantization.quantize_activations(self.scope, self.activation_bits, self.output_bits, self.range_rule)
-        quantization.quantize_weights(self.scope, self.weight_bits, self.granularity)
+        workbench.quantize_activations(self.scope, self.activation_bits, self.output_bits, self.range_rule)
+        workbench.quantize_weights(self.scope, self.weight_bits, self.granularity)
 
 
 _OPERATORS = {

@@ -8,7 +8,8 @@ from efficientquant import primitives
 from efficientquant.capture import capture, fold_batch_norm, get_tensor
 from efficientquant.errors import RecipeFormatError
 from efficientquant.models import input_spec
-from efficientquant.recipe import Granularity, IdentificationRule, Recipe
+from efficientquant.options import Granularity, IdentificationRule
+from efficientquant.recipe import Recipe
 from efficientquant.structure import find_weights
 
 

@@ -153,7 +153,9 @@ class Run:
             providers=list(model.providers),
             library_versions=backend.library_versions(),
             session_options=session_options,
-            readings=Readings(device_memory_bytes=model.device_memory_bytes()),
+            readings=Readings(
+                device_memory_bytes=model.device_memory_bytes(),
+            ),
         )
         self._measure(model, inputs)
         self._measured = True

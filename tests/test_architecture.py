@@ -31,7 +31,7 @@ LAYERS = {
 }
 # Wire types stop at the seam.
 MAY_IMPORT_PROTOS = {"client.py", "server", "connection.py", "convert.py"}
-WITHOUT_CIRCLES = ("efficientquant",)
+WITHOUT_CIRCLES = tuple(SOURCES)
 VAGUE = {"utils.py", "util.py", "common.py", "helpers.py", "helper.py", "misc.py", "manager.py"}
 
 

@@ -138,7 +138,7 @@ _OF_DEVICE, _OF_RUNTIME = frozenset({DEVICE}), frozenset({RUNTIME})
 _OF_VARIANT = frozenset({MODEL, RECIPE})
 RULES: tuple[Rule, ...] = (
     Rule("tier", column("tier")),
-    Rule("weights", column("weights")),
+    Rule("weights", readings.weights),
     Rule("timing mode", condition("timing_mode"), lacking_with=_OF_RUNTIME),
     Rule("sync mode", condition("sync_mode"), lacking_with=_OF_RUNTIME),
     Rule("CUDA graph", readings.cuda_graph, lacking_with=_OF_RUNTIME),

@@ -44,6 +44,12 @@ def mapping(row: Row, name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
+def weights(row: Row) -> str:
+    """Read the weights: two checkpoints of one name are told apart by their hashes."""
+    sha256 = str(row.get("weights_sha256") or "")
+    return f"{row.get('weights') or ''} {sha256[:12]}".strip()
+
+
 def device_key(row: Row) -> str:
     """Read a device's id: a name may have belonged to another device before."""
     return str(row.get("device_id") or device(row))

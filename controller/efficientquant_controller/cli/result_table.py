@@ -13,7 +13,7 @@ from efficientquant_controller.columns import Cell as Shown
 from efficientquant_controller.model import TWIN_RECIPE
 
 Row = Mapping[str, Any]
-Cell = Callable[[Row, Sequence[Row]], str]
+Cell = Callable[[Row], str]
 LEGEND = (
     "median: of the repeats' medians, with their min–max; load: read + session create (or deserialize + create "
     "context) + first inference; peak PSS: of the measuring process; board Δ: drop of the whole board's available "
@@ -79,16 +79,6 @@ def _broken_rules(row: Row) -> str:
     return "; ".join(one for one in row["verdict_reasons"] or () if not one.startswith("not checked:"))
 
 
-def speed_up(row: Row, rows: Sequence[Row]) -> float | None:
-    """How many times faster than the FP32 row of the same campaign, device, model; None where either is missing."""
-    same = ("campaign_id", "device", "model")
-    for other in rows:
-        if other["recipe"] == TWIN_RECIPE and all(other[name] == row[name] for name in same):
-            reference_s, own_s = other["latency_p50_s"], row["latency_p50_s"]
-            return reference_s / own_s if reference_s is not None and own_s else None
-    return None
-
-
 def _heading(row: Row) -> str:
     return f"campaign {row['campaign_id']} · tier {row['tier']} · weights {row['weights']}"
 
@@ -127,7 +117,7 @@ def _has(row: Row, group: Mapping[str, Cell]) -> bool:
     """Whether a row has anything to say in a group of columns."""
     if group is _PAPER and not row["paper"]:
         return False
-    return any(cell(row, (row,)) != ABSENT for cell in group.values())
+    return any(cell(row) != ABSENT for cell in group.values())
 
 
 def _grouped(rows: Sequence[Row], *names: str) -> list[list[Row]]:
@@ -153,15 +143,15 @@ def _table(shown: Sequence[Row], rows: Sequence[Row], columns: Mapping[str, Cell
         is_number = "\n" in heading
         table.add_column(heading, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
     for row in shown:
-        table.add_row(*(cell(row, rows) for cell in chosen.values()))
+        table.add_row(*(cell(row) for cell in chosen.values()))
     return table
 
 
 def _text(name: str) -> Cell:
-    return lambda row, _: str(row[name])
+    return lambda row: str(row[name])
 
 
-def _state(row: Row, _: Sequence[Row]) -> str:
+def _state(row: Row) -> str:
     if row["state"] in ("pending", "queued", "leased"):
         return f"{row['state']} {row['runs_done']}/{row['runs_planned']}"
     return str(row["state"])
@@ -172,7 +162,7 @@ def _number(column: Column, shown: Shown) -> Cell:
     _, factor = SHOWN[shown.unit]
     names = (column.name, shown.up_to) if shown.up_to else (column.name,)
 
-    def cell(row: Row, _: Sequence[Row]) -> str:
+    def cell(row: Row) -> str:
         values = [row[name] for name in names]
         known = [value for value in values if value is not None]
         return "–".join(f"{value * factor:.{shown.digits}f}" for value in known) if known == values else ABSENT
@@ -181,7 +171,7 @@ def _number(column: Column, shown: Shown) -> Cell:
 
 
 def _optional_text(name: str) -> Cell:
-    return lambda row, _: row[name] or ABSENT
+    return lambda row: row[name] or ABSENT
 
 
 def _group(name: str) -> dict[str, Cell]:
@@ -199,8 +189,10 @@ def _group(name: str) -> dict[str, Cell]:
     return cells
 
 
-def _speed_up(row: Row, rows: Sequence[Row]) -> str:
-    ratio = speed_up(row, rows)
+def _speed_up(row: Row) -> str:
+    """Show the guard's ratio: none where it forbids the comparison."""
+    is_twin = row["recipe"] == TWIN_RECIPE and row["latency_p50_s"] is not None
+    ratio = 1.0 if is_twin else row["latency_ratio"]
     return ABSENT if ratio is None else f"{ratio:.2f}×"
 
 
@@ -210,7 +202,7 @@ _LAYOUTS: Sequence[tuple[Sequence[str], Mapping[str, Cell]]] = [
     (apart, {name: cell for name, cell in _NAMES.items() if name not in apart})
     for apart in ((), ("device",), ("device", "model"))
 ]
-_STANDING: Mapping[str, Cell] = {"state": _state, "verdict": lambda row, _: row["verdict"] or ABSENT}
+_STANDING: Mapping[str, Cell] = {"state": _state, "verdict": lambda row: row["verdict"] or ABSENT}
 # A heading of two lines has its unit in the second: those columns are numbers.
 _OF_LATENCY = list(_group("latency").items())
 # How many times faster than fp32 is a matter of two rows; it stands after the median and its range.

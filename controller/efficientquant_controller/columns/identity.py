@@ -39,6 +39,10 @@ IDENTITY = (
         "jobs.recipe",
     ),
     _fact("weights", "`pretrained`, `random` or `checkpoint:FILE`", _WEIGHTS),
+    Column(
+        "weights_sha256", Kind.STRING, Origin.RUN, "the checkpoint, by its SHA-256; empty for other weights",
+        run_sql="campaigns.weights_sha256",
+    ),
     _fact("tier", "how long was measured: `smoke`, `quick`, `standard`, …", "campaigns.tier"),
     _planned("repeat_index", "which repeat of the job"),
     _planned("position", "its place in the device's seeded order"),

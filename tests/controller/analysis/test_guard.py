@@ -49,7 +49,11 @@ ROW = {
 
 def side(job_id: str, **changes: Any) -> Side:
     """A job of one repeat; what is no column changes a condition."""
-    columns = {name: value for name, value in changes.items() if name in ROW or name in ("target", "device_id")}
+    columns = {
+        name: value
+        for name, value in changes.items()
+        if name in ROW or name in ("target", "device_id", "weights_sha256")
+    }
     conditions = {**CONDITIONS, **{name: value for name, value in changes.items() if name not in columns}}
     return Side(job_id, [{**ROW, "job_id": job_id, "conditions": conditions, **columns}])
 
@@ -69,6 +73,10 @@ def test_the_same_variant_in_two_campaigns_is_comparable(metric: str) -> None:
     [
         ({"tier": "smoke"}, "tier: standard for A, smoke for B"),
         ({"weights": "random"}, "weights: pretrained for A, random for B"),
+        (
+            {"weights": "checkpoint:mine.pth", "weights_sha256": "ef" * 32},
+            "weights: pretrained for A, checkpoint:mine.pth efefefefefef for B",
+        ),
         ({"timing_mode": "device"}, "timing mode: host for A, device for B"),
         ({"sync_mode": "block"}, "sync mode: spin for A, block for B"),
         ({"cuda_graph": "on"}, "CUDA graph: off for A, on for B"),
@@ -359,3 +367,12 @@ def test_the_documents_table_is_the_guards() -> None:
     document = (Path(__file__).parents[3] / "docs/comparing.md").read_text()
 
     assert rules_table() in document
+
+
+def test_two_checkpoints_of_one_name_are_not_the_same_weights() -> None:
+    """The hash tells them apart where the name does not."""
+    name = {"weights": "checkpoint:mine.pth"}
+
+    told = found(base={**name, "weights_sha256": "ab" * 32}, weights_sha256="cd" * 32)
+
+    assert told.refusals == ("weights: checkpoint:mine.pth abababababab for A, checkpoint:mine.pth cdcdcdcdcdcd for B",)

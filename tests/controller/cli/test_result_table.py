@@ -3,7 +3,7 @@
 import io
 
 import pytest
-from efficientquant_controller.cli.result_table import print_result_tables, speed_up
+from efficientquant_controller.cli.result_table import print_result_tables
 from rich.console import Console
 
 
@@ -15,7 +15,9 @@ def printed(rows, width=160) -> str:
 
 @pytest.fixture
 def rows(messages):
-    quantized = messages.row("efficientquant", 0.016, artifact_bytes=2 << 20, board_memory_delta_bytes=96 << 20)
+    quantized = messages.row(
+        "efficientquant", 0.016, latency_ratio=1.25, artifact_bytes=2 << 20, board_memory_delta_bytes=96 << 20
+    )
     return [messages.row(), quantized]
 
 
@@ -124,7 +126,9 @@ a rule broken, which is named, INVALID not to be used; see docs/measurement.md
 @pytest.fixture
 def full_rows(messages):
     reasons = ["the spread is 4 % (at most 2.5 %)", "not checked: what the sampler cost"]
-    quantized = messages.row("efficientquant", 0.016, verdict="B", verdict_reasons=reasons, **POWER, **PAPER)
+    quantized = messages.row(
+        "efficientquant", 0.016, latency_ratio=1.25, verdict="B", verdict_reasons=reasons, **POWER, **PAPER
+    )
     return [messages.row(verdict="A", **POWER, **PAPER), quantized]
 
 
@@ -225,14 +229,15 @@ def test_campaigns_are_apart(messages):
     ]
 
 
-def test_speed_up_compares_like_with_like(messages):
-    """Speed-up is against the FP32 row of the same campaign, device and model, or absent."""
-    reference = messages.row(p50_s=0.030)
-    own = messages.row("efficientquant", 0.020)
-    elsewhere = messages.row("efficientquant", 0.020, device="bench-2")
-    rows = [reference, own, elsewhere]
+def test_speed_up_is_the_guards(messages):
+    """The speed-up is the guard's ratio, and absent where it forbids the comparison."""
+    fp32, faster = messages.row(), messages.row("int8", 0.016, latency_ratio=1.25, latency_answer="faster")
+    refused = messages.row("fp16", 0.016, latency_answer="not comparable", not_compared="clocks: locked for fp32")
 
-    assert [speed_up(row, rows) for row in rows] == [1.0, pytest.approx(1.5), None]
+    lines = printed([fp32, faster, refused]).splitlines()
+
+    shown = {words[2]: words[5] for line in lines if len(words := line.split()) > 5 and words[0] == "bench-1"}
+    assert shown == {"fp32": "1.00×", "int8": "1.25×", "fp16": "–"}
 
 
 def test_markup_in_names_is_text(messages):

@@ -10,7 +10,7 @@ revision = "0004"
 down_revision = "0003"
 
 # What `views_sha256` says of the views that this schema has.
-VIEWS_SHA256 = "90090290a4ec193c1ec854ad7099d57ce2147f44fb35d9b8b5c418c9c6051871"
+VIEWS_SHA256 = "f57d9fb59d27723fc156c55b7d332b088949cf01556c35789df1dd11deb5607c"
 _TARGETS = tuple(f"clock_{domain}_target_hz" for domain in ("gpu", "emc", "cpu"))
 _COMPARED = ("latency", "load", "peak_pss")
 

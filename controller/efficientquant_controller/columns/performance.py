@@ -102,4 +102,8 @@ MEMORY = (
     _reading("sampler_cpu_s", "CPU time that watching the run cost", Kind.DOUBLE),
     Column("sampler_core_share", Kind.DOUBLE, Origin.RECORDED, "that time as a share of one core over the run"),
     _reading("sampler_wakeups", "how often the sampler woke", Kind.INTEGER),
+    Column(
+        "other_readings", Kind.JSON, Origin.RECORDED,
+        "readings by name that have no column here, or that theirs cannot hold",
+    ),
 )  # fmt: skip

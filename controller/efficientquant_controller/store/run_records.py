@@ -46,7 +46,9 @@ def result_to_row(result: RunResult, measurement: Measurement, now_s: float) -> 
 
     Raises ValueError when a run that succeeded has no latencies, or one that is not a finite number.
     """
-    result = replace(result, measured=_possible(result.measured))
+    possible = _possible(result.measured)
+    others = {name: value for name, value in result.measured.items() if name not in possible and isfinite(value)}
+    result = replace(result, measured=possible)
     sources: Mapping[Origin, Mapping[str, Any]] = {
         Origin.REPORTED: vars(result),
         Origin.MEASURED: result.measured,
@@ -59,7 +61,12 @@ def result_to_row(result: RunResult, measurement: Measurement, now_s: float) -> 
         Origin.DERIVED: {} if result.failure_type else derived_columns(facts_of(result, measurement)),
     }
     values = {one.name: _stored(one.kind, sources[one.origin].get(one.name)) for one in OF_REPORTS}
-    return {**values, "device_id": result.device_id, "log_tail": list(result.log_tail)}
+    return {
+        **values,
+        "device_id": result.device_id,
+        "log_tail": list(result.log_tail),
+        "other_readings": others or None,
+    }
 
 
 def _possible(readings: Mapping[str, float]) -> dict[str, float]:
@@ -195,7 +202,8 @@ def _measured(row: Row) -> dict[str, float]:
     Agents before protocol 3 reported the extremes of their series among them.
     """
     origins = {Origin.MEASURED} if row["protocol_version"] >= _OWN_PEAKS else {Origin.MEASURED, Origin.PEAK}
-    return {one.name: row[one.name] for one in OF_REPORTS if one.origin in origins and row[one.name] is not None}
+    found = {one.name: row[one.name] for one in OF_REPORTS if one.origin in origins and row[one.name] is not None}
+    return {**(row["other_readings"] or {}), **found}
 
 
 def _agreement(row: Row) -> Agreement | None:

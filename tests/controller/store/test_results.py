@@ -215,13 +215,15 @@ def test_a_number_that_is_not_finite_is_not_known(planned: SqlStore, make_result
 
 
 def test_an_impossible_reading_costs_no_run(planned: SqlStore, make_result: Callable) -> None:
-    """A reading that no column can hold is None, and the others stay."""
+    """A reading that its column cannot hold is None there; a number is kept by its name, with those of no column."""
     broken = {"board_available_before_bytes": math.nan, "swap_used_before_bytes": 1e300, "sampler_wakeups": 80.4}
     broken |= {"sampler_cpu_s": math.inf, "not known here": 1.0}
     planned.record_result(make_result(measured=broken), 5.0)
     [run] = [one for one in planned.run_rows("c1") if one["run_id"] == "r0"]
     names = [*broken][:-1]
     assert [run[name] for name in names] == [None, None, 80, None]
+    assert run["other_readings"] == {"swap_used_before_bytes": 1e300, "not known here": 1.0}
+    assert planned.raw_result("r0").measured.items() >= {**run["other_readings"], "sampler_wakeups": 80}.items()
     assert (run["board_memory_delta_bytes"], run["swap_delta_bytes"], run["sampler_core_share"]) == (None, None, None)
 
 

@@ -10,7 +10,7 @@ revision = "0004"
 down_revision = "0003"
 
 # What `views_sha256` says of the views that this schema has.
-VIEWS_SHA256 = "f57d9fb59d27723fc156c55b7d332b088949cf01556c35789df1dd11deb5607c"
+VIEWS_SHA256 = "4c161539325f5766a039216a8c6823c286214381b72f25c9ad81916a2620e9a6"
 _TARGETS = tuple(f"clock_{domain}_target_hz" for domain in ("gpu", "emc", "cpu"))
 _COMPARED = ("latency", "load", "peak_pss")
 
@@ -19,6 +19,7 @@ def upgrade() -> None:
     """Add the columns and the table. The store makes the views."""
     for name in _TARGETS:
         op.add_column("runs", sa.Column(name, sa.Double(), nullable=True))
+    op.add_column("runs", sa.Column("other_readings", sa.JSON(), nullable=True))
     _move_targets(op.get_bind())
     ratios = [f"{prefix}_{name}" for prefix in _COMPARED for name in ("ratio", "ratio_low", "ratio_high")]
     op.create_table(

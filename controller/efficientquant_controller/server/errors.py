@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib.metadata import version
 from typing import Any
 
 import grpc
@@ -46,14 +47,27 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler:
         """Wrap the handler that would have served the call."""
         handler = await continuation(handler_call_details)
-        if handler is None:  # an unknown method: grpc answers UNIMPLEMENTED
-            return handler
+        if handler is None:  # grpc would answer UNIMPLEMENTED, which an older client takes for an older controller
+            return grpc.unary_unary_rpc_method_handler(_refusal(handler_call_details.method))
         requests = "stream" if handler.request_streaming else "unary"
         answers = "stream" if handler.response_streaming else "unary"
         inner = getattr(handler, f"{requests}_{answers}")
         make = getattr(grpc, f"{requests}_{answers}_rpc_method_handler")
         wrapped = _wrap_stream(inner) if handler.response_streaming else _wrap_unary(inner)
         return make(wrapped, handler.request_deserializer, handler.response_serializer)
+
+
+def _refusal(method: str) -> Callable[..., Awaitable[None]]:
+    """Make the handler of a method that there is none of."""
+
+    async def call(_: bytes, context: grpc.aio.ServicerContext) -> None:
+        await context.abort(
+            StatusCode.FAILED_PRECONDITION,
+            f"the controller is efficientquant {version('efficientquant')} and has no {method.rpartition('/')[2]}; "
+            "install the same release on both sides",
+        )
+
+    return call
 
 
 def _wrap_unary(inner: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

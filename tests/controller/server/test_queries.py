@@ -119,3 +119,11 @@ def test_a_verdict_travels(connection: Connection) -> None:
     assert "another process was on the GPU" in fp32["verdict_reasons"]
     assert (fp32["paper"], fp32["output_argmax_agreement"]) == (True, 0.875)
     assert (int8["verdict"], int8["verdict_reasons"], int8["conditions"]) == ("", None, None)
+
+
+def test_a_call_of_another_release_is_refused_in_a_sentence(connection: Connection) -> None:
+    """A client that asks for what this release does not offer is told to install the same one."""
+    call = connection._channel.unary_unary("/efficientquant.v1.FleetControl/QueryResults")
+
+    with pytest.raises(UserError, match=r"is efficientquant \S+ and has no QueryResults; install the same release"):
+        connection._answer(call, b"", 5.0)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import count
-from math import cbrt, ceil, sqrt
+from math import cbrt, ceil, isfinite, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,23 +28,24 @@ def bootstrap_interval(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> tuple[float, float] | None:
-    """Limit the ratio of two sides' percentiles, theirs over own, with 90 % confidence; None with too few samples.
+    """Limit the ratio of two sides' percentiles, theirs over own, with 90 % confidence.
 
     Each side is the samples of each of its processes, in order; its value is the median of its processes' percentiles.
     It is the circular block bootstrap (Politis & Romano 1992): every process is put together again from blocks of its
     own samples, `resamples` times, and the limits are the 5th and 95th percentile of the ratios. The same samples and
-    seed give the same limits.
+    seed give the same limits. None with too few samples, or one of 0.
     """
     sides = [[thinned(samples) for samples in side] for side in (theirs, own)]
-    if not all(sides) or any(len(samples) < MIN_SAMPLES for side in sides for samples in side):
+    if not all(sides) or any(len(samples) < MIN_SAMPLES or min(samples) <= 0 for side in sides for samples in side):
         return None
     draw = np.random.default_rng(seed)
     values = [
         np.median([_resampled_percentiles(np.asarray(one), percent, resamples, draw) for one in side], axis=0)
         for side in sides
     ]
-    low, high = np.percentile(values[0] / values[1], [_TAIL, 100 - _TAIL])
-    return float(low), float(high)
+    with np.errstate(over="ignore"):
+        low, high = np.percentile(values[0] / values[1], [_TAIL, 100 - _TAIL])
+    return (float(low), float(high)) if isfinite(high) else None
 
 
 def block_length(samples: Samples) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from itertools import product
-from math import comb
+from math import comb, isfinite
 from statistics import median
 
 # The least effect that counts unless a caller names another: 0.05 is 5 %.
@@ -49,6 +49,8 @@ def compare(twin: Sequence[float], own: Sequence[float], min_effect: float = MIN
         return Comparison(Answer.NOT_ENOUGH_DATA)
     ratio = median(twin) / median(own)
     limits = ratio_interval(twin, own)
+    if not all(map(isfinite, (ratio, *(limits or ())))):  # beyond what a float holds
+        return Comparison(Answer.NOT_ENOUGH_DATA)
     if limits is None:
         return Comparison(Answer.NOT_ENOUGH_DATA, ratio)
     # The interval is one for the median of all ratios; it must hold the ratio of the medians too.

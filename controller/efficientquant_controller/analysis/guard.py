@@ -3,7 +3,7 @@
 `results`, `bench`, `compare` and the view `comparisons` all ask it; docs/comparing.md shows the table.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from efficientquant_controller.analysis import readings
@@ -16,6 +16,7 @@ from efficientquant_controller.analysis.verdict import CLOCK_TOLERANCE
 RULES_VERSION = 1
 MODEL, RECIPE, DEVICE, RUNTIME = "model", "recipe", "device", "runtime"
 UNKNOWN = "not recorded"
+_Range = tuple[float, float]  # the lowest and the highest clock in hertz
 
 
 @dataclass(frozen=True)
@@ -115,16 +116,21 @@ class ClockRange(Rule):
     """The range of the GPU's clock while measuring: ranges that do not meet forbid."""
 
     def judge(self, pair: Pair) -> Difference | None:
-        """Return the difference; None where both ends are within the least effect."""
-        ranges = [_clock_range(side) for side in (pair.a, pair.b)]
-        if ranges[0] is None or ranges[1] is None:
+        """Return the difference; None where both ends of all ranges are within the least effect."""
+        sides = [_merged(_clock_ranges(side)) for side in (pair.a, pair.b)]
+        if not any(sides):
             return None
-        (low_a, high_a), (low_b, high_b) = ranges[0], ranges[1]
-        apart = low_a > high_b * (1 + CLOCK_TOLERANCE) or low_b > high_a * (1 + CLOCK_TOLERANCE)
-        if not apart and _near(low_a, low_b, pair.min_effect) and _near(high_a, high_b, pair.min_effect):
-            return None
-        words = [f"{low / 1e6:.0f}–{high / 1e6:.0f} MHz" for low, high in ((low_a, high_a), (low_b, high_b))]
-        return Difference(pair.named(self.label, *words), apart and not self.comes_with & pair.subjects)
+        words = [" and ".join(map(_megahertz, side)) or UNKNOWN for side in sides]
+        sentence = pair.named(self.label, *words)
+        if not all(sides):  # most runtimes use no GPU, and not every board tells its clock
+            return Difference(sentence, forbids=False)
+        if len(sides[0]) > 1 or len(sides[1]) > 1:
+            return Difference(sentence, forbids=True)
+        if len(_merged([*sides[0], *sides[1]])) > 1:
+            return Difference(sentence, forbids=not self.comes_with & pair.subjects)
+        (low_a, high_a), (low_b, high_b) = sides[0][0], sides[1][0]
+        is_near = _near(low_a, low_b, pair.min_effect) and _near(high_a, high_b, pair.min_effect)
+        return None if is_near else Difference(sentence, forbids=False)
 
 
 # By what each is told from another, and how it is named.
@@ -221,11 +227,17 @@ def _unlike_subjects(pair: Pair) -> list[str]:
     """Refuse one job beside itself, more than one subject, and a subject that changed within a job."""
     if pair.a.job_id and pair.a.job_id == pair.b.job_id:
         return [f"both are job {pair.a.job_id}"]
-    told = [pair.sentence(name, read) for name, (_, read) in SUBJECTS.items() if name in pair.subjects]
+    told = [_named_subject(pair, name) for name in SUBJECTS if name in pair.subjects]
     if len(told) > 1:
         return [f"{len(told)} things differ where one is compared: {'; '.join(told)}"]
     keys = [SUBJECTS[name][0] for name in pair.subjects]
     return [f"{told[0]}, which changed within a job" for key in keys if any(len(one) > 1 for one in pair.values(key))]
+
+
+def _named_subject(pair: Pair, name: str) -> str:
+    """Name both sides of a subject; by ids where two devices had one name."""
+    key, read = SUBJECTS[name]
+    return pair.sentence(name, read if pair.differ(read) else key)
 
 
 def _applies(rule: Rule, metric: Metric) -> bool:
@@ -239,10 +251,24 @@ def _other_conditions(pair: Pair) -> list[Rule]:
     return [Rule(name, condition(name), footnote=True) for name in sorted(names - readings.KNOWN_CONDITIONS)]
 
 
-def _clock_range(side: Side) -> tuple[float, float] | None:
-    lows = [row["gpu_clock_min_hz"] for row in side.repeats if row.get("gpu_clock_min_hz")]
-    highs = [row["gpu_clock_max_hz"] for row in side.repeats if row.get("gpu_clock_max_hz")]
-    return (min(lows), max(highs)) if lows and highs else None
+def _clock_ranges(side: Side) -> list[_Range]:
+    ends = [(row.get("gpu_clock_min_hz"), row.get("gpu_clock_max_hz")) for row in side.repeats]
+    return [(low, high) for low, high in ends if low and high]
+
+
+def _merged(ranges: Sequence[_Range]) -> list[_Range]:
+    """Put ranges together that meet, ascending."""
+    found: list[_Range] = []
+    for low, high in sorted(ranges):
+        if found and low <= found[-1][1] * (1 + CLOCK_TOLERANCE):
+            found[-1] = found[-1][0], max(found[-1][1], high)
+        else:
+            found.append((low, high))
+    return found
+
+
+def _megahertz(ends: _Range) -> str:
+    return f"{ends[0] / 1e6:.0f}–{ends[1] / 1e6:.0f} MHz"
 
 
 def _near(one: float, other: float, share: float) -> bool:

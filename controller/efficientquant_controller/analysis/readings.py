@@ -45,9 +45,9 @@ def mapping(row: Row, name: str) -> Mapping[str, Any]:
 
 
 def weights(row: Row) -> str:
-    """Read the weights: two checkpoints of one name are told apart by their hashes."""
+    """Read the weights: a checkpoint is its content, whatever its file is called."""
     sha256 = str(row.get("weights_sha256") or "")
-    return f"{row.get('weights') or ''} {sha256[:12]}".strip()
+    return f"checkpoint {sha256[:12]}" if sha256 else str(row.get("weights") or "")
 
 
 def device_key(row: Row) -> str:
@@ -109,7 +109,7 @@ def clock_target(domain: str) -> Read:
 
     def read(row: Row) -> str:
         target_hz = row.get(f"clock_{domain}_target_hz")
-        return f"{target_hz / 1e6:.0f} MHz" if target_hz else ""
+        return f"{target_hz / 1e6:.6g} MHz" if target_hz and target_hz > 0 else ""
 
     return read
 

@@ -7,7 +7,7 @@ from typing import Any
 from efficientquant_controller.analysis.comparison import MIN_EFFECT
 from efficientquant_controller.analysis.job_comparison import JobComparison, compare_jobs, grade_notes
 from efficientquant_controller.analysis.metrics import METRICS, Side
-from efficientquant_controller.model import TWIN_RECIPE
+from efficientquant_controller.model import TWIN_RECIPE, JobState
 
 Row = Mapping[str, Any]
 # What is compared over the repeats: the metric of `compare`, and the prefix of the columns.
@@ -53,13 +53,15 @@ def with_comparisons(
     ]
 
 
-def twin_columns(twin: Sequence[Row], own: Sequence[Row], min_effect: float = MIN_EFFECT) -> dict[str, Any]:
+def twin_columns(
+    twin: Sequence[Row], own: Sequence[Row], min_effect: float = MIN_EFFECT, recipe: str = ""
+) -> dict[str, Any]:
     """Compare a variant with its twin: TWIN_COLUMNS, ratios None where the guard refuses.
 
     Both are the succeeded repeats of one job, as rows of the view `run_results`. An answer is one of `compare`'s,
     "not comparable" included. `not_compared` has the refusals, `comparison_notes` the footnotes.
     """
-    recipe = str(own[0]["recipe"]) if own else "this recipe"
+    recipe = recipe or str(own[0]["recipe"])
     a, b = Side(TWIN_RECIPE, twin, label=TWIN_RECIPE), Side(recipe, own, label=recipe)
     columns: dict[str, Any] = {}
     refusals: list[str] = []
@@ -76,7 +78,7 @@ def twin_columns(twin: Sequence[Row], own: Sequence[Row], min_effect: float = MI
 
 
 def _place(row: Row) -> tuple[str, ...]:
-    return row["campaign_id"], row["device"], row["model"]
+    return row["campaign_id"], row["device_id"], row["model"]
 
 
 def _arithmetic(check: Row | None) -> dict[str, Any]:
@@ -98,10 +100,14 @@ def _against(row: Row, twin: Row | None, by_job: Mapping[str, Sequence[Row]], mi
         return {"not_compared": "this campaign has no fp32 twin of it"}
     size_ratio = _ratio(twin["artifact_bytes"], row["artifact_bytes"])
     theirs, own = by_job[twin["job_id"]], by_job[row["job_id"]]
-    if not theirs or not own:
+    if (not theirs or not own) and not (_has_ended(row) and _has_ended(twin)):
         recipe = TWIN_RECIPE if not theirs else row["recipe"]
-        return {"size_ratio": size_ratio, "not_compared": f"no repeat of {recipe} has succeeded"}
-    return {"size_ratio": size_ratio, **twin_columns(theirs, own, min_effect)}
+        return {"size_ratio": size_ratio, "not_compared": f"no repeat of {recipe} has succeeded yet"}
+    return {"size_ratio": size_ratio, **twin_columns(theirs, own, min_effect, row["recipe"])}
+
+
+def _has_ended(job: Row) -> bool:
+    return JobState(job["state"]).ended
 
 
 def _columns(prefix: str, found: JobComparison) -> dict[str, Any]:

@@ -29,17 +29,16 @@ COMPARISONS = (
     *_answered("latency", "how many times faster it is, of the medians", "`faster`, `slower`"),
     Column(
         "latency_ratio_min", Kind.DOUBLE, Origin.PAIR,
-        "the twin's fastest repeat over the slowest one here: with three repeats on both sides it and "
-        "`latency_ratio_max` limit the ratio with 90 % confidence, with more they are wider than need be",
+        "the twin's fastest repeat over the slowest one here, INVALID ones included",
     ),
     Column(
-        "latency_ratio_max", Kind.DOUBLE, Origin.PAIR, "the twin's slowest repeat over the fastest one here"
+        "latency_ratio_max", Kind.DOUBLE, Origin.PAIR, "the twin's slowest repeat over the fastest one here, likewise"
     ),
     *_answered("load", "how many times faster it loads", "`faster`, `slower`"),
     *_answered("peak_pss", "how many times less memory its process takes", "`smaller`, `larger`"),
     Column(
         "not_compared", Kind.TEXT, Origin.GUARD,
-        "why nothing was compared, e.g. `tier: demo for fp32, quick here`; empty otherwise",
+        "why an answer is `not comparable`, e.g. `clocks: locked for fp32, not locked for int8`; else empty",
     ),
     Column("comparison_notes", Kind.JSON, Origin.GUARD, "what differs and forbids no comparison, as sentences"),
     Column(

@@ -30,7 +30,7 @@ IDENTITY = (
     _fact("job_id", "the job's own id", "jobs.job_id"),
     Column("run_id", Kind.STRING, Origin.RUN, "the run's own id", run_sql="runs.run_id"),
     _fact("device", "the device's name, the last one it had", "devices.latest_name"),
-    Column("device_id", Kind.STRING, Origin.RUN, "the id that the device's agent keeps", run_sql="jobs.device_id"),
+    _fact("device_id", "the id that the device's agent keeps", "jobs.device_id"),
     _fact("model", "the model", "jobs.model"),
     _fact(
         "recipe",

@@ -30,7 +30,7 @@ def _repeats_without_answer(
 
 
 def _place(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return row["campaign_id"], row["device"], row["model"]
+    return row["campaign_id"], row["device_id"], row["model"]
 
 
 def _checks(store: Store, rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

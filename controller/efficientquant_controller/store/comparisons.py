@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, and_, bindparam, delete, or_, select, text
@@ -12,6 +12,7 @@ from efficientquant_controller.analysis.twins import with_comparisons
 from efficientquant_controller.columns import OF_GUARD
 from efficientquant_controller.model import TWIN_RECIPE, Job, JobState, RunState
 from efficientquant_controller.store import tables
+from efficientquant_controller.store.records import storable
 from efficientquant_controller.store.rows import typed
 from efficientquant_controller.store.transactions import Transaction, Transactions
 
@@ -83,21 +84,40 @@ def _record(sql: Transaction, which: ColumnElement[bool]) -> None:
     }
     if not variants:
         return
-    ids = {"job_ids": [*variants, *{*variants.values()}], "state": RunState.SUCCEEDED}
-    compared = with_comparisons([_as_result(job) for job in jobs], typed(sql.rows(_REPEATS, ids)), {})
     rows = [
         {
             "job_id": row["job_id"],
             "fp32_job_id": variants[row["job_id"]],
             "rules_version": RULES_VERSION,
-            **{name: row[name] for name in _GUARD},
+            **{name: _storable(row[name]) for name in _GUARD},
         }
-        for row in compared
+        for row in _compared(sql, jobs, variants)
         if row["job_id"] in variants
     ]
     table = tables.job_comparisons
     sql.execute(delete(table).where(table.c.job_id.in_(variants)))
     sql.insert_all(table, rows)
+
+
+def _compared(sql: Transaction, jobs: Sequence[RowMapping], variants: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Ask the guard; log what it cannot read, and give no answer.
+
+    An answer can be computed at any time. It must neither keep a job from ending nor a database from opening.
+    """
+    ids = {"job_ids": [*variants, *{*variants.values()}], "state": RunState.SUCCEEDED}
+    try:
+        return with_comparisons([_as_result(job) for job in jobs], typed(sql.rows(_REPEATS, ids)), {})
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        LOG.warning(
+            "campaign %s: variants of %s on device %s were not compared with fp32, for a damaged row (%s)",
+            *(jobs[0][name] for name in ("campaign_id", "model", "device_id")),
+            error,
+        )
+        return []
+
+
+def _storable(value: Any) -> Any:
+    return storable(value) if isinstance(value, str) else value
 
 
 def _place(job: RowMapping) -> tuple[str, ...]:
@@ -106,4 +126,4 @@ def _place(job: RowMapping) -> tuple[str, ...]:
 
 def _as_result(job: RowMapping) -> dict[str, Any]:
     """Make a row of results with what tells twins, without the files."""
-    return {**job, "device": job["device_id"], "artifact_sha256": "", "artifact_bytes": None}
+    return {**job, "artifact_sha256": "", "artifact_bytes": None}

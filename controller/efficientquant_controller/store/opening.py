@@ -25,6 +25,7 @@ CONNECT_TIMEOUT_S = 10
 # What every schema of ours has: another program may use alembic too.
 _OUR_TABLES = {"alembic_version", "meta", "campaigns", "runs"}
 _ADVICE = {
+    "depend on it": "remove your own views that read ours, open the database, and create them again",
     "locked": "close the program that uses it, then try again",
     "malformed": "restore it from a copy",
     "disk is full": "make room there, or name another file with --db",

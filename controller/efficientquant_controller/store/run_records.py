@@ -79,8 +79,10 @@ def _possible(readings: Mapping[str, float]) -> dict[str, float]:
 
 
 def _stored(kind: Kind, value: Any) -> Any:
-    """A value as its column holds it."""
-    return round(value) if kind.whole and isinstance(value, float) else value
+    """A value as its column holds it; None for a number that is beyond it."""
+    if not kind.whole or value is None:
+        return value
+    return round(value) if abs(value) < _LIMITS[kind] else None
 
 
 def _peaks(result: RunResult) -> dict[str, float]:

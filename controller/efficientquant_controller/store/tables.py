@@ -187,6 +187,7 @@ jobs = Table(
     Column("target", String, nullable=False),
     Column("backend", String, nullable=False),
     Index("ix_jobs_device_id_model", "device_id", "model"),
+    Index("ix_jobs_place", "campaign_id", "device_id", "model", "recipe"),  # finds a variant's twin
 )
 
 _TYPES: Mapping[Kind, type[TypeEngine[Any]]] = {

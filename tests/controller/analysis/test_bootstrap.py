@@ -64,6 +64,7 @@ def test_too_few_samples_have_none(n: int) -> None:
 
     assert bootstrap_interval([enough], [enough, enough[:n]], resamples=10) is None
     assert bootstrap_interval([], [enough], resamples=10) is None
+    assert bootstrap_interval([enough], [[0.0, *enough]], resamples=10) is None
     assert bootstrap_interval([enough], [enough], resamples=10) is not None
 
 

@@ -4,7 +4,7 @@ import itertools
 import random
 
 import pytest
-from efficientquant_controller.analysis.comparison import Answer, _arrangements, _place, compare
+from efficientquant_controller.analysis.comparison import Answer, Comparison, _arrangements, _place, compare
 
 
 @pytest.mark.parametrize(
@@ -94,3 +94,8 @@ def test_the_least_effect_is_the_callers(own: list[float], min_effect: float, an
 
     assert found.answer is answer
     assert (found.ratio, found.low, found.high) == (20.1 / own[1], 20.0 / own[2], 20.2 / own[0])
+
+
+def test_a_ratio_beyond_a_float_is_no_answer() -> None:
+    """A time of 1e-310 s is a broken clock's; infinity is no ratio that JSON or SQL could hold."""
+    assert compare([0.1] * 3, [1e-310] * 3) == Comparison(Answer.NOT_ENOUGH_DATA)

@@ -75,7 +75,7 @@ def test_the_same_variant_in_two_campaigns_is_comparable(metric: str) -> None:
         ({"weights": "random"}, "weights: pretrained for A, random for B"),
         (
             {"weights": "checkpoint:mine.pth", "weights_sha256": "ef" * 32},
-            "weights: pretrained for A, checkpoint:mine.pth efefefefefef for B",
+            "weights: pretrained for A, checkpoint efefefefefef for B",
         ),
         ({"timing_mode": "device"}, "timing mode: host for A, device for B"),
         ({"sync_mode": "block"}, "sync mode: spin for A, block for B"),
@@ -85,7 +85,7 @@ def test_the_same_variant_in_two_campaigns_is_comparable(metric: str) -> None:
         ({"power_mode": "5W"}, "power mode: MAXN for A, 5W for B"),
         ({"power_mode": ""}, "power mode: MAXN for A, not recorded for B"),
         ({"clocks": "free"}, "clocks: locked for A, not locked for B"),
-        ({"clock_gpu_target_hz": 614.4e6}, "GPU clock: 922 MHz for A, 614 MHz for B"),
+        ({"clock_gpu_target_hz": 614.4e6}, "GPU clock: 921.6 MHz for A, 614.4 MHz for B"),
         ({"session_options": {"threads": "2"}}, "session options: workspace=128 MiB for A, threads=2 for B"),
         ({"target": "rtx-3080"}, "target of the artifact: not recorded for A, rtx-3080 for B"),
         (
@@ -370,9 +370,47 @@ def test_the_documents_table_is_the_guards() -> None:
 
 
 def test_two_checkpoints_of_one_name_are_not_the_same_weights() -> None:
-    """The hash tells them apart where the name does not."""
-    name = {"weights": "checkpoint:mine.pth"}
+    """The hash tells them apart where the name does not, and one content under two names is one."""
+    mine = {"weights": "checkpoint:mine.pth", "weights_sha256": "ab" * 32}
 
-    told = found(base={**name, "weights_sha256": "ab" * 32}, weights_sha256="cd" * 32)
+    other, copy = found(base=mine, weights_sha256="cd" * 32), found(base=mine, weights="checkpoint:copy.pth")
 
-    assert told.refusals == ("weights: checkpoint:mine.pth abababababab for A, checkpoint:mine.pth cdcdcdcdcdcd for B",)
+    assert other.refusals == ("weights: checkpoint abababababab for A, checkpoint cdcdcdcdcdcd for B",)
+    assert copy == Found()
+
+
+def clocked(job_id: str, *ranges: tuple[float, float] | None, **changes: Any) -> Side:
+    """A job with a repeat for each range of the GPU's clock."""
+    ends = [one or (None, None) for one in ranges]
+    rows = [side(job_id, gpu_clock_min_hz=low, gpu_clock_max_hz=high, **changes).repeats[0] for low, high in ends]
+    return Side(job_id, rows)
+
+
+FAST, SLOW = (1350e6, 1380e6), (300e6, 310e6)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "sentence", "forbids"),
+    [
+        ((FAST, FAST), (FAST, SLOW), "1350–1380 MHz for A, 300–310 MHz and 1350–1380 MHz for B", True),
+        (
+            (FAST, SLOW),
+            (FAST, SLOW),
+            "300–310 MHz and 1350–1380 MHz for A, 300–310 MHz and 1350–1380 MHz for B",
+            True,
+        ),
+        ((FAST, FAST), (None, None), "1350–1380 MHz for A, not recorded for B", False),
+    ],
+)
+def test_clock_ranges_follow_the_rules_of_all_conditions(a: Any, b: Any, sentence: str, forbids: bool) -> None:
+    """Ranges that do not meet within a job forbid, whatever is compared; a range of one side only is told."""
+    told = guard(clocked("a", *a), clocked("b", *b, device="xavier"), METRICS["latency"])
+
+    assert f"clock range: {sentence}" in (told.refusals if forbids else told.footnotes)
+
+
+def test_two_devices_of_one_name_are_told_by_their_ids() -> None:
+    """A name may have belonged to another device before; a sentence that says the same twice says nothing."""
+    a, b = side("a", device_id="d1"), side("b", device_id="d2", recipe="int8")
+
+    assert "device: d1 for A, d2 for B" in guard(a, b, METRICS["latency"]).refusals[0]

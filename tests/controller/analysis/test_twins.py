@@ -7,7 +7,7 @@ MIB = 1 << 20
 
 
 def row(recipe: str, artifact_mib: float = 5, **changes: object) -> dict[str, object]:
-    place = {"campaign_id": "c1", "device": "nano", "model": "mobilevit_xxs"}
+    place = {"campaign_id": "c1", "device_id": "d1", "model": "mobilevit_xxs", "state": "succeeded"}
     facts = {"artifact_bytes": int(artifact_mib * MIB), "artifact_sha256": recipe}
     return {**place, "job_id": f"j-{recipe}", "recipe": recipe, **facts, **changes}
 
@@ -67,7 +67,7 @@ def test_the_least_effect_is_the_callers() -> None:
     assert tuple(twin_columns(twin, own)) == TWIN_COLUMNS
 
 
-@pytest.mark.parametrize("elsewhere", [{"campaign_id": "c2"}, {"device": "xavier"}, {"model": "mobilevit_s"}])
+@pytest.mark.parametrize("elsewhere", [{"campaign_id": "c2"}, {"device_id": "d2"}, {"model": "mobilevit_s"}])
 def test_another_place_has_no_twin_here(elsewhere: dict[str, str]) -> None:
     """Only FP32 of the same campaign, device and model is a twin."""
     found = with_comparisons([row("fp32", **elsewhere), row("int8")], repeats("int8", 1.0), {})[1]
@@ -81,6 +81,14 @@ def test_a_variant_without_a_repeat_is_not_compared() -> None:
     found = with_comparisons([row("fp32"), row("int8", 2)], repeats("fp32", 1.0, 1.0, 1.0), {})[1]
 
     assert (found["not_compared"], found["size_ratio"]) == ("no repeat of int8 has succeeded", 2.5)
+    assert found["latency_answer"] == "not comparable"
+
+
+def test_a_variant_that_still_runs_has_no_answer_yet() -> None:
+    """Before both jobs have ended, the lack of repeats is no answer."""
+    found = with_comparisons([row("fp32"), row("int8", 2, state="leased")], repeats("fp32", 1.0, 1.0, 1.0), {})[1]
+
+    assert (found["not_compared"], found["latency_answer"]) == ("no repeat of int8 has succeeded yet", "")
 
 
 def test_warm_and_cold_loads_are_not_compared() -> None:

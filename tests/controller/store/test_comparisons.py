@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from efficientquant_controller.fleet.comparing import compared_results
-from efficientquant_controller.model import Build, Campaign, Job, JobState, Measurement, Run
-from efficientquant_controller.store import comparisons
+from efficientquant_controller.model import Build, Campaign, DeviceSnapshot, Job, JobState, Measurement, Run
+from efficientquant_controller.store import comparisons, tables
 from efficientquant_controller.store.sql import SqlStore, open_store
 from sqlalchemy import text
 
@@ -55,7 +55,7 @@ def test_nothing_is_answered_before_both_jobs_have_ended(twins: SqlStore) -> Non
     }
 
     assert waiting == {"int8": (None, None, ""), "fp16": (None, None, "")}
-    assert answered == {"int8": (2.0, 2.0, "faster"), "fp16": (None, None, "")}
+    assert answered == {"int8": (2.0, 2.0, "faster"), "fp16": (None, None, "")}  # fp16 has not ended
 
 
 def test_a_variant_that_ends_last_is_compared(twins: SqlStore) -> None:
@@ -65,6 +65,7 @@ def test_a_variant_that_ends_last_is_compared(twins: SqlStore) -> None:
     fp16, int8 = view(twins)
     assert (int8["latency_ratio"], int8["latency_answer"], int8["not_compared"]) == (2.0, "faster", "")
     assert (fp16["latency_ratio"], fp16["not_compared"]) == (None, "no repeat of fp16 has succeeded")
+    assert fp16["latency_answer"] == "not comparable"  # as `compare` says
 
 
 def test_the_commands_say_what_the_view_says(twins: SqlStore) -> None:
@@ -131,3 +132,71 @@ def test_a_long_comparison_says_how_far_it_is(twins: SqlStore, caplog: pytest.Lo
 
     assert caplog.messages == ["comparing variants with fp32 by newer rules: 0 of 1 campaigns"]
     assert [row["recipe"] for row in view(twins) if row["latency_ratio"]] == ["int8"]
+
+
+def end(store: SqlStore, *job_ids: str) -> None:
+    for job_id in job_ids:
+        store.set_job_state(job_id, JobState.SUCCEEDED)
+
+
+def test_a_twin_is_on_the_same_device_whatever_it_is_called(twins: SqlStore, snapshot: DeviceSnapshot) -> None:
+    """A device that takes a forgotten one's name takes none of its jobs."""
+    twins.register_device("d2", "orin", "0.1.0", 1, snapshot, 1.0)
+    jobs = [Job(f"o-{recipe}", "c2", "d2", "m", recipe, JobState.QUEUED) for recipe in ("fp32", "int8")]
+    with twins._transactions.write() as sql:
+        sql.insert_all(tables.jobs, [{**vars(job), "ordinal": 9 + n} for n, job in enumerate(jobs)])
+    twins.forget_device("bench-1")
+    twins.register_device("d2", "bench-1", "0.1.0", 2, snapshot, 2.0)
+    end(twins, "j-fp32", "j-int8", "o-fp32", "o-int8")
+
+    pairs = {row["job_id"]: row["fp32_job_id"] for row in view(twins)}
+    answers = {row["job_id"]: row["latency_answer"] for row in compared_results(twins, "c2")}
+
+    assert pairs == {"j-int8": "j-fp32", "j-fp16": "j-fp32", "o-int8": "o-fp32"}
+    assert (answers["j-int8"], answers["o-int8"]) == ("faster", "not comparable")
+
+
+def test_a_damaged_row_keeps_no_job_from_ending(twins: SqlStore, caplog: pytest.LogCaptureFixture) -> None:
+    """What the guard cannot read has no answer and is logged; the next opening goes on, too."""
+    with twins._transactions.write() as sql:
+        sql.execute(
+            text("UPDATE runs SET conditions = '[1]', gpu_clock_min_hz = 1, realised_precision = '{\"a\": []}'")
+        )
+        sql.execute(text("UPDATE runs SET session_options = '7' WHERE job_id = 'j-int8'"))
+        sql.execute(text("UPDATE runs SET verdict_reasons = '7', verdict = 'B' WHERE job_id = 'j-int8'"))
+
+    end(twins, "j-fp32", "j-int8")
+    comparisons.compare_again(twins._transactions)
+
+    assert twins.job("j-int8").state is JobState.SUCCEEDED
+    assert [row["latency_answer"] for row in view(twins) if row["recipe"] == "int8"] == [""]
+    assert "were not compared with fp32, for a damaged row" in caplog.text
+
+
+def test_an_answer_holds_no_nul(twins: SqlStore) -> None:
+    """PostgreSQL's text has none: an odd agent's words are stored without."""
+    with twins._transactions.write() as sql:
+        update = tables.runs.update().where(tables.runs.c.job_id == "j-int8")
+        sql.execute(update.values(verdict="INVALID"))
+    original, comparisons_of = comparisons.with_comparisons, comparisons
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            comparisons_of,
+            "with_comparisons",
+            lambda *given: [{**row, "not_compared": "mode\0X"} for row in original(*given)],
+        )
+        end(twins, "j-fp32", "j-int8")
+
+    assert [row["not_compared"] for row in view(twins) if row["recipe"] == "int8"] == ["mode\ufffdX"]
+
+
+def test_twins_are_found_by_an_index(tmp_path: Path) -> None:
+    """Opening a database of many campaigns looks each twin up, and meets no job of another campaign."""
+    store = open_store(tmp_path / "results.db")
+    query = comparisons._campaigns_to_compare().compile(compile_kwargs={"literal_binds": True})
+
+    with store._transactions.read() as sql:
+        plan = [str(row["detail"]) for row in sql.rows(text(f"EXPLAIN QUERY PLAN {query}"))]
+    store.close()
+
+    assert any("ix_jobs_place (campaign_id=? AND device_id=? AND model=? AND recipe=?)" in line for line in plan), plan

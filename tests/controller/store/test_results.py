@@ -227,6 +227,18 @@ def test_an_impossible_reading_costs_no_run(planned: SqlStore, make_result: Call
     assert (run["board_memory_delta_bytes"], run["swap_delta_bytes"], run["sampler_core_share"]) == (None, None, None)
 
 
+@pytest.mark.parametrize("name", ["board_used_bytes", "gpu_process_bytes", "child_pss_bytes"])
+def test_an_impossible_series_costs_no_run(planned: SqlStore, make_result: Callable, name: str) -> None:
+    """What is computed of a broken sensor is None where no column can hold it; the series is kept as it came."""
+    broken = (Series(name, (1.0, 2.0), (1e300, 1e300)),)
+    windows = (Window("measure", 0.5, 3.0),)
+    planned.record_result(make_result(series=broken, windows=windows, protocol_version=3), 5.0)
+
+    [run] = [one for one in planned.run_rows("c1") if one["run_id"] == "r0"]
+    assert (run["paper_memory_bytes"], run["gpu_process_peak_bytes"], run["peak_pss_bytes"]) == (None, None, None)
+    assert planned.raw_result("r0").series == broken
+
+
 def test_threads(planned: SqlStore, campaign: object, make_result: Callable) -> None:
     """Results that many threads report at once, some twice, are each recorded once."""
     runs = [Run(f"t{index}", "j1", 10 + index, index) for index in range(40)]

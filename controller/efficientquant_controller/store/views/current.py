@@ -1,6 +1,9 @@
 """The views of this schema, made from the registry of columns."""
 
+from collections.abc import Sequence
+
 from efficientquant_controller.columns import OF_GUARD, OF_JOBS, OF_RUNS, Column, Kind, Origin, Over
+from efficientquant_controller.store.views import v3
 from efficientquant_controller.store.views.sql import (
     LAST,
     WORST,
@@ -9,6 +12,7 @@ from efficientquant_controller.store.views.sql import (
     of_one_run,
     over_succeeded,
     ratio,
+    selected,
 )
 
 _JOINS = """FROM jobs
@@ -30,13 +34,21 @@ def current_views() -> dict[str, str]:
     return {"results": _results(), "run_results": _run_results(), "comparisons": _comparisons()}
 
 
+def _in_order(columns: Sequence[Column], released: str) -> list[Column]:
+    """Put the columns of a released view first, in their order: some programs read by position."""
+    places = {name: place for place, name in enumerate(selected(released))}
+    return sorted(columns, key=lambda one: places.get(one.name, len(places)))
+
+
 def _results() -> str:
-    columns = ",\n".join(f"{_of_job(one)} AS {one.name}" for one in OF_JOBS)
+    columns = ",\n".join(f"{_of_job(one)} AS {one.name}" for one in _in_order(OF_JOBS, v3.RESULTS))
     return f"CREATE VIEW results AS\nSELECT {columns}\n{_JOINS}\nORDER BY campaigns.number DESC, jobs.ordinal"
 
 
 def _run_results() -> str:
-    columns = ",\n".join(f"{one.run_sql or f'runs.{one.name}'} AS {one.name}" for one in OF_RUNS)
+    columns = ",\n".join(
+        f"{one.run_sql or f'runs.{one.name}'} AS {one.name}" for one in _in_order(OF_RUNS, v3.RUN_RESULTS)
+    )
     return (
         f"CREATE VIEW run_results AS\nSELECT {columns}\n{_JOINS}\nJOIN runs ON runs.job_id = jobs.job_id\n"
         "LEFT JOIN device_snapshots ON device_snapshots.snapshot_sha256 = runs.snapshot_sha256"
@@ -59,7 +71,8 @@ own.tier, own.runs_done, fp32.runs_done AS fp32_runs_done,
 {ratio("artifact_bytes")} AS size_ratio,
 {columns}
 FROM results AS own
-JOIN results AS fp32 ON fp32.campaign_id = own.campaign_id AND fp32.device = own.device AND fp32.model = own.model
+JOIN results AS fp32 ON fp32.campaign_id = own.campaign_id AND fp32.device_id = own.device_id
+AND fp32.model = own.model
 LEFT JOIN job_comparisons AS stored ON stored.job_id = own.job_id
 WHERE fp32.recipe = 'fp32' AND own.recipe <> 'fp32'"""  # noqa: S608
 

@@ -3,6 +3,8 @@
 A released view is made of them, so that none of them ever changes.
 """
 
+import re
+
 
 def median(column: str, integer: bool = False) -> str:
     """Median of a column over a job's succeeded runs, NULL without any.
@@ -53,6 +55,20 @@ WEIGHTS = (
     "CASE campaigns.weights_kind WHEN 'checkpoint' THEN 'checkpoint:' || campaigns.weights_filename "
     "ELSE campaigns.weights_kind END"
 )
+
+
+def selected(statement: str) -> list[str]:
+    """Return the names of the columns that a CREATE VIEW selects, in their order."""
+    names, depth, start = [], 0, statement.index("SELECT ") + len("SELECT ")
+    for place in range(start, len(statement)):
+        depth += {"(": 1, ")": -1}.get(statement[place], 0)
+        ends = statement.startswith("\nFROM ", place)
+        if depth == 0 and (ends or statement[place] == ","):
+            names.append(re.split(r"[\s.]", statement[start:place].strip())[-1])
+            start = place + 1
+        if depth == 0 and ends:
+            break
+    return names
 
 
 def ratio(column: str, own: str | None = None) -> str:

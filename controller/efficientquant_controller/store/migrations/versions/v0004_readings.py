@@ -10,7 +10,7 @@ revision = "0004"
 down_revision = "0003"
 
 # What `views_sha256` says of the views that this schema has.
-VIEWS_SHA256 = "4c161539325f5766a039216a8c6823c286214381b72f25c9ad81916a2620e9a6"
+VIEWS_SHA256 = "89b1b623b007857a6a4133d01cb8c5b163d4cb7b0226be6a0138536651e1258e"
 _TARGETS = tuple(f"clock_{domain}_target_hz" for domain in ("gpu", "emc", "cpu"))
 _COMPARED = ("latency", "load", "peak_pss")
 
@@ -19,6 +19,7 @@ def upgrade() -> None:
     """Add the columns and the table. The store makes the views."""
     for name in _TARGETS:
         op.add_column("runs", sa.Column(name, sa.Double(), nullable=True))
+    op.create_index("ix_jobs_place", "jobs", ["campaign_id", "device_id", "model", "recipe"])
     op.add_column("runs", sa.Column("other_readings", sa.JSON(), nullable=True))
     _move_targets(op.get_bind())
     ratios = [f"{prefix}_{name}" for prefix in _COMPARED for name in ("ratio", "ratio_low", "ratio_high")]

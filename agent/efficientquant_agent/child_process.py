@@ -6,7 +6,7 @@ import signal
 import sys
 from typing import Callable, TextIO
 
-from efficientquant_agent.protocol import EXIT_MISMATCH, MismatchError, Record
+from efficientquant_agent.protocol import EXIT_MISMATCH, ProtocolError, Record
 
 _PR_SET_PDEATHSIG = 1
 
@@ -15,7 +15,7 @@ def read_spec(decode: Callable[[bytes], Record]) -> Record:
     """Read the spec from standard input; exit with EXIT_MISMATCH where it is another release's."""
     try:
         return decode(sys.stdin.buffer.read())
-    except MismatchError as error:
+    except ProtocolError as error:
         sys.stderr.write("{}\n".format(error))
         raise SystemExit(EXIT_MISMATCH) from error
 

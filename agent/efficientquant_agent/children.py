@@ -63,7 +63,7 @@ def run_child(
 
 
 def read_outcome(scratch: str, ended: Ended, decode: Callable[[bytes], protocol.Record]) -> Optional[protocol.Record]:
-    """Return what a child left as its outcome, None when it ended without one; raises protocol.MismatchError."""
+    """Return what a child left as its outcome, None when it ended without one; raises protocol.ProtocolError."""
     if ended.returncode != 0:
         return None
     return protocol.read(os.path.join(scratch, protocol.OUTCOME_FILE), decode)
@@ -87,7 +87,7 @@ def crash(ended: Ended, memory_seen: str, failure_types: Dict[str, str]) -> RunF
         )
     how = "by signal {}".format(-ended.returncode) if ended.returncode < 0 else "with code {}".format(ended.returncode)
     last_line = ended.log_tail[-1] if ended.log_tail else "it said nothing"
-    if ended.returncode == protocol.EXIT_MISMATCH:
+    if ended.returncode == protocol.EXIT_MISMATCH and last_line.startswith(protocol.MISMATCH):
         return RunFailedError("agent_error", last_line)
     return RunFailedError(failure_types["other"], "the run's process ended {}: {}".format(how, last_line))
 

@@ -108,7 +108,7 @@ def _read_report(path: str) -> Optional[BuildReport]:
     """Return a kept report, None where there is none or it is damaged or of another release."""
     try:
         return protocol.read(path, protocol.decode_report)
-    except (OSError, protocol.MismatchError):
+    except protocol.ProtocolError:
         return None
 
 

@@ -7,7 +7,7 @@ fields below. They differ only where an agent was upgraded while its daemon went
 import json
 import os
 from types import MappingProxyType
-from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Type, TypeVar
+from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Sequence, Type, TypeVar
 
 from efficientquant_agent.backends.base import BuildOptions, BuildReport
 from efficientquant_agent.errors import RunFailedError
@@ -24,7 +24,8 @@ WARMUP_FILE = "warmup_latency_s.f64"
 PLAN_FILE = "engine.plan"
 REPORT_FILE = "build.json"
 # A child's exit code for a spec that it does not understand; the sentence is its last line.
-EXIT_MISMATCH = 3
+EXIT_MISMATCH = 78  # EX_CONFIG of sysexits.h
+MISMATCH = "the agent's processes are of different releases"
 
 Record = TypeVar("Record")
 
@@ -82,13 +83,27 @@ class BuildFailure(NamedTuple):
     failure_message: str
 
 
-class MismatchError(RunFailedError):
-    """Daemon and child do not understand each other."""
+class ProtocolError(RunFailedError):
+    """What one process of the agent says is not what another expects."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("agent_error", message)
+
+
+class MismatchError(ProtocolError):
+    """Daemon and child are of different releases: a record has other fields."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__("{} ({}); restart the agent".format(MISMATCH, problem))
+
+
+class DamagedError(ProtocolError):
+    """A record is not JSON, or has a value that its field cannot hold."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(
-            "agent_error",
-            "the agent's processes are of different releases ({}); restart the agent".format(problem),
+            "what a process of the agent left cannot be read ({}); measure again, and report it when it happens "
+            "twice".format(problem)
         )
 
 
@@ -98,39 +113,29 @@ def encode(record: Any) -> bytes:
 
 
 def decode_run_spec(content: bytes) -> RunSpec:
-    """Read a RunSpec; raises MismatchError."""
-    spec = _read(RunSpec, content)
-    return spec._replace(measurement=_record(Measurement, spec.measurement))
+    """Read a RunSpec; raises ProtocolError."""
+    return _read(RunSpec, content)
 
 
 def decode_build_spec(content: bytes) -> BuildSpec:
-    """Read a BuildSpec; raises MismatchError."""
-    spec = _read(BuildSpec, content)
-    return spec._replace(options=_record(BuildOptions, spec.options))
+    """Read a BuildSpec; raises ProtocolError."""
+    return _read(BuildSpec, content)
 
 
 def decode_outcome(content: bytes) -> Outcome:
-    """Read an Outcome; raises MismatchError."""
-    outcome = _read(Outcome, content)
-    return outcome._replace(
-        stages=_records(StageTiming, outcome.stages),
-        windows=_records(Window, outcome.windows),
-        own_pss=_record(Series, outcome.own_pss),
-        findings=_records(Finding, outcome.findings),
-        readings=_record(Readings, outcome.readings),
-        agreement=None if outcome.agreement is None else _record(Agreement, outcome.agreement),
-    )
+    """Read an Outcome; raises ProtocolError."""
+    return _read(Outcome, content)
 
 
 def decode_build_failure(content: bytes) -> BuildFailure:
-    """Read a BuildFailure; raises MismatchError."""
+    """Read a BuildFailure; raises ProtocolError."""
     return _read(BuildFailure, content)
 
 
 def decode_report(content: bytes) -> BuildReport:
-    """Read a BuildReport; raises MismatchError."""
+    """Read a BuildReport; raises ProtocolError."""
     report = _read(BuildReport, content)
-    return report._replace(notes=tuple(report.notes), settings=dict(report.settings))
+    return report._replace(notes=tuple(report.notes))
 
 
 def write(path: str, record: Any) -> None:
@@ -142,12 +147,14 @@ def write(path: str, record: Any) -> None:
 
 
 def read(path: str, decode: Callable[[bytes], Record]) -> Optional[Record]:
-    """Read the record in a file, None without a file; raises MismatchError."""
+    """Read the record in a file, None without a file; raises ProtocolError."""
     try:
         with open(path, "rb") as stream:
             content = stream.read()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise DamagedError(str(error)) from error
     return decode(content)
 
 
@@ -163,25 +170,61 @@ def _plain(value: Any) -> Any:
 
 def _read(kind: Type[Any], content: bytes) -> Any:
     try:
-        return _record(kind, json.loads(content.decode()))
-    except ValueError as error:
-        raise MismatchError("{} is no JSON".format(kind.__name__)) from error
+        found = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise DamagedError("{} is no JSON".format(kind.__name__)) from error
+    return _value(kind, found, kind.__name__)
 
 
-def _records(kind: Type[Any], found: Any) -> Any:
-    if not isinstance(found, list):
-        raise MismatchError("no list of {}".format(kind.__name__))
-    return [_record(kind, each) for each in found]
-
-
-def _record(kind: Type[Any], found: Any) -> Any:
+def _record(kind: Type[Any], found: Any, place: str) -> Any:
     """Return a record of exactly its fields."""
     if not isinstance(found, dict):
-        raise MismatchError("{} is no object".format(kind.__name__))
-    fields: Dict[str, Any] = found
-    missing = [name for name in kind._fields if name not in fields]
-    unknown = sorted(set(fields) - set(kind._fields))
+        raise DamagedError("{} is no object".format(place))
+    missing = [name for name in kind._fields if name not in found]
+    unknown = sorted(set(found) - set(kind._fields))
     if missing or unknown:
         problems = ["{} {}".format(*each) for each in (("lacks", missing), ("has besides", unknown)) if each[1]]
         raise MismatchError("{} {}".format(kind.__name__, " and ".join(problems)))
-    return kind(**fields)
+    types = kind.__annotations__
+    return kind(**{name: _value(types[name], value, place + "." + name) for name, value in found.items()})
+
+
+def _value(kind: Any, found: Any, place: str) -> Any:
+    """Return a value of a field's type; raises DamagedError, naming the place, for any other."""
+    if hasattr(kind, "_fields"):
+        return _record(kind, found, place)
+    if kind in _OPTIONAL:
+        return None if found is None else _value(_OPTIONAL[kind], found, place)
+    if kind in _LISTS and isinstance(found, list):
+        return [_value(_LISTS[kind], each, "{}[{}]".format(place, at)) for at, each in enumerate(found)]
+    if kind in _MAPPINGS and isinstance(found, dict):
+        return {name: _value(_MAPPINGS[kind], each, place + "." + name) for name, each in found.items()}
+    if kind not in _SCALARS or not _SCALARS[kind](found):
+        raise DamagedError("{} is {}".format(place, repr(found)[:60]))
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+# How each type in the records above is read; a test walks all of them.
+_SCALARS = {
+    str: lambda value: isinstance(value, str),
+    bool: lambda value: isinstance(value, bool),
+    # What the wire's unsigned numbers hold.
+    int: lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 64,
+    float: _is_number,
+    Any: lambda _: True,
+}
+_OPTIONAL = {Optional[int]: int, Optional[float]: float, Optional[Agreement]: Agreement}
+_LISTS = {
+    Sequence[str]: str,
+    Sequence[int]: int,
+    List[float]: float,
+    Sequence[StageTiming]: StageTiming,
+    Sequence[Window]: Window,
+    Sequence[Finding]: Finding,
+    Sequence[Mapping[str, Any]]: Mapping[str, Any],
+}
+_MAPPINGS = {Mapping[str, str]: str, Mapping[str, int]: int, Mapping[str, Any]: Any}

@@ -90,6 +90,10 @@ class Superseded(NamedTuple):
     by_session_epoch: int
 
 
+# The number of a backend that every other is preferred to.
+LOWEST_PREFERENCE = 99
+
+
 class BackendInfo(NamedTuple):
     """A way to run models that this device has, as its class in backends/ describes it."""
 
@@ -97,7 +101,7 @@ class BackendInfo(NamedTuple):
     version: str
     providers: Sequence[str]
     # Where nothing else is asked for, the lowest one runs the jobs.
-    preference: int = 0
+    preference: int = LOWEST_PREFERENCE
     uses_gpu: bool = False
     # Building or loading makes an engine, which takes minutes.
     builds_engines: bool = False

@@ -79,7 +79,7 @@ class Backend:
     name: str
     version: str
     providers: tuple[str, ...] = ()
-    preference: int = 0  # the lowest runs the jobs where nothing else is asked for
+    preference: int = 99  # the lowest runs the jobs where nothing else is asked for
     uses_gpu: bool = False
     builds_engines: bool = False
     form: str = ""  # the family of ONNX files that it builds from
@@ -138,9 +138,8 @@ class DeviceSnapshot:
 
     def backend(self, name: str = "") -> Backend | None:
         """The backend of this name, or the preferred one; None without it."""
-        if not name:
-            return min(self.backends, key=lambda one: one.preference, default=None)
-        return next((one for one in self.backends if one.name == name), None)
+        found = [one for one in self.backends if name in ("", one.name)]
+        return min(found, key=lambda one: one.preference, default=None)
 
 
 @dataclass(frozen=True)

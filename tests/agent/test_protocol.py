@@ -8,7 +8,7 @@ import pytest
 from efficientquant_agent import protocol
 from efficientquant_agent.backends.base import BuildOptions, BuildReport
 from efficientquant_agent.children import Ended, crash, read_outcome
-from efficientquant_agent.protocol import BuildFailure, BuildSpec, MismatchError, Outcome, RunSpec
+from efficientquant_agent.protocol import BuildFailure, BuildSpec, DamagedError, MismatchError, Outcome, RunSpec
 from efficientquant_agent.records import Agreement, Finding, Measurement, Readings, Series, StageTiming, Window
 
 MEASUREMENT = Measurement("smoke", *range(1, 10), hot_zones="temperature_gpu_c")
@@ -81,9 +81,67 @@ def test_another_release(path, name, problem, tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"3", b'{"stages": 1', b"\xff"])
 def test_no_outcome(content):
-    """What is no object is such an error, too."""
-    with pytest.raises(MismatchError, match="Outcome is no"):
+    """What is damaged is another error of that type, which does not speak of releases."""
+    with pytest.raises(DamagedError, match=r"cannot be read \(Outcome is no") as error:
         protocol.decode_outcome(content)
+
+    assert error.value.failure_type == "agent_error"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("stages", 0, "duration_s"), "soon"),
+        (("stages", 0, "size_bytes"), -1),
+        (("stages", 0, "cold"), 1),
+        (("windows", 0, "start_s"), None),
+        (("own_pss", "time_s"), "ab"),
+        (("own_pss", "value", 0), None),
+        (("readings", "device_memory_bytes"), "many"),
+        (("agreement", "count"), 1.5),
+        (("failure_type",), 5),
+        (("providers",), None),
+        (("library_versions", "numpy"), 1.19),
+        (("realised_precision", "int8"), True),
+        (("layers", 0), "conv"),
+        (("warmup_converged",), "no"),
+    ],
+)
+def test_a_value_of_another_type_is_named(path, value):
+    """A value that its field cannot hold is one error that says where it stands, before anything is made of it."""
+    whole = json.loads(protocol.encode(OUTCOME).decode())
+    part = whole
+    for step in path[:-1]:
+        part = part[step]
+    part[path[-1]] = value
+    place = "Outcome" + "".join("[{}]".format(step) if isinstance(step, int) else "." + step for step in path)
+
+    with pytest.raises(DamagedError) as error:
+        protocol.decode_outcome(json.dumps(whole).encode())
+
+    assert "{} is {}".format(place, repr(value)) in str(error.value)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    """A folder in the place of a file, and JSON that is nested too deeply, are damage."""
+    (tmp_path / "outcome.json").mkdir()
+
+    with pytest.raises(DamagedError):
+        protocol.read(str(tmp_path / "outcome.json"), protocol.decode_outcome)
+    with pytest.raises(DamagedError):
+        protocol.decode_outcome(b"[" * 100000)
+
+
+def test_an_exit_code_alone_is_no_mismatch():
+    """A library that ends a child with that code says so in its own words."""
+    failures = {"oom": "runtime_oom", "other": "runtime_error"}
+
+    error = crash(Ended(protocol.EXIT_MISMATCH, ["libfoo: licence missing"]), "", failures)
+
+    assert (error.failure_type, str(error)) == (
+        "runtime_error",
+        "the run's process ended with code 78: libfoo: licence missing",
+    )
 
 
 @pytest.mark.parametrize("module", [protocol.RUN_MODULE, protocol.BUILD_MODULE])

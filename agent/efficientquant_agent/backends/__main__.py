@@ -6,7 +6,7 @@ from typing import Any, Dict
 
 from efficientquant_agent import backends
 from efficientquant_agent.backends import cudart
-from efficientquant_agent.backends.base import BackendBrokenError
+from efficientquant_agent.backends.base import FAILURES, BackendBrokenError
 from efficientquant_agent.child_process import claim_standard_output
 
 
@@ -21,15 +21,19 @@ def find_runtimes() -> Dict[str, Any]:
     found = {"library_versions": {"python": platform.python_version()}, "backends": []}
     found.update(broken=[], broken_causes=[])
     found.update(find_gpus())
+    for name, failure in sorted(backends.broken().items()):
+        found["broken"].append("the agent's file backends/{}.py cannot be used: {!r}".format(name, failure))
+        found["broken_causes"].append(_cause(failure))
     for backend in backends.known():
         try:
             info = backend.probe()
-        except BackendBrokenError as error:
-            found["broken"].append("backend '{}' does not work here: {}".format(backend.name, error))
+            versions = backend.library_versions() if info is not None else {}
+        except (BackendBrokenError,) + FAILURES as error:
+            found["broken"].append("backend '{}' does not work here: {}".format(backend.name, error or repr(error)))
             found["broken_causes"].append(_cause(error))
             continue
         if info is not None:
-            found["library_versions"].update(backend.library_versions())
+            found["library_versions"].update(versions)
             found["backends"].append(info._asdict())
     return found
 
@@ -49,7 +53,7 @@ def find_gpus() -> Dict[str, Any]:
     return found
 
 
-def _cause(error: BackendBrokenError) -> str:
+def _cause(error: Exception) -> str:
     """Return what broke a runtime, for a program: it decides about the fix."""
     cause = error.__cause__ or error
     if isinstance(cause, cudart.CudaError):

@@ -7,7 +7,7 @@ import sys
 from types import MappingProxyType
 from typing import Any, Callable, ContextManager, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Type
 
-from efficientquant_agent.records import BackendInfo
+from efficientquant_agent.records import LOWEST_PREFERENCE, BackendInfo
 from efficientquant_agent.versions import version_of
 
 # stage(name) is a context manager that times what happens inside it as one stage of loading, e.g. "deserialize".
@@ -19,6 +19,20 @@ _OUT_OF_MEMORY = re.compile(
     r"out ?of ?memory|out_of_memory|bad_alloc|(failed to allocate|cannot allocate) memory|memory ?allocation"
     r"|cuda failure:? 2\b",
     re.IGNORECASE,
+)
+
+
+# What importing or asking a backend may raise when its file is wrong: one such file takes no other backend with it.
+FAILURES = (
+    ImportError,
+    SyntaxError,
+    NameError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    LookupError,
+    OSError,
+    RuntimeError,
 )
 
 
@@ -212,8 +226,8 @@ class Backend(abc.ABC):
 
     # As it stands in assignments and results: "ort-cpu", "trt".
     name = ""
-    # Where nothing else is asked for, the lowest of a device's backends runs its jobs; 0 to 99.
-    preference = 99
+    # Where nothing else is asked for, the lowest of a device's backends runs its jobs; from 0 on.
+    preference = LOWEST_PREFERENCE
     # Whether it computes on CUDA's first GPU.
     uses_gpu = False
     # What it builds from, the oldest release first; the entry for the installed release travels in the hello.
@@ -236,7 +250,16 @@ class Backend(abc.ABC):
 
     @classmethod
     def describe(cls, version: str, providers: Sequence[str]) -> BackendInfo:
-        """Return what a controller has to know of an installed release."""
+        """Return what a controller has to know of an installed release.
+
+        Raises BackendBrokenError for a class that does not say it, or says what cannot travel.
+        """
+        if not cls.name or not cls.forms:
+            raise BackendBrokenError("its class has no name, or no forms that it builds from; see backends/base.py")
+        if not isinstance(cls.preference, int) or not 0 <= cls.preference <= LOWEST_PREFERENCE:
+            raise BackendBrokenError(
+                "its preference is {!r}, not a whole number from 0 to {}".format(cls.preference, LOWEST_PREFERENCE)
+            )
         form = cls.form_of(version)
         return BackendInfo(
             name=cls.name,

@@ -140,9 +140,9 @@ def submit_and_watch(
     from efficientquant_controller.cli.watching import LONGER_TIER, watch_to_end
 
     with Connection(controller) as connection:
+        # Found before minutes of packing, sending and measuring.
+        connection.require_same_protocol()
         if data is not None or isinstance(source, Path):
-            # Found before minutes of packing and sending: a controller that does not answer, and names it would refuse.
-            connection.devices()
             _require_known(request)
         calibration = None if data is None else upload_images(connection, data)
         campaign = connection.submit(request, upload_weights(connection, source), calibration)

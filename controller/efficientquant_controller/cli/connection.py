@@ -4,11 +4,13 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
 import grpc
+from efficientquant_protos import PROTOCOL_VERSION
 from efficientquant_protos.v1 import fleet_pb2 as pb
 from efficientquant_protos.v1 import fleet_pb2_grpc
 
@@ -106,6 +108,18 @@ class Connection:
         answer = self._call(self._control.ListDevices, pb.ListDevicesRequest(), "to list its devices")
         now_unix_s = answer.controller_unix_s or time.time()  # an older controller does not tell
         return [convert.device_from_wire(one) for one in answer.devices], now_unix_s
+
+    def require_same_protocol(self) -> None:
+        """Raise UserError unless the controller speaks this client's protocol: its results could not be read."""
+        answer = self._call(self._control.ListDevices, pb.ListDevicesRequest(), "to say what it speaks")
+        theirs = answer.protocol_version
+        if theirs != PROTOCOL_VERSION:
+            spoken = f"protocol {theirs}" if theirs else f"a protocol before {PROTOCOL_VERSION}"
+            side = "this efficientquant" if theirs > PROTOCOL_VERSION else "the controller"
+            raise UserError(
+                f"the controller at {self.address} speaks {spoken}, and this is efficientquant "
+                f"{version('efficientquant')}, which speaks protocol {PROTOCOL_VERSION}; upgrade {side}"
+            )
 
     def forget_device(self, name: str) -> Device:
         """Free the name of a device that will not come back."""

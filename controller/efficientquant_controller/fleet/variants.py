@@ -21,22 +21,24 @@ class Form:
     name: str
     opset: int
     target: str  # "{sm}" stands for the GPU's compute capability, e.g. 86
-    has_flags: bool = False  # whether the builder takes precision flags
+    flags: tuple[str, ...] = ()  # the precision flags that the artifact may ask the builder for
     needs_int8: bool = False  # of the GPU
 
     def fits(self, backend: Backend, gpu: Gpu | None) -> bool:
         """Return whether a backend builds from this form on this GPU."""
         reads = backend.form == self.name and backend.opset >= self.opset
-        return reads and bool(backend.precision_flags) == self.has_flags and (not self.needs_int8 or _has_int8(gpu))
+        # Without flags the types in the file decide, and a builder that chooses itself is another one.
+        takes = set(self.flags) <= set(backend.precision_flags) if self.flags else not backend.precision_flags
+        return reads and takes and (not self.needs_int8 or _has_int8(gpu))
 
 
 # The first that fits is taken: the highest opset of a form stands first.
 FORMS = (
-    Form("tensorrt", 18, "tensorrt-10", has_flags=True),
+    Form("tensorrt", 18, "tensorrt-10", ("fp16", "int8")),
     Form("tensorrt", 18, "tensorrt-11"),
     # Named after the first board of its kind; what decides is whether the GPU computes INT8.
-    Form("tensorrt", 13, "agx-xavier", has_flags=True, needs_int8=True),
-    Form("tensorrt", 13, "jetson-nano", has_flags=True),
+    Form("tensorrt", 13, "agx-xavier", ("fp16", "int8"), needs_int8=True),
+    Form("tensorrt", 13, "jetson-nano", ("fp16",)),
     Form("tensorrt-rtx", 18, "tensorrt-rtx-sm{sm}"),
     Form("onnxruntime", 18, "onnxruntime"),
     Form("onnxruntime", 13, "onnxruntime-1.10"),

@@ -39,7 +39,9 @@ def snapshot_from_wire(message: pb.DeviceSnapshot) -> DeviceSnapshot:
         **_read(message, _SNAPSHOT_SCALARS),
         library_versions=dict(message.library_versions),
         backends=tuple(
-            Backend(**_read(one, _BACKEND_SCALARS), **_read_lists(one, _BACKEND_LISTS)) for one in message.backends
+            Backend(**_read(one, _BACKEND_SCALARS), **_read_lists(one, _BACKEND_LISTS))
+            for one in message.backends
+            if one.name
         ),
         gpus=tuple(
             Gpu(**_read(one, _GPU_SCALARS), **_read_optional(one, ("memory_total_bytes",))) for one in message.gpus

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 
 import grpc
+from efficientquant_protos import PROTOCOL_VERSION
 from efficientquant_protos.v1 import fleet_pb2 as pb
 from efficientquant_protos.v1 import fleet_pb2_grpc
 
@@ -39,7 +40,11 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
     ) -> pb.ListDevicesResponse:
         """Every device that has a name."""
         devices = await asyncio.to_thread(self._store.devices)
-        return pb.ListDevicesResponse(devices=[self._device(one) for one in devices], controller_unix_s=time.time())
+        return pb.ListDevicesResponse(
+            devices=[self._device(one) for one in devices],
+            controller_unix_s=time.time(),
+            protocol_version=PROTOCOL_VERSION,
+        )
 
     async def ForgetDevice(
         self, request: pb.ForgetDeviceRequest, context: grpc.aio.ServicerContext

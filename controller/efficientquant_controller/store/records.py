@@ -28,12 +28,17 @@ from efficientquant_controller.model import (
 )
 
 Row = RowMapping
+_OF_DEVICE = ("name", "version", "providers")
 
 
 def snapshot_to_row(snapshot: DeviceSnapshot, now_s: float) -> dict[str, Any]:
-    """Name a snapshot by the SHA-256 of its content."""
+    """Name a snapshot by the SHA-256 of what the device is and has.
+
+    What the agent's code says of a backend is left out: an upgrade of the agent changes no device.
+    """
     content = {**asdict(snapshot), "library_versions": dict(snapshot.library_versions)}
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    backends = [{name: one[name] for name in _OF_DEVICE} for one in content["backends"]]
+    digest = hashlib.sha256(json.dumps({**content, "backends": backends}, sort_keys=True).encode()).hexdigest()
     return {**content, "snapshot_sha256": digest, "first_seen_unix_s": now_s}
 
 

@@ -82,7 +82,7 @@ def _stored(kind: Kind, value: Any) -> Any:
     """A value as its column holds it; None for a number that is beyond it."""
     if not kind.whole or value is None:
         return value
-    return round(value) if abs(value) < _LIMITS[kind] else None
+    return whole if abs(whole := round(value)) < _LIMITS[kind] else None
 
 
 def _peaks(result: RunResult) -> dict[str, float]:

@@ -110,10 +110,14 @@ class SqlResults(Store):
         return rows[0]
 
     @staticmethod
-    def _add_snapshot(sql: Transaction, snapshot: DeviceSnapshot, now_s: float) -> str:
+    def _add_snapshot(sql: Transaction, snapshot: DeviceSnapshot, now_s: float, is_newest: bool = False) -> str:
+        """Record a snapshot; the newest says what the agent of today knows of its backends."""
         row = records.snapshot_to_row(snapshot, now_s)
         digest: str = row.pop("snapshot_sha256")
-        sql.insert_new(tables.device_snapshots, {"snapshot_sha256": digest}, row)
+        table = tables.device_snapshots
+        sql.insert_new(table, {"snapshot_sha256": digest}, row)
+        if is_newest:
+            sql.update(update(table).where(table.c.snapshot_sha256 == digest).values(backends=row["backends"]))
         return digest
 
     @staticmethod

@@ -1045,17 +1045,22 @@ class ListDevicesResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     DEVICES_FIELD_NUMBER: builtins.int
     CONTROLLER_UNIX_S_FIELD_NUMBER: builtins.int
+    PROTOCOL_VERSION_FIELD_NUMBER: builtins.int
     @property
     def devices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Device]: ...
     controller_unix_s: builtins.float
     """The controller's clock, so that ages do not depend on the client's."""
 
+    protocol_version: builtins.int
+    """What the controller speaks; 0 before protocol 3."""
+
     def __init__(self,
         *,
         devices: typing.Optional[typing.Iterable[global___Device]] = ...,
         controller_unix_s: builtins.float = ...,
+        protocol_version: builtins.int = ...,
         ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["controller_unix_s",b"controller_unix_s","devices",b"devices"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["controller_unix_s",b"controller_unix_s","devices",b"devices","protocol_version",b"protocol_version"]) -> None: ...
 global___ListDevicesResponse = ListDevicesResponse
 
 class Device(google.protobuf.message.Message):

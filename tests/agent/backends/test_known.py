@@ -2,7 +2,8 @@
 
 import pytest
 from efficientquant_agent import backends
-from efficientquant_agent.backends.base import UnknownBackendError
+from efficientquant_agent.backends.__main__ import find_runtimes
+from efficientquant_agent.backends.base import BackendBrokenError, UnknownBackendError
 from efficientquant_agent.backends.ort import OrtCpu, OrtCuda, OrtTensorrt
 from efficientquant_agent.backends.trt import Tensorrt, TensorrtRtx
 from efficientquant_agent.records import Measurement
@@ -36,6 +37,34 @@ def test_a_file_is_a_backend(tmp_path, monkeypatch):
 
     assert names == ["trt", "trt-rtx", "ort-cuda", "ort-trt", "toy", "ort-cpu"]
     assert backends.find("toy").form_of("1.17").opset == 18
+
+
+@pytest.mark.parametrize("text", ["import no_such_runtime\n", "BACKENDS = (\n", "BACKENDS = missing\n"])
+def test_a_file_that_fails_takes_no_other_with_it(tmp_path, monkeypatch, text):
+    """A module that cannot be imported is named, and all other backends are there."""
+    (tmp_path / "toy_broken.py").write_text(text)
+    monkeypatch.setattr(backends, "__path__", [*backends.__path__, str(tmp_path)])
+
+    assert [backend.name for backend in backends.known()] == ["trt", "trt-rtx", "ort-cuda", "ort-trt", "ort-cpu"]
+    [sentence] = [one for one in find_runtimes()["broken"] if "toy_broken" in one]
+    assert sentence.startswith("the agent's file backends/toy_broken.py cannot be used: ")
+
+
+@pytest.mark.parametrize(
+    ("facts", "problem"),
+    [
+        ({"forms": ()}, "no forms that it builds from"),
+        ({"name": ""}, "no name"),
+        ({"preference": -1}, "its preference is -1, not a whole number from 0 to 99"),
+        ({"preference": 10.5}, "its preference is 10.5, not a whole number"),
+    ],
+)
+def test_facts_that_cannot_travel_break_the_backend_alone(facts, problem):
+    """A class that says nothing usable of itself is a broken backend with a sentence."""
+    toy = type("Toy", (OrtCpu,), facts)
+
+    with pytest.raises(BackendBrokenError, match=problem):
+        toy.describe("1.23.2", [])
 
 
 def test_an_unknown_backend_is_named():

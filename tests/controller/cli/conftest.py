@@ -15,6 +15,7 @@ import grpc
 import pytest
 from efficientquant_controller.cli.app import run
 from efficientquant_controller.columns import OF_ROWS, Kind
+from efficientquant_protos import PROTOCOL_VERSION
 from efficientquant_protos.v1 import fleet_pb2 as pb
 from efficientquant_protos.v1 import fleet_pb2_grpc
 
@@ -33,12 +34,15 @@ class ScriptedControl(fleet_pb2_grpc.FleetControlServicer):
     state_after_cancel: str = "cancelled"
     address: str = ""
     now_unix_s: float = 0.0
+    protocol_version: int = PROTOCOL_VERSION
     # Cleared by a test that wants to be kept waiting.
     answering: Event = field(default_factory=Event)
 
     def ListDevices(self, request, context):
         self._take(request, context)
-        return pb.ListDevicesResponse(devices=self.devices, controller_unix_s=self.now_unix_s)
+        return pb.ListDevicesResponse(
+            devices=self.devices, controller_unix_s=self.now_unix_s, protocol_version=self.protocol_version
+        )
 
     def ForgetDevice(self, request, context):
         self._take(request, context)

@@ -267,7 +267,7 @@ def test_exit_code_tells_how_it_ended(command, control, messages, state, exit_co
 def test_end_shows_results_and_the_way_on(command, control, messages):
     """At the end come the table, where the rows are, and what to try next."""
     control.statuses.put(messages.status("succeeded"))
-    control.rows = [messages.row(), messages.row("efficientquant", 0.016)]
+    control.rows = [messages.row(), messages.row("efficientquant", 0.016, latency_ratio=1.25)]
 
     out = command("bench", "mobilevit_xxs", "--tier", "smoke").out
 
@@ -298,3 +298,26 @@ def test_json(command, control, messages):
     assert (outcome.exit_code, shown["campaign"]["state"]) == (1, "failed")
     assert (shown["results"][0]["state"], shown["results"][0]["latency_count"]) == ("failed", None)
     assert "nano-1 was lost\n" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("theirs", "sentence"),
+    [
+        (
+            0,
+            "speaks a protocol before 3, and this is efficientquant 0.1.0, which speaks protocol 3; upgrade the controller",
+        ),
+        (
+            4,
+            "speaks protocol 4, and this is efficientquant 0.1.0, which speaks protocol 3; upgrade this efficientquant",
+        ),
+    ],
+)
+def test_a_controller_of_another_protocol_is_refused_before_anything_is_measured(command, control, theirs, sentence):
+    """Its results could not be read: nothing is submitted, and the sentence says which side to upgrade."""
+    control.protocol_version = theirs
+
+    outcome = command("bench", "mobilevit_xxs")
+
+    assert (outcome.exit_code, outcome.err) == (2, f"error: the controller at {control.address} {sentence}\n")
+    assert [type(one).__name__ for one in control.requests] == ["ListDevicesRequest"]

@@ -141,3 +141,38 @@ def test_a_form_that_is_not_made_is_a_sentence(backend: Backend, described: str)
 def test_another_backend_of_the_device_can_be_named() -> None:
     """A preferred backend of an unknown form leaves the device's others to choose from."""
     assert choose_variant(device(TOY, ("ort-cpu", "1.17.0")), "ort-cpu") == Variant("ort-cpu", "onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("opset", "flags", "target"),
+    [
+        (13, ("fp16", "int8"), "agx-xavier"),
+        (13, ("fp16",), "jetson-nano"),
+        (18, ("fp16", "int8", "bf16"), "tensorrt-10"),
+        (18, ("fp16",), "jetson-nano"),
+        (18, (), "tensorrt-11"),
+    ],
+)
+def test_an_artifact_asks_for_no_flag_that_the_builder_lacks(opset: int, flags: tuple[str, ...], target: str) -> None:
+    """A builder that takes FP16 alone gets no artifact that wants INT8."""
+    backend = Backend("b", "1", form="tensorrt", opset=opset, precision_flags=flags)
+
+    assert choose_variant(device(backend, gpu=XAVIER)).target == target
+
+
+@pytest.mark.parametrize("flags", [("int8",), ("int4", "bf16")])
+def test_flags_that_no_artifact_has_are_refused(flags: tuple[str, ...]) -> None:
+    """The sentence names them."""
+    backend = Backend("b", "1", form="tensorrt", opset=13, precision_flags=flags)
+
+    with pytest.raises(UserError, match=f"opset 13, precision flags {', '.join(flags)}"):
+        choose_variant(device(backend, gpu=XAVIER))
+
+
+def test_of_two_backends_of_one_name_the_preferred_counts() -> None:
+    """Target and time limit are of the same one."""
+    second = Backend("d", "1", preference=1, form="onnxruntime", opset=18)
+    both = device(Backend("d", "1", preference=5, form="onnxruntime", opset=13, builds_engines=True), second)
+
+    assert choose_variant(both, "d").target == "onnxruntime"
+    assert both.snapshot.backend("d") == second

@@ -40,6 +40,22 @@ def test_register_round_trip(store: SqlStore, snapshot: DeviceSnapshot) -> None:
     assert (device.session_epoch, device.snapshot, device.last_seen_unix_s) == (2**64 - 1, snapshot, 3.5)
 
 
+def test_an_upgrade_of_the_agent_changes_no_device(
+    planned: SqlStore, snapshot: DeviceSnapshot, make_result: Callable
+) -> None:
+    """What a newer agent says of its backends counts from its hello on, and is no other snapshot of the device."""
+    [backend] = snapshot.backends
+    newer = replace(snapshot, backends=(replace(backend, form="onnxruntime", opset=18),))
+
+    planned.record_result(make_result("r0", device=snapshot), 3.0)
+    planned.register_device("d1", "bench-1", "0.2.0", 2, newer, 4.0)
+    planned.record_result(make_result("r1", device=newer), 5.0)
+    planned.record_result(make_result("r2", device=snapshot), 6.0)  # from an outbox of before
+
+    assert planned.device("d1").snapshot == newer
+    assert len({run["snapshot_sha256"] for run in planned.run_rows("c1") if run["snapshot_sha256"]}) == 1
+
+
 def test_name_taken(store: SqlStore, snapshot: DeviceSnapshot) -> None:
     """A name that belongs to another device is refused and nothing is written."""
     store.register_device("d1", "bench-1", "0.1.0", 1, snapshot, 1.0)

@@ -8,16 +8,19 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from shutil import copy
 
 import pytest
 from efficientquant_controller.errors import NotFoundError
 from efficientquant_controller.model import Agreement, Build, Job, JobState, Measurement, Run, RunState, Series, Window
+from efficientquant_controller.store import records, tables
 from efficientquant_controller.store.series import RawSamples, pack_series, unpack_series
 from efficientquant_controller.store.sql import SqlStore, open_store
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import text
+from sqlalchemy import select, text
 
+SCHEMA_3 = Path(__file__).parents[2] / "fixtures" / "databases" / "0.1.0-schema-3.db"
 floats = st.lists(st.floats(), max_size=20).map(tuple)
 windows = st.lists(st.builds(Window, st.text(), *[st.floats(allow_nan=False)] * 2), max_size=3).map(tuple)
 NUMBERS = [
@@ -257,3 +260,15 @@ def test_survives_reopening(target: str, planned: SqlStore, make_result: Callabl
         again = open_store(Path(target) if "://" not in target else target, read_only=read_only)
         assert again.raw_result("r0") == make_result()
         again.close()
+
+
+def test_a_device_is_named_as_the_release_before_named_it(tmp_path: Path) -> None:
+    """The SHA-256 of a snapshot is the one that schema 3 holds, so that an upgrade is no change of the device."""
+    store = open_store(copy(SCHEMA_3, tmp_path / "old.db"), read_only=False)
+    with store._transactions.read() as sql:
+        rows = sql.rows(text("SELECT snapshot_sha256 FROM device_snapshots"))
+        snapshots = sql.rows(select(tables.device_snapshots))
+    store.close()
+
+    named = [records.snapshot_to_row(records.snapshot_from_row(row), 0.0)["snapshot_sha256"] for row in snapshots]
+    assert named == [row["snapshot_sha256"] for row in rows]

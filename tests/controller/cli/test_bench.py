@@ -305,7 +305,8 @@ def test_json(command, control, messages):
     [
         (
             0,
-            "speaks a protocol before 3, and this is efficientquant 0.1.0, which speaks protocol 3; upgrade the controller",
+            "speaks a protocol before 3, and this is efficientquant 0.1.0, which speaks protocol 3; "
+            "upgrade the controller",
         ),
         (
             4,

@@ -64,9 +64,9 @@ def record(module: fx.GraphModule, taps: Sequence[Tap], feed: Feed, sample: Samp
     """Return the tensors at the taps, all chunks together, in one pass.
 
     Without a sample each is whole; with one it is (positions, channels). In memory are the results and what one
-    chunk computes: float32, so 33,000 positions of 100 channels are 13 MB.
+    chunk computes: float32, so 33,000 positions of 100 channels are 13 MB. Raises ValueError for a weight.
     """
-    names = [tap.find(module).name for tap in taps]
+    names = [tap.find_data(module).name for tap in taps]
     region = Region(module, feed.source, names)
     draws = [_Draw(sample, feed.length) for _ in taps] if sample is not None else None
     kept: list[list[Tensor]] = [[] for _ in taps]
@@ -102,7 +102,7 @@ def record_gradients(
     `loss` gets the logits of a chunk, and those of the float network `reference`. Quantizers of activations pass the
     gradient on unchanged. In memory are the results and one backward pass over a chunk.
     """
-    names = [tap.find(module).name for tap in taps]
+    names = [tap.find_data(module).name for tap in taps]
     region, float_region = (Region(network, feed.source, [_logits(network)]) for network in (module, reference))
     draws = [_Draw(sample, feed.length) for _ in taps] if sample is not None else None
     kept: list[list[Tensor]] = [[] for _ in taps]

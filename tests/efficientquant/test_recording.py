@@ -163,3 +163,14 @@ def test_unknown_tensors_are_named(bench):
         bench.record([Tap("conv2d_999")], on=Network.FLOAT)
     with pytest.raises(ValueError, match="operand 3 of"):
         bench.record([Tap(bench.layers[0].node, 3)], on=Network.FLOAT)
+
+
+def test_a_weight_is_no_tensor_of_the_images(bench):
+    """Recording and gradients refuse what is the same for all images, once a weight is quantized too."""
+    tap = Tap(bench.layers[0].node, 1)
+    bench.quantize_weight(bench.layers[0].weight, 8, Granularity.PER_CHANNEL)
+    for on in Network:
+        with pytest.raises(ValueError, match="operand 1 of 'conv2d' does not depend on the images"):
+            bench.record([tap], on=on)
+        with pytest.raises(ValueError, match="does not depend on the images"):
+            bench.gradients([tap], fisher, on=on)

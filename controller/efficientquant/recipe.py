@@ -99,6 +99,7 @@ class Recipe(ABC):
         return dataclasses.replace(self, name=f"{self.name}:{shown}" if shown else self.name, **changes)
 
 
+_PACKAGE = "efficientquant.methods"
 _METHODS: dict[str, type[Recipe]] = {}
 _RECIPES: dict[str, Recipe] = {}
 
@@ -108,6 +109,8 @@ def register(*recipes: Recipe) -> None:
 
     Called once by each file in `methods/`. Raises RecipeFormatError for a method or name of another class.
     """
+    if not all(type(recipe).__module__.startswith(f"{_PACKAGE}.") for recipe in recipes):
+        _load_methods()  # so that a clash names the class from outside as the later one
     for recipe in recipes:
         _require_own("method", recipe.method, _METHODS.get(recipe.method), type(recipe))
         _require_own("name", recipe.name, type(_RECIPES.get(recipe.name, recipe)), type(recipe))
@@ -158,6 +161,6 @@ def recipe_classes() -> dict[str, type[Recipe]]:
 
 
 def _load_methods() -> None:
-    package = importlib.import_module("efficientquant.methods")
+    package = importlib.import_module(_PACKAGE)
     for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"efficientquant.methods.{module.name}")
+        importlib.import_module(f"{_PACKAGE}.{module.name}")

@@ -16,7 +16,16 @@ from efficientquant.graph_edits import copy_graph, observing
 from efficientquant.manifest import build_manifest
 from efficientquant.models import checkpoint_notes, input_spec
 from efficientquant.options import Network
-from efficientquant.recording import Feed, LayerRows, Loss, Sample, record, record_gradients, record_layer
+from efficientquant.recording import (
+    Feed,
+    LayerRows,
+    Loss,
+    Sample,
+    record,
+    record_block_gradients,
+    record_gradients,
+    record_layer,
+)
 from efficientquant.regions import Region
 from efficientquant.roles import NORMS, PRODUCTS, SOFTMAX
 
@@ -121,6 +130,17 @@ class Networks:
     def gradients(self, taps: Sequence[Tap], loss: Loss, *, on: Network, sample: Sample | None = None) -> list[Tensor]:
         """Return a loss's gradient at the taps as recording.record_gradients does."""
         return record_gradients(self._network(on), self._float_graph, taps, loss, self.feed(), sample)
+
+    def block_gradients(
+        self, step: BlockStep, taps: Sequence[Tap], loss: Loss, *, on: Network, sample: Sample | None = None
+    ) -> list[Tensor]:
+        """Return the gradient at taps of a block of a loss of its output.
+
+        `loss` gets the block's output for a chunk of its inputs on that network, and the float one.
+        """
+        feed = step.inputs[Network(on)]
+        module = self._network(on)
+        return record_block_gradients(module, step.block.output, taps, loss, feed, step.float_outputs, sample)
 
     def feed(self) -> Feed:
         """Return the images as what enters the network."""

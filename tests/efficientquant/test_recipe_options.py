@@ -54,6 +54,7 @@ class Every(Recipe):
 @pytest.fixture(autouse=True)
 def every(monkeypatch):
     """Register the method for one test."""
+    registry.list_recipes()  # imports the methods, which register once
     for table in ("_METHODS", "_RECIPES"):
         monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
     register(Every(name="every"))

@@ -10,12 +10,14 @@ from efficientquant import primitives
 from efficientquant.blocks import Tap
 from efficientquant.calibration import CalibrationData, Progress
 from efficientquant.capture import call_nodes
+from efficientquant.errors import RecipeOrderError
 from efficientquant.graph_edits import Site, find_sites, insert_at_operand, insert_behind
 from efficientquant.insertions import (
     find_quantizer,
     free_operand,
     free_result,
     input_of,
+    is_inserted,
     operand_place,
     path_behind,
     path_to,
@@ -114,7 +116,6 @@ class ActivationBench(WeightBench):
         if isinstance(module, CodeQuantizer):
             raise ValueError(f"{type(module).__name__} is a quantizer; insert it with insert_quantizer")
         place = self._find_place(tap)
-        self._is_edited = True
         if self._places.get(name) == place:
             self.graph.set_submodule(name, module)
             return
@@ -133,6 +134,7 @@ class ActivationBench(WeightBench):
         else:
             insert_behind(self.graph, [self._node(place.node), *path][-1], name, module)
         self._places[name] = place
+        self._is_edited = True
 
     def quantize_activations(
         self, scope: Scope, bits: int, output_bits: int | None, rule: RangeRule, *, on: Network | None = None
@@ -146,6 +148,9 @@ class ActivationBench(WeightBench):
             primitives.require_bits(width)
         names = self.find_weights(scope)
         sites = find_sites(self.graph, scope, names, outputs=output_bits is not None)
+        inserted = next((site.source.name for site in sites if is_inserted(site.source)), None)
+        if inserted is not None and on is not None and Network(on) is Network.FLOAT:
+            raise RecipeOrderError(f"{inserted!r} is not in the float network; calibrate on=Network.QUANTIZED")
         observers = self.observe([Tap(site.source.name) for site in sites], MagnitudeObserver, on=on)
         for site in sites:
             self._free_site(site)

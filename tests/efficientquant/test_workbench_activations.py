@@ -233,3 +233,29 @@ def test_products_softmaxes_and_norms_are_listed(bench):
     assert torch.equal(found[0], found[2])
     assert [tuple(x.shape[1:]) for x in found] == [(36, 36), (36, 8), (36, 36), (36, 8)]
     assert [tap.operand for tap in scores.operands] == [0, 1]
+
+
+def test_calibration_sees_the_modules_in_front_of_a_quantizer(bench):
+    """All activations are quantized behind the modules, which only the quantized network has."""
+    tap = bench.layers[1].input
+    (peak,) = (float(x.abs().max()) for x in bench.record([tap], on=Network.FLOAT))
+    bench.insert_module(tap, "up", Scaled(100.0))
+    with pytest.raises(RecipeOrderError, match=r"'up' is not in the float network; calibrate on=Network\.QUANTIZED"):
+        bench.quantize_activations(Scope.CONV_LINEAR, 8, None, RangeRule.MINMAX, on=Network.FLOAT)
+    for bits in (8, 6):
+        bench.quantize_activations(Scope.CONV_LINEAR, bits, None, RangeRule.MINMAX, on=Network.QUANTIZED)
+    site = next(site for site in bench.manifest.activation_sites if site.node == "up")
+    assert site.scale == pytest.approx(100 * peak / 31)
+    assert len(quantizers_between(bench, tap)) == 1
+
+
+def test_one_reader_cannot_change_what_it_shares(bench):
+    """Edits of one operand that would reach other readers are refused, and the sentence says where to do it."""
+    norm, tap = bench.norms[0], bench.layers[1].input
+    bench.quantize_activation(norm.output, 8, 0.1)
+    with pytest.raises(ValueError, match="'activation_quantizer_0' has other readers too; insert behind 'layer_norm'"):
+        bench.insert_module(tap, "before", Scaled(2.0), before_quantizer=True)
+    bench.insert_module(norm.output, "behind", Scaled(2.0))
+    with pytest.raises(ValueError, match="'behind' stands between the quantizer 'activation_quantizer_0' and several"):
+        bench.quantize_activation(tap, 8, 0.2)
+    assert [site.bits for site in bench.manifest.activation_sites] == [8]

@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Collection, Iterable
 
-from efficientquant.options import FloatType
-from efficientquant.structure import Manifest, ManifestEntry
+from efficientquant.options import FloatType, Log2Form
+from efficientquant.structure import Manifest, ManifestEntry, SoftmaxSite
 
 _OPERATORS = {"conv": {"conv2d"}, "linear": {"linear"}, "product": {"matmul", "bmm", "baddbmm"}}
+LOG2_FORMS = {form.value for form in Log2Form}
 FLOAT_BITS = {FloatType.FP32: "32", FloatType.FP16: "16"}
 
 
@@ -28,6 +29,10 @@ def bit_table(manifest: Manifest, float_type: FloatType, dropped: Collection[str
         outputs = [str(site.bits) for site in live if site.producer in _OPERATORS[name]]
         table[f"{name} outputs"] = _summary(outputs) if outputs else rest
     table["softmax"] = _softmax(manifest, dropped, rest)
+    softmaxes = {site.quantizer_name for site in manifest.softmax_sites}
+    others = [s for s in live if not (s.consumers or s.producer or s.quantizer in softmaxes)]
+    if others:
+        table["other activations"] = f"{_summary([str(site.bits) for site in others])}, at {len(others)} places"
     return table | {"rest": rest}
 
 
@@ -41,11 +46,12 @@ def _softmax(manifest: Manifest, dropped: Collection[str], rest: str) -> str:
     if not sites:
         return "–"
     return _summary(
-        [
-            f"{site.bits} log2-{site.form}" if site.bits < 32 and site.quantizer_name not in dropped else rest
-            for site in sites
-        ]
+        [_softmax_bits(site) if site.bits < 32 and site.quantizer_name not in dropped else rest for site in sites]
     )
+
+
+def _softmax_bits(site: SoftmaxSite) -> str:
+    return f"{site.bits} {'log2-' if site.form in LOG2_FORMS else ''}{site.form}"
 
 
 def _summary(found: list[str]) -> str:

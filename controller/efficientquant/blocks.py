@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from efficientquant.capture import CONVOLUTION, call_nodes, get_tensor, parameter_name
-from efficientquant.roles import WEIGHTED
+from efficientquant.roles import PICTURE_NORMS, WEIGHTED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +26,28 @@ class Tap:
 
     def find(self, module: fx.GraphModule) -> fx.Node:
         """Return the node whose result this is, or raise ValueError."""
-        node = next((n for n in module.graph.nodes if n.name == self.node), None)
+        node: fx.Node | None = next((n for n in module.graph.nodes if n.name == self.node), None)
         if node is None:
             raise ValueError(f"the network has no node {self.node!r}")
-        found = node if self.operand is None else node.args[self.operand]
+        if self.operand is None:
+            return node
+        found = node.args[self.operand] if -len(node.args) <= self.operand < len(node.args) else None
         if not isinstance(found, fx.Node):
             raise ValueError(f"operand {self.operand} of {self.node!r} is no tensor")
+        return found
+
+    def find_data(self, module: fx.GraphModule) -> fx.Node:
+        """Return the node as `find` does.
+
+        Raises ValueError for a weight and for anything else that is the same for all images.
+        """
+        found = self.find(module)
+        if found not in _data_nodes(module):
+            where = f"{self.node!r}" if self.operand is None else f"operand {self.operand} of {self.node!r}"
+            raise ValueError(
+                f"{where} does not depend on the images; read a weight with `parameter`, "
+                "change it with `set_parameter` or `set_weight`"
+            )
         return found
 
 
@@ -74,6 +90,18 @@ class Layer:
 
 
 @dataclasses.dataclass(frozen=True)
+class Operator:
+    """A product, softmax or normalization: its node and what it computes with.
+
+    `operands` are the tensors that depend on the images, behind their quantizers.
+    """
+
+    node: str
+    operands: tuple[Tap, ...]
+    output: Tap
+
+
+@dataclasses.dataclass(frozen=True)
 class Block:
     """A part of the network with one input and one output tensor.
 
@@ -89,6 +117,18 @@ class Block:
 def find_layers(graph: fx.GraphModule) -> list[Layer]:
     """Return every layer of a captured float graph."""
     return _layers_of(graph, call_nodes(graph, *WEIGHTED))
+
+
+def find_operators(graph: fx.GraphModule, targets: Sequence[object]) -> list[Operator]:
+    """Return the calls of some operators in a captured float graph."""
+    data = set(_data_nodes(graph))
+    operators = []
+    for node in call_nodes(graph, *targets):
+        channel = 1 if node.target in PICTURE_NORMS else -1
+        places = [place for place, operand in enumerate(node.args) if operand in data]
+        operands = tuple(Tap(node.name, place, channel) for place in places)
+        operators.append(Operator(node.name, operands, Tap(node.name, None, channel)))
+    return operators
 
 
 def find_blocks(graph: fx.GraphModule) -> list[Block]:

@@ -59,11 +59,14 @@ def set_tensor(module: nn.Module, name: str, value: Tensor) -> None:
 
 
 def fold_batch_norm(module: fx.GraphModule) -> dict[str, str]:
-    """Fold every batch norm that alone follows a convolution into it; return {norm parameter: convolution weight}."""
+    """Fold each batch norm into its convolution and return {norm parameter: convolution weight}.
+
+    Only where the norm alone reads the convolution, and the convolution alone reads its weight and bias.
+    """
     folded: dict[str, str] = {}
     for norm in call_nodes(module, BATCH_NORM):
         convolution = norm.args[0]
-        if _can_fold(convolution):
+        if _can_fold(module, convolution):
             folded |= _fold(module, cast(fx.Node, convolution), norm)
     module.graph.eliminate_dead_code()
     module.recompile()
@@ -76,13 +79,16 @@ def _own_tensors(module: fx.GraphModule) -> None:
         set_tensor(module, name, tensor.detach().clone())
 
 
-def _can_fold(node: object) -> bool:
-    return (
-        isinstance(node, fx.Node)
-        and node.target is CONVOLUTION
-        and len(node.users) == 1
-        and parameter_name(node.args[1]) is not None
-    )
+def _can_fold(module: fx.GraphModule, node: object) -> bool:
+    if not isinstance(node, fx.Node) or node.target is not CONVOLUTION or len(node.users) != 1:
+        return False
+    names = [parameter_name(operand) for operand in node.args[1:3] if operand is not None]
+    return all(name is not None and _count_readers(module, name) == 1 for name in names)
+
+
+def _count_readers(module: fx.GraphModule, name: str) -> int:
+    """Return how many operators read a parameter."""
+    return sum(len(node.users) for node in module.graph.find_nodes(op="get_attr") if node.target == name)
 
 
 def _fold(module: fx.GraphModule, convolution: fx.Node, norm: fx.Node) -> dict[str, str]:

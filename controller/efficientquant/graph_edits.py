@@ -3,11 +3,12 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 from torch import fx, nn
 
 from efficientquant.capture import CONVOLUTION, call_nodes, parameter_name
+from efficientquant.insertions import operand_place, result_place
 from efficientquant.options import Scope
 from efficientquant.structure import LINEAR, PRODUCTS
 
@@ -18,24 +19,27 @@ Observer = TypeVar("Observer", bound=nn.Module)
 class Site:
     """An activation to be quantized: its consumers in scope, and whether it is itself an output in scope.
 
-    The quantizer of an output stands before everything that reads it.
+    The quantizer of an output stands before everything that reads it. `entries` are the nodes through which the
+    consumers read the activation, where modules stand between.
     """
 
     source: fx.Node
     consumers: list[fx.Node] = dataclasses.field(default_factory=list)
     is_output: bool = False
+    entries: list[fx.Node] = dataclasses.field(default_factory=list)
 
     @property
     def readers(self) -> list[fx.Node]:
         """The nodes that read the quantized value."""
-        return list(self.source.users) if self.is_output else self.consumers
+        return list(self.source.users) if self.is_output else self.entries
 
 
 def find_sites(graph: fx.GraphModule, scope: Scope, weights: Sequence[str], *, outputs: bool) -> list[Site]:
     """Return the activations that the operators in scope take, and give where `outputs` is set, in order.
 
     `weights` names the weights whose convolutions and linears are in scope. A product counts only where both of
-    its operands are computed: one with a parameter is no attention. The model's own output stays in float.
+    its operands are computed: one with a parameter is no attention. The model's own output stays in float. What is
+    quantized already counts as it is before its quantizer.
     """
     chosen = set(weights)
     found: dict[fx.Node, Site] = {}
@@ -43,14 +47,20 @@ def find_sites(graph: fx.GraphModule, scope: Scope, weights: Sequence[str], *, o
     for node in call_nodes(graph, *targets):
         operands = node.args[:1] if node.target in (CONVOLUTION, LINEAR) else node.args[-2:]
         in_scope = parameter_name(node.args[1]) in chosen or node.target in PRODUCTS
-        sources = [operand for operand in operands if isinstance(operand, fx.Node) and operand.op != "get_attr"]
+        sources = [operand_place(graph, operand) for operand in operands if _is_computed(operand)]
         if not in_scope or len(sources) < len(operands):
             continue
         for source in dict.fromkeys(sources):
             found.setdefault(source, Site(source)).consumers.append(node)
         if outputs and node.target not in PRODUCTS and all(user.op != "output" for user in node.users):
-            found.setdefault(node, Site(node)).is_output = True
+            place = result_place(graph, node)
+            found.setdefault(place, Site(place)).is_output = True
     return list(found.values())
+
+
+def _is_computed(operand: object) -> TypeGuard[fx.Node]:
+    """Whether an operand is neither a parameter nor a quantized one."""
+    return isinstance(operand, fx.Node) and bool(operand.all_input_nodes or operand.op == "placeholder")
 
 
 def insert_behind(
@@ -65,7 +75,7 @@ def insert_behind(
     return node
 
 
-def insert_at_operand(graph: fx.GraphModule, consumer: fx.Node, operand: int, name: str, module: nn.Module) -> None:
+def insert_at_operand(graph: fx.GraphModule, consumer: fx.Node, operand: int, name: str, module: nn.Module) -> fx.Node:
     """Insert a module in front of one operand of a node."""
     source = consumer.args[operand]
     assert isinstance(source, fx.Node)
@@ -73,6 +83,7 @@ def insert_at_operand(graph: fx.GraphModule, consumer: fx.Node, operand: int, na
     with graph.graph.inserting_before(consumer):
         node = graph.graph.call_module(name, (source,))
     consumer.update_arg(operand, node)
+    return node
 
 
 def copy_graph(graph: fx.GraphModule) -> fx.GraphModule:

@@ -63,7 +63,8 @@ class ActivationSite:
 
     `consumers` are the kinds of operator in scope that read it (conv2d, linear, matmul), `producer` is the kind
     whose output it is, "" where that is in float; `quantizer` is the module's name. `scale` is one, or one for each
-    index of dimension `axis`. The zero-point is signed, None for a symmetric quantizer.
+    index of dimension `axis`, None for a quantizer of a recipe's own. The zero-point is signed, None for a symmetric
+    quantizer.
     """
 
     node: str
@@ -71,7 +72,7 @@ class ActivationSite:
     consumers: tuple[str, ...]
     producer: str
     bits: int
-    scale: float | tuple[float, ...]
+    scale: float | tuple[float, ...] | None
     zero_point: int | None = None
     axis: int | None = None
 

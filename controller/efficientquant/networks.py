@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
-from efficientquant.blocks import Block, Layer, Tap, find_blocks, find_layers
+from efficientquant.blocks import Block, Layer, Operator, Tap, find_blocks, find_layers, find_operators
 from efficientquant.calibration import CalibrationData, CalibrationImages, Progress, load_images, run_calibration
 from efficientquant.capture import capture, fold_batch_norm
 from efficientquant.errors import RecipeOrderError
@@ -16,8 +16,18 @@ from efficientquant.graph_edits import copy_graph, observing
 from efficientquant.manifest import build_manifest
 from efficientquant.models import checkpoint_notes, input_spec
 from efficientquant.options import Network
-from efficientquant.recording import Feed, LayerRows, Loss, Sample, record, record_gradients, record_layer
+from efficientquant.recording import (
+    Feed,
+    LayerRows,
+    Loss,
+    Sample,
+    record,
+    record_block_gradients,
+    record_gradients,
+    record_layer,
+)
 from efficientquant.regions import Region
+from efficientquant.roles import NORMS, PRODUCTS, SOFTMAX
 
 Observer = TypeVar("Observer", bound=nn.Module)
 
@@ -44,6 +54,7 @@ class Networks:
         self.notes: list[str] = checkpoint_notes(model)
         self.provenance: dict[str, Any] = {}
         self._float_weights: dict[str, Tensor] = {}  # those that are quantized, as they were
+        self._is_edited = False  # whether `graph` may compute something else than the float network
         self._given = images
         self._model = model
         self.report("capture", 0.0)
@@ -77,12 +88,28 @@ class Networks:
         """The network as a chain of blocks, as find_blocks defines them."""
         return find_blocks(self._float_graph)
 
+    @cached_property
+    def products(self) -> list[Operator]:
+        """Every product of two activations, such as attention's, in execution order."""
+        found = [product for product in find_operators(self._float_graph, PRODUCTS) if len(product.operands) > 1]
+        return [dataclasses.replace(product, operands=product.operands[-2:]) for product in found]
+
+    @cached_property
+    def softmaxes(self) -> list[Operator]:
+        """Every softmax, in execution order."""
+        return find_operators(self._float_graph, SOFTMAX)
+
+    @cached_property
+    def norms(self) -> list[Operator]:
+        """Every normalization that is not folded, in execution order."""
+        return find_operators(self._float_graph, NORMS)
+
     def observe(
         self, taps: Sequence[Tap], make_observer: Callable[[], Observer], *, on: Network | None = None
     ) -> list[Observer]:
         """Run the images past an observer at each tap.
 
-        `on` names the network. It may be left out while no weight is quantized, and is then the float one. Raises
+        `on` names the network. It may be left out before the first edit, while both compute the same. Raises
         RecipeOrderError.
         """
         graph = self._network(self._require_network(on))
@@ -103,6 +130,17 @@ class Networks:
     def gradients(self, taps: Sequence[Tap], loss: Loss, *, on: Network, sample: Sample | None = None) -> list[Tensor]:
         """Return a loss's gradient at the taps as recording.record_gradients does."""
         return record_gradients(self._network(on), self._float_graph, taps, loss, self.feed(), sample)
+
+    def block_gradients(
+        self, step: BlockStep, taps: Sequence[Tap], loss: Loss, *, on: Network, sample: Sample | None = None
+    ) -> list[Tensor]:
+        """Return the gradient at taps of a block of a loss of its output.
+
+        `loss` gets the block's output for a chunk of its inputs on that network, and the float one.
+        """
+        feed = step.inputs[Network(on)]
+        module = self._network(on)
+        return record_block_gradients(module, step.block.output, taps, loss, feed, step.float_outputs, sample)
 
     def feed(self) -> Feed:
         """Return the images as what enters the network."""
@@ -136,9 +174,9 @@ class Networks:
 
     def _require_network(self, on: Network | None) -> Network:
         """Return the network that calibration runs on, or raise RecipeOrderError."""
-        if on is None and self._float_weights:
+        if on is None and self._is_edited:
             raise RecipeOrderError(
-                "activations are calibrated after weights were quantized; do it before, or say which network is meant: "
+                "activations are calibrated after the network was edited; do it before, or say which network is meant: "
                 "on=Network.FLOAT or on=Network.QUANTIZED"
             )
         return Network.FLOAT if on is None else Network(on)

@@ -89,6 +89,14 @@ def require_codes(codes: Tensor, shape: Sequence[int], smallest: int, largest: i
         raise ValueError(f"codes from {int(codes.min())} to {int(codes.max())}, not {smallest} to {largest}")
 
 
+def require_floats(value: Tensor, shape: Sequence[int], what: str) -> None:
+    """Raise ValueError unless a tensor is finite, float32 and of a shape."""
+    if value.dtype is not torch.float32 or tuple(value.shape) != tuple(shape):
+        raise ValueError(f"{what} is float32 {tuple(shape)}, not {value.dtype} {tuple(value.shape)}")
+    if not bool(torch.isfinite(value).all()):
+        raise ValueError(f"{what} cannot hold NaN or infinity")
+
+
 def sqnr_db(reference: Tensor, approximation: Tensor) -> float:
     """Return the signal-to-quantization-noise ratio in dB; infinite where the two are equal."""
     reference, approximation = reference.double(), approximation.double()

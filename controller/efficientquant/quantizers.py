@@ -57,8 +57,11 @@ class WeightDequantizer(nn.Module):
 class CodeQuantizer(nn.Module, ABC):
     """A quantizer of activations: `codes` and `decode` are its two halves, `enabled` lets it be bypassed.
 
-    `site` is the name under which the graph, the manifest and the artifact's nodes know it.
+    `site` is the name under which the graph, the manifest and the artifact's nodes know it. `bits` are those of its
+    codes, and the manifest records them.
     """
+
+    bits: int
 
     def __init__(self, site: str) -> None:
         super().__init__()
@@ -181,6 +184,7 @@ class Log2Quantizer(CodeQuantizer):
     def __init__(self, site: str, codec: Log2Parameters, *, dropped: bool = False) -> None:
         super().__init__(site)
         self.codec = codec
+        self.bits = codec.bits
         self.dropped = dropped
 
     def codes(self, x: Tensor) -> Tensor:
@@ -211,12 +215,13 @@ class LogitQuantizer(CodeQuantizer):
 
     A softmax does not see a common shift of its inputs, so its results lie on a log2 grid of the same step, up to
     the normalization, with an offset of its own in each row and no smallest code. A fused attention kernel
-    survives it.
+    survives it. `bits` are those of the log2 quantizer that it stands for.
     """
 
-    def __init__(self, site: str, step: float) -> None:
+    def __init__(self, site: str, step: float, bits: int) -> None:
         super().__init__(site)
         self.step = step
+        self.bits = bits
 
     def codes(self, x: Tensor) -> Tensor:
         """Return round(x / (Δ ln 2))."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
@@ -11,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from efficientquant.errors import RecipeFormatError, UnknownRecipeError
+from efficientquant.option_values import check_option, is_optional, option_types, parse_option
 from efficientquant.options import FloatType
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Recipe(ABC):
     """One way to quantize a model: a name, and every option that changes the result.
 
-    A subclass is one method; its fields are its options. Raise `version` when the same options give
-    another artifact than before.
+    A subclass is one method. Its fields are its options: numbers, truths, text, enumerations, tuples of them, and
+    none, as their types say. Raise `version` when the same options give another artifact than before.
     """
 
     method: ClassVar[str]
@@ -31,11 +31,13 @@ class Recipe(ABC):
     name: str
 
     def __post_init__(self) -> None:
+        types = option_types(type(self))
         for field in dataclasses.fields(self):
-            if isinstance(field.default, enum.StrEnum):
-                self._coerce(field.name, type(field.default))
-            elif field.name.endswith("_bits"):
-                self._require_bits(field.name)
+            value = check_option(field.name, getattr(self, field.name), types[field.name])
+            object.__setattr__(self, field.name, value)
+            if field.name.endswith("_bits") and isinstance(value, int) and value not in range(2, 9):
+                possible = f"2 to 8 are possible{', or none' if is_optional(types[field.name]) else ''}"
+                raise RecipeFormatError(field.name, f"{value} bits; {possible}")
 
     @property
     def float_type(self) -> FloatType:
@@ -86,38 +88,42 @@ class Recipe(ABC):
     def with_options(self, texts: Mapping[str, str]) -> Self:
         """Return the recipe with options given as text; raise RecipeFormatError for one that it has not."""
         fields = {field.name: field for field in dataclasses.fields(self) if field.name != "name"}
+        types = option_types(type(self))
         changes: dict[str, Any] = {}
         for key, text in texts.items():
             if key not in fields:
                 options = f"options: {', '.join(fields)}" if fields else "it has no options"
                 raise RecipeFormatError(key, f"is no option of {self.name!r} ({options})")
-            changes[key] = _parse(key, text, fields[key].default)
+            changes[key] = parse_option(key, text, types[key], fields[key].default)
         shown = ":".join(f"{key}={texts[key]}" for key in sorted(texts))
         return dataclasses.replace(self, name=f"{self.name}:{shown}" if shown else self.name, **changes)
 
-    def _coerce(self, field: str, kind: type[enum.StrEnum]) -> None:
-        value = getattr(self, field)
-        try:
-            object.__setattr__(self, field, kind(value))
-        except ValueError:
-            choices = ", ".join(member.value for member in kind)
-            raise RecipeFormatError(field, f"{str(value)!r}; it must be one of {choices}") from None
 
-    def _require_bits(self, field: str) -> None:
-        bits = getattr(self, field)
-        if bits is not None and bits not in range(2, 9):
-            raise RecipeFormatError(field, f"{bits} bits; 2 to 8 are possible, or none")
-
-
+_PACKAGE = "efficientquant.methods"
 _METHODS: dict[str, type[Recipe]] = {}
 _RECIPES: dict[str, Recipe] = {}
 
 
 def register(*recipes: Recipe) -> None:
-    """Make recipes of one method available by their names. Called once by each file in `methods/`."""
+    """Make recipes of one method available by their names.
+
+    Called once by each file in `methods/`. Raises RecipeFormatError for a method or name of another class.
+    """
+    if not all(type(recipe).__module__.startswith(f"{_PACKAGE}.") for recipe in recipes):
+        _load_methods()  # so that a clash names the class from outside as the later one
+    for recipe in recipes:
+        _require_own("method", recipe.method, _METHODS.get(recipe.method), type(recipe))
+        _require_own("name", recipe.name, type(_RECIPES.get(recipe.name, recipe)), type(recipe))
     for recipe in recipes:
         _METHODS[recipe.method] = type(recipe)
         _RECIPES[recipe.name] = recipe
+
+
+def _require_own(field: str, name: str, known: type[Recipe] | None, given: type[Recipe]) -> None:
+    """Raise RecipeFormatError for a name of another class; a module may be imported twice."""
+    classes = [f"{kind.__module__}.{kind.__qualname__}" for kind in (known or given, given)]
+    if classes[0] != classes[1]:
+        raise RecipeFormatError(field, f"{name!r} is taken by {classes[0]}; {classes[1]} needs another one")
 
 
 def get_recipe(name: str) -> Recipe:
@@ -154,20 +160,7 @@ def recipe_classes() -> dict[str, type[Recipe]]:
     return {recipe_class.__name__: recipe_class for recipe_class in _METHODS.values()}
 
 
-def _parse(key: str, text: str, default: object) -> Any:
-    """Return an option's value from text, by the kind of its default."""
-    if isinstance(default, enum.StrEnum):
-        return text
-    if text.lower() == "none" and key.endswith("_bits"):
-        return None
-    kind = float if isinstance(default, float) else int
-    try:
-        return kind(text)
-    except ValueError:
-        raise RecipeFormatError(key, f"{text!r} is not a number") from None
-
-
 def _load_methods() -> None:
-    package = importlib.import_module("efficientquant.methods")
+    package = importlib.import_module(_PACKAGE)
     for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"efficientquant.methods.{module.name}")
+        importlib.import_module(f"{_PACKAGE}.{module.name}")

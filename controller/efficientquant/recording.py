@@ -12,7 +12,7 @@ from efficientquant.blocks import Layer, Tap, Window
 from efficientquant.quantizers import CodeQuantizer
 from efficientquant.regions import Region, Visit
 
-# (logits, logits of the float network) of some images → a scalar, the sum over these images
+# (logits, logits of the float network) of some images, or a block's outputs → a scalar, the sum over these images
 Loss = Callable[[Tensor, Tensor], Tensor]
 DEFAULT_POSITIONS = 33_000
 
@@ -64,9 +64,9 @@ def record(module: fx.GraphModule, taps: Sequence[Tap], feed: Feed, sample: Samp
     """Return the tensors at the taps, all chunks together, in one pass.
 
     Without a sample each is whole; with one it is (positions, channels). In memory are the results and what one
-    chunk computes: float32, so 33,000 positions of 100 channels are 13 MB.
+    chunk computes: float32, so 33,000 positions of 100 channels are 13 MB. Raises ValueError for a weight.
     """
-    names = [tap.find(module).name for tap in taps]
+    names = [tap.find_data(module).name for tap in taps]
     region = Region(module, feed.source, names)
     draws = [_Draw(sample, feed.length) for _ in taps] if sample is not None else None
     kept: list[list[Tensor]] = [[] for _ in taps]
@@ -100,17 +100,38 @@ def record_gradients(
     It has the tap's own shape, or is sampled as `record` does.
 
     `loss` gets the logits of a chunk, and those of the float network `reference`. Quantizers of activations pass the
-    gradient on unchanged. In memory are the results and one backward pass over a chunk.
+    gradient on unchanged. In memory are the results and one backward pass over a chunk. Raises ValueError for a weight.
     """
-    names = [tap.find(module).name for tap in taps]
-    region, float_region = (Region(network, feed.source, [_logits(network)]) for network in (module, reference))
-    draws = [_Draw(sample, feed.length) for _ in taps] if sample is not None else None
-    kept: list[list[Tensor]] = [[] for _ in taps]
+    float_region = Region(reference, feed.source, [_logits(reference)])
+    return record_block_gradients(module, _logits(module), taps, loss, feed, _run_each(float_region, feed), sample)
+
+
+def _run_each(region: Region, feed: Feed) -> Iterator[Tensor]:
     for chunk in feed.chunks:
         with torch.no_grad():
-            (expected,) = float_region.run(chunk)
+            yield region.run(chunk)[0]
+
+
+def record_block_gradients(
+    module: fx.GraphModule,
+    output: str,
+    taps: Sequence[Tap],
+    loss: Loss,
+    feed: Feed,
+    expected: Iterable[Tensor],
+    sample: Sample | None = None,
+) -> list[Tensor]:
+    """Return the gradient at each tap of a loss of node `output`.
+
+    `loss` gets the output of a chunk, and what is expected of it. Otherwise as `record_gradients`.
+    """
+    names = [tap.find_data(module).name for tap in taps]
+    region = Region(module, feed.source, [output, *names])
+    draws = [_Draw(sample, feed.length) for _ in taps] if sample is not None else None
+    kept: list[list[Tensor]] = [[] for _ in taps]
+    for chunk, reference in zip(feed.chunks, expected, strict=True):
         with _straight_through(module):
-            gradients = _gradients(region, names, chunk, expected, loss)
+            gradients = _gradients(region, names, chunk, reference, loss)
         for index, gradient in enumerate(gradients):
             kept[index].append(gradient if draws is None else _sampled(gradient, taps[index], draws[index], chunk))
     return [torch.cat(parts) for parts in kept]
@@ -127,7 +148,7 @@ def _gradients(region: Region, names: Sequence[str], chunk: Tensor, expected: Te
         return add
 
     with torch.enable_grad():
-        (logits,) = region.run(chunk, {name: probe(name) for name in set(names)})
+        logits, *_ = region.run(chunk, {name: probe(name) for name in set(names)})
         found = torch.autograd.grad(loss(logits, expected), list(probes.values()), materialize_grads=True)
     by_name = dict(zip(probes, found, strict=True))
     return [by_name[name] for name in names]

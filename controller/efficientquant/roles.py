@@ -23,7 +23,8 @@ RESHAPES = (
 )
 TRANSPOSES = (aten.transpose.int, aten.permute.default)
 SHAPE_ONLY = (*RESHAPES, *TRANSPOSES, aten.contiguous.default, aten.clone.default)
-NORMS = (BATCH_NORM, aten.layer_norm.default, aten.group_norm.default)
+PICTURE_NORMS = (BATCH_NORM, aten.group_norm.default)  # their channels are dimension 1
+NORMS = (*PICTURE_NORMS, aten.layer_norm.default)
 # Elementwise or normalizing: what may stand between a bridge convolution and the reshape chain.
 POINTWISE = (
     *NORMS,

@@ -67,3 +67,10 @@ def test_the_class_of_every_recipe_is_public():
     for name in eq.list_recipes():
         kind = type(eq.get_recipe(name))
         assert getattr(eq, kind.__name__) is kind
+
+
+def test_what_the_workbench_takes_and_gives_is_public():
+    """A method's author imports every type of the documented calls from the package."""
+    names = ("Tap", "Sample", "Layer", "Block", "Operator", "Feed", "LayerRows", "BlockStep", "Loss", "CodeQuantizer")
+    assert {*names, "MagnitudeObserver", "RangeObserver", "ActivationQuantizer", "Log2Quantizer"} <= set(eq.__all__)
+    assert all(getattr(eq, name) is not None for name in eq.__all__)

@@ -81,3 +81,20 @@ def test_folding_leaves_what_the_model_computes():
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(graph(images), model(images), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_convolution_that_is_used_twice_keeps_its_batch_norms(bias):
+    """Two norms behind one shared weight cannot both be folded into it."""
+    torch.manual_seed(0)
+    shared = nn.Conv2d(4, 4, 3, padding=1, bias=bias)
+    norms = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+    for norm in norms:
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.2, 2.0)
+    model = nn.Sequential(shared, norms[0], nn.ReLU(), shared, norms[1]).eval()
+    graph = capture(model, (4, 8, 8))
+    fold_batch_norm(graph)
+    images = torch.randn(2, 4, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(graph(images), model(images), rtol=1e-5, atol=1e-5)

@@ -163,3 +163,35 @@ def test_unknown_tensors_are_named(bench):
         bench.record([Tap("conv2d_999")], on=Network.FLOAT)
     with pytest.raises(ValueError, match="operand 3 of"):
         bench.record([Tap(bench.layers[0].node, 3)], on=Network.FLOAT)
+
+
+def test_a_weight_is_no_tensor_of_the_images(bench):
+    """Recording and gradients refuse what is the same for all images, once a weight is quantized too."""
+    tap = Tap(bench.layers[0].node, 1)
+    bench.quantize_weight(bench.layers[0].weight, 8, Granularity.PER_CHANNEL)
+    for on in Network:
+        with pytest.raises(ValueError, match="operand 1 of 'conv2d' does not depend on the images"):
+            bench.record([tap], on=on)
+        with pytest.raises(ValueError, match="does not depend on the images"):
+            bench.gradients([tap], fisher, on=on)
+
+
+def test_a_loss_of_a_blocks_output_has_gradients_inside_the_block(bench):
+    """They are those of the squared error to the float output, and zero while nothing is quantized."""
+
+    def distance(output, expected):
+        return (output - expected).square().sum()
+
+    for step in bench.walk():
+        layer = step.block.layers[-1]
+        taps = [layer.input, Tap(step.block.output, None, 1)]
+        if step.block.name == "stages.1.0":
+            assert max(float(x.abs().max()) for x in bench.block_gradients(step, taps, distance, on="float")) < 1e-4
+            bench.quantize_weight(layer.weight, 2, Granularity.PER_CHANNEL)
+            inner, outer = bench.block_gradients(step, taps, distance, on="quantized")
+            outputs = bench.run_block(step.block, step.inputs[Network.QUANTIZED].chunks, on="quantized")
+            assert torch.allclose(outer, 2 * (torch.cat(outputs) - torch.cat(step.float_outputs)), atol=1e-4)
+            assert inner.shape == bench.record([layer.input], on="quantized")[0].shape
+            (rows,) = bench.block_gradients(step, taps[:1], distance, on="quantized", sample=Sample(20))
+            assert rows.shape == (20, inner.shape[1])
+            return

@@ -185,13 +185,13 @@ def test_a_tap_may_be_quantized_again(bench):
     assert len({site.quantizer for site in bench.manifest.activation_sites}) == 2
 
 
-def test_two_taps_cannot_share_a_quantizer_and_one_has_one_name(bench):
-    """A quantizer of another name, or with another tap's name, is refused."""
+def test_two_taps_cannot_share_a_quantizer(bench):
+    """A name that another tap's quantizer has, or the network itself, is refused."""
     first, second = bench.layers[0].input, bench.layers[1].input
     bench.quantize_activation(first, 8, 0.5)
-    for tap, site in ((first, "another"), (second, "activation_quantizer_0")):
+    for site in ("activation_quantizer_0", "stem"):
         with pytest.raises(ValueError, match="is not free"):
-            bench.insert_quantizer(tap, ActivationQuantizer(site, 0.5, 8))
+            bench.insert_quantizer(second, ActivationQuantizer(site, 0.5, 8))
 
 
 @pytest.mark.parametrize(("zero_point", "smallest"), [(None, -7.0), (0, -8.0)])
@@ -256,3 +256,51 @@ def test_reset_goes_back_to_the_float_network(bench):
     assert torch.equal(bench.graph(next(iter(bench.images))), logits[0])
     assert (bench.manifest.to_dict(), bench.weights) == (before, {})
     bench.observe([bench.layers[0].input], MagnitudeObserver)  # no weight is quantized any more
+
+
+def test_what_a_recipe_reads_and_gives_are_copies(bench):
+    """Changing a tensor that came from the workbench, or went into it, changes no network."""
+    layer = bench.layers[0]
+    before = bench.record([layer.output], on=Network.FLOAT)[0]
+    bench.parameter(layer.weight).mul_(3)
+    bench.bias(layer).add_(100)
+    bias = torch.ones(16)
+    bench.set_bias(layer, bias)
+    bias.fill_(7)
+    assert torch.equal(bench.bias(layer), torch.ones(16))
+    codes, scale, zero = torch.ones(16, 3, 3, 3, dtype=torch.int8), torch.ones(16), torch.zeros(16, dtype=torch.int8)
+    bench.set_weight(layer.weight, codes, scale, zero, bits=8)
+    quantized = bench.record([layer.output], on=Network.QUANTIZED)[0]
+    for tensor in (codes, scale, zero, bench.parameter(layer.weight)):
+        tensor.fill_(5)
+    assert torch.equal(bench.record([layer.output], on=Network.QUANTIZED)[0], quantized)
+    assert torch.equal(bench.record([layer.output], on=Network.FLOAT)[0], before)
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (torch.ones(7), r"float32 \(16,\), not torch.float32 \(7,\)"),
+        (torch.ones(1, 16), r"not torch.float32 \(1, 16\)"),
+        (torch.ones(16).double(), r"not torch.float64 \(16,\)"),
+        (torch.full((16,), torch.nan), "NaN or infinity"),
+    ],
+)
+def test_a_bias_or_parameter_that_does_not_fit_is_refused(bench, value, sentence):
+    """Shape, type and numbers are checked before anything is changed."""
+    layer = bench.layers[0]
+    with pytest.raises(ValueError, match=sentence):
+        bench.set_bias(layer, value)
+    with pytest.raises(ValueError, match=sentence):
+        bench.set_parameter("stem.conv.bias", value)
+
+
+def test_only_weights_have_codes_and_a_scale_may_be_a_number(bench):
+    """A bias and an unknown name are refused by name."""
+    codes = torch.zeros(16, dtype=torch.int8)
+    with pytest.raises(ValueError, match=r"'stem.conv.bias' has shape \(16,\) and is no weight"):
+        bench.set_weight("stem.conv.bias", codes, 0.5, bits=8)
+    with pytest.raises(ValueError, match=r"no parameter 'stem\.colour'"):
+        bench.set_weight("stem.colour", codes, 0.5, bits=8)
+    bench.set_weight("stem.conv.weight", torch.ones(16, 3, 3, 3, dtype=torch.int8), 0.5, bits=8)
+    assert bench.manifest.entries["stem.conv.weight"].granularity == "per-tensor"

@@ -35,10 +35,10 @@ class Int8(Recipe):
     rest: FloatType = FloatType.FP32
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for field in ("weight_bits", "activation_bits"):
             if getattr(self, field) is None:
                 raise RecipeFormatError(field, "none; an integer recipe quantizes both, choose 2 to 8")
+        super().__post_init__()
 
     @property
     def summary(self) -> str:

@@ -1,0 +1,118 @@
+"""What a recipe's options can be, by the types of its fields. Imports no torch."""
+
+import enum
+import functools
+import math
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+from efficientquant.errors import RecipeFormatError
+
+TRUTHS = {"true": True, "false": False}
+SEPARATOR = "+"  # a comma stands between recipes, a colon between options
+KINDS = "bool, int, float, str, StrEnum, Literal, X | None and tuple[X, ...]"
+
+
+@functools.cache
+def option_types(recipe_class: type) -> dict[str, Any]:
+    """Return the type of each field of a recipe's class."""
+    return typing.get_type_hints(recipe_class)
+
+
+def parse_option(field: str, text: str, kind: Any, default: object = None) -> Any:
+    """Return an option's value from text; raise RecipeFormatError.
+
+    `default` says what a plain `tuple` holds.
+    """
+    kind, is_optional = _split_none(kind)
+    if text.lower() == "none" and (is_optional or kind in (int, float)):
+        return None  # check_option knows whether that is possible
+    parts = _parts(kind, default, text.count(SEPARATOR) + 1)
+    if parts is not None:
+        texts = text.split(SEPARATOR)
+        # Text beyond a fixed number of values is read too, so that check_option can count it.
+        kinds = [*parts, *[parts[-1]] * (len(texts) - len(parts))]
+        return tuple(parse_option(field, part, part_kind) for part, part_kind in zip(texts, kinds, strict=False))
+    if kind is bool:
+        return TRUTHS.get(text.lower(), text)
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            raise RecipeFormatError(field, f"{text!r} is not a number; {_possible(kind)}") from None
+    return next((choice for choice in typing.get_args(kind) if str(choice) == text), text)
+
+
+def check_option(field: str, value: object, kind: Any) -> Any:
+    """Return an option's value in its field's type.
+
+    Text becomes an enumeration's member and a list a tuple, so that JSON can be read back. Raises RecipeFormatError.
+    """
+    kind, is_optional = _split_none(kind)
+    if value is None and is_optional:
+        return None
+    if isinstance(kind, type) and issubclass(kind, enum.StrEnum):
+        fits = str(value) in set(kind)
+        value = kind(str(value)) if fits else value
+    elif typing.get_origin(kind) is typing.Literal:
+        fits = value in typing.get_args(kind)
+    elif kind is tuple or typing.get_origin(kind) is tuple:
+        return _check_tuple(field, value, kind)
+    elif kind is float:
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    elif kind in (bool, int, str):
+        fits = type(value) is kind
+    else:
+        raise RecipeFormatError(field, f"has a type that no option can have; {KINDS} are possible")
+    if not fits:
+        shown = "none" if value is None else str(value) if kind in (int, float) else repr(str(value))
+        raise RecipeFormatError(field, f"{shown}; {_possible(kind)}{', or none' if is_optional else ''}")
+    return value
+
+
+def is_optional(kind: Any) -> bool:
+    """Whether an option may be none."""
+    return _split_none(kind)[1]
+
+
+def _check_tuple(field: str, value: object, kind: Any) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise RecipeFormatError(field, f"{value!r}; it must be several values, as in 1{SEPARATOR}2")
+    parts = _parts(kind, value, len(value))
+    if parts is None or len(parts) != len(value):
+        raise RecipeFormatError(field, f"{len(value)} values; {len(parts or ())} are possible")
+    return tuple(check_option(field, part, part_kind) for part, part_kind in zip(value, parts, strict=True))
+
+
+def _split_none(kind: Any) -> tuple[Any, bool]:
+    """Return a type without None, and whether it had it."""
+    if typing.get_origin(kind) not in (typing.Union, types.UnionType):
+        return kind, False
+    others = [part for part in typing.get_args(kind) if part is not types.NoneType]
+    return (others[0] if len(others) == 1 else kind), len(others) < len(typing.get_args(kind))
+
+
+def _parts(kind: Any, example: object, count: int) -> Sequence[Any] | None:
+    """Return the types of a tuple's `count` values, None for another type."""
+    if kind is tuple:
+        values = example if isinstance(example, (list, tuple)) and example else [""]
+        return [type(value) for value in values] if len(values) == count else [type(values[0])] * count
+    if typing.get_origin(kind) is not tuple:
+        return None
+    given = typing.get_args(kind)
+    return [given[0]] * count if given[1:] == (...,) else given
+
+
+def _possible(kind: Any) -> str:
+    if isinstance(kind, type) and issubclass(kind, enum.StrEnum):
+        return f"it must be one of {', '.join(kind)}"
+    if typing.get_origin(kind) is typing.Literal:
+        return f"it must be one of {', '.join(map(str, typing.get_args(kind)))}"
+    return {
+        bool: "it must be true or false",
+        int: "it must be a whole number",
+        float: "it must be a finite number",
+        str: "it must be text",
+    }[kind]

@@ -1,0 +1,142 @@
+"""The kinds of options that a method's fields can declare."""
+
+import dataclasses
+import enum
+import json
+from typing import ClassVar, Literal
+
+import pytest
+from efficientquant import recipe as registry
+from efficientquant.errors import RecipeFormatError
+from efficientquant.recipe import Recipe, get_recipe, register
+
+
+class Rule(enum.StrEnum):
+    """An enumeration of a method's own."""
+
+    FISHER = "fisher"
+    MSE = "mse"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Every(Recipe):
+    """A method with each kind of option."""
+
+    method: ClassVar[str] = "every"
+    version: ClassVar[int] = 1
+
+    twin: bool = True
+    gradient: Rule = Rule.FISHER
+    loss: Literal["kl", "mse"] = "kl"
+    ratio: float | None = None
+    rounds: int = 3
+    label: str = "plain"
+    percentiles: tuple[float, ...] = (0.999, 0.9999)
+    shifts: tuple[int, int] = (1, 2)
+    bare: tuple = (0.5,)
+    weight_bits: int = 8
+    softmax_bits: int | None = None
+
+    @property
+    def summary(self):
+        """Return some words."""
+        return "every kind of option"
+
+    @property
+    def needs_calibration(self):
+        """No."""
+        return False
+
+    def apply(self, workbench):
+        """Do nothing."""
+
+
+@pytest.fixture(autouse=True)
+def every(monkeypatch):
+    """Register the method for one test."""
+    registry.list_recipes()  # imports the methods, which register once
+    for table in ("_METHODS", "_RECIPES"):
+        monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
+    register(Every(name="every"))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("twin=false", False),
+        ("twin=True", True),
+        ("gradient=mse", Rule.MSE),
+        ("loss=mse", "mse"),
+        ("ratio=0.5", 0.5),
+        ("ratio=2", 2.0),
+        ("ratio=none", None),
+        ("rounds=-1", -1),
+        ("label=none", "none"),
+        ("percentiles=0.9", (0.9,)),
+        ("percentiles=0.9+0.99+0.999", (0.9, 0.99, 0.999)),
+        ("shifts=3+4", (3, 4)),
+        ("bare=0.25+0.75", (0.25, 0.75)),
+        ("softmax_bits=4", 4),
+        ("softmax_bits=none", None),
+    ],
+)
+def test_an_option_is_read_by_the_type_of_its_field(option, value):
+    """Text becomes what the field's annotation says, and it survives JSON."""
+    recipe = get_recipe(f"every:{option}")
+    found = getattr(recipe, option.partition("=")[0])
+    assert (found, type(found)) == (value, type(value))
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("twin=yes", "'yes'; it must be true or false"),
+        ("gradient=kl", "'kl'; it must be one of fisher, mse"),
+        ("loss=fisher", "'fisher'; it must be one of kl, mse"),
+        ("ratio=half", "'half' is not a number; it must be a finite number"),
+        ("ratio=nan", "nan; it must be a finite number, or none"),
+        ("rounds=3.5", "'3.5' is not a number; it must be a whole number"),
+        ("rounds=none", "none; it must be a whole number"),
+        ("percentiles=0.9+high", "'high' is not a number"),
+        ("shifts=1", "1 values; 2 are possible"),
+        ("shifts=1+2+3", "3 values; 2 are possible"),
+        ("weight_bits=9", "9 bits; 2 to 8 are possible$"),
+        ("weight_bits=none", "none; it must be a whole number"),
+        ("softmax_bits=1", "1 bits; 2 to 8 are possible, or none"),
+    ],
+)
+def test_a_value_that_a_field_cannot_have_says_what_is_possible(option, sentence):
+    """A wrong value is one sentence that names the option and what it can be."""
+    with pytest.raises(RecipeFormatError, match=sentence) as caught:
+        get_recipe(f"every:{option}")
+    assert caught.value.field == option.partition("=")[0]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("twin", "false"), ("twin", 1), ("rounds", True), ("percentiles", 0.9), ("label", 3)]
+)
+def test_values_of_another_type_are_refused_from_python_too(field, value):
+    """A recipe made in Python, or read from JSON, holds values of its fields' types."""
+    with pytest.raises(RecipeFormatError) as caught:
+        dataclasses.replace(get_recipe("every"), **{field: value})
+    assert caught.value.field == field
+
+
+def test_a_name_belongs_to_one_class():
+    """Registering another class under a known method or name is refused, and the sentence names both classes."""
+    thief = dataclasses.make_dataclass("Thief", [], bases=(Every,), frozen=True, kw_only=True)
+    with pytest.raises(RecipeFormatError, match=r"'every' is taken by .*\.Every; .*Thief needs another one"):
+        register(thief(name="thief"))
+    thief.method = "thief"
+    with pytest.raises(RecipeFormatError, match=r"'int8' is taken by efficientquant\.methods\.int8\.Int8; .*Thief"):
+        register(thief(name="thief"), thief(name="int8"))
+    assert "thief" not in registry.list_recipes()
+
+
+def test_a_module_may_be_imported_twice():
+    """The same class of the same module replaces itself."""
+    again = dataclasses.make_dataclass("Every", [], bases=(Every,), frozen=True, kw_only=True)
+    again.__module__, again.__qualname__ = Every.__module__, Every.__qualname__
+    register(again(name="every"))
+    assert type(get_recipe("every")) is again

@@ -279,12 +279,9 @@ def _engine_columns(result: RunResult) -> dict[str, Any]:
 
 
 def _runtime_version(result: RunResult) -> str:
-    """The version of the backend's library: as the device lists its backend, else as the run's libraries name it."""
-    for backend in result.device.backends:
-        if backend.name == result.backend and backend.version:
-            return backend.version
-    library = {"ort": "onnxruntime", "trt": "tensorrt"}.get(result.backend.split("-")[0], result.backend)
-    return result.library_versions.get(library, "")
+    """The version of the runtime, as the device lists its backend; empty where it does not."""
+    backend = result.device.backend(result.backend)
+    return backend.version if backend else ""
 
 
 def _rise(low: float | None, high: float | None) -> float | None:

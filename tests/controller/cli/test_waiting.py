@@ -8,6 +8,7 @@ import sys
 from threading import Event
 
 import pytest
+from efficientquant_controller.cli.connection import Connection
 from efficientquant_controller.cli.durations import clock_time, duration
 from efficientquant_controller.cli.waiting import Waiting, next_pause_s
 
@@ -92,6 +93,7 @@ def test_a_slow_controller_is_waited_for_aloud(command, control, monkeypatch):
     control.answering.clear()
     with monkeypatch.context() as patched:
         patched.setattr(sys, "stderr", listener)
+        patched.setattr(Connection, "require_same_protocol", lambda _: None)  # waits likewise, and comes first
         outcome = command("bench", "m", "--detach")
 
     assert (outcome.exit_code, outcome.out) == (0, "c1\n")

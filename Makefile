@@ -7,7 +7,8 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
 # Suites that take minutes have targets of their own; CI runs them too.
 MODELS := $(addprefix tests/efficientquant/,test_ten_models.py test_rtx_engines.py) tests/agent/backends/test_trt_rtx_models.py
-LIBRARY := $(patsubst %,tests/efficientquant/test_%.py,determinism ort_1_10 targets onnx_export plots table1 evaluation)
+LIBRARY := $(patsubst %,tests/efficientquant/test_%.py,determinism ort_1_10 targets onnx_export plots table1 evaluation \
+	adding_a_recipe blocks recording refused_forms workbench workbench_activations)
 E2E_SLOW := $(patsubst %,tests/e2e/test_%.py,loss install telemetry trust engines documented_commands)
 SLOW := $(MODELS) $(LIBRARY) tests/efficientquant/test_zoo.py
 
@@ -45,7 +46,7 @@ e2e: .venv/.ready-test .venvs/py3.6/.ready .venvs/py3.8/.ready  ## real controll
 e2e-slow: .venv/.ready-test .venvs/py3.6/.ready .venvs/py3.8/.ready  ## lost devices, offline installs, boards with sensors, engines and clocks
 	$(PYTEST) $(E2E_SLOW)
 
-library: .venv/.ready-test .venvs/py3.6/.ready  ## the library's slow suites: every target, equal bytes, ONNX Runtime 1.10, accuracy, plots
+library: .venv/.ready-test .venvs/py3.6/.ready  ## the library's slow suites: every target, equal bytes, ONNX Runtime 1.10, accuracy, plots, the workbench
 	$(PYTEST) -n 2 --dist loadfile $(LIBRARY)
 
 models: .venv/.ready-test .venvs/py3.6/.ready  ## all ten MobileViT models: quantize, export, check, ONNX Runtime 1.10 and current, RTX engines

@@ -1,4 +1,4 @@
-"""What every child of a run does first: understand its spec, die with the daemon, keep standard output clean."""
+"""What every child process of a run does first."""
 
 import ctypes
 import os
@@ -12,7 +12,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def read_spec(decode: Callable[[bytes], Record]) -> Record:
-    """Read the spec from standard input; exit with EXIT_MISMATCH where it is another release's."""
+    """Read the spec from standard input.
+
+    Exits with EXIT_MISMATCH for the spec of another release.
+    """
     try:
         return decode(sys.stdin.buffer.read())
     except ProtocolError as error:
@@ -28,7 +31,7 @@ def die_with_parent(parent_pid: int) -> None:
 
 
 def volunteer_for_oom_kill() -> None:
-    """Ask the kernel to take this process first when memory runs out, not the daemon or the desktop."""
+    """Ask the kernel to kill this process first when memory runs out."""
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as stream:
             stream.write("1000")
@@ -37,7 +40,10 @@ def volunteer_for_oom_kill() -> None:
 
 
 def claim_standard_output() -> TextIO:
-    """Return standard output for progress alone; whatever a runtime prints goes to standard error."""
+    """Return standard output for progress alone.
+
+    What a runtime prints to standard output goes to standard error.
+    """
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return stream

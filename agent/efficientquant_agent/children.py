@@ -33,9 +33,9 @@ def run_child(
     samplers_of: Callable[[int], Sequence[Sampler]],
     progress: Callable[[str, float], None],
 ) -> Ended:
-    """Run a child of protocol.py in a process of its own and watch it; nothing of it is left on return.
+    """Run a module of protocol.py in a child process and watch it until it ends.
 
-    When the watcher is told to stop it is killed: `watcher.killed_for` says why.
+    When the watcher must stop, the child is killed: `watcher.killed_for` says why. No process is left on return.
     """
     child = subprocess.Popen(
         [sys.executable, "-m", module],
@@ -63,7 +63,10 @@ def run_child(
 
 
 def read_outcome(scratch: str, ended: Ended, decode: Callable[[bytes], protocol.Record]) -> Optional[protocol.Record]:
-    """Return what a child left as its outcome, None when it ended without one; raises protocol.ProtocolError."""
+    """Return the outcome of a child, None when it ended without one.
+
+    Raises protocol.ProtocolError for a damaged one.
+    """
     if ended.returncode != 0:
         return None
     return protocol.read(os.path.join(scratch, protocol.OUTCOME_FILE), decode)

@@ -61,7 +61,7 @@ class AppliedClocks(NamedTuple):
         return {"power_mode": self.power_mode, "clocks": self.clocks}
 
     def readings(self) -> Readings:
-        """Return what the clocks are meant to run at; of several CPUs the highest."""
+        """Return the clocks' targets, of several CPUs the highest."""
         targets = self.targets_hz
         cpus = [target_hz for name, target_hz in targets.items() if name.startswith("cpu")]
         return Readings(
@@ -270,9 +270,10 @@ class Journal:
         self.path = path
 
     def entries(self) -> List[Tuple[str, List[Argument]]]:
-        """Return (verb, arguments) of each change; raises ClockError when the file is not a journal.
+        """Return (verb, arguments) of each change.
 
-        A journal of an earlier release has numbers as text, which the helper's command line takes as well.
+        Raises ClockError when the file is not a journal. A journal of an earlier release has numbers as text, which
+        the helper's command line takes as well.
         """
         try:
             with open(self.path, encoding="utf-8") as stream:

@@ -105,7 +105,7 @@ class PlanCache:
 
 
 def _read_report(path: str) -> Optional[BuildReport]:
-    """Return a kept report, None where there is none or it is damaged or of another release."""
+    """Return a kept report, None where no report of this release can be read."""
     try:
         return protocol.read(path, protocol.decode_report)
     except protocol.ProtocolError:

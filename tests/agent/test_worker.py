@@ -128,7 +128,7 @@ def work(tmp_path, monkeypatch, quick):
 
 
 def test_a_run_that_goes_well(work):
-    """Everything is told, and nothing is found."""
+    """A good run reports its layers, precision, stages and windows, and has no findings."""
     result, latency_s = work()
 
     assert len(latency_s) >= 64

@@ -2,15 +2,17 @@
 
 import importlib
 import pkgutil
-from typing import Dict, List, Type
+from types import ModuleType
+from typing import Dict, List, Tuple, Type
 
 from efficientquant_agent.backends.base import FAILURES, Backend, UnknownBackendError
 
 
 def known() -> List[Type[Backend]]:
-    """Return every backend this agent has code for, the preferred first, whether or not its runtime is here.
+    """Return every backend of this agent, the preferred first.
 
-    A module without BACKENDS is no backend. One that cannot be imported is left out; `broken()` names it.
+    Its runtime need not be installed. A module without BACKENDS is no backend. One that cannot be imported is left
+    out: `broken()` names it.
     """
     modules, _ = _modules()
     found = [backend for module in modules for backend in getattr(module, "BACKENDS", ())]
@@ -23,7 +25,10 @@ def broken() -> Dict[str, Exception]:
 
 
 def find(name: str) -> Type[Backend]:
-    """Return the backend of this name, installed or not; raises UnknownBackendError."""
+    """Return the backend of this name, installed or not.
+
+    Raises UnknownBackendError.
+    """
     backends = known()
     for backend in backends:
         if backend.name == name:
@@ -31,8 +36,9 @@ def find(name: str) -> Type[Backend]:
     raise UnknownBackendError(name, [backend.name for backend in backends])
 
 
-def _modules():  # type: ignore[no-untyped-def]
-    modules, errors = [], {}
+def _modules() -> Tuple[List[ModuleType], Dict[str, Exception]]:
+    modules: List[ModuleType] = []
+    errors: Dict[str, Exception] = {}
     for module in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
         if module.name == "__main__":
             continue

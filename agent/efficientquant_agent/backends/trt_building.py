@@ -26,7 +26,10 @@ _AT_NODE = re.compile(r"While parsing node number \d+ \[(?P<operator>\w+)(?: -> 
 def build(
     trt: Any, onnx_path: str, plan_path: str, options: BuildOptions, settings: Mapping[str, str], log: Log
 ) -> BuildReport:
-    """Write a plan for the SM that `options` names; raise BuildError and leave no part of one when it fails."""
+    """Build a plan and write it to `plan_path`.
+
+    Raises BuildError, and leaves no file then.
+    """
     work = _Build(trt, options, log)
     started_s = time.perf_counter()
     work.parse(onnx_path)

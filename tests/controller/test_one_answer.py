@@ -141,6 +141,7 @@ PAIRS = (
     unlike("no transfers", "transfers", {"options": {**TENSORRT, "memory_kind": "device", "transfers": "both ways"}},
            **options(memory_kind="device", transfers="none: inputs and outputs stay on the device")),
     unlike("another option of the runtime", "session options", **options(workspace="64 MiB")),
+    unlike("other threads", "threads", **options(intra_op_threads="2")),
     unlike("other CPUs", "CPUs of the measuring thread", **options(measuring_thread_cpus="0,1")),
     unlike("another timing mode", "timing mode", more_conditions={"timing_mode": "device"}),
     # What changed within a job.

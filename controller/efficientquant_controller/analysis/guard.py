@@ -133,7 +133,7 @@ class ClockRange(Rule):
         return None if is_near else Difference(sentence, forbids=False)
 
 
-# By what each is told from another, and how it is named.
+# How two are told apart, and how one is named.
 SUBJECTS: Mapping[str, tuple[Read, Read]] = {
     MODEL: (column("model"), column("model")),
     RECIPE: (column("recipe"), column("recipe")),
@@ -156,6 +156,7 @@ RULES: tuple[Rule, ...] = (
     Rule("memory clock", readings.clock_target("emc"), comes_with=_OF_DEVICE),
     Rule("CPU clock", readings.clock_target("cpu"), comes_with=_OF_DEVICE),
     ClockRange("clock range", column("gpu_clock_max_hz"), comes_with=_OF_DEVICE),
+    Rule("threads", condition("intra_op_threads"), lacking_with=_OF_RUNTIME),
     Rule("CPUs of the measuring thread", condition("measuring_thread_cpus"), comes_with=_OF_DEVICE),
     Rule("session options", readings.other_options, comes_with=_OF_RUNTIME),
     Rule("target of the artifact", column("target"), comes_with=_OF_DEVICE | _OF_RUNTIME),

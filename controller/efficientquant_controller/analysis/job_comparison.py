@@ -158,7 +158,7 @@ def _compared(a: Side, b: Side, asked: _Asked, notes: _Notes) -> JobComparison:
         facts |= {"samples_a": counts[0], "samples_b": counts[1]}
         footnotes.insert(0, _OF_SAMPLES.format(processes=_processes(len(theirs.samples), len(own.samples))))
     answer = {Answer.BETTER: metric.better, Answer.WORSE: metric.worse}.get(compared.answer, compared.answer.value)
-    lack = _lack(theirs, own, metric) if compared.low is None else ""
+    lack = _lack(theirs, own, metric) if compared.ratio is not None and compared.low is None else ""
     sentence = _sentence(compared, answer, asked) + lack
     numbers = {"ratio": compared.ratio, "low": compared.low, "high": compared.high}
     numbers |= {"value_a": median(theirs.values), "value_b": median(own.values)}
@@ -197,7 +197,9 @@ def _by_samples(theirs: _Values, own: _Values, asked: _Asked) -> Comparison | No
 
 def _sentence(found: Comparison, answer: str, asked: _Asked) -> str:
     metric = asked.metric
-    ratio, low, high = found.ratio or 1.0, found.low, found.high
+    if found.ratio is None:
+        return f"not enough data in {metric.label}: the ratio of A to B is beyond what can be computed"
+    ratio, low, high = found.ratio, found.low, found.high
     if found.answer is Answer.SAME:
         least = f"{asked.min_effect * 100:.3g} %"
         return f"A and B are the same in {metric.label}, within {least}: A over B is {ratio:.2f} ({_limits(low, high)})"

@@ -9,12 +9,15 @@ Read = Callable[[Row], str]
 
 # Options and conditions that have a rule of their own.
 KNOWN_OPTIONS = frozenset(
-    {"timing_mode", "sync_mode", "cuda_graph", "transfers", "memory_kind", "measuring_thread_cpus"}
-)
-KNOWN_CONDITIONS = frozenset(
     {
-        *("timing_mode", "sync_mode", "cuda_graph", "transfers", "memory_kind", "power_mode", "clocks", "rail_set"),
-        # Of agents before protocol 3; the store keeps them as columns too.
+        *("timing_mode", "sync_mode", "cuda_graph", "transfers", "memory_kind", "intra_op_threads"),
+        "measuring_thread_cpus",
+    }
+)
+KNOWN_CONDITIONS = KNOWN_OPTIONS | frozenset(
+    {
+        *("power_mode", "clocks", "rail_set"),
+        # Of agents before protocol 3; the store keeps them as columns.
         *(f"clock_{domain}_target_hz" for domain in ("gpu", "emc", "cpu")),
     }
 )

@@ -76,6 +76,14 @@ def test_too_little_for_either(metric: str, column: str, lack: str) -> None:
     assert found.sentence.endswith(f"A over B is 2.00 (no interval){lack}")
 
 
+def test_a_ratio_beyond_a_float_has_no_number() -> None:
+    """What cannot be computed is said to be so."""
+    found = compare_jobs(job("a", *[1e300] * 3), job("b", *[1e-300] * 3), LATENCY)
+
+    assert (found.answer, found.ratio) == ("not enough data", None)
+    assert found.sentence == ("not enough data in median latency: the ratio of A to B is beyond what can be computed")
+
+
 def test_what_was_not_measured() -> None:
     """A metric that one side lacks is said, with the side that lacks it."""
     found = compare_jobs(job("a", 1.0, 1.0, 1.0), job("b", 1.0, 1.0, 1.0), METRICS["energy"])

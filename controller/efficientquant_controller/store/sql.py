@@ -1,6 +1,7 @@
 """The store on SQLAlchemy: SQLite by default, PostgreSQL by URL."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,11 @@ def open_store(target: str | Path, read_only: bool = False) -> "SqlStore":
     Raises StoreError, with what is wrong and what to do, and StoreVersionError for another version's database.
     """
     transactions = Transactions(open_engine(target, read_only), read_only)
-    if not read_only:
-        compare_again(transactions)
+    with ExitStack() as undo:
+        undo.callback(transactions.close)
+        if not read_only:
+            compare_again(transactions)
+        undo.pop_all()
     return SqlStore(transactions)
 
 

@@ -2,83 +2,76 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from efficientquant_controller.analysis.comparison import MIN_EFFECT
 from efficientquant_controller.analysis.job_comparison import JobComparison, compare_jobs, grade_notes
 from efficientquant_controller.analysis.metrics import METRICS, Side
+from efficientquant_controller.columns import OF_COMPARISONS, Kind
 from efficientquant_controller.model import TWIN_RECIPE, JobState
 
 Row = Mapping[str, Any]
 # What is compared over the repeats: the metric of `compare`, and the prefix of the columns.
 _COMPARED = (("latency", "latency"), ("load", "load"), ("memory", "peak_pss"))
 _NUMBERS = ("ratio", "ratio_low", "ratio_high")
-# The columns of a comparison with FP32, as `twin_columns` gives them.
-TWIN_COLUMNS: tuple[str, ...] = (
-    *(f"{prefix}_{name}" for _, prefix in _COMPARED for name in (*_NUMBERS, "answer")),
-    *("not_compared", "comparison_notes"),
-)
-# The columns that `with_comparisons` adds, in their order.
-COLUMNS: tuple[str, ...] = ("size_ratio", *TWIN_COLUMNS, "integer_operators", "float_operators", "arithmetic")
+# The columns that `with_comparisons` adds, as they are where there is nothing to say.
 _NOTHING: Mapping[str, Any] = {
-    name: []
-    if name == "comparison_notes"
-    else ""
-    if name.endswith("_answer") or name in ("not_compared", "arithmetic")
-    else None
-    for name in COLUMNS
+    one.name: [] if one.kind is Kind.JSON else "" if one.kind in (Kind.STRING, Kind.TEXT) else None
+    for one in OF_COMPARISONS
 }
 
 
 def with_comparisons(
-    rows: Sequence[Row], repeats: Sequence[Row], checks: Mapping[str, Row], min_effect: float = MIN_EFFECT
+    rows: Sequence[Row],
+    repeats: Sequence[Row],
+    checks: Mapping[str, Row],
+    known: Mapping[str, Row] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """Return the rows of the view `results`, each with COLUMNS: None, or empty, where there is nothing to say.
+    """Return the rows of the view `results`, each with the columns of its comparison with FP32.
 
     `repeats` are the succeeded runs as rows of the view `run_results`, `checks` the library's BuildVerdict.to_dict()
-    by SHA-256.
+    by SHA-256, `known` the columns of `twin_columns` by job: these jobs need no repeats.
     """
     by_job: dict[str, list[Row]] = defaultdict(list)
     for one in repeats:
         by_job[one["job_id"]].append(one)
-    twins = {_place(row): row for row in rows if row["recipe"] == TWIN_RECIPE}
+    twins = {place(row): row for row in rows if row["recipe"] == TWIN_RECIPE}
     return [
         {
             **row,
             **_NOTHING,
             **_arithmetic(checks.get(row["artifact_sha256"])),
-            **_against(row, twins.get(_place(row)), by_job, min_effect),
+            **_sizes(row, twins.get(place(row))),
+            **(known.get(row["job_id"]) or _against(row, twins.get(place(row)), by_job)),
         }
         for row in rows
     ]
 
 
-def twin_columns(
-    twin: Sequence[Row], own: Sequence[Row], min_effect: float = MIN_EFFECT, recipe: str = ""
-) -> dict[str, Any]:
-    """Compare a variant with its twin: TWIN_COLUMNS, ratios None where the guard refuses.
+def place(job: Row) -> tuple[str, str, str]:
+    """Return what a variant and its twin share: campaign, device and model."""
+    return job["campaign_id"], job["device_id"], job["model"]
+
+
+def twin_columns(twin: Sequence[Row], own: Sequence[Row], recipe: str) -> dict[str, Any]:
+    """Compare a variant with its twin; ratios are None where the guard refuses.
 
     Both are the succeeded repeats of one job, as rows of the view `run_results`. An answer is one of `compare`'s,
     "not comparable" included. `not_compared` has the refusals, `comparison_notes` the footnotes.
     """
-    recipe = recipe or str(own[0]["recipe"])
     a, b = Side(TWIN_RECIPE, twin, label=TWIN_RECIPE), Side(recipe, own, label=recipe)
     columns: dict[str, Any] = {}
     refusals: list[str] = []
     notes: list[str] = []
     for metric, prefix in _COMPARED:
-        found = compare_jobs(a, b, METRICS[metric], min_effect=min_effect)
+        found = compare_jobs(a, b, METRICS[metric])
         columns |= _columns(prefix, found)
         refusals += found.refusals
         notes += found.footnotes
-    grades = {sentence for side in (a, b) for sentence in grade_notes(side, side.label)}  # `results` tells them anyway
+    grades = {sentence for side in (a, b) for sentence in grade_notes(side, side.label)}  # `results` shows them anyway
     columns["not_compared"] = "; ".join(dict.fromkeys(refusals))
     columns["comparison_notes"] = [note for note in dict.fromkeys(notes) if note not in grades]
     return columns
-
-
-def _place(row: Row) -> tuple[str, ...]:
-    return row["campaign_id"], row["device_id"], row["model"]
 
 
 def _arithmetic(check: Row | None) -> dict[str, Any]:
@@ -93,17 +86,23 @@ def _arithmetic(check: Row | None) -> dict[str, Any]:
     return {"integer_operators": integers, "float_operators": counts.total(), "arithmetic": words}
 
 
-def _against(row: Row, twin: Row | None, by_job: Mapping[str, Sequence[Row]], min_effect: float) -> dict[str, Any]:
+def _sizes(row: Row, twin: Row | None) -> dict[str, Any]:
+    if twin is None or row["recipe"] == TWIN_RECIPE:
+        return {}
+    theirs, own = twin["artifact_bytes"], row["artifact_bytes"]
+    return {"size_ratio": theirs / own if theirs and own else None}
+
+
+def _against(row: Row, twin: Row | None, by_job: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
     if row["recipe"] == TWIN_RECIPE:
         return {}
     if twin is None:
         return {"not_compared": "this campaign has no fp32 twin of it"}
-    size_ratio = _ratio(twin["artifact_bytes"], row["artifact_bytes"])
     theirs, own = by_job[twin["job_id"]], by_job[row["job_id"]]
     if (not theirs or not own) and not (_has_ended(row) and _has_ended(twin)):
         recipe = TWIN_RECIPE if not theirs else row["recipe"]
-        return {"size_ratio": size_ratio, "not_compared": f"no repeat of {recipe} has succeeded yet"}
-    return {"size_ratio": size_ratio, **twin_columns(theirs, own, min_effect, row["recipe"])}
+        return {"not_compared": f"no repeat of {recipe} has succeeded yet"}
+    return twin_columns(theirs, own, row["recipe"])
 
 
 def _has_ended(job: Row) -> bool:
@@ -113,7 +112,3 @@ def _has_ended(job: Row) -> bool:
 def _columns(prefix: str, found: JobComparison) -> dict[str, Any]:
     numbers = dict(zip(_NUMBERS, (found.ratio, found.low, found.high), strict=True))
     return {**{f"{prefix}_{name}": value for name, value in numbers.items()}, f"{prefix}_answer": found.answer}
-
-
-def _ratio(theirs: float | None, own: float | None) -> float | None:
-    return theirs / own if theirs and own else None

@@ -1,4 +1,4 @@
-"""`python -m efficientquant_controller.columns docs/database.md`: write the page's tables of columns anew."""
+"""`python -m efficientquant_controller.columns docs/database.md`: update the page's tables of columns."""
 
 import sys
 from pathlib import Path

@@ -31,7 +31,7 @@ class Origin(StrEnum):
     PEAK = "peak"  # the extreme of a series that travels anyway; see analysis/telemetry.py
     LATENCIES = "latencies"  # a summary of the latencies
     STAGES = "stages"  # the stages of loading
-    OUTPUTS = "outputs"  # outputs beside the reference outputs
+    OUTPUTS = "outputs"  # how far the outputs are from the reference outputs
     ENGINE = "engine"  # what the device built
     DERIVED = "derived"  # computed by analysis/derived.py
     # In other tables.
@@ -39,7 +39,7 @@ class Origin(StrEnum):
     RUN = "run"  # the planned half of a run
     SNAPSHOT = "snapshot"  # the device as it was during the run
     REPEATS = "repeats"  # exists only over the repeats of a job
-    # Beside the fp32 job of the same campaign, device and model.
+    # Compared with the fp32 job of the same campaign, device and model.
     PAIR = "pair"  # what both jobs say
     SIZE = "size"  # the two files
     GUARD = "guard"  # the answer of the comparability guard, stored in `job_comparisons`

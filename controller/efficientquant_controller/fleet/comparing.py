@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from efficientquant_controller.analysis.twins import with_comparisons
+from efficientquant_controller.analysis.twins import place, with_comparisons
 from efficientquant_controller.errors import NotFoundError
 from efficientquant_controller.model import TWIN_RECIPE, RunState
 from efficientquant_controller.store.base import Store
@@ -12,25 +12,20 @@ from efficientquant_controller.store.base import Store
 def compared_results(store: Store, campaign_id: str | None) -> list[dict[str, Any]]:
     """The results of one campaign (an id or "latest"), or of all; raises NotFoundError for one that does not exist."""
     rows, stored = store.results(campaign_id), store.comparisons(campaign_id)
-    compared = with_comparisons(rows, _repeats_without_answer(store, rows, stored), _checks(store, rows))
-    return [{**row, **stored.get(row["job_id"], {})} for row in compared]
+    return with_comparisons(rows, _repeats_without_answer(store, rows, stored), _checks(store, rows), stored)
 
 
 def _repeats_without_answer(
     store: Store, rows: Sequence[Mapping[str, Any]], stored: Mapping[str, Any]
 ) -> list[Mapping[str, Any]]:
     """Read the succeeded repeats of pairs whose comparison is not stored."""
-    twins = {_place(row): row["job_id"] for row in rows if row["recipe"] == TWIN_RECIPE}
+    twins = {place(row): row["job_id"] for row in rows if row["recipe"] == TWIN_RECIPE}
     waiting = [
-        row for row in rows if row["recipe"] != TWIN_RECIPE and _place(row) in twins and row["job_id"] not in stored
+        row for row in rows if row["recipe"] != TWIN_RECIPE and place(row) in twins and row["job_id"] not in stored
     ]
-    job_ids = {job_id for row in waiting for job_id in (row["job_id"], twins[_place(row)])}
+    job_ids = {job_id for row in waiting for job_id in (row["job_id"], twins[place(row)])}
     runs = [run for campaign_id in {row["campaign_id"] for row in waiting} for run in store.run_rows(campaign_id)]
     return [run for run in runs if run["job_id"] in job_ids and run["state"] == RunState.SUCCEEDED]
-
-
-def _place(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return row["campaign_id"], row["device_id"], row["model"]
 
 
 def _checks(store: Store, rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

@@ -2,13 +2,14 @@
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, and_, bindparam, delete, or_, select, text
 
 from efficientquant_controller.analysis.guard import RULES_VERSION
-from efficientquant_controller.analysis.twins import with_comparisons
+from efficientquant_controller.analysis.twins import place, twin_columns
 from efficientquant_controller.columns import OF_GUARD
 from efficientquant_controller.model import TWIN_RECIPE, Job, JobState, RunState
 from efficientquant_controller.store import tables
@@ -32,8 +33,9 @@ def compare_with_twin(sql: Transaction, job: Job) -> None:
     Those are its own, or for an fp32 job those of the variants that have ended before it.
     """
     own = tables.jobs.c
-    place = and_(own.campaign_id == job.campaign_id, own.device_id == job.device_id, own.model == job.model)
-    which = place if job.recipe == TWIN_RECIPE else and_(place, own.recipe.in_((TWIN_RECIPE, job.recipe)))
+    which = and_(own.campaign_id == job.campaign_id, own.device_id == job.device_id, own.model == job.model)
+    if job.recipe != TWIN_RECIPE:
+        which = and_(which, own.recipe.in_((TWIN_RECIPE, job.recipe)))
     _record(sql, which)
 
 
@@ -77,53 +79,33 @@ def _campaigns_to_compare() -> Any:
 
 def _record(sql: Transaction, which: ColumnElement[bool]) -> None:
     """Compare the ended variants among some jobs with their ended twins."""
-    jobs = sql.rows(select(tables.jobs).where(which, tables.jobs.c.state.in_(_ENDED)))
-    twins = {_place(job): job["job_id"] for job in jobs if job["recipe"] == TWIN_RECIPE}
-    variants = {
-        job["job_id"]: twins[_place(job)] for job in jobs if job["recipe"] != TWIN_RECIPE and _place(job) in twins
-    }
+    ended = select(tables.jobs).where(which, tables.jobs.c.state.in_(_ENDED))
+    jobs = [dict(row) for row in sql.rows(ended)]
+    twins = {place(job): job["job_id"] for job in jobs if job["recipe"] == TWIN_RECIPE}
+    variants = [job for job in jobs if job["recipe"] != TWIN_RECIPE and place(job) in twins]
     if not variants:
         return
-    rows = [
-        {
-            "job_id": row["job_id"],
-            "fp32_job_id": variants[row["job_id"]],
-            "rules_version": RULES_VERSION,
-            **{name: _storable(row[name]) for name in _GUARD},
-        }
-        for row in _compared(sql, jobs, variants)
-        if row["job_id"] in variants
-    ]
+    job_ids = [job["job_id"] for job in variants]
+    repeats: dict[str, list[RowMapping]] = defaultdict(list)
+    for row in sql.rows(_REPEATS, {"job_ids": [*job_ids, *twins.values()], "state": RunState.SUCCEEDED}):
+        repeats[row["job_id"]].append(row)
+    rows = [_compared(job, twins[place(job)], repeats) for job in variants]
     table = tables.job_comparisons
-    sql.execute(delete(table).where(table.c.job_id.in_(variants)))
-    sql.insert_all(table, rows)
+    sql.execute(delete(table).where(table.c.job_id.in_(job_ids)))
+    sql.insert_all(table, [row for row in rows if row is not None])
 
 
-def _compared(sql: Transaction, jobs: Sequence[RowMapping], variants: Mapping[str, str]) -> list[dict[str, Any]]:
+def _compared(
+    job: Mapping[str, Any], twin_id: str, repeats: Mapping[str, Sequence[RowMapping]]
+) -> dict[str, Any] | None:
     """Ask the guard; log what it cannot read, and give no answer.
 
     An answer can be computed at any time. It must neither keep a job from ending nor a database from opening.
     """
-    ids = {"job_ids": [*variants, *{*variants.values()}], "state": RunState.SUCCEEDED}
     try:
-        return with_comparisons([_as_result(job) for job in jobs], typed(sql.rows(_REPEATS, ids)), {})
+        columns = twin_columns(typed(repeats[twin_id]), typed(repeats[job["job_id"]]), job["recipe"])
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        LOG.warning(
-            "campaign %s: variants of %s on device %s were not compared with fp32, for a damaged row (%s)",
-            *(jobs[0][name] for name in ("campaign_id", "model", "device_id")),
-            error,
-        )
-        return []
-
-
-def _storable(value: Any) -> Any:
-    return storable(value) if isinstance(value, str) else value
-
-
-def _place(job: RowMapping) -> tuple[str, ...]:
-    return job["campaign_id"], job["device_id"], job["model"]
-
-
-def _as_result(job: RowMapping) -> dict[str, Any]:
-    """Make a row of results with what tells twins, without the files."""
-    return {**job, "artifact_sha256": "", "artifact_bytes": None}
+        LOG.warning("job %s was not compared with fp32, for a damaged row (%s)", job["job_id"], error)
+        return None
+    columns["not_compared"] = storable(columns["not_compared"])
+    return {"job_id": job["job_id"], "fp32_job_id": twin_id, "rules_version": RULES_VERSION, **columns}

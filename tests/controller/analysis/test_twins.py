@@ -1,7 +1,8 @@
 """Rows of results with what each recipe bought beside its FP32 twin."""
 
 import pytest
-from efficientquant_controller.analysis.twins import COLUMNS, TWIN_COLUMNS, twin_columns, with_comparisons
+from efficientquant_controller.analysis.twins import with_comparisons
+from efficientquant_controller.columns import OF_COMPARISONS
 
 MIB = 1 << 20
 
@@ -32,7 +33,7 @@ def test_a_variant_beside_its_twin() -> None:
     assert (found["latency_ratio_low"], found["latency_ratio_high"]) == pytest.approx((0.020 / 0.011, 2.2))
     assert (found["load_ratio"], found["load_answer"]) == (1.0, "same")
     assert (found["peak_pss_ratio"], found["peak_pss_answer"], found["not_compared"]) == (0.75, "larger", "")
-    assert not any(reference[name] for name in COLUMNS)
+    assert not any(reference[one.name] for one in OF_COMPARISONS)
 
 
 def test_a_difference_is_named_instead_of_a_number() -> None:
@@ -58,13 +59,13 @@ def test_a_note_stands_beside_the_answer() -> None:
     assert found["comparison_notes"] == ["agent version: 0.1.0 for fp32, 0.1.1 for int8"]
 
 
-def test_the_least_effect_is_the_callers() -> None:
-    """Three percent are the same by default, and faster for who asks for one percent."""
-    twin, own = repeats("fp32", 1.03, 1.03, 1.03), repeats("int8", 1.0, 1.0, 1.0)
+def test_what_is_known_is_not_compared_again() -> None:
+    """An answer of the store needs no repeats; the sizes of the files are no part of it."""
+    known = {"j-int8": {"latency_answer": "slower", "not_compared": ""}}
 
-    assert twin_columns(twin, own)["latency_answer"] == "same"
-    assert twin_columns(twin, own, min_effect=0.01)["latency_answer"] == "faster"
-    assert tuple(twin_columns(twin, own)) == TWIN_COLUMNS
+    found = with_comparisons([row("fp32"), row("int8", 2)], [], {}, known)[1]
+
+    assert (found["latency_answer"], found["latency_ratio"], found["size_ratio"]) == ("slower", None, 2.5)
 
 
 @pytest.mark.parametrize("elsewhere", [{"campaign_id": "c2"}, {"device_id": "d2"}, {"model": "mobilevit_s"}])

@@ -170,7 +170,19 @@ def test_a_damaged_row_keeps_no_job_from_ending(twins: SqlStore, caplog: pytest.
 
     assert twins.job("j-int8").state is JobState.SUCCEEDED
     assert [row["latency_answer"] for row in view(twins) if row["recipe"] == "int8"] == [""]
-    assert "were not compared with fp32, for a damaged row" in caplog.text
+    assert "job j-int8 was not compared with fp32, for a damaged row" in caplog.text
+
+
+def test_a_damaged_row_costs_only_its_own_pair(twins: SqlStore) -> None:
+    """The other variants of the campaign are compared."""
+    with twins._transactions.write() as sql:
+        sql.execute(
+            text("UPDATE runs SET state = 'succeeded', verdict = 'B', verdict_reasons = '7' WHERE job_id = 'j-fp16'")
+        )
+
+    end(twins, "j-int8", "j-fp16", "j-fp32")
+
+    assert {row["recipe"]: row["latency_answer"] for row in view(twins)} == {"int8": "faster", "fp16": ""}
 
 
 def test_an_answer_holds_no_nul(twins: SqlStore) -> None:
@@ -178,13 +190,9 @@ def test_an_answer_holds_no_nul(twins: SqlStore) -> None:
     with twins._transactions.write() as sql:
         update = tables.runs.update().where(tables.runs.c.job_id == "j-int8")
         sql.execute(update.values(verdict="INVALID"))
-    original, comparisons_of = comparisons.with_comparisons, comparisons
+    original = comparisons.twin_columns
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            comparisons_of,
-            "with_comparisons",
-            lambda *given: [{**row, "not_compared": "mode\0X"} for row in original(*given)],
-        )
+        patch.setattr(comparisons, "twin_columns", lambda *given: {**original(*given), "not_compared": "mode\0X"})
         end(twins, "j-fp32", "j-int8")
 
     assert [row["not_compared"] for row in view(twins) if row["recipe"] == "int8"] == ["mode\ufffdX"]

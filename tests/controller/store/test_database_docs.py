@@ -13,8 +13,8 @@ from pathlib import Path
 import documents
 import pytest
 from efficientquant_controller.analysis.readings import KNOWN_CONDITIONS
-from efficientquant_controller.analysis.twins import COLUMNS
 from efficientquant_controller.cli.app import run
+from efficientquant_controller.columns import OF_COMPARISONS
 from efficientquant_controller.columns.document import with_tables
 from efficientquant_controller.model import Series, Window
 from efficientquant_controller.store.series import RawSamples, pack_series
@@ -55,7 +55,7 @@ def test_columns(database: sqlite3.Connection, view: str) -> None:
 
 def test_rows_of_the_commands() -> None:
     """Every column that the commands add to the view `results` is described."""
-    assert sorted(described("Rows of")) == sorted(COLUMNS)
+    assert sorted(described("Rows of")) == sorted(one.name for one in OF_COMPARISONS)
 
 
 def test_tables_of_columns_are_those_of_the_registry() -> None:

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from efficientquant_controller.errors import StoreError
 from efficientquant_controller.fleet.comparing import compared_results
 from efficientquant_controller.model import Build, Campaign, DeviceSnapshot, Job, JobState, Measurement, Run
 from efficientquant_controller.store import comparisons, tables
+from efficientquant_controller.store import sql as store_on_sql
 from efficientquant_controller.store.sql import SqlStore, open_store
+from efficientquant_controller.store.transactions import Transactions
 from sqlalchemy import text
 
 SCHEMA_3 = Path(__file__).parents[2] / "fixtures" / "databases" / "0.1.0-schema-3.db"
@@ -116,6 +119,22 @@ def test_newer_rules_compare_again(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert sql.scalars(text("SELECT rules_version FROM job_comparisons")) == [1000]
     assert store.comparisons("c0")["j-int8"]["latency_answer"] == "faster"
     store.close()
+
+
+def test_a_comparison_that_fails_leaves_no_open_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The write-ahead log is folded into the file, as after every close."""
+    path = Path(shutil.copy(SCHEMA_3, tmp_path / "old.db"))
+
+    def fail(transactions: Transactions) -> None:
+        with transactions.write():
+            raise StoreError("no room")
+
+    monkeypatch.setattr(store_on_sql, "compare_again", fail)
+
+    with pytest.raises(StoreError, match="no room"):
+        open_store(path)
+
+    assert [file.name for file in tmp_path.iterdir() if "-wal" in file.name] == []
 
 
 def test_a_long_comparison_says_how_far_it_is(twins: SqlStore, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,11 +6,14 @@ GPU_PYTHON = $(if $(filter file,$(origin PYTHON)),python3,$(PYTHON))
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
 # Suites that take minutes have targets of their own; CI runs them too.
-MODELS := $(addprefix tests/efficientquant/,test_ten_models.py test_rtx_engines.py) tests/agent/backends/test_trt_rtx_models.py
-LIBRARY := $(patsubst %,tests/efficientquant/test_%.py,determinism ort_1_10 targets onnx_export plots table1 evaluation \
-	adding_a_recipe blocks recording refused_forms workbench workbench_activations)
-E2E_SLOW := $(patsubst %,tests/e2e/test_%.py,loss install telemetry trust engines documented_commands)
-SLOW := $(MODELS) $(LIBRARY) tests/efficientquant/test_zoo.py
+MODELS := $(patsubst %,tests/%.py,efficientquant/artifact/test_ten_models efficientquant/verdicts/test_rtx_engines \
+	agent/backends/test_trt_rtx_models)
+LIBRARY := $(patsubst %,tests/efficientquant/%.py,artifact/test_determinism artifact/test_ort_1_10 artifact/test_export \
+	lowering/test_targets lowering/test_refused_forms plots/test_plots paper/test_table1 test_evaluation graph/test_blocks \
+	methods/test_adding_a_recipe workbench/test_recording workbench/test_workbench workbench/test_workbench_activations)
+E2E_SLOW := $(patsubst %,tests/e2e/test_%.py,loss telemetry trust engines) \
+	$(patsubst %,tests/e2e/installs/test_%.py,install documented_commands)
+SLOW := $(MODELS) $(LIBRARY) tests/efficientquant/artifact/test_zoo.py
 
 .PHONY: help demo announce-demo test lint protos-check unit agent-py36 agent-py38 models zoo e2e e2e-slow library bench fuzz gpu-check protos format clean
 
@@ -53,7 +56,7 @@ models: .venv/.ready-test .venvs/py3.6/.ready  ## all ten MobileViT models: quan
 	$(PYTEST) -n 2 $(MODELS)
 
 zoo: .venv/.ready-test  ## twenty-five other timm models, quantized by two recipes, exported and checked: slow
-	$(PYTEST) tests/efficientquant/test_zoo.py
+	$(PYTEST) tests/efficientquant/artifact/test_zoo.py
 
 bench: .venv/.ready-test .venvs/py3.6/.ready .venvs/py3.8/.ready  ## the performance goals, as ratios in one run
 	$(BIN)/python tests/bench/run.py

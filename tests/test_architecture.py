@@ -19,16 +19,48 @@ ARROWS = {
     "efficientquant_agent": {"efficientquant_protos"},
     "efficientquant_protos": set(),
 }
-# What each folder of the controller may import of the others; modules beside the folders import the registry alone.
+# The wings of each package, the lowest first: a module imports its own wing and those below it. A name is a folder, or
+# a module that stands beside the folders; names on one line do not import each other.
 LAYERS = {
-    "cli": {"server", "fleet", "store", "analysis", "columns"},
-    "server": {"fleet", "store", "analysis", "columns"},
-    "fleet": {"store", "analysis", "columns"},
-    "store": {"analysis", "columns"},
-    "analysis": {"columns"},
-    "columns": set(),
-    "": {"columns"},
+    "efficientquant": (
+        {"errors", "options"},
+        {"option_values", "primitives", "observers", "targets", "checkpoints", "files"},
+        {"quantizers", "softmax_quantizers", "installation", "models"},
+        {"graph", "images"},
+        {"bits", "workbench"},
+        {"recipe"},
+        {"methods", "quantization"},
+        {"lowering"},
+        {"artifact"},
+        {"verdicts", "evaluation"},
+        {"checking", "plots", "paper"},
+        {"__init__"},
+    ),
+    "efficientquant_controller": (
+        {"__init__", "errors", "model", "columns"},
+        {"bounds", "database_location", "analysis"},
+        {"addresses"},
+        {"config"},
+        {"store"},
+        {"fleet"},
+        {"server"},
+        {"cli"},
+    ),
+    "efficientquant_agent": (
+        {"records", "errors", "versions", "digests", "openblas", "files"},
+        {"__init__", "protocol", "state", "streams", "samplers"},
+        {"address", "command_line", "link"},
+        {"config"},
+        {"host"},
+        {"backends"},
+        {"child", "run", "doctor"},
+        {"daemon"},
+        {"__main__"},
+    ),
 }
+# The verbs of the command line: what they share, then results, which the others print.
+CLI_LAYERS = ({""}, {"results"}, {"fleet", "library"})
+MOST_FILES = 16
 # Wire types stop at the seam.
 MAY_IMPORT_PROTOS = {"client.py", "server", "connection.py", "convert.py"}
 WITHOUT_CIRCLES = tuple(SOURCES)
@@ -97,13 +129,56 @@ def test_packages_import_each_other_along_three_arrows_only(package: str) -> Non
         assert ours <= ARROWS[package] | {package}, path
 
 
-@pytest.mark.parametrize("folder", LAYERS)
-def test_arrows_inside_the_controller_go_down(folder: str) -> None:
-    """Imports between the controller's folders go down only."""
-    root = SOURCES["efficientquant_controller"]
-    for path in (root / folder).rglob("*.py") if folder else root.glob("*.py"):
-        inner = {name.split(".")[1] for name in imports_of(path) if name.startswith(f"{root.name}.")}
-        assert inner & LAYERS.keys() <= LAYERS[folder] | {folder}, path
+@pytest.mark.parametrize("package", LAYERS)
+def test_every_wing_has_a_layer(package: str) -> None:
+    """LAYERS name each folder and each module of a package, and nothing else."""
+    listed = sorted(name for layer in LAYERS[package] for name in layer)
+    names = {wing_of(package, module) for module in import_graph(SOURCES[package])}
+    assert listed == sorted(names)
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_arrows_inside_a_package_go_down(package: str) -> None:
+    """A module imports its own wing and lower ones only."""
+    height = {name: at for at, layer in enumerate(LAYERS[package]) for name in layer}
+    assert upward_arrows(package, height) == []
+
+
+def test_verbs_share_what_stands_beside_them() -> None:
+    """The modules beside the verbs import no verb, except the one that lists them by name."""
+    root = SOURCES["efficientquant_controller"] / "cli"
+    height = {name: at for at, layer in enumerate(CLI_LAYERS) for name in layer}
+    for path in root.rglob("*.py"):
+        wing = path.parent.name if path.parent != root else ""
+        for name in imported_names("", path, ()):
+            inner = name.removeprefix("efficientquant_controller.cli.").split(".")[0]
+            if name.startswith("efficientquant_controller.cli.") and inner in height and inner != wing:
+                assert height[inner] < height[wing], f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("root", [*SOURCES.values(), ROOT / "tests"], ids=lambda root: root.name)
+def test_no_folder_has_more_files_than_one_can_overlook(root: Path) -> None:
+    """A folder holds at most 16 files that a person writes."""
+    folders = {path.parent for path in root.rglob("*.py")}
+    counts = {str(folder): len(list(folder.glob("*.py"))) for folder in folders}
+    assert {folder: count for folder, count in counts.items() if count > MOST_FILES} == {}
+
+
+def wing_of(package: str, module: str) -> str:
+    """Return the folder of a module, its own name beside the folders, or `__init__` for the package."""
+    return module.removeprefix(package).strip(".").split(".")[0] or "__init__"
+
+
+def upward_arrows(package: str, height: Mapping[str, int]) -> list[str]:
+    """Return the imports that lead to a wing of the same height or above, but for the package's own version."""
+    arrows = []
+    for module, imported in import_graph(SOURCES[package]).items():
+        wing = wing_of(package, module)
+        for other in imported:
+            to = wing_of(package, other)
+            if to not in (wing, "__init__") and height[to] >= height[wing]:
+                arrows.append(f"{module} → {other}")
+    return sorted(arrows)
 
 
 @pytest.mark.parametrize("package", WITHOUT_CIRCLES)
@@ -134,7 +209,7 @@ def test_only_builds_uses_the_library() -> None:
     for path in SOURCES["efficientquant_controller"].rglob("*.py"):
         names = [name for name in imports_of(path) if name != "efficientquant.installation"]
         if any(name.split(".")[0] == "efficientquant" for name in names):
-            assert path.name == "builds.py" or path.parent.name == "cli", path
+            assert path.name == "builds.py" or "cli" in path.parts, path
 
 
 def test_the_agent_needs_no_library_of_the_controller() -> None:
@@ -176,16 +251,10 @@ def test_the_agent_names_every_encoding() -> None:
                 assert is_binary or any(word.arg == "encoding" for word in node.keywords), f"{path}:{node.lineno}"
 
 
-DAEMON = {"steps", "children", "engines", "plans", "runner", "watching", "preflight"}
-CHILD = {"worker", "building", "measuring", "reference", "page_cache", "child_process"}
-
-
-@pytest.mark.parametrize(("importing", "imported"), [(DAEMON, CHILD), (CHILD, DAEMON)], ids=["daemon", "child"])
-def test_daemon_and_child_share_the_protocol_only(importing: set[str], imported: set[str]) -> None:
-    """What the daemon and the children of a run agree on stands in protocol.py; neither imports the other."""
-    for name in importing:
-        path = SOURCES["efficientquant_agent"] / f"{name}.py"
-        tree = ast.parse(path.read_text())
-        named = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
-        modules = {module.rsplit(".", 1)[-1] for module in imports_of(path)}
-        assert not (named | modules) & imported, path
+@pytest.mark.parametrize(("importing", "imported"), [("run", "child"), ("child", "run")])
+def test_parent_and_child_share_the_protocol_only(importing: str, imported: str) -> None:
+    """Neither side of a run imports the other: what they agree on stands in protocol.py."""
+    package = "efficientquant_agent"
+    for module, others in import_graph(SOURCES[package]).items():
+        if wing_of(package, module) == importing:
+            assert imported not in {wing_of(package, other) for other in others}, module

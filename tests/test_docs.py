@@ -10,7 +10,8 @@ import pytest
 import typer
 from efficientquant.recipe import get_recipe, list_recipes
 from efficientquant.targets import list_targets
-from efficientquant_agent import config, doctor
+from efficientquant_agent import config
+from efficientquant_agent.doctor import command
 from efficientquant_controller.cli.app import app
 
 ROOT = Path(__file__).parent.parent
@@ -72,7 +73,7 @@ def test_every_printed_command_can_be_typed(line):
 def parse_for_agent(arguments):
     """Check a command line of `efficientquant-agent` as the agent does; raises its UsageError."""
     is_doctor = arguments[:1] == ["doctor"]
-    options = (doctor if is_doctor else config).build_parser().parse_args(arguments[is_doctor:])
+    options = (command if is_doctor else config).build_parser().parse_args(arguments[is_doctor:])
     if options.controller != "…":
         config.from_options(options, {})
 

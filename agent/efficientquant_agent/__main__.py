@@ -22,9 +22,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if arguments[:1] == ["doctor"]:
-            from efficientquant_agent import doctor
+            from efficientquant_agent.doctor import command
 
-            return doctor.main(arguments[1:], os.environ)
+            return command.main(arguments[1:], os.environ)
         _serve(configuration.load(arguments, os.environ))
     except UsageError as error:
         streams.write_line(sys.stderr, "efficientquant-agent: {}".format(error))
@@ -36,8 +36,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
 def _serve(config: configuration.Config) -> NoReturn:
     # Not at the top: --help and a typing error in an option must not wait for gRPC.
     import_grpc()
-    from efficientquant_agent import clocks, device
-    from efficientquant_agent.board import Board
+    from efficientquant_agent.host import clocks, device
+    from efficientquant_agent.host.board import Board
     from efficientquant_agent.state import StateDirectory, unusable
 
     try:

@@ -6,10 +6,6 @@ import time
 import traceback
 from typing import Callable, Dict, List, Optional
 
-from efficientquant_agent.artifacts import ArtifactCache
-from efficientquant_agent.backoff import Backoff
-from efficientquant_agent.board import Board
-from efficientquant_agent.client import Client, Hello, Session, encode_result
 from efficientquant_agent.config import Config
 from efficientquant_agent.errors import (
     ControllerUnreachableError,
@@ -18,12 +14,16 @@ from efficientquant_agent.errors import (
     SessionRefusedError,
     SupersededError,
 )
-from efficientquant_agent.outbox import Outbox, can_keep
+from efficientquant_agent.host.board import Board
+from efficientquant_agent.link.artifacts import ArtifactCache
+from efficientquant_agent.link.backoff import Backoff
+from efficientquant_agent.link.client import Client, Hello, Session, encode_result
+from efficientquant_agent.link.outbox import Outbox, can_keep
 from efficientquant_agent.records import Assignment, CancelRun, DeviceSnapshot, RunResult, Superseded, Welcome
-from efficientquant_agent.runner import Runner
+from efficientquant_agent.run.runner import Runner
+from efficientquant_agent.run.steps import Files
+from efficientquant_agent.run.watcher import Cancellation
 from efficientquant_agent.state import StateDirectory
-from efficientquant_agent.steps import Files
-from efficientquant_agent.watching import Cancellation
 
 _BACKOFF_FIRST_S = 0.5
 _PROGRESS_INTERVAL_S = 0.2

@@ -5,17 +5,16 @@ fields below. They differ only where an agent was upgraded while its daemon went
 """
 
 import json
-import os
 from types import MappingProxyType
 from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Sequence, Type, TypeVar
 
-from efficientquant_agent.backends.base import BuildOptions, BuildReport
 from efficientquant_agent.errors import RunFailedError
+from efficientquant_agent.files import write_whole
 from efficientquant_agent.records import Agreement, Finding, Measurement, Readings, Series, StageTiming, Window
 
 # The children, as `python -m` takes them.
-RUN_MODULE = "efficientquant_agent.worker"
-BUILD_MODULE = "efficientquant_agent.building"
+RUN_MODULE = "efficientquant_agent.child.measure"
+BUILD_MODULE = "efficientquant_agent.child.build"
 # In the scratch folder. Samples are float64 without a header.
 OUTCOME_FILE = "result.json"
 LATENCY_FILE = "latency_s.f64"
@@ -28,6 +27,34 @@ EXIT_MISMATCH = 78  # EX_CONFIG of sysexits.h
 MISMATCH = "the agent's processes are of different releases"
 
 Record = TypeVar("Record")
+
+
+class BuildOptions(NamedTuple):
+    """What an engine is built with; which of it decides about a kept plan, engines.build_settings() says."""
+
+    # From the artifact's metadata: "fp16", "int8". TF32 is off unless "tf32" is named. Typed files need none.
+    builder_flags: Sequence[str] = ()
+    # Tried in this order until a build succeeds; 0 is the runtime's own limit.
+    workspace_ladder_bytes: Sequence[int] = (1 << 30, 256 << 20, 128 << 20, 64 << 20)
+    timing_iterations: int = 8
+    # Where the timing cache is read from and written to; empty for none.
+    timing_cache_path: str = ""
+    # The SM to build for, e.g. 86; 0 is this device's. Only TensorRT-RTX builds for one that is not here.
+    compute_capability: int = 0
+
+
+class BuildReport(NamedTuple):
+    """How an engine was made, stored beside the plan and with every result that it gives."""
+
+    engine_sha256: str
+    engine_bytes: int
+    workspace_bytes: int
+    parse_s: float
+    build_s: float
+    # What had to be changed to build it, e.g. "Q/DQ of stem.conv dropped: no INT8 kernel"; empty is as asked.
+    notes: Sequence[str]
+    # What it was built with, for a person to read, e.g. {"tensorrt": "8.2.1", "sm": "53", "precision": "fp16"}.
+    settings: Mapping[str, str]
 
 
 class RunSpec(NamedTuple):
@@ -140,10 +167,7 @@ def decode_report(content: bytes) -> BuildReport:
 
 def write(path: str, record: Any) -> None:
     """Write a record as JSON, complete or not at all."""
-    part = path + ".part"
-    with open(part, "wb") as stream:
-        stream.write(encode(record))
-    os.replace(part, path)
+    write_whole(path, encode(record))
 
 
 def read(path: str, decode: Callable[[bytes], Record]) -> Optional[Record]:

@@ -7,26 +7,7 @@ import uuid
 from typing import Callable
 
 from efficientquant_agent.errors import StateDirectoryInUseError, UsageError
-
-
-def write_atomically(path: str, data: bytes) -> None:
-    """Write a file so that after a power cut either the old or the new content is there, never a part."""
-    partial = path + ".new"
-    with open(partial, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, path)
-    sync_directory(os.path.dirname(path))
-
-
-def sync_directory(path: str) -> None:
-    """Make a rename inside a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+from efficientquant_agent.files import write_atomically
 
 
 def unusable(path: str, error: OSError) -> UsageError:

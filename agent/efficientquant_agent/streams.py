@@ -5,7 +5,7 @@ import contextlib
 import io
 import os
 import sys
-from typing import Any, Tuple, Union
+from typing import Any, TextIO, Tuple, Union
 
 from efficientquant_agent.errors import UsageError
 
@@ -53,6 +53,16 @@ def answer(text: str) -> None:
         raise UsageError(
             "standard output cannot be written: {}; print to another place".format((error.strerror or "").lower())
         ) from error
+
+
+def claim_standard_output() -> TextIO:
+    """Return standard output for progress alone.
+
+    What a runtime prints to standard output goes to standard error.
+    """
+    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return stream
 
 
 def quoted(text: str, most: int = 60) -> str:

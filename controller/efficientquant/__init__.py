@@ -17,19 +17,18 @@ from efficientquant.recipe import Recipe, get_recipe, list_recipes, recipe_class
 from efficientquant.targets import Target, get_target, list_targets
 
 if TYPE_CHECKING:
-    from efficientquant.blocks import Block, Layer, Operator, Tap, Window
+    from efficientquant.artifact.export import Artifact, export_onnx
     from efficientquant.checking import check
-    from efficientquant.data import ImageData, open_images
     from efficientquant.evaluation import Evaluation, evaluate
-    from efficientquant.inspection import inspect
+    from efficientquant.graph.blocks import Block, Layer, Operator, Tap, Window
+    from efficientquant.graph.inspection import inspect
+    from efficientquant.images.data import ImageData, open_images
     from efficientquant.methods.efficientquant import EfficientQuant
     from efficientquant.methods.fp16 import Fp16
     from efficientquant.methods.fp32 import Fp32
     from efficientquant.methods.int8 import Int8
     from efficientquant.models import InputSpec, create_model, input_spec, synthetic_images
-    from efficientquant.networks import BlockStep
     from efficientquant.observers import MagnitudeObserver, RangeObserver
-    from efficientquant.onnx_export import Artifact, export_onnx
     from efficientquant.primitives import CalibratedLog2, DataFreeLog2
     from efficientquant.quantization import QuantizedModel, quantize
     from efficientquant.quantizers import (
@@ -39,10 +38,11 @@ if TYPE_CHECKING:
         Log2Quantizer,
         LogitQuantizer,
     )
-    from efficientquant.recording import Feed, LayerRows, Loss, Sample
-    from efficientquant.verdicts.verdict import BuildVerdict
-    from efficientquant.weights import QuantizedWeight
+    from efficientquant.verdicts.build_verdict import BuildVerdict
     from efficientquant.workbench import Workbench
+    from efficientquant.workbench.networks import BlockStep
+    from efficientquant.workbench.recording import Feed, LayerRows, Loss, Sample
+    from efficientquant.workbench.weights import QuantizedWeight
 
 __version__ = "0.1.0"
 
@@ -109,38 +109,38 @@ __all__ = [
 _LAZY = {
     "ActivationQuantizer": "quantizers",
     "AffineQuantizer": "quantizers",
-    "Artifact": "onnx_export",
-    "Block": "blocks",
-    "BlockStep": "networks",
-    "BuildVerdict": "verdicts.verdict",
+    "Artifact": "artifact.export",
+    "Block": "graph.blocks",
+    "BlockStep": "workbench.networks",
+    "BuildVerdict": "verdicts.build_verdict",
     "CalibratedLog2": "primitives",
     "CodeQuantizer": "quantizers",
     "DataFreeLog2": "primitives",
     "Evaluation": "evaluation",
-    "Feed": "recording",
-    "ImageData": "data",
+    "Feed": "workbench.recording",
+    "ImageData": "images.data",
     "InputSpec": "models",
-    "Layer": "blocks",
-    "LayerRows": "recording",
+    "Layer": "graph.blocks",
+    "LayerRows": "workbench.recording",
     "Log2Quantizer": "quantizers",
     "LogitQuantizer": "quantizers",
-    "Loss": "recording",
+    "Loss": "workbench.recording",
     "MagnitudeObserver": "observers",
-    "Operator": "blocks",
+    "Operator": "graph.blocks",
     "QuantizedModel": "quantization",
-    "QuantizedWeight": "weights",
+    "QuantizedWeight": "workbench.weights",
     "RangeObserver": "observers",
-    "Sample": "recording",
-    "Tap": "blocks",
-    "Window": "blocks",
+    "Sample": "workbench.recording",
+    "Tap": "graph.blocks",
+    "Window": "graph.blocks",
     "Workbench": "workbench",
     "check": "checking",
     "create_model": "models",
     "evaluate": "evaluation",
-    "export_onnx": "onnx_export",
+    "export_onnx": "artifact.export",
     "input_spec": "models",
-    "inspect": "inspection",
-    "open_images": "data",
+    "inspect": "graph.inspection",
+    "open_images": "images.data",
     "quantize": "quantization",
     "synthetic_images": "models",
 }

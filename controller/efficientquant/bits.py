@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Collection, Iterable
 
+from efficientquant.graph.structure import Manifest, ManifestEntry, SoftmaxSite
 from efficientquant.options import FloatType, Log2Form
-from efficientquant.structure import Manifest, ManifestEntry, SoftmaxSite
 
 _OPERATORS = {"conv": {"conv2d"}, "linear": {"linear"}, "product": {"matmul", "bmm", "baddbmm"}}
 LOG2_FORMS = {form.value for form in Log2Form}

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import onnx
 
+from efficientquant.artifact.onnx_file import load_onnx
 from efficientquant.installation import require_builder
-from efficientquant.onnx_file import load_onnx
 from efficientquant.targets import Runtime, Target, get_target
 from efficientquant.verdicts.build_rules import predict
+from efficientquant.verdicts.build_verdict import BuildVerdict
 from efficientquant.verdicts.ort_build import verdict_of_session
 from efficientquant.verdicts.rtx_build import verdict_of_build
-from efficientquant.verdicts.verdict import BuildVerdict
 
 Judge = Callable[[onnx.ModelProto, Target], BuildVerdict]
 _JUDGES: dict[Runtime, Judge] = {

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from efficientquant.calibration import Progress
-from efficientquant.data import BATCH, ImageData
+from efficientquant.artifact.export import Artifact
+from efficientquant.artifact.runners import ArtifactRunner, EagerRunner, Runner
 from efficientquant.errors import EvaluationError
-from efficientquant.onnx_export import Artifact
+from efficientquant.images.calibration import Progress
+from efficientquant.images.data import BATCH, ImageData
 from efficientquant.quantization import QuantizedModel
-from efficientquant.runners import ArtifactRunner, EagerRunner, Runner
 
 Subject = QuantizedModel | nn.Module | Artifact | str | Path
 Reference = QuantizedModel | nn.Module

@@ -13,9 +13,9 @@ from timm.data.config import resolve_model_data_config
 from timm.layers.config import set_fused_attn
 from torch import Tensor, nn
 
-from efficientquant.checkpoints import count_classes, fit_weights, read_weights
+from efficientquant.checkpoints.model_names import require_model, require_published
+from efficientquant.checkpoints.weights import count_classes, fit_weights, read_weights
 from efficientquant.errors import InputSizeError, PretrainedUnavailableError
-from efficientquant.model_names import require_model, require_published
 
 HUB_TIMEOUT_S = 5.0
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from efficientquant.bits import bit_table
-from efficientquant.calibration import CalibrationData, Progress
-from efficientquant.half import HalfInterpreter
+from efficientquant.graph.half import HalfInterpreter
+from efficientquant.graph.structure import Manifest
+from efficientquant.images.calibration import CalibrationData, Progress
 from efficientquant.models import InputSpec
 from efficientquant.options import FloatType
 from efficientquant.recipe import Recipe
-from efficientquant.structure import Manifest
 from efficientquant.workbench import QuantizedWeight, Workbench
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class QuantizedModel:
     @cached_property
     def canonical(self) -> "ir.Model":
         """The model as the ONNX exporter gives it, quantizers as markers: what every variant is lowered from."""
-        from efficientquant.tracing import trace
+        from efficientquant.graph.tracing import trace
 
         return trace(self.module, self.input_spec.shape)
 

@@ -53,8 +53,9 @@ def test_device_without_runtimes():
 def test_only_the_client_knows_the_wire():
     """No module but client.py imports grpc or the protos when it is loaded."""
     printed = run_without_runtimes(
-        "import efficientquant_agent.worker, efficientquant_agent.runner, efficientquant_agent.artifacts,"
-        "efficientquant_agent.outbox, efficientquant_agent.device, efficientquant_agent.config;"
+        "import efficientquant_agent.child.measure, efficientquant_agent.run.runner,"
+        "efficientquant_agent.link.artifacts, efficientquant_agent.link.outbox,"
+        "efficientquant_agent.host.device, efficientquant_agent.config;"
         "print([name for name in ('grpc', 'google.protobuf', 'efficientquant_protos') if name in sys.modules])"
     )
 

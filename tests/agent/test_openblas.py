@@ -6,8 +6,8 @@ import sys
 
 import pytest
 from efficientquant_agent import protocol
-from efficientquant_agent.backends.base import BuildOptions
 from efficientquant_agent.openblas import choose_core_type
+from efficientquant_agent.protocol import BuildOptions
 from efficientquant_agent.records import Measurement
 
 # Python loads it by itself, at every start: the machine is a Jetson from then on.
@@ -25,12 +25,12 @@ raise ImportError("a double of numpy")
 """
 MEASUREMENT = Measurement("smoke", *[1] * 9)
 SPECS = {
-    "worker": protocol.RunSpec(os.getpid(), ".", "ort-cpu", "nano", "", "", MEASUREMENT),
-    "building": protocol.BuildSpec(os.getpid(), ".", "trt", "nano", "", BuildOptions()),
+    "child.measure": protocol.RunSpec(os.getpid(), ".", "ort-cpu", "nano", "", "", MEASUREMENT),
+    "child.build": protocol.BuildSpec(os.getpid(), ".", "trt", "nano", "", BuildOptions()),
 }
 
 
-@pytest.mark.parametrize("module", ["__main__", "backends", "worker", "building"])
+@pytest.mark.parametrize("module", ["__main__", "backends", "child.measure", "child.build"])
 @pytest.mark.parametrize(("selected", "expected"), [(None, "ARMV8"), ("", "ARMV8"), ("CORTEXA57", "CORTEXA57")])
 def test_every_process_chooses_before_numpy(module, selected, expected, tmp_path):
     """Each of the agent's processes that loads numpy has a core type by then: the user's, or the generic one."""

@@ -6,10 +6,18 @@ import sys
 
 import pytest
 from efficientquant_agent import protocol
-from efficientquant_agent.backends.base import BuildOptions, BuildReport
-from efficientquant_agent.children import Ended, crash, read_outcome
-from efficientquant_agent.protocol import BuildFailure, BuildSpec, DamagedError, MismatchError, Outcome, RunSpec
+from efficientquant_agent.protocol import (
+    BuildFailure,
+    BuildOptions,
+    BuildReport,
+    BuildSpec,
+    DamagedError,
+    MismatchError,
+    Outcome,
+    RunSpec,
+)
 from efficientquant_agent.records import Agreement, Finding, Measurement, Readings, Series, StageTiming, Window
+from efficientquant_agent.run.children import Ended, crash, read_outcome
 
 MEASUREMENT = Measurement("smoke", *range(1, 10), hot_zones="temperature_gpu_c")
 RUN = RunSpec(1, "/scratch", "trt", "nano-1", "/engine.plan", "", MEASUREMENT)

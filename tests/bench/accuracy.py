@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 sys.path.append(str(Path(__file__).parent.parent / "fixtures/digits"))
 
-from efficientquant.data import ImageData, open_images
+from efficientquant.artifact.export import export_onnx
 from efficientquant.evaluation import Evaluation, evaluate_all
+from efficientquant.images.data import ImageData, open_images
 from efficientquant.models import create_model, input_spec
-from efficientquant.onnx_export import export_onnx
 from efficientquant.quantization import quantize
 from efficientquant.recipe import get_recipe
 from goal import Goal

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from efficientquant_agent.backends.base import LoadOptions
 from efficientquant_agent.backends.ort import OrtCpu
-from efficientquant_agent.measuring import measure as measure_with_product
+from efficientquant_agent.child.timed_loop import measure as measure_with_product
 from efficientquant_agent.records import Measurement
 from goal import Goal
 

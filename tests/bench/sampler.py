@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from efficientquant_agent.board import Board
+from efficientquant_agent.host.board import Board
+from efficientquant_agent.run.watcher import Cancellation, SeriesRecorder, Watcher
 from efficientquant_agent.samplers import board_samplers, child_samplers
 from efficientquant_agent.samplers.base import Sampler
 from efficientquant_agent.samplers.tegrastats import parse_line, values
-from efficientquant_agent.watching import Cancellation, SeriesRecorder, Watcher
 from goal import Goal
 
 BOARD = Path(__file__).parent.parent / "fixtures/boards/nano-r32.7.4"

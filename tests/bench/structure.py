@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from efficientquant.capture import capture
+from efficientquant.graph.capture import capture
+from efficientquant.graph.structure import build_manifest, find_weights
 from efficientquant.options import IdentificationRule, Scope
-from efficientquant.structure import build_manifest, find_weights
 from goal import Goal
 from timm.layers import set_fused_attn
 from timm.models.mobilevit import MobileVitBlock, MobileVitV2Block

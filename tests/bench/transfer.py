@@ -60,8 +60,8 @@ def copy_time_s(source: Path, target: Path) -> float:
 # The agent's own client and cache, as its daemon puts them together.
 _FETCH = """
 import shutil, sys, threading
-from efficientquant_agent.artifacts import ArtifactCache
-from efficientquant_agent.client import Client
+from efficientquant_agent.link.artifacts import ArtifactCache
+from efficientquant_agent.link.client import Client
 from efficientquant_agent.address import parse_address
 address, sha256, folder = sys.argv[1:]
 shutil.rmtree(folder, ignore_errors=True)

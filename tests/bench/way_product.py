@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import efficientquant as eq
-from efficientquant import onnx_export, quantization  # noqa: F401  # imported before the clock starts
 from torch import Tensor, nn
 from way import main
 

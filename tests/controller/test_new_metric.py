@@ -36,8 +36,8 @@ import io, json, sys
 from dataclasses import replace
 from pathlib import Path
 from efficientquant_controller.analysis.metrics import METRICS, metrics_listed
-from efficientquant_controller.cli.result_table import print_result_tables
-from efficientquant_controller.cli.results import si_rows
+from efficientquant_controller.cli.results.result_table import print_result_tables
+from efficientquant_controller.cli.results.results import si_rows
 from efficientquant_controller.columns.document import with_tables
 from efficientquant_controller.fleet.comparing import compared_results
 from efficientquant_controller.model import Job, JobState, Run

@@ -3,9 +3,9 @@ import efficientquant as eq
 import numpy as np
 import pytest
 import timm
-from efficientquant.audit import audit
 from efficientquant.errors import InputSizeError
 from efficientquant.models import create_model
+from efficientquant.paper.audit import audit
 from efficientquant.plots import plot_softmax, plot_sqnr
 from timm.layers import set_fused_attn
 

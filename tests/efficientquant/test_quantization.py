@@ -5,7 +5,7 @@ import pytest
 import torch
 from efficientquant.bits import bit_table
 from efficientquant.errors import CalibrationError, CaptureError
-from efficientquant.manifest import ActivationSite, SoftmaxSite
+from efficientquant.graph.manifest import ActivationSite, SoftmaxSite
 from efficientquant.options import FloatType, Log2Form
 from efficientquant.primitives import sqnr_db
 from efficientquant.quantizers import code_quantizers

@@ -7,7 +7,7 @@ from typing import Any, Dict
 from efficientquant_agent import backends
 from efficientquant_agent.backends import cudart
 from efficientquant_agent.backends.base import FAILURES, BackendBrokenError
-from efficientquant_agent.child_process import claim_standard_output
+from efficientquant_agent.streams import claim_standard_output
 
 
 def find_runtimes() -> Dict[str, Any]:

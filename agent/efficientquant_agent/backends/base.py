@@ -7,6 +7,7 @@ import sys
 from types import MappingProxyType
 from typing import Any, Callable, ContextManager, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Type
 
+from efficientquant_agent.protocol import BuildOptions, BuildReport
 from efficientquant_agent.records import LOWEST_PREFERENCE, BackendInfo
 from efficientquant_agent.versions import version_of
 
@@ -108,34 +109,6 @@ class Form(NamedTuple):
     opset: int
     # Precisions that the builder takes as flags, "fp16" and "int8"; none where the types in the file decide.
     precision_flags: Sequence[str] = ()
-
-
-class BuildOptions(NamedTuple):
-    """What an engine is built with; which of it decides about a kept plan, engines.build_settings() says."""
-
-    # From the artifact's metadata: "fp16", "int8". TF32 is off unless "tf32" is named. Typed files need none.
-    builder_flags: Sequence[str] = ()
-    # Tried in this order until a build succeeds; 0 is the runtime's own limit.
-    workspace_ladder_bytes: Sequence[int] = (1 << 30, 256 << 20, 128 << 20, 64 << 20)
-    timing_iterations: int = 8
-    # Where the timing cache is read from and written to; empty for none.
-    timing_cache_path: str = ""
-    # The SM to build for, e.g. 86; 0 is this device's. Only TensorRT-RTX builds for one that is not here.
-    compute_capability: int = 0
-
-
-class BuildReport(NamedTuple):
-    """How an engine was made, stored beside the plan and with every result that it gives."""
-
-    engine_sha256: str
-    engine_bytes: int
-    workspace_bytes: int
-    parse_s: float
-    build_s: float
-    # What had to be changed to build it, e.g. "Q/DQ of stem.conv dropped: no INT8 kernel"; empty is as asked.
-    notes: Sequence[str]
-    # What it was built with, for a person to read, e.g. {"tensorrt": "8.2.1", "sm": "53", "precision": "fp16"}.
-    settings: Mapping[str, str]
 
 
 class LoadOptions(NamedTuple):

@@ -13,7 +13,7 @@ import sys
 import uuid
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from efficientquant_agent.device import Probe, precisions
+from efficientquant_agent.host.device import Probe, precisions
 from efficientquant_agent.records import Gpu
 
 LIBRARY_NAMES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so.10.2")

@@ -24,7 +24,7 @@ from efficientquant_agent.backends.base import (
     UnsupportedGpuError,
     is_installed,
 )
-from efficientquant_agent.device import Probe
+from efficientquant_agent.host.device import Probe
 from efficientquant_agent.records import BackendInfo
 from efficientquant_agent.versions import version_of
 

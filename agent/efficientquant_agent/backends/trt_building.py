@@ -4,15 +4,15 @@ Every TensorRT object is held in a variable named for its class (builder, config
 contract test knows which class each attribute belongs to, and looks it up for every release.
 """
 
-import contextlib
 import hashlib
-import os
 import re
 import time
 from typing import Any, Dict, List, Mapping, Tuple
 
-from efficientquant_agent.backends.base import BuildError, BuildOptions, BuildReport, Log, ran_out_of_memory
+from efficientquant_agent.backends.base import BuildError, Log, ran_out_of_memory
 from efficientquant_agent.backends.trt_log import PYTHON_ERRORS, last_error, open_log
+from efficientquant_agent.files import write_whole
+from efficientquant_agent.protocol import BuildOptions, BuildReport
 
 # Each dropped pair of Q/DQ costs another build; more of them than this is not a fallback any more.
 _MAX_DROPS = 16
@@ -47,18 +47,6 @@ def build(
         notes=tuple(work.notes),
         settings=dict(settings),
     )
-
-
-def write_whole(path: str, content: Any) -> None:
-    """Write a file that is complete or not there."""
-    part = path + ".part"
-    try:
-        with open(part, "wb") as stream:
-            stream.write(content)
-        os.replace(part, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(part)
 
 
 class _Build:

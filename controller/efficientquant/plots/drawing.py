@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efficientquant.errors import UnknownBlockError
-from efficientquant.whole_files import write_together
+from efficientquant.files.whole_files import write_together
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

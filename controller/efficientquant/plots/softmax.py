@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from efficientquant import primitives
-from efficientquant.attention_probe import Codec
-from efficientquant.calibration import run_calibration
-from efficientquant.capture import call_nodes, capture
 from efficientquant.errors import UnknownBlockError
-from efficientquant.graph_edits import observing
-from efficientquant.manifest import module_of
+from efficientquant.graph.attention import Codec
+from efficientquant.graph.capture import call_nodes, capture
+from efficientquant.graph.edits import observing
+from efficientquant.graph.manifest import module_of
+from efficientquant.graph.structure import SOFTMAX
+from efficientquant.images.calibration import run_calibration
 from efficientquant.models import input_spec, synthetic_images
 from efficientquant.plots.drawing import BLUE, GREEN, GREY, MAX_ROWS, ORANGE, choose_block, new_figure, styled
 from efficientquant.primitives import DataFreeLog2
 from efficientquant.softmax_quantizers import UniformUnit
-from efficientquant.structure import SOFTMAX
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,12 +5,12 @@ import dataclasses
 from torch import Tensor, nn
 
 from efficientquant import primitives
-from efficientquant.capture import capture, fold_batch_norm, get_tensor
 from efficientquant.errors import RecipeFormatError
+from efficientquant.graph.capture import capture, fold_batch_norm, get_tensor
+from efficientquant.graph.structure import find_weights
 from efficientquant.models import input_spec
 from efficientquant.options import Granularity, IdentificationRule
 from efficientquant.recipe import Recipe
-from efficientquant.structure import find_weights
 
 
 @dataclasses.dataclass(frozen=True)

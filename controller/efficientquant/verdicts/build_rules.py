@@ -9,12 +9,10 @@ from collections.abc import Iterator
 import onnx
 from onnx import NodeProto, TensorProto
 
-from efficientquant.onnx_view import GraphView, attribute_int
+from efficientquant.artifact.validation import Violation, find_violations
+from efficientquant.artifact.view import GraphView, attribute_int
 from efficientquant.targets import Half, Int8, Runtime, Target
-from efficientquant.validation import Violation, find_violations
-from efficientquant.verdicts.operator_support import supported_operators
-from efficientquant.verdicts.products import Kind, describe_gain, find_products, has_quantized_weight
-from efficientquant.verdicts.verdict import (
+from efficientquant.verdicts.build_verdict import (
     Basis,
     BuildVerdict,
     LayerPrecision,
@@ -24,6 +22,8 @@ from efficientquant.verdicts.verdict import (
     group,
     worst,
 )
+from efficientquant.verdicts.operator_support import supported_operators
+from efficientquant.verdicts.products import Kind, describe_gain, find_products, has_quantized_weight
 
 # What a violated rule does to the build where it is not certain that it fails.
 SOFT_RULES = frozenset({"both-inputs"})

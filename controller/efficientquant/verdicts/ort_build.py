@@ -7,11 +7,11 @@ import onnx
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as binding
 
-from efficientquant.onnx_view import GraphView
+from efficientquant.artifact.validation import find_violations
+from efficientquant.artifact.view import GraphView
+from efficientquant.files.whole_files import scratch_folder
 from efficientquant.targets import Target
-from efficientquant.validation import find_violations
-from efficientquant.verdicts.products import Kind, describe_gain, find_products, has_quantized_weight
-from efficientquant.verdicts.verdict import (
+from efficientquant.verdicts.build_verdict import (
     Basis,
     BuildVerdict,
     LayerPrecision,
@@ -21,7 +21,7 @@ from efficientquant.verdicts.verdict import (
     group,
     worst,
 )
-from efficientquant.whole_files import scratch_folder
+from efficientquant.verdicts.products import Kind, describe_gain, find_products, has_quantized_weight
 
 # What its binding raises for a file that it does not run; they have no base of their own.
 REFUSALS = (

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from onnx import NodeProto
 
-from efficientquant.onnx_view import PRODUCTS, GraphView
-from efficientquant.verdicts.verdict import LayerPrecision, Precision, count_int8
+from efficientquant.artifact.view import PRODUCTS, GraphView
+from efficientquant.verdicts.build_verdict import LayerPrecision, Precision, count_int8
 
 
 class Kind(enum.StrEnum):

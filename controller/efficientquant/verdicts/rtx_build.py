@@ -12,13 +12,12 @@ from typing import Any
 
 import onnx
 
+from efficientquant.artifact.validation import find_violations
+from efficientquant.artifact.view import GraphView
+from efficientquant.files.whole_files import scratch_folder
 from efficientquant.installation import require_rtx
-from efficientquant.onnx_view import GraphView
 from efficientquant.targets import Target
-from efficientquant.validation import find_violations
-from efficientquant.verdicts.products import describe_gain, find_products, has_quantized_weight
-from efficientquant.verdicts.rtx_layers import EngineLayer, parse_layers, precision_of_node
-from efficientquant.verdicts.verdict import (
+from efficientquant.verdicts.build_verdict import (
     Basis,
     BuildVerdict,
     LayerPrecision,
@@ -28,7 +27,8 @@ from efficientquant.verdicts.verdict import (
     group,
     worst,
 )
-from efficientquant.whole_files import scratch_folder
+from efficientquant.verdicts.products import describe_gain, find_products, has_quantized_weight
+from efficientquant.verdicts.rtx_layers import EngineLayer, parse_layers, precision_of_node
 
 BUILD_TIMEOUT_S = 600.0
 

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterable
 
-from efficientquant.verdicts.verdict import Precision
+from efficientquant.verdicts.build_verdict import Precision
 
 _LINE = re.compile(
     r"Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], Constants: \[(?P<constants>.*)\], "

@@ -64,28 +64,28 @@ app = typer.Typer(
 )
 # Modules of this package, in the order of the help.
 VERBS = (
-    "serve",
-    "devices",
-    "bench",
-    "campaigns",
-    "watch",
-    "cancel",
-    "results",
-    "compare",
-    "backup",
-    "models",
-    "recipes",
-    "inspect",
-    "quantize",
-    "check",
-    "evaluate",
-    "table1",
-    "plot",
-    "audit",
-    "demo",
+    "fleet.serve",
+    "fleet.devices",
+    "fleet.bench",
+    "fleet.campaigns",
+    "fleet.watch",
+    "fleet.cancel",
+    "results.results",
+    "results.compare",
+    "results.backup",
+    "library.models",
+    "library.recipes",
+    "library.inspect",
+    "library.quantize",
+    "library.check",
+    "library.evaluate",
+    "library.table1",
+    "library.plot",
+    "library.audit",
+    "fleet.demo",
 )
 for verb in VERBS:
-    app.command(name=verb)(import_module(f"efficientquant_controller.cli.{verb}").command)
+    app.command(name=verb.rpartition(".")[2])(import_module(f"efficientquant_controller.cli.{verb}").command)
 
 
 @app.callback()

@@ -11,7 +11,7 @@ DEFAULT_IMAGES = 32
 
 def require_inputs(weights: str, *data: Path | None) -> None:
     """Raise the library's errors for weights or images that are not there."""
-    from efficientquant.given_paths import require_images, require_weights
+    from efficientquant.files.given_paths import require_images, require_weights
 
     require_weights(weights)
     for path in data:

@@ -333,7 +333,7 @@ def _images(model: Any, files: _Files) -> Iterator[tuple[Any, dict[str, Any], li
     if files.images is None:
         yield None, {}, []
         return
-    from efficientquant.data import open_images
+    from efficientquant.images.data import open_images
     from efficientquant.models import input_spec
 
     with tempfile.TemporaryDirectory(prefix="efficientquant-images-") as name:

@@ -1,12 +1,14 @@
-"""Stands for `python -m efficientquant_agent.building` with a runtime whose builds end as the artifact says."""
+"""Stands for `python -m efficientquant_agent.child.build` with a runtime whose builds end as the artifact says."""
 
 import hashlib
 import os
 import signal
 import sys
 
-from efficientquant_agent import backends, building
-from efficientquant_agent.backends.base import Backend, BuildError, BuildReport
+from efficientquant_agent import backends
+from efficientquant_agent.backends.base import Backend, BuildError
+from efficientquant_agent.child import build
+from efficientquant_agent.protocol import BuildReport
 from efficientquant_agent.records import BackendInfo
 
 
@@ -57,4 +59,4 @@ class Fake(Backend):
 
 if __name__ == "__main__":
     backends.known = lambda: [Fake]
-    building.main()
+    build.main()

@@ -1,4 +1,4 @@
-"""The doubles of TensorRT and CUDA, importable by the tests beside them."""
+"""The doubles of TensorRT and CUDA, as fixtures for the tests beside them."""
 
 import contextlib
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent.parent / "fixtures" / "doubles" / "tensorrt"))
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "gpu"))  # what `make gpu-check` runs
 
 import fake_cudart

@@ -8,7 +8,7 @@ import pytest
 from efficientquant_agent.backends.base import LoadError
 from efficientquant_agent.backends.ort import OrtCpu, OrtCuda
 from efficientquant_agent.backends.trt import TensorrtRtx
-from efficientquant_agent.reference import Reference
+from efficientquant_agent.child.reference import Reference
 from gpu_check import checks, cuda_runtime, engines, onnx_runtime, report, tiny_model, whole_run
 from gpu_check.machine import Machine
 from gpu_check.rows import ABSENT, FAILED, OK, UNSUPPORTED, Absent, Row, decode, encode, rows_of
@@ -151,7 +151,7 @@ def test_a_whole_run_on_the_cpu(in_children):  # noqa: ARG001
 
 def test_a_whole_run_without_grpc(in_children, monkeypatch):  # noqa: ARG001
     """Without gRPC the run is the same, and the row of the wire says what is missing."""
-    for name in ("grpc", "efficientquant_agent.client"):
+    for name in ("grpc", "efficientquant_agent.link.client"):
         monkeypatch.setitem(sys.modules, name, None)
 
     rows = outcomes(rows_of("run", lambda: whole_run.check(OrtCpu)))

@@ -14,9 +14,10 @@ pytest.importorskip(
 onnx = pytest.importorskip("onnx", reason="needs onnx")
 
 from efficientquant_agent.backends import cudart  # noqa: E402
-from efficientquant_agent.backends.base import BackendBrokenError, BuildError, BuildOptions, LoadError, LoadOptions  # noqa: E402
+from efficientquant_agent.backends.base import BackendBrokenError, BuildError, LoadError, LoadOptions  # noqa: E402
 from efficientquant_agent.backends.trt import TensorrtRtx  # noqa: E402
 from efficientquant_agent.backends.trt_building import compute_capabilities  # noqa: E402
+from efficientquant_agent.protocol import BuildOptions  # noqa: E402
 
 TINY = Path(__file__).parent.parent.parent / "fixtures" / "models" / "tiny.onnx"
 

@@ -11,8 +11,8 @@ pytest.importorskip(
 )
 eq = pytest.importorskip("efficientquant", reason="needs the library: Python 3.11")
 
-from efficientquant_agent.backends.base import BuildOptions  # noqa: E402
 from efficientquant_agent.backends.trt import TensorrtRtx  # noqa: E402
+from efficientquant_agent.protocol import BuildOptions  # noqa: E402
 
 MODELS = [
     *("mobilevit_" + size for size in ("xxs", "xs", "s")),

@@ -1,8 +1,8 @@
 """The recorder: what becomes of a sampler's answers."""
 
 from efficientquant_agent.errors import SensorError
+from efficientquant_agent.run.watcher import SeriesRecorder
 from efficientquant_agent.samplers.base import Budgeted, Sampler
-from efficientquant_agent.watching import SeriesRecorder
 
 
 class Scripted(Sampler):

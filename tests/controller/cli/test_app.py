@@ -7,8 +7,8 @@ import sys
 import grpc
 import pytest
 from efficientquant_controller.cli import app as application
-from efficientquant_controller.cli import devices
 from efficientquant_controller.cli.connection import ControllerUnreachableError
+from efficientquant_controller.cli.fleet import devices
 
 VERBS = (
     *("serve", "devices", "bench", "campaigns", "watch", "cancel", "results", "models", "recipes"),

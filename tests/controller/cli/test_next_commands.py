@@ -4,10 +4,10 @@ import shlex
 from pathlib import Path
 
 import pytest
-from efficientquant_controller.cli import bench
 from efficientquant_controller.cli.convert import campaign_from_wire
+from efficientquant_controller.cli.fleet import bench
+from efficientquant_controller.cli.fleet.watching import next_step
 from efficientquant_controller.cli.next_commands import campaign_words, command_line
-from efficientquant_controller.cli.watching import next_step
 
 WORDS = """bench m n --recipes fp32,int8:scope=conv+linear --tier smoke --devices a,b --weights {folder}/my\\ net.pth
     --data {folder}/images.npz --repeats 5 --paper --backend trt --lock-clocks --power-mode "MAXN 10W" --cuda-graph

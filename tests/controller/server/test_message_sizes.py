@@ -1,6 +1,6 @@
 """How large a message may be, which three programs must agree about."""
 
-from efficientquant_agent import client
+from efficientquant_agent.link import client
 from efficientquant_controller.cli import connection
 from efficientquant_controller.server import app
 

@@ -11,7 +11,7 @@ from shutil import copy
 import grpc
 import pytest
 from efficientquant_controller.cli.connection import Connection
-from efficientquant_controller.cli.results import rows_from_database, si_rows
+from efficientquant_controller.cli.results.results import rows_from_database, si_rows
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.model import Agreement, Finding, RunResult
 from efficientquant_controller.server.errors import ErrorInterceptor

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from efficientquant_agent.child_process import claim_standard_output
+from efficientquant_agent.streams import claim_standard_output
 
 from gpu_check import checks, machine
 from gpu_check.rows import encode, rows_of

@@ -4,7 +4,8 @@ import itertools
 import os
 import tempfile
 
-from efficientquant_agent.backends.base import BuildOptions, LoadOptions, StalePlanError
+from efficientquant_agent.backends.base import LoadOptions, StalePlanError
+from efficientquant_agent.protocol import BuildOptions
 
 from gpu_check import tiny_model
 from gpu_check.rows import Absent, Seen

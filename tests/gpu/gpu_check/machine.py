@@ -9,8 +9,8 @@ import sys
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple
 
 from efficientquant_agent.backends import cudart
-from efficientquant_agent.device import Probe
 from efficientquant_agent.errors import SensorError
+from efficientquant_agent.host.device import Probe
 from efficientquant_agent.samplers import nvml
 
 SMI_TIMEOUT_S = 8.0

@@ -6,7 +6,7 @@ import os
 import statistics
 import time
 
-from efficientquant_agent import reference
+from efficientquant_agent.child import reference
 
 MODELS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "fixtures", "models")
 MODEL = os.path.join(MODELS, "tiny.onnx")

@@ -8,13 +8,13 @@ import tempfile
 import uuid
 
 from efficientquant_agent import backends
-from efficientquant_agent.board import Board
-from efficientquant_agent.clocks import ClockControl
-from efficientquant_agent.device import Probe, discrete_gpu, runtimes
+from efficientquant_agent.host.board import Board
+from efficientquant_agent.host.clocks import ClockControl
+from efficientquant_agent.host.device import Probe, discrete_gpu, runtimes
 from efficientquant_agent.records import Assignment, Measurement, RunResult
-from efficientquant_agent.runner import Runner
-from efficientquant_agent.steps import Files
-from efficientquant_agent.watching import Cancellation
+from efficientquant_agent.run.runner import Runner
+from efficientquant_agent.run.steps import Files
+from efficientquant_agent.run.watcher import Cancellation
 
 from gpu_check import tiny_model
 from gpu_check.rows import Absent, Seen
@@ -115,7 +115,7 @@ def _require(holds, seen):
 def _encoded(result):
     """Return how large the result is on the wire; Absent without gRPC, which only the wire needs."""
     try:
-        from efficientquant_agent.client import encode_result
+        from efficientquant_agent.link.client import encode_result
     except ImportError as error:
         return Absent("{}: nothing was sent to a controller".format(error))
     return "{} bytes; nothing was sent to a controller".format(len(encode_result(result)))

@@ -1,0 +1,315 @@
+"""The command `efficientquant-agent doctor`: what this device is and can do, and what to fix."""
+
+import glob
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+from efficientquant_agent import __version__, config, streams
+from efficientquant_agent.command_line import Parser
+from efficientquant_agent.config import Config
+from efficientquant_agent.doctor import controller_check, diagnosis
+from efficientquant_agent.doctor.facts import ControllerFacts, Facts, Problem
+from efficientquant_agent.host.clocks import HELPER, ClockControl
+from efficientquant_agent.host.device import Probe, Runtimes, runtimes
+
+# Of the JSON below. Keys are added without a new number; none is removed or changes its meaning without one.
+SCHEMA = 1
+
+# What tells how much about a board only root may read. tegrastats prints IRAM for root alone.
+_ROOT_ONLY = {
+    "emc_clock": (
+        "kernel/debug/bpmp/debug/clk/emc/rate",
+        "kernel/debug/clk/emc/clk_rate",
+        "kernel/debug/clk/override.emc/clk_rate",
+    ),
+    "nvmap": ("kernel/debug/nvmap/iovmm/clients",),
+}
+# Without these there is no agent; the doctor itself needs none of them.
+_NEEDED_MODULES = ("grpc", "google.protobuf", "efficientquant_protos")
+_DISTRIBUTIONS = (
+    "pip",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx",
+    "pycuda",
+    "pynvml",
+    "nvidia-ml-py",
+)
+
+
+def build_parser() -> Parser:
+    """Return the parser of `efficientquant-agent doctor`: the agent's options, and how to print."""
+    parser = Parser(
+        prog="efficientquant-agent doctor",
+        description="Says what this device is and can do, and how to fix what is wrong. It takes the agent's options "
+        "and looks where an agent with them would; with --controller (or {}) it asks that controller for its "
+        "versions and its clock, which disturbs nobody. Exit code 0: this device can run a model, and works with the "
+        "controller where one is named; 2: it cannot.".format(config.CONTROLLER_VARIABLE),
+    )
+    parser.add_argument("--json", action="store_true", help="print facts and problems as one JSON object")
+    config.add_options(parser)
+    return parser
+
+
+def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Serve `efficientquant-agent doctor`.
+
+    Return the exit code. Raises UsageError where the agent does.
+    """
+    options = build_parser().parse(arguments)
+    return run_doctor(config.from_options(options, environment), options.json, environment)
+
+
+def run_doctor(settings: Config, as_json_: bool, environment: Mapping[str, str]) -> int:
+    """Collect, diagnose and print.
+
+    Return 0 when this device can run a model, for the controller if there is one.
+    """
+    probe = Probe.of_tree(settings.board_root)
+    facts = collect(probe, runtimes(), settings.state_dir, environment, tegrastats=settings.tegrastats)
+    if settings.names_controller:
+        facts = facts._replace(controller=_controller(settings, facts.missing_modules))
+    problems = diagnosis.diagnose(facts)
+    text = json.dumps(as_json(facts, problems), indent=2, sort_keys=True) if as_json_ else as_text(facts, problems)
+    streams.answer(text)
+    return 0 if diagnosis.can_run(facts) and diagnosis.can_connect(facts) else 2
+
+
+def _controller(settings: Config, missing_modules: Sequence[str]) -> ControllerFacts:
+    """Return what the controller answers, and why nobody can ask it where gRPC is not installed."""
+    if missing_modules:
+        return ControllerFacts(settings.address, reason="not asked: {} is missing".format(", ".join(missing_modules)))
+    try:
+        return controller_check.ask(settings.host, settings.port, settings.address)
+    except ImportError as error:
+        return ControllerFacts(settings.address, reason="not asked: gRPC cannot be loaded ({})".format(error))
+
+
+def collect(
+    probe: Probe,
+    found: Runtimes,
+    state_dir: str,
+    environment: Mapping[str, str],
+    search_path: Optional[Sequence[str]] = None,
+    control: Optional[ClockControl] = None,
+    tegrastats: str = "",
+) -> Facts:
+    """Return the facts about a device, reading only; `search_path` is where Python's packages are, sys.path if None."""
+    control = control or ClockControl(probe.clock_places())
+    device = probe.snapshot(found.library_versions, found.backends, found.gpus, found.cuda_version, control.access())
+    clocks = probe.max_clocks_hz()
+    shared = {name: getattr(device, name) for name in Facts._fields if name in device._fields}
+    return Facts(
+        agent_version=__version__,
+        soc=probe.soc(),
+        cpu_max_hz=clocks.get("cpu"),
+        gpu_max_hz=clocks.get("gpu"),
+        broken=found.broken,
+        broken_causes=found.broken_causes,
+        cuda_library=found.cuda_library,
+        cuda_driver_version=found.cuda_driver_version,
+        cuda_error=found.cuda_error,
+        cuda_toolkit=probe.cuda_toolkit(),
+        power_modes=probe.power_modes(),
+        clocks=control.observe().clocks,
+        root_only=_root_only(probe) if probe.soc() else {},
+        tools=_tools(probe, tegrastats),
+        python_version=platform.python_version(),
+        python=sys.executable,
+        prefix=sys.prefix,
+        prefix_writable=os.access(sys.prefix, os.W_OK),
+        missing_modules=[name for name in _NEEDED_MODULES if not _can_be_imported(name)],
+        in_venv=sys.prefix != sys.base_prefix,
+        sees_system_packages=_sees_system_packages(sys.prefix),
+        installed=_installed(sys.path if search_path is None else search_path),
+        system_tensorrt=_system_tensorrt(probe.usr),
+        openblas_coretype=environment.get("OPENBLAS_CORETYPE", ""),
+        state_dir=state_dir,
+        state_dir_writable=os.access(config.nearest_existing(state_dir), os.W_OK | os.X_OK),
+        free_disk_bytes=shutil.disk_usage(config.nearest_existing(state_dir)).free,
+        **shared,
+    )
+
+
+def as_json(facts: Facts, problems: Sequence[Problem]) -> Dict[str, Any]:
+    """Return {"schema", "can_run", "facts": diagnosis.Facts, "problems": [diagnosis.Problem]} as plain JSON values."""
+    plain = {name: dict(value) if isinstance(value, Mapping) else value for name, value in facts._asdict().items()}
+    for name in ("gpus", "backends"):
+        plain[name] = [dict(each._asdict()) for each in plain[name]]
+    plain["controller"] = facts.controller and dict(facts.controller._asdict())
+    return {
+        "schema": SCHEMA,
+        "can_run": diagnosis.can_run(facts),
+        "facts": plain,
+        "problems": [dict(problem._asdict()) for problem in problems],
+    }
+
+
+def as_text(facts: Facts, problems: Sequence[Problem]) -> str:
+    """Return a table of what is known, then what is wrong, each with its fix."""
+    rows = _rows(facts)
+    width = max(len(name) for name, _ in rows)
+    lines = ["{}  {}".format(name.ljust(width), value) for name, value in rows]
+    lines.append("")
+    for problem in problems:
+        lines.append("{}: {}".format(problem.severity, problem.sentence))
+        lines.append("    fix: {}".format(problem.fix))
+    if not problems:
+        lines.append("no problems")
+    return "\n".join(lines)
+
+
+def _rows(facts: Facts) -> List[Sequence[str]]:
+    jetpack = " (JetPack {})".format(facts.jetpack) if facts.jetpack else ""
+    clock = ", up to {:.0f} MHz".format(facts.cpu_max_hz / 1e6) if facts.cpu_max_hz else ""
+    rows = [
+        ("board", facts.board),
+        ("serial or machine id", facts.board_id),
+        ("system", ", ".join(filter(None, (facts.os, facts.l4t + jetpack, facts.kernel, facts.architecture)))),
+        ("CPU", "{} × {}{}".format(facts.cpu_count, facts.cpu_model or "core", clock)),
+        ("memory", "{}, swap {}".format(_size(facts.memory_total_bytes), _size(facts.swap_total_bytes))),
+    ]
+    rows += [("GPU", _gpu(gpu, facts)) for gpu in facts.gpus] or [("GPU", "none")]
+    rows += _cuda(facts)
+    rows += [("backend", "{} {}".format(each.name, each.version)) for each in facts.backends] or [("backend", "none")]
+    rows.append(("Python", facts.python_version + _environment(facts)))
+    versions = dict(facts.installed, **facts.library_versions)
+    rows.append(
+        ("packages", ", ".join("{} {}".format(*each) for each in sorted(versions.items()) if each[0] != "python"))
+    )
+    if facts.power_mode:
+        rows.append(("power mode", "{} (of {})".format(facts.power_mode, ", ".join(facts.power_modes) or "unknown")))
+    rows.append(("clocks", "{}, to be set by: {}".format(facts.clocks, facts.clock_control)))
+    rows += [("for root only", "{}: {}".format(name, state)) for name, state in sorted(facts.root_only.items())]
+    if facts.soc:
+        rows += [(name, path or "missing") for name, path in sorted(facts.tools.items())]
+    rows.append(("state directory", "{} ({} free)".format(facts.state_dir, _size(facts.free_disk_bytes))))
+    rows += _controller_rows(facts.controller)
+    return [(name, value or "unknown") for name, value in rows]
+
+
+def _cuda(facts: Facts) -> List[Sequence[str]]:
+    """Return a row for each thing that people call "CUDA": library, driver and toolkit have their own versions."""
+    rows = []
+    if facts.cuda_version:
+        answer = "" if facts.gpus else "; the library is here, and no GPU answers it"
+        rows.append(("CUDA runtime", "{} ({}){}".format(facts.cuda_version, facts.cuda_library or "library", answer)))
+    if facts.cuda_driver_version:
+        rows.append(("CUDA of the driver", "up to {}".format(facts.cuda_driver_version)))
+    elif facts.cuda_version and not facts.gpus:
+        rows.append(("CUDA of the driver", "none: no NVIDIA driver is loaded"))
+    if facts.cuda_toolkit:
+        rows.append(("CUDA toolkit", "{} (in /usr/local/cuda, for compiling)".format(facts.cuda_toolkit)))
+    return rows
+
+
+def _controller_rows(controller: Optional[ControllerFacts]) -> List[Sequence[str]]:
+    if controller is None:
+        return []
+    if not controller.is_controller or controller.protocol_version is None:
+        return [("controller", "{}: {}".format(controller.address, controller.reason))]
+    return [
+        ("controller", "{}, EfficientQuant {}".format(controller.address, controller.version)),
+        ("protocol", "{} there, {} here".format(controller.protocol_version, controller.agent_protocol_version)),
+        ("round trip", controller_check.duration_text(controller.round_trip_s or 0.0)),
+        ("clock offset", "this device's clock is " + controller_check.offset_text(controller)),
+    ]
+
+
+def _gpu(gpu: Any, facts: Facts) -> str:
+    fast = [name for name in ("fp16", "int8", "tf32") if getattr(gpu, name)]
+    parts = [
+        gpu.name or "unnamed",
+        "SM {}.{}".format(*divmod(gpu.compute_capability, 10)) if gpu.compute_capability else "SM unknown",
+        "fast: {}".format(", ".join(fast).upper() or "FP32 only") if gpu.compute_capability else "",
+        "shares the board's memory" if gpu.integrated else _size(gpu.memory_total_bytes),
+        "up to {:.0f} MHz".format(facts.gpu_max_hz / 1e6) if gpu.integrated and facts.gpu_max_hz else "",
+        "driver " + gpu.driver_version if gpu.driver_version else "",
+        gpu.uuid,
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _environment(facts: Facts) -> str:
+    if not facts.in_venv:
+        return ", the system's own"
+    return ", virtual environment with{} the system's packages".format("" if facts.sees_system_packages else "out")
+
+
+def _size(size_bytes: Optional[int]) -> str:
+    return "unknown" if size_bytes is None else "{:.1f} GiB".format(size_bytes / 1024**3) if size_bytes else "none"
+
+
+def _root_only(probe: Probe) -> Dict[str, str]:
+    found = {name: _readable([os.path.join(probe.sys, path) for path in paths]) for name, paths in _ROOT_ONLY.items()}
+    found["iram"] = diagnosis.READABLE if os.geteuid() == 0 else diagnosis.NEEDS_ROOT
+    return found
+
+
+def _readable(paths: Sequence[str]) -> str:
+    """Return whether one of these files can be read; a folder on the way that is closed hides whether it is there."""
+    states = set()
+    for path in paths:
+        try:
+            with open(path, "rb"):
+                states.add(diagnosis.READABLE)
+        except (FileNotFoundError, NotADirectoryError):
+            states.add(diagnosis.ABSENT)
+        except OSError:
+            states.add(diagnosis.NEEDS_ROOT)
+    return next(each for each in (diagnosis.READABLE, diagnosis.NEEDS_ROOT, diagnosis.ABSENT) if each in states)
+
+
+def _tools(probe: Probe, tegrastats: str) -> Dict[str, str]:
+    places = probe.clock_places()
+    found = {
+        "tegrastats": tegrastats,
+        "nvpmodel": places.nvpmodel,
+        "jetson_clocks": places.jetson_clocks,
+        "helper": os.path.join(probe.usr, os.path.relpath(HELPER[-1], "/usr")),
+    }
+    return {name: path if os.access(path, os.X_OK) else "" for name, path in found.items()}
+
+
+def _sees_system_packages(prefix: str) -> bool:
+    """Return what a virtual environment's pyvenv.cfg says; without one this is the system's own Python."""
+    try:
+        with open(os.path.join(prefix, "pyvenv.cfg"), encoding="utf-8", errors="replace") as stream:
+            text = stream.read()
+    except OSError:
+        return True
+    return re.search(r"^include-system-site-packages\s*=\s*true\s*$", text, re.MULTILINE | re.IGNORECASE) is not None
+
+
+def _can_be_imported(module: str) -> bool:
+    """Whether a module is installed, without loading it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # a parent that is missing, or a module that something blocks
+        return False
+
+
+def _installed(search_path: Sequence[str]) -> Dict[str, str]:
+    """Return {distribution: version} by the names of folders: numpy itself may not survive being loaded."""
+    found = {}  # type: Dict[str, str]
+    for folder in search_path:
+        for name in _DISTRIBUTIONS:
+            pattern = os.path.join(glob.escape(folder), name.replace("-", "_") + "-[0-9]*-info")
+            for path in sorted(glob.glob(pattern)):
+                # A wheel's numpy-1.19.4.dist-info, or Debian's numpy-1.13.3.egg-info and pip-9.0.1-py3.6.egg-info
+                version = re.search(r"-([0-9][^-]*?)(?:-py[0-9.]+)?\.(?:dist|egg)-info$", path)
+                if version:
+                    found.setdefault(name, version.group(1))
+    return found
+
+
+def _system_tensorrt(usr: str) -> List[str]:
+    return sorted(glob.glob(os.path.join(glob.escape(usr), "lib/python3*/dist-packages/tensorrt")))

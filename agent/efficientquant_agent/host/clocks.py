@@ -1,0 +1,367 @@
+"""Clocks and power mode: set when a run asks for it, verified, journalled before each change, and always put back."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from types import MappingProxyType
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+
+from efficientquant_agent.errors import AgentError
+from efficientquant_agent.files import sync_directory, write_atomically
+from efficientquant_agent.host import clock_helper
+from efficientquant_agent.records import Readings
+
+HELPER = ("/usr/bin/sudo", "-n", "/usr/local/sbin/efficientquant-clocks")
+# How far a clock may be from its target (measurement.md).
+TOLERANCE = 0.01
+# A discrete GPU boosts higher than it can hold; this share of its highest clock it holds without throttling (an
+# RTX 3080: 1470 of 2100 MHz, its base clock being 1440). Clocks come in steps of 15 MHz.
+_SUSTAINABLE_SHARE = 0.7
+_STEP_HZ = 15e6
+_HELPER_TIMEOUT_S = 150.0
+_POLL_S = 0.1
+
+# Of a verb of the helper: the number of a power mode, a range of clocks, or the UUID of a GPU.
+Argument = Union[str, int]
+
+
+class ClockError(AgentError):
+    """Clocks cannot be set, verified or put back; the message is one sentence.
+
+    `code` is one of "no_access", "unsupported", "unknown_power_mode", "helper_failed", "not_reached", "not_restored",
+    "closed".
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ClockRequest(NamedTuple):
+    """What a run asks for; nothing by default, and then nothing is touched."""
+
+    power_mode: str = ""  # name or number
+    lock: bool = False
+    gpu_uuid: str = ""  # the discrete GPU to lock, at what it can hold; empty for a Jetson
+
+
+class AppliedClocks(NamedTuple):
+    """What is in force; `clocks` is "locked", "free" or "unverifiable"."""
+
+    power_mode: str
+    clocks: str
+    targets_hz: Mapping[str, float] = MappingProxyType({})
+
+    def conditions(self) -> Dict[str, str]:
+        """Return the conditions of a run that the comparability guard compares."""
+        return {"power_mode": self.power_mode, "clocks": self.clocks}
+
+    def readings(self) -> Readings:
+        """Return the clocks' targets, of several CPUs the highest."""
+        targets = self.targets_hz
+        cpus = [target_hz for name, target_hz in targets.items() if name.startswith("cpu")]
+        return Readings(
+            clock_gpu_target_hz=targets.get("gpu"),
+            clock_emc_target_hz=targets.get("emc"),
+            clock_cpu_target_hz=max(cpus, default=None),
+        )
+
+
+class ClockControl:
+    """Sets clocks as root, through the helper, or not at all; one thread at a time, whoever calls."""
+
+    def __init__(
+        self,
+        places: Optional[clock_helper.Places] = None,
+        helper: Optional[Sequence[str]] = None,
+        settle_s: float = 5.0,
+    ) -> None:
+        self._places = places or clock_helper.Places()
+        self._given_helper = helper
+        self._settle_s = settle_s
+        self._access = ""
+        self._turn = threading.Lock()
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Change nothing from now on but to put it back; at once, even while another thread applies."""
+        self._is_closed = True
+
+    def access(self) -> str:
+        """Return how this process may change clocks: "root", "helper" or "none"."""
+        if not self._access:
+            self._access = "root" if os.geteuid() == 0 else "helper" if self._helper_answers() else "none"
+        return self._access
+
+    def observe(self) -> AppliedClocks:
+        """Return what is in force, changing nothing and starting nothing as root."""
+        found = clock_helper.status(self._places)
+        state = _state(found["domains"])
+        targets = _targets(found["domains"]) if state == "locked" else {}
+        return AppliedClocks(_mode_name(found["power_mode"]), state, targets)
+
+    def apply(self, request: ClockRequest, journal_path: str) -> AppliedClocks:
+        """Do what is asked and verify it; raises ClockError, and then the board is as it was.
+
+        Order: power mode, wait, store, lock, verify. Each change is in the journal before it happens.
+        """
+        if not request.power_mode and not request.lock:
+            return self.observe()
+        if self.access() == "none":
+            raise ClockError(
+                "no_access",
+                "clocks and power mode can only be set as root: install the helper (deploy/agent/sudoers) or do not "
+                "ask for them",
+            )
+        journal = Journal(journal_path)
+        with self._turn, contextlib.ExitStack() as unless_applied:
+            self._undo(journal)  # what an earlier run left is not how the board was
+            unless_applied.callback(self._undo, journal)
+            applied = self._apply(request, journal)
+            unless_applied.pop_all()
+        return applied
+
+    def _apply(self, request: ClockRequest, journal: "Journal") -> AppliedClocks:
+        found = self._call("status")
+        if request.power_mode:
+            self._set_power_mode(request.power_mode, found, journal)
+        if not request.lock:
+            return self.observe()
+        if request.gpu_uuid:
+            targets = self._lock_discrete(request, journal)
+            return AppliedClocks(_mode_name(self._call("status")["power_mode"]), "locked", targets)
+        if not found["jetson_clocks"]:
+            raise ClockError("unsupported", "this machine has no clocks that can be locked: no jetson_clocks, no GPU")
+        self._change(journal, ("restore",), ("lock",))
+        found = self._call("status")
+        targets = self._wait_for_targets()
+        # The memory's clock can be read by root only, or not at all.
+        return AppliedClocks(_mode_name(found["power_mode"]), "locked" if "emc" in targets else "unverifiable", targets)
+
+    def _set_power_mode(self, wanted: str, found: Dict[str, Any], journal: "Journal") -> None:
+        if found["power_mode"] is None:
+            raise ClockError("unsupported", "this machine has no power modes (no nvpmodel)")
+        mode = _find_mode(wanted, found["power_modes"])
+        before = found["power_mode"][0]
+        if mode != before:
+            self._change(journal, ("set-power-mode", before), ("set-power-mode", mode))
+
+    def _lock_discrete(self, request: ClockRequest, journal: "Journal") -> Dict[str, float]:
+        found = self._call("nvml-status", request.gpu_uuid)
+        target_hz = found["max_hz"] * _SUSTAINABLE_SHARE // _STEP_HZ * _STEP_HZ
+        mhz = round(target_hz / 1e6)
+        undo = ("nvml-reset", request.gpu_uuid)
+        self._change(journal, undo, ("nvml-lock", "{0},{0}".format(mhz), request.gpu_uuid))
+        deadline_s = time.monotonic() + self._settle_s
+        # Below the target an idle GPU may rest; above it, the lock is not in force. The series shows the rest.
+        while True:
+            current_hz = self._call("nvml-status", request.gpu_uuid)["current_hz"]
+            if current_hz <= mhz * 1e6 * (1 + TOLERANCE):
+                return {"gpu": mhz * 1e6}
+            if time.monotonic() > deadline_s:
+                raise ClockError("not_reached", "clocks could not be locked: " + _named("gpu", current_hz, mhz * 1e6))
+            time.sleep(_POLL_S)
+
+    def _wait_for_targets(self) -> Dict[str, float]:
+        """Return the targets once every clock is there: GPU, CPUs, and the memory where it can be read."""
+        deadline_s = time.monotonic() + self._settle_s
+        while True:
+            targets = _targets(self._call("status")["domains"])
+            if "gpu" not in targets:
+                raise ClockError("not_reached", "the GPU's clock cannot be read, so a lock cannot be verified")
+            apart = [
+                _named(name, current_hz, target_hz)
+                for name, (current_hz, target_hz) in sorted(self.verify(targets).items())
+                if current_hz is None or not _is_at(current_hz, target_hz)
+            ]
+            if not apart:
+                return targets
+            if time.monotonic() > deadline_s:
+                raise ClockError("not_reached", "clocks could not be locked: " + ", ".join(apart))
+            time.sleep(_POLL_S)
+
+    def verify(self, targets_hz: Mapping[str, float]) -> Dict[str, Tuple[Optional[float], float]]:
+        """Return {domain: (clock now, target)} in Hz, None for a clock that cannot be read (any more)."""
+        now = self._call("status")["domains"]
+        return {name: (now[name]["current_hz"] if name in now else None, target) for name, target in targets_hz.items()}
+
+    def restore(self, journal_path: str) -> List[str]:
+        """Undo what the journal lists, last change first; return what was done, which is nothing without one.
+
+        Waits for another thread's `apply` or `restore` to end. Raises ClockError where something cannot be undone; the
+        journal then still lists it.
+        """
+        with self._turn:
+            return self._undo(Journal(journal_path))
+
+    def _undo(self, journal: "Journal") -> List[str]:
+        done = []
+        for verb, arguments in reversed(journal.entries()):
+            try:
+                answer = self._call(verb, *arguments)
+            except ClockError as error:
+                raise ClockError(
+                    "not_restored",
+                    "clocks are still changed: `efficientquant-clocks {}` is to be done by root ({}); remove {} "
+                    "after doing it by hand".format(_line(verb, arguments), error, journal.path),
+                ) from error
+            done.append(_line(verb, arguments))
+            done.extend(answer.get("complaints", []))
+            journal.drop(verb, *arguments)
+        return done
+
+    def _change(self, journal: "Journal", undo: Sequence[Any], request: Sequence[Any]) -> None:
+        """Note how to undo a change, then make it; raises ClockError, noting nothing, once this is closed."""
+        if self._is_closed:
+            raise ClockError("closed", "the agent ends, so clocks and power mode are not changed any more")
+        journal.add(*undo)
+        self._call(*request)
+
+    def _helper_answers(self) -> bool:
+        try:
+            self._answer(self._command(via_sudo=True) + ["status"])
+        except ClockError:
+            return False
+        return True
+
+    def _command(self, via_sudo: bool) -> List[str]:
+        if self._given_helper is not None:
+            return list(self._given_helper)
+        return list(HELPER) if via_sudo else [sys.executable, "-I", clock_helper.__file__]
+
+    def _call(self, verb: str, *arguments: Argument) -> Dict[str, Any]:
+        return self._answer(self._command(via_sudo=os.geteuid() != 0) + [verb] + [str(each) for each in arguments])
+
+    @staticmethod
+    def _answer(command: List[str]) -> Dict[str, Any]:
+        """Run the helper. Its standard input closes when this process dies, and then it changes nothing any more."""
+        reader, writer = os.pipe()
+        try:
+            done = subprocess.run(
+                command,
+                stdin=reader,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                timeout=_HELPER_TIMEOUT_S,
+                start_new_session=True,  # Ctrl-C is for the agent, which then restores
+            )
+            answer = json.loads(done.stdout.decode())  # type: Dict[str, Any]
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ClockError("helper_failed", "efficientquant-clocks cannot be run: {}".format(error)) from error
+        except ValueError as error:
+            said = (done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"])[-1]
+            raise ClockError("helper_failed", "efficientquant-clocks said instead of answering: " + said) from error
+        finally:
+            os.close(reader)
+            os.close(writer)
+        if done.returncode or not answer.get("ok"):
+            raise ClockError("helper_failed", str(answer.get("error")))
+        return answer
+
+
+class Journal:
+    """What is to be undone, oldest first, in a file that survives this process and a power cut."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def entries(self) -> List[Tuple[str, List[Argument]]]:
+        """Return (verb, arguments) of each change.
+
+        Raises ClockError when the file is not a journal. A journal of an earlier release has numbers as text, which
+        the helper's command line takes as well.
+        """
+        try:
+            with open(self.path, encoding="utf-8") as stream:
+                return [(str(verb), list(arguments)) for verb, arguments in json.load(stream)["undo"]]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ClockError(
+                "not_restored",
+                "{} cannot be read; run `efficientquant-clocks restore` as root, check the power mode, then remove "
+                "the file".format(self.path),
+            ) from error
+
+    def add(self, verb: str, *arguments: Argument) -> None:
+        """Note how to undo the change that comes next."""
+        self._write(self.entries() + [(verb, list(arguments))])
+
+    def drop(self, verb: str, *arguments: Argument) -> None:
+        """Forget a change that has been undone, by what it is; one that is not listed any more is forgotten already."""
+        left = self.entries()
+        if (verb, list(arguments)) not in left:
+            return
+        # The last one of its kind: changes are undone in that order.
+        del left[len(left) - 1 - left[::-1].index((verb, list(arguments)))]
+        if left:
+            self._write(left)
+        else:
+            os.unlink(self.path)
+            sync_directory(os.path.dirname(self.path))
+
+    def _write(self, entries: List[Tuple[str, List[Argument]]]) -> None:
+        write_atomically(self.path, json.dumps({"undo": entries}).encode())
+
+
+def journal_path(state_dir: str) -> str:
+    """Return where an agent keeps its journal."""
+    return os.path.join(os.path.abspath(state_dir), "clocks.json")
+
+
+def recover(state_dir: str, control: Optional[ClockControl] = None) -> List[str]:
+    """Put back what an agent that died had changed; return sentences for the log, none when there was nothing to do."""
+    try:
+        done = (control or ClockControl()).restore(journal_path(state_dir))
+    except ClockError as error:
+        return [str(error)]
+    return ["an earlier agent left clocks changed; they are restored ({})".format(", ".join(done))] if done else []
+
+
+def _find_mode(wanted: str, modes: Mapping[str, str]) -> int:
+    for mode, name in modes.items():
+        if wanted in (mode, name):
+            return int(mode)
+    raise ClockError(
+        "unknown_power_mode",
+        "there is no power mode {} (there is: {})".format(
+            wanted, ", ".join("{} {}".format(*item) for item in sorted(modes.items())) or "none"
+        ),
+    )
+
+
+def _line(verb: str, arguments: Sequence[Argument]) -> str:
+    """Return a request as a person types it."""
+    return " ".join([verb] + [str(each) for each in arguments])
+
+
+def _mode_name(mode: Optional[Sequence[Any]]) -> str:
+    """Return the power mode's name, or its number where it has none, or nothing."""
+    return "" if mode is None else str(mode[1] or mode[0])
+
+
+def _state(domains: Mapping[str, Mapping[str, int]]) -> str:
+    """Tell from outside whether clocks are fixed; a board is only locked when its memory is, too."""
+    fixed = [_is_at(clocks["min_hz"], clocks["max_hz"]) for name, clocks in domains.items() if name != "emc"]
+    if not fixed:
+        return "unverifiable"
+    if not all(fixed) or ("emc" in domains and not _is_at(domains["emc"]["current_hz"], domains["emc"]["max_hz"])):
+        return "free"
+    return "locked" if "gpu" in domains and "emc" in domains else "unverifiable"
+
+
+def _targets(domains: Mapping[str, Mapping[str, int]]) -> Dict[str, float]:
+    return {name: float(clocks["max_hz"]) for name, clocks in domains.items()}
+
+
+def _is_at(current_hz: float, target_hz: float) -> bool:
+    return abs(current_hz - target_hz) <= TOLERANCE * target_hz
+
+
+def _named(name: str, current_hz: Optional[float], target_hz: float) -> str:
+    now = "cannot be read" if current_hz is None else "runs at {:.0f} MHz".format(current_hz / 1e6)
+    return "{} {} instead of {:.0f} MHz".format(name, now, target_hz / 1e6)

@@ -1,0 +1,305 @@
+"""What this board is and can do, read from /proc, /sys and /etc; absent stays absent."""
+
+import glob
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+from efficientquant_agent.host import clock_helper
+from efficientquant_agent.records import BackendInfo, DeviceSnapshot, Gpu
+
+_PROBE_TIMEOUT_S = 120.0
+# The release of JetPack that a release of Linux for Tegra came with, for people; nothing depends on it.
+_JETPACK = {
+    "R32.6.1": "4.6",
+    "R32.7.1": "4.6.1",
+    "R32.7.2": "4.6.2",
+    "R32.7.3": "4.6.3",
+    "R32.7.4": "4.6.4",
+    "R32.7.5": "4.6.5",
+    "R32.7.6": "4.6.6",
+    "R35.1.0": "5.0.2",
+    "R35.2.1": "5.1",
+    "R35.3.1": "5.1.1",
+    "R35.4.1": "5.1.2",
+    "R35.5.0": "5.1.3",
+    "R35.6.0": "5.1.4",
+    "R36.3.0": "6.0",
+    "R36.4.0": "6.1",
+    "R36.4.3": "6.2",
+    "R36.4.4": "6.2.1",
+}
+# The GPU of a system on chip: (name, compute capability)
+_TEGRA_GPUS = {
+    "tegra210": ("Tegra X1", 53),
+    "tegra186": ("Tegra X2", 62),
+    "tegra194": ("Xavier", 72),
+    "tegra234": ("Orin", 87),
+}
+
+
+class Runtimes(NamedTuple):
+    """What a short child process found by loading every runtime; `broken` says in sentences which do not load."""
+
+    library_versions: Dict[str, str]
+    backends: List[BackendInfo]
+    broken: List[str]
+    gpus: Sequence[Mapping[str, Any]] = ()  # as CUDA describes them
+    cuda_version: str = ""  # of the runtime library
+    broken_causes: Sequence[str] = ()  # of each in `broken`: the error's name, "NAME: detail", or empty
+    cuda_library: str = ""
+    cuda_driver_version: str = ""  # the newest CUDA that the driver can do
+    cuda_error: str = ""  # why no GPU answers the runtime library
+
+
+class Precisions(NamedTuple):
+    """What a GPU computes faster than FP32."""
+
+    fp16: bool
+    int8: bool
+    tf32: bool
+
+
+class Probe(NamedTuple):
+    """Where to look; tests pass captured trees."""
+
+    proc: str = "/proc"
+    sys: str = "/sys"
+    etc: str = "/etc"
+    usr: str = "/usr"
+    var: str = "/var"
+
+    @classmethod
+    def of_tree(cls, root: str) -> "Probe":
+        """Return the probe of a tree of files that looks like a root directory."""
+        return cls(*[os.path.join(root, name) for name in cls._fields])
+
+    def snapshot(
+        self,
+        library_versions: Dict[str, str],
+        backends: List[BackendInfo],
+        gpus: Sequence[Mapping[str, Any]] = (),
+        cuda_version: str = "",
+        clock_control: str = "",
+    ) -> DeviceSnapshot:
+        """Return what the file system says about this board, with what was found about its runtimes and rights."""
+        cpu_model, cpu_count = self.cpu()
+        return DeviceSnapshot(
+            board_id=self.board_id(),
+            board=self.board(),
+            os=self.os_name(),
+            kernel=_text(self.proc, "sys/kernel/osrelease"),
+            architecture=os.uname().machine,
+            cpu_model=cpu_model,
+            cpu_count=cpu_count,
+            memory_total_bytes=self.memory_bytes("MemTotal"),
+            swap_total_bytes=self.memory_bytes("SwapTotal"),
+            l4t=self.l4t(),
+            library_versions=library_versions,
+            backends=backends,
+            jetpack=self.jetpack(),
+            cuda_version=cuda_version,
+            power_mode=self.power_mode(),
+            clock_control=clock_control,
+            gpus=self.gpus(gpus),
+        )
+
+    def board_id(self) -> str:
+        """Return what stays with the board when its disk moves: the serial number, else the machine id."""
+        return (
+            _text(self.proc, "device-tree/serial-number")
+            or _text(self.etc, "machine-id")
+            or "host:" + socket.gethostname()
+        )
+
+    def board(self) -> str:
+        """Return the board's own name for itself, empty when it has none."""
+        return _text(self.proc, "device-tree/model") or _text(self.sys, "class/dmi/id/product_name")
+
+    def os_name(self) -> str:
+        """Return e.g. "Ubuntu 18.04.6 LTS", empty when unknown."""
+        match = re.search(r'^PRETTY_NAME="?([^"\n]*)', _text(self.etc, "os-release"), re.MULTILINE)
+        return match.group(1) if match else ""
+
+    def l4t(self) -> str:
+        """Return the Linux for Tegra release, e.g. "R32.7.4"; empty on anything but a Jetson."""
+        match = re.search(r"^# R(\d+) \(release\), REVISION: ([\d.]+)", _text(self.etc, "nv_tegra_release"))
+        return "R{}.{}".format(*match.groups()) if match else ""
+
+    def jetpack(self) -> str:
+        """Return the JetPack release, e.g. "4.6.4"; empty for a release of Linux for Tegra that is not in the table."""
+        return _JETPACK.get(self.l4t(), "")
+
+    def soc(self) -> str:
+        """Return the system on chip of a Jetson, e.g. "tegra210"; empty on anything else."""
+        names = re.findall(r"nvidia,(tegra\d+)(?=\x00|$)", _text(self.proc, "device-tree/compatible"))
+        return names[-1] if names else ""
+
+    def cpu(self) -> Tuple[str, int]:
+        """Return the CPU's name (empty when it has none) and the number of logical CPUs."""
+        text = _text(self.proc, "cpuinfo")
+        model = re.search(r"^(?:model name|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
+        return (model.group(1).strip() if model else ""), len(re.findall(r"^processor\s*:", text, re.MULTILINE))
+
+    def memory_bytes(self, field: str) -> Optional[int]:
+        """Return a field of meminfo in bytes, None when it is not there."""
+        match = re.search(r"^{}:\s+(\d+) kB$".format(field), _text(self.proc, "meminfo"), re.MULTILINE)
+        return int(match.group(1)) * 1024 if match else None
+
+    def clock_places(self) -> clock_helper.Places:
+        """Return where the power mode and the clocks of this board are read."""
+        return clock_helper.Places(
+            nvpmodel=os.path.join(self.usr, "sbin/nvpmodel"),
+            jetson_clocks=os.path.join(self.usr, "bin/jetson_clocks"),
+            sys=self.sys,
+            nvpmodel_conf=os.path.join(self.etc, "nvpmodel.conf"),
+            nvpmodel_status=os.path.join(self.var, "lib/nvpmodel/status"),
+        )
+
+    def power_mode(self) -> str:
+        """Return the power mode by its name, else its number; empty where there are none."""
+        mode = clock_helper.read_power_mode(self.clock_places())
+        return "" if mode is None else mode[1] or str(mode[0])
+
+    def power_modes(self) -> List[str]:
+        """Return the names of the power modes in the order of their numbers, none where there are none."""
+        return [name for _, name in sorted(clock_helper.read_power_modes(self.clock_places()).items())]
+
+    def max_clocks_hz(self) -> Dict[str, int]:
+        """Return the highest clocks that the power mode allows, of "cpu" and "gpu"; what cannot be read is missing."""
+        found = {}  # type: Dict[str, int]
+        for name, clocks in clock_helper.read_domains(self.sys).items():
+            kind = name.rstrip("0123456789")
+            found[kind] = max(found.get(kind, 0), clocks["max_hz"])
+        return found
+
+    def gpus(self, seen_by_cuda: Sequence[Mapping[str, Any]] = ()) -> List[Gpu]:
+        """Return the GPUs that CUDA sees, else those that the system on chip or the driver shows.
+
+        Without CUDA a driver tells no compute capability: it is 0, and so is what follows from it.
+        """
+        driver = self.driver_version()
+        if seen_by_cuda:
+            return [_gpu(dict(gpu, driver_version=gpu.get("driver_version") or driver)) for gpu in seen_by_cuda]
+        if self.soc() in _TEGRA_GPUS:
+            name, capability = _TEGRA_GPUS[self.soc()]
+            facts = {"name": name, "compute_capability": capability, "integrated": True}
+            return [_gpu(dict(facts, memory_total_bytes=self.memory_bytes("MemTotal")))]
+        return [_gpu(dict(found, driver_version=driver)) for found in self._gpus_of_the_driver()]
+
+    def driver_version(self) -> str:
+        """Return the version of NVIDIA's driver for discrete GPUs, empty without one."""
+        match = re.search(r"Kernel Module\b[^\n]*?\s(\d+\.\d+(?:\.\d+)?)\s", _text(self.proc, "driver/nvidia/version"))
+        return match.group(1) if match else ""
+
+    def cuda_toolkit(self) -> str:
+        """Return the version of the CUDA toolkit below /usr/local/cuda, empty without one."""
+        text = _text(self.usr, "local/cuda/version.json")  # from CUDA 11.1 on
+        match = re.search(r'"cuda"\s*:\s*\{[^}]*"version"\s*:\s*"([0-9.]+)"', text)
+        match = match or re.search(r"CUDA Version ([0-9.]+)", _text(self.usr, "local/cuda/version.txt"))
+        return match.group(1) if match else ""
+
+    def _gpus_of_the_driver(self) -> List[Dict[str, str]]:
+        found = []
+        for folder in sorted(glob.glob(os.path.join(glob.escape(self.proc), "driver/nvidia/gpus/*"))):
+            fields = dict(re.findall(r"^([^:\n]+):[ \t]*(.*?)[ \t]*$", _text(folder, "information"), re.MULTILINE))
+            found.append({"name": fields.get("Model", ""), "uuid": fields.get("GPU UUID", "")})
+        return found
+
+
+def precisions(compute_capability: int) -> Precisions:
+    """Return what a GPU of this compute capability (53 for SM 5.3) computes faster than FP32.
+
+    Source: NVIDIA's table of hardware and precision. SM 6.1 has FP16, at a 64th of FP32's speed.
+    """
+    return Precisions(
+        fp16=compute_capability in (53, 60, 62) or compute_capability >= 70,
+        int8=compute_capability == 61 or compute_capability >= 70,
+        tf32=compute_capability >= 80,
+    )
+
+
+def computing_gpu(gpus: Sequence[Gpu]) -> Optional[Gpu]:
+    """Return the GPU that runtimes compute on: CUDA's first, None without any."""
+    return gpus[0] if gpus else None
+
+
+def discrete_gpu(gpus: Sequence[Gpu]) -> Optional[Gpu]:
+    """Return the computing GPU, None where it shares the board's memory and clocks.
+
+    It is the one that NVML watches and locks.
+    """
+    gpu = computing_gpu(gpus)
+    return None if gpu is None or gpu.integrated else gpu
+
+
+def _gpu(facts: Mapping[str, Any]) -> Gpu:
+    """Return the record of a GPU; what is not told is empty, and what it computes follows from its capability."""
+    capability = int(facts.get("compute_capability") or 0)
+    memory = facts.get("memory_total_bytes")
+    return Gpu(
+        name=str(facts.get("name") or ""),
+        uuid=str(facts.get("uuid") or ""),
+        compute_capability=capability,
+        memory_total_bytes=None if memory is None else int(memory),
+        integrated=bool(facts.get("integrated")),
+        driver_version=str(facts.get("driver_version") or ""),
+        **precisions(capability)._asdict(),
+    )
+
+
+def runtimes(timeout_s: float = _PROBE_TIMEOUT_S) -> Runtimes:
+    """Return what can run models here, found by a short child process.
+
+    The daemon itself never loads a runtime: an idle agent must stay small, and a crash must not take it along.
+    """
+    command = [sys.executable, "-m", "efficientquant_agent.backends"]
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout_s, check=True)
+    except subprocess.TimeoutExpired:
+        return _unknown("looking for runtimes took longer than {:g} s".format(timeout_s), "timeout")
+    except subprocess.CalledProcessError as error:
+        last_line = (error.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+        return _unknown(
+            "looking for runtimes failed with code {}: {}".format(error.returncode, last_line),
+            "SIGILL" if error.returncode == -signal.SIGILL else "crash",
+        )
+    answer = done.stdout.decode(errors="replace")
+    try:
+        return _as_runtimes(json.loads(answer))
+    except (ValueError, KeyError, TypeError):
+        last_line = (answer.strip().splitlines() or ["nothing"])[-1]
+        return _unknown("looking for runtimes gave no answer that can be read, but: {}".format(last_line), "crash")
+
+
+def _unknown(sentence: str, cause: str) -> Runtimes:
+    return Runtimes({}, [], [sentence], broken_causes=[cause])
+
+
+def _as_runtimes(found: Mapping[str, Any]) -> Runtimes:
+    """Return the answer of `efficientquant_agent.backends`; KeyError or TypeError when it is something else."""
+    return Runtimes(
+        library_versions=found["library_versions"],
+        backends=[BackendInfo(**backend) for backend in found["backends"]],
+        broken=found["broken"],
+        gpus=found.get("gpus") or [],
+        cuda_version=found.get("cuda_version") or "",
+        broken_causes=found.get("broken_causes") or [],
+        cuda_library=found.get("cuda_library") or "",
+        cuda_driver_version=found.get("cuda_driver_version") or "",
+        cuda_error=found.get("gpu_error") or "",
+    )
+
+
+def _text(root: str, path: str) -> str:
+    """Return a file's text without the NUL that device-tree strings end in, empty when there is no such file."""
+    try:
+        with open(os.path.join(root, path), encoding="utf-8", errors="replace") as stream:
+            return stream.read().strip("\x00 \n\t")
+    except OSError:
+        return ""

@@ -1,0 +1,1 @@
+"""The wire: what connects an agent to its controller."""

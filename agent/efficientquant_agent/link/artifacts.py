@@ -1,0 +1,177 @@
+"""Artifacts on this device: fetched with resume, verified by SHA-256, kept within a bound."""
+
+import os
+import queue
+import re
+import threading
+import time
+from typing import Any, BinaryIO, Callable, Iterator, NamedTuple, Tuple
+
+from efficientquant_agent.digests import new_sha256
+from efficientquant_agent.errors import ControllerUnreachableError, RunFailedError
+from efficientquant_agent.files import sync_directory
+from efficientquant_agent.link.backoff import Backoff
+from efficientquant_agent.records import StageTiming
+
+# Attempts in a row that bring no byte; one that does starts the count anew.
+_ATTEMPTS = 6
+_BLOCK_BYTES = 1024**2
+_PARTIAL = ".partial"
+
+# fetch(sha256, offset) yields the bytes from there on
+Fetch = Callable[[str, int], Iterator[bytes]]
+
+
+class LocalArtifact(NamedTuple):
+    """A verified file, and what bringing it here took."""
+
+    path: str
+    transfer: StageTiming
+
+
+class ArtifactCache:
+    """Files named by their SHA-256 in one directory; the least recently used go first when `limit_bytes` is passed."""
+
+    def __init__(
+        self,
+        path: str,
+        limit_bytes: int,
+        fetch: Fetch,
+        log: Callable[[str], None],
+        backoff_max_s: float = 30.0,
+    ) -> None:
+        self._path = path
+        self._limit_bytes = limit_bytes
+        self._fetch = fetch
+        self._log = log
+        self._backoff_max_s = backoff_max_s
+
+    def get(
+        self, sha256: str, cancelled: threading.Event, progress: Callable[[int], None], also_keep: str = ""
+    ) -> LocalArtifact:
+        """Return a file whose bytes have just been verified; it and `also_keep` stay, whatever the bound says.
+
+        `progress` is told how many bytes are here. Raises RunFailedError: "artifact_unavailable" when it cannot be
+        fetched, "artifact_corrupt" when what arrives is twice something else, "cancelled".
+        """
+        if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            raise RunFailedError("artifact_unavailable", "{!r} is not a SHA-256".format(sha256))
+        started_s = time.perf_counter()
+        path = os.path.join(self._path, sha256)
+        fetched_bytes = 0
+        if not self._is_intact(path, sha256):
+            fetched_bytes = self._download(sha256, path, cancelled, progress)
+        os.utime(path)
+        self._evict(keep=(sha256, also_keep))
+        duration_s = time.perf_counter() - started_s
+        return LocalArtifact(path, StageTiming("transfer", duration_s, size_bytes=fetched_bytes))
+
+    def _is_intact(self, path: str, sha256: str) -> bool:
+        if not os.path.exists(path):
+            return False
+        if _hash_file(path).hexdigest() == sha256:
+            return True
+        self._log("cached artifact {} is damaged on this disk: fetching it anew".format(sha256[:12]))
+        os.unlink(path)
+        return False
+
+    def _download(self, sha256: str, path: str, cancelled: threading.Event, progress: Callable[[int], None]) -> int:
+        """Fetch until the file is whole; return the bytes that moved."""
+        partial = path + _PARTIAL
+        moved = 0
+        for _ in range(2):
+            moved += self._complete(sha256, partial, cancelled, progress)
+            if os.path.exists(partial):
+                os.replace(partial, path)
+                sync_directory(self._path)
+                return moved
+            self._log("artifact {} arrived damaged".format(sha256[:12]))
+        raise RunFailedError("artifact_corrupt", "artifact {} arrived twice with other bytes".format(sha256))
+
+    def _complete(self, sha256: str, partial: str, cancelled: threading.Event, progress: Callable[[int], None]) -> int:
+        """Append until the file is whole, remove it if it is not `sha256`; return the bytes that moved."""
+        digest = _hash_file(partial) if os.path.exists(partial) else new_sha256()
+        with open(partial, "ab") as stream:
+            already = stream.tell()
+            self._append_across_disconnects(sha256, stream, digest, cancelled, progress)
+            stream.flush()
+            os.fsync(stream.fileno())
+            moved = stream.tell() - already
+        if digest.hexdigest() != sha256:
+            os.unlink(partial)
+        return moved
+
+    def _append_across_disconnects(
+        self, sha256: str, stream: BinaryIO, digest: Any, cancelled: threading.Event, progress: Callable[[int], None]
+    ) -> None:
+        backoff = Backoff(0.2, self._backoff_max_s)
+        failures = 0
+        while True:
+            offset = stream.tell()
+            try:
+                self._append(sha256, stream, digest, cancelled, progress)
+                return
+            except ControllerUnreachableError as error:
+                if stream.tell() > offset:
+                    failures = 0
+                    backoff.reset()
+                failures += 1
+                self._log("fetch of {} broke off at byte {}: {}".format(sha256[:12], stream.tell(), error.reason))
+                if failures == _ATTEMPTS:
+                    raise RunFailedError("artifact_unavailable", error.reason) from error
+                cancelled.wait(backoff.next_s())
+
+    def _append(
+        self, sha256: str, stream: BinaryIO, digest: Any, cancelled: threading.Event, progress: Callable[[int], None]
+    ) -> None:
+        """Append what the controller sends from the end of `stream` on, hashing in a second thread."""
+        with _Hashing(digest) as hashing:
+            for data in self._fetch(sha256, stream.tell()):
+                if cancelled.is_set():
+                    raise RunFailedError("cancelled", "cancelled while the artifact was being fetched")
+                hashing.update(data)
+                stream.write(data)
+                progress(stream.tell())
+
+    def _evict(self, keep: Tuple[str, ...]) -> None:
+        entries = [(entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(self._path)]
+        total_bytes = sum(size for _, size, _ in entries)
+        for _, size, path in sorted(entries):
+            if total_bytes <= self._limit_bytes:
+                return
+            if os.path.basename(path) not in keep:
+                os.unlink(path)
+                total_bytes -= size
+
+
+class _Hashing:
+    """Feeds a digest from a second thread: hashlib releases the GIL, so hashing overlaps with receiving."""
+
+    def __init__(self, digest: Any) -> None:
+        self._digest = digest
+        self._blocks: queue.Queue = queue.Queue(maxsize=8)
+        self._thread = threading.Thread(target=self._run, name="hash", daemon=True)
+
+    def __enter__(self) -> "_Hashing":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._blocks.put(None)
+        self._thread.join()
+
+    def update(self, data: bytes) -> None:
+        """Hash `data` after everything before it; blocks when hashing falls behind."""
+        self._blocks.put(data)
+
+    def _run(self) -> None:
+        for block in iter(self._blocks.get, None):
+            self._digest.update(block)
+
+
+def _hash_file(path: str) -> Any:
+    digest = new_sha256()
+    with open(path, "rb", buffering=0) as stream:
+        for block in iter(lambda: stream.read(_BLOCK_BYTES), b""):
+            digest.update(block)
+    return digest

@@ -1,0 +1,83 @@
+"""The parent's half of a run: prepares the board, starts the children, and turns whatever happens into a result."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from typing import Callable, Iterator
+
+from efficientquant_agent import backends
+from efficientquant_agent.backends.base import UnknownBackendError
+from efficientquant_agent.errors import RunFailedError
+from efficientquant_agent.host import clocks
+from efficientquant_agent.host.board import Board
+from efficientquant_agent.host.clocks import ClockControl, ClockError, ClockRequest
+from efficientquant_agent.host.device import discrete_gpu
+from efficientquant_agent.records import Assignment, Finding, RunResult
+from efficientquant_agent.run.engines import Engines
+from efficientquant_agent.run.steps import Files, Progress, Steps
+from efficientquant_agent.run.watcher import Cancellation
+
+
+class Runner:
+    """Runs assignments one at a time, each in child processes of its own."""
+
+    def __init__(self, device_name: str, state_dir: str, board: Board, log: Callable[[str], None]) -> None:
+        self._device_name = device_name
+        self._scratch_root = os.path.join(state_dir, "scratch")
+        self._journal_path = clocks.journal_path(state_dir)
+        self._engines = Engines(state_dir, board.plan_cache_bytes, device_name)
+        self._board = board
+        self._clocks = board.clocks or ClockControl()
+        self._log = log
+        os.makedirs(self._scratch_root, exist_ok=True)
+        for leftover in os.listdir(self._scratch_root):  # of an agent that was killed
+            shutil.rmtree(os.path.join(self._scratch_root, leftover))
+
+    def run(
+        self, assignment: Assignment, files: Files, result: RunResult, cancellation: Cancellation, progress: Progress
+    ) -> RunResult:
+        """Return `result` completed by what the children did; a failed run is a result too, with all that it knows.
+
+        Raises RunFailedError("load_failed") for a backend that this agent has no code for.
+        """
+        try:
+            backends.find(assignment.backend)
+        except UnknownBackendError as error:
+            raise RunFailedError("load_failed", "{}; upgrade it, or choose another backend".format(error)) from error
+        result = result._replace(started_unix_s=time.time(), started_monotonic_s=time.monotonic())
+        scratch = tempfile.mkdtemp(dir=self._scratch_root)
+        steps = Steps(self._board, self._engines, assignment, files, result, scratch, cancellation, progress, self._log)
+        try:
+            with self._set_clocks(assignment, steps):
+                steps.do(self._device_name)
+        except RunFailedError as error:
+            steps.fail(error)
+        finally:
+            finished = steps.finish()
+            shutil.rmtree(scratch)
+        return finished
+
+    @contextlib.contextmanager
+    def _set_clocks(self, assignment: Assignment, steps: Steps) -> Iterator[None]:
+        """Set what was asked for, and put back what was there before, whatever happens in between."""
+        asked = assignment.measurement
+        gpu = discrete_gpu(steps.result.device.gpus)
+        request = ClockRequest(asked.power_mode, asked.lock_clocks, gpu.uuid if gpu and asked.lock_clocks else "")
+        if request.power_mode or request.lock:
+            steps.progress("clocks", 0.0)
+        try:
+            applied = self._clocks.apply(request, self._journal_path)
+        except ClockError as error:
+            raise RunFailedError("clocks_failed", str(error)) from error
+        steps.conditions.update(applied.conditions())
+        steps.readings = steps.readings._replace(**applied.readings().known())
+        try:
+            yield
+        finally:
+            try:
+                self._clocks.restore(self._journal_path)
+            except ClockError as error:
+                self._log(str(error))
+                steps.findings.append(Finding("clocks", "soft", str(error)))

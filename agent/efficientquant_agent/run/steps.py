@@ -1,0 +1,291 @@
+"""The steps of one run as its parent takes them: build, cool down, rest, measure, rest; nothing known gets lost."""
+
+import json
+import os
+import time
+from typing import Callable, Dict, List, NamedTuple, Optional
+
+from efficientquant_agent import backends, protocol
+from efficientquant_agent.errors import RunFailedError
+from efficientquant_agent.host.board import Board
+from efficientquant_agent.host.device import discrete_gpu
+from efficientquant_agent.protocol import Outcome, RunSpec
+from efficientquant_agent.records import (
+    Assignment,
+    EngineInfo,
+    Finding,
+    Readings,
+    RunResult,
+    Series,
+    StageTiming,
+    Window,
+)
+from efficientquant_agent.run import preflight
+from efficientquant_agent.run.children import crash, read_outcome, read_samples, run_child
+from efficientquant_agent.run.engines import Engines, Plan
+from efficientquant_agent.run.watcher import Cancellation, SeriesRecorder, Watcher
+
+Progress = Callable[[str, float], None]
+_FAILURES = {"oom": "runtime_oom", "other": "runtime_error"}
+# The stages that come before loading.
+_MAKING = ("transfer", "parse", "build")
+
+
+class Files(NamedTuple):
+    """What was fetched for a run; `reference` is empty without one."""
+
+    artifact: str
+    reference: str = ""
+
+
+class Steps:
+    """One run in its steps."""
+
+    def __init__(
+        self,
+        board: Board,
+        engines: Engines,
+        assignment: Assignment,
+        files: Files,
+        result: RunResult,
+        scratch: str,
+        cancellation: Cancellation,
+        progress: Progress,
+        log: Callable[[str], None],
+    ) -> None:
+        self.result = result
+        self.progress = progress
+        self.conditions: Dict[str, str] = {}
+        self.readings = Readings()
+        self.findings: List[Finding] = []
+        self._board = board
+        self._engines = engines
+        self._assignment = assignment
+        self._asked = assignment.measurement
+        self._files = files
+        self._scratch = scratch
+        self._backend = backends.find(assignment.backend)
+        gpu = discrete_gpu(result.device.gpus if result.device else ())
+        self._found = board.discover(self._asked.sampling_interval_s, gpu.uuid if gpu else "", self._backend.uses_gpu)
+        self._windows: List[Window] = []
+        self._own_pss = Series("child_pss_bytes", [], [])
+        # Since when what the board's memory does is the model's doing, and not a build's; None until then.
+        self._model_since_s: Optional[float] = None
+        recorder = SeriesRecorder(result.started_monotonic_s, log)
+        recorder.add(self._found.samplers)
+        self._watcher = Watcher(
+            recorder, self._found.stream, self._asked.sampling_interval_s, self._deadline_s(), cancellation
+        )
+        self.conditions.update(rail_set=self._found.rail_set, timing_mode="host end to end")
+        self.findings += [Finding("sensor", "info", note) for note in self._found.notes]
+
+    def do(self, device_name: str) -> None:
+        """Build an engine where the backend wants one, and measure; a plan that does not load is built anew, once."""
+        if not self._backend.builds:
+            self._measure_between_rests(self._files.artifact, None, device_name)
+            return
+        try:
+            plan = self._plan()
+            self._measure_between_rests(plan.path, plan, device_name)
+        except RunFailedError as error:
+            if error.failure_type != "stale_plan":
+                raise
+            self.findings.append(Finding("engine", "info", "the kept engine did not load: {}".format(error)))
+            self._engines.forget(plan)
+            # What was timed of a loading that failed is no part of one that works.
+            self.result = self.result._replace(stages=[one for one in self.result.stages if one.stage in _MAKING])
+            del self._windows[:]
+            plan = self._plan()
+            self._measure_between_rests(plan.path, plan, device_name)
+
+    def fail(self, error: RunFailedError) -> None:
+        """Keep what the run ended with."""
+        failure_type = "load_failed" if error.failure_type == "stale_plan" else error.failure_type
+        self.result = self.result._replace(failure_type=failure_type, failure_message=str(error))
+
+    def finish(self) -> RunResult:
+        """Stop watching and return all that is known."""
+        watcher = self._watcher
+        cpu_s = watcher.cpu_s()
+        series = watcher.close()
+        if self._found.gpu is not None:
+            self._found.gpu.close()
+        if self._model_since_s is not None:
+            self._mark("model", self._model_since_s)
+        self.readings = self.readings._replace(sampler_cpu_s=cpu_s, sampler_wakeups=watcher.wakeups)
+        return self.result._replace(
+            duration_s=time.monotonic() - self.result.started_monotonic_s,
+            windows=self._windows,
+            conditions=self.conditions,
+            findings=self.findings + watcher.recorder.findings,
+            measured=self.readings.known(),
+            series=_merged(series, self._own_pss),
+        )
+
+    def _deadline_s(self) -> float:
+        timeout_s = self._assignment.timeout_s
+        return self.result.started_monotonic_s + timeout_s if timeout_s > 0 else float("inf")
+
+    def _require_alive(self) -> None:
+        """Raise RunFailedError when the time is up or the user has cancelled."""
+        if self._watcher.killed_for == "timeout":
+            raise RunFailedError(
+                "timeout", "killed after {:g} s, the run's time limit".format(self._assignment.timeout_s)
+            )
+        if self._watcher.killed_for:
+            raise RunFailedError("cancelled", "cancelled by the controller")
+
+    def _plan(self) -> Plan:
+        self.progress("build", 0.0)
+        started_s = time.monotonic()
+        try:
+            plan = self._engines.get(
+                self._assignment,
+                self._files.artifact,
+                self.result.device,
+                self.conditions,
+                self._scratch,
+                self._watcher,
+                self.progress,
+            )
+        finally:
+            self._mark("build", started_s)
+            self._require_alive()
+        timed = [("parse", plan.report.parse_s), ("build", plan.report.build_s)]
+        if not plan.from_cache:
+            self._add_stages([StageTiming(name, duration_s) for name, duration_s in timed])
+        return plan
+
+    def _measure_between_rests(self, content_path: str, plan: Optional[Plan], device_name: str) -> None:
+        available_bytes = self._board.available_bytes()
+        self.readings = self.readings._replace(
+            board_available_before_bytes=available_bytes, swap_used_before_bytes=self._board.swap_used_bytes()
+        )
+        self._model_since_s = time.monotonic()
+        preflight.require_memory(content_path, available_bytes)
+        self._cool_down()
+        self._note_neighbours("before")
+        self._rest("idle_before")
+        self._measure(content_path, plan, device_name)
+        self._rest("idle_after")
+        self._watcher.look()  # so that the last window ends between two readings, not after the last one
+        self._note_neighbours("after")
+
+    def _note_neighbours(self, when: str) -> None:
+        if self._backend.uses_gpu:
+            found = preflight.gpu_neighbours(self._found.gpu, [os.getpid()], when)
+            self.findings += [one for one in found if one not in self.findings]
+
+    def _cool_down(self) -> None:
+        recorder = self._watcher.recorder
+        gate = preflight.Gate(self._asked.max_start_temperature_c, self._asked.hot_zones)
+        self._watcher.look()
+        if gate.limit_c <= 0 or gate.is_open(recorder.latest):
+            return
+        self.progress("gate", 0.0)
+        started_s = time.monotonic()
+        cooled = self._watcher.wait_until(gate.is_open, self._asked.gate_timeout_s)
+        self._require_alive()
+        if not cooled:
+            self.findings.append(gate.too_hot(recorder.latest, time.monotonic() - started_s))
+
+    def _rest(self, name: str) -> None:
+        """Watch the board at rest, where its power is read: what it takes then is subtracted."""
+        if self._asked.idle_s > 0 and self._found.rail_set:
+            self.progress("idle", 0.0)
+            started_s = time.monotonic()
+            self._watcher.rest(self._asked.idle_s)
+            self._mark(name, started_s)
+            self._require_alive()
+
+    def _mark(self, name: str, started_s: float) -> None:
+        self._windows.append(Window(name, self._since_start(started_s), self._since_start(time.monotonic())))
+
+    def _since_start(self, monotonic_s: float) -> float:
+        return monotonic_s - self.result.started_monotonic_s
+
+    def _measure(self, content_path: str, plan: Optional[Plan], device_name: str) -> None:
+        spec = RunSpec(
+            parent_pid=os.getpid(),
+            scratch=self._scratch,
+            backend=self._assignment.backend,
+            device_name=device_name,
+            content_path=content_path,
+            reference_path=self._files.reference,
+            measurement=self._asked,
+        )
+        gpu = self._found.gpu
+        ended = run_child(
+            protocol.RUN_MODULE,
+            spec,
+            self._watcher,
+            lambda pid: self._board.child_samplers(pid, gpu),
+            self.progress,
+        )
+        self.result = self.result._replace(log_tail=ended.log_tail)
+        self._require_alive()
+        outcome = read_outcome(self._scratch, ended, protocol.decode_outcome)
+        if outcome is None:
+            raise crash(ended, self._memory_seen(), _FAILURES)
+        self._take(outcome, plan)
+
+    def _take(self, outcome: Outcome, plan: Optional[Plan]) -> None:
+        """Keep everything a child told, also when it failed."""
+        self._add_stages(list(outcome.stages))
+        for window in outcome.windows:
+            self._windows.append(
+                Window(window.name, self._since_start(window.start_s), self._since_start(window.end_s))
+            )
+        self._own_pss.time_s.extend(self._since_start(time_s) for time_s in outcome.own_pss.time_s)
+        self._own_pss.value.extend(outcome.own_pss.value)
+        self.findings += outcome.findings
+        self.readings = self.readings._replace(**outcome.readings.known())
+        self.result = self.result._replace(
+            library_versions=dict(self.result.library_versions, **outcome.library_versions),
+            latency_s=read_samples(self._scratch, protocol.LATENCY_FILE),
+            warmup_latency_s=read_samples(self._scratch, protocol.WARMUP_FILE),
+            device_latency_s=read_samples(self._scratch, protocol.DEVICE_LATENCY_FILE),
+            warmup_converged=outcome.warmup_converged,
+            providers=outcome.providers,
+            session_options=outcome.session_options,
+            agreement=outcome.agreement,
+            engine=_engine_info(plan, outcome) if plan else None,
+        )
+        if outcome.failure_type:
+            raise RunFailedError(outcome.failure_type, outcome.failure_message)
+
+    def _add_stages(self, stages: List[StageTiming]) -> None:
+        self.result = self.result._replace(stages=list(self.result.stages) + stages)
+
+    def _memory_seen(self) -> str:
+        latest = self._watcher.recorder
+        return "its own memory peaked at {} bytes, the board had at least {} bytes left".format(
+            *(
+                "unknown" if value is None else int(value)
+                for value in (latest.extreme("child_pss_bytes", max), latest.extreme("board_available_bytes", min))
+            )
+        )
+
+
+def _engine_info(plan: Plan, outcome: Outcome) -> EngineInfo:
+    report = plan.report
+    return EngineInfo(
+        sha256=report.engine_sha256,
+        size_bytes=report.engine_bytes,
+        from_cache=plan.from_cache,
+        workspace_bytes=report.workspace_bytes,
+        notes=list(report.notes),
+        settings=dict(report.settings),
+        realised_precision=outcome.realised_precision,
+        layers_json=json.dumps(outcome.layers),
+    )
+
+
+def _merged(series: List[Series], own: Series) -> List[Series]:
+    """Put what the child read of itself among what was read from outside, in order of time."""
+    by_name = {one.name: one for one in series}
+    if own.value:
+        outside = by_name.get(own.name, Series(own.name, [], []))
+        pairs = sorted(zip(outside.time_s + own.time_s, outside.value + own.value))
+        by_name[own.name] = Series(own.name, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    return list(by_name.values())

@@ -1,0 +1,1 @@
+"""ONNX artifacts: exported, validated, compared with the eager model and run."""

@@ -1,0 +1,162 @@
+"""A fake-quantized model → an ONNX file for one target, kept only after it agreed with the eager model."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from torch import Tensor
+
+from efficientquant.artifact.parity import Parity, measure_parity
+from efficientquant.artifact.validation import find_violations
+from efficientquant.bits import bit_table
+from efficientquant.errors import ArtifactError
+from efficientquant.files.whole_files import require_writable, write_together
+from efficientquant.images.calibration import Progress
+from efficientquant.lowering import Variant, lower
+from efficientquant.models import synthetic_images
+from efficientquant.quantization import QuantizedModel
+from efficientquant.targets import Target, get_target
+
+WIDEST_TARGET = "onnxruntime-1.10"
+PARITY_IMAGES = 4
+PARITY_SEED = 1  # other pictures than the calibration's
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """A checked ONNX file, and what was found when it was checked.
+
+    `parity_max_abs` is the largest |Δ| between the logits of ONNX Runtime and of the eager fake-quantized model.
+    `bit_table` says what this file computes, which a target may keep it from. `builder_flags` are what a TensorRT
+    builder with precision flags has to be told.
+    """
+
+    path: Path
+    sha256: str
+    size_bytes: int
+    target: str
+    opset: int
+    ir_version: int
+    parity_max_abs: float
+    bit_table: dict[str, str]
+    builder_flags: tuple[str, ...]
+    notes: list[str]
+    manifest: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendered:
+    """A checked file that is not written yet: what it will be on the disk, as a model and as bytes."""
+
+    artifact: Artifact
+    model: onnx.ModelProto
+    content: bytes
+
+
+def export_onnx(
+    quantized: QuantizedModel,
+    path: str | Path,
+    *,
+    target: str = WIDEST_TARGET,
+    images: Tensor | None = None,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Write a static batch-1 ONNX file in the form that a target takes; keep nothing if a check fails.
+
+    Checks as `render_onnx` does. Raises UnknownTargetError, ArtifactError, and OutputError for a place that takes
+    no file.
+    """
+    require_writable(Path(path))  # before the work
+    rendered = render_onnx(quantized, path, target=target, images=images, progress=progress)
+    write_together({rendered.artifact.path: rendered.content})
+    return rendered.artifact
+
+
+def render_onnx(
+    quantized: QuantizedModel,
+    path: str | Path,
+    *,
+    target: str = WIDEST_TARGET,
+    images: Tensor | None = None,
+    progress: Progress | None = None,
+) -> Rendered:
+    """Make and check a static batch-1 ONNX file in the form that a target takes; write nothing.
+
+    Checks: the ONNX checker, one DequantizeLinear per quantized weight and activation, the target's rules, and |Δ|
+    to the eager model on `images` (N, C, H, W; synthetic ones where none are given): at most 1e-4; in FP16 3 % of
+    the largest logit, and 1e-4 for the same file in FP32. The same inputs give the same bytes.
+    Raises UnknownTargetError and ArtifactError.
+    """
+    path, capabilities = Path(path), get_target(target)
+    report = progress or (lambda _phase, _fraction: None)
+    report("export", 0.0)
+    canonical = quantized.canonical
+    report("export", 0.6)
+    variant = lower(canonical, capabilities, quantized.recipe, path)
+    bits = bit_table(quantized.manifest, quantized.recipe.float_type, variant.dropped)
+    variant.model.metadata_props["efficientquant.bit_table"] = json.dumps(bits)
+    proto = ir.to_proto(variant.model)
+    content = proto.SerializeToString(deterministic=True)
+    _check(proto, variant, capabilities, path)
+    report("parity", 0.8)
+    if images is None:
+        images = synthetic_images(quantized.input_spec, PARITY_IMAGES, PARITY_SEED)
+    parity = measure_parity(quantized, variant, proto, images)
+    _require_parity(parity, path)
+    if variant.is_half:
+        twin = lower(canonical, capabilities, quantized.recipe, path, half=False)
+        _require_parity(measure_parity(quantized, twin, ir.to_proto(twin.model), images), path)
+    report("parity", 1.0)
+    artifact = Artifact(
+        path=path,
+        sha256=hashlib.sha256(content).hexdigest(),
+        size_bytes=len(content),
+        target=target,
+        opset=capabilities.opset,
+        ir_version=capabilities.ir_version,
+        parity_max_abs=parity.max_abs,
+        bit_table=bits,
+        builder_flags=variant.builder_flags,
+        notes=quantized.notes + _variant_notes(variant, target) + _parity_notes(parity),
+        manifest=quantized.manifest.to_dict(),
+    )
+    return Rendered(artifact, proto, content)
+
+
+def _check(proto: onnx.ModelProto, variant: Variant, target: Target, path: Path) -> None:
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ArtifactError(path, f"the ONNX checker refuses it: {error}") from error
+    found = sum(node.op_type == "DequantizeLinear" for node in proto.graph.node)
+    if found != variant.dequantizers:
+        raise ArtifactError(path, f"it has {found} DequantizeLinear nodes for {variant.dequantizers} quantized tensors")
+    for violation in find_violations(proto, target):
+        raise ArtifactError(path, str(violation))
+
+
+def _require_parity(parity: Parity, path: Path) -> None:
+    if parity.problem is not None:
+        raise ArtifactError(path, parity.problem)
+
+
+def _variant_notes(variant: Variant, target: str) -> list[str]:
+    notes = []
+    if variant.folded:
+        notes.append(f"{variant.folded} quantized weights are stored in float: {target} takes no int8 there")
+    if variant.dropped:
+        notes.append(f"{len(variant.dropped)} quantizers of activations are left out of the file for {target}")
+    return notes
+
+
+def _parity_notes(parity: Parity) -> list[str]:
+    if not parity.moved_codes:
+        return []
+    return [
+        f"{parity.moved_codes} codes on a rounding boundary differ by one step between torch and ONNX Runtime; "
+        "parity was measured with these codes held equal"
+    ]

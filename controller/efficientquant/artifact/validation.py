@@ -1,0 +1,231 @@
+"""The rules an exported file has to keep so that its target accepts it and computes what it says.
+
+A runtime that meets a broken rule may refuse the file, but may as well read it in another way: TensorRT takes
+uint8 codes for int8, and TensorRT 8 reduces over all axes where it expects an attribute and finds an input.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto
+
+from efficientquant.artifact.view import PRODUCTS, STANDARD_DOMAINS, GraphView, attribute_int, type_name
+from efficientquant.targets import Int8, Runtime, Target
+
+QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+UNSIGNED = (TensorProto.UINT8, TensorProto.UINT16)
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+# Operators whose float inputs may differ in type.
+MIXED_TYPES = (*QUANTIZERS, "Resize", "Cast", "Clip")
+TENSORRT_8_OPSET = 13
+TENSORRT_8_IR = 8
+# What the parser of 8.2 or of 8.5 does not know, or makes a plugin with its own cuDNN handle of.
+NOT_IN_TENSORRT_8 = frozenset({
+    "LayerNormalization", "GroupNormalization", "InstanceNormalization", "Gelu", "HardSwish", "Mod", "Trilu"
+})  # fmt: skip
+# (first release, opset, IR): what a release reads at most; from the releases' own compatibility tables.
+TENSORRT_LIMITS = (((11,), 24, 10), ((10,), 20, 10))
+ONNX_RUNTIME_LIMITS = (((1, 17), 20, 9), ((1, 10), 15, 8))
+
+
+@dataclasses.dataclass(frozen=True)
+class Violation:
+    """One broken rule: the node (or tensor) that breaks it, its operator, the rule, and what to do about it."""
+
+    node: str
+    operator: str
+    rule: str
+    problem: str
+
+    def __str__(self) -> str:
+        """Say it in one sentence that names the node."""
+        where = f"node {self.node!r} ({self.operator}) " if self.operator else f"{self.node} "
+        return where + self.problem
+
+
+def find_violations(model: onnx.ModelProto, target: Target) -> list[Violation]:
+    """Return every broken rule of a target, in the order of the nodes; nothing is good news."""
+    view = GraphView(model)
+    return [violation for rule in _rules_of(target) for violation in rule(view, target)]
+
+
+Rule = Callable[[GraphView, Target], Iterator[Violation]]
+
+
+def _rules_of(target: Target) -> Iterator[Rule]:
+    yield from (_domains, _versions, _inputs_and_outputs, _one_float_type)
+    if not target.is_tensorrt:
+        return
+    yield _no_quantizers if target.int8 is Int8.NONE else _quantizers
+    if target.int8 is Int8.BOTH_INPUTS:
+        yield _both_inputs
+    if target.is_tensorrt_8:
+        yield from (_operators, _reductions, _float32_only)
+
+
+def _domains(view: GraphView, target: Target) -> Iterator[Violation]:
+    for node in view.nodes:
+        if node.domain not in STANDARD_DOMAINS:
+            problem = f"is of the domain {node.domain!r}; {target.name} knows standard ONNX operators only, lower it"
+            yield _at(view, node, "domain", problem)
+
+
+def _versions(view: GraphView, target: Target) -> Iterator[Violation]:
+    opset, ir_version = view.opset, view.model.ir_version
+    if target.is_tensorrt_8:
+        if opset != TENSORRT_8_OPSET:
+            problem = f"is opset {opset}; TensorRT 8 needs exactly {TENSORRT_8_OPSET}, export it for {target.name}"
+            yield Violation("the file", "", "opset", problem)
+        most_opset, most_ir = TENSORRT_8_OPSET, TENSORRT_8_IR
+    else:
+        most_opset, most_ir = _limits(target)
+        if opset > most_opset:
+            problem = f"is opset {opset}; {target.name} reads up to {most_opset}, export it for {target.name}"
+            yield Violation("the file", "", "opset", problem)
+    if ir_version > most_ir:
+        problem = f"is IR version {ir_version}; {target.name} reads up to {most_ir}, save it with an older one"
+        yield Violation("the file", "", "ir-version", problem)
+
+
+def _limits(target: Target) -> tuple[int, int]:
+    # TensorRT-RTX has version numbers of its own and reads what TensorRT 11 reads.
+    version = (11,) if target.runtime is Runtime.TENSORRT_RTX else target.runtime_version
+    table = TENSORRT_LIMITS if target.is_tensorrt else ONNX_RUNTIME_LIMITS
+    return next((opset, ir_version) for first, opset, ir_version in table if version >= first)
+
+
+def _inputs_and_outputs(view: GraphView, target: Target) -> Iterator[Violation]:
+    """INT64 changes its meaning between TensorRT's versions; the fleet feeds and reads FP32 everywhere."""
+    graph = view.model.graph
+    inputs = [one for one in graph.input if one.name not in view.constants]
+    for kind, values in (("input", inputs), ("output", graph.output)):
+        for value in values:
+            found = value.type.tensor_type.elem_type
+            if found != TensorProto.FLOAT:
+                problem = f"is {type_name(found)}; inputs and outputs are FP32 on {target.name}, add a Cast behind it"
+                yield Violation(f"the {kind} {value.name!r}", "", "io-type", problem)
+
+
+def _one_float_type(view: GraphView, _target: Target) -> Iterator[Violation]:
+    for node in view.nodes:
+        if node.op_type in MIXED_TYPES:
+            continue
+        types = {view.types.get(name) for name in node.input} & set(FLOATS)
+        if len(types) > 1:
+            found = " and ".join(sorted(type_name(one) for one in types if one is not None))
+            yield _at(view, node, "float-types", f"mixes {found}; insert a Cast, no builder does it by itself")
+
+
+def _quantizers(view: GraphView, _target: Target) -> Iterator[Violation]:
+    for node in view.nodes:
+        if node.op_type in QUANTIZERS:
+            yield from _quantizer(view, node)
+        for name in node.output:
+            if view.types.get(name) in UNSIGNED and node.op_type not in QUANTIZERS:
+                yield _at(view, node, "unsigned", "gives unsigned integers, which TensorRT rereads as signed; use int8")
+
+
+def _quantizer(view: GraphView, node: NodeProto) -> Iterator[Violation]:
+    if len([name for name in node.input if name]) != 3:
+        yield _at(view, node, "three-inputs", "has no zero point; TensorRT wants it written out as int8 zeros")
+        return
+    _, scale_name, zero_name = node.input
+    scale, zero = view.array(scale_name), view.array(zero_name)
+    if scale is None or zero is None:
+        yield _at(view, node, "constant", "computes its scale or zero point; store both as initializers")
+        return
+    codes_type = view.types.get(node.input[0]) if node.op_type == "DequantizeLinear" else TensorProto.INT8
+    for found in (view.constants[zero_name].data_type, codes_type):
+        if found != TensorProto.INT8 and found is not None:
+            problem = f"has codes of {type_name(found)}; TensorRT rejects or rereads all but signed int8, use that"
+            yield _at(view, node, "signed-int8", problem)
+            break
+    if np.any(zero):
+        yield _at(view, node, "zero-point", "has a zero point other than 0; quantize symmetrically")
+    if view.constants[scale_name].data_type != TensorProto.FLOAT:
+        found_type = type_name(view.constants[scale_name].data_type)
+        yield _at(view, node, "scale-type", f"has a scale of {found_type}; write it in FP32 and cast behind it")
+    elif not np.all(np.isfinite(scale)) or not np.all(scale > 0):
+        yield _at(view, node, "scale-value", "has a scale that is not a positive number; quantize again")
+    if scale.size > 1:
+        yield from _per_channel(view, node)
+
+
+def _per_channel(view: GraphView, node: NodeProto) -> Iterator[Violation]:
+    weight = view.is_weight(node) if node.op_type == "DequantizeLinear" else node.input[0] in view.constants
+    if not weight:
+        yield _at(
+            view, node, "per-channel", "has a scale per channel on an activation; only weights may, use one scale"
+        )
+    elif attribute_int(node, "axis", 1) != 0:
+        yield _at(view, node, "axis", "has its scales along another axis than 0; store the weight with outputs first")
+
+
+def _no_quantizers(view: GraphView, target: Target) -> Iterator[Violation]:
+    for node in view.nodes:
+        if node.op_type in QUANTIZERS:
+            problem = f"aborts the build on {target.name}, which has no INT8; store dequantized weights"
+            yield _at(view, node, "no-int8", problem)
+
+
+def _both_inputs(view: GraphView, target: Target) -> Iterator[Violation]:
+    for node in view.nodes:
+        if node.op_type != "DequantizeLinear":
+            continue
+        if _is_integer_output(view, node):
+            continue
+        for reader in view.consumers(node):
+            if reader.op_type not in PRODUCTS or not all(view.is_dequantized(name) for name in reader.input[:2]):
+                problem = (
+                    f"feeds {view.name(reader)!r} ({reader.op_type}), whose inputs are not both quantized; "
+                    f"{target.name} can fail to build that, quantize the other input too or leave this one in float"
+                )
+                yield _at(view, node, "both-inputs", problem)
+                break
+
+
+def _is_integer_output(view: GraphView, node: NodeProto) -> bool:
+    """Whether a DequantizeLinear decodes what a product of two quantized inputs gave, with its bias."""
+    quantize = view.producers.get(node.input[0])
+    producer = view.source(quantize.input[0]) if quantize is not None else None
+    if producer is not None and producer.op_type == "Add":
+        sources = [view.source(name) for name in producer.input]
+        producer = next((one for one in sources if one is not None and one.op_type in PRODUCTS), None)
+    return (
+        producer is not None
+        and producer.op_type in PRODUCTS
+        and all(view.is_dequantized(name) for name in producer.input[:2])
+    )
+
+
+def _operators(view: GraphView, target: Target) -> Iterator[Violation]:
+    for node in view.nodes:
+        if node.op_type in NOT_IN_TENSORRT_8:
+            problem = f"is no operator for TensorRT 8; export for {target.name} to have it written as primitives"
+            yield _at(view, node, "operator", problem)
+
+
+def _reductions(view: GraphView, _target: Target) -> Iterator[Violation]:
+    for node in view.nodes:
+        # ReduceSum has had its axes as an input since opset 13, and the parser knows it.
+        if node.op_type.startswith("Reduce") and node.op_type != "ReduceSum" and len(node.input) > 1:
+            problem = "has its axes as an input; TensorRT 8 would reduce over all axes, make them an attribute"
+            yield _at(view, node, "reduce-axes", problem)
+
+
+def _float32_only(view: GraphView, target: Target) -> Iterator[Violation]:
+    advice = f"{target.name} chooses FP16 with a builder flag, keep the file in FP32"
+    for name, tensor in view.constants.items():
+        if tensor.data_type in FLOATS and tensor.data_type != TensorProto.FLOAT:
+            problem = f"is {type_name(tensor.data_type)}; {advice}"
+            yield Violation(f"the constant {name!r}", "", "float32", problem)
+    for node in view.nodes:
+        to = attribute_int(node, "to", 0) if node.op_type == "Cast" else 0
+        if to in FLOATS and to != TensorProto.FLOAT:
+            yield _at(view, node, "float32", f"casts to {type_name(to)}; {advice}")
+
+
+def _at(view: GraphView, node: NodeProto, rule: str, problem: str) -> Violation:
+    return Violation(view.name(node), node.op_type, rule, problem)

@@ -1,0 +1,1 @@
+"""Weights: which models have them, and how their files are read and fitted."""

@@ -1,0 +1,1 @@
+"""The model as a graph: captured, classified, counted and edited."""

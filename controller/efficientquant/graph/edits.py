@@ -1,0 +1,133 @@
+"""Putting quantizers and observers into a captured graph, and taking them out again."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeGuard, TypeVar
+
+from torch import fx, nn
+
+from efficientquant.graph.capture import CONVOLUTION, call_nodes, parameter_name
+from efficientquant.graph.insertions import operand_place, result_place
+from efficientquant.graph.structure import LINEAR, PRODUCTS
+from efficientquant.options import Scope
+
+Observer = TypeVar("Observer", bound=nn.Module)
+
+
+@dataclasses.dataclass
+class Site:
+    """An activation to be quantized: its consumers in scope, and whether it is itself an output in scope.
+
+    The quantizer of an output stands before everything that reads it. `entries` are the nodes through which the
+    consumers read the activation, where modules stand between.
+    """
+
+    source: fx.Node
+    consumers: list[fx.Node] = dataclasses.field(default_factory=list)
+    is_output: bool = False
+    entries: list[fx.Node] = dataclasses.field(default_factory=list)
+
+    @property
+    def readers(self) -> list[fx.Node]:
+        """The nodes that read the quantized value."""
+        return list(self.source.users) if self.is_output else self.entries
+
+
+def find_sites(graph: fx.GraphModule, scope: Scope, weights: Sequence[str], *, outputs: bool) -> list[Site]:
+    """Return the activations that the operators in scope take, and give where `outputs` is set, in order.
+
+    `weights` names the weights whose convolutions and linears are in scope. A product counts only where both of
+    its operands are computed: one with a parameter is no attention. The model's own output stays in float. What is
+    quantized already counts as it is before its quantizer.
+    """
+    chosen = set(weights)
+    found: dict[fx.Node, Site] = {}
+    targets = (CONVOLUTION, LINEAR, *(PRODUCTS if scope is Scope.ALL else ()))
+    for node in call_nodes(graph, *targets):
+        operands = node.args[:1] if node.target in (CONVOLUTION, LINEAR) else node.args[-2:]
+        in_scope = parameter_name(node.args[1]) in chosen or node.target in PRODUCTS
+        sources = [operand_place(graph, operand) for operand in operands if _is_computed(operand)]
+        if not in_scope or len(sources) < len(operands):
+            continue
+        for source in dict.fromkeys(sources):
+            found.setdefault(source, Site(source)).consumers.append(node)
+        if outputs and node.target not in PRODUCTS and all(user.op != "output" for user in node.users):
+            place = result_place(graph, node)
+            found.setdefault(place, Site(place)).is_output = True
+    return list(found.values())
+
+
+def _is_computed(operand: object) -> TypeGuard[fx.Node]:
+    """Whether an operand is neither a parameter nor a quantized one."""
+    return isinstance(operand, fx.Node) and bool(operand.all_input_nodes or operand.op == "placeholder")
+
+
+def insert_behind(
+    graph: fx.GraphModule, source: fx.Node, name: str, module: nn.Module, consumers: Sequence[fx.Node] | None = None
+) -> fx.Node:
+    """Let a module stand between a node and its consumers (all of them where none are named)."""
+    graph.add_submodule(name, module)
+    with graph.graph.inserting_after(source):
+        node = graph.graph.call_module(name, (source,))
+    chosen = set(source.users if consumers is None else consumers) - {node}
+    source.replace_all_uses_with(node, delete_user_cb=lambda user: user in chosen)
+    return node
+
+
+def insert_at_operand(graph: fx.GraphModule, consumer: fx.Node, operand: int, name: str, module: nn.Module) -> fx.Node:
+    """Insert a module in front of one operand of a node."""
+    source = consumer.args[operand]
+    assert isinstance(source, fx.Node)
+    graph.add_submodule(name, module)
+    with graph.graph.inserting_before(consumer):
+        node = graph.graph.call_module(name, (source,))
+    consumer.update_arg(operand, node)
+    return node
+
+
+def copy_graph(graph: fx.GraphModule) -> fx.GraphModule:
+    """Return a copy with the same node names that shares the tensors."""
+    nodes = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in graph.graph.nodes:
+        copies[node] = nodes.node_copy(node, copies.__getitem__)
+    nodes.set_codegen(graph.graph._codegen)  # how the model takes its input and gives its result
+    return fx.GraphModule(graph, nodes)
+
+
+def replace_parameter(graph: fx.GraphModule, parameter: str, name: str, module: nn.Module) -> None:
+    """Let a module's result take the place of a parameter, wherever it is read, and forget the parameter."""
+    readers = [node for node in graph.graph.nodes if node.op == "get_attr" and node.target == parameter]
+    graph.add_submodule(name, module)
+    with graph.graph.inserting_before(readers[0]):
+        made = graph.graph.call_module(name, ())
+    for reader in readers:
+        reader.replace_all_uses_with(made)
+        graph.graph.erase_node(reader)
+    owner, _, leaf = parameter.rpartition(".")
+    delattr(graph.get_submodule(owner), leaf)
+
+
+@contextmanager
+def observing(
+    graph: fx.GraphModule, sites: Sequence[fx.Node], make_observer: Callable[[], Observer]
+) -> Iterator[list[Observer]]:
+    """Put an observer behind each node, and remove them at the end.
+
+    `make_observer` is called once for each: a class, or a functools.partial where it takes arguments.
+    """
+    observers = [make_observer() for _ in sites]
+    nodes = [
+        insert_behind(graph, site, f"observer_{index}", observer)
+        for index, (site, observer) in enumerate(zip(sites, observers, strict=True))
+    ]
+    graph.recompile()
+    try:
+        yield observers
+    finally:
+        for index, (site, node) in enumerate(zip(sites, nodes, strict=True)):
+            node.replace_all_uses_with(site)
+            graph.graph.erase_node(node)
+            delattr(graph, f"observer_{index}")
+        graph.recompile()

@@ -1,0 +1,98 @@
+"""Structure-aware block identification (the paper's Algorithm 1): what is convolutional, what transformer."""
+
+from torch import fx, nn
+
+from efficientquant.graph.capture import CONVOLUTION, call_nodes, parameter_name
+from efficientquant.graph.manifest import ActivationSite, Manifest, ManifestEntry, Product, SoftmaxSite, build_manifest
+from efficientquant.graph.roles import LINEAR, PRODUCTS, SOFTMAX, Role, assign_roles
+from efficientquant.options import IdentificationRule, Scope
+
+__all__ = [
+    "LINEAR",
+    "PRODUCTS",
+    "SOFTMAX",
+    "ActivationSite",
+    "Manifest",
+    "ManifestEntry",
+    "Product",
+    "Role",
+    "SoftmaxSite",
+    "build_manifest",
+    "find_printed_defects",
+    "find_weights",
+    "paper_blocks",
+]
+
+TRANSFORMER_WORDS = ("attn", "Attention", "Transformer")
+
+
+def find_weights(model: nn.Module, graph: fx.GraphModule, scope: Scope, rule: IdentificationRule) -> list[str]:
+    """Return the names of the weights that a scope covers under a rule, in execution order, a shared one once.
+
+    `graph` is the model's captured graph, with or without folded batch norm. A weight that is itself computed
+    (standardized, for instance) has no name of its own and is left out.
+    """
+    operators = (CONVOLUTION, LINEAR) if scope in (Scope.CONV_LINEAR, Scope.ALL) else (CONVOLUTION,)
+    named = [(name, node) for node in call_nodes(graph, *operators) if (name := parameter_name(node.args[1]))]
+    outside_only = scope is Scope.CONV_OUTSIDE_TRANSFORMERS
+    if rule is IdentificationRule.PAPER:
+        blocks = paper_blocks(model)
+        listed = {name for block in blocks for name in block}
+        transformer = set(blocks[1]) if outside_only else set()
+        found = [n for n, _ in named if _module(n) in listed and not _is_within(n, transformer)]
+    elif outside_only:
+        roles = assign_roles(graph)
+        found = [name for name, node in named if not roles.in_transformer(node)]
+    else:
+        found = [name for name, _ in named]
+    return list(dict.fromkeys(found))
+
+
+def paper_blocks(model: nn.Module) -> tuple[list[str], list[str]]:
+    """Return the names of the (convolutional, transformer) modules by the printed rule of Algorithm 1, in O(n).
+
+    Conv2d is convolutional; Linear and anything with attn, Attention or Transformer in its path or class is
+    transformer, be it a dropout. Unlike the printed listing, names carry their separators, so that
+    `get_submodule` finds them.
+    """
+    convolutional: list[str] = []
+    transformer: list[str] = []
+    for name, module in model.named_modules():
+        words = f"{name} {type(module).__name__}"
+        if isinstance(module, nn.Conv2d):
+            convolutional.append(name)
+        elif name and (isinstance(module, nn.Linear) or any(word in words for word in TRANSFORMER_WORDS)):
+            transformer.append(name)
+    return convolutional, transformer
+
+
+def find_printed_defects(model: nn.Module, manifest: Manifest) -> list[str]:
+    """Return one sentence, with a count and an example, for each thing that Algorithm 1 as printed gets wrong."""
+    convolutional, transformer = paper_blocks(model)
+    listed = convolutional + transformer
+    modules = dict(model.named_modules())
+    empty = [name for name in transformer if not any(True for _ in modules[name].parameters())]
+    heads = sorted({e.module for e in manifest.entries.values() if e.role is Role.HEAD} & set(transformer))
+    inner = {e.module for e in manifest.entries.values() if e.operator == "conv2d" and e.in_transformer}
+    misplaced = [name for name in convolutional if name in inner]
+    owners = {entry.module: None for entry in manifest.entries.values()}
+    neither = [name for name in owners if name not in set(listed)]
+    joined = [name for name in listed if name.replace(".", "") not in modules]
+    found = (
+        ("names that do not resolve, because they are joined without a separator", joined),
+        ("classifiers listed as Transformer", heads),
+        ("modules without parameters, such as dropouts and identities, listed as Transformer", empty),
+        ("convolutions inside transformer blocks listed as CNN", misplaced),
+        ("modules with parameters, such as normalizations, listed nowhere", neither),
+    )
+    return [f"{what}: {len(names)} (for instance {names[0]})" for what, names in found if names]
+
+
+def _module(parameter: str) -> str:
+    return parameter.rpartition(".")[0]
+
+
+def _is_within(parameter: str, modules: set[str]) -> bool:
+    """Return whether a parameter lies anywhere below one of the modules."""
+    parts = parameter.split(".")
+    return any(".".join(parts[:depth]) in modules for depth in range(1, len(parts)))

@@ -1,0 +1,1 @@
+"""Images: found, read, prepared and collected for calibration."""

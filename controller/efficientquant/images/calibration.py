@@ -1,0 +1,160 @@
+"""Calibration data: checking them, hashing them, and running them through a model with bounded memory."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from efficientquant.errors import CalibrationError
+from efficientquant.images.data import ImageData
+from efficientquant.models import InputSpec, synthetic_images
+
+# (phase, fraction from 0 to 1)
+Progress = Callable[[str, float], None]
+CalibrationData = Tensor | Iterable[Tensor] | ImageData
+
+# Images per forward pass: large enough to amortize dispatch, small enough for 3 GiB with the largest model.
+CHUNK = 8
+DEFAULT_IMAGES = 32
+# What can be iterated only once is kept, since a recipe may run its data several times.
+BUFFER_LIMIT_BYTES = 1 << 30
+
+
+class CalibrationImages:
+    """Checked images that can be run as often as a recipe needs; `sha256` is that of their float32 bytes, in order.
+
+    `provenance` says where they came from, if they came from files; `notes` name images that look wrong.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[Tensor],
+        count: int,
+        sha256: str,
+        provenance: dict[str, Any] | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.sha256 = sha256
+        self.notes = notes
+        self.provenance = provenance
+        self._batches = batches
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.chunks()
+
+    def chunks(self) -> Iterator[Tensor]:
+        """Yield (CHUNK, C, H, W), the last one maybe smaller: the same chunks however the data were batched."""
+        kept: Tensor | None = None
+        for batch in self._batches:
+            images = batch.float() if kept is None else torch.cat([kept, batch.float()])
+            whole = len(images) - len(images) % CHUNK
+            if whole:
+                yield from torch.split(images[:whole], CHUNK)
+            kept = images[whole:]
+        if kept is not None and len(kept) > 0:
+            yield kept
+
+
+class _Read:
+    """The images of an ImageData, read again for each pass."""
+
+    def __init__(self, data: ImageData) -> None:
+        self._data = data
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (images for images, _ in self._data.batches(CHUNK))
+
+
+def collect_images(data: CalibrationData, spec: InputSpec) -> CalibrationImages:
+    """Check and hash calibration data in one pass; raise CalibrationError or DataError naming what is wrong.
+
+    Of an ImageData that was not sampled yet, 32 images are taken, spread over its classes. An iterator is kept in
+    memory, up to 1 GiB; anything that can be iterated again is.
+    """
+    if isinstance(data, ImageData):
+        chosen = data.sample(DEFAULT_IMAGES) if data.seed is None else data
+        batches: Iterable[Tensor] = _Read(chosen)
+        count, sha256 = _inspect(batches, spec)
+        return CalibrationImages(batches, count, sha256, chosen.provenance(), chosen.notes())
+    batches = [data] if isinstance(data, Tensor) else data
+    if isinstance(batches, Iterator):
+        batches = _keep(batches)
+    return CalibrationImages(batches, *_inspect(batches, spec))
+
+
+def load_images(given: CalibrationData | None, spec: InputSpec) -> tuple[CalibrationImages, dict[str, Any], list[str]]:
+    """Return checked images, their provenance and notes.
+
+    Synthetic images stand in where none are given. Raises CalibrationError and DataError.
+    """
+    notes: list[str] = []
+    if given is None:
+        notes.append(f"calibrated on {DEFAULT_IMAGES} synthetic images, since no data were given")
+    images = collect_images(synthetic_images(spec, DEFAULT_IMAGES) if given is None else given, spec)
+    source = "synthetic" if given is None else "given"
+    provenance = {"source": source, "images": len(images), "sha256": images.sha256}
+    if images.provenance is not None:
+        provenance["data"] = images.provenance
+    return images, provenance, [*notes, *images.notes]
+
+
+def hash_images(images: Tensor | CalibrationImages) -> str:
+    """Return the SHA-256 of the images' float32 bytes, in order: part of a recipe's provenance."""
+    if isinstance(images, CalibrationImages):
+        return images.sha256
+    return hashlib.sha256(_bytes_of(images)).hexdigest()
+
+
+def run_calibration(module: nn.Module, images: Tensor | CalibrationImages, progress: Progress | None) -> None:
+    """Run the images (N, C, H, W) through a module whose observers watch, reporting phase "calibrate"."""
+    done = 0
+    with torch.no_grad():
+        for chunk in torch.split(images, CHUNK) if isinstance(images, Tensor) else images.chunks():
+            module(chunk)
+            done += len(chunk)
+            if progress is not None:
+                progress("calibrate", done / len(images))
+
+
+def _keep(batches: Iterator[Tensor]) -> list[Tensor]:
+    kept: list[Tensor] = []
+    size_bytes = 0
+    for batch in batches:
+        size_bytes += batch.numel() * batch.element_size()
+        if size_bytes > BUFFER_LIMIT_BYTES:
+            raise CalibrationError(
+                f"an iterator's images are kept in memory, and these exceed {BUFFER_LIMIT_BYTES >> 30} GiB; pass "
+                "fewer, a list of batches, or efficientquant.open_images(…)"
+            )
+        kept.append(batch)
+    return kept
+
+
+def _inspect(batches: Iterable[Tensor], spec: InputSpec) -> tuple[int, str]:
+    """Return how many images there are and their hash, looking at one batch at a time."""
+    count, found = 0, hashlib.sha256()
+    for index, batch in enumerate(batches):
+        _require_fit(index, batch, spec)
+        count += len(batch)
+        found.update(_bytes_of(batch))
+    if count == 0:
+        raise CalibrationError("the calibration data hold no images; pass at least one batch (N, C, H, W)")
+    return count, found.hexdigest()
+
+
+def _require_fit(index: int, batch: Tensor, spec: InputSpec) -> None:
+    if tuple(batch.shape[1:]) != spec.shape:
+        wanted = f"(N, {', '.join(map(str, spec.shape))})"
+        raise CalibrationError(f"calibration batch {index} has shape {tuple(batch.shape)}; the model takes {wanted}")
+    if not batch.is_floating_point() or not bool(torch.isfinite(batch).all()):
+        raise CalibrationError(f"calibration batch {index} is not made of finite floats; normalize the images first")
+
+
+def _bytes_of(images: Tensor) -> bytes:
+    return images.float().contiguous().numpy().tobytes()

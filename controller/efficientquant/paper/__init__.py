@@ -1,0 +1,1 @@
+"""The reproduction: the paper's formulas as printed, its published numbers and its tables."""

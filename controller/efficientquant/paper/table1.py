@@ -1,0 +1,149 @@
+"""The paper's Table 1, measured: every model × recipe is a cell, kept in a file of its own as soon as it is known."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from efficientquant.artifact.export import export_onnx
+from efficientquant.checkpoints.model_names import require_models
+from efficientquant.errors import DataError
+from efficientquant.evaluation import LIMIT_SEED, Evaluation, evaluate, require_fit
+from efficientquant.files.given_paths import checkpoint_of
+from efficientquant.files.whole_files import scratch_folder, write_together
+from efficientquant.images.calibration import DEFAULT_IMAGES, Progress
+from efficientquant.images.data import has_split, open_images
+from efficientquant.models import checkpoint_notes, create_model, input_spec
+from efficientquant.quantization import QuantizedModel, quantize
+from efficientquant.recipe import Recipe
+
+TARGET = "onnxruntime"
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One model under one recipe: its evaluation as an artifact in ONNX Runtime, and all that it depends on."""
+
+    model: str
+    recipe: str
+    key: dict[str, Any]
+    evaluation: Evaluation
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready values."""
+        return dataclasses.asdict(self) | {"notes": list(self.notes), "evaluation": self.evaluation.to_dict()}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be measured; `weights` is pretrained, random, or a folder with one checkpoint per model.
+
+    `calibration` is a data source for the recipes that calibrate. Without one, the train split beside `data` is taken,
+    or else synthetic images, which every cell then says: evaluation images are never used for calibration silently.
+    """
+
+    models: Sequence[str]
+    recipes: Sequence[Recipe]
+    data: Path
+    calibration: Path | None
+    weights: str
+    limit: int | None = None
+    seed: int = 0
+    input_size: int | None = None
+
+
+def measure_table(plan: Plan, folder: Path, progress: Callable[[str, str], Progress]) -> Iterator[Cell]:
+    """Yield every cell in order, measuring those that the folder has not yet; each is stored before the next is begun.
+
+    `progress(model, recipe)` gives the callback for a cell. Stopped at any moment, nothing that was finished is lost:
+    called again with the same plan, it goes on. Raises what loading, quantizing, exporting or evaluating raises.
+    """
+    # What is missing is known before hours pass.
+    require_models(plan.models, plan.weights)
+    sources = {name: checkpoint_of(plan.weights, name) for name in plan.models}
+    for name in plan.models:
+        model = create_model(name, sources[name], seed=plan.seed, input_size=plan.input_size)
+        spec = input_spec(model)
+        data = open_images(plan.data, spec, split="val")
+        if plan.limit is not None:
+            data = data.sample(plan.limit, LIMIT_SEED)
+        require_fit(model, data)
+        if data.labels is None:
+            raise DataError(data.path, "has no labels: a table of accuracies needs one folder per class, or val.txt")
+        calibration = calibration_source(plan.data, plan.calibration)
+        images = open_images(calibration, spec, split="train").sample(DEFAULT_IMAGES) if calibration else None
+        shared = {
+            "format": FORMAT,
+            "library": version("efficientquant"),
+            "model": name,
+            "weights": weights_sha256(model),
+            "input": dataclasses.asdict(spec) | {"shape": list(spec.shape)},
+            "data": data.provenance()["sha256"],
+            "calibration": images.provenance()["sha256"] if images is not None else "synthetic",
+        }
+        for recipe in plan.recipes:
+            key = json.loads(json.dumps(shared | {"recipe": recipe.to_dict()}))
+            path = folder / _file_name(name, recipe, key)
+            cell = read_cell(path, key)
+            if cell is None:
+                report = progress(name, recipe.name)
+                quantized = quantize(model, recipe, images if recipe.needs_calibration else None, progress=report)
+                cell = Cell(name, recipe.name, key, _evaluate(model, quantized, data, report), tuple(quantized.notes))
+                seen = (*checkpoint_notes(model), *(images.notes() if images else ()), *cell.evaluation.notes)
+                cell = dataclasses.replace(cell, evaluation=dataclasses.replace(cell.evaluation, notes=seen))
+                write_cell(path, cell)
+            yield cell
+
+
+def calibration_source(data: Path, calibration: Path | None) -> Path | None:
+    """Return where calibration images come from: what was given, a train split beside the data, or nowhere."""
+    if calibration is not None:
+        return calibration
+    return data if has_split(data, "train") else None
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Return the SHA-256 of a model's state: names, types and values."""
+    found = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        found.update(value.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def read_cell(path: Path, key: dict[str, Any]) -> Cell | None:
+    """Return a stored cell; None where there is none, or one that another release or a broken disk wrote."""
+    try:
+        stored = json.loads(path.read_text())
+        if stored["key"] != key:
+            return None
+        evaluation = Evaluation.from_dict(stored["evaluation"])
+        return Cell(stored["model"], stored["recipe"], key, evaluation, tuple(stored["notes"]))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def write_cell(path: Path, cell: Cell) -> None:
+    """Write a cell whole: no half-written one can be found, whenever the power goes. Raises OutputError."""
+    write_together({path: json.dumps(cell.to_dict(), indent=2, ensure_ascii=False).encode()})
+
+
+def _evaluate(model: nn.Module, quantized: QuantizedModel, data: Any, report: Progress) -> Evaluation:
+    with scratch_folder("table1") as scratch:
+        artifact = export_onnx(quantized, scratch / "cell.onnx", target=TARGET, progress=report)
+        return evaluate(artifact, data, reference=model, progress=report)
+
+
+def _file_name(model: str, recipe: Recipe, key: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return f"{model}--{re.sub(r'[^a-z0-9.]+', '-', recipe.name.lower())}--{digest[:12]}.json"

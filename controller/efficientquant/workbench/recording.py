@@ -1,0 +1,240 @@
+"""Record tensors and gradients of a network on calibration images."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional as F  # noqa: N812 — torch's own name for it
+
+from efficientquant.graph.blocks import Layer, Tap, Window
+from efficientquant.graph.regions import Region, Visit
+from efficientquant.quantizers import CodeQuantizer
+
+# (logits, logits of the float network) of some images, or a block's outputs → a scalar, the sum over these images
+Loss = Callable[[Tensor, Tensor], Tensor]
+DEFAULT_POSITIONS = 33_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """How many positions of a tensor are kept, drawn by seed.
+
+    Tensors with the same number of positions over all images give the same ones, on every network.
+    """
+
+    positions: int = DEFAULT_POSITIONS
+    seed: int = 0
+
+
+class _Draw:
+    """Draws positions from all chunks of a tensor and gives each chunk's."""
+
+    def __init__(self, sample: Sample, total: int) -> None:
+        self._sample = sample
+        self._total = total  # along the first dimension of what runs
+        self._drawn: Tensor | None = None
+        self._seen = 0
+
+    def take(self, positions: int, length: int) -> Tensor:
+        """Return indices below `positions` for the next chunk of `length`."""
+        if self._drawn is None:
+            generator = torch.Generator().manual_seed(self._sample.seed)
+            everything = torch.randperm(positions * self._total // length, generator=generator)
+            self._drawn = everything[: self._sample.positions].sort().values
+        start = self._seen
+        self._seen += positions
+        return self._drawn[(self._drawn >= start) & (self._drawn < self._seen)] - start
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+    """Chunks that enter a network at node `source`.
+
+    `length` is their total along dimension 0. `chunks` can be iterated more than once.
+    """
+
+    source: str
+    chunks: Iterable[Tensor]
+    length: int
+
+
+def record(module: fx.GraphModule, taps: Sequence[Tap], feed: Feed, sample: Sample | None = None) -> list[Tensor]:
+    """Return the tensors at the taps, all chunks together, in one pass.
+
+    Without a sample each is whole; with one it is (positions, channels). In memory are the results and what one
+    chunk computes: float32, so 33,000 positions of 100 channels are 13 MB. Raises ValueError for a weight.
+    """
+    names = [tap.find_data(module).name for tap in taps]
+    region = Region(module, feed.source, names)
+    draws = [_Draw(sample, feed.length) for _ in taps] if sample is not None else None
+    kept: list[list[Tensor]] = [[] for _ in taps]
+    with torch.no_grad():
+        for chunk in feed.chunks:
+            for index, value in enumerate(_see(region, chunk, names)):
+                kept[index].append(value if draws is None else _sampled(value, taps[index], draws[index], chunk))
+    return [torch.cat(parts) for parts in kept]
+
+
+def _sampled(value: Tensor, tap: Tap, draw: _Draw, chunk: Tensor) -> Tensor:
+    rows = as_rows(value, tap.channel)
+    return rows[draw.take(len(rows), len(chunk))]
+
+
+def as_rows(x: Tensor, channel: int) -> Tensor:
+    """Return (positions, channels) of a tensor, its channels in dimension `channel`."""
+    return x.movedim(channel, -1).flatten(0, -2)
+
+
+def record_gradients(
+    module: fx.GraphModule,
+    reference: fx.GraphModule,
+    taps: Sequence[Tap],
+    loss: Loss,
+    feed: Feed,
+    sample: Sample | None = None,
+) -> list[Tensor]:
+    """Return the gradient of a loss at each tap.
+
+    It has the tap's own shape, or is sampled as `record` does.
+
+    `loss` gets the logits of a chunk, and those of the float network `reference`. Quantizers of activations pass the
+    gradient on unchanged. In memory are the results and one backward pass over a chunk. Raises ValueError for a weight.
+    """
+    float_region = Region(reference, feed.source, [_logits(reference)])
+    return record_block_gradients(module, _logits(module), taps, loss, feed, _run_each(float_region, feed), sample)
+
+
+def _run_each(region: Region, feed: Feed) -> Iterator[Tensor]:
+    for chunk in feed.chunks:
+        with torch.no_grad():
+            yield region.run(chunk)[0]
+
+
+def record_block_gradients(
+    module: fx.GraphModule,
+    output: str,
+    taps: Sequence[Tap],
+    loss: Loss,
+    feed: Feed,
+    expected: Iterable[Tensor],
+    sample: Sample | None = None,
+) -> list[Tensor]:
+    """Return the gradient at each tap of a loss of node `output`.
+
+    `loss` gets the output of a chunk, and what is expected of it. Otherwise as `record_gradients`.
+    """
+    names = [tap.find_data(module).name for tap in taps]
+    region = Region(module, feed.source, [output, *names])
+    draws = [_Draw(sample, feed.length) for _ in taps] if sample is not None else None
+    kept: list[list[Tensor]] = [[] for _ in taps]
+    for chunk, reference in zip(feed.chunks, expected, strict=True):
+        with _straight_through(module):
+            gradients = _gradients(region, names, chunk, reference, loss)
+        for index, gradient in enumerate(gradients):
+            kept[index].append(gradient if draws is None else _sampled(gradient, taps[index], draws[index], chunk))
+    return [torch.cat(parts) for parts in kept]
+
+
+def _gradients(region: Region, names: Sequence[str], chunk: Tensor, expected: Tensor, loss: Loss) -> list[Tensor]:
+    probes: dict[str, Tensor] = {}
+
+    def probe(name: str) -> Visit:
+        def add(value: Tensor) -> Tensor:
+            probes[name] = torch.zeros_like(value, requires_grad=True)
+            return value + probes[name]
+
+        return add
+
+    with torch.enable_grad():
+        logits, *_ = region.run(chunk, {name: probe(name) for name in set(names)})
+        found = torch.autograd.grad(loss(logits, expected), list(probes.values()), materialize_grads=True)
+    by_name = dict(zip(probes, found, strict=True))
+    return [by_name[name] for name in names]
+
+
+@contextmanager
+def _straight_through(module: fx.GraphModule) -> Iterator[None]:
+    """Let activation quantizers pass gradients on unchanged."""
+
+    def pass_on(_module: CodeQuantizer, inputs: tuple[Tensor], y: Tensor) -> Tensor:
+        # What is added is exactly zero, so that the values stay what they are.
+        return y.detach() + (inputs[0] - inputs[0].detach())
+
+    quantizers = [child for child in module.modules() if isinstance(child, CodeQuantizer)]
+    handles = [quantizer.register_forward_hook(pass_on) for quantizer in quantizers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _logits(module: fx.GraphModule) -> str:
+    (result,) = module.graph.output_node().args
+    logits = result[0] if isinstance(result, (tuple, list)) else result
+    assert isinstance(logits, fx.Node)
+    return logits.name
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRows:
+    """A layer's inputs (R, I) and outputs (R, O) at some positions.
+
+    A convolution's I are its C·kh·kw im2col columns, the padding's zeros included, in the order of weight.flatten(1);
+    those of a grouped one are the columns of all groups, one group after the other.
+    """
+
+    inputs: Tensor
+    outputs: Tensor
+
+
+def record_layer(module: fx.GraphModule, layer: Layer, feed: Feed, sample: Sample) -> LayerRows:
+    """Return a layer's inputs, behind their quantizers, and outputs.
+
+    The rows take R · (I + O) · 4 bytes: 33,000 of a 3×3 convolution from 64 channels to 64 are 84 MB.
+    """
+    source = layer.input.find(module).name
+    region = Region(module, feed.source, [source, layer.node])
+    draw = _Draw(sample, feed.length)
+    inputs: list[Tensor] = []
+    outputs: list[Tensor] = []
+    with torch.no_grad():
+        for chunk in feed.chunks:
+            x, y = _see(region, chunk, (source, layer.node))
+            rows = as_rows(y, layer.output.channel)
+            positions = draw.take(len(rows), len(chunk))
+            outputs.append(rows[positions])
+            if layer.window is None:
+                inputs.append(as_rows(x, -1)[positions])
+            else:
+                inputs.append(_im2col(x, layer.window, y.shape[2:], positions))
+    return LayerRows(torch.cat(inputs), torch.cat(outputs))
+
+
+def _see(region: Region, chunk: Tensor, names: Sequence[str]) -> list[Tensor]:
+    """Return copies of some tensors of a region."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Visit:
+        def visit(value: Tensor) -> Tensor:
+            seen[name] = value.clone()  # the next operator may work in place
+            return value
+
+        return visit
+
+    region.run(chunk, {name: keep(name) for name in names})
+    return [seen[name] for name in names]
+
+
+def _im2col(x: Tensor, window: Window, size: Sequence[int], positions: Tensor) -> Tensor:
+    """Return the im2col rows (R, C·kh·kw) of some output positions."""
+    height, width = size
+    rows_around, columns_around = window.padding
+    padded = F.pad(x, (columns_around, columns_around, rows_around, rows_around)).movedim(1, -1)
+    image, row, column = positions // (height * width), positions // width % height, positions % width
+    rows = (row * window.stride[0])[:, None] + torch.arange(window.kernel[0]) * window.dilation[0]
+    columns = (column * window.stride[1])[:, None] + torch.arange(window.kernel[1]) * window.dilation[1]
+    patches = padded[image[:, None, None], rows[:, :, None], columns[:, None, :]]  # (R, kh, kw, C)
+    return patches.movedim(-1, 1).flatten(1)

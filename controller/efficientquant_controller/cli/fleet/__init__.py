@@ -1,0 +1,1 @@
+"""Verbs that run a fleet, ask it to measure and watch it."""

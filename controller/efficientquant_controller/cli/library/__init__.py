@@ -1,0 +1,1 @@
+"""Verbs that use the library alone, without a controller."""

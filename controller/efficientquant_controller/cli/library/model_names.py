@@ -1,0 +1,73 @@
+"""The names of timm's models, read from its source files: importing timm imports torch and takes long."""
+
+import re
+import sys
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from efficientquant.checkpoints.model_names import require_listed
+
+_IMPORTED = re.compile(r"^from \.(\w+) import \*", re.MULTILINE)
+_RENAMINGS = re.compile(r"^register_model_deprecations\(__name__, \{(.*?)\}\)", re.MULTILINE | re.DOTALL)
+_KEY = re.compile(r"""^\s+["']([\w.]+)["']\s*:""", re.MULTILINE)
+_REGISTERED = re.compile(r"^@register_model\b.*\n(?:[@#].*\n)*def (\w+)", re.MULTILINE)
+
+
+def model_names(pattern: str) -> list[str]:
+    """Return the names timm knows that match, sorted.
+
+    A pattern without wildcards matches anywhere in a name.
+    """
+    wanted = pattern if re.search(r"[*?[]", pattern) else f"*{pattern}*"
+    return [name for name in all_names() if fnmatchcase(name, wanted)]
+
+
+def all_names() -> list[str]:
+    """Return every name, as timm.list_models() orders them."""
+    names = {name for source in _sources() for name in _REGISTERED.findall(source)}
+    if not names:  # not as files, or a release that registers in another way
+        import timm
+
+        return list(timm.list_models())
+    return sorted(names, key=_natural_key)
+
+
+def require_model(name: str) -> None:
+    """Raise UnknownModelError for a name that timm lacks, importing it only where its sources cannot tell."""
+    if "timm" in sys.modules:  # imported already, and it may have models from elsewhere
+        from efficientquant.checkpoints.model_names import require_model as ask_timm
+
+        ask_timm(name)
+    else:
+        require_in_sources(name)
+
+
+def require_in_sources(name: str) -> None:
+    """Raise UnknownModelError for a name that timm's sources lack.
+
+    What they do not say passes.
+    """
+    architecture, _, tag = name.partition(".")
+    sources = _sources()
+    if any(name in _KEY.findall(block) for source in sources for block in _RENAMINGS.findall(source)):
+        return
+    keys = (key.partition(".") for source in sources for key in _KEY.findall(source))
+    tags = [written for model, _, written in keys if model == architecture and written]
+    require_listed(name, all_names(), tags or [tag])
+
+
+@cache
+def _sources() -> list[str]:
+    """Return the text of each of timm's files that register models, empty where they are no files."""
+    spec = find_spec("timm")
+    folder = Path(spec.origin or "").parent / "models" if spec else Path()
+    if not (folder / "__init__.py").is_file():
+        return []
+    files = (folder / f"{module}.py" for module in _IMPORTED.findall((folder / "__init__.py").read_text()))
+    return [file.read_text() for file in files if file.is_file()]
+
+
+def _natural_key(name: str) -> list[int | str]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name.lower())]

@@ -1,0 +1,1 @@
+"""Verbs that show, compare and keep what was measured."""

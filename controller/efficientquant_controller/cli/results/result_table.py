@@ -1,0 +1,210 @@
+"""Result rows as tables for a person: milliseconds and MiB, speed-up against FP32, failures as sentences."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from efficientquant_controller.analysis.report import print_gains
+from efficientquant_controller.cli.output import new_table
+from efficientquant_controller.columns import COLUMNS, SHOWN, Column
+from efficientquant_controller.columns import Cell as Shown
+from efficientquant_controller.model import TWIN_RECIPE
+
+Row = Mapping[str, Any]
+Cell = Callable[[Row], str]
+LEGEND = (
+    "median: of the repeats' medians, with their min–max; load: read + session create (or deserialize + create "
+    "context) + first inference; peak PSS: of the measuring process; board Δ: drop of the whole board's available "
+    "memory"
+)
+VERDICT_LEGEND = (
+    "verdict: A steady and undisturbed, B with a rule broken, which is named, INVALID not to be used; see "
+    "docs/measurement.md"
+)
+PAPER_LEGEND = (
+    "paper: its way, for its numbers alone: means over all repeats, load without the first inference, memory of "
+    "all that ran on the device"
+)
+ABSENT = "–"
+
+
+def print_result_tables(rows: Sequence[Row], console: Console) -> None:
+    """Print each campaign's rows, in several tables where one is too wide; then what failed, and what was bought."""
+    for of_campaign in _grouped(rows, "campaign_id"):
+        console.print(_heading(of_campaign[0]), soft_wrap=True)
+        for table in _tables(of_campaign, console):
+            console.print()
+            console.print(table)
+        said = (failure_sentences, verdict_sentences, rail_sentences)
+        for sentence in ("", *(one for of_rows in said for one in of_rows(of_campaign))):
+            console.print(sentence, soft_wrap=True)
+        print_gains(of_campaign, console)
+    console.print("; ".join(_legends(rows)))
+
+
+def failure_sentences(rows: Sequence[Row]) -> list[str]:
+    """What did not succeed, each in one line."""
+    return [
+        f"{row['device']} · {row['model']} · {row['recipe']}: failed ({row['failure_type']}): {row['failure_message']}"
+        for row in rows
+        if row["state"] == "failed"
+    ]
+
+
+def verdict_sentences(rows: Sequence[Row]) -> list[str]:
+    """Why a row is not an A, each in one line."""
+    return [
+        f"{row['device']} · {row['model']} · {row['recipe']}: {row['verdict']}, {_broken_rules(row)}"
+        for row in rows
+        if row["verdict"] in ("B", "INVALID")
+    ]
+
+
+def rail_sentences(rows: Sequence[Row]) -> list[str]:
+    """What each device's energy is the energy of: two sets of rails are never to be compared."""
+    known = {(row["device"], row["rail_set"]) for row in rows if row["energy_per_inference_j"] is not None}
+    return [f"{device}: energy of {rail_set or 'rails it does not name'}" for device, rail_set in sorted(known)]
+
+
+def _legends(rows: Sequence[Row]) -> list[str]:
+    """The words for the columns that are shown."""
+    judged = [VERDICT_LEGEND] if any(row["verdict"] for row in rows) else []
+    return [LEGEND, *([PAPER_LEGEND] if any(_has(row, _PAPER) for row in rows) else []), *judged]
+
+
+def _broken_rules(row: Row) -> str:
+    """The reasons for a verdict, without what could not be checked: those stand in --json and --csv."""
+    return "; ".join(one for one in row["verdict_reasons"] or () if not one.startswith("not checked:"))
+
+
+def _heading(row: Row) -> str:
+    return f"campaign {row['campaign_id']} · tier {row['tier']} · weights {row['weights']}"
+
+
+def _tables(rows: Sequence[Row], console: Console) -> list[Table]:
+    """The rows in the first layout that fits; the narrowest one folds names, and never numbers."""
+    shown = [_LATENCY, _MEMORY, *(group for group in (_ENERGY, _PAPER) if any(_has(row, group) for row in rows))]
+    tables: list[Table] = []
+    for apart, naming in _LAYOUTS:
+        packed = _packed(rows, shown, naming, console)
+        tables = [
+            _table(part, rows, {**naming, **columns}, title=" · ".join(str(part[0][name]) for name in apart) or None)
+            for part in _grouped(rows, *apart)
+            for columns in packed
+        ]
+        if all(_natural_width(one, console) <= console.width for one in tables):
+            break
+    return tables
+
+
+def _packed(
+    rows: Sequence[Row], groups: Sequence[Mapping[str, Cell]], naming: Mapping[str, Cell], console: Console
+) -> list[dict[str, Cell]]:
+    """Groups of columns put together, in their order, as many as fit side by side after the naming columns."""
+    packed: list[dict[str, Cell]] = []
+    for group in groups:
+        wider = {**packed[-1], **group} if packed else {**_STANDING, **group}
+        if packed and _natural_width(_table(rows, rows, {**naming, **wider}), console) > console.width:
+            packed.append(dict(group))
+        else:
+            packed[-1:] = [wider]
+    return packed
+
+
+def _has(row: Row, group: Mapping[str, Cell]) -> bool:
+    """Whether a row has anything to say in a group of columns."""
+    if group is _PAPER and not row["paper"]:
+        return False
+    return any(cell(row) != ABSENT for cell in group.values())
+
+
+def _grouped(rows: Sequence[Row], *names: str) -> list[list[Row]]:
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return list(groups.values())
+
+
+def _natural_width(table: Table, console: Console) -> int:
+    return console.measure(table, options=console.options.update_width(1000)).maximum
+
+
+def _table(shown: Sequence[Row], rows: Sequence[Row], columns: Mapping[str, Cell], title: str | None = None) -> Table:
+    table = new_table(title=title)
+    left_out = set()
+    if all(row["state"] == "succeeded" for row in rows):
+        left_out.add("state")
+    if not any(row["verdict"] for row in rows):
+        left_out.add("verdict")
+    chosen = {heading: cell for heading, cell in columns.items() if heading not in left_out}
+    for heading in chosen:
+        is_number = "\n" in heading
+        table.add_column(heading, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
+    for row in shown:
+        table.add_row(*(cell(row) for cell in chosen.values()))
+    return table
+
+
+def _text(name: str) -> Cell:
+    return lambda row: str(row[name])
+
+
+def _state(row: Row) -> str:
+    if row["state"] in ("pending", "queued", "leased"):
+        return f"{row['state']} {row['runs_done']}/{row['runs_planned']}"
+    return str(row["state"])
+
+
+def _number(column: Column, shown: Shown) -> Cell:
+    """Show a number, or a range, in the unit for people."""
+    _, factor = SHOWN[shown.unit]
+    names = (column.name, shown.up_to) if shown.up_to else (column.name,)
+
+    def cell(row: Row) -> str:
+        values = [row[name] for name in names]
+        known = [value for value in values if value is not None]
+        return "–".join(f"{value * factor:.{shown.digits}f}" for value in known) if known == values else ABSENT
+
+    return cell
+
+
+def _optional_text(name: str) -> Cell:
+    return lambda row: row[name] or ABSENT
+
+
+def _group(name: str) -> dict[str, Cell]:
+    """Make the cells of one group of the registry, by their headings.
+
+    Only numbers have a unit, in the heading's second line.
+    """
+    shown = [(one, one.cell) for one in COLUMNS.values() if one.cell and one.cell.group == name]
+    cells: dict[str, Cell] = {}
+    for column, cell in sorted(shown, key=lambda pair: pair[1].place):
+        if cell.unit:
+            cells[f"{cell.heading}\n{cell.unit}"] = _number(column, cell)
+        else:
+            cells[cell.heading] = _optional_text(column.name)
+    return cells
+
+
+def _speed_up(row: Row) -> str:
+    """Show the guard's ratio: none where it forbids the comparison."""
+    is_twin = row["recipe"] == TWIN_RECIPE and row["latency_p50_s"] is not None
+    ratio = 1.0 if is_twin else row["latency_ratio"]
+    return ABSENT if ratio is None else f"{ratio:.2f}×"
+
+
+_NAMES: Mapping[str, Cell] = {name: _text(name) for name in ("device", "model", "recipe")}
+# What is told in a table's title, and the columns that tell the rest: the widest layout first.
+_LAYOUTS: Sequence[tuple[Sequence[str], Mapping[str, Cell]]] = [
+    (apart, {name: cell for name, cell in _NAMES.items() if name not in apart})
+    for apart in ((), ("device",), ("device", "model"))
+]
+_STANDING: Mapping[str, Cell] = {"state": _state, "verdict": lambda row: row["verdict"] or ABSENT}
+# A heading of two lines has its unit in the second: those columns are numbers.
+_OF_LATENCY = list(_group("latency").items())
+# How many times faster than fp32 is a matter of two rows; it stands after the median and its range.
+_LATENCY: Mapping[str, Cell] = dict([*_OF_LATENCY[:2], ("speed-up\nvs fp32", _speed_up), *_OF_LATENCY[2:]])
+_MEMORY, _ENERGY, _PAPER = _group("memory"), _group("energy"), _group("paper")

@@ -1,0 +1,29 @@
+"""The seam to the wire: records become messages that every peer can read."""
+
+from efficientquant_agent.host.device import Probe
+from efficientquant_agent.link.client import encode_result
+from efficientquant_agent.records import Finding, RunResult
+from efficientquant_protos.v1 import fleet_pb2 as pb
+
+ESCAPED = "/N\udcc3\udca4/run"  # a path as Python reads it in a C locale
+
+
+def test_texts_that_are_no_unicode(tmp_path):
+    """A path that Python could not decode does not keep a result from being delivered."""
+    device = Probe.of_tree(str(tmp_path)).snapshot({"python": ESCAPED}, [])
+    result = RunResult(
+        run_id="run-1",
+        device_id="d",
+        attempt=1,
+        device=device._replace(os=ESCAPED),
+        backend="ort-cpu",
+        library_versions={},
+        failure_message=ESCAPED,
+        log_tail=[ESCAPED],
+        findings=[Finding("clocks", "info", ESCAPED)],
+    )
+
+    message = pb.RunResult.FromString(encode_result(result))
+
+    texts = {message.failure_message, *message.log_tail, message.findings[0].message, message.device.os}
+    assert texts == {"/N\xe4/run"}

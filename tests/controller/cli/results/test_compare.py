@@ -1,0 +1,354 @@
+"""`efficientquant compare`: which jobs names mean, and how the answer or the refusal is printed."""
+# ruff: noqa: D102 – the methods of a fake are those of Runs
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from efficientquant_controller.analysis.metrics import METRICS
+from efficientquant_controller.cli.app import app
+from efficientquant_controller.cli.results.compare import choose, find_sides, readable
+from efficientquant_controller.errors import UserError
+from efficientquant_controller.model import (
+    Backend,
+    Build,
+    Campaign,
+    CampaignState,
+    DeviceSnapshot,
+    Job,
+    Measurement,
+    Run,
+    RunResult,
+    StageTiming,
+    Weights,
+)
+from efficientquant_controller.store.sql import open_store
+
+
+def row(job_id: str, campaign: str, device: str, model: str, recipe: str, **changes: Any) -> dict[str, Any]:
+    place = {"campaign_id": campaign, "device": device, "model": model, "recipe": recipe}
+    return {"job_id": job_id, "run_id": f"{job_id}-0", "repeat_index": 0, "state": "succeeded", **place, **changes}
+
+
+ROWS = [
+    row("job-aaaa", "c-old", "nano", "mobilevit_xxs", "fp32"),
+    row("job-bbbb", "c-new", "nano", "mobilevit_xxs", "fp32"),
+    row("job-cccc", "c-new", "nano", "mobilevit_xxs", "fp16"),
+    row("job-dddd", "c-new", "xavier", "mobilevit_xxs", "fp16"),
+    row("job-eeee", "c-new", "nano", "mobilevit_xxs_v2", "fp16"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "job_id"),
+    [
+        ("job-cccc", "job-cccc"),
+        ("c-old/nano/mobilevit_xxs/fp32", "job-aaaa"),
+        ("latest/nano/mobilevit_xxs/fp32", "job-bbbb"),
+        ("latest/fp32", "job-bbbb"),
+        ("latest/nano/mobilevit_xxs/fp16", "job-cccc"),  # in full goes before the beginning of mobilevit_xxs_v2
+        ("xav", "job-dddd"),
+        ("c-old", "job-aaaa"),
+        ("mobilevit_xxs_", "job-eeee"),
+        ("job-ee", "job-eeee"),
+        ("latest//mobilevit_xxs/fp32", "job-bbbb"),
+    ],
+)
+def test_names(name: str, job_id: str) -> None:
+    """A job is named by its id, or by as many parts of its name as tell it from the others."""
+    assert choose(name, ROWS, "c-new")["job_id"] == job_id
+
+
+def test_an_ambiguous_name_lists_what_it_may_mean() -> None:
+    """Two jobs of one name are an error that names both in full, with their ids."""
+    with pytest.raises(UserError) as refused:
+        choose("nano/mobilevit_xxs/fp32", ROWS, "c-new")
+
+    assert str(refused.value) == (
+        "'nano/mobilevit_xxs/fp32' means several jobs: c-old/nano/mobilevit_xxs/fp32 (job-aaaa), "
+        "c-new/nano/mobilevit_xxs/fp32 (job-bbbb); name more of it, or a job's id"
+    )
+
+
+@pytest.mark.parametrize("name", ["int8", "fp32/nano", "c-new/c-new"])
+def test_a_name_of_nothing_lists_what_there_is(name: str) -> None:
+    """A name without a job is an error that says which there are, the first eight of them."""
+    many = [row(f"job-{n}", "c", "nano", "m", f"r{n}") for n in range(10)]
+
+    with pytest.raises(UserError, match=r"there is no job '.*'; there are: c/nano/m/r0 \(job-0\), .* and 2 more$"):
+        choose(name, many, "c")
+    with pytest.raises(UserError, match="nothing was measured there yet"):
+        choose(name, [], "c")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("c-new/nano/mobilevit_xsx/fp32", "; did you mean c-new/nano/mobilevit_xxs/fp32? There are: c-old/nano/"),
+        ("a/b/c/d/e", "'a/b/c/d/e' has 5 parts; a job's name is CAMPAIGN/DEVICE/MODEL/RECIPE, or less of it"),
+    ],
+)
+def test_a_misspelt_name_gets_what_was_meant(name: str, sentence: str) -> None:
+    """A near name is offered, and a name that is none says what one looks like."""
+    with pytest.raises(UserError) as refused:
+        choose(name, ROWS, "c-new")
+
+    assert sentence in str(refused.value)
+
+
+class FakeRuns:
+    """Repeats as a test says; remembers what was read."""
+
+    def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
+        self.asked: list[str] = []
+        self._rows = rows
+
+    def campaign_ids(self) -> Sequence[str]:
+        return ["c-new", "c-old"]
+
+    def rows(self, campaign_id: str) -> Sequence[dict[str, Any]]:
+        self.asked.append(campaign_id)
+        return [one for one in self._rows if campaign_id in ("", one["campaign_id"])]
+
+    def latencies(self, repeats: Sequence[dict[str, Any]]) -> list[Sequence[float]]:
+        return [[float(one["repeat_index"])] for one in repeats]
+
+
+def test_only_named_campaigns_are_read() -> None:
+    """A campaign that is named is read alone, and once for both sides."""
+    runs = FakeRuns(ROWS)
+
+    sides = find_sides(runs, "latest/nano/fp32", "c-new/xavier", with_samples=False)
+
+    assert ([one.name for one in sides], runs.asked) == (
+        ["c-new/nano/mobilevit_xxs/fp32", "c-new/xavier/mobilevit_xxs/fp16"],
+        ["c-new"],
+    )
+
+
+def test_sides_hold_succeeded_repeats_in_order() -> None:
+    """What failed is left out; raw samples come in the order of the repeats."""
+    repeats = [row("j", "c-new", "nano", "m", "fp32", repeat_index=n, run_id=f"r{n}") for n in (2, 0, 1)]
+    repeats[2]["state"] = "failed"
+
+    side, other = find_sides(FakeRuns([*repeats, *ROWS]), "j", "job-aaaa", with_samples=True)
+
+    assert [one["repeat_index"] for one in side.repeats] == [0, 2]
+    assert (side.samples, other.samples) == ([[0.0], [2.0]], [[0.0]])
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.0123456, "s", "12.35 ms"),
+        (1.5, "s", "1.5 s"),
+        (0.25, "J", "250 mJ"),
+        (4.2, "W", "4.2 W"),
+        (5 << 20, "B", "5.00 MiB"),
+    ],
+)
+def test_values_for_a_person(value: float, unit: str, text: str) -> None:
+    """SI units become those that a person reads."""
+    assert readable(value, unit) == text
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Campaign c1 on device nano: fp32 of 20 ms and fp16 of 10 ms with three repeats each, int8 with one."""
+    path = tmp_path_factory.mktemp("measured") / "results.db"
+    store = open_store(path)
+    snapshot = DeviceSnapshot(board="bench", backends=(Backend("ort-cpu", "1.32.0", ("CPU",)),))
+    store.register_device("d1", "nano", "0.1.0", 1, snapshot, 1.0)
+    recipes = {"fp32": (0.020, 3), "fp16": (0.010, 3), "int8": (0.005, 1)}
+    names = (("m",), tuple(recipes), ("nano",))
+    measurement = Measurement("demo", 0.3, 64)
+    campaign = Campaign("c1", CampaignState.RUNNING, 1.0, *names, Weights("random"), measurement, 3, 0)
+    builds = [Build("c1", "m", recipe) for recipe in recipes]
+    jobs = [Job(f"j-{recipe}", "c1", "d1", "m", recipe) for recipe in recipes]
+    runs = [Run(f"{name}-{k}", f"j-{name}", k, k) for name, (_, count) in recipes.items() for k in range(count)]
+    store.create_campaign(campaign, builds, jobs, runs)
+    for run in runs:
+        store.record_result(result(run.run_id, recipes[run.run_id.partition("-")[0]][0], snapshot), 2.0)
+    store.close()
+    return path
+
+
+@pytest.fixture
+def database(measured: Path, tmp_path: Path) -> str:
+    """A copy of the measured campaign, to add to."""
+    return str(shutil.copy(measured, tmp_path))
+
+
+def result(run_id: str, latency_s: float, snapshot: DeviceSnapshot, **changes: Any) -> RunResult:
+    """A steady run of a hundred inferences."""
+    stages = tuple(StageTiming(name, 0.1, cold=True) for name in ("read", "session_create", "first_inference"))
+    latencies = tuple(latency_s * (1 + 0.002 * (n * 7 % 11) / 11) for n in range(100))
+    made = RunResult(
+        run_id=run_id, device_id="d1", attempt=1, failure_type="", failure_message="", log_tail=(),
+        started_unix_s=1.0, started_monotonic_s=1.0, duration_s=3.0, agent_version="0.1.0", protocol_version=1,
+        stages=stages, warmup_converged=True, warmup_latency_s=(0.1,), latency_s=latencies, series=(),
+        backend="ort-cpu", providers=("CPU",), library_versions={}, session_options={"intra_op_threads": "0"},
+        device=snapshot, measured={"peak_pss_bytes": 100 << 20, "sampler_cpu_s": 0.001, "sampler_wakeups": 30},
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def test_one_answer(command, database):
+    """Both jobs are named in full with value and counts, then comes the answer with its interval."""
+    outcome = command("compare", "latest/fp32", "fp16", "--db", database)
+
+    assert (outcome.exit_code, outcome.err) == (0, "")
+    assert outcome.out.splitlines() == [
+        "A: c1/nano/m/fp32 · 20.02 ms · 3 repeats",
+        "B: c1/nano/m/fp16 · 10.01 ms · 3 repeats",
+        "B is 2.00× faster than A in median latency (90 % interval 2.00–2.00), by Mann-Whitney over repeats",
+    ]
+
+
+def test_raw_samples_say_what_they_are(command, database):
+    """With one repeat the raw samples answer, are counted, and are told for what they are."""
+    outcome = command("compare", "fp32", "int8", "--db", database)
+
+    lines = outcome.out.splitlines()
+    assert lines[1] == "B: c1/nano/m/int8 · 5.005 ms · 1 repeat · 100 samples"
+    assert lines[2].startswith("B is 4.00× faster than A in median latency (90 % interval ")
+    assert lines[3] == "  note: from raw samples of 3 and 1 processes: not a statement about repeats"
+
+
+@pytest.mark.parametrize(
+    ("metric", "answer"),
+    [("load", "same"), ("memory", "same"), ("latency-p99", "faster"), ("energy", "not enough data")],
+)
+def test_other_metrics(command, database, metric, answer):
+    """Every metric has an answer, also where it is that there is too little; all of them leave with 0."""
+    outcome = command("compare", "fp32", "fp16", "--db", database, "--metric", metric, "--json")
+
+    found = json.loads(outcome.out)
+    assert (outcome.exit_code, found["metric"], found["answer"]) == (0, metric, answer)
+
+
+def test_the_least_effect_may_be_chosen(command, database):
+    """--min-effect decides what counts, and stands in the answer; another than a percentage is refused."""
+    add_campaign(database, "demo")
+    names = ("compare", "c1/fp32", "c2/fp32", "--db", database, "--min-effect")
+
+    same, counted, nonsense = (command(*names, percent) for percent in ("12.5", "0.2", "0"))
+
+    assert "the same in median latency, within 12.5 %" in same.out
+    assert json.loads(command(*names, "12.5", "--json").out)["min_effect"] == 0.125
+    assert "within 0.2 %" in counted.out
+    assert (nonsense.exit_code, nonsense.err) == (2, "error: --min-effect 0: give a number from 0.1 to 100 percent\n")
+
+
+def test_a_refusal_names_the_difference_and_leaves_with_2(command, database):
+    """Unlike jobs are not compared; --json says the same, and --force makes a footnote of it."""
+    add_campaign(database, "quick")
+
+    refused = command("compare", "c1/fp32", "c2/fp32", "--db", database)
+    as_json = command("compare", "c1/fp32", "c2/fp32", "--db", database, "--json")
+    forced = command("compare", "c1/fp32", "c2/fp32", "--db", database, "--force")
+
+    assert (refused.exit_code, as_json.exit_code, forced.exit_code) == (2, 2, 0)
+    assert refused.out.splitlines() == ["A: c1/nano/m/fp32", "B: c2/nano/m/fp32"]
+    assert refused.err == (
+        "error: not comparable in median latency: tier: demo for A, quick for B; "
+        "pass --force to compare them all the same, with this as a footnote\n"
+    )
+    assert json.loads(as_json.out)["refusals"] == ["tier: demo for A, quick for B"]
+    assert "  note: tier: demo for A, quick for B" in forced.out.splitlines()
+
+
+def test_a_verdict_stands_below(command, database):
+    """What makes a side's runs doubtful or invalid is told with the answer."""
+    add_campaign(database, "demo", warmup_converged=False)
+
+    lines = command("compare", "c1/fp32", "c2/fp32", "--db", database).out.splitlines()
+
+    reason = "the warm-up ended by its time limit, before three windows agreed within 5 %"
+    assert lines[2].startswith("A and B are the same in median latency, within 5 %")
+    assert lines[3] == f"  note: 3 of 3 repeats of B graded B ({reason})"
+
+
+def add_campaign(database: str, tier: str, **changes: Any) -> None:
+    """Campaign c2: fp32 again."""
+    store = open_store(database)
+    names = (("m",), ("fp32",), ("nano",))
+    asked = Campaign("c2", CampaignState.RUNNING, 3.0, *names, Weights("random"), Measurement(tier, 0.3, 64), 3, 0)
+    runs = [Run(f"again-{k}", "j-again", k, k) for k in range(3)]
+    store.create_campaign(asked, [Build("c2", "m", "fp32")], [Job("j-again", "c2", "d1", "m", "fp32")], runs)
+    snapshot = store.device("d1").snapshot
+    for run in runs:
+        store.record_result(result(run.run_id, 0.020, snapshot, **changes), 4.0)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("fp32", "int4"), "there is no job 'int4'; there are: c1/nano/m/fp32 (j-fp32), "),
+        (("fp32", "fp"), "'fp' means several jobs: "),
+        (("fp32", "fp32"), "not comparable in median latency: both are job j-fp32"),
+        (("fp32", "fp16", "--metric", "beauty"), "there is no metric 'beauty' to compare (there are: latency, "),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(command, database, words, sentence):
+    """A slip of the hand is told in one line on stderr, with exit code 2."""
+    outcome = command("compare", *words, "--db", database)
+
+    assert outcome.exit_code == 2
+    assert outcome.err.startswith(f"error: {sentence}")
+    assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        ("delete from series where run_id = 'fp16-1'", "the samples of run 'fp16-1' are gone from the database"),
+        ("update series set samples = x'00' where run_id = 'fp16-1'", "the samples of run 'fp16-1' cannot be read: "),
+        ("delete from jobs where job_id = 'j-fp16'", "there is no job 'fp16'; "),
+        ("delete from runs", "there is no job 'fp32': nothing was measured there yet"),
+        ("delete from campaigns", "there is no job 'fp32': nothing was measured there yet"),
+    ],
+)
+def test_what_is_gone_from_a_database_is_one_sentence(command, database, damage, sentence):
+    """Rows that somebody has deleted are named, with exit code 2."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(damage)
+
+    outcome = command("compare", "fp32", "fp16", "--db", database)
+
+    assert (outcome.exit_code, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert outcome.err.startswith(f"error: {sentence}")
+
+
+def test_a_side_without_a_succeeded_run_is_refused(command, database):
+    """A job that has failed, or has not run, is named as having nothing to compare."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("update runs set state = 'failed' where job_id = 'j-fp16'")
+
+    outcome = command("compare", "fp32", "fp16", "--db", database)
+
+    assert outcome.exit_code == 2
+    assert outcome.err.startswith("error: not comparable in median latency: no repeat of B has succeeded")
+
+
+def test_a_missing_database_is_not_made(command, tmp_path):
+    """A database file that does not exist is an error, and is not created."""
+    outcome = command("compare", "a", "b", "--db", str(tmp_path / "typo.db"))
+
+    assert (outcome.exit_code, list(tmp_path.iterdir())) == (2, [])
+    assert "there is no database" in outcome.err
+
+
+def test_help_names_every_metric():
+    """The help of --metric lists the metrics that there are."""
+    [option] = [one for one in typer.main.get_command(app).commands["compare"].params if one.name == "metric"]
+
+    assert all(name in option.help for name in METRICS)

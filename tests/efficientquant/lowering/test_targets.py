@@ -1,0 +1,116 @@
+"""Each target gets the form it can build, and every form computes the same."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from efficientquant.artifact.validation import find_violations
+from efficientquant.primitives import sqnr_db
+from efficientquant.targets import get_target
+from onnx import TensorProto
+
+CODES = {"rtx-3080": np.int8, "agx-xavier": np.int8, "onnxruntime": np.uint8}
+
+
+def operators(artifact):
+    return Counter(node.op_type for node in onnx.load(artifact.path).graph.node)
+
+
+@pytest.mark.parametrize("target", ["jetson-nano", "agx-xavier", "rtx-3080", "tensorrt-10", "onnxruntime"])
+@pytest.mark.parametrize("recipe", ["efficientquant", "int8"])
+def test_a_variant_keeps_its_targets_rules_and_the_logits(artifacts, recipe, target):
+    """Every variant passed parity with what it computes of the recipe, and breaks no rule of its target."""
+    artifact = artifacts["mobilevit_xxs", recipe, target]
+    assert artifact.parity_max_abs <= 1e-4
+    assert find_violations(onnx.load(artifact.path), get_target(target)) == []
+    assert (artifact.opset, artifact.target) == (get_target(target).opset, target)
+
+
+def test_a_nano_gets_dequantized_weights(artifacts):
+    """Where INT8 aborts the build there is no Q/DQ, the weights are FP32 and the notes and bits say so."""
+    artifact = artifacts["mobilevit_xxs", "int8", "jetson-nano"]
+    assert not operators(artifact).keys() & {"QuantizeLinear", "DequantizeLinear"}
+    assert {t.data_type for t in onnx.load(artifact.path).graph.initializer} == {TensorProto.FLOAT, TensorProto.INT64}
+    assert any("72 quantized weights are stored in float: jetson-nano" in note for note in artifact.notes)
+    assert (artifact.bit_table["conv inputs"], artifact.bit_table["conv weights"]) == ("32", "8 per-channel")
+
+
+def test_a_xavier_gets_int8_only_where_both_inputs_have_it(artifacts):
+    """Weights alone are folded back; with activations they are FP32 constants that the builder quantizes itself."""
+    weights_only, both = (artifacts["mobilevit_xxs", r, "agx-xavier"] for r in ("efficientquant", "int8"))
+    assert "DequantizeLinear" not in operators(weights_only)
+    assert weights_only.builder_flags == ()
+    assert both.builder_flags == ("int8",)
+    assert operators(both)["QuantizeLinear"] == operators(both)["DequantizeLinear"]
+    assert TensorProto.INT8 not in {
+        tensor.data_type for tensor in onnx.load(both.path).graph.initializer if "zero_point" not in tensor.name
+    }
+
+
+@pytest.mark.parametrize("target", CODES)
+def test_codes_are_signed_for_tensorrt_and_unsigned_for_onnx_runtime(artifacts, target):
+    """The same numbers: uint8 with zero-point 128 where kernels want it, int8 with 0 where nothing else is accepted."""
+    graph = onnx.load(artifacts["mobilevit_xxs", "int8", target].path).graph
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    quantizers = [node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] not in constants]
+    decoders = [node for node in graph.node if node.op_type == "DequantizeLinear" and target != "agx-xavier"]
+    zero_points = {(z.dtype.type, int(z.flat[0])) for z in (constants[n.input[2]] for n in quantizers + decoders)}
+    kind = CODES[target]
+    assert zero_points == {(kind, 128 if kind is np.uint8 else 0)}
+
+
+def test_integer_kernels_do_not_saturate(artifacts, quantized, real_images):
+    """With all of ONNX Runtime's optimizations, int8 logits keep what the eager model's have: 20 dB to each other."""
+    session = onnxruntime.InferenceSession(str(artifacts["mobilevit_xxs", "int8", "onnxruntime"].path))
+    logits = [session.run(None, {"input": image[None].numpy()})[0] for image in real_images]
+    eager = quantized["mobilevit_xxs", "int8"](real_images)
+    assert sqnr_db(eager, torch.from_numpy(np.concatenate(logits))) > 20
+
+
+def test_int8_runs_in_integers(artifacts, tmp_path):
+    """ONNX Runtime makes integer kernels of all 35 convolutions and all 54 matrix products of mobilevit_xxs."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
+    onnxruntime.InferenceSession(str(artifacts["mobilevit_xxs", "int8", "onnxruntime"].path), options)
+    found = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert (found["QLinearConv"], found["Conv"] + found["FusedConv"]) == (35, 0)
+    assert found["MatMul"] + found["FusedMatMul"] + found["Gemm"] <= 1  # maybe the head, whose output stays in float
+
+
+def test_fp16_is_typed_or_a_flag(artifacts):
+    """A typed target gets FP16 constants with FP32 at both ends; a Nano gets FP32 and the builder's flag."""
+    typed, flagged = (artifacts["mobilevit_xxs", "fp16", target] for target in ("rtx-3080", "jetson-nano"))
+    graph = onnx.load(typed.path).graph
+    assert {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)} == {TensorProto.FLOAT}
+    halves = sum(tensor.data_type == TensorProto.FLOAT16 for tensor in graph.initializer)
+    assert halves > 100
+    assert typed.size_bytes < 0.55 * flagged.size_bytes
+    assert (typed.builder_flags, flagged.builder_flags) == ((), ("fp16",))
+    assert flagged.parity_max_abs <= 1e-4
+
+
+def test_normalizations_stay_in_float32(artifacts):
+    """A LayerNorm's inputs are FP32 in an FP16 file: their sum of squares overflows from 256 on."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load(artifacts["mobilevit_xxs", "fp16", "rtx-3080"].path)).graph
+    types = {info.name: info.type.tensor_type.elem_type for info in graph.value_info}
+    norms = [node for node in graph.node if node.op_type == "LayerNormalization"]
+    assert len(norms) == 21
+    assert {types[node.input[0]] for node in norms} == {TensorProto.FLOAT}
+
+
+@pytest.mark.parametrize(
+    ("emulation", "rounds", "bits"), [("keep", 6, "8 log2-A"), ("drop", 0, "32"), ("move", 6, "8 log2-A")]
+)
+def test_log2_is_kept_dropped_or_moved(artifacts, emulation, rounds, bits):
+    """The emulation stands behind the softmax, nowhere, or before it; the artifact's bit table tells which."""
+    artifact = artifacts["test_vit", f"efficientquant:log2_emulation={emulation}", "onnxruntime"]
+    model = onnx.load(artifact.path)
+    products = [node for node in model.graph.node if node.op_type == "MatMul"]
+    softmaxes = {node.output[0] for node in model.graph.node if node.op_type == "Softmax"}
+    direct = sum(bool(softmaxes & set(node.input)) for node in products)
+    assert operators(artifact)["Round"] == rounds
+    assert direct == (0 if emulation == "keep" else 6)
+    assert artifact.bit_table["softmax"] == bits

@@ -24,8 +24,8 @@ ARROWS = {
 LAYERS = {
     "efficientquant": (
         {"errors", "options"},
-        {"option_values", "primitives", "observers", "targets", "checkpoints", "files"},
-        {"quantizers", "softmax_quantizers", "installation", "models"},
+        {"option_values", "primitives", "targets", "checkpoints", "files"},
+        {"quantizers", "softmax_quantizers", "observers", "installation", "models"},
         {"graph", "images"},
         {"bits", "workbench"},
         {"recipe"},

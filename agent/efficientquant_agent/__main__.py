@@ -54,8 +54,8 @@ def _serve(config: configuration.Config) -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     state = StateDirectory(config.state_dir)
-    probe = device.Probe.of_tree(config.board_root)
-    control = clocks.ClockControl(probe.clock_places())
+    probe = device.DeviceFiles.of_tree(config.board_root)
+    control = clocks.ClockControl(probe.clock_paths())
     found = device.runtimes()
     for sentence in [*found.broken, *clocks.recover(state.path, control)]:
         _log(sentence)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from efficientquant.errors import NonFiniteError
 from efficientquant.options import RangeRule
+from efficientquant.primitives import top_code
 
 BINS = 2048
 PERCENTILE = 0.9999
@@ -79,7 +80,7 @@ class MagnitudeObserver(nn.Module):
 
     def _squared_error(self, limit: float, bits: int) -> float:
         """Return the squared error over all bins when magnitudes up to `limit` get the codes."""
-        top = (1 << (bits - 1)) - 1
+        top = top_code(bits)
         middles = (torch.arange(BINS, dtype=torch.float64) + 0.5) * (self._width / BINS)
         rounded = (middles * (top / limit)).round().clamp_max(top) * (limit / top)
         return float((self._counts * (rounded - middles).square()).sum())

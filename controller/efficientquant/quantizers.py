@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from efficientquant.primitives import LN2, CalibratedLog2, Log2Parameters, dequantize, spread_groups
+from efficientquant.primitives import LN2, CalibratedLog2, Log2Parameters, dequantize, spread_groups, top_code
 
 DOMAIN = "efficientquant"
 WEIGHT_MARKER = "DequantizeWeight"
@@ -105,7 +105,7 @@ class ActivationQuantizer(CodeQuantizer):
     @property
     def top(self) -> int:
         """The largest code."""
-        return (1 << (self.bits - 1)) - 1
+        return top_code(self.bits)
 
     @property
     def bottom(self) -> int:

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from efficientquant.primitives import require_bits, require_finite
+from efficientquant.primitives import require_bits, require_finite, top_code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ class TwinUniform:
     @property
     def top(self) -> int:
         """The largest count of steps in either range."""
-        return (1 << (self.bits - 1)) - 1
+        return top_code(self.bits)
 
     def quantize(self, probabilities: Tensor) -> Tensor:
         """Return round(a / step), and 2^(bits-1) more in the second range."""

@@ -13,7 +13,7 @@ import sys
 import uuid
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-from efficientquant_agent.host.device import Probe, precisions
+from efficientquant_agent.host.device import DeviceFiles, precisions
 from efficientquant_agent.records import Gpu
 
 LIBRARY_NAMES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so.10.2")
@@ -313,7 +313,7 @@ def _candidates() -> List[str]:
 def gpus(library: Optional[Cudart] = None, proc: str = "/proc") -> List[Gpu]:
     """Return every GPU, with what its SM can compute; CudaError without a runtime, a driver or a GPU."""
     library = library or open_library()
-    driver_version = Probe(proc=proc).driver_version() or "CUDA " + library.driver_version()
+    driver_version = DeviceFiles(proc=proc).driver_version() or "CUDA " + library.driver_version()
     found = []
     for device in range(library.device_count()):
         name, identity, memory_bytes = library.properties(device)

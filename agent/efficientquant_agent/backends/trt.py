@@ -24,7 +24,7 @@ from efficientquant_agent.backends.base import (
     UnsupportedGpuError,
     is_installed,
 )
-from efficientquant_agent.host.device import Probe
+from efficientquant_agent.host.device import DeviceFiles
 from efficientquant_agent.records import BackendInfo
 from efficientquant_agent.versions import version_of
 
@@ -130,7 +130,7 @@ class Tensorrt(Backend):
             cls._modules[0]: str(cls._module().__version__),
             "sm": str(sm),
             "gpu": "" if options.compute_capability else cudart.open_library().properties()[0],
-            "l4t": Probe().l4t(),
+            "l4t": DeviceFiles().l4t(),
             "precision": types or "of the file",
             "tf32": "on" if "tf32" in options.builder_flags else "off",
             "workspace_ladder_bytes": ",".join(str(size) for size in options.workspace_ladder_bytes),

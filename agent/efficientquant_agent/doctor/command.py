@@ -16,7 +16,7 @@ from efficientquant_agent.config import Config
 from efficientquant_agent.doctor import controller_check, diagnosis
 from efficientquant_agent.doctor.facts import ControllerFacts, Facts, Problem
 from efficientquant_agent.host.clocks import HELPER, ClockControl
-from efficientquant_agent.host.device import Probe, Runtimes, runtimes
+from efficientquant_agent.host.device import DeviceFiles, Runtimes, runtimes
 
 # Of the JSON below. Keys are added without a new number; none is removed or changes its meaning without one.
 SCHEMA = 1
@@ -73,7 +73,7 @@ def run_doctor(settings: Config, as_json_: bool, environment: Mapping[str, str])
 
     Return 0 when this device can run a model, for the controller if there is one.
     """
-    probe = Probe.of_tree(settings.board_root)
+    probe = DeviceFiles.of_tree(settings.board_root)
     facts = collect(probe, runtimes(), settings.state_dir, environment, tegrastats=settings.tegrastats)
     if settings.names_controller:
         facts = facts._replace(controller=_controller(settings, facts.missing_modules))
@@ -94,7 +94,7 @@ def _controller(settings: Config, missing_modules: Sequence[str]) -> ControllerF
 
 
 def collect(
-    probe: Probe,
+    probe: DeviceFiles,
     found: Runtimes,
     state_dir: str,
     environment: Mapping[str, str],
@@ -103,7 +103,7 @@ def collect(
     tegrastats: str = "",
 ) -> Facts:
     """Return the facts about a device, reading only; `search_path` is where Python's packages are, sys.path if None."""
-    control = control or ClockControl(probe.clock_places())
+    control = control or ClockControl(probe.clock_paths())
     device = probe.snapshot(found.library_versions, found.backends, found.gpus, found.cuda_version, control.access())
     clocks = probe.max_clocks_hz()
     shared = {name: getattr(device, name) for name in Facts._fields if name in device._fields}
@@ -248,7 +248,7 @@ def _size(size_bytes: Optional[int]) -> str:
     return "unknown" if size_bytes is None else "{:.1f} GiB".format(size_bytes / 1024**3) if size_bytes else "none"
 
 
-def _root_only(probe: Probe) -> Dict[str, str]:
+def _root_only(probe: DeviceFiles) -> Dict[str, str]:
     found = {name: _readable([os.path.join(probe.sys, path) for path in paths]) for name, paths in _ROOT_ONLY.items()}
     found["iram"] = diagnosis.READABLE if os.geteuid() == 0 else diagnosis.NEEDS_ROOT
     return found
@@ -268,8 +268,8 @@ def _readable(paths: Sequence[str]) -> str:
     return next(each for each in (diagnosis.READABLE, diagnosis.NEEDS_ROOT, diagnosis.ABSENT) if each in states)
 
 
-def _tools(probe: Probe, tegrastats: str) -> Dict[str, str]:
-    places = probe.clock_places()
+def _tools(probe: DeviceFiles, tegrastats: str) -> Dict[str, str]:
+    places = probe.clock_paths()
     found = {
         "tegrastats": tegrastats,
         "nvpmodel": places.nvpmodel,

@@ -102,7 +102,7 @@ class Nvml:
             raise ToolError("{}: {}".format(name, self._library.nvmlErrorString(code).decode()))
 
 
-class Places(NamedTuple):
+class ClockPaths(NamedTuple):
     """Where tools and files are. The command line cannot change them; tests call main() with their own."""
 
     nvpmodel: str = "/usr/sbin/nvpmodel"
@@ -115,11 +115,11 @@ class Places(NamedTuple):
     needs_root: bool = True
 
 
-def main(arguments: Optional[Sequence[str]] = None, places: Optional[Places] = None) -> int:
+def main(arguments: Optional[Sequence[str]] = None, paths: Optional[ClockPaths] = None) -> int:
     """Serve one request; return the exit code."""
     request = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        answer = dict(_serve(request, places or Places()), ok=True)  # type: Dict[str, Any]
+        answer = dict(_serve(request, paths or ClockPaths()), ok=True)  # type: Dict[str, Any]
         code = 0
     except RefusedError as error:
         answer, code = {"ok": False, "error": str(error)}, 2
@@ -130,7 +130,7 @@ def main(arguments: Optional[Sequence[str]] = None, places: Optional[Places] = N
     return code
 
 
-def _serve(request: List[str], places: Places) -> Dict[str, Any]:
+def _serve(request: List[str], paths: ClockPaths) -> Dict[str, Any]:
     verb, arguments = request[0] if request else "", request[1:]
     patterns = _ARGUMENTS.get(verb)
     if patterns is None:
@@ -145,31 +145,31 @@ def _serve(request: List[str], places: Places) -> Dict[str, Any]:
             "{} takes {}, not {!r}".format(verb, _VALUES.get(verb, "no arguments"), " ".join(arguments)[:80])
         )
     if verb == "status":
-        return status(places)
+        return status(paths)
     if verb == "nvml-status":
-        return places.nvml().clocks_hz(arguments[0])
-    if places.needs_root and os.geteuid() != 0:
+        return paths.nvml().clocks_hz(arguments[0])
+    if paths.needs_root and os.geteuid() != 0:
         raise RefusedError("{} needs root; run it through sudo".format(verb))
-    with _StateDirectory(places.state_dir) as state:
+    with _StateDirectory(paths.state_dir) as state:
         if verb not in _UNDOING and _caller_is_gone():
             raise RefusedError("who asked for this is gone")
-        return _change(verb, arguments, places, state)
+        return _change(verb, arguments, paths, state)
 
 
-def _change(verb: str, arguments: List[str], places: Places, state: "_StateDirectory") -> Dict[str, Any]:
+def _change(verb: str, arguments: List[str], paths: ClockPaths, state: "_StateDirectory") -> Dict[str, Any]:
     if verb == "set-power-mode":
-        return _set_power_mode(int(arguments[0]), places, state)
+        return _set_power_mode(int(arguments[0]), paths, state)
     if verb == "lock":
-        return _lock(places, state)
+        return _lock(paths, state)
     if verb == "restore":
-        return _restore(places, state)
+        return _restore(paths, state)
     if verb == "nvml-reset":
-        places.nvml().reset(arguments[0])
+        paths.nvml().reset(arguments[0])
         return {}
     min_mhz, max_mhz = map(int, arguments[0].split(","))
     if min_mhz > max_mhz:
         raise RefusedError("nvml-lock: {} MHz is more than {} MHz".format(min_mhz, max_mhz))
-    places.nvml().lock(arguments[1], min_mhz, max_mhz)
+    paths.nvml().lock(arguments[1], min_mhz, max_mhz)
     return {}
 
 
@@ -207,21 +207,21 @@ def _caller_is_gone() -> bool:
     return any(event & select.POLLHUP for _, event in poll.poll(0))
 
 
-def _set_power_mode(mode: int, places: Places, state: _StateDirectory) -> Dict[str, Any]:
-    current = read_power_mode(places)
+def _set_power_mode(mode: int, paths: ClockPaths, state: _StateDirectory) -> Dict[str, Any]:
+    current = read_power_mode(paths)
     if current is None:
-        raise ToolError("this machine has no power modes ({} is missing)".format(places.nvpmodel))
+        raise ToolError("this machine has no power modes ({} is missing)".format(paths.nvpmodel))
     # Asked for the mode it is in, nvpmodel may demand a reboot.
     if current[0] == mode:
         return {"changed": False}
-    modes = read_power_modes(places)
+    modes = read_power_modes(paths)
     if modes and mode not in modes:
         names = ", ".join("{} {}".format(*item) for item in sorted(modes.items()))
         raise ToolError("there is no power mode {} (there is: {})".format(mode, names))
-    output = _run([places.nvpmodel, "-m", str(mode)], state)
+    output = _run([paths.nvpmodel, "-m", str(mode)], state)
     deadline_s = time.monotonic() + _MODE_TIMEOUT_S
     while True:
-        current = read_power_mode(places)
+        current = read_power_mode(paths)
         if current is not None and current[0] == mode:
             return {"changed": True}
         if "reboot" in output.lower():
@@ -233,27 +233,27 @@ def _set_power_mode(mode: int, places: Places, state: _StateDirectory) -> Dict[s
         time.sleep(_MODE_POLL_S)
 
 
-def _lock(places: Places, state: _StateDirectory) -> Dict[str, Any]:
+def _lock(paths: ClockPaths, state: _StateDirectory) -> Dict[str, Any]:
     # What is stored already is how the board was before somebody died half-way: never overwrite it.
     if not os.path.exists(state.stored):
         partial = state.stored + ".new"
         if os.path.exists(partial):
             os.unlink(partial)  # jetson_clocks asks before it overwrites
-        output = _run([places.jetson_clocks, "--store", partial], state)
+        output = _run([paths.jetson_clocks, "--store", partial], state)
         if not os.path.exists(partial):
             raise ToolError("jetson_clocks stored nothing: {}".format(_last_line(output)))
         _sync(partial)
         os.replace(partial, state.stored)
         _sync(os.path.dirname(state.stored))
-    return {"complaints": _complaints(_run([places.jetson_clocks], state))}
+    return {"complaints": _complaints(_run([paths.jetson_clocks], state))}
 
 
-def _restore(places: Places, state: _StateDirectory) -> Dict[str, Any]:
+def _restore(paths: ClockPaths, state: _StateDirectory) -> Dict[str, Any]:
     if os.path.exists(state.stored + ".new"):
         os.unlink(state.stored + ".new")  # a store that did not end was followed by no lock
     if not os.path.exists(state.stored):
         return {"restored": False}
-    output = _run([places.jetson_clocks, "--restore", state.stored], state)
+    output = _run([paths.jetson_clocks, "--restore", state.stored], state)
     os.unlink(state.stored)
     return {"restored": True, "complaints": _complaints(output)}
 
@@ -305,25 +305,25 @@ def _sync(path: str) -> None:
         os.close(descriptor)
 
 
-def status(places: Places) -> Dict[str, Any]:
+def status(paths: ClockPaths) -> Dict[str, Any]:
     """Return what can be read: {"power_mode": [id, name] or None, "power_modes", "domains", "tools", "stored"}."""
     return {
-        "power_mode": read_power_mode(places),
-        "power_modes": read_power_modes(places),
-        "domains": read_domains(places.sys),
-        "jetson_clocks": os.path.exists(places.jetson_clocks),
-        "stored": os.path.exists(os.path.join(places.state_dir, "stored.conf")),
+        "power_mode": read_power_mode(paths),
+        "power_modes": read_power_modes(paths),
+        "domains": read_domains(paths.sys),
+        "jetson_clocks": os.path.exists(paths.jetson_clocks),
+        "stored": os.path.exists(os.path.join(paths.state_dir, "stored.conf")),
     }
 
 
-def read_power_mode(places: Places) -> Optional[Tuple[int, str]]:
+def read_power_mode(paths: ClockPaths) -> Optional[Tuple[int, str]]:
     """Return (id, name) of the power mode, None where there are none.
 
     R32's nvpmodel may refuse to tell a user; what it keeps for the next boot is readable by all.
     """
     try:
         done = subprocess.run(
-            [places.nvpmodel, "-q"],
+            [paths.nvpmodel, "-q"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -336,18 +336,18 @@ def read_power_mode(places: Places) -> Optional[Tuple[int, str]]:
     match = re.search(r"^NV Power Mode:[ \t]*(\S*)\s+([0-9]+)\s*$", output, re.MULTILINE)
     if match:
         return int(match.group(2)), match.group(1)
-    match = re.search(r"\bpmode:([0-9]+)", _text(places.nvpmodel_status))
+    match = re.search(r"\bpmode:([0-9]+)", _text(paths.nvpmodel_status))
     if match is None:
         return None
     mode = int(match.group(1))
-    return mode, read_power_modes(places).get(mode, "")
+    return mode, read_power_modes(paths).get(mode, "")
 
 
-def read_power_modes(places: Places) -> Dict[int, str]:
+def read_power_modes(paths: ClockPaths) -> Dict[int, str]:
     """Return the names of the power modes by number, empty where there are none."""
     pattern = r"^<\s*POWER_MODEL\s+ID=([0-9]+)\s+NAME=(\S+)\s*>"
     return {
-        int(mode): name for mode, name in re.findall(pattern, _text(places.nvpmodel_conf), re.MULTILINE | re.IGNORECASE)
+        int(mode): name for mode, name in re.findall(pattern, _text(paths.nvpmodel_conf), re.MULTILINE | re.IGNORECASE)
     }
 
 

@@ -76,11 +76,11 @@ class ClockControl:
 
     def __init__(
         self,
-        places: Optional[clock_helper.Places] = None,
+        paths: Optional[clock_helper.ClockPaths] = None,
         helper: Optional[Sequence[str]] = None,
         settle_s: float = 5.0,
     ) -> None:
-        self._places = places or clock_helper.Places()
+        self._paths = paths or clock_helper.ClockPaths()
         self._given_helper = helper
         self._settle_s = settle_s
         self._access = ""
@@ -99,7 +99,7 @@ class ClockControl:
 
     def observe(self) -> AppliedClocks:
         """Return what is in force, changing nothing and starting nothing as root."""
-        found = clock_helper.status(self._places)
+        found = clock_helper.status(self._paths)
         state = _state(found["domains"])
         targets = _targets(found["domains"]) if state == "locked" else {}
         return AppliedClocks(_mode_name(found["power_mode"]), state, targets)

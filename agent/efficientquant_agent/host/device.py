@@ -65,7 +65,7 @@ class Precisions(NamedTuple):
     tf32: bool
 
 
-class Probe(NamedTuple):
+class DeviceFiles(NamedTuple):
     """Where to look; tests pass captured trees."""
 
     proc: str = "/proc"
@@ -75,7 +75,7 @@ class Probe(NamedTuple):
     var: str = "/var"
 
     @classmethod
-    def of_tree(cls, root: str) -> "Probe":
+    def of_tree(cls, root: str) -> "DeviceFiles":
         """Return the probe of a tree of files that looks like a root directory."""
         return cls(*[os.path.join(root, name) for name in cls._fields])
 
@@ -151,9 +151,9 @@ class Probe(NamedTuple):
         match = re.search(r"^{}:\s+(\d+) kB$".format(field), _text(self.proc, "meminfo"), re.MULTILINE)
         return int(match.group(1)) * 1024 if match else None
 
-    def clock_places(self) -> clock_helper.Places:
+    def clock_paths(self) -> clock_helper.ClockPaths:
         """Return where the power mode and the clocks of this board are read."""
-        return clock_helper.Places(
+        return clock_helper.ClockPaths(
             nvpmodel=os.path.join(self.usr, "sbin/nvpmodel"),
             jetson_clocks=os.path.join(self.usr, "bin/jetson_clocks"),
             sys=self.sys,
@@ -163,12 +163,12 @@ class Probe(NamedTuple):
 
     def power_mode(self) -> str:
         """Return the power mode by its name, else its number; empty where there are none."""
-        mode = clock_helper.read_power_mode(self.clock_places())
+        mode = clock_helper.read_power_mode(self.clock_paths())
         return "" if mode is None else mode[1] or str(mode[0])
 
     def power_modes(self) -> List[str]:
         """Return the names of the power modes in the order of their numbers, none where there are none."""
-        return [name for _, name in sorted(clock_helper.read_power_modes(self.clock_places()).items())]
+        return [name for _, name in sorted(clock_helper.read_power_modes(self.clock_paths()).items())]
 
     def max_clocks_hz(self) -> Dict[str, int]:
         """Return the highest clocks that the power mode allows, of "cpu" and "gpu"; what cannot be read is missing."""

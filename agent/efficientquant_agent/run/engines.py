@@ -22,7 +22,7 @@ _SMALLEST_BYTES = _LADDER_BYTES[-1]
 _FAILURES = {"oom": "build_oom", "other": "build_failed"}
 
 
-class Plan(NamedTuple):
+class PreparedEngine(NamedTuple):
     """An engine as a file, and how it was made."""
 
     path: str
@@ -49,7 +49,7 @@ class Engines:
         scratch: str,
         watcher: Watcher,
         progress: Callable[[str, float], None],
-    ) -> Plan:
+    ) -> PreparedEngine:
         """Return the engine for an artifact.
 
         Raises RunFailedError: "build_failed", "build_oom" or "unsupported_op". When the watcher is told to stop, the
@@ -59,7 +59,7 @@ class Engines:
         key = plans.plan_key(assignment.sha256, settings)
         kept = self._cache.find(key)
         if kept is not None:
-            return Plan(kept.path, kept.report, True, key)
+            return PreparedEngine(kept.path, kept.report, True, key)
         ladder = workspace_ladder_bytes(device)
         options = BuildOptions(
             builder_flags=list(assignment.builder_flags),
@@ -69,11 +69,11 @@ class Engines:
         spec = BuildSpec(os.getpid(), scratch, assignment.backend, self._device_name, artifact_path, options)
         report = self._build(spec, watcher, progress)
         made = self._cache.put(key, os.path.join(scratch, protocol.PLAN_FILE), report)
-        return Plan(made.path, made.report, False, key)
+        return PreparedEngine(made.path, made.report, False, key)
 
-    def forget(self, plan: Plan) -> None:
+    def forget(self, engine: PreparedEngine) -> None:
         """Drop an engine that does not load."""
-        self._cache.forget(plan.key)
+        self._cache.forget(engine.key)
 
     @staticmethod
     def _build(spec: BuildSpec, watcher: Watcher, progress: Callable[[str, float], None]) -> BuildReport:

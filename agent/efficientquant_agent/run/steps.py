@@ -22,7 +22,7 @@ from efficientquant_agent.records import (
 )
 from efficientquant_agent.run import preflight
 from efficientquant_agent.run.children import crash, read_outcome, read_samples, run_child
-from efficientquant_agent.run.engines import Engines, Plan
+from efficientquant_agent.run.engines import Engines, PreparedEngine
 from efficientquant_agent.run.watcher import Cancellation, SeriesRecorder, Watcher
 
 Progress = Callable[[str, float], None]
@@ -85,18 +85,18 @@ class Steps:
             self._measure_between_rests(self._files.artifact, None, device_name)
             return
         try:
-            plan = self._plan()
-            self._measure_between_rests(plan.path, plan, device_name)
+            engine = self._prepare_engine()
+            self._measure_between_rests(engine.path, engine, device_name)
         except RunFailedError as error:
             if error.failure_type != "stale_plan":
                 raise
             self.findings.append(Finding("engine", "info", "the kept engine did not load: {}".format(error)))
-            self._engines.forget(plan)
+            self._engines.forget(engine)
             # What was timed of a loading that failed is no part of one that works.
             self.result = self.result._replace(stages=[one for one in self.result.stages if one.stage in _MAKING])
             del self._windows[:]
-            plan = self._plan()
-            self._measure_between_rests(plan.path, plan, device_name)
+            engine = self._prepare_engine()
+            self._measure_between_rests(engine.path, engine, device_name)
 
     def fail(self, error: RunFailedError) -> None:
         """Keep what the run ended with."""
@@ -135,11 +135,11 @@ class Steps:
         if self._watcher.killed_for:
             raise RunFailedError("cancelled", "cancelled by the controller")
 
-    def _plan(self) -> Plan:
+    def _prepare_engine(self) -> PreparedEngine:
         self.progress("build", 0.0)
         started_s = time.monotonic()
         try:
-            plan = self._engines.get(
+            engine = self._engines.get(
                 self._assignment,
                 self._files.artifact,
                 self.result.device,
@@ -151,12 +151,12 @@ class Steps:
         finally:
             self._mark("build", started_s)
             self._require_alive()
-        timed = [("parse", plan.report.parse_s), ("build", plan.report.build_s)]
-        if not plan.from_cache:
+        timed = [("parse", engine.report.parse_s), ("build", engine.report.build_s)]
+        if not engine.from_cache:
             self._add_stages([StageTiming(name, duration_s) for name, duration_s in timed])
-        return plan
+        return engine
 
-    def _measure_between_rests(self, content_path: str, plan: Optional[Plan], device_name: str) -> None:
+    def _measure_between_rests(self, content_path: str, engine: Optional[PreparedEngine], device_name: str) -> None:
         available_bytes = self._board.available_bytes()
         self.readings = self.readings._replace(
             board_available_before_bytes=available_bytes, swap_used_before_bytes=self._board.swap_used_bytes()
@@ -166,7 +166,7 @@ class Steps:
         self._cool_down()
         self._note_neighbours("before")
         self._rest("idle_before")
-        self._measure(content_path, plan, device_name)
+        self._measure(content_path, engine, device_name)
         self._rest("idle_after")
         self._watcher.look()  # so that the last window ends between two readings, not after the last one
         self._note_neighbours("after")
@@ -204,7 +204,7 @@ class Steps:
     def _since_start(self, monotonic_s: float) -> float:
         return monotonic_s - self.result.started_monotonic_s
 
-    def _measure(self, content_path: str, plan: Optional[Plan], device_name: str) -> None:
+    def _measure(self, content_path: str, engine: Optional[PreparedEngine], device_name: str) -> None:
         spec = RunSpec(
             parent_pid=os.getpid(),
             scratch=self._scratch,
@@ -227,9 +227,9 @@ class Steps:
         outcome = read_outcome(self._scratch, ended, protocol.decode_outcome)
         if outcome is None:
             raise crash(ended, self._memory_seen(), _FAILURES)
-        self._take(outcome, plan)
+        self._take(outcome, engine)
 
-    def _take(self, outcome: Outcome, plan: Optional[Plan]) -> None:
+    def _take(self, outcome: Outcome, engine: Optional[PreparedEngine]) -> None:
         """Keep everything a child told, also when it failed."""
         self._add_stages(list(outcome.stages))
         for window in outcome.windows:
@@ -249,7 +249,7 @@ class Steps:
             providers=outcome.providers,
             session_options=outcome.session_options,
             agreement=outcome.agreement,
-            engine=_engine_info(plan, outcome) if plan else None,
+            engine=_engine_info(engine, outcome) if engine else None,
         )
         if outcome.failure_type:
             raise RunFailedError(outcome.failure_type, outcome.failure_message)
@@ -267,12 +267,12 @@ class Steps:
         )
 
 
-def _engine_info(plan: Plan, outcome: Outcome) -> EngineInfo:
-    report = plan.report
+def _engine_info(engine: PreparedEngine, outcome: Outcome) -> EngineInfo:
+    report = engine.report
     return EngineInfo(
         sha256=report.engine_sha256,
         size_bytes=report.engine_bytes,
-        from_cache=plan.from_cache,
+        from_cache=engine.from_cache,
         workspace_bytes=report.workspace_bytes,
         notes=list(report.notes),
         settings=dict(report.settings),

@@ -9,7 +9,7 @@ from typing import Any, Callable, List, NamedTuple, Optional, Tuple
 from efficientquant_agent.errors import SensorError
 
 
-class Places(NamedTuple):
+class SamplerRoots(NamedTuple):
     """Where a board is read: its file systems, and NVML's GPU (samplers.nvml.Gpu) where there is one."""
 
     proc: str = "/proc"
@@ -18,7 +18,7 @@ class Places(NamedTuple):
 
 
 # Finds the samplers of one kind; raises SensorError when what says what is there cannot be read.
-Part = Callable[[Places], "List[Sampler]"]
+Part = Callable[[SamplerRoots], "List[Sampler]"]
 
 
 class Sampler(abc.ABC):

@@ -7,7 +7,7 @@ import re
 from typing import List, Optional, Sequence
 
 from efficientquant_agent.errors import SensorError
-from efficientquant_agent.samplers.base import Number, Part, Places, Sampler
+from efficientquant_agent.samplers.base import Number, Part, Sampler, SamplerRoots
 
 # Beyond this many cores (no edge board has them), their clocks would cost more than everything else.
 MAX_CORES = 16
@@ -88,14 +88,14 @@ def cpu_clocks(sys: str = "/sys") -> List[Sampler]:
     return found
 
 
-def _emc(places: Places) -> List[Sampler]:
+def _emc(roots: SamplerRoots) -> List[Sampler]:
     """Return the memory's clock, of a Jetson: elsewhere it is in debugfs, which only root may open."""
-    clock = emc_clock(places.sys) if gpu_directory(places.sys) is not None else None
+    clock = emc_clock(roots.sys) if gpu_directory(roots.sys) is not None else None
     return [] if clock is None else [clock]
 
 
 BOARD_PARTS: Sequence[Part] = (
-    lambda places: gpu_samplers(places.sys),
+    lambda roots: gpu_samplers(roots.sys),
     _emc,
-    lambda places: cpu_clocks(places.sys)[:MAX_CORES],
+    lambda roots: cpu_clocks(roots.sys)[:MAX_CORES],
 )

@@ -6,7 +6,7 @@ from typing import Any, Callable, List, NamedTuple, Optional
 
 from efficientquant_agent.errors import SensorError
 from efficientquant_agent.samplers import devfreq, jtop, memory, nvmap, nvml, power
-from efficientquant_agent.samplers.base import Places, Sampler
+from efficientquant_agent.samplers.base import Sampler, SamplerRoots
 from efficientquant_agent.samplers.tegrastats_stream import Tegrastats
 
 # Modules of this package with BOARD_PARTS: what reads the board as a whole, the cheapest source of a quantity first.
@@ -39,7 +39,7 @@ def board_samplers(proc: str = "/proc", sys: str = "/sys", gpu: Optional[nvml.Gp
     Raises SensorError when something that says what there is cannot be read; `discover` goes on without it instead.
     """
     samplers: List[Sampler] = []
-    for part in _board_parts(Places(proc, sys, gpu)):
+    for part in _board_parts(SamplerRoots(proc, sys, gpu)):
         _add(samplers, part())
     return samplers
 
@@ -76,7 +76,7 @@ def discover(
     notes: List[str] = []
     gpu = _tried(lambda: nvml.open_gpu(gpu_uuid, nvml_module), None, notes) if use_gpu else None
     samplers: List[Sampler] = []
-    for part in _board_parts(Places(proc, sys, gpu)):
+    for part in _board_parts(SamplerRoots(proc, sys, gpu)):
         _add(samplers, _tried(part, [], notes))
     if with_jtop:
         _add(samplers, _tried(lambda: _jtop(interval_s), [], notes))
@@ -95,10 +95,10 @@ def discover(
     return Discovery(samplers, stream, gpu, _rail_set(rails, gpu, notes), notes)
 
 
-def _board_parts(places: Places) -> List[Callable[[], List[Sampler]]]:
+def _board_parts(roots: SamplerRoots) -> List[Callable[[], List[Sampler]]]:
     """Return what finds each kind of sampler, so that one that fails takes no other with it."""
     modules = [importlib.import_module("efficientquant_agent.samplers." + name) for name in MODULES]
-    return [functools.partial(part, places) for module in modules for part in module.BOARD_PARTS]
+    return [functools.partial(part, roots) for module in modules for part in module.BOARD_PARTS]
 
 
 def _jtop(interval_s: float) -> List[Sampler]:

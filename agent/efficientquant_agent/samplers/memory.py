@@ -160,4 +160,4 @@ def meminfo_samplers(proc: str = "/proc") -> List[Sampler]:
     return [BoardUsed(meminfo=meminfo), BoardAvailable(meminfo=meminfo), SwapUsed(meminfo=meminfo)]
 
 
-BOARD_PARTS: Sequence[Part] = (lambda places: meminfo_samplers(places.proc),)
+BOARD_PARTS: Sequence[Part] = (lambda roots: meminfo_samplers(roots.proc),)

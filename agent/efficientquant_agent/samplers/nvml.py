@@ -220,4 +220,4 @@ def _scaled(number: Optional[float], times: int = 1, over: int = 1) -> Optional[
     return None if number is None else float(number) * times / over
 
 
-BOARD_PARTS: Sequence[Part] = (lambda places: board_samplers(places.gpu) if places.gpu else [],)
+BOARD_PARTS: Sequence[Part] = (lambda roots: board_samplers(roots.gpu) if roots.gpu else [],)

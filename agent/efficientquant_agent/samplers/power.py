@@ -115,4 +115,4 @@ def _hwmon_rails(monitor: str) -> Iterable[Sampler]:
             yield HwmonRail(rail, os.path.join(monitor, "in{}_input".format(channel)), current)
 
 
-BOARD_PARTS: Sequence[Part] = (lambda places: power_rails(places.sys),)
+BOARD_PARTS: Sequence[Part] = (lambda roots: power_rails(roots.sys),)

@@ -66,4 +66,4 @@ def thermal_zones(sys: str = "/sys") -> List[Sampler]:
     return found
 
 
-BOARD_PARTS: Sequence[Part] = (lambda places: thermal_zones(places.sys),)
+BOARD_PARTS: Sequence[Part] = (lambda roots: thermal_zones(roots.sys),)

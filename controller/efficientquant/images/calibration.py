@@ -104,13 +104,6 @@ def load_images(given: CalibrationData | None, spec: InputSpec) -> tuple[Calibra
     return images, provenance, [*notes, *images.notes]
 
 
-def hash_images(images: Tensor | CalibrationImages) -> str:
-    """Return the SHA-256 of the images' float32 bytes, in order: part of a recipe's provenance."""
-    if isinstance(images, CalibrationImages):
-        return images.sha256
-    return hashlib.sha256(_bytes_of(images)).hexdigest()
-
-
 def run_calibration(module: nn.Module, images: Tensor | CalibrationImages, progress: Progress | None) -> None:
     """Run the images (N, C, H, W) through a module whose observers watch, reporting phase "calibrate"."""
     done = 0

@@ -43,7 +43,7 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class TableRequest:
     """What is to be measured; `weights` is pretrained, random, or a folder with one checkpoint per model.
 
     `calibration` is a data source for the recipes that calibrate. Without one, the train split beside `data` is taken,
@@ -60,25 +60,25 @@ class Plan:
     input_size: int | None = None
 
 
-def measure_table(plan: Plan, folder: Path, progress: Callable[[str, str], Progress]) -> Iterator[Cell]:
+def measure_table(request: TableRequest, folder: Path, progress: Callable[[str, str], Progress]) -> Iterator[Cell]:
     """Yield every cell in order, measuring those that the folder has not yet; each is stored before the next is begun.
 
     `progress(model, recipe)` gives the callback for a cell. Stopped at any moment, nothing that was finished is lost:
-    called again with the same plan, it goes on. Raises what loading, quantizing, exporting or evaluating raises.
+    called again with the same request, it goes on. Raises what loading, quantizing, exporting or evaluating raises.
     """
     # What is missing is known before hours pass.
-    require_models(plan.models, plan.weights)
-    sources = {name: checkpoint_of(plan.weights, name) for name in plan.models}
-    for name in plan.models:
-        model = create_model(name, sources[name], seed=plan.seed, input_size=plan.input_size)
+    require_models(request.models, request.weights)
+    sources = {name: checkpoint_of(request.weights, name) for name in request.models}
+    for name in request.models:
+        model = create_model(name, sources[name], seed=request.seed, input_size=request.input_size)
         spec = input_spec(model)
-        data = open_images(plan.data, spec, split="val")
-        if plan.limit is not None:
-            data = data.sample(plan.limit, LIMIT_SEED)
+        data = open_images(request.data, spec, split="val")
+        if request.limit is not None:
+            data = data.sample(request.limit, LIMIT_SEED)
         require_fit(model, data)
         if data.labels is None:
             raise DataError(data.path, "has no labels: a table of accuracies needs one folder per class, or val.txt")
-        calibration = calibration_source(plan.data, plan.calibration)
+        calibration = calibration_source(request.data, request.calibration)
         images = open_images(calibration, spec, split="train").sample(DEFAULT_IMAGES) if calibration else None
         shared = {
             "format": FORMAT,
@@ -89,7 +89,7 @@ def measure_table(plan: Plan, folder: Path, progress: Callable[[str, str], Progr
             "data": data.provenance()["sha256"],
             "calibration": images.provenance()["sha256"] if images is not None else "synthetic",
         }
-        for recipe in plan.recipes:
+        for recipe in request.recipes:
             key = json.loads(json.dumps(shared | {"recipe": recipe.to_dict()}))
             path = folder / _file_name(name, recipe, key)
             cell = read_cell(path, key)

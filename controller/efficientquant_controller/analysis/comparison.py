@@ -10,6 +10,8 @@ from statistics import median
 
 # The least effect that counts unless a caller names another: 0.05 is 5 %.
 MIN_EFFECT = 0.05
+# The answer where a rule forbids the comparison.
+REFUSED = "not comparable"
 # The chance of each limit of an interval to be wrong is at most one in this many: a 90 % interval.
 ONE_IN = 20
 

@@ -6,13 +6,19 @@ from statistics import median
 from typing import Any
 
 from efficientquant_controller.analysis.bootstrap import MIN_SAMPLES, bootstrap_interval
-from efficientquant_controller.analysis.comparison import MIN_EFFECT, Answer, Comparison, answer_within, compare
+from efficientquant_controller.analysis.comparison import (
+    MIN_EFFECT,
+    REFUSED,
+    Answer,
+    Comparison,
+    answer_within,
+    compare,
+)
 from efficientquant_controller.analysis.guard import guard
 from efficientquant_controller.analysis.metrics import Metric, Row, Side
 from efficientquant_controller.analysis.statistics import STATISTICS_VERSION, percentile
 from efficientquant_controller.analysis.verdict import Grade
 
-REFUSED = "not comparable"
 BY_REPEATS = "Mann-Whitney over repeats"
 BY_SAMPLES = "block bootstrap of raw samples"
 _OF_SAMPLES = "from raw samples of {processes}: not a statement about repeats"

@@ -1,21 +1,29 @@
-"""What each recipe bought on each device beside FP32, and what it did not, in words."""
+"""Say in words what was measured: failures, broken rules, and what each recipe bought beside FP32."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
-
-from efficientquant_controller.analysis.comparison import MIN_EFFECT
-from efficientquant_controller.analysis.job_comparison import REFUSED
+from efficientquant_controller.analysis.comparison import MIN_EFFECT, REFUSED
 from efficientquant_controller.model import TWIN_RECIPE
 
 Row = Mapping[str, Any]
-HEADING = (
+GAINS_HEADING = (
     "what it bought, beside fp32 on the same device (in brackets: 90 % interval; "
     f"{MIN_EFFECT * 100:.3g} % is the least that counts)"
+)
+LEGEND = (
+    "median: of the repeats' medians, with their min–max; load: read + session create (or deserialize + create "
+    "context) + first inference; peak PSS: of the measuring process; board Δ: drop of the whole board's available "
+    "memory"
+)
+VERDICT_LEGEND = (
+    "verdict: A steady and undisturbed, B with a rule broken, which is named, INVALID not to be used; see "
+    "docs/measurement.md"
+)
+PAPER_LEGEND = (
+    "paper: its way, for its numbers alone: means over all repeats, load without the first inference, memory of "
+    "all that ran on the device"
 )
 # What is compared: how a person says it, and the prefix of its columns.
 _COMPARED = (("latency", "latency"), ("load time", "load"), ("peak memory", "peak_pss"))
@@ -31,16 +39,28 @@ class Gains:
     notes: list[str] = field(default_factory=list)
 
 
-def print_gains(rows: Sequence[Row], console: Console) -> None:
-    """Print a paragraph for each variant that was measured; nothing where there is none, or where nothing is known."""
-    told = [(row, gains(row, _twin(row, rows))) for row in rows if row["recipe"] != TWIN_RECIPE and _known(row)]
-    if not told:
-        return
-    console.print(HEADING, soft_wrap=True)
-    for row, found in told:
-        console.print(f"{row['device']} · {row['model']} · {row['recipe']}", soft_wrap=True)
-        console.print(Padding(_paragraph(found), (0, 0, 0, 2), expand=False))
-    console.print()
+def failure_sentences(rows: Sequence[Row]) -> list[str]:
+    """What did not succeed, each in one line."""
+    return [
+        f"{row['device']} · {row['model']} · {row['recipe']}: failed ({row['failure_type']}): {row['failure_message']}"
+        for row in rows
+        if row["state"] == "failed"
+    ]
+
+
+def verdict_sentences(rows: Sequence[Row]) -> list[str]:
+    """Why a row is not an A, each in one line."""
+    return [
+        f"{row['device']} · {row['model']} · {row['recipe']}: {row['verdict']}, {_broken_rules(row)}"
+        for row in rows
+        if row["verdict"] in ("B", "INVALID")
+    ]
+
+
+def rail_sentences(rows: Sequence[Row]) -> list[str]:
+    """What each device's energy is the energy of: two sets of rails are never to be compared."""
+    known = {(row["device"], row["rail_set"]) for row in rows if row["energy_per_inference_j"] is not None}
+    return [f"{device}: energy of {rail_set or 'rails it does not name'}" for device, rail_set in sorted(known)]
 
 
 def gains(row: Row, twin: Row | None) -> Gains:
@@ -58,23 +78,24 @@ def gains(row: Row, twin: Row | None) -> Gains:
     return found
 
 
-def _known(row: Row) -> bool:
+def readable(value: float, unit: str) -> str:
+    """A value in SI units as a person reads it: milliseconds, MiB, millijoules."""
+    if unit == "B":
+        return f"{value / 2**20:.2f} MiB"
+    if unit in ("s", "J") and value < 1:
+        return f"{value * 1e3:.4g} m{unit}"
+    return f"{value:.4g} {unit}"
+
+
+def is_compared(row: Row) -> bool:
+    """Whether a row was measured and compared with FP32, or refused."""
     return bool(row["runs_done"] and (row["latency_answer"] or row["not_compared"]))
 
 
-def _twin(row: Row, rows: Sequence[Row]) -> Row | None:
+def twin_of(row: Row, rows: Sequence[Row]) -> Row | None:
+    """Return the FP32 row of the same campaign, device and model."""
     same = ("campaign_id", "device", "model")
     return next((o for o in rows if o["recipe"] == TWIN_RECIPE and all(o[n] == row[n] for n in same)), None)
-
-
-def _paragraph(found: Gains) -> Table:
-    """Three lines with a hanging indent."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for label, phrases in (("bought", found.bought), ("not bought", found.not_bought), ("not known", found.not_known)):
-        table.add_row(label, "; ".join(phrases) or "nothing")
-    if found.notes:
-        table.add_row("note", "; ".join(found.notes))
-    return table
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -123,3 +144,8 @@ def _judge_arithmetic(row: Row, found: Gains) -> None:
         found.bought.append(row["arithmetic"])
     else:
         found.not_bought.append(f"integer arithmetic: {row['arithmetic']}")
+
+
+def _broken_rules(row: Row) -> str:
+    """The reasons for a verdict, without what could not be checked: those stand in --json and --csv."""
+    return "; ".join(one for one in row["verdict_reasons"] or () if not one.startswith("not checked:"))

@@ -16,7 +16,7 @@ from efficientquant_protos.v1 import fleet_pb2_grpc
 
 from efficientquant_controller.addresses import is_loopback, is_own, join_address, split_address
 from efficientquant_controller.cli import convert
-from efficientquant_controller.cli.records import Campaign, CampaignRequest, CampaignStatus, Device
+from efficientquant_controller.cli.records import BenchRequest, CampaignListing, CampaignStatus, DeviceListing
 from efficientquant_controller.cli.waiting import Waiting
 from efficientquant_controller.errors import FleetError, UserError
 from efficientquant_controller.model import Calibration, Weights
@@ -103,7 +103,7 @@ class Connection:
         """End the connection; calls under way are cancelled."""
         self._channel.close()
 
-    def devices(self) -> tuple[list[Device], float]:
+    def devices(self) -> tuple[list[DeviceListing], float]:
         """Every device the controller knows, and its clock (Unix seconds): the client's own may be wrong."""
         answer = self._call(self._control.ListDevices, pb.ListDevicesRequest(), "to list its devices")
         now_unix_s = answer.controller_unix_s or time.time()  # an older controller does not tell
@@ -121,7 +121,7 @@ class Connection:
                 f"{version('efficientquant')}, which speaks protocol {PROTOCOL_VERSION}; upgrade {side}"
             )
 
-    def forget_device(self, name: str) -> Device:
+    def forget_device(self, name: str) -> DeviceListing:
         """Free the name of a device that will not come back."""
         answer = self._call(self._control.ForgetDevice, pb.ForgetDeviceRequest(name=name), "to forget a device")
         return convert.device_from_wire(answer.device)
@@ -147,7 +147,9 @@ class Connection:
             raise UserError(f"{path} arrived damaged at {self.address} or was changed during the upload; try again")
         return str(answer.sha256)
 
-    def submit(self, request: CampaignRequest, weights: Weights, calibration: Calibration | None = None) -> Campaign:
+    def submit(
+        self, request: BenchRequest, weights: Weights, calibration: Calibration | None = None
+    ) -> CampaignListing:
         """Ask for a campaign; nothing is stored when the controller refuses it."""
         message = convert.request_to_wire(request, weights, calibration)
         purpose = "to check models, recipes and devices (it loads PyTorch for the first campaign)"
@@ -173,12 +175,12 @@ class Connection:
         for stream in tuple(self._streams):
             stream.cancel()
 
-    def cancel(self, campaign_id: str) -> Campaign:
+    def cancel(self, campaign_id: str) -> CampaignListing:
         """Cancel a campaign (an id or "latest")."""
         request = pb.CancelCampaignRequest(campaign_id=campaign_id)
         return convert.campaign_from_wire(self._call(self._control.CancelCampaign, request, "to cancel the campaign"))
 
-    def campaigns(self) -> list[Campaign]:
+    def campaigns(self) -> list[CampaignListing]:
         """Every campaign, newest first."""
         answer = self._call(self._control.ListCampaigns, pb.ListCampaignsRequest(), "to list its campaigns")
         return [convert.campaign_from_wire(one) for one in answer.campaigns]

@@ -8,11 +8,11 @@ from efficientquant_protos.v1 import fleet_pb2 as pb
 from google.protobuf.message import Message
 
 from efficientquant_controller.cli.records import (
+    BenchRequest,
     BuildStatus,
-    Campaign,
-    CampaignRequest,
+    CampaignListing,
     CampaignStatus,
-    Device,
+    DeviceListing,
     DeviceStatus,
     Notice,
 )
@@ -35,21 +35,21 @@ def _field_value(message: Message, field: Any) -> Any:
     return plain(value) if isinstance(value, Message) else value
 
 
-def device_from_wire(message: pb.Device) -> Device:
+def device_from_wire(message: pb.Device) -> DeviceListing:
     """Read a device."""
     snapshot = plain(message.snapshot)
     snapshot["gpus"] = tuple(Gpu(**plain(one)) for one in message.snapshot.gpus)
     snapshot["backends"] = tuple(Backend.from_plain(plain(one)) for one in message.snapshot.backends)
-    return Device(**{**plain(message), "snapshot": DeviceSnapshot(**snapshot)})
+    return DeviceListing(**{**plain(message), "snapshot": DeviceSnapshot(**snapshot)})
 
 
-def campaign_from_wire(message: pb.Campaign) -> Campaign:
+def campaign_from_wire(message: pb.Campaign) -> CampaignListing:
     """Read a campaign."""
     values: dict[str, Any] = {
         name: tuple(one) if isinstance(one, list) else one for name, one in plain(message).items()
     }
     values["state"] = CampaignState(message.state)
-    return Campaign(**values)
+    return CampaignListing(**values)
 
 
 def status_from_wire(message: pb.CampaignStatus) -> CampaignStatus:
@@ -63,7 +63,7 @@ def status_from_wire(message: pb.CampaignStatus) -> CampaignStatus:
 
 
 def request_to_wire(
-    request: CampaignRequest, weights: Weights, calibration: Calibration | None
+    request: BenchRequest, weights: Weights, calibration: Calibration | None
 ) -> pb.SubmitCampaignRequest:
     """Write what a user asks for."""
     images = None if calibration is None else pb.Calibration(**vars(calibration))

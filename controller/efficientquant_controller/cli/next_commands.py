@@ -12,7 +12,7 @@ from efficientquant_controller.config import DEFAULT_REPEATS
 from efficientquant_controller.model import TWIN_RECIPE
 
 if TYPE_CHECKING:
-    from efficientquant_controller.cli.records import Campaign, CampaignRequest
+    from efficientquant_controller.cli.records import BenchRequest, CampaignListing
 
 # How bench spells the fields of a request that are passed on as they are.
 _OPTIONS = {
@@ -41,7 +41,7 @@ def command_line(words: Sequence[str], controller: str) -> str:
     return shlex.join(["efficientquant", *words, *elsewhere])
 
 
-def bench_words(request: "CampaignRequest", weights: str | Path, data: Path | None, tier: str) -> list[str]:
+def bench_words(request: "BenchRequest", weights: str | Path, data: Path | None, tier: str) -> list[str]:
     """Return the words that ask for the same campaign again in another tier."""
     words = ["bench", *request.models, "--recipes", ",".join(request.recipes), "--tier", tier]
     if TWIN_RECIPE not in request.recipes:
@@ -59,7 +59,7 @@ def bench_words(request: "CampaignRequest", weights: str | Path, data: Path | No
     return words
 
 
-def campaign_words(campaign: "Campaign", tier: str) -> list[str] | None:
+def campaign_words(campaign: "CampaignListing", tier: str) -> list[str] | None:
     """Return the words for a campaign as the controller tells of it; None when its checkpoint is not at hand."""
     words = ["bench", *campaign.models, "--recipes", ",".join(campaign.recipes), "--tier", tier]
     if TWIN_RECIPE not in campaign.recipes:

@@ -7,7 +7,7 @@ from efficientquant_controller.model import CampaignState, DeviceSnapshot
 
 
 @dataclass(frozen=True)
-class Device:
+class DeviceListing:
     """A device the controller knows; `state` is "idle", "busy" or "offline"."""
 
     device_id: str
@@ -19,7 +19,7 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Campaign:
+class CampaignListing:
     """What was asked for, and where it stands."""
 
     campaign_id: str
@@ -75,14 +75,14 @@ class Notice:
 class CampaignStatus:
     """All of a campaign at one moment."""
 
-    campaign: Campaign
+    campaign: CampaignListing
     builds: tuple[BuildStatus, ...] = ()
     devices: tuple[DeviceStatus, ...] = ()
     notices: tuple[Notice, ...] = field(default=())
 
 
 @dataclass(frozen=True)
-class CampaignRequest:
+class BenchRequest:
     """What a user asks for; no devices means every connected one, and 0 means the default."""
 
     models: tuple[str, ...]

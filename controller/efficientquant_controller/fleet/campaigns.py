@@ -30,7 +30,7 @@ class DeviceTally:
     leased: Run | None
 
 
-class CampaignView:
+class TrackedCampaign:
     """A campaign with everything that belongs to it."""
 
     def __init__(

@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection
 
 from efficientquant_controller.errors import UserError
-from efficientquant_controller.fleet.campaigns import CampaignView
+from efficientquant_controller.fleet.campaigns import TrackedCampaign
 from efficientquant_controller.fleet.ledger import Ledger
 from efficientquant_controller.fleet.liveness import Assign, CancelRun, Liveness, Progress, Session, Supersede
 from efficientquant_controller.fleet.scheduling import MAX_ATTEMPTS, is_free, next_run
@@ -58,9 +58,9 @@ class Coordinator:
         """The devices with an open session, by name."""
         return sorted((one.device for one in self._liveness.sessions()), key=lambda one: one.name or "")
 
-    async def view(self, campaign_id: str) -> CampaignView:
+    async def campaign(self, campaign_id: str) -> TrackedCampaign:
         """A campaign as it stands; "latest" is the one created last."""
-        return await self._ledger.view(campaign_id)
+        return await self._ledger.campaign(campaign_id)
 
     def next_change(self) -> asyncio.Event:
         """An event that is set when anything changes after this call."""
@@ -68,29 +68,29 @@ class Coordinator:
 
     # campaigns
 
-    async def recover(self) -> list[CampaignView]:
+    async def recover(self) -> list[TrackedCampaign]:
         """Take up every campaign that has not ended; returns those whose artifacts are not all built."""
         await self._ledger.recover()
         for device_id in self._ledger.devices_with_runs():
             self._liveness.expect(device_id, time.monotonic())
         return [one for one in self._ledger.active() if one.campaign.state is CampaignState.BUILDING]
 
-    async def start(self, view: CampaignView) -> None:
+    async def start(self, tracked: TrackedCampaign) -> None:
         """Record a new campaign whole."""
         async with self._lock:
-            await self._ledger.add(view)
+            await self._ledger.add(tracked)
             self._announce()
 
-    async def build_moved(self, view: CampaignView, build: Build) -> None:
+    async def build_moved(self, tracked: TrackedCampaign, build: Build) -> None:
         """Record where a build stands now."""
         async with self._lock:
-            await self._ledger.move_build(view, build)
+            await self._ledger.move_build(tracked, build)
             self._announce()
 
-    async def builds_done(self, view: CampaignView) -> None:
+    async def builds_done(self, tracked: TrackedCampaign) -> None:
         """All artifacts are there or have failed: the devices may start."""
         async with self._lock:
-            await self._ledger.begin_running(view)
+            await self._ledger.begin_running(tracked)
             await self._dispatch()
 
     async def cancel(self, campaign_id: str) -> Campaign:
@@ -166,9 +166,9 @@ class Coordinator:
             if job.device_id != result.device_id:
                 raise UserError(f"run {run.run_id} belongs to device {job.device_id}, not to {result.device_id}")
             new = await self._commit(result)
-            view = next((one for one in self._ledger.active() if one.campaign_id == job.campaign_id), None)
-            if new and view is not None:
-                await self._ledger.follow_result(view, view.runs[run.run_id], result)
+            tracked = next((one for one in self._ledger.active() if one.campaign_id == job.campaign_id), None)
+            if new and tracked is not None:
+                await self._ledger.follow_result(tracked, tracked.runs[run.run_id], result)
             await self._dispatch()
             return new
 
@@ -190,23 +190,23 @@ class Coordinator:
         self._announce()
 
     async def _assign_next(self, session: Session) -> bool:
-        for view in self._ledger.active():
-            if view.campaign.state is not CampaignState.RUNNING:
+        for tracked in self._ledger.active():
+            if tracked.campaign.state is not CampaignState.RUNNING:
                 continue
-            while run := next_run(view.runs_on(session.device_id), view.jobs):
-                job = view.jobs[run.job_id]
+            while run := next_run(tracked.runs_on(session.device_id), tracked.jobs):
+                job = tracked.jobs[run.job_id]
                 if run.attempt < MAX_ATTEMPTS:
-                    await self._assign(session, view, job, run)
+                    await self._assign(session, tracked, job, run)
                     return True
-                await self._ledger.give_up(view, job, run)
+                await self._ledger.give_up(tracked, job, run)
         return False
 
-    async def _assign(self, session: Session, view: CampaignView, job: Job, run: Run) -> None:
-        artifact = await self._ledger.artifact(view, job)
-        leased = await self._ledger.lease(view, run)
+    async def _assign(self, session: Session, tracked: TrackedCampaign, job: Job, run: Run) -> None:
+        artifact = await self._ledger.artifact(tracked, job)
+        leased = await self._ledger.lease(tracked, run)
         session.progress = None
         session.last_assigned_s = time.monotonic()
-        order = Assign(leased, job, artifact, _backend(session.device, job), view.campaign.measurement)
+        order = Assign(leased, job, artifact, _backend(session.device, job), tracked.campaign.measurement)
         session.commands.put_nowait(order)
 
     async def _reconcile(self, session: Session) -> None:

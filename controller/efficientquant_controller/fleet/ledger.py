@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from efficientquant_controller.errors import FleetError, NotFoundError
-from efficientquant_controller.fleet.campaigns import ENDED_JOB, ENDED_RUN, CampaignView
+from efficientquant_controller.fleet.campaigns import ENDED_JOB, ENDED_RUN, TrackedCampaign
 from efficientquant_controller.fleet.scheduling import settled_state
 from efficientquant_controller.model import (
     Artifact,
@@ -38,34 +38,34 @@ class Ledger:
     def __init__(self, store: Store, unwanted: Callable[[str, str], None]) -> None:
         self._store = store
         self._unwanted = unwanted
-        self._active: dict[str, CampaignView] = {}
+        self._active: dict[str, TrackedCampaign] = {}
         self._artifacts: dict[str, Artifact] = {}
 
     # what there is
 
-    def active(self) -> tuple[CampaignView, ...]:
+    def active(self) -> tuple[TrackedCampaign, ...]:
         """The campaigns that have not ended, oldest first."""
         return tuple(self._active.values())
 
-    def leased_on(self, device_id: str) -> tuple[CampaignView, Run] | None:
+    def leased_on(self, device_id: str) -> tuple[TrackedCampaign, Run] | None:
         """The run that is on a device now."""
-        for view in self._active.values():
-            if run := view.leased_on(device_id):
-                return view, run
+        for tracked in self._active.values():
+            if run := tracked.leased_on(device_id):
+                return tracked, run
         return None
 
     def devices_with_runs(self) -> set[str]:
         """The devices that have a run on them."""
-        return {device_id for view in self._active.values() for device_id in view.leased_devices()}
+        return {device_id for tracked in self._active.values() for device_id in tracked.leased_devices()}
 
-    async def view(self, campaign_id: str) -> CampaignView:
+    async def campaign(self, campaign_id: str) -> TrackedCampaign:
         """A campaign as it stands, ended ones included."""
         campaign = await self.db(self._store.campaign, campaign_id)
         return self._active.get(campaign.campaign_id) or await self._load(campaign)
 
-    async def artifact(self, view: CampaignView, job: Job) -> Artifact:
+    async def artifact(self, tracked: TrackedCampaign, job: Job) -> Artifact:
         """The artifact a job runs."""
-        build = view.builds[job.model, job.recipe, job.target]
+        build = tracked.builds[job.model, job.recipe, job.target]
         if build.artifact_sha256 is None:
             raise FleetError(f"job {job.job_id} is queued without an artifact")
         name = build.build_key or build.artifact_sha256
@@ -87,136 +87,136 @@ class Ledger:
         """Take up every campaign that has not ended, and finish what a killed controller left between two steps."""
         for campaign in reversed(await self.db(self._store.campaigns)):
             if not campaign.state.ended:
-                view = self._active[campaign.campaign_id] = await self._load(campaign)
-                await self._mend(view)
+                tracked = self._active[campaign.campaign_id] = await self._load(campaign)
+                await self._mend(tracked)
 
-    async def add(self, view: CampaignView) -> None:
+    async def add(self, tracked: TrackedCampaign) -> None:
         """Record a new campaign whole."""
-        parts = list(view.builds.values()), list(view.jobs.values()), list(view.runs.values())
-        await self.db(self._store.create_campaign, view.campaign, *parts)
-        self._active[view.campaign_id] = view
+        parts = list(tracked.builds.values()), list(tracked.jobs.values()), list(tracked.runs.values())
+        await self.db(self._store.create_campaign, tracked.campaign, *parts)
+        self._active[tracked.campaign_id] = tracked
 
-    async def move_build(self, view: CampaignView, build: Build) -> None:
+    async def move_build(self, tracked: TrackedCampaign, build: Build) -> None:
         """Record where a build stands; its jobs follow."""
-        if view.campaign_id not in self._active:
+        if tracked.campaign_id not in self._active:
             return
-        what = (view.campaign_id, build.model, build.recipe, build.target)
+        what = (tracked.campaign_id, build.model, build.recipe, build.target)
         facts = (build.state, build.message, build.artifact_sha256, build.build_key)
         await self.db(self._store.set_build_state, *what, *facts)
-        view.builds[build.model, build.recipe, build.target] = build
-        for job in [one for one in view.jobs_of_build(build) if one.state is JobState.PENDING]:
+        tracked.builds[build.model, build.recipe, build.target] = build
+        for job in [one for one in tracked.jobs_of_build(build) if one.state is JobState.PENDING]:
             if build.state is BuildState.READY:
-                await self._move_job(view, job, JobState.QUEUED)
+                await self._move_job(tracked, job, JobState.QUEUED)
             elif build.state is BuildState.FAILED:
-                await self._fail_job(view, job, "quantization_failed", build.message)
+                await self._fail_job(tracked, job, "quantization_failed", build.message)
 
-    async def begin_running(self, view: CampaignView) -> None:
+    async def begin_running(self, tracked: TrackedCampaign) -> None:
         """All artifacts are there or have failed."""
-        if view.campaign_id in self._active:
-            await self._move_campaign(view, CampaignState.RUNNING)
-            await self._settle_campaign(view)
+        if tracked.campaign_id in self._active:
+            await self._move_campaign(tracked, CampaignState.RUNNING)
+            await self._settle_campaign(tracked)
 
     async def cancel(self, campaign_id: str) -> Campaign:
         """End a campaign now; harmless for one that has ended."""
         campaign = await self.db(self._store.campaign, campaign_id)
-        view = self._active.get(campaign.campaign_id)
-        if view is None:
+        tracked = self._active.get(campaign.campaign_id)
+        if tracked is None:
             return campaign
-        for run in [one for one in view.runs.values() if one.state not in ENDED_RUN]:
-            await self._cancel_run(view, run)
-        for job in [one for one in view.jobs.values() if one.state not in ENDED_JOB]:
-            await self._move_job(view, job, JobState.CANCELLED)
-        await self._move_campaign(view, CampaignState.CANCELLED)
-        return view.campaign
+        for run in [one for one in tracked.runs.values() if one.state not in ENDED_RUN]:
+            await self._cancel_run(tracked, run)
+        for job in [one for one in tracked.jobs.values() if one.state not in ENDED_JOB]:
+            await self._move_job(tracked, job, JobState.CANCELLED)
+        await self._move_campaign(tracked, CampaignState.CANCELLED)
+        return tracked.campaign
 
-    async def lease(self, view: CampaignView, run: Run) -> Run:
+    async def lease(self, tracked: TrackedCampaign, run: Run) -> Run:
         """Give a run to its device."""
         leased = await self.db(self._store.lease_run, run.run_id, time.time())
-        view.runs[run.run_id] = leased
-        view.move_job(run.job_id, JobState.LEASED)
+        tracked.runs[run.run_id] = leased
+        tracked.move_job(run.job_id, JobState.LEASED)
         return leased
 
-    async def release(self, view: CampaignView, run: Run, device: Device, why: str) -> None:
+    async def release(self, tracked: TrackedCampaign, run: Run, device: Device, why: str) -> None:
         """Take a run back from a device that will not finish it."""
         await self.db(self._store.release_run, run.run_id)
-        view.move_run(run, RunState.PLANNED)
-        view.move_job(run.job_id, JobState.QUEUED)
-        await self.note(view, "run_released", f"{device.name} {why}", device)
+        tracked.move_run(run, RunState.PLANNED)
+        tracked.move_job(run.job_id, JobState.QUEUED)
+        await self.note(tracked, "run_released", f"{device.name} {why}", device)
 
-    async def give_up(self, view: CampaignView, job: Job, run: Run) -> None:
+    async def give_up(self, tracked: TrackedCampaign, job: Job, run: Run) -> None:
         """End a run that cost its device too often."""
         failure, message = _lost(run)
         await self.db(self._store.end_run, run.run_id, RunState.FAILED, failure, message)
-        view.move_run(run, RunState.FAILED)
-        await self._fail_job(view, job, failure, message)
+        tracked.move_run(run, RunState.FAILED)
+        await self._fail_job(tracked, job, failure, message)
 
-    async def follow_result(self, view: CampaignView, run: Run, result: RunResult) -> None:
+    async def follow_result(self, tracked: TrackedCampaign, run: Run, result: RunResult) -> None:
         """A result was committed: the run has ended, and its job may have."""
         if run.state in ENDED_RUN:
             return
-        view.move_run(run, RunState.FAILED if result.failure_type else RunState.SUCCEEDED)
-        job = view.jobs[run.job_id]
+        tracked.move_run(run, RunState.FAILED if result.failure_type else RunState.SUCCEEDED)
+        job = tracked.jobs[run.job_id]
         if result.failure_type:
-            await self._fail_job(view, job, result.failure_type, result.failure_message)
+            await self._fail_job(tracked, job, result.failure_type, result.failure_message)
             return
         if result.attempt < run.attempt:  # an answer given up on came after all: the new attempt is not needed
             self._unwanted(job.device_id, run.run_id)
-        await self._move_job(view, job, settled_state(view.runs_of(job.job_id)) or JobState.QUEUED)
-        await self._settle_campaign(view)
+        await self._move_job(tracked, job, settled_state(tracked.runs_of(job.job_id)) or JobState.QUEUED)
+        await self._settle_campaign(tracked)
 
-    async def note(self, view: CampaignView, kind: str, message: str, device: Device | None) -> None:
+    async def note(self, tracked: TrackedCampaign, kind: str, message: str, device: Device | None) -> None:
         """Record something a person may want to know of later."""
-        LOG.info("campaign %s: %s", view.campaign_id, message)
-        event = Event(time.time(), view.campaign_id, device.device_id if device else None, kind, message)
+        LOG.info("campaign %s: %s", tracked.campaign_id, message)
+        event = Event(time.time(), tracked.campaign_id, device.device_id if device else None, kind, message)
         await self.db(self._store.add_event, event)
-        view.events.append(event)
+        tracked.events.append(event)
 
     # what follows
 
-    async def _fail_job(self, view: CampaignView, job: Job, failure_type: str, message: str) -> None:
+    async def _fail_job(self, tracked: TrackedCampaign, job: Job, failure_type: str, message: str) -> None:
         """One failed run fails its job: the remaining repeats would fail alike and cost a night."""
-        for run in view.runs_of(job.job_id):
+        for run in tracked.runs_of(job.job_id):
             if run.state not in ENDED_RUN:
-                await self._cancel_run(view, run)
-        await self._move_job(view, job, JobState.FAILED, failure_type, message)
-        await self.note(view, "job_failed", f"{job.model} under {job.recipe}: {failure_type}: {message}", None)
-        await self._settle_campaign(view)
+                await self._cancel_run(tracked, run)
+        await self._move_job(tracked, job, JobState.FAILED, failure_type, message)
+        await self.note(tracked, "job_failed", f"{job.model} under {job.recipe}: {failure_type}: {message}", None)
+        await self._settle_campaign(tracked)
 
-    async def _cancel_run(self, view: CampaignView, run: Run) -> None:
+    async def _cancel_run(self, tracked: TrackedCampaign, run: Run) -> None:
         if run.state is RunState.LEASED:
-            self._unwanted(view.jobs[run.job_id].device_id, run.run_id)
+            self._unwanted(tracked.jobs[run.job_id].device_id, run.run_id)
         await self.db(self._store.end_run, run.run_id, RunState.CANCELLED)
-        view.move_run(run, RunState.CANCELLED)
+        tracked.move_run(run, RunState.CANCELLED)
 
     async def _move_job(
-        self, view: CampaignView, job: Job, state: JobState, failure_type: str = "", message: str = ""
+        self, tracked: TrackedCampaign, job: Job, state: JobState, failure_type: str = "", message: str = ""
     ) -> None:
         await self.db(self._store.set_job_state, job.job_id, state, failure_type, message)
-        view.move_job(job.job_id, state, failure_type, message)
+        tracked.move_job(job.job_id, state, failure_type, message)
 
-    async def _settle_campaign(self, view: CampaignView) -> None:
-        final = view.final_state()
-        if final is not None and view.campaign.state is CampaignState.RUNNING:
-            await self._move_campaign(view, final)
+    async def _settle_campaign(self, tracked: TrackedCampaign) -> None:
+        final = tracked.final_state()
+        if final is not None and tracked.campaign.state is CampaignState.RUNNING:
+            await self._move_campaign(tracked, final)
 
-    async def _move_campaign(self, view: CampaignView, state: CampaignState) -> None:
+    async def _move_campaign(self, tracked: TrackedCampaign, state: CampaignState) -> None:
         now_s = time.time()
-        await self.db(self._store.set_campaign_state, view.campaign_id, state, now_s)
-        view.move_campaign(state, now_s if state.ended else None)
+        await self.db(self._store.set_campaign_state, tracked.campaign_id, state, now_s)
+        tracked.move_campaign(state, now_s if state.ended else None)
         if state.ended:
-            self._active.pop(view.campaign_id, None)
+            self._active.pop(tracked.campaign_id, None)
 
-    async def _mend(self, view: CampaignView) -> None:
-        for job in [one for one in view.jobs.values() if one.state in (JobState.LEASED, JobState.QUEUED)]:
-            runs = view.runs_of(job.job_id)
+    async def _mend(self, tracked: TrackedCampaign) -> None:
+        for job in [one for one in tracked.jobs.values() if one.state in (JobState.LEASED, JobState.QUEUED)]:
+            runs = tracked.runs_of(job.job_id)
             failed = next((one for one in runs if one.state is RunState.FAILED), None)
             if failed is not None:
-                await self._fail_job(view, job, *await self._why_failed(failed))
+                await self._fail_job(tracked, job, *await self._why_failed(failed))
             elif state := settled_state(runs):
-                await self._move_job(view, job, state)
+                await self._move_job(tracked, job, state)
             elif job.state is JobState.LEASED and all(one.state is not RunState.LEASED for one in runs):
-                await self._move_job(view, job, JobState.QUEUED)
-        await self._settle_campaign(view)
+                await self._move_job(tracked, job, JobState.QUEUED)
+        await self._settle_campaign(tracked)
 
     async def _why_failed(self, run: Run) -> tuple[str, str]:
         try:
@@ -226,12 +226,12 @@ class Ledger:
         # … or one came too late to count
         return (result.failure_type, result.failure_message) if result.failure_type else _lost(run)
 
-    async def _load(self, campaign: Campaign) -> CampaignView:
+    async def _load(self, campaign: Campaign) -> TrackedCampaign:
         parts: list[Sequence[object]] = [
             await self.db(read, campaign.campaign_id)
             for read in (self._store.builds, self._store.jobs, self._store.runs, self._store.events)
         ]
-        return CampaignView(campaign, *parts)  # type: ignore[arg-type]
+        return TrackedCampaign(campaign, *parts)  # type: ignore[arg-type]
 
 
 def _lost(run: Run) -> tuple[str, str]:

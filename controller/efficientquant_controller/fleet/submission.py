@@ -15,7 +15,7 @@ from efficientquant_controller.errors import FleetError, UserError
 from efficientquant_controller.fleet.abilities import choose_devices, require_abilities
 from efficientquant_controller.fleet.artifacts import ContentStore
 from efficientquant_controller.fleet.builds import Builder, BuildProcessError, Source, build_key
-from efficientquant_controller.fleet.campaigns import CampaignView
+from efficientquant_controller.fleet.campaigns import TrackedCampaign
 from efficientquant_controller.fleet.coordinator import Coordinator
 from efficientquant_controller.fleet.scheduling import plan_campaign
 from efficientquant_controller.fleet.variants import choose_variant
@@ -63,7 +63,7 @@ class Submissions:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._one_at_a_time = asyncio.Lock()
 
-    async def submit(self, request: CampaignRequest) -> CampaignView:
+    async def submit(self, request: CampaignRequest) -> TrackedCampaign:
         """Record a campaign and start building; raises UserError when any part of the request is wrong."""
         changes = {"intra_op_threads": request.intra_op_threads, "input_seed": request.seed, **request.changes}
         measurement = measurement_for(request.tier, **changes)
@@ -95,14 +95,14 @@ class Submissions:
             calibration=request.calibration,
             paper=request.paper,
         )
-        view = CampaignView(campaign, *plan_campaign(campaign, devices))
-        await self._coordinator.start(view)
-        self.build(view)
-        return view
+        tracked = TrackedCampaign(campaign, *plan_campaign(campaign, devices))
+        await self._coordinator.start(tracked)
+        self.build(tracked)
+        return tracked
 
-    def build(self, view: CampaignView) -> None:
+    def build(self, tracked: TrackedCampaign) -> None:
         """Build a campaign's artifacts in the background."""
-        self._start(view, self._build_all(view))
+        self._start(tracked, self._build_all(tracked))
 
     def stop(self, campaign_id: str) -> None:
         """Stop building for a campaign."""
@@ -115,24 +115,24 @@ class Submissions:
             task.cancel()
         self._builder.close()
 
-    async def _build_all(self, view: CampaignView) -> None:
+    async def _build_all(self, tracked: TrackedCampaign) -> None:
         async with self._one_at_a_time:
-            for build in tuple(view.builds.values()):
+            for build in tuple(tracked.builds.values()):
                 if build.state is not BuildState.READY:
-                    await self._build_one(view, build)
-        await self._coordinator.builds_done(view)
+                    await self._build_one(tracked, build)
+        await self._coordinator.builds_done(tracked)
 
-    async def _build_one(self, view: CampaignView, build: Build) -> None:
-        await self._moved(view, build, BuildState.BUILDING)
-        source = Source(view.campaign.weights, view.campaign.calibration)
+    async def _build_one(self, tracked: TrackedCampaign, build: Build) -> None:
+        await self._moved(tracked, build, BuildState.BUILDING)
+        source = Source(tracked.campaign.weights, tracked.campaign.calibration)
         key = build_key(build.model, build.recipe, build.target, source)
         build = replace(build, build_key=key)
         try:
             artifact = await self._made_before(key) or await self._make(build, source, key)
         except FleetError as error:
-            await self._moved(view, build, BuildState.FAILED, str(error))
+            await self._moved(tracked, build, BuildState.FAILED, str(error))
         else:
-            await self._moved(view, build, BuildState.READY, "; ".join(artifact.notes), artifact.sha256)
+            await self._moved(tracked, build, BuildState.READY, "; ".join(artifact.notes), artifact.sha256)
 
     async def _made_before(self, key: str) -> Artifact | None:
         found = await asyncio.to_thread(self._store.find_artifact, key)
@@ -147,28 +147,30 @@ class Submissions:
         return made
 
     async def _moved(
-        self, view: CampaignView, build: Build, state: BuildState, message: str = "", sha256: str | None = None
+        self, tracked: TrackedCampaign, build: Build, state: BuildState, message: str = "", sha256: str | None = None
     ) -> None:
         moved = replace(build, state=state, message=message, artifact_sha256=sha256)
-        await self._coordinator.build_moved(view, moved)
+        await self._coordinator.build_moved(tracked, moved)
 
-    def _start(self, view: CampaignView, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work, name=f"build {view.campaign_id}")
-        self._tasks[view.campaign_id] = task
-        task.add_done_callback(partial(self._ended, view))
+    def _start(self, tracked: TrackedCampaign, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work, name=f"build {tracked.campaign_id}")
+        self._tasks[tracked.campaign_id] = task
+        task.add_done_callback(partial(self._ended, tracked))
 
-    def _ended(self, view: CampaignView, task: asyncio.Task[None]) -> None:
-        self._tasks.pop(view.campaign_id, None)
+    def _ended(self, tracked: TrackedCampaign, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(tracked.campaign_id, None)
         if not task.cancelled() and (error := task.exception()):
-            LOG.error("building for campaign %s failed unexpectedly", view.campaign_id, exc_info=error)
-            self._start(view, self._abandon(view, f"{type(error).__name__}: {error} (a bug; see the controller's log)"))
+            LOG.error("building for campaign %s failed unexpectedly", tracked.campaign_id, exc_info=error)
+            self._start(
+                tracked, self._abandon(tracked, f"{type(error).__name__}: {error} (a bug; see the controller's log)")
+            )
 
-    async def _abandon(self, view: CampaignView, why: str) -> None:
+    async def _abandon(self, tracked: TrackedCampaign, why: str) -> None:
         """Fail what is not built: a campaign must not wait for ever for an artifact that nobody makes."""
-        for build in tuple(view.builds.values()):
+        for build in tuple(tracked.builds.values()):
             if build.state is not BuildState.READY:
-                await self._moved(view, build, BuildState.FAILED, why)
-        await self._coordinator.builds_done(view)
+                await self._moved(tracked, build, BuildState.FAILED, why)
+        await self._coordinator.builds_done(tracked)
 
 
 def _check_counts(request: CampaignRequest) -> None:

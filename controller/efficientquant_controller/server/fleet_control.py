@@ -12,7 +12,7 @@ from efficientquant_protos.v1 import fleet_pb2_grpc
 
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.fleet.artifacts import ContentStore
-from efficientquant_controller.fleet.campaigns import CampaignView, DeviceTally
+from efficientquant_controller.fleet.campaigns import DeviceTally, TrackedCampaign
 from efficientquant_controller.fleet.comparing import compared_results
 from efficientquant_controller.fleet.coordinator import Coordinator
 from efficientquant_controller.fleet.submission import CampaignRequest, Submissions
@@ -78,17 +78,17 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
             backend=request.backend,
             changes=convert.changes_from_wire(request),
         )
-        view = await self._submissions.submit(asked)
-        return await self._campaign(view)
+        tracked = await self._submissions.submit(asked)
+        return await self._campaign(tracked)
 
     async def WatchCampaign(
         self, request: pb.WatchCampaignRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.CampaignStatus]:
         """Send the whole state now and after changes, until the campaign has ended."""
-        campaign_id = (await self._coordinator.view(request.campaign_id)).campaign_id
+        campaign_id = (await self._coordinator.campaign(request.campaign_id)).campaign_id
         while True:
             changed = self._coordinator.next_change()
-            status = await self._status(await self._coordinator.view(campaign_id))
+            status = await self._status(await self._coordinator.campaign(campaign_id))
             yield status
             if status.campaign.HasField("ended_unix_s"):  # the view itself may have moved on while this was sent
                 return
@@ -133,27 +133,27 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
     def _device(self, device: Device) -> pb.Device:
         return convert.device_to_wire(device, self._coordinator.device_state(device.device_id))
 
-    async def _campaign(self, view: CampaignView) -> pb.Campaign:
-        return convert.campaign_to_wire(view.campaign, await self._names())
+    async def _campaign(self, tracked: TrackedCampaign) -> pb.Campaign:
+        return convert.campaign_to_wire(tracked.campaign, await self._names())
 
     async def _names(self) -> dict[str, str]:
         return {one.device_id: one.name or "" for one in await asyncio.to_thread(self._store.devices)}
 
-    async def _status(self, view: CampaignView) -> pb.CampaignStatus:
+    async def _status(self, tracked: TrackedCampaign) -> pb.CampaignStatus:
         names = await self._names()
         builds = []
-        for build in view.builds.values():
+        for build in tracked.builds.values():
             sha256 = build.artifact_sha256
             artifact = await asyncio.to_thread(self._store.artifact, sha256) if sha256 else None
             builds.append(convert.build_to_wire(build, artifact))
         return pb.CampaignStatus(
-            campaign=convert.campaign_to_wire(view.campaign, names),
+            campaign=convert.campaign_to_wire(tracked.campaign, names),
             builds=builds,
-            devices=[self._device_status(view, tally, names) for tally in view.tallies()],
-            notices=[pb.Notice(time_unix_s=one.time_unix_s, message=one.message) for one in view.events],
+            devices=[self._device_status(tracked, tally, names) for tally in tracked.tallies()],
+            notices=[pb.Notice(time_unix_s=one.time_unix_s, message=one.message) for one in tracked.events],
         )
 
-    def _device_status(self, view: CampaignView, tally: DeviceTally, names: dict[str, str]) -> pb.DeviceStatus:
+    def _device_status(self, tracked: TrackedCampaign, tally: DeviceTally, names: dict[str, str]) -> pb.DeviceStatus:
         status = pb.DeviceStatus(
             name=names.get(tally.device_id) or tally.device_id,
             state=self._coordinator.device_state(tally.device_id),
@@ -162,7 +162,7 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
             runs_failed=tally.failed,
         )
         if tally.leased is not None:
-            job = view.jobs[tally.leased.job_id]
+            job = tracked.jobs[tally.leased.job_id]
             status.current_model, status.current_recipe = job.model, job.recipe
             session = self._coordinator.session(tally.device_id)
             if session and session.progress and session.progress.run_id == tally.leased.run_id:

@@ -10,7 +10,7 @@ from efficientquant_agent.backends.trt import Tensorrt
 from efficientquant_agent.doctor import command
 from efficientquant_agent.doctor.diagnosis import Facts, Problem, can_run, diagnose
 from efficientquant_agent.host.clocks import ClockControl
-from efficientquant_agent.host.device import Probe, Runtimes
+from efficientquant_agent.host.device import DeviceFiles, Runtimes
 from efficientquant_agent.records import Gpu
 
 BOARDS = Path(__file__).parent.parent.parent / "fixtures" / "boards"
@@ -74,8 +74,8 @@ def facts_of(tmp_path, monkeypatch):
     monkeypatch.setattr("os.geteuid", lambda: 1000)
 
     def collect(board, found=None, search_path=()):
-        probe = Probe.of_tree(str(BOARDS / board))
-        control = Powerless(probe.clock_places())
+        probe = DeviceFiles.of_tree(str(BOARDS / board))
+        control = Powerless(probe.clock_paths())
         found = found or Runtimes({"onnxruntime": "1.10.0"}, [ORT], [])
         return command.collect(probe, found, str(tmp_path / "new/state"), {}, list(search_path), control)
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from efficientquant_agent.host.device import Probe, computing_gpu, discrete_gpu, precisions, runtimes
+from efficientquant_agent.host.device import DeviceFiles, computing_gpu, discrete_gpu, precisions, runtimes
 from efficientquant_agent.records import Gpu
 
 NANO = {
@@ -28,7 +28,7 @@ def probe_of(tmp_path):
             path = Path(str(tmp_path), name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content)
-        return Probe.of_tree(str(tmp_path))
+        return DeviceFiles.of_tree(str(tmp_path))
 
     return build
 
@@ -164,7 +164,7 @@ def test_gpu_of_the_driver_below_a_relative_root(probe_of, tmp_path, monkeypatch
     probe_of(PC)
     monkeypatch.chdir(str(tmp_path.parent))
 
-    assert [gpu.name for gpu in Probe.of_tree(tmp_path.name).gpus()] == ["NVIDIA GeForce RTX 3080"]
+    assert [gpu.name for gpu in DeviceFiles.of_tree(tmp_path.name).gpus()] == ["NVIDIA GeForce RTX 3080"]
 
 
 def test_gpu_of_cuda(probe_of):

@@ -1,6 +1,6 @@
 """The seam to the wire: records become messages that every peer can read."""
 
-from efficientquant_agent.host.device import Probe
+from efficientquant_agent.host.device import DeviceFiles
 from efficientquant_agent.link.client import encode_result
 from efficientquant_agent.records import Finding, RunResult
 from efficientquant_protos.v1 import fleet_pb2 as pb
@@ -10,7 +10,7 @@ ESCAPED = "/N\udcc3\udca4/run"  # a path as Python reads it in a C locale
 
 def test_texts_that_are_no_unicode(tmp_path):
     """A path that Python could not decode does not keep a result from being delivered."""
-    device = Probe.of_tree(str(tmp_path)).snapshot({"python": ESCAPED}, [])
+    device = DeviceFiles.of_tree(str(tmp_path)).snapshot({"python": ESCAPED}, [])
     result = RunResult(
         run_id="run-1",
         device_id="d",

@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from efficientquant_controller.analysis.job_comparison import BY_REPEATS, BY_SAMPLES, REFUSED, compare_jobs
+from efficientquant_controller.analysis.comparison import REFUSED
+from efficientquant_controller.analysis.job_comparison import BY_REPEATS, BY_SAMPLES, compare_jobs
 from efficientquant_controller.analysis.metrics import METRICS, Side
 
 LATENCY = METRICS["latency"]

@@ -1,126 +1,37 @@
-"""What a recipe bought, and what it did not, in words."""
-
-import io
+"""What was measured, in words."""
 
 import pytest
-from efficientquant_controller.analysis.report import gains, print_gains
-from rich.console import Console
-
-FASTER = {
-    "size_ratio": 2.5,
-    "artifact_bytes": 2 << 20,
-    "latency_ratio": 1.25,
-    "latency_ratio_low": 1.19,
-    "latency_ratio_high": 1.31,
-    "latency_answer": "faster",
-    "load_ratio": 0.8,
-    "load_ratio_low": 0.5,
-    "load_ratio_high": 1.0,
-    "load_answer": "slower",
-    "peak_pss_ratio": 1.03,
-    "peak_pss_answer": "not enough data",
-    "integer_operators": 0,
-    "float_operators": 72,
-    "arithmetic": "storage only: 35 weights are int8 in the file; all arithmetic is FP32",
-}
-
-
-def printed(rows, width=160) -> str:
-    console = Console(file=io.StringIO(), width=width, highlight=False, markup=False)
-    print_gains(rows, console)
-    return "".join(line.rstrip() + "\n" for line in console.file.getvalue().splitlines())
-
-
-@pytest.fixture
-def judged(messages):
-    """Makes the gains of a variant whose row has these values."""
-
-    def judge(**values):
-        known = {name: value for name, value in {**FASTER, **values}.items() if value is not None}
-        return gains(messages.row("int8", **known), messages.row())
-
-    return judge
-
-
-# ruff: noqa: E501 – a paragraph is as wide as the console
-PARAGRAPH = """\
-what it bought, beside fp32 on the same device (in brackets: 90 % interval; 5 % is the least that counts)
-bench-1 · mobilevit_xxs · efficientquant:weight_bits=4
-  bought      a file 2.50× smaller (5.00 → 2.00 MiB); latency 1.25× faster (1.19–1.31)
-  not bought  load time: 1.25× slower (1.00–2.00); integer arithmetic: storage only: 35 weights are int8 in the file; all arithmetic is FP32
-  not known   peak memory: 1.03×, not enough data; accuracy (not measured here; 'efficientquant evaluate' does)
-
-"""
-
-
-def test_paragraph(messages):
-    """Each variant gets three lines: what was bought, what was not, and what nobody knows; FP32 gets none."""
-    rows = [messages.row(), messages.row("efficientquant:weight_bits=4", **FASTER)]
-
-    assert printed(rows) == PARAGRAPH
-
-
-def test_nothing_to_compare_prints_nothing(messages):
-    """FP32 alone, a job without a result, and rows of a controller that compares nothing get no section."""
-    rows = [messages.row(), messages.row("int8", runs_done=0, not_compared="x"), messages.row("int8")]
-
-    assert printed(rows) == ""
-
-
-def test_what_was_not_compared_is_not_known(judged):
-    """A named difference leaves latency, load and memory unknown, and the file's size known."""
-    refused = dict.fromkeys(("latency_answer", "load_answer", "peak_pss_answer"), "not comparable")
-    found = judged(not_compared="weights: A for fp32, B for int8", **refused)
-
-    assert found.not_known[0] == "latency, load time and peak memory beside fp32 (weights: A for fp32, B for int8)"
-    assert found.bought == ["a file 2.50× smaller (5.00 → 2.00 MiB)"]
+from efficientquant_controller.analysis.report import readable, twin_of, verdict_sentences
 
 
 @pytest.mark.parametrize(
-    ("ratio", "answer", "bought", "phrase"),
+    ("value", "unit", "text"),
     [
-        (2.0, "smaller", "bought", "peak memory 2.00× smaller (1.90–2.10)"),
-        (0.5, "larger", "not_bought", "peak memory: 2.00× larger (0.48–0.53)"),
-        (1.0, "same", "not_bought", "peak memory: the same, 1.00× (1.90–2.10)"),
-        (None, "not enough data", "not_known", "peak memory (not enough data)"),
+        (0.0123456, "s", "12.35 ms"),
+        (1.5, "s", "1.5 s"),
+        (0.25, "J", "250 mJ"),
+        (4.2, "W", "4.2 W"),
+        (5 << 20, "B", "5.00 MiB"),
     ],
 )
-def test_answers_in_words(judged, ratio, answer, bought, phrase):
-    """Each answer has its list and its words; what is worse is told as how many times worse."""
-    limits = {"peak_pss_ratio_low": 1.9, "peak_pss_ratio_high": 2.1}
-    assert phrase in getattr(judged(peak_pss_ratio=ratio, peak_pss_answer=answer, **limits), bought)
+def test_values_for_a_person(value: float, unit: str, text: str) -> None:
+    """SI units become those that a person reads."""
+    assert readable(value, unit) == text
 
 
-@pytest.mark.parametrize(
-    ("ratio", "bought", "phrase"),
-    [
-        (1.02, "not_bought", "a smaller file: the same (5.00 → 2.00 MiB)"),
-        (0.5, "not_bought", "a smaller file: 2.00× larger (5.00 → 2.00 MiB)"),
-        (1.05, "bought", "a file 1.05× smaller (5.00 → 2.00 MiB)"),
-    ],
-)
-def test_size_in_words(judged, ratio, bought, phrase):
-    """Less than 5 % is no smaller file."""
-    assert phrase in getattr(judged(size_ratio=ratio), bought)
+def row(**values):
+    return {"campaign_id": "c1", "device": "nano", "model": "m", "recipe": "int8", "verdict": "A", **values}
 
 
-@pytest.mark.parametrize(
-    ("integers", "bought", "phrase"),
-    [
-        (70, "bought", "integer arithmetic in 70 of 72"),
-        (0, "not_bought", "integer arithmetic: integer arithmetic in 70 of 72"),
-        (None, "not_known", "arithmetic (the artifact was not checked)"),
-    ],
-)
-def test_arithmetic_in_words(judged, integers, bought, phrase):
-    """Integer arithmetic is bought where there is any, and unknown without a check; the words are the check's."""
-    found = judged(integer_operators=integers, arithmetic="integer arithmetic in 70 of 72")
-    assert phrase in getattr(found, bought)
+def test_the_twin_is_of_the_same_campaign_device_and_model() -> None:
+    """FP32 of another device is no twin."""
+    other, twin = row(device="xavier", recipe="fp32"), row(recipe="fp32")
+    assert twin_of(row(), [other, twin]) is twin
+    assert twin_of(row(), [other]) is None
 
 
-def test_one_metric_that_may_not_be_compared(judged):
-    """A load from the page cache leaves the load time unknown; latency and memory keep their answers."""
-    found = judged(load_answer="not comparable", load_ratio=None, not_compared="the artifact before loading: cold")
-
-    assert found.not_known[0] == "load time beside fp32 (the artifact before loading: cold)"
-    assert "latency 1.25× faster (1.19–1.31)" in found.bought
+def test_a_verdict_names_the_rules_that_were_broken() -> None:
+    """A row that is not an A says why, without the rules that could not be checked."""
+    reasons = ["the coefficient of variation is 9 %", "not checked: clocks"]
+    rows = [row(), row(verdict="B", verdict_reasons=reasons)]
+    assert verdict_sentences(rows) == ["nano · m · int8: B, the coefficient of variation is 9 %"]

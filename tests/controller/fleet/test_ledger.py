@@ -21,8 +21,8 @@ def test_each_request_keeps_its_reference_inputs() -> None:
 
     async def reference_of(key: str) -> str:
         build = Build("c", "m", "fp32", BuildState.READY, "", "ab" * 32, "onnxruntime", key)
-        view: Any = SimpleNamespace(builds={("m", "fp32", "onnxruntime"): build})
-        return (await ledger.artifact(view, job)).reference_sha256
+        tracked: Any = SimpleNamespace(builds={("m", "fp32", "onnxruntime"): build})
+        return (await ledger.artifact(tracked, job)).reference_sha256
 
     assert asyncio.run(reference_of("synthetic")) == "11" * 32
     assert asyncio.run(reference_of("photographs")) == "22" * 32

@@ -12,7 +12,7 @@ from efficientquant_controller.config import PAPER_REPEATS
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.fleet.artifacts import ContentStore
 from efficientquant_controller.fleet.builds import Builder, BuildProcessError
-from efficientquant_controller.fleet.campaigns import CampaignView
+from efficientquant_controller.fleet.campaigns import TrackedCampaign
 from efficientquant_controller.fleet.submission import CampaignRequest, Submissions
 from efficientquant_controller.model import Artifact, Backend, Build, BuildState, Device, DeviceSnapshot, Gpu, Weights
 from offers import offered
@@ -44,20 +44,20 @@ class Coordinator:
 
     def __init__(self, devices: Sequence[Device]) -> None:
         self.devices = devices
-        self.started: list[CampaignView] = []
+        self.started: list[TrackedCampaign] = []
         self.moved: list[Build] = []
 
     def connected(self) -> Sequence[Device]:
         return self.devices
 
-    async def start(self, view: CampaignView) -> None:
-        self.started.append(view)
+    async def start(self, tracked: TrackedCampaign) -> None:
+        self.started.append(tracked)
 
-    async def build_moved(self, view: CampaignView, build: Build) -> None:
-        del view
+    async def build_moved(self, tracked: TrackedCampaign, build: Build) -> None:
+        del tracked
         self.moved.append(build)
 
-    async def builds_done(self, view: CampaignView) -> None:
+    async def builds_done(self, tracked: TrackedCampaign) -> None:
         pass
 
 
@@ -92,13 +92,13 @@ def fleet(tmp_path: Any) -> Callable[..., tuple[Submissions, Coordinator, Offlin
     return make
 
 
-async def built(submissions: Submissions, request: CampaignRequest) -> CampaignView:
-    view = await submissions.submit(request)
+async def built(submissions: Submissions, request: CampaignRequest) -> TrackedCampaign:
+    tracked = await submissions.submit(request)
     await asyncio.gather(*submissions._tasks.values())
-    return view
+    return tracked
 
 
-def run(work: Awaitable[CampaignView]) -> CampaignView:
+def run(work: Awaitable[TrackedCampaign]) -> TrackedCampaign:
     return asyncio.run(work)
 
 
@@ -260,8 +260,8 @@ def test_a_gpu_that_artifacts_cannot_be_lowered_for_is_refused(fleet: Callable) 
 def test_the_paper_averages_ten_repeats(fleet: Callable, paper: bool, asked: int, repeats: int) -> None:
     """--paper is ten repeats unless a number was named; without either it is three."""
     submissions, _, _ = fleet(device("nano-1"))
-    view = run(built(submissions, replace(REQUEST, paper=paper, repeats=asked)))
-    assert (view.campaign.paper, view.campaign.repeats, len(view.runs)) == (paper, repeats, repeats)
+    tracked = run(built(submissions, replace(REQUEST, paper=paper, repeats=asked)))
+    assert (tracked.campaign.paper, tracked.campaign.repeats, len(tracked.runs)) == (paper, repeats, repeats)
     assert PAPER_REPEATS == 10
 
 
@@ -281,14 +281,14 @@ def test_each_target_gets_one_artifact(fleet: Callable) -> None:
     devices = (device("nano-1", "none", trt), device("nano-2", "none", trt), device("pc-1", "none", ort))
     submissions, coordinator, builder = fleet(*devices)
 
-    view = run(built(submissions, REQUEST))
+    tracked = run(built(submissions, REQUEST))
 
     assert builder.made == (("m", "fp32", "jetson-nano"), ("m", "fp32", "onnxruntime"))
     assert [(one.target, one.state) for one in coordinator.moved if one.state is BuildState.READY] == [
         ("jetson-nano", BuildState.READY),
         ("onnxruntime", BuildState.READY),
     ]
-    assert [(one.device_id, one.backend) for one in view.jobs.values()] == [
+    assert [(one.device_id, one.backend) for one in tracked.jobs.values()] == [
         ("nano-1", "trt"),
         ("nano-2", "trt"),
         ("pc-1", "ort-cpu"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from shutil import copy
 
 import pytest
-from efficientquant_controller.fleet.campaigns import CampaignView
+from efficientquant_controller.fleet.campaigns import TrackedCampaign
 from efficientquant_controller.model import CampaignState
 from efficientquant_controller.server.fleet_control import FleetControl
 from efficientquant_controller.store.sql import SqlStore, open_store
@@ -19,13 +19,13 @@ DATABASE = Path(__file__).parents[2] / "fixtures" / "databases" / "0.1.0-schema-
 class OneCampaign:
     """A coordinator of one campaign, in which something has always changed."""
 
-    def __init__(self, view: CampaignView) -> None:
-        self._view = view
+    def __init__(self, tracked: TrackedCampaign) -> None:
+        self._tracked = tracked
 
-    async def view(self, campaign_id: str) -> CampaignView:
+    async def campaign(self, campaign_id: str) -> TrackedCampaign:
         """Return the campaign, whatever its id."""
         del campaign_id
-        return self._view
+        return self._tracked
 
     def next_change(self) -> asyncio.Event:
         """Return an event that is set already."""
@@ -45,14 +45,14 @@ def store(tmp_path: Path) -> Iterator[SqlStore]:
 def test_the_end_is_always_sent(store: SqlStore) -> None:
     """A campaign that ends while a state is being sent is sent once more, ended."""
     running = replace(store.campaign("c1"), devices=(), state=CampaignState.RUNNING, ended_unix_s=None)
-    view = CampaignView(running, [], [], [])
-    control = FleetControl(OneCampaign(view), None, store, None)
+    tracked = TrackedCampaign(running, [], [], [])
+    control = FleetControl(OneCampaign(tracked), None, store, None)
 
     async def watch() -> list[str]:
         states = []
         async for status in control.WatchCampaign(pb.WatchCampaignRequest(campaign_id="c1"), None):
             states.append(status.campaign.state)
-            view.move_campaign(CampaignState.SUCCEEDED, 5.0)
+            tracked.move_campaign(CampaignState.SUCCEEDED, 5.0)
         return states
 
     assert asyncio.run(watch()) == ["running", "succeeded"]

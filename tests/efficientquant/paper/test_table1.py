@@ -10,7 +10,7 @@ from efficientquant.evaluation import Evaluation
 from efficientquant.paper import published, table1
 from efficientquant.paper.table1 import (
     Cell,
-    Plan,
+    TableRequest,
     calibration_source,
     measure_table,
     read_cell,
@@ -53,7 +53,7 @@ def test_the_table_goes_on_where_it_stopped(tmp_path, monkeypatch):
     """Stopped in the middle of a cell, the finished ones are kept and are not measured again."""
     folder = digits.save_npz(tmp_path)
     recipes = [eq.get_recipe(name) for name in ("fp32", "efficientquant:softmax_bits=none")]
-    plan = Plan(
+    request = TableRequest(
         models=[digits.MODEL],
         recipes=recipes,
         data=folder / "test.npz",
@@ -70,24 +70,24 @@ def test_the_table_goes_on_where_it_stopped(tmp_path, monkeypatch):
         return lambda _phase, _fraction: None
 
     with pytest.raises(KeyboardInterrupt):
-        list(measure_table(plan, tmp_path / "cells", begin))
-    cells = list(measure_table(plan, tmp_path / "cells", begin))
+        list(measure_table(request, tmp_path / "cells", begin))
+    cells = list(measure_table(request, tmp_path / "cells", begin))
     names = [recipe.name for recipe in recipes]
     assert begun == [names[0], names[1], names[1]]
     assert [cell.recipe for cell in cells] == names
     assert all(cell.evaluation.images == 20 and cell.evaluation.subject == "artifact" for cell in cells)
     monkeypatch.setattr(table1, "create_model", lambda *_a, **_k: eq.create_model(digits.MODEL, "random"))
-    assert next(measure_table(plan, tmp_path / "cells", begin)).key["weights"] != cells[0].key["weights"]
+    assert next(measure_table(request, tmp_path / "cells", begin)).key["weights"] != cells[0].key["weights"]
 
 
 def test_a_missing_checkpoint_is_told_before_anything_is_measured(tmp_path):
     """Of a folder of checkpoints every one must be there, before the first model costs hours."""
     (tmp_path / f"{digits.MODEL}.pth").write_bytes(b"never read")
-    plan = Plan(
+    request = TableRequest(
         models=[digits.MODEL, "mobilevit_s"], recipes=[], data=tmp_path, calibration=None, weights=str(tmp_path)
     )
     with pytest.raises(CheckpointError, match=r"mobilevit_s\.safetensors: there is no such file, nor \.pth or \.pt"):
-        next(measure_table(plan, tmp_path / "cells", lambda _model, _recipe: None))
+        next(measure_table(request, tmp_path / "cells", lambda _model, _recipe: None))
     assert not (tmp_path / "cells").exists()
 
 
@@ -116,6 +116,8 @@ def test_what_is_published_is_complete():
 def test_images_without_labels_are_refused_before_anything_is_quantized(tmp_path):
     """A table of accuracies needs labels."""
     np.savez(tmp_path / "a.npz", images=np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8))
-    plan = Plan(models=[digits.MODEL], recipes=[], data=tmp_path / "a.npz", calibration=None, weights="random")
+    request = TableRequest(
+        models=[digits.MODEL], recipes=[], data=tmp_path / "a.npz", calibration=None, weights="random"
+    )
     with pytest.raises(DataError, match=r"a\.npz: has no labels: a table of accuracies needs"):
-        list(measure_table(plan, tmp_path / "cells", lambda *_: None))
+        list(measure_table(request, tmp_path / "cells", lambda *_: None))

@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple
 
 from efficientquant_agent.backends import cudart
 from efficientquant_agent.errors import SensorError
-from efficientquant_agent.host.device import Probe
+from efficientquant_agent.host.device import DeviceFiles
 from efficientquant_agent.samplers import nvml
 
 SMI_TIMEOUT_S = 8.0
@@ -82,7 +82,7 @@ def by_smi() -> Dict[str, str]:
 
 def by_board() -> Dict[str, str]:
     """Return the GPU that belongs to a Jetson's system on chip, or {"trouble"}."""
-    gpus = Probe().gpus() if Probe().soc() else []
+    gpus = DeviceFiles().gpus() if DeviceFiles().soc() else []
     if not gpus:
         return {"trouble": "this is no Jetson"}
     return {"name": gpus[0].name, "sm": "{}.{}".format(*divmod(gpus[0].compute_capability, 10))}

@@ -10,7 +10,7 @@ import uuid
 from efficientquant_agent import backends
 from efficientquant_agent.host.board import Board
 from efficientquant_agent.host.clocks import ClockControl
-from efficientquant_agent.host.device import Probe, discrete_gpu, runtimes
+from efficientquant_agent.host.device import DeviceFiles, discrete_gpu, runtimes
 from efficientquant_agent.records import Assignment, Measurement, RunResult
 from efficientquant_agent.run.runner import Runner
 from efficientquant_agent.run.steps import Files
@@ -42,7 +42,7 @@ def check(backend) -> Seen:
     found = runtimes()
     if backend.name not in [info.name for info in found.backends]:
         raise AssertionError("the agent does not offer it: {}".format("; ".join(found.broken) or "it says no reason"))
-    device = Probe().snapshot(
+    device = DeviceFiles().snapshot(
         found.library_versions, found.backends, found.gpus, found.cuda_version, ClockControl().access()
     )
     result, log = _run(backend.name, device)

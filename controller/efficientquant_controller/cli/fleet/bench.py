@@ -16,7 +16,7 @@ from efficientquant_controller.cli.fleet.campaign_inputs import (
 from efficientquant_controller.cli.next_commands import bench_words, command_line
 from efficientquant_controller.cli.numbers import CampaignSeed, Idle, RepeatsOrDefault, StartBelow, Threads
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json, split_list
-from efficientquant_controller.cli.records import CampaignRequest
+from efficientquant_controller.cli.records import BenchRequest
 from efficientquant_controller.config import TIERS, measurement_for
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.model import TWIN_RECIPE
@@ -102,7 +102,7 @@ def command(
     """Quantize models, measure them on devices and show the results; Ctrl-C offers to cancel or detach."""
     names = _named(recipes, "--recipes", "fp32,efficientquant")
     adds_twin = not no_twin and TWIN_RECIPE not in names
-    request = CampaignRequest(
+    request = BenchRequest(
         models=tuple(models),
         recipes=(TWIN_RECIPE, *names) if adds_twin else tuple(names),
         devices=_device_names(devices),
@@ -127,7 +127,7 @@ def command(
 
 def submit_and_watch(
     controller: str,
-    request: CampaignRequest,
+    request: BenchRequest,
     source: str | Path,
     data: Path | None = None,
     *,
@@ -162,7 +162,7 @@ def submit_and_watch(
             output.print_message(f"watch it: {command_line(['watch', campaign.campaign_id], connection.address)}")
 
 
-def _require_known(request: CampaignRequest) -> None:
+def _require_known(request: BenchRequest) -> None:
     """Raise UserError, or the library's error, for a tier, a way to measure or a recipe that does not exist."""
     from efficientquant.recipe import get_recipe
 

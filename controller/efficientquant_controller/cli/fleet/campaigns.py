@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.next_commands import FIRST_BENCH, command_line
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json
-from efficientquant_controller.cli.records import Campaign
+from efficientquant_controller.cli.records import CampaignListing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,7 +27,7 @@ def command(controller: Controller = DEFAULT_CONTROLLER, as_json: Json = False) 
         output.print_line(f"no campaigns yet; start one: {command_line(FIRST_BENCH, connection.address)}")
 
 
-def campaign_table(campaigns: list[Campaign]) -> "Table":
+def campaign_table(campaigns: list[CampaignListing]) -> "Table":
     """The campaigns as a table, with local times."""
     table = output.new_table()
     for heading in ("campaign", "state", "created", "models", "recipes", "devices", "weights", "tier"):

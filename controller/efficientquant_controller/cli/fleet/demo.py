@@ -13,13 +13,13 @@ import typer
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.numbers import Repeats
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER
-from efficientquant_controller.cli.records import CampaignRequest
+from efficientquant_controller.cli.records import BenchRequest
 from efficientquant_controller.config import measurement_for
 from efficientquant_controller.model import CampaignState, Measurement, Weights
 
 if TYPE_CHECKING:
     from efficientquant_controller.cli.fleet.demo_fleet import DemoFleet
-    from efficientquant_controller.cli.records import Campaign
+    from efficientquant_controller.cli.records import CampaignListing
 
 MODELS = ("mobilevit_xxs", "mobilevitv2_050")
 AGENTS = ("bench-1", "bench-2")
@@ -41,7 +41,7 @@ def command(
     repeats: Repeats = 3,
 ) -> None:
     """Start a controller and two agents here, benchmark two models, show the results, leave nothing running."""
-    request = CampaignRequest(MODELS, RECIPES, (), tier, repeats)
+    request = BenchRequest(MODELS, RECIPES, (), tier, repeats)
     output.print_message(plan(measurement_for(tier), repeats))
     from efficientquant_controller.cli.fleet.demo_fleet import DemoFleet
 
@@ -88,7 +88,7 @@ def fresh_folder(wanted: Path) -> Path:
     return folder
 
 
-def measure(fleet: "DemoFleet", request: CampaignRequest) -> "Campaign | None":
+def measure(fleet: "DemoFleet", request: BenchRequest) -> "CampaignListing | None":
     """Run the demo's campaign, with random weights where there are no others; None when Ctrl-C ended it."""
     output.print_message(f"starting a controller and two agents; logs and database in {fleet.folder}/")
     fleet.start()
@@ -123,7 +123,7 @@ def _program() -> str:
     return "efficientquant" if shutil.which("efficientquant") else os.path.relpath(sys.argv[0])
 
 
-def _print_end(folder: Path, database: Path, campaign: "Campaign") -> None:
+def _print_end(folder: Path, database: Path, campaign: "CampaignListing") -> None:
     from efficientquant_controller.cli.results.results import print_results, rows_from_database
 
     rows = rows_from_database(str(database), campaign.campaign_id)

@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Self
 
 from efficientquant_controller.cli.connection import Connection
-from efficientquant_controller.cli.fleet.watching import Watch, open_view
-from efficientquant_controller.cli.records import Campaign, CampaignRequest, CampaignStatus
+from efficientquant_controller.cli.fleet.watching import Watch, open_display
+from efficientquant_controller.cli.records import BenchRequest, CampaignListing, CampaignStatus
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.model import Weights
 
@@ -129,14 +129,16 @@ class DemoFleet:
         for agent in agents:
             agent.wait_ready()
 
-    def run(self, request: CampaignRequest, weights: Weights) -> Campaign | None:
+    def run(self, request: BenchRequest, weights: Weights) -> CampaignListing | None:
         """Run one campaign with progress on stderr; None when Ctrl-C ended it.
 
         Raises UserError when the campaign is refused, or a process ends before it does.
         """
         with Connection(self._address) as connection:
             campaign = connection.submit(request, weights)
-            watch = Watch(connection, campaign.campaign_id, open_view(self._address, as_json=False), None, reached=True)
+            watch = Watch(
+                connection, campaign.campaign_id, open_display(self._address, as_json=False), None, reached=True
+            )
             for process in self._processes:
                 Thread(target=report_death, args=(process, watch.fail), daemon=True).start()
             status = watch.run()

@@ -9,7 +9,7 @@ import typer
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.durations import duration
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json
-from efficientquant_controller.cli.records import Device
+from efficientquant_controller.cli.records import DeviceListing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,14 +36,14 @@ def command(
     _show(devices, now_unix_s, controller, as_json)
 
 
-def _show_forgotten(device: Device, as_json: bool) -> None:
+def _show_forgotten(device: DeviceListing, as_json: bool) -> None:
     if as_json:
         output.print_json(asdict(device))
     else:
         output.print_line(f"forgot {device.name}; its results stay, and its name is free")
 
 
-def _show(devices: list[Device], now_unix_s: float, controller: str, as_json: bool) -> None:
+def _show(devices: list[DeviceListing], now_unix_s: float, controller: str, as_json: bool) -> None:
     if as_json:
         output.print_json([asdict(one) for one in devices])
     elif devices:
@@ -53,7 +53,7 @@ def _show(devices: list[Device], now_unix_s: float, controller: str, as_json: bo
         output.print_line(f"  {shlex.join(['efficientquant-agent', '--controller', controller, '--name', 'NAME'])}")
 
 
-def device_table(devices: list[Device], now_unix_s: float) -> "Table":
+def device_table(devices: list[DeviceListing], now_unix_s: float) -> "Table":
     """The devices as a table.
 
     `now_unix_s` is the controller's clock, as are its devices' times.
@@ -64,13 +64,13 @@ def device_table(devices: list[Device], now_unix_s: float) -> "Table":
     return table
 
 
-def _state(device: Device, now_unix_s: float) -> str:
+def _state(device: DeviceListing, now_unix_s: float) -> str:
     if device.state != "offline":
         return device.state
     return f"offline for {duration(now_unix_s - device.last_seen_unix_s)}"
 
 
-def _board(device: Device) -> str:
+def _board(device: DeviceListing) -> str:
     snapshot = device.snapshot
     facts = [snapshot.board or snapshot.cpu_model or "unknown board"]
     if snapshot.cpu_count:
@@ -80,7 +80,7 @@ def _board(device: Device) -> str:
     return ", ".join(facts)
 
 
-def _capabilities(device: Device) -> str:
+def _capabilities(device: DeviceListing) -> str:
     backends = device.snapshot.backends
     listed = ", ".join(f"{one.name} {one.version}" for one in backends) or "nothing: see 'efficientquant-agent doctor'"
     return ", ".join([listed, *map(_gpu, device.snapshot.gpus)])
@@ -92,7 +92,7 @@ def _gpu(gpu: "Gpu") -> str:
     return f"{gpu.name} ({' '.join([sm, *kinds])})"
 
 
-def _system(device: Device) -> str:
+def _system(device: DeviceListing) -> str:
     snapshot = device.snapshot
     python = snapshot.library_versions.get("python", "")
     jetpack = f" (JetPack {snapshot.jetpack})" if snapshot.jetpack else ""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BAR_WIDTH = 30
 
 
-class ProgressView(ABC):
+class ProgressDisplay(ABC):
     """Shows a campaign's status as it changes, and every `tick_s` seconds how much time is left."""
 
     tick_s: ClassVar[float]
@@ -75,7 +75,7 @@ class ProgressView(ABC):
     def _draw_time(self, status: "CampaignStatus") -> None: ...
 
 
-class LiveView(ProgressView):
+class LiveDisplay(ProgressDisplay):
     """One line for each build while building, one bar for each device.
 
     Drawn once a second at the most when idle.
@@ -110,7 +110,7 @@ class LiveView(ProgressView):
             self._draw(status)
 
 
-class LineView(ProgressView):
+class LineDisplay(ProgressDisplay):
     """One line for each change, for logs and pipes."""
 
     tick_s = 60.0

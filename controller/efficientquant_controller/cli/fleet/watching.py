@@ -14,9 +14,9 @@ import typer
 
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.connection import Connection, ControllerUnreachableError
-from efficientquant_controller.cli.fleet.progress import LineView, LiveView, ProgressView
+from efficientquant_controller.cli.fleet.progress import LineDisplay, LiveDisplay, ProgressDisplay
 from efficientquant_controller.cli.next_commands import campaign_words, command_line
-from efficientquant_controller.cli.records import Campaign, CampaignStatus
+from efficientquant_controller.cli.records import CampaignListing, CampaignStatus
 from efficientquant_controller.cli.results.results import print_results, si_rows
 from efficientquant_controller.cli.waiting import Waiting
 from efficientquant_controller.model import CampaignState
@@ -50,14 +50,14 @@ class Watch:
         self,
         connection: Connection,
         campaign_id: str,
-        view: ProgressView,
+        display: ProgressDisplay,
         ask: Callable[[], bool] | None,
         *,
         reached: bool = False,
     ) -> None:
         self._connection = connection
         self.campaign_id = campaign_id
-        self._view = view
+        self._display = display
         self._ask = ask
         self.reached = reached
         self._lost = False
@@ -78,7 +78,7 @@ class Watch:
             try:
                 return self._follow()
             finally:
-                self._view.pause()
+                self._display.pause()
                 self._stop_reader()
 
     def _follow(self) -> CampaignStatus | None:
@@ -102,7 +102,7 @@ class Watch:
             try:
                 return self._arrivals.get(timeout=SIGNAL_POLL_S)
             except Empty:
-                self._view.tick()
+                self._display.tick()
                 if self._retrying and time.monotonic() >= retry_at_s:
                     self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)
                     retry_at_s = time.monotonic() + self._retry_s
@@ -110,10 +110,10 @@ class Watch:
 
     def _take(self, status: CampaignStatus) -> None:
         if self._lost:
-            self._view.say(f"the controller at {self._connection.address} is back")
+            self._display.say(f"the controller at {self._connection.address} is back")
         self.campaign_id = status.campaign.campaign_id
         self.reached, self._lost, self._retry_s = True, False, FIRST_RETRY_S
-        self._view.show(status)
+        self._display.show(status)
 
     def _take_loss(self, arrival: Exception | _StreamEnded) -> None:
         if isinstance(arrival, Exception) and not (self.reached and isinstance(arrival, ControllerUnreachableError)):
@@ -121,7 +121,7 @@ class Watch:
         if not self._lost:
             self._lost = True
             reason = arrival.reason if isinstance(arrival, ControllerUnreachableError) else "it ended the stream"
-            self._view.say(
+            self._display.say(
                 f"the controller at {self._connection.address} is gone ({reason}); the campaign outlives it: "
                 "waiting for its return, Ctrl-C to stop waiting"
             )
@@ -130,7 +130,7 @@ class Watch:
     def _cancel_wanted(self) -> bool:
         if self._ask is None or self._lost or self._interrupts > 1:
             return False
-        self._view.pause()
+        self._display.pause()
         with _sigint_calls(signal.default_int_handler):
             try:
                 return self._ask()
@@ -141,7 +141,7 @@ class Watch:
         try:
             self._connection.cancel(self.campaign_id)
         except ControllerUnreachableError as error:
-            self._view.say(f"not cancelled: {error}")
+            self._display.say(f"not cancelled: {error}")
 
     def _interrupt(self, *_: Any) -> None:
         self._interrupts += 1
@@ -200,11 +200,11 @@ def ask_on_terminal() -> bool:
         return False
 
 
-def open_view(address: str, *, as_json: bool) -> ProgressView:
+def open_display(address: str, *, as_json: bool) -> ProgressDisplay:
     """Bars when a person looks on, else lines; both on stderr, so that stdout holds results only."""
     console = output.stderr_console()
     live = sys.stderr.isatty() and (as_json or sys.stdout.isatty())
-    return LiveView(console, address) if live else LineView(console, address)
+    return LiveDisplay(console, address) if live else LineDisplay(console, address)
 
 
 def watch_to_end(
@@ -214,9 +214,9 @@ def watch_to_end(
 
     `again` are the words that ask for it once more in a longer tier, where the caller knows them.
     """
-    view = open_view(connection.address, as_json=as_json)
+    display = open_display(connection.address, as_json=as_json)
     ask = ask_on_terminal if sys.stdin.isatty() and sys.stderr.isatty() else None
-    watch = Watch(connection, campaign_id, view, ask, reached=reached)
+    watch = Watch(connection, campaign_id, display, ask, reached=reached)
     status = watch.run()
     if status is None:
         if watch.reached:
@@ -233,7 +233,9 @@ def print_way_back(campaign_id: str, address: str) -> None:
     output.print_message(f"  cancel it:  {command_line(['cancel', campaign_id], address)}")
 
 
-def print_end(connection: Connection, campaign: Campaign, *, as_json: bool, again: Sequence[str] | None = None) -> None:
+def print_end(
+    connection: Connection, campaign: CampaignListing, *, as_json: bool, again: Sequence[str] | None = None
+) -> None:
     """Print the results of a campaign that has ended, where they are, and what to try next."""
     rows = connection.results(campaign.campaign_id)
     if as_json:
@@ -243,11 +245,11 @@ def print_end(connection: Connection, campaign: Campaign, *, as_json: bool, agai
     print_results(rows, controller=connection.address)
     results = command_line(["results", "--campaign", campaign.campaign_id], connection.address)
     output.print_line(f"these rows again: {results}")
-    output.print_line("  every column: add --csv or --json; in SQL: the view 'results' of the controller's database")
+    output.print_line("  every column: add --csv or --json; in SQL: the display 'results' of the controller's database")
     output.print_line(next_step(campaign, connection.address, again))
 
 
-def next_step(campaign: Campaign, address: str, again: Sequence[str] | None = None) -> str:
+def next_step(campaign: CampaignListing, address: str, again: Sequence[str] | None = None) -> str:
     """What to try after a campaign.
 
     `again` are the words of the same one in a longer tier, where they are known.

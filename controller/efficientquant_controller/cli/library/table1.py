@@ -72,9 +72,9 @@ def command(
     measured = 0
     with PhaseProgress() as progress:
         progress.step("loading")
-        from efficientquant.paper.table1 import Plan, measure_table
+        from efficientquant.paper.table1 import TableRequest, measure_table
 
-        plan = Plan(
+        request = TableRequest(
             models=names,
             recipes=wanted,
             data=data,
@@ -91,7 +91,7 @@ def command(
             return progress.step(f"{len(cells) + 1}/{total} {model} · {recipe}")
 
         try:
-            for cell in measure_table(plan, out, begin):
+            for cell in measure_table(request, out, begin):
                 cells.append(cell)
         finally:
             if cells:

@@ -11,6 +11,7 @@ import typer
 
 from efficientquant_controller.analysis.comparison import MIN_EFFECT
 from efficientquant_controller.analysis.metrics import metrics_listed
+from efficientquant_controller.analysis.report import readable
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.numbers import MinEffect
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json
@@ -85,15 +86,6 @@ def print_comparison(found: "JobComparison", *, as_json: bool = False) -> None:
         output.print_line(f"  note: {footnote}")
     if found.refused:
         raise UserError(f"{found.sentence}; pass --force to compare them all the same, with this as a footnote")
-
-
-def readable(value: float, unit: str) -> str:
-    """A value in SI units as a person reads it: milliseconds, MiB, millijoules."""
-    if unit == "B":
-        return f"{value / 2**20:.2f} MiB"
-    if unit in ("s", "J") and value < 1:
-        return f"{value * 1e3:.4g} m{unit}"
-    return f"{value:.4g} {unit}"
 
 
 class Runs(Protocol):

@@ -4,9 +4,22 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 
-from efficientquant_controller.analysis.report import print_gains
+from efficientquant_controller.analysis.report import (
+    GAINS_HEADING,
+    LEGEND,
+    PAPER_LEGEND,
+    VERDICT_LEGEND,
+    Gains,
+    failure_sentences,
+    gains,
+    is_compared,
+    rail_sentences,
+    twin_of,
+    verdict_sentences,
+)
 from efficientquant_controller.cli.output import new_table
 from efficientquant_controller.columns import COLUMNS, SHOWN, Column
 from efficientquant_controller.columns import Cell as Shown
@@ -14,19 +27,6 @@ from efficientquant_controller.model import TWIN_RECIPE
 
 Row = Mapping[str, Any]
 Cell = Callable[[Row], str]
-LEGEND = (
-    "median: of the repeats' medians, with their min–max; load: read + session create (or deserialize + create "
-    "context) + first inference; peak PSS: of the measuring process; board Δ: drop of the whole board's available "
-    "memory"
-)
-VERDICT_LEGEND = (
-    "verdict: A steady and undisturbed, B with a rule broken, which is named, INVALID not to be used; see "
-    "docs/measurement.md"
-)
-PAPER_LEGEND = (
-    "paper: its way, for its numbers alone: means over all repeats, load without the first inference, memory of "
-    "all that ran on the device"
-)
 ABSENT = "–"
 
 
@@ -44,39 +44,36 @@ def print_result_tables(rows: Sequence[Row], console: Console) -> None:
     console.print("; ".join(_legends(rows)))
 
 
-def failure_sentences(rows: Sequence[Row]) -> list[str]:
-    """What did not succeed, each in one line."""
-    return [
-        f"{row['device']} · {row['model']} · {row['recipe']}: failed ({row['failure_type']}): {row['failure_message']}"
-        for row in rows
-        if row["state"] == "failed"
-    ]
+def print_gains(rows: Sequence[Row], console: Console) -> None:
+    """Print a paragraph for each variant that was measured; nothing where there is none, or where nothing is known."""
+    variants = [row for row in rows if row["recipe"] != TWIN_RECIPE and is_compared(row)]
+    if not variants:
+        return
+    console.print(GAINS_HEADING, soft_wrap=True)
+    for row in variants:
+        console.print(f"{row['device']} · {row['model']} · {row['recipe']}", soft_wrap=True)
+        console.print(Padding(_paragraph(gains(row, twin_of(row, rows))), (0, 0, 0, 2), expand=False))
+    console.print()
 
 
-def verdict_sentences(rows: Sequence[Row]) -> list[str]:
-    """Why a row is not an A, each in one line."""
-    return [
-        f"{row['device']} · {row['model']} · {row['recipe']}: {row['verdict']}, {_broken_rules(row)}"
-        for row in rows
-        if row["verdict"] in ("B", "INVALID")
-    ]
-
-
-def rail_sentences(rows: Sequence[Row]) -> list[str]:
-    """What each device's energy is the energy of: two sets of rails are never to be compared."""
-    known = {(row["device"], row["rail_set"]) for row in rows if row["energy_per_inference_j"] is not None}
-    return [f"{device}: energy of {rail_set or 'rails it does not name'}" for device, rail_set in sorted(known)]
+def _paragraph(variant: Gains) -> Table:
+    """Three lines with a hanging indent."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for label, phrases in (
+        ("bought", variant.bought),
+        ("not bought", variant.not_bought),
+        ("not known", variant.not_known),
+    ):
+        table.add_row(label, "; ".join(phrases) or "nothing")
+    if variant.notes:
+        table.add_row("note", "; ".join(variant.notes))
+    return table
 
 
 def _legends(rows: Sequence[Row]) -> list[str]:
     """The words for the columns that are shown."""
     judged = [VERDICT_LEGEND] if any(row["verdict"] for row in rows) else []
     return [LEGEND, *([PAPER_LEGEND] if any(_has(row, _PAPER) for row in rows) else []), *judged]
-
-
-def _broken_rules(row: Row) -> str:
-    """The reasons for a verdict, without what could not be checked: those stand in --json and --csv."""
-    return "; ".join(one for one in row["verdict_reasons"] or () if not one.startswith("not checked:"))
 
 
 def _heading(row: Row) -> str:

@@ -115,7 +115,7 @@ import nano_board
 board = nano_board.Board({board!r})
 step = board.next_step()
 board.kill_caller_at("before", step)
-code = nano_board.clock_helper.main(sys.argv[1:], board.places)
+code = nano_board.clock_helper.main(sys.argv[1:], board.paths)
 board.kill_caller_at("after", step)
 sys.exit(code)
 """
@@ -158,7 +158,7 @@ class Board:
 
     def __init__(self, root):
         self.root = Path(root)
-        self.places = clock_helper.Places(
+        self.paths = clock_helper.ClockPaths(
             nvpmodel=str(self.root / "nvpmodel"),
             jetson_clocks=str(self.root / "jetson_clocks"),
             state_dir=str(self.root / "root-state"),
@@ -215,7 +215,7 @@ class Board:
 
     def control(self, **options):
         """Return a control that acts through a helper process."""
-        return ClockControl(places=self.places, helper=self.helper, **options)
+        return ClockControl(paths=self.paths, helper=self.helper, **options)
 
     def next_step(self):
         """Count the calls of the helper."""

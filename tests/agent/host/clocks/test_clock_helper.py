@@ -15,8 +15,8 @@ from nano_board import GPU
 def ask(board, capsys):
     """Return a function that serves one request in this process: (exit code, answer)."""
 
-    def serve(*request, **places):
-        code = clock_helper.main(list(request), board.places._replace(**places))
+    def serve(*request, **paths):
+        code = clock_helper.main(list(request), board.paths._replace(**paths))
         return code, json.loads(capsys.readouterr().out)
 
     return serve
@@ -57,7 +57,7 @@ def test_mode_beside_error_lines(board):
         "#!/bin/sh\necho 'NV Power Mode: MODE_15W_6CORE\n2\nNVPM ERROR: x : 13'; exit 3\n"
     )
 
-    assert clock_helper.read_power_mode(board.places) == (2, "MODE_15W_6CORE")
+    assert clock_helper.read_power_mode(board.paths) == (2, "MODE_15W_6CORE")
 
 
 def test_memory_clock_from_tegra186_on(board):
@@ -66,7 +66,7 @@ def test_memory_clock_from_tegra186_on(board):
         board.write("sys/kernel/debug/bpmp/debug/clk/emc/" + name, value)
     board.write("sys/kernel/nvpmodel_emc_cap/emc_iso_cap", 1333000000)
 
-    emc = clock_helper.read_domains(board.places.sys)["emc"]
+    emc = clock_helper.read_domains(board.paths.sys)["emc"]
 
     assert emc == {"current_hz": 2133000000, "min_hz": 204000000, "max_hz": 1333000000}
 
@@ -74,9 +74,9 @@ def test_memory_clock_from_tegra186_on(board):
 def test_any_machine(tmp_path, ask):
     """A machine without any of it has no power mode and no clocks, which is not an error."""
     nowhere = str(tmp_path / "nowhere")
-    places = dict.fromkeys(("nvpmodel", "jetson_clocks", "sys", "nvpmodel_conf", "nvpmodel_status"), nowhere)
+    paths = dict.fromkeys(("nvpmodel", "jetson_clocks", "sys", "nvpmodel_conf", "nvpmodel_status"), nowhere)
 
-    code, answer = ask("status", **places)
+    code, answer = ask("status", **paths)
 
     assert (code, answer["power_mode"], answer["domains"], answer["jetson_clocks"]) == (0, None, {}, False)
 
@@ -128,7 +128,7 @@ def test_garbage_is_refused(request_, ask, board):
 )
 def test_what_was_meant(request_, sentence, board, capsys):
     """A refusal says what was asked and what exists, as JSON and for a person on one line."""
-    assert clock_helper.main(request_, board.places) == 2
+    assert clock_helper.main(request_, board.paths) == 2
 
     printed = capsys.readouterr()
     assert json.loads(printed.out)["error"].startswith(sentence)
@@ -232,7 +232,7 @@ def test_missing_and_failing_tools(ask, board):
 
     board.remove("jetson_clocks")
     code, answer = ask("lock")
-    assert (code, answer["error"]) == (1, "{} is not installed".format(board.places.jetson_clocks))
+    assert (code, answer["error"]) == (1, "{} is not installed".format(board.paths.jetson_clocks))
 
 
 def test_caller_that_died(board):

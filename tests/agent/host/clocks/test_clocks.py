@@ -68,7 +68,7 @@ def test_comparison_with_targets(board):
 
 def test_observed_lock(board):
     """Clocks that a person has locked by hand are reported as locked, with their targets."""
-    subprocess.check_call([board.places.jetson_clocks])
+    subprocess.check_call([board.paths.jetson_clocks])
 
     applied = board.control().observe()
 
@@ -87,9 +87,9 @@ def test_memory_clock_that_cannot_be_read(board):
 
 def test_no_clocks_at_all(board):
     """A virtual machine shows no clocks: nothing can be said about them."""
-    places = board.places._replace(sys="/nowhere", nvpmodel="/nowhere", nvpmodel_status="/nowhere")
+    paths = board.paths._replace(sys="/nowhere", nvpmodel="/nowhere", nvpmodel_status="/nowhere")
 
-    assert ClockControl(places=places).observe() == AppliedClocks("", "unverifiable", {})
+    assert ClockControl(paths=paths).observe() == AppliedClocks("", "unverifiable", {})
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_machine_without_clocks_to_lock(board):
 def test_user_without_rights(board, monkeypatch):
     """Without root and without the helper nothing is tried, and the sentence says what to install."""
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    control = ClockControl(places=board.places, helper=["/nowhere/efficientquant-clocks"])
+    control = ClockControl(paths=board.paths, helper=["/nowhere/efficientquant-clocks"])
 
     with pytest.raises(ClockError, match="install the helper") as caught:
         control.apply(ClockRequest(lock=True), board.journal)

@@ -4,7 +4,7 @@ import io
 
 import pytest
 from efficientquant_controller.cli.convert import status_from_wire
-from efficientquant_controller.cli.fleet.progress import LineView, LiveView, render
+from efficientquant_controller.cli.fleet.progress import LineDisplay, LiveDisplay, render
 from efficientquant_protos.v1 import fleet_pb2 as pb
 from rich.console import Console
 
@@ -78,25 +78,25 @@ def test_builds_of_two_targets_are_told_apart(messages):
     builds = [build("fp32", "building"), build("fp32", "ready", size_bytes=5 << 20)]
     builds[0].target, builds[1].target = "jetson-nano", "agx-xavier"
     status = status_from_wire(messages.status("building", builds=builds))
-    view = LineView(Console(file=io.StringIO(), width=200), ADDRESS)
+    display = LineDisplay(Console(file=io.StringIO(), width=200), ADDRESS)
 
-    view.show(status)
-    view.show(status)
+    display.show(status)
+    display.show(status)
 
     expected = ["m · fp32 · for jetson-nano: building", "m · fp32 · for agx-xavier: built, 5.00 MiB"]
-    assert lines_of(render(status, ADDRESS)) == view._console.file.getvalue().splitlines() == expected
+    assert lines_of(render(status, ADDRESS)) == display._console.file.getvalue().splitlines() == expected
 
 
 def test_lines_only_for_changes(messages):
     """In a log a line is written when something changed, not for each percent."""
-    view = LineView(Console(file=io.StringIO(), width=200), ADDRESS)
+    display = LineDisplay(Console(file=io.StringIO(), width=200), ADDRESS)
     busy = {"state": "busy", "current_model": "m", "current_recipe": "fp32", "phase": "measure"}
     steps = [device(**busy, fraction=0.1), device(**busy, fraction=0.9), device(runs_done=4)]
 
     for step in steps:
-        view.show(status_from_wire(messages.status(devices=[step])))
+        display.show(status_from_wire(messages.status(devices=[step])))
 
-    lines = view._console.file.getvalue().splitlines()
+    lines = display._console.file.getvalue().splitlines()
     assert [line.partition(" · about")[0] for line in lines] == [
         "bench-1: 3/8 runs m · fp32",
         "bench-1: 4/8 runs waits for its turn",
@@ -107,15 +107,15 @@ def test_lines_only_for_changes(messages):
 def test_a_log_says_now_and_then_how_long_it_takes(messages, seconds, lines):
     """A run of half an hour is no half hour of silence: each minute a log has the phase and the time left."""
     now_s = [0.0]
-    view = LineView(Console(file=io.StringIO(), width=200), ADDRESS, clock=lambda: now_s[0])
+    display = LineDisplay(Console(file=io.StringIO(), width=200), ADDRESS, clock=lambda: now_s[0])
     busy = device(state="busy", current_model="m", current_recipe="fp32", phase="measure", fraction=0.25)
-    view.show(status_from_wire(messages.status(devices=[busy])))
+    display.show(status_from_wire(messages.status(devices=[busy])))
     now_s[0] = seconds
 
-    view.tick()
-    view.tick()
+    display.tick()
+    display.tick()
 
-    said = view._console.file.getvalue().splitlines()[1:]
+    said = display._console.file.getvalue().splitlines()[1:]
     expected = [
         "bench-1: 3/8 runs · measure 25%",
         "watched for 1:00 min · about 1 min left (an estimate from the tier)",
@@ -127,12 +127,12 @@ def test_a_terminal_counts_the_time(messages):
     """On a terminal the time is drawn again each second, though nothing else has changed."""
     now_s = [0.0]
     console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
-    view = LiveView(console, ADDRESS, clock=lambda: now_s[0])
-    view.show(status_from_wire(messages.status(devices=[device()])))
+    display = LiveDisplay(console, ADDRESS, clock=lambda: now_s[0])
+    display.show(status_from_wire(messages.status(devices=[device()])))
     now_s[0] = 61.0
 
-    view.tick()
-    view.pause()
+    display.tick()
+    display.pause()
 
     assert "watched for 0 s · about" in console.file.getvalue()
     assert "watched for 1:01 min · about" in console.file.getvalue()
@@ -140,32 +140,32 @@ def test_a_terminal_counts_the_time(messages):
 
 def test_long_lines_are_not_folded_in_a_log(messages):
     """A line in a log stays one line however long it is."""
-    view = LineView(Console(file=io.StringIO(), width=40), ADDRESS)
+    display = LineDisplay(Console(file=io.StringIO(), width=40), ADDRESS)
 
-    view.show(status_from_wire(messages.status(notices=[pb.Notice(message="word " * 40)])))
+    display.show(status_from_wire(messages.status(notices=[pb.Notice(message="word " * 40)])))
 
-    assert view._console.file.getvalue().count("\n") == 1
+    assert display._console.file.getvalue().count("\n") == 1
 
 
 def test_notice_is_said_once(messages):
     """A notice is said once, also when a restarted controller repeats it."""
-    view = LineView(Console(file=io.StringIO(), width=200), ADDRESS)
+    display = LineDisplay(Console(file=io.StringIO(), width=200), ADDRESS)
     first, second = (pb.Notice(time_unix_s=time_s, message=f"notice {time_s}") for time_s in (1, 2))
 
     for notices in ([first], [first, second], [first, second]):
-        view.show(status_from_wire(messages.status(notices=notices)))
+        display.show(status_from_wire(messages.status(notices=notices)))
 
-    assert view._console.file.getvalue().splitlines() == ["notice 1", "notice 2"]
+    assert display._console.file.getvalue().splitlines() == ["notice 1", "notice 2"]
 
 
 def test_live_view_prints_above_the_bars(messages):
     """On a terminal notices stand above the bars, and pausing leaves the terminal to others."""
     console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
-    view = LiveView(console, ADDRESS)
-    view.show(status_from_wire(messages.status(devices=[device()])))
+    display = LiveDisplay(console, ADDRESS)
+    display.show(status_from_wire(messages.status(devices=[device()])))
 
-    view.show(status_from_wire(messages.status(devices=[device(runs_done=5)], notices=[pb.Notice(message="look")])))
-    view.pause()
+    display.show(status_from_wire(messages.status(devices=[device(runs_done=5)], notices=[pb.Notice(message="look")])))
+    display.pause()
 
     written = console.file.getvalue()
     assert written.index("look") < written.rindex("5/8 runs")

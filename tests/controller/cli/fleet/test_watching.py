@@ -10,7 +10,7 @@ import sys
 
 import pytest
 from efficientquant_controller.cli.fleet import watching
-from efficientquant_controller.cli.fleet.progress import LineView
+from efficientquant_controller.cli.fleet.progress import LineDisplay
 from efficientquant_protos.v1 import fleet_pb2 as pb
 from rich.console import Console
 
@@ -44,8 +44,8 @@ def test_lost_controller_is_waited_for(command, control, messages):
 
 def test_waits_grow_and_are_bounded(monkeypatch):
     """The pauses between tries double up to a limit."""
-    view = LineView(Console(file=io.StringIO()), "HOST:1")
-    watch = watching.Watch(None, "c1", view, None)  # type: ignore[arg-type]
+    display = LineDisplay(Console(file=io.StringIO()), "HOST:1")
+    watch = watching.Watch(None, "c1", display, None)  # type: ignore[arg-type]
     clock_s = [0.0]
     tries_s = []
 

@@ -14,7 +14,7 @@ import pytest
 import typer
 from efficientquant_controller.analysis.metrics import METRICS
 from efficientquant_controller.cli.app import app
-from efficientquant_controller.cli.results.compare import choose, find_sides, readable
+from efficientquant_controller.cli.results.compare import choose, find_sides
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.model import (
     Backend,
@@ -142,21 +142,6 @@ def test_sides_hold_succeeded_repeats_in_order() -> None:
 
     assert [one["repeat_index"] for one in side.repeats] == [0, 2]
     assert (side.samples, other.samples) == ([[0.0], [2.0]], [[0.0]])
-
-
-@pytest.mark.parametrize(
-    ("value", "unit", "text"),
-    [
-        (0.0123456, "s", "12.35 ms"),
-        (1.5, "s", "1.5 s"),
-        (0.25, "J", "250 mJ"),
-        (4.2, "W", "4.2 W"),
-        (5 << 20, "B", "5.00 MiB"),
-    ],
-)
-def test_values_for_a_person(value: float, unit: str, text: str) -> None:
-    """SI units become those that a person reads."""
-    assert readable(value, unit) == text
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,7 @@
-"""Everything is in setup.cfg; pip of Python 3.6 needs this file to exist."""
+"""The setup script, which pip of Python 3.6 requires.
+
+Everything is in setup.cfg.
+"""
 
 from setuptools import setup
 

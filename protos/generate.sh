@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes the Python code of fleet.proto with a pinned compiler; with --check, proves that what is committed is current.
+# Generates the Python code of fleet.proto with a pinned compiler. With --check, fails unless the committed code is current.
 set -euo pipefail
 cd "$(dirname "$0")"
 out=efficientquant_protos/v1

@@ -1,4 +1,7 @@
-"""Everything is in setup.cfg; pip of Python 3.6 needs this file to exist."""
+"""The file that Python 3.6's pip needs.
+
+Everything else is in setup.cfg.
+"""
 
 from setuptools import setup
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venvs/pyVERSION: a device's Python with a device's libraries, for the agent's tests.
-# Without that Python: a failure in CI, elsewhere a note in place of the environment that says what to install.
+# Makes .venvs/pyVERSION, a device's Python with a device's libraries, for the agent's tests.
+# Without that Python it fails in CI. Elsewhere it leaves a note that says what to install, in place of the environment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 version=$1
@@ -17,7 +17,7 @@ fi
 rm -rf "$venv"
 "$python" -m venv "$venv"
 if [ "$version" = 3.6 ]; then
-    # The pip that comes with 3.6 does not know today's wheel tags and would compile grpcio.
+    # The pip of Python 3.6 does not know today's wheel tags and would compile grpcio.
     deploy/installing.sh "Installing pip 21.3.1 into $venv" \
         "$venv/bin/pip" install --quiet --disable-pip-version-check 'pip==21.3.1'
 fi

@@ -1,4 +1,4 @@
-"""The three arrows between the packages, and the rules that keep files readable."""
+"""The arrows between packages and inside them, and the limits of files."""
 
 import ast
 from collections.abc import Collection, Iterator, Mapping
@@ -76,9 +76,10 @@ def imports_of(path: Path) -> Iterator[str]:
 
 
 def import_graph(root: Path) -> dict[str, set[str]]:
-    """Return {module: modules of the same package that it imports}, wherever the import stands.
+    """Return the modules of the same package that each module imports.
 
-    A name imported from a package is its submodule where there is one, and the package itself otherwise.
+    Imports inside functions count. A name imported from a package is its submodule if there is one, and the package
+    itself otherwise.
     """
     modules = {".".join(path.relative_to(root.parent).with_suffix("").parts): path for path in root.rglob("*.py")}
     modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
@@ -108,13 +109,13 @@ def circles(graph: Mapping[str, set[str]]) -> list[set[str]]:
 
 
 def reachable(graph: Mapping[str, set[str]], start: str) -> set[str]:
-    found: set[str] = set()
+    reached: set[str] = set()
     pending = [start]
     while pending:
-        new = graph[pending.pop()] - found
-        found |= new
+        new = graph[pending.pop()] - reached
+        reached |= new
         pending += new
-    return found
+    return reached
 
 
 def sources() -> list[Path]:
@@ -145,7 +146,7 @@ def test_arrows_inside_a_package_go_down(package: str) -> None:
 
 
 def test_verbs_share_what_stands_beside_them() -> None:
-    """The modules beside the verbs import no verb, except the one that lists them by name."""
+    """The modules that verbs share import no verb."""
     root = SOURCES["efficientquant_controller"] / "cli"
     height = {name: at for at, layer in enumerate(CLI_LAYERS) for name in layer}
     for path in root.rglob("*.py"):
@@ -165,7 +166,7 @@ def test_no_folder_has_more_files_than_one_can_overlook(root: Path) -> None:
 
 
 def wing_of(package: str, module: str) -> str:
-    """Return the folder of a module, its own name beside the folders, or `__init__` for the package."""
+    """Return the folder of a module, else its own name, else `__init__` for the package."""
     return module.removeprefix(package).strip(".").split(".")[0] or "__init__"
 
 
@@ -202,9 +203,9 @@ def test_wire_types_stop_at_the_seam() -> None:
 
 
 def test_only_builds_uses_the_library() -> None:
-    """In the fleet, artifacts are made in one place; the command line may list recipes and models.
+    """In the fleet, only builds and the command line import the library.
 
-    How an extra is installed is for everyone to say.
+    Every module may name how an extra is installed.
     """
     for path in SOURCES["efficientquant_controller"].rglob("*.py"):
         names = [name for name in imports_of(path) if name != "efficientquant.installation"]
@@ -233,7 +234,7 @@ def test_no_source_file_is_too_long_to_read() -> None:
 
 
 def test_only_the_daemon_may_catch_everything() -> None:
-    """A broad except hides the bug it catches; the daemon's outermost loop is the one place that must go on."""
+    """Only the daemon's outermost loop catches every exception, since that hides bugs."""
     for path in sources():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ExceptHandler) and path.name != "daemon.py":

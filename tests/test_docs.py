@@ -1,4 +1,4 @@
-"""What a user can type stands in the documentation."""
+"""Commands, recipes and targets in the documentation."""
 
 import dataclasses
 import re
@@ -15,13 +15,16 @@ from efficientquant_agent.doctor import command
 from efficientquant_controller.cli.app import app
 
 ROOT = Path(__file__).parent.parent
-PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
-QUANTIZATION = PAGES["quantization.md"]
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("docs/**/*.md"))
+}
+QUANTIZATION = PAGES["docs/quantization.md"]
 
 
 @pytest.mark.parametrize("verb", sorted(typer.main.get_command(app).commands))
 def test_every_verb_stands_in_the_documentation(verb):
-    """README or a page of docs/ says what each verb is for."""
+    """README or a page of docs/ names each verb."""
     assert re.search(rf"efficientquant {verb}\b|`[^`]*\b{verb}\b[^`]*`", "\n".join(PAGES.values()))
 
 
@@ -41,18 +44,40 @@ def test_every_target_stands_in_the_documentation():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_between_pages_lead_somewhere(page):
-    """A relative link names a file that is there."""
-    folder = ROOT if page == "README.md" else ROOT / "docs"
+    """A relative link names an existing file."""
+    folder = (ROOT / page).parent
     links = re.findall(r"\]\((?!https?:)([^)#]+)", PAGES[page])
     assert [link for link in links if not (folder / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_anchors_lead_to_a_heading(page):
+    """A link to a part of a page names one of its headings."""
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", PAGES[page]):
+        place = ((ROOT / page).parent / target).resolve() if target else ROOT / page
+        headings = re.findall(r"^#+ (.+)$", place.read_text(), re.MULTILINE)
+        assert anchor in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_lines_of_prose_are_wrapped(page):
+    """Outside tables, code and long links a line has at most 100 characters."""
+    prose = re.sub(r"^```.*?^```", "", PAGES[page], flags=re.MULTILINE | re.DOTALL).splitlines()
+    long = [line for line in prose if len(line) > 100 and not line.startswith(("|", "![")) and " " in line.strip()]
+    assert long == []
+
+
+def test_the_readme_is_short():
+    """The README has at most 750 words."""
+    assert len(PAGES["README.md"].split()) <= 750
 
 
 ALL_LINES = [
     line for page in documents.PAGES for line in (*documents.command_lines(page), *documents.inline_commands(page))
 ]
-# Lines for a board's shell. The install lines are resolved by tests/e2e/test_documented_installs.py.
+# Lines for a board's shell. The install lines are resolved by tests/e2e/installs/test_documented_installs.py.
 ON_A_BOARD = ("sudo ", "scp ", "export ", "python3 -m venv ", "~/efficientquant/bin/pip install ", "deploy/")
-RUN_ELSEWHERE = ("make ", "sqlite3 ")  # the targets are checked below; the SQL is run by the tests of the store
+RUN_ELSEWHERE = ("make ", "sqlite3 ")  # the targets are checked below, the SQL is run by the tests of the store
 
 
 @pytest.mark.parametrize("line", ALL_LINES, ids=lambda line: line.text.partition("  ")[0])
@@ -71,7 +96,10 @@ def test_every_printed_command_can_be_typed(line):
 
 
 def parse_for_agent(arguments):
-    """Check a command line of `efficientquant-agent` as the agent does; raises its UsageError."""
+    """Check a command line of `efficientquant-agent` as the agent does.
+
+    Raises the agent's UsageError for a wrong one.
+    """
     is_doctor = arguments[:1] == ["doctor"]
     options = (command if is_doctor else config).build_parser().parse_args(arguments[is_doctor:])
     if options.controller != "…":
@@ -79,7 +107,10 @@ def parse_for_agent(arguments):
 
 
 def parse(arguments):
-    """Parse a command line of `efficientquant` without running it; raises click's UsageError."""
+    """Parse a command line of `efficientquant` without running it.
+
+    Raises click's UsageError for a wrong one.
+    """
     group = typer.main.get_command(app)
     with group.make_context("efficientquant", list(arguments)) as context:
         name, verb, rest = group.resolve_command(context, [*context._protected_args, *context.args])

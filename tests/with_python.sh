@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a command that exits 3 for want of an interpreter: a failure in CI, elsewhere a skip that says so.
+# Runs a command that exits with 3 when its interpreter is missing. That is a failure in CI, elsewhere a skip with a note.
 wanted=$1
 shift
 "$@"

@@ -1,4 +1,4 @@
-"""The agent: runs on a device, benchmarks what the controller assigns, and reports every number."""
+"""The agent, which benchmarks models on a device for the controller."""
 
 import os
 
@@ -6,5 +6,5 @@ from efficientquant_agent import openblas
 
 __version__ = "0.1.0"
 
-# Here, since each of the agent's processes comes by before it can load numpy; children inherit it.
+# Each of the agent's processes imports this module before it can load numpy. Children inherit the variable.
 openblas.choose_core_type(os.environ, os.uname().machine)

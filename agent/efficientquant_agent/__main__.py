@@ -12,12 +12,15 @@ from efficientquant_agent import config as configuration
 from efficientquant_agent import streams
 from efficientquant_agent.errors import UsageError
 
-# Threads of gRPC may hold on to a broken connection; a stopped agent does not wait for them.
+# gRPC's threads may keep a broken connection open. A stopped agent does not wait for them any longer.
 _STOP_TIMEOUT_S = 1.5
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Run the agent until it is told to stop; return its exit code (see agent/README.md)."""
+    """Run the agent until it is stopped, and return its exit code.
+
+    The exit codes are listed in agent/README.md.
+    """
     streams.make_robust()
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
@@ -34,7 +37,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 def _serve(config: configuration.Config) -> NoReturn:
-    # Not at the top: --help and a typing error in an option must not wait for gRPC.
+    # Not at the top, because --help and a mistyped option must not wait for gRPC.
     import_grpc()
     from efficientquant_agent.host import clocks, device
     from efficientquant_agent.host.board import Board
@@ -49,23 +52,25 @@ def _serve(config: configuration.Config) -> NoReturn:
         ) from error
     wake_reader, wake_writer = os.pipe()
     os.set_blocking(wake_writer, False)
-    # Written by the C handler, in whichever thread the kernel picks: the main thread need not be interrupted.
+    # Written by the C handler in any thread that the kernel picks, so the main thread need not be interrupted.
     signal.set_wakeup_fd(wake_writer)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     state = StateDirectory(config.state_dir)
     probe = device.DeviceFiles.of_tree(config.board_root)
     control = clocks.ClockControl(probe.clock_paths())
-    found = device.runtimes()
-    for sentence in [*found.broken, *clocks.recover(state.path, control)]:
+    runtimes = device.runtimes()
+    for sentence in [*runtimes.broken, *clocks.recover(state.path, control)]:
         _log(sentence)
-    found.library_versions.update(_own_versions())
-    snapshot = probe.snapshot(found.library_versions, found.backends, found.gpus, found.cuda_version, control.access())
+    runtimes.library_versions.update(_own_versions())
+    snapshot = probe.snapshot(
+        runtimes.library_versions, runtimes.backends, runtimes.gpus, runtimes.cuda_version, control.access()
+    )
     board = Board(probe.proc, probe.sys, config.tegrastats, config.with_jtop, config.plan_cache_bytes, control)
     device_id = state.device_id(snapshot.board_id, _log)
     try:
         daemon = Daemon(config, state, snapshot, device_id, board, _log, _announce)
-    except OSError as error:  # its folders are there and are something else, or closed to this user
+    except OSError as error:  # a folder inside is a file, or this user may not enter it
         raise unusable(state.path, error) from error
     exit_codes: List[int] = []
 
@@ -75,26 +80,26 @@ def _serve(config: configuration.Config) -> NoReturn:
 
     thread = threading.Thread(target=serve, name="sessions", daemon=True)
     thread.start()
-    # The main thread only waits: what stops the agent needs no lock that a handler could meet.
+    # The main thread only waits. It stops the agent outside of any signal handler, so no lock can deadlock.
     os.read(wake_reader, 1)
     daemon.stop()
     thread.join(_STOP_TIMEOUT_S)
     control.close()
-    # Of a run that did not get to it in time: this waits until its clocks are set or put back, whichever it is at.
+    # For a run that had no time to restore its clocks. This waits for a change of the clocks that is in progress.
     for sentence in clocks.recover(state.path, control):
         _log(sentence)
-    # Results are on the disk and the child is dead; gRPC's threads could still hold up an orderly finalization.
+    # Results are on the disk and the child is dead. gRPC's threads could still delay an orderly exit.
     sys.stderr.flush()
     os._exit(exit_codes[0] if exit_codes else 0)
 
 
 def import_grpc() -> None:
     """Import gRPC without OpenSSL and without its log lines about forks."""
-    # Children are programs of their own, which need nothing of gRPC's state.
+    # Children are separate programs, which need nothing of gRPC's state.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-    # asyncio, which gRPC imports and the agent does not use, does without ssl, which loads OpenSSL.
+    # gRPC imports asyncio, which the agent does not use. asyncio works without ssl, and ssl would load OpenSSL.
     if "ssl" not in sys.modules:
-        sys.modules["ssl"] = None  # type: ignore
+        sys.modules["ssl"] = None  # type: ignore[assignment]  # None makes the import fail
     try:
         import grpc  # noqa: F401
     finally:
@@ -110,7 +115,7 @@ def _own_versions() -> Dict[str, str]:
 
 
 def _log(message: str) -> None:
-    with contextlib.suppress(OSError):  # a full disk behind the log ends no agent
+    with contextlib.suppress(OSError):  # a full disk behind the log does not end the agent
         streams.write_line(sys.stderr, "{} {}".format(time.strftime("%Y-%m-%dT%H:%M:%S%z"), message))
 
 

@@ -1,4 +1,4 @@
-"""Where a controller listens: HOST:PORT as people write it, checked before anything connects."""
+"""The controller's address as HOST:PORT, checked before connecting."""
 
 import ipaddress
 import re
@@ -9,12 +9,15 @@ from efficientquant_agent.streams import quoted
 
 EXAMPLE = "192.168.1.10:50051"
 _ADDRESS = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*)):([0-9]{1,5})")
-# RFC 1123, and underscores, which people give to their boards.
+# RFC 1123, plus underscores, which people use in the names of their boards.
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 
 def parse_address(address: str, named: str = "controller") -> Tuple[str, int]:
-    """Split "HOST:PORT" or "[IPV6]:PORT"; raises UsageError that calls the address `named`."""
+    """Split "HOST:PORT" or "[IPV6]:PORT" into host and port.
+
+    Raises UsageError when the address is invalid. The error calls it `named`.
+    """
     match = _ADDRESS.fullmatch(address)
     if match is None or not 0 < int(match.group(3)) < 65536:
         raise UsageError(
@@ -28,7 +31,7 @@ def parse_address(address: str, named: str = "controller") -> Tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine, without asking a name server."""
+    """Tell whether a host is this machine, without a name server."""
     if host.lower().rstrip(".") == "localhost":
         return True
     try:
@@ -49,10 +52,10 @@ def _advice(address: str, bad_port: bool) -> str:
 
 def _fault_of_ipv6(host: str) -> str:
     try:
-        version = _ip(host).version
+        is_ipv6 = _ip(host).version == 6
     except ValueError:
-        version = 0
-    if version != 6:
+        is_ipv6 = False
+    if not is_ipv6:
         return "only an IPv6 address stands in brackets, for example [::1]:50051"
     return _fault_of_unspecified(host)
 
@@ -77,9 +80,9 @@ def _fault_of_unspecified(host: str) -> str:
 
 
 def _ip(host: str) -> Union[ipaddress.IPv4Address, ipaddress.IPv6Address]:
-    """Return an address without its zone, which Python knows from 3.9 on.
+    """Return an IP address without its zone.
 
-    Raises ValueError.
+    Python parses zones only from 3.9 on. Raises ValueError when it is not an IP address.
     """
     address, separator, zone = host.partition("%")
     if separator and not re.fullmatch(r"[A-Za-z0-9_.-]+", zone):

@@ -1,4 +1,4 @@
-"""Answers each mistake on a command line with one sentence and a suggestion."""
+"""A command-line parser that explains each mistake in one sentence."""
 
 import argparse
 import difflib
@@ -19,16 +19,19 @@ _SIZE = re.compile(r"([+-]?)([0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})\s*([A-
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser that raises UsageError, abbreviates nothing and knows the options it has."""
+    """An argparse parser without abbreviations that raises UsageError.
+
+    It suggests the options and commands that exist.
+    """
 
     def __init__(self, commands: Sequence[str] = (), **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
         self._commands = commands
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Return the options.
+        """Return the parsed options.
 
-        Raises UsageError with one sentence on the first that cannot work.
+        Raises UsageError with one sentence on the first argument that cannot work.
         """
         options, unknown = self.parse_known_args(self._with_values(arguments))
         if unknown:
@@ -51,7 +54,10 @@ class Parser(argparse.ArgumentParser):
             streams.answer(message.rstrip("\n"))
 
     def _with_values(self, arguments: Sequence[str]) -> List[str]:
-        """Join each value to its option, so that -1GiB is read as a value."""
+        """Join each value to its option.
+
+        Without that, argparse would read -1GiB as an option.
+        """
         joined = []  # type: List[str]
         rest = list(arguments)
         while rest:
@@ -85,7 +91,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:
-    """Return "did you mean …?" for a word close to known ones, else nothing."""
+    """Return "did you mean …?" with known words close to this one.
+
+    Empty when no known word is close.
+    """
     bare = {name.lstrip("-").lower(): name for name in known}
     asked = word.lstrip("-").lower().replace("_", "-")
     close = [name for name in bare if asked and name.startswith(asked)]
@@ -94,7 +103,10 @@ def suggestion(word: str, known: Sequence[str]) -> str:
 
 
 def size_of(option: str) -> Callable[[str], int]:
-    """Return a reader of sizes for an option: "2GiB", "500MB", "4G" or bytes, 0 to 1 PiB; raises UsageError."""
+    """Return a parser of an option's sizes in bytes.
+
+    It takes "2GiB", "500MB", "4G" or bytes, from 0 to 1 PiB, and raises UsageError for anything else.
+    """
 
     def read(text: str) -> int:
         match = _SIZE.fullmatch(text.strip())
@@ -118,9 +130,9 @@ def size_of(option: str) -> Callable[[str], int]:
 
 
 def seconds_of(option: str, least_s: float, most_s: float) -> Callable[[str], float]:
-    """Return a reader of seconds between two bounds for an option.
+    """Return a parser of an option's seconds between two bounds.
 
-    Raises UsageError.
+    It raises UsageError for anything else.
     """
 
     def read(text: str) -> float:

@@ -1,4 +1,4 @@
-"""The command line and the environment, checked and turned into one record."""
+"""The configuration, read from the command line and the environment."""
 
 import argparse
 import os
@@ -23,7 +23,7 @@ _NAME_RULE = "1 to 63 letters, digits, dots, dashes or underscores, beginning wi
 
 
 class Config(NamedTuple):
-    """What one agent was asked to do."""
+    """The checked configuration of one agent."""
 
     host: str
     port: int
@@ -31,17 +31,17 @@ class Config(NamedTuple):
     state_dir: str
     cache_bytes: int
     backoff_max_s: float
-    # The root of the board's own files; "/" but for containers and tests.
+    # The root of the board's own files: "/" except in containers and tests.
     board_root: str = "/"
     tegrastats: str = ""
     with_jtop: bool = False
     plan_cache_bytes: int = DEFAULT_PLAN_CACHE_BYTES
-    # Whether somebody named a controller; the default one may well not be there.
+    # Whether the user named a controller. The default controller need not exist.
     names_controller: bool = False
 
     @property
     def address(self) -> str:
-        """HOST:PORT, with an IPv6 address in brackets."""
+        """The controller's HOST:PORT, with an IPv6 address in brackets."""
         return "{}:{}".format("[" + self.host + "]" if ":" in self.host else self.host, self.port)
 
 
@@ -110,12 +110,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
-    """Return the configuration; raises UsageError with one sentence on anything that cannot work."""
+    """Return the configuration of a command line and an environment.
+
+    Raises UsageError with one sentence on anything that cannot work.
+    """
     return from_options(build_parser().parse(arguments), environment)
 
 
 def from_options(options: argparse.Namespace, environment: Mapping[str, str]) -> Config:
-    """Return the configuration that `add_options` describes.
+    """Return the configuration of parsed options.
 
     Raises UsageError as `load` does.
     """
@@ -152,7 +155,7 @@ def default_state_dir(name: str, environment: Mapping[str, str]) -> str:
 
 
 def nearest_existing(path: str) -> str:
-    """Return the path, or what exists nearest above it."""
+    """Return the path itself, or its nearest parent that exists."""
     path = os.path.abspath(path)
     while not os.path.lexists(path):
         path = os.path.dirname(path)

@@ -1,4 +1,4 @@
-"""The daemon: connect, wait for work, run it, report it, whatever happens in between."""
+"""The daemon, which connects, runs assignments and reports results."""
 
 import queue
 import threading
@@ -32,7 +32,10 @@ EXIT_BUG = 1
 
 
 class _Throttle:
-    """Passes on progress at most five times a second, and every change of phase."""
+    """Rate limit of five progress messages a second per phase.
+
+    A change of phase is always sent.
+    """
 
     def __init__(self, send: Callable[[str, float], None]) -> None:
         self._send = send
@@ -40,7 +43,7 @@ class _Throttle:
         self._due_s = 0.0
 
     def __call__(self, phase: str, fraction: float) -> None:
-        """Take note of `fraction` (0 to 1) of a phase."""
+        """Send `fraction` (0 to 1) of a phase, unless rate-limited."""
         now_s = time.monotonic()
         if phase != self._phase or now_s >= self._due_s:
             self._phase, self._due_s = phase, now_s + _PROGRESS_INTERVAL_S
@@ -48,7 +51,10 @@ class _Throttle:
 
 
 class Daemon:
-    """One agent. Two threads of its own: one keeps the session, one does the runs and delivers their results."""
+    """The agent's two threads and what they share.
+
+    One thread keeps the session. The other does the runs and delivers their results.
+    """
 
     def __init__(
         self,
@@ -72,19 +78,23 @@ class Daemon:
             state.subdirectory("artifacts"), config.cache_bytes, self._client.fetch, log, config.backoff_max_s
         )
         self._runner = Runner(config.name, state.path, board, log)
-        self._assignments: queue.Queue = queue.Queue()
-        # Runs that are queued or running, with the means to cancel them. The lock guards it and the session.
+        # None wakes the thread of runs when the agent stops.
+        self._assignments: "queue.Queue[Optional[Assignment]]" = queue.Queue()
+        # Queued and running runs with their cancellations. The lock guards them and the session.
         self._lock = threading.Lock()
         self._cancellations: Dict[str, Cancellation] = {}
         self._session: Optional[Session] = None
-        # Both threads deliver; one at a time.
+        # Both threads deliver, one at a time.
         self._delivery = threading.Lock()
         self._stopping = threading.Event()
         self._last_reason = ""
         self._has_bug = False
 
     def serve(self) -> int:
-        """Serve until stop() or until the controller refuses for good; return the process's exit code."""
+        """Serve until stopped or refused, and return the exit code.
+
+        Refused means that the controller refuses the session for good.
+        """
         runs = threading.Thread(target=self._guarded, args=(self._serve_runs,), name="runs", daemon=True)
         runs.start()
         try:
@@ -106,7 +116,10 @@ class Daemon:
                 self._session.close()
 
     def _guarded(self, loop: Callable[[], int]) -> int:
-        """Run an outermost loop; a bug is shown once, in full, and ends the agent so that a supervisor sees it."""
+        """Run an outermost loop, and end the agent on a bug.
+
+        The traceback is logged once, in full. The agent exits so that a supervisor sees the bug.
+        """
         try:
             return loop()
         except Exception:  # noqa: BLE001 — the outermost loop
@@ -133,7 +146,11 @@ class Daemon:
         return EXIT_CLEAN
 
     def _deliver_before_session(self) -> None:
-        """Deliver what an earlier session left; one result that the controller fails at does not end all work."""
+        """Deliver the results of earlier sessions.
+
+        A result that the controller fails at does not stop all work. Raises ControllerUnreachableError without a
+        controller.
+        """
         try:
             self._deliver()
         except ControllerUnreachableError as error:
@@ -174,13 +191,16 @@ class Daemon:
         )
 
     def _say_once(self, reason: str) -> None:
-        """Log why there is no controller, once for each new reason and not for each attempt."""
+        """Log why there is no controller, once per new reason."""
         if reason != self._last_reason:
             self._log("no controller: {}; trying again".format(reason))
             self._last_reason = reason
 
     def _active_run_ids(self) -> List[str]:
-        """Runs that this agent has or is about to deliver: nobody else needs to do them."""
+        """Return the runs that this agent has or will deliver.
+
+        No other device needs to do them.
+        """
         with self._lock:
             active = list(self._cancellations)
         return active + [run_id for run_id in self._outbox.pending() if run_id not in active]
@@ -201,7 +221,7 @@ class Daemon:
                 self._cancellations[run_id].set()
 
     def _serve_runs(self) -> int:
-        """Do one run after the other, and deliver what is still in the outbox meanwhile."""
+        """Do one run after the other, and deliver the outbox meanwhile."""
         backoff = Backoff(_BACKOFF_FIRST_S, self._config.backoff_max_s)
         delivered = not self._outbox.pending()
         while not self._stopping.is_set():
@@ -219,14 +239,17 @@ class Daemon:
     def _run_and_keep(self, assignment: Assignment) -> None:
         result = self._run(assignment)
         if self._stopping.is_set():
-            return  # an agent that is told to stop has not failed: its lease runs out and the job is done again
+            return  # a stopped agent has not failed: its lease expires and the job is retried
         self._outbox.put(assignment.run_id, encode_result(result))
         with self._lock:
             self._cancellations.pop(assignment.run_id).close()
         self._log("run {}: {}".format(assignment.run_id, result.failure_type or "succeeded"))
 
     def _run(self, assignment: Assignment) -> RunResult:
-        """Return what came of an assignment; whatever happens becomes a typed result."""
+        """Run an assignment and return its result.
+
+        Every failure, a bug included, becomes a typed result.
+        """
         result = RunResult(
             run_id=assignment.run_id,
             device_id=self._device_id,
@@ -274,7 +297,7 @@ class Daemon:
                 self._session.send_progress(run_id, phase, fraction)
 
     def _try_to_deliver(self) -> bool:
-        """Deliver what can be delivered now; True when nothing is left."""
+        """Deliver the outbox, and tell whether it is empty afterwards."""
         try:
             self._deliver()
         except ControllerUnreachableError as error:
@@ -285,7 +308,8 @@ class Daemon:
     def _deliver(self) -> None:
         """Report every result in the outbox.
 
-        Raises ControllerUnreachableError: at once without a controller, at the end when it failed at one of them.
+        Raises ControllerUnreachableError at once without a controller, and at the end when the controller failed at a
+        result.
         """
         failure = None
         with self._delivery:

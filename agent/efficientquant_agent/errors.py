@@ -1,14 +1,14 @@
-"""What can go wrong in the agent, as one tree.
+"""The agent's exceptions, as one tree.
 
 AgentError
 ├── UsageError                      exit code 2: the user must change something
 │   └── StateDirectoryInUseError
-├── SessionRefusedError             the controller said no, and trying again cannot help
+├── SessionRefusedError             the controller refused, and a retry cannot help
 │   ├── NameTakenError              exit code 2
 │   ├── ProtocolRefusedError        exit code 3
 │   └── SupersededError             exit code 4
 ├── ControllerUnreachableError      try again later
-│   └── ControllerTooOldError       it is one, and does not know the question
+│   └── ControllerTooOldError       the controller does not know the request
 ├── ReportRefusedError              this result will never be accepted
 ├── RunFailedError                  a typed outcome of one run
 └── SensorError                     a sensor is there and cannot be read
@@ -17,17 +17,20 @@ AgentError
 
 
 class AgentError(Exception):
-    """Base of everything the agent raises on purpose."""
+    """Base class of everything that the agent raises on purpose."""
 
 
 class UsageError(AgentError):
-    """Something the user asked for cannot be done; the message is one sentence for them."""
+    """A request of the user that cannot be done.
+
+    The message is one sentence for the user.
+    """
 
     exit_code = 2
 
 
 class StateDirectoryInUseError(UsageError):
-    """Another agent holds the state directory."""
+    """A state directory that another agent holds."""
 
     def __init__(self, path: str, pid: str) -> None:
         super().__init__(
@@ -39,33 +42,39 @@ class StateDirectoryInUseError(UsageError):
 
 
 class SessionRefusedError(AgentError):
-    """The controller refused the session for good; the message is its own sentence."""
+    """A session that the controller refused for good.
+
+    The message is the controller's own sentence.
+    """
 
     exit_code = 2
 
 
 class NameTakenError(SessionRefusedError):
-    """Another connected device has this name."""
+    """A name that another connected device has."""
 
     exit_code = 2
 
 
 class ProtocolRefusedError(SessionRefusedError):
-    """The two sides do not speak the same protocol version."""
+    """A controller with another protocol version."""
 
     exit_code = 3
 
 
 class SupersededError(SessionRefusedError):
-    """A newer session of this same device was opened; exiting keeps two copies from fighting."""
+    """A newer session of this same device.
+
+    The agent exits, so that two copies do not compete.
+    """
 
     exit_code = 4
 
 
 class ControllerUnreachableError(AgentError):
-    """No controller, or none that can help now; `reason` says why, for a person.
+    """A controller that is absent or cannot help now.
 
-    `answered` tells a controller that failed at one request from one that is not there.
+    `reason` says why, for a person. `answered` is true when a controller was there and failed at one request.
     """
 
     def __init__(self, reason: str, answered: bool = False) -> None:
@@ -75,15 +84,18 @@ class ControllerUnreachableError(AgentError):
 
 
 class ControllerTooOldError(ControllerUnreachableError):
-    """A controller from before this question existed."""
+    """A controller that is older than the request."""
 
 
 class ReportRefusedError(AgentError):
-    """The controller will never accept this result."""
+    """A result that the controller will never accept."""
 
 
 class RunFailedError(AgentError):
-    """A run ended in a typed failure; `failure_type` is one of those listed in fleet.proto."""
+    """A run that ended in a typed failure.
+
+    `failure_type` is one of those listed in fleet.proto.
+    """
 
     def __init__(self, failure_type: str, message: str) -> None:
         super().__init__(message)
@@ -91,7 +103,10 @@ class RunFailedError(AgentError):
 
 
 class SensorError(AgentError):
-    """A sensor exists but cannot be read or understood: neither absent (None) nor zero."""
+    """A sensor that exists but cannot be read or understood.
+
+    It is neither absent (None) nor zero.
+    """
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__("{}: {}".format(path, reason))
@@ -100,7 +115,10 @@ class SensorError(AgentError):
 
 
 class TegrastatsError(SensorError):
-    """A line of which nothing could be trusted; `line` holds its beginning."""
+    """A line of tegrastats in which no value can be trusted.
+
+    `line` holds its first 80 characters.
+    """
 
     def __init__(self, line: str, reason: str) -> None:
         super().__init__("tegrastats", "{}: {!r}".format(reason, line[:80]))

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written completely or not at all."""
 
 import contextlib
 import os
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def write_whole(path: str, content: Any) -> None:
-    """Write a file that is complete or not there."""
+    """Write a file completely or not at all."""
     part = path + ".part"
     try:
         with open(part, "wb") as stream:
@@ -18,7 +18,10 @@ def write_whole(path: str, content: Any) -> None:
 
 
 def write_atomically(path: str, data: bytes) -> None:
-    """Write a file so that after a power cut either the old or the new content is there, never a part."""
+    """Replace a file atomically and durably.
+
+    After a power cut the file has either the old or the new content.
+    """
     partial = path + ".new"
     with open(partial, "wb") as stream:
         stream.write(data)

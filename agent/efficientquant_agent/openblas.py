@@ -1,4 +1,7 @@
-"""Which kernels numpy's OpenBLAS uses on ARM: it reads the environment once, when numpy is loaded."""
+"""The choice of kernels for numpy's OpenBLAS on ARM.
+
+OpenBLAS reads the environment once, when numpy is loaded.
+"""
 
 from typing import MutableMapping
 

@@ -1,12 +1,12 @@
-"""What the daemon and the children of a run agree on: their specs, their outcomes, and the files between them.
+"""The records that the daemon and its child processes exchange.
 
-A spec goes to a child's standard input, an outcome comes back in OUTCOME_FILE, both as one JSON object of exactly the
-fields below. They differ only where an agent was upgraded while its daemon went on.
+A spec goes to a child's standard input. An outcome comes back in OUTCOME_FILE. Both are one JSON object of exactly the
+fields below. The fields differ only when an agent was upgraded while its daemon was running.
 """
 
 import json
 from types import MappingProxyType
-from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Sequence, Type, TypeVar
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Type, TypeVar
 
 from efficientquant_agent.errors import RunFailedError
 from efficientquant_agent.files import write_whole
@@ -22,7 +22,7 @@ DEVICE_LATENCY_FILE = "device_latency_s.f64"
 WARMUP_FILE = "warmup_latency_s.f64"
 PLAN_FILE = "engine.plan"
 REPORT_FILE = "build.json"
-# A child's exit code for a spec that it does not understand; the sentence is its last line.
+# A child's exit code for a spec that it does not understand. The child's last line says why.
 EXIT_MISMATCH = 78  # EX_CONFIG of sysexits.h
 MISMATCH = "the agent's processes are of different releases"
 
@@ -30,35 +30,44 @@ Record = TypeVar("Record")
 
 
 class BuildOptions(NamedTuple):
-    """What an engine is built with; which of it decides about a kept plan, engines.build_settings() says."""
+    """The options of an engine build.
+
+    run.engines.build_settings() says which of them a kept plan depends on.
+    """
 
     # From the artifact's metadata: "fp16", "int8". TF32 is off unless "tf32" is named. Typed files need none.
     builder_flags: Sequence[str] = ()
-    # Tried in this order until a build succeeds; 0 is the runtime's own limit.
+    # Tried in this order until a build succeeds. 0 is the runtime's own limit.
     workspace_ladder_bytes: Sequence[int] = (1 << 30, 256 << 20, 128 << 20, 64 << 20)
     timing_iterations: int = 8
     # Where the timing cache is read from and written to; empty for none.
     timing_cache_path: str = ""
-    # The SM to build for, e.g. 86; 0 is this device's. Only TensorRT-RTX builds for one that is not here.
+    # The SM to build for, e.g. 86. 0 is this device's. Only TensorRT-RTX builds for the SM of another GPU.
     compute_capability: int = 0
 
 
 class BuildReport(NamedTuple):
-    """How an engine was made, stored beside the plan and with every result that it gives."""
+    """The report of an engine build.
+
+    It is stored with the plan and with every result of that plan.
+    """
 
     engine_sha256: str
     engine_bytes: int
     workspace_bytes: int
     parse_s: float
     build_s: float
-    # What had to be changed to build it, e.g. "Q/DQ of stem.conv dropped: no INT8 kernel"; empty is as asked.
+    # Changes that the build needed, e.g. "Q/DQ of stem.conv dropped: no INT8 kernel". Empty without any.
     notes: Sequence[str]
-    # What it was built with, for a person to read, e.g. {"tensorrt": "8.2.1", "sm": "53", "precision": "fp16"}.
+    # The settings of the build, for a person to read, e.g. {"tensorrt": "8.2.1", "sm": "53", "precision": "fp16"}.
     settings: Mapping[str, str]
 
 
 class RunSpec(NamedTuple):
-    """The order to measure; `reference_path` is empty without a reference."""
+    """The spec of one run.
+
+    `reference_path` is empty without a reference.
+    """
 
     parent_pid: int
     scratch: str
@@ -70,7 +79,7 @@ class RunSpec(NamedTuple):
 
 
 class BuildSpec(NamedTuple):
-    """The order to build an engine."""
+    """The spec of one engine build."""
 
     parent_pid: int
     scratch: str
@@ -81,7 +90,7 @@ class BuildSpec(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What the child of a run knows at its end.
+    """The outcome of a run, as its child knows it.
 
     Times of windows and of `own_pss` are monotonic, not since the run's start.
     """
@@ -104,28 +113,31 @@ class Outcome(NamedTuple):
 
 
 class BuildFailure(NamedTuple):
-    """Why a build left no plan: a failure type of fleet.proto, and a sentence."""
+    """The reason why a build left no plan.
+
+    A failure type of fleet.proto, and a sentence.
+    """
 
     failure_type: str
     failure_message: str
 
 
 class ProtocolError(RunFailedError):
-    """What one process of the agent says is not what another expects."""
+    """A record that another process of the agent cannot read."""
 
     def __init__(self, message: str) -> None:
         super().__init__("agent_error", message)
 
 
 class MismatchError(ProtocolError):
-    """Daemon and child are of different releases: a record has other fields."""
+    """A record whose fields belong to another release of the agent."""
 
     def __init__(self, problem: str) -> None:
         super().__init__("{} ({}); restart the agent".format(MISMATCH, problem))
 
 
 class DamagedError(ProtocolError):
-    """A record is not JSON, or has a value that its field cannot hold."""
+    """A record that is not JSON or holds an invalid value."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(
@@ -140,38 +152,56 @@ def encode(record: Any) -> bytes:
 
 
 def decode_run_spec(content: bytes) -> RunSpec:
-    """Read a RunSpec; raises ProtocolError."""
+    """Parse a RunSpec.
+
+    Raises ProtocolError when the content is not a RunSpec.
+    """
     return _read(RunSpec, content)
 
 
 def decode_build_spec(content: bytes) -> BuildSpec:
-    """Read a BuildSpec; raises ProtocolError."""
+    """Parse a BuildSpec.
+
+    Raises ProtocolError when the content is not a BuildSpec.
+    """
     return _read(BuildSpec, content)
 
 
 def decode_outcome(content: bytes) -> Outcome:
-    """Read an Outcome; raises ProtocolError."""
+    """Parse an Outcome.
+
+    Raises ProtocolError when the content is not an Outcome.
+    """
     return _read(Outcome, content)
 
 
 def decode_build_failure(content: bytes) -> BuildFailure:
-    """Read a BuildFailure; raises ProtocolError."""
+    """Parse a BuildFailure.
+
+    Raises ProtocolError when the content is not a BuildFailure.
+    """
     return _read(BuildFailure, content)
 
 
 def decode_report(content: bytes) -> BuildReport:
-    """Read a BuildReport; raises ProtocolError."""
+    """Parse a BuildReport.
+
+    Raises ProtocolError when the content is not a BuildReport.
+    """
     report = _read(BuildReport, content)
     return report._replace(notes=tuple(report.notes))
 
 
 def write(path: str, record: Any) -> None:
-    """Write a record as JSON, complete or not at all."""
+    """Write a record as JSON, completely or not at all."""
     write_whole(path, encode(record))
 
 
 def read(path: str, decode: Callable[[bytes], Record]) -> Optional[Record]:
-    """Read the record in a file, None without a file; raises ProtocolError."""
+    """Read the record in a file, or return None without a file.
+
+    Raises ProtocolError when the file cannot be read.
+    """
     try:
         with open(path, "rb") as stream:
             content = stream.read()
@@ -184,59 +214,67 @@ def read(path: str, decode: Callable[[bytes], Record]) -> Optional[Record]:
 
 def _plain(value: Any) -> Any:
     if hasattr(value, "_asdict"):
-        return {name: _plain(each) for name, each in value._asdict().items()}
+        return {name: _plain(item) for name, item in value._asdict().items()}
     if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [_plain(item) for item in value]
     return value
 
 
-def _read(kind: Type[Any], content: bytes) -> Any:
+def _read(kind: Type[Record], content: bytes) -> Record:
     try:
-        found = json.loads(content.decode())
+        value = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise DamagedError("{} is no JSON".format(kind.__name__)) from error
-    return _value(kind, found, kind.__name__)
+    record: Record = _value(kind, value, kind.__name__)
+    return record
 
 
-def _record(kind: Type[Any], found: Any, place: str) -> Any:
-    """Return a record of exactly its fields."""
-    if not isinstance(found, dict):
+def _record(kind: Type[Any], value: Any, place: str) -> Any:
+    """Return a record from a mapping of exactly its fields.
+
+    Raises MismatchError for other fields, and DamagedError for anything else.
+    """
+    if not isinstance(value, dict):
         raise DamagedError("{} is no object".format(place))
-    missing = [name for name in kind._fields if name not in found]
-    unknown = sorted(set(found) - set(kind._fields))
+    missing = [name for name in kind._fields if name not in value]
+    unknown = sorted(set(value) - set(kind._fields))
     if missing or unknown:
-        problems = ["{} {}".format(*each) for each in (("lacks", missing), ("has besides", unknown)) if each[1]]
+        differences = (("lacks", missing), ("has besides", unknown))
+        problems = ["{} {}".format(verb, names) for verb, names in differences if names]
         raise MismatchError("{} {}".format(kind.__name__, " and ".join(problems)))
     types = kind.__annotations__
-    return kind(**{name: _value(types[name], value, place + "." + name) for name, value in found.items()})
+    return kind(**{name: _value(types[name], item, place + "." + name) for name, item in value.items()})
 
 
-def _value(kind: Any, found: Any, place: str) -> Any:
-    """Return a value of a field's type; raises DamagedError, naming the place, for any other."""
+def _value(kind: Any, value: Any, place: str) -> Any:
+    """Return a value of a field's type.
+
+    Raises DamagedError, which names the place, for a value of another type.
+    """
     if hasattr(kind, "_fields"):
-        return _record(kind, found, place)
+        return _record(kind, value, place)
     if kind in _OPTIONAL:
-        return None if found is None else _value(_OPTIONAL[kind], found, place)
-    if kind in _LISTS and isinstance(found, list):
-        return [_value(_LISTS[kind], each, "{}[{}]".format(place, at)) for at, each in enumerate(found)]
-    if kind in _MAPPINGS and isinstance(found, dict):
-        return {name: _value(_MAPPINGS[kind], each, place + "." + name) for name, each in found.items()}
-    if kind not in _SCALARS or not _SCALARS[kind](found):
-        raise DamagedError("{} is {}".format(place, repr(found)[:60]))
-    return found
+        return None if value is None else _value(_OPTIONAL[kind], value, place)
+    if kind in _LISTS and isinstance(value, list):
+        return [_value(_LISTS[kind], item, "{}[{}]".format(place, at)) for at, item in enumerate(value)]
+    if kind in _MAPPINGS and isinstance(value, dict):
+        return {name: _value(_MAPPINGS[kind], item, place + "." + name) for name, item in value.items()}
+    if kind not in _SCALARS or not _SCALARS[kind](value):
+        raise DamagedError("{} is {}".format(place, repr(value)[:60]))
+    return value
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-# How each type in the records above is read; a test walks all of them.
-_SCALARS = {
+# How each type in the records above is read. A test walks all of them.
+_SCALARS: Dict[Any, Callable[[Any], bool]] = {
     str: lambda value: isinstance(value, str),
     bool: lambda value: isinstance(value, bool),
-    # What the wire's unsigned numbers hold.
+    # The range of the wire's unsigned numbers.
     int: lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 64,
     float: _is_number,
     Any: lambda _: True,

@@ -1,11 +1,14 @@
-"""What the agent is told and what it reports, as plain tuples that mirror the wire's messages field by field."""
+"""The agent's records, which mirror the wire's messages field by field."""
 
 from types import MappingProxyType
 from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 
 class Measurement(NamedTuple):
-    """How to measure; the rules are in docs/measurement.md."""
+    """The settings of a measurement.
+
+    The rules are in docs/measurement.md.
+    """
 
     tier: str
     min_time_s: float
@@ -23,20 +26,20 @@ class Measurement(NamedTuple):
     # "auto", "pinned", "mapped" or "device"; empty is auto
     memory_kind: str = ""
     profile_layers: bool = False
-    # How long the board is watched at rest before loading and after measuring; 0 for not at all.
+    # How long the board is watched at rest before loading and after measuring. 0 is not at all.
     idle_s: float = 0.0
-    # The board must be cooler than this before it starts; 0 for no gate.
+    # The board must be cooler than this before it starts. 0 is no gate.
     max_start_temperature_c: float = 0.0
     gate_timeout_s: float = 0.0
-    # What the user asked to change; nothing is changed otherwise.
+    # Changes that the user asked for. Nothing else is changed.
     lock_clocks: bool = False
     power_mode: str = ""
-    # The series of what computes for the temperature gate: a regular expression over whole names, empty for none.
+    # The temperatures of computing parts, for the gate: a regular expression of whole series names, empty for none.
     hot_zones: str = ""
 
 
 class Assignment(NamedTuple):
-    """One run to do."""
+    """The assignment of one run."""
 
     run_id: str
     job_id: str
@@ -54,7 +57,7 @@ class Assignment(NamedTuple):
     target: str = ""
     # What an engine is built with, from the artifact's metadata: "fp16", "int8".
     builder_flags: Sequence[str] = ()
-    # Inputs and the outputs they must give, as another artifact; empty for none.
+    # Inputs and the outputs that they must give, as another artifact. Empty for none.
     reference_sha256: str = ""
     reference_bytes: int = 0
 
@@ -73,39 +76,40 @@ class Pong(NamedTuple):
 
     protocol_version: int
     controller_version: str
-    # How far this device's clock is ahead of the controller's, half the round trip subtracted; negative is behind.
+    # How far this device's clock is ahead of the controller's, half the round trip subtracted. Negative is behind.
     clock_ahead_s: float
     round_trip_s: float
 
 
 class CancelRun(NamedTuple):
-    """The controller no longer wants this run."""
+    """The cancellation of a run."""
 
     run_id: str
 
 
 class Superseded(NamedTuple):
-    """A session of this device with a higher epoch is open."""
+    """The notice that a session with a higher epoch is open."""
 
     by_session_epoch: int
 
 
-# The number of a backend that every other is preferred to.
+# The preference of a backend that is used last.
 LOWEST_PREFERENCE = 99
 
 
 class BackendInfo(NamedTuple):
-    """A way to run models that this device has, as its class in backends/ describes it."""
+    """A backend of this device, as its class in backends/ describes it."""
 
     name: str
     version: str
     providers: Sequence[str]
-    # Where nothing else is asked for, the lowest one runs the jobs.
+    # Without another choice, the backend with the lowest number runs the jobs.
     preference: int = LOWEST_PREFERENCE
     uses_gpu: bool = False
     # Building or loading makes an engine, which takes minutes.
     builds_engines: bool = False
-    # What it builds from; with precision flags the file is FP32 and the builder chooses, without its types decide.
+    # The files that it builds from. With precision flags they are FP32 and the builder chooses the types. Without
+    # flags the types in the file decide.
     form: str = ""
     opset: int = 0
     precision_flags: Sequence[str] = ()
@@ -114,7 +118,10 @@ class BackendInfo(NamedTuple):
 
 
 class Gpu(NamedTuple):
-    """One GPU; `compute_capability` is 53 for SM 5.3, 0 when it is not known."""
+    """One GPU.
+
+    `compute_capability` is 53 for SM 5.3, and 0 when it is unknown.
+    """
 
     name: str
     uuid: str
@@ -128,7 +135,10 @@ class Gpu(NamedTuple):
 
 
 class DeviceSnapshot(NamedTuple):
-    """What a board is and can do; None and empty mean that the probe found nothing."""
+    """A board's properties and abilities.
+
+    None and empty mean that the probe found nothing.
+    """
 
     board_id: str
     board: str
@@ -144,15 +154,18 @@ class DeviceSnapshot(NamedTuple):
     backends: Sequence[BackendInfo]
     jetpack: str = ""
     cuda_version: str = ""
-    # As the board names it, e.g. "MAXN"; empty where there are none.
+    # As the board names it, e.g. "MAXN". Empty on boards without power modes.
     power_mode: str = ""
-    # What may change clocks here: "root", "helper" or "none".
+    # Who may change clocks here: "root", "helper" or "none".
     clock_control: str = ""
     gpus: Sequence[Gpu] = ()
 
 
 class StageTiming(NamedTuple):
-    """How long one stage took; `cold` when the file's pages were proven to be out of the page cache."""
+    """The duration of one stage.
+
+    `cold` is true when the file's pages were proven to be out of the page cache.
+    """
 
     stage: str
     duration_s: float
@@ -161,7 +174,10 @@ class StageTiming(NamedTuple):
 
 
 class Series(NamedTuple):
-    """Samples of one quantity; times are seconds since the run's start."""
+    """Samples of one quantity.
+
+    Times are seconds since the run's start.
+    """
 
     name: str
     time_s: List[float]
@@ -169,7 +185,10 @@ class Series(NamedTuple):
 
 
 class Window(NamedTuple):
-    """A part of a run that has a name, e.g. "measure"; in seconds since the run's start, as the series."""
+    """A named part of a run, e.g. "measure".
+
+    Times are seconds since the run's start, as in the series.
+    """
 
     name: str
     start_s: float
@@ -177,7 +196,10 @@ class Window(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """Something that bears on how far a result can be trusted; severity "info", "soft" or "invalid"."""
+    """A fact that affects how far a result can be trusted.
+
+    `severity` is "info", "soft" or "invalid".
+    """
 
     check: str
     severity: str
@@ -185,17 +207,17 @@ class Finding(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """How the model's outputs on this device compare with the reference outputs that came with it."""
+    """The agreement of a device's outputs with the reference outputs."""
 
     max_abs: float
     cosine: float
-    # How many of the compared inputs have the same largest output, and of how many.
+    # How many of the `count` compared inputs have the same largest output.
     argmax_matches: int
-    count: int
+    count: int  # type: ignore[assignment]  # the field's name is part of the protocol, tuple.count is not used
 
 
 class EngineInfo(NamedTuple):
-    """The engine that ran, how it was made and what the runtime made of the model."""
+    """The engine that ran, its build and its layers."""
 
     sha256: str
     size_bytes: int
@@ -209,25 +231,26 @@ class EngineInfo(NamedTuple):
 
 
 class Readings(NamedTuple):
-    """Single readings of a run, each in the unit of its name; None is what was not read.
+    """Single readings of a run, with the unit in each name.
 
-    A further one is a field here and the line that reads it, in the daemon or in the child.
+    None is a reading that was not taken. To add a reading, add a field here and the line that reads it, in the daemon
+    or in the child.
     """
 
-    # What loading took of the GPU's memory, as the runtime saw it.
+    # The GPU memory that loading took, as the runtime saw it.
     device_memory_bytes: Optional[float] = None
     board_available_before_bytes: Optional[float] = None
     swap_used_before_bytes: Optional[float] = None
-    # What watching cost: CPU time, and how often the watcher woke.
+    # The cost of sampling: CPU time, and how often the watcher woke.
     sampler_cpu_s: Optional[float] = None
     sampler_wakeups: Optional[float] = None
-    # What locked clocks are meant to run at.
+    # The frequencies that locked clocks should run at.
     clock_gpu_target_hz: Optional[float] = None
     clock_emc_target_hz: Optional[float] = None
     clock_cpu_target_hz: Optional[float] = None
 
     def known(self) -> Dict[str, float]:
-        """Return what was read, by name."""
+        """Return the readings that were taken, by name."""
         return {name: float(value) for name, value in self._asdict().items() if value is not None}
 
 
@@ -253,7 +276,7 @@ class RunResult(NamedTuple):
     providers: Sequence[str] = ()
     library_versions: Mapping[str, str] = MappingProxyType({})
     session_options: Mapping[str, str] = MappingProxyType({})
-    # CUDA events, one entry per inference, in order; empty where there is no such clock.
+    # By CUDA events, one entry per inference, in order. Empty without CUDA events.
     device_latency_s: Sequence[float] = ()
     windows: Sequence[Window] = ()
     # The state of the device that a comparison depends on, as text: {"power_mode": "MAXN", "clocks": "locked"}.

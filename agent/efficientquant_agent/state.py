@@ -1,17 +1,17 @@
-"""The state directory: who this device is, held by one agent at a time."""
+"""The state directory with this device's identity, locked by one agent."""
 
 import fcntl
 import json
 import os
 import uuid
-from typing import Callable
+from typing import Any, Callable, Dict
 
 from efficientquant_agent.errors import StateDirectoryInUseError, UsageError
 from efficientquant_agent.files import write_atomically
 
 
 def unusable(path: str, error: OSError) -> UsageError:
-    """Return the sentence for a state directory that the system refuses.
+    """Return the UsageError for a state directory that cannot be used.
 
     `error` may name a file inside.
     """
@@ -25,7 +25,7 @@ def unusable(path: str, error: OSError) -> UsageError:
 
 
 class StateDirectory:
-    """Holds the lock while it lives, and answers who this device is.
+    """The state directory, locked while this object lives.
 
     Raises UsageError when the directory cannot be used and StateDirectoryInUseError when another agent has it.
     """
@@ -53,7 +53,7 @@ class StateDirectory:
         self._lock.flush()
 
     def close(self) -> None:
-        """Let another agent have the directory."""
+        """Release the lock for another agent."""
         self._lock.close()
 
     def subdirectory(self, name: str) -> str:
@@ -63,7 +63,10 @@ class StateDirectory:
         return path
 
     def device_id(self, board_id: str, log: Callable[[str], None]) -> str:
-        """Return this device's id; a new one is drawn when the board changed under the disk (a cloned SD card)."""
+        """Return this device's id.
+
+        A new id is drawn when the board changed under the disk (a cloned SD card).
+        """
         identity = self._read()
         if identity and identity["board_id"] != board_id:
             log("this disk was on board {} before: registering as a new device".format(identity["board_id"]))
@@ -83,10 +86,10 @@ class StateDirectory:
         self._write(identity)
         return int(identity["session_epoch"])
 
-    def _read(self) -> dict:
+    def _read(self) -> Dict[str, Any]:
         try:
             with open(self._identity_path, encoding="utf-8") as stream:
-                identity = json.load(stream)
+                identity: Dict[str, Any] = json.load(stream)
             str(identity["device_id"]), str(identity["board_id"]), int(identity["session_epoch"])
         except FileNotFoundError:
             return {}
@@ -98,5 +101,5 @@ class StateDirectory:
             ) from error
         return identity
 
-    def _write(self, identity: dict) -> None:
+    def _write(self, identity: Dict[str, Any]) -> None:
         write_atomically(self._identity_path, json.dumps(identity, sort_keys=True).encode())

@@ -1,4 +1,7 @@
-"""Standard output and error that survive every locale, every character and a reader that has exited."""
+"""Standard output and error that print any character anywhere.
+
+They survive every locale, and a reader that has exited.
+"""
 
 import codecs
 import contextlib
@@ -10,15 +13,15 @@ from typing import Any, TextIO, Tuple, Union
 from efficientquant_agent.errors import UsageError
 
 _HANDLER = "efficientquant-readable"
-# The agent's own characters, for a terminal without them; any other is printed as its escape.
+# Substitutes for the agent's own characters on a terminal without them. Any other character is escaped.
 _PLAIN = {"×": "x", "–": "-", "—": "-", "−": "-", "…": "...", "°": "deg "}
 
 
 def make_robust() -> None:
-    """Print what standard output and error cannot encode in a readable form.
+    """Make standard output and error replace characters they cannot encode.
 
-    Without a locale (LC_ALL=C, a service without LANG) Python 3.6 prints ASCII, and so does any Python that
-    PYTHONIOENCODING=ascii asks to. A stream that was closed becomes /dev/null.
+    Without a locale (LC_ALL=C, a service without LANG) Python 3.6 prints ASCII, and so does any Python with
+    PYTHONIOENCODING=ascii. A stream that was closed becomes /dev/null.
     """
     codecs.register_error(_HANDLER, _readable)
     for name in ("stdout", "stderr"):
@@ -28,9 +31,10 @@ def make_robust() -> None:
 
 
 def write_line(stream: Any, line: str) -> None:
-    """Write a line and flush it; a pipe whose reader has exited swallows it from then on.
+    """Write a line and flush it.
 
-    Raises OSError when the line cannot be written for another reason, such as a full disk.
+    After the reader of a pipe has exited, all lines are discarded. Raises OSError when the line cannot be written for
+    another reason, such as a full disk.
     """
     try:
         stream.write(line + "\n")
@@ -43,9 +47,9 @@ def write_line(stream: Any, line: str) -> None:
 
 
 def answer(text: str) -> None:
-    """Print what was asked for.
+    """Print an answer to standard output.
 
-    Raises UsageError where standard output cannot take it.
+    Raises UsageError when standard output cannot be written.
     """
     try:
         write_line(sys.stdout, text)
@@ -56,7 +60,7 @@ def answer(text: str) -> None:
 
 
 def claim_standard_output() -> TextIO:
-    """Return standard output for progress alone.
+    """Reserve standard output for progress, and return it.
 
     What a runtime prints to standard output goes to standard error.
     """
@@ -66,23 +70,29 @@ def claim_standard_output() -> TextIO:
 
 
 def quoted(text: str, most: int = 60) -> str:
-    """Return what a user typed for a sentence: in quotes, at most `most` characters, without control characters."""
+    """Return a user's text in quotes, without control characters.
+
+    A text of more than `most` characters is shortened.
+    """
     text = encodable(text)
     return repr(text) if len(text) <= most else "{} ({} characters)".format(repr(text[: most - 1] + "…"), len(text))
 
 
 def encodable(text: str) -> str:
-    """Return a text that every UTF-8 encoder takes: bytes of file names that Python could not decode are replaced."""
+    """Return a text that every UTF-8 encoder accepts.
+
+    Bytes of file names that Python could not decode are replaced.
+    """
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    except UnicodeEncodeError:  # half of a pair, as JSON can hold it
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold
         return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _robust(stream: Any) -> Any:
     if stream is None:  # `>&-`
         return open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 — for the process's life
-    if type(stream) is not io.TextIOWrapper:  # somebody's own, such as a test's
+    if type(stream) is not io.TextIOWrapper:  # already replaced, for example by a test
         return stream
     if hasattr(stream, "reconfigure"):  # from Python 3.7 on
         stream.reconfigure(errors=_HANDLER)
@@ -93,9 +103,9 @@ def _robust(stream: Any) -> Any:
 
 
 def _readable(error: UnicodeError) -> Tuple[Union[str, bytes], int]:
-    """Encode a run of characters that a stream does not have.
+    """Encode characters that a stream does not have.
 
-    A handler for `codecs.register_error`.
+    A handler for `codecs.register_error`. Raises every error that is no UnicodeEncodeError.
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -108,7 +118,10 @@ def _readable(error: UnicodeError) -> Tuple[Union[str, bytes], int]:
 
 
 def _discard(stream: Any) -> None:
-    """Let a stream's descriptor lead to /dev/null: its buffer is flushed once more when the process ends."""
+    """Redirect a stream's descriptor to /dev/null.
+
+    The stream's buffer is flushed once more when the process ends.
+    """
     with contextlib.suppress(OSError, ValueError):
         descriptor = os.open(os.devnull, os.O_WRONLY)
         os.dup2(descriptor, stream.fileno())

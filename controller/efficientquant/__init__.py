@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# The classes of methods that are added later are found by __getattr__ and listed by dir() without standing here.
+# Methods that are added later need no entry here: __getattr__ finds their classes and dir() lists them.
 __all__ = [
     "ActivationQuantizer",
     "AffineQuantizer",
@@ -105,7 +105,7 @@ __all__ = [
     "synthetic_images",
 ]
 
-# What needs torch is imported when it is first asked for, so that a command line can show its help at once.
+# What needs torch is imported on first use, so that the command line shows its help at once.
 _LAZY = {
     "ActivationQuantizer": "quantizers",
     "AffineQuantizer": "quantizers",

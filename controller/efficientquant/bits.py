@@ -1,4 +1,7 @@
-"""The bit table: how many bits each class of tensors has. No accuracy is reported without it."""
+"""The bit table: how many bits each class of tensors has.
+
+Every reported accuracy comes with its bit table.
+"""
 
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -12,9 +15,10 @@ FLOAT_BITS = {FloatType.FP32: "32", FloatType.FP16: "16"}
 
 
 def bit_table(manifest: Manifest, float_type: FloatType, dropped: Collection[str] = ()) -> dict[str, str]:
-    """Return {class of tensors: bits}; a class of which only a part is quantized says how much of it.
+    """Return the bits of each class of tensors.
 
-    `dropped` are sites whose quantizer an artifact does not compute: their tensors stay in float there.
+    A class that is quantized in part lists each width with its count. `dropped` names the sites whose quantizer an
+    artifact leaves out: their tensors stay in float there.
     """
     rest = FLOAT_BITS[float_type]
     table = {
@@ -54,9 +58,9 @@ def _softmax_bits(site: SoftmaxSite) -> str:
     return f"{site.bits} {'log2-' if site.form in LOG2_FORMS else ''}{site.form}"
 
 
-def _summary(found: list[str]) -> str:
+def _summary(values: list[str]) -> str:
     """Return the value that all share, or each value with its count."""
-    counts = Counter(found)
+    counts = Counter(values)
     if len(counts) == 1:
-        return found[0]
-    return ", ".join(f"{value} ({count} of {len(found)})" for value, count in counts.most_common())
+        return values[0]
+    return ", ".join(f"{value} ({count} of {len(values)})" for value, count in counts.most_common())

@@ -1,4 +1,4 @@
-"""Build verdicts before shipping: what a target will make of an ONNX file."""
+"""Verdicts on whether and how a target builds an ONNX file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,12 +22,13 @@ _JUDGES: dict[Runtime, Judge] = {
 
 
 def check(artifact: str | Path, target: str, *, predict_only: bool = False) -> BuildVerdict:
-    """Return what a target makes of an ONNX file: does it build, in which arithmetic, and what that buys.
+    """Return the verdict of a target on an ONNX file.
 
-    Classic TensorRT is predicted from rules, since its builder needs the GPU; TensorRT-RTX really builds an engine
-    for the target's compute capability, in a child process; ONNX Runtime really loads the file on this CPU.
-    `predict_only` judges TensorRT-RTX by rules too, where it is not installed.
-    Raises UnknownTargetError, ArtifactFileError for a file that is none, MissingExtraError without TensorRT-RTX.
+    It says whether the file builds, in which arithmetic, and what is gained. Classic TensorRT is predicted from rules,
+    since its builder needs the GPU. TensorRT-RTX builds an engine for the target's compute capability in a child
+    process. ONNX Runtime loads the file on this CPU. `predict_only` judges TensorRT-RTX by rules too, without needing
+    its installation. Raises UnknownTargetError, ArtifactFileError when the file is missing or no ONNX file, and
+    MissingExtraError when TensorRT-RTX is needed but not installed.
     """
     capabilities = get_target(target)
     if not predict_only:
@@ -36,7 +37,7 @@ def check(artifact: str | Path, target: str, *, predict_only: bool = False) -> B
 
 
 def judge(model: onnx.ModelProto, target: Target, *, predict_only: bool = False) -> BuildVerdict:
-    """Return the verdict on a model in memory.
+    """Return the verdict of a target on a model in memory.
 
     Raises MissingExtraError as `check` does.
     """

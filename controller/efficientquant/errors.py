@@ -1,4 +1,4 @@
-"""Everything that can go wrong in the library, as one tree.
+"""The tree of the library's errors.
 
 EfficientQuantError
 ├── UserError                      one clear sentence: what was asked, what exists, what to do
@@ -30,15 +30,18 @@ from pathlib import Path
 
 
 class EfficientQuantError(Exception):
-    """Root of every error that the library raises on purpose."""
+    """The root of every error that the library raises on purpose."""
 
 
 class UserError(EfficientQuantError):
-    """What was asked for cannot be done; the text says what to do instead."""
+    """A request that cannot be met.
+
+    The text says what to do instead.
+    """
 
 
 class UnknownModelError(UserError):
-    """timm has no model of that name."""
+    """A model name that timm does not know."""
 
     def __init__(self, name: str, suggestions: Sequence[str], problem: str = "") -> None:
         self.name = name
@@ -49,7 +52,7 @@ class UnknownModelError(UserError):
 
 
 class UnknownRecipeError(UserError):
-    """No method registered a recipe of that name."""
+    """A recipe name that no method registered."""
 
     def __init__(self, name: str, available: Sequence[str], problem: str = "") -> None:
         self.name = name
@@ -59,7 +62,7 @@ class UnknownRecipeError(UserError):
 
 
 class RecipeFormatError(UserError):
-    """A stored recipe cannot be read back, or an option has a value it cannot have."""
+    """A stored recipe that cannot be read, or an impossible option value."""
 
     def __init__(self, field: str, problem: str) -> None:
         self.field = field
@@ -67,9 +70,9 @@ class RecipeFormatError(UserError):
 
 
 class UnknownTargetError(UserError):
-    """No capability set has that name.
+    """A name that no target has.
 
-    `problem` says why where that is known.
+    `problem` is the reason where it is known.
     """
 
     def __init__(self, name: str, available: Sequence[str], problem: str = "") -> None:
@@ -81,7 +84,7 @@ class UnknownTargetError(UserError):
 
 
 class InputSizeError(UserError):
-    """A model does not run on images of that size."""
+    """An image size that a model does not run on."""
 
     def __init__(self, model: str, size: tuple[int, int], problem: str) -> None:
         self.model = model
@@ -91,7 +94,7 @@ class InputSizeError(UserError):
 
 
 class CheckpointError(UserError):
-    """A weights file is missing, unreadable or made for another model."""
+    """A weights file that is missing, unreadable or made for another model."""
 
     def __init__(self, path: Path, problem: str) -> None:
         self.path = path
@@ -99,7 +102,7 @@ class CheckpointError(UserError):
 
 
 class PretrainedUnavailableError(UserError):
-    """The pretrained weights of a model cannot be had now."""
+    """Pretrained weights that are not available now."""
 
     def __init__(self, model: str, problem: str) -> None:
         self.model = model
@@ -109,11 +112,11 @@ class PretrainedUnavailableError(UserError):
 
 
 class CalibrationError(UserError):
-    """The calibration data are empty or do not fit the model."""
+    """Calibration data that are empty or do not fit the model."""
 
 
 class DataError(UserError):
-    """A file or folder of images or labels cannot be used."""
+    """A file or folder of images or labels that cannot be used."""
 
     def __init__(self, path: Path, problem: str) -> None:
         self.path = path
@@ -121,11 +124,14 @@ class DataError(UserError):
 
 
 class EvaluationError(UserError):
-    """A model and images, or a model and its reference, do not go together, or a model computes no numbers."""
+    """A model that cannot be evaluated.
+
+    The images or the reference do not fit it, or its logits are not finite.
+    """
 
 
 class ArtifactFileError(UserError):
-    """A file that was given as an artifact is missing, or no ONNX file."""
+    """An artifact path that is missing, or no ONNX file."""
 
     def __init__(self, path: Path, problem: str) -> None:
         self.path = path
@@ -133,7 +139,7 @@ class ArtifactFileError(UserError):
 
 
 class MissingExtraError(UserError):
-    """What was asked needs a part of the product that is not installed."""
+    """A request that needs an optional part that is not installed."""
 
     def __init__(self, what: str, extra: str, advice: str) -> None:
         self.extra = extra
@@ -141,7 +147,7 @@ class MissingExtraError(UserError):
 
 
 class UnknownBlockError(UserError):
-    """The model has no such block with anything to draw."""
+    """A block name without anything to draw in the model."""
 
     def __init__(self, name: str, what: str, suggestions: Sequence[str]) -> None:
         self.name = name
@@ -150,7 +156,7 @@ class UnknownBlockError(UserError):
 
 
 class PictureError(UserError):
-    """A picture cannot be drawn as asked."""
+    """A picture that cannot be drawn."""
 
     def __init__(self, path: Path, problem: str) -> None:
         self.path = path
@@ -158,7 +164,7 @@ class PictureError(UserError):
 
 
 class OutputError(UserError):
-    """A file or folder cannot be written where it was asked for."""
+    """A file or folder that cannot be written at its path."""
 
     def __init__(self, path: Path, problem: str) -> None:
         self.path = path
@@ -167,7 +173,7 @@ class OutputError(UserError):
 
 
 class CaptureError(UserError):
-    """torch.export cannot capture the model as one graph."""
+    """A model that torch.export cannot capture as one graph."""
 
     def __init__(self, model: str, problem: str) -> None:
         self.model = model
@@ -175,11 +181,11 @@ class CaptureError(UserError):
 
 
 class RecipeOrderError(EfficientQuantError):
-    """A recipe takes steps in an order that would change their meaning."""
+    """A recipe's steps in an order that changes their meaning."""
 
 
 class NonFiniteError(EfficientQuantError):
-    """A tensor that is to be quantized holds NaN or infinity."""
+    """A tensor to be quantized that holds NaN or infinity."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -187,7 +193,7 @@ class NonFiniteError(EfficientQuantError):
 
 
 class ArtifactError(EfficientQuantError):
-    """An exported file failed a check and was not kept."""
+    """An exported file that failed a check and was not kept."""
 
     def __init__(self, path: Path, problem: str) -> None:
         self.path = path
@@ -195,7 +201,7 @@ class ArtifactError(EfficientQuantError):
 
 
 class LoweringError(ArtifactError):
-    """The graph holds an operator that the target's operator set has no form of."""
+    """An operator that the target's operator set cannot express."""
 
     def __init__(self, path: Path, node: str, operator: str, problem: str) -> None:
         self.node = node

@@ -1,4 +1,7 @@
-"""How accurate a model is on labelled images, and how far its logits lie from FP32; eager or as an exported file."""
+"""The accuracy of a model on labelled images, and its fidelity.
+
+The model is eager or an exported file. Fidelity is the distance of its logits from those of an FP32 reference.
+"""
 
 import dataclasses
 import math
@@ -26,12 +29,14 @@ MIN_CLASSES = 2
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What was found on the images of `data`; every accuracy stands beside the `bit_table` that it was reached with.
+    """The results of a model on the images of `data`.
 
-    `top1` and `top5` are fractions of the labelled images (None without labels, `top5` also below six classes);
-    `top1_error` is the binomial standard error of `top1`. Against the reference: `top1_change`, a fraction, and its
-    standard error from the images that only one of the two has right; `agreement`, the fraction of images with the same
-    first class; `sqnr_db` and `max_abs`, of all logits. `subject` is eager or artifact, `runtime` what computed it.
+    The accuracies were reached with the bits in `bit_table`. `top1` and `top5` are fractions of the labelled images
+    (None without labels, `top5` also below six classes). `top1_error` is the binomial standard error of `top1`.
+
+    Against the reference: `top1_change` is a fraction, with its standard error from the images that only one of the two
+    classifies right. `agreement` is the fraction of images with the same first class. `sqnr_db` and `max_abs` cover all
+    logits. `subject` is eager or artifact, `runtime` is what computed it.
     """
 
     subject: str
@@ -51,7 +56,10 @@ class Evaluation:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready values; an infinite SQNR (nothing differs) becomes None beside a max_abs of 0."""
+        """Return JSON-ready values.
+
+        An infinite SQNR (nothing differs) becomes None, with a max_abs of 0.
+        """
         values = dataclasses.asdict(self)
         infinite = self.sqnr_db is not None and math.isinf(self.sqnr_db)
         return values | {"notes": list(self.notes), "sqnr_db": None if infinite else self.sqnr_db}
@@ -72,7 +80,7 @@ def evaluate(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Run a model over the images and return how it did, beside an FP32 reference if one is given.
+    """Evaluate a model on the images, with or without an FP32 reference.
 
     A subject is a quantized model, any classifier, an Artifact or the path of an .onnx that takes one image. `limit`
     takes that many images, spread over the classes. Reports phase "evaluate". Raises DataError, EvaluationError.
@@ -89,7 +97,10 @@ def evaluate_all(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> list[Evaluation]:
-    """Evaluate several models in one pass: every image is decoded, and run through the reference, once."""
+    """Evaluate several models in one pass over the images.
+
+    Every image is decoded once, and runs through the reference once. Otherwise as `evaluate`.
+    """
     runners = [_runner(subject) for subject in subjects]
     judge = None if reference is None else _runner(reference)
     if limit is not None:
@@ -100,11 +111,11 @@ def evaluate_all(
     done, fitted = 0, data
     for images, _ in data.batches(batch):
         expected = None if judge is None else judge.run(images)
-        found = [_require_classes(runner, runner.run(images)) for runner in runners]
+        outputs = [_require_classes(runner, runner.run(images)) for runner in runners]
         if done == 0 and data.labels is not None:
-            fitted = data.for_classes(found[0].shape[1])
+            fitted = data.for_classes(outputs[0].shape[1])
         labels = fitted.labels_at(done, done + len(images))
-        for tally, logits in zip(tallies, found, strict=True):
+        for tally, logits in zip(tallies, outputs, strict=True):
             tally.add(logits, labels, expected)
         done += len(images)
         if progress is not None:
@@ -117,7 +128,7 @@ def evaluate_all(
 
 
 def require_fit(model: nn.Module, data: ImageData) -> None:
-    """Raise DataError or EvaluationError where a timm model cannot be judged on the data.
+    """Raise DataError or EvaluationError unless the data fit a timm model.
 
     Nothing is run.
     """
@@ -146,7 +157,7 @@ def _few_classes(classes: int) -> str:
 
 @dataclasses.dataclass
 class Tally:
-    """Sums over the images seen so far: no logits are kept."""
+    """Sums over the images seen so far, without their logits."""
 
     images: int = 0
     classes: int = 0
@@ -163,7 +174,11 @@ class Tally:
     max_abs: float = 0.0
 
     def add(self, logits: Tensor, labels: Tensor | None, expected: Tensor | None) -> None:
-        """Count a batch of logits (n, classes) against labels (n,) and the reference's logits (n, classes)."""
+        """Count a batch of logits against labels and the reference's logits.
+
+        Shapes: logits and `expected` (n, classes), labels (n,). Raises EvaluationError when logits are not finite or
+        the reference has another number of outputs.
+        """
         if not bool(torch.isfinite(logits).all()):
             raise EvaluationError(f"the logits of image {self.images} or soon after are not finite")
         self.images += len(logits)
@@ -195,7 +210,7 @@ class Tally:
             self.lost += int((~right & reference_right).sum())
 
     def result(self, runner: Runner, data: dict[str, Any]) -> Evaluation:
-        """Return the fractions and their errors."""
+        """Return the evaluation that the sums amount to."""
         top1 = self.top1 / self.labelled if self.labelled else None
         paired = self.labelled if self.compared else 0
         return Evaluation(
@@ -222,12 +237,18 @@ class Tally:
 
 
 def binomial_error(fraction: float, images: int) -> float:
-    """Return the standard error sqrt(p (1 - p) / n) of a fraction p of n independent images."""
+    """Return the standard error of a fraction of independent images.
+
+    It is sqrt(p (1 - p) / n) for a fraction p of n images.
+    """
     return math.sqrt(fraction * (1 - fraction) / images)
 
 
 def paired_error(won: int, lost: int, images: int) -> float:
-    """Return the standard error of (won - lost) / n, two models being judged on the same n images."""
+    """Return the standard error of (won - lost) / n.
+
+    Both models were judged on the same n images.
+    """
     mean = (won - lost) / images
     return math.sqrt(max(0.0, (won + lost) / images - mean * mean) / images)
 
@@ -243,5 +264,5 @@ def _runner(subject: Subject) -> Runner:
 
 
 def _float_bits(module: nn.Module) -> str:
-    found = sorted({parameter.element_size() * 8 for parameter in module.parameters()}, reverse=True)
-    return ", ".join(map(str, found)) or "32"
+    widths = sorted({parameter.element_size() * 8 for parameter in module.parameters()}, reverse=True)
+    return ", ".join(map(str, widths)) or "32"

@@ -1,4 +1,7 @@
-"""How an optional part of the product is installed, in a checkout or as a package. Imports nothing heavy."""
+"""How to install an optional part of the product.
+
+It covers checkouts and packages. Imports nothing heavy.
+"""
 
 import importlib.util
 import json
@@ -18,12 +21,15 @@ DISTRIBUTION = "efficientquant"
 
 
 def install_command(extra: str) -> str:
-    """Return the shell command that adds an extra to the running Python, from where the product came."""
+    """Return the shell command that adds an extra to the running Python.
+
+    The extra comes from the same source as the installed product.
+    """
     return f"{_pip()} install {_requirement(extra)}"
 
 
 def require_builder(target: Target) -> None:
-    """Raise MissingExtraError where a target's builder is an extra that is not installed."""
+    """Raise MissingExtraError when a target's builder is a missing extra."""
     if target.runtime is Runtime.TENSORRT_RTX:
         require_rtx()
 
@@ -50,9 +56,9 @@ def _is_there(module: str) -> bool:
 
 
 def _pip() -> str:
-    """Return pip of the running Python as a person would type it from the current folder."""
-    beside = os.path.join(os.path.dirname(sys.executable), "pip")
-    command = [beside] if os.access(beside, os.X_OK) else [sys.executable, "-m", "pip"]
+    """Return the command for the running Python's pip, from the current folder."""
+    pip = os.path.join(os.path.dirname(sys.executable), "pip")
+    command = [pip] if os.access(pip, os.X_OK) else [sys.executable, "-m", "pip"]
     return shlex.join([_shortest(command[0]), *command[1:]])
 
 
@@ -69,13 +75,16 @@ def _requirement(extra: str) -> str:
 
 
 def _origin() -> dict[str, Any]:
-    """Return what pip recorded of the source (PEP 610), {} for an index or where nothing is recorded."""
+    """Return pip's record of the source (PEP 610).
+
+    It is {} for an index, or where nothing is recorded.
+    """
     # A checkout on the path is a distribution too, of which nothing is recorded.
-    recorded = (found.read_text("direct_url.json") for found in distributions(name=DISTRIBUTION))
+    recorded = (distribution.read_text("direct_url.json") for distribution in distributions(name=DISTRIBUTION))
     return dict(json.loads(next(filter(None, recorded), "{}")))
 
 
 def _shortest(path: str) -> str:
-    """Return a path relative to the current folder where it lies below, else as it is."""
+    """Return a path below the current folder as relative, others unchanged."""
     relative = os.path.relpath(path)
     return path if relative.startswith(os.pardir) else relative

@@ -1,4 +1,4 @@
-"""timm models: creating them, their weights, and what they expect at their input."""
+"""timm models: their creation, their weights and their input."""
 
 import dataclasses
 import urllib.error
@@ -22,7 +22,10 @@ HUB_TIMEOUT_S = 5.0
 
 @dataclasses.dataclass(frozen=True)
 class InputSpec:
-    """What a model expects: (C, H, W), how an image is brought to that size, and its normalization."""
+    """The input of a model.
+
+    `shape` is (C, H, W). The other fields say how an image is brought to that size and normalized.
+    """
 
     shape: tuple[int, int, int]
     interpolation: str
@@ -35,13 +38,12 @@ class InputSpec:
 def create_model(
     name: str, weights: str | Path = "pretrained", *, seed: int = 0, input_size: int | None = None
 ) -> nn.Module:
-    """Return a timm classifier in eval mode, its attention written out so that the softmax can be seen.
+    """Return a timm classifier in eval mode, with its attention unfused.
 
-    `input_size` is the side of its square input in pixels where that is another than the model's own.
-
-    `weights` is "pretrained", "random" (drawn from `seed`) or a file: safetensors, pth or pt. A file's own
-    classifier decides the number of classes. Raises UnknownModelError, InputSizeError, PretrainedUnavailableError,
-    CheckpointError.
+    Unfused attention shows its softmax to capture. `input_size` is the side of the square input in pixels, where it
+    differs from the model's own. `weights` is "pretrained", "random" (drawn from `seed`) or a file: safetensors, pth or
+    pt. A file's own classifier decides the number of classes. Raises UnknownModelError, InputSizeError,
+    PretrainedUnavailableError, CheckpointError.
     """
     require_model(name)
     set_fused_attn(False)  # a fused attention hides its softmax from capture
@@ -54,9 +56,9 @@ def create_model(
 
 
 def create_skeleton(name: str) -> nn.Module:
-    """Return a timm classifier without weights: every tensor has a shape and no memory. Raises UnknownModelError.
+    """Return a timm classifier on the meta device, for questions about structure.
 
-    For questions about structure only, which weights do not change.
+    Its tensors have shapes and no memory. Raises UnknownModelError.
     """
     require_model(name)
     set_fused_attn(False)
@@ -66,7 +68,7 @@ def create_skeleton(name: str) -> nn.Module:
 
 
 def input_spec(model: nn.Module) -> InputSpec:
-    """Return the input of a timm model, as its own data configuration says."""
+    """Return the input of a timm model from its data configuration."""
     config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     return InputSpec(
         shape=tuple(config["input_size"]),
@@ -79,14 +81,18 @@ def input_spec(model: nn.Module) -> InputSpec:
 
 
 def checkpoint_notes(model: nn.Module) -> list[str]:
-    """Return what is to be said of the weights of a model: which of a checkpoint's sets they are."""
+    """Return the notes on a model's weights.
+
+    They say which of a checkpoint's sets of weights was loaded.
+    """
     return list(getattr(model, "checkpoint_notes", ()))
 
 
 def synthetic_images(spec: InputSpec, count: int = 32, seed: int = 0) -> Tensor:
-    """Return (count, C, H, W) seeded pictures with the 1/f spectrum of natural images, in the model's input range.
+    """Return seeded pictures (count, C, H, W) in the model's input range.
 
-    They stand in for calibration data where none is given; a recipe's provenance calls them synthetic.
+    They have the 1/f spectrum of natural images, and are the calibration data where none is given. A recipe's
+    provenance calls them synthetic.
     """
     channels, height, width = spec.shape
     generator = torch.Generator().manual_seed(seed)
@@ -105,7 +111,10 @@ def synthetic_images(spec: InputSpec, count: int = 32, seed: int = 0) -> Tensor:
 
 
 def _size_options(name: str, input_size: int | None) -> dict[str, Any]:
-    """Return timm's options for a square input of another size; some models are built for one."""
+    """Return timm's options for a square input of another size.
+
+    Models with a fixed input size take it as an option of their own.
+    """
     if input_size is None:
         return {}
     config = timm.models.get_pretrained_cfg(name)
@@ -117,7 +126,7 @@ def _size_options(name: str, input_size: int | None) -> dict[str, Any]:
 
 
 def _require_input(name: str, model: nn.Module) -> None:
-    """Raise InputSizeError unless the model runs on an image of its input size."""
+    """Raise InputSizeError unless the model runs at its input size."""
     spec = input_spec(model)
     try:
         with torch.no_grad():
@@ -144,7 +153,7 @@ def _create_pretrained(name: str, options: dict[str, Any]) -> nn.Module:
 def _instantiate(name: str, **options: Any) -> nn.Module:
     """Return a timm model in eval mode.
 
-    Raises InputSizeError where it cannot be built for the size asked for.
+    Raises InputSizeError when it cannot be built for the requested size.
     """
     try:
         model: nn.Module = timm.create_model(name, **options).eval()
@@ -157,7 +166,7 @@ def _instantiate(name: str, **options: Any) -> nn.Module:
 
 
 def _cached_weights(config: Any) -> str | None:
-    """Return the file of an earlier download, so that nothing has to be asked of the network."""
+    """Return the file of an earlier download, or None."""
     if not config.hf_hub_id:
         return None
     repository, _, revision = config.hf_hub_id.partition("@")
@@ -167,12 +176,15 @@ def _cached_weights(config: Any) -> str | None:
 
 
 def _probe_hub() -> None:
-    """Fail within seconds where there is no network: the hub's client retries for most of a minute."""
+    """Raise OSError within seconds where the hub cannot be reached.
+
+    The hub's own client retries for most of a minute.
+    """
     request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")  # noqa: S310 - https
     try:
         urllib.request.urlopen(request, timeout=HUB_TIMEOUT_S).close()  # noqa: S310 - the hub's own address
     except urllib.error.HTTPError as answer:
-        answer.close()  # any answer means that somebody is there
+        answer.close()  # any answer means that the hub can be reached
 
 
 def _create_random(name: str, seed: int, options: dict[str, Any]) -> nn.Module:
@@ -186,7 +198,10 @@ def _create_random(name: str, seed: int, options: dict[str, Any]) -> nn.Module:
 
 
 def _spread_attention(model: nn.Module) -> None:
-    """Draw hidden linears with unit gain: timm's usual 0.02 leaves every softmax of a random net almost uniform."""
+    """Draw the weights of hidden linears with unit gain.
+
+    timm's usual 0.02 leaves every softmax of a random network almost uniform.
+    """
     get_classifier = getattr(model, "get_classifier", None)
     head = get_classifier() if callable(get_classifier) else None
     for module in model.modules():
@@ -195,7 +210,10 @@ def _spread_attention(model: nn.Module) -> None:
 
 
 def _settle_batch_norm(model: nn.Module, seed: int) -> None:
-    """Let batch norm see synthetic images once, so that a random net's activations keep a sane scale in depth."""
+    """Set batch norm's statistics from one pass of synthetic images.
+
+    They keep a random network's activations in scale through its depth.
+    """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -222,7 +240,7 @@ def _create_from_file(name: str, path: Path, seed: int, options: dict[str, Any])
     state = fit_weights(name, model, weights)
     _require_input(name, model)
     model.load_state_dict(state)
-    model.checkpoint_notes = weights.notes  # type: ignore[assignment] # found again by copies of the model
+    model.checkpoint_notes = weights.notes  # type: ignore[assignment] # copies of the model keep them
     return model
 
 

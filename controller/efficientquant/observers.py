@@ -1,4 +1,7 @@
-"""What is watched while calibration data run through a model. Every observer has bounded memory."""
+"""Observers of activations while calibration data run through a model.
+
+Every observer has bounded memory.
+"""
 
 import math
 
@@ -13,12 +16,12 @@ BINS = 2048
 PERCENTILE = 0.9999
 # The ranges that the smallest-error search tries, as shares of the largest magnitude.
 CANDIDATES = tuple(share / 100 for share in range(20, 101, 2))
-# A histogram looks at no more values of one tensor than this; the largest magnitude is taken from all of them.
+# A histogram counts fewer than twice this many values of a tensor. The largest magnitude is taken from all of them.
 SAMPLED = 1 << 18
 
 
 class RangeObserver(nn.Module):
-    """Passes a tensor through and remembers the smallest and largest value that it has seen."""
+    """A pass-through module that keeps the smallest and largest value."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +37,10 @@ class RangeObserver(nn.Module):
 
 
 class MagnitudeObserver(nn.Module):
-    """Passes a tensor through and keeps a histogram of magnitudes, whose width doubles when a larger one comes."""
+    """A pass-through module that keeps a histogram of magnitudes.
+
+    The histogram's width doubles when a larger magnitude comes.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +49,10 @@ class MagnitudeObserver(nn.Module):
         self._counts = torch.zeros(BINS, dtype=torch.float64)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x as it is; raise NonFiniteError."""
+        """Return x as it is.
+
+        Raises NonFiniteError when x holds NaN or infinity.
+        """
         low, high = x.aminmax()
         largest = max(abs(float(low)), abs(float(high)))
         if not math.isfinite(largest):
@@ -57,7 +66,10 @@ class MagnitudeObserver(nn.Module):
         return x
 
     def choose_range(self, rule: RangeRule, bits: int) -> float:
-        """Return the magnitude that becomes the largest code of a symmetric quantizer; 0 if only zeros were seen."""
+        """Return the magnitude for the largest code of a symmetric quantizer.
+
+        It is 0 if only zeros were seen.
+        """
         if self.largest == 0 or rule is RangeRule.MINMAX:
             return self.largest
         if rule is RangeRule.PERCENTILE:
@@ -66,7 +78,10 @@ class MagnitudeObserver(nn.Module):
         return min(errors, key=errors.__getitem__) * self.largest
 
     def _make_room(self) -> None:
-        """Double the histogram's width until the largest magnitude fits: pairs of bins become one."""
+        """Double the histogram's width until the largest magnitude fits.
+
+        Each doubling merges pairs of bins.
+        """
         if self._width == 0.0:
             self._width = self.largest
         while self._width < self.largest:
@@ -79,7 +94,7 @@ class MagnitudeObserver(nn.Module):
         return min(self.largest, (int(below) + 1) * self._width / BINS)
 
     def _squared_error(self, limit: float, bits: int) -> float:
-        """Return the squared error over all bins when magnitudes up to `limit` get the codes."""
+        """Return the squared error over all bins with range `limit`."""
         top = top_code(bits)
         middles = (torch.arange(BINS, dtype=torch.float64) + 0.5) * (self._width / BINS)
         rounded = (middles * (top / limit)).round().clamp_max(top) * (limit / top)

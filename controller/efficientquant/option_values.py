@@ -1,4 +1,7 @@
-"""What a recipe's options can be, by the types of its fields. Imports no torch."""
+"""The values that a recipe's options can have, by their fields' types.
+
+Imports no torch.
+"""
 
 import enum
 import functools
@@ -10,7 +13,7 @@ from typing import Any
 
 from efficientquant.errors import RecipeFormatError
 
-TRUTHS = {"true": True, "false": False}
+BOOLEANS = {"true": True, "false": False}
 SEPARATOR = "+"  # a comma stands between recipes, a colon between options
 KINDS = "bool, int, float, str, StrEnum, Literal, X | None and tuple[X, ...]"
 
@@ -22,9 +25,9 @@ def option_types(recipe_class: type) -> dict[str, Any]:
 
 
 def parse_option(field: str, text: str, kind: Any, default: object = None) -> Any:
-    """Return an option's value from text; raise RecipeFormatError.
+    """Return an option's value from text.
 
-    `default` says what a plain `tuple` holds.
+    The values of `default` give the types of a plain `tuple`. Raises RecipeFormatError when a number cannot be read.
     """
     kind, is_optional = _split_none(kind)
     if text.lower() == "none" and (is_optional or kind in (int, float)):
@@ -36,7 +39,7 @@ def parse_option(field: str, text: str, kind: Any, default: object = None) -> An
         kinds = [*parts, *[parts[-1]] * (len(texts) - len(parts))]
         return tuple(parse_option(field, part, part_kind) for part, part_kind in zip(texts, kinds, strict=False))
     if kind is bool:
-        return TRUTHS.get(text.lower(), text)
+        return BOOLEANS.get(text.lower(), text)
     if kind in (int, float):
         try:
             return kind(text)
@@ -48,7 +51,8 @@ def parse_option(field: str, text: str, kind: Any, default: object = None) -> An
 def check_option(field: str, value: object, kind: Any) -> Any:
     """Return an option's value in its field's type.
 
-    Text becomes an enumeration's member and a list a tuple, so that JSON can be read back. Raises RecipeFormatError.
+    Text becomes an enumeration's member and a list a tuple, so that JSON can be read back. Raises RecipeFormatError
+    for a value or a type that no option can have.
     """
     kind, is_optional = _split_none(kind)
     if value is None and is_optional:
@@ -73,7 +77,7 @@ def check_option(field: str, value: object, kind: Any) -> Any:
 
 
 def is_optional(kind: Any) -> bool:
-    """Whether an option may be none."""
+    """Tell whether an option may be none."""
     return _split_none(kind)[1]
 
 
@@ -87,7 +91,7 @@ def _check_tuple(field: str, value: object, kind: Any) -> tuple[Any, ...]:
 
 
 def _split_none(kind: Any) -> tuple[Any, bool]:
-    """Return a type without None, and whether it had it."""
+    """Return a type without None, and whether it allowed None."""
     if typing.get_origin(kind) not in (typing.Union, types.UnionType):
         return kind, False
     others = [part for part in typing.get_args(kind) if part is not types.NoneType]

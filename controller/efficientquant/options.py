@@ -1,24 +1,30 @@
-"""The enumerations that a recipe's options take. Imports no torch."""
+"""The enumerations that a recipe's options take.
+
+Imports no torch.
+"""
 
 import enum
 
 
 class Granularity(enum.StrEnum):
-    """How many scales a weight has."""
+    """The number of scales of a weight."""
 
     PER_TENSOR = "per-tensor"
     PER_CHANNEL = "per-channel"
 
 
 class Log2Form(enum.StrEnum):
-    """Which corrected log2 quantizer follows a softmax."""
+    """The corrected log2 quantizer that follows a softmax."""
 
     CALIBRATED = "A"
     DATA_FREE = "G"
 
 
 class Log2Emulation(enum.StrEnum):
-    """What becomes of the log2 quantizer in an artifact: no runtime has an operator for it, so it is extra work."""
+    """The form of the log2 quantizer in an artifact.
+
+    No runtime has an operator for it, so it is extra work.
+    """
 
     KEEP = "keep"
     DROP = "drop"  # the artifact computes plain softmax: a deployment variant
@@ -26,20 +32,20 @@ class Log2Emulation(enum.StrEnum):
 
 
 class Scope(enum.StrEnum):
-    """Which operators a recipe quantizes."""
+    """The operators that a recipe quantizes."""
 
     CONV = "conv"
     CONV_OUTSIDE_TRANSFORMERS = "conv-outside-transformers"
     CONV_LINEAR = "conv+linear"
-    ALL = "conv+linear+attention"  # the attention's matrix products too; integer recipes only
+    ALL = "conv+linear+attention"  # the attention's matrix products too, in integer recipes only
 
 
 class RangeRule(enum.StrEnum):
-    """How an activation's range is chosen from what calibration saw."""
+    """The rule that chooses an activation's range from calibration."""
 
     MINMAX = "minmax"  # the largest magnitude
-    PERCENTILE = "percentile"  # that of 99.99 % of all values
-    MSE = "mse"  # the one with the smallest mean squared error
+    PERCENTILE = "percentile"  # the largest of 99.99 % of all values
+    MSE = "mse"  # the range with the smallest mean squared error
 
 
 class FloatType(enum.StrEnum):
@@ -50,14 +56,14 @@ class FloatType(enum.StrEnum):
 
 
 class IdentificationRule(enum.StrEnum):
-    """How structure-aware block identification tells convolutional from transformer blocks."""
+    """The rule that separates convolutional from transformer blocks."""
 
     GRAPH = "graph"
     PAPER = "paper"
 
 
 class Network(enum.StrEnum):
-    """Which network calibration runs."""
+    """The network that calibration runs."""
 
     FLOAT = "float"
     QUANTIZED = "quantized"  # as quantized so far

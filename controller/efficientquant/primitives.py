@@ -1,4 +1,4 @@
-"""Pure tensor functions: scales, uniform and log2 codes, and how much of a signal survives them."""
+"""Pure tensor functions: scales, uniform codes, log2 codes and SQNR."""
 
 import dataclasses
 import math
@@ -14,10 +14,10 @@ LN2 = math.log(2.0)
 
 
 def choose_scale(weight: Tensor, bits: int, granularity: Granularity) -> Tensor:
-    """Return the symmetric scale max|W| / (2^(bits-1) - 1) of a weight (O, ...).
+    """Return the symmetric scale of a weight (O, ...).
 
-    Per channel → (O, 1, ...), per tensor → (1, 1, ...), so that it broadcasts against the weight. A channel
-    of zeros gets scale 1. Raises NonFiniteError. Eq. 1 of the paper, in its symmetric form.
+    It is max|W| / (2^(bits-1) - 1). Per channel → (O, 1, ...), per tensor → (1, 1, ...), so that it broadcasts against
+    the weight. A channel of zeros gets scale 1. Raises NonFiniteError. Eq. 1 of the paper, in its symmetric form.
     """
     require_finite(weight, "a weight")
     top = top_code(bits)
@@ -26,15 +26,16 @@ def choose_scale(weight: Tensor, bits: int, granularity: Granularity) -> Tensor:
     if granularity is Granularity.PER_TENSOR:
         largest = largest.reshape([1] * weight.ndim)
     limits = torch.finfo(weight.dtype)
-    # Rounded up, the scale of the largest float would give back infinity for the top code.
+    # Rounded up, the scale of the largest float would decode the top code to infinity.
     scale = (largest / top).clamp(limits.tiny, limits.max / top * (1 - limits.eps))
     return torch.where(largest == 0, torch.ones_like(scale), scale)
 
 
 def quantize(x: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """Return int8 codes clip(round(x / scale), -top, top), top = 2^(bits-1) - 1, zero-point 0. Eq. 2.
+    """Return symmetric int8 codes, with zero-point 0.
 
-    Raises NonFiniteError: NaN has no code, and infinity would pass as the largest one.
+    They are clip(round(x / scale), -top, top) with top = 2^(bits-1) - 1, Eq. 2. Raises NonFiniteError: NaN has no code,
+    and infinity would pass as the largest one.
     """
     require_finite(x, "what is to be quantized")
     top = top_code(bits)
@@ -42,7 +43,10 @@ def quantize(x: Tensor, scale: Tensor, bits: int) -> Tensor:
 
 
 def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
-    """Return (codes - zero_point) × scale, in the scale's type: what DequantizeLinear computes. Eq. 3."""
+    """Return (codes - zero_point) × scale, in the scale's type.
+
+    DequantizeLinear computes the same. Eq. 3.
+    """
     values = codes.to(scale.dtype)
     return (values if zero_point is None else values - zero_point.to(scale.dtype)) * scale
 
@@ -50,16 +54,18 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None = None) -
 def spread_groups(values: Tensor, group_size: int, shape: Sequence[int]) -> Tensor:
     """Return values per group (O, groups) as one per weight (O, ...).
 
-    A group is `group_size` consecutive columns of the weight as (O, columns), im2col's order; the last may be shorter.
+    A group is `group_size` consecutive columns of the weight as (O, columns), in im2col's order. The last group may be
+    shorter.
     """
     columns = math.prod(shape[1:])
     return values.repeat_interleave(group_size, 1)[:, :columns].reshape(tuple(shape))
 
 
 def shape_scale(values: Tensor, shape: Sequence[int], group_size: int | None = None) -> Tensor:
-    """Return scales or zero-points so that they fit a weight of `shape`.
+    """Return scales or zero-points in a shape that fits a weight.
 
-    One element → (1, 1, ...), O elements → (O, 1, ...). Raises ValueError for another number.
+    `shape` is the weight's. One element → (1, 1, ...), O elements → (O, 1, ...). Values of groups of `group_size` are
+    (O, groups) already. Raises ValueError for another number of elements.
     """
     if group_size is not None:
         groups = -(-math.prod(shape[1:]) // group_size) if group_size > 0 else 0
@@ -72,7 +78,10 @@ def shape_scale(values: Tensor, shape: Sequence[int], group_size: int | None = N
 
 
 def require_scales(scale: float | Tensor, axis: int | None = None) -> Tensor:
-    """Return positive scales as a flat float32 tensor, or raise ValueError."""
+    """Return positive scales as a flat float32 tensor.
+
+    Raises ValueError for a scale that is not positive and finite, and for several scales without an axis.
+    """
     scales = torch.as_tensor(scale, dtype=torch.float32).detach().flatten()
     if axis is None and scales.numel() != 1:
         raise ValueError(f"{scales.numel()} scales without an axis")
@@ -82,7 +91,7 @@ def require_scales(scale: float | Tensor, axis: int | None = None) -> Tensor:
 
 
 def require_codes(codes: Tensor, shape: Sequence[int], smallest: int, largest: int) -> None:
-    """Raise ValueError unless codes are int8, of a shape and in a range."""
+    """Raise ValueError unless codes are int8, in shape and in range."""
     if codes.dtype is not torch.int8 or tuple(codes.shape) != tuple(shape):
         raise ValueError(f"codes are {codes.dtype} {tuple(codes.shape)}, not int8 {tuple(shape)}")
     if int(codes.min()) < smallest or int(codes.max()) > largest:
@@ -98,7 +107,10 @@ def require_floats(value: Tensor, shape: Sequence[int], what: str) -> None:
 
 
 def sqnr_db(reference: Tensor, approximation: Tensor) -> float:
-    """Return the signal-to-quantization-noise ratio in dB; infinite where the two are equal."""
+    """Return the signal-to-quantization-noise ratio in dB.
+
+    It is infinite where the two tensors are equal.
+    """
     reference, approximation = reference.double(), approximation.double()
     return _decibels(float(reference.square().sum()), float((reference - approximation).square().sum()))
 
@@ -113,7 +125,10 @@ def channel_sqnr_db(reference: Tensor, approximation: Tensor) -> list[float]:
 
 @dataclasses.dataclass(frozen=True)
 class CalibratedLog2:
-    """Form A of the log2 quantizer: step Δ in octaves, integer zero-point Z, ε inside the logarithm."""
+    """The parameters of form A of the log2 quantizer.
+
+    `step` is Δ in octaves, `zero_point` the integer Z, and `epsilon` is ε, which is added inside the logarithm.
+    """
 
     bits: int
     step: float
@@ -121,9 +136,10 @@ class CalibratedLog2:
     epsilon: float
 
     def quantize(self, probabilities: Tensor) -> Tensor:
-        """Return float codes clip(round(log2(a + ε) / Δ) + Z, 0, 2^bits - 1); raise NonFiniteError.
+        """Return the codes of probabilities, as floats.
 
-        Eq. 4 and 5, with its sign corrected.
+        They are clip(round(log2(a + ε) / Δ) + Z, 0, 2^bits - 1), Eq. 4 and 5, with its sign corrected. Raises
+        NonFiniteError.
         """
         require_finite(probabilities, "a softmax output")
         # A natural logarithm and one factor: ONNX has no Log2, so both runtimes evaluate the same expression.
@@ -135,35 +151,50 @@ class CalibratedLog2:
         return (rounded + self.zero_point).clamp(0, (1 << self.bits) - 1)
 
     def dequantize(self, codes: Tensor) -> Tensor:
-        """Return max(2^((q - Z) Δ) - ε, 0). Eq. 6, with ε removed again."""
+        """Return the probabilities that codes stand for.
+
+        They are max(2^((q - Z) Δ) - ε, 0), Eq. 6, with ε removed again.
+        """
         return (torch.exp((codes - self.zero_point) * (LN2 * self.step)) - self.epsilon).clamp_min(0.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class DataFreeLog2:
-    """Form G of the log2 quantizer: K octaves below 1, the top code is exactly zero."""
+    """The parameters of form G of the log2 quantizer.
+
+    It covers K octaves below 1, and its top code is exactly zero.
+    """
 
     bits: int
     octaves: int
 
     @property
     def step(self) -> float:
-        """Octaves between neighbouring codes."""
+        """The octaves between neighbouring codes."""
         return self.octaves / ((1 << self.bits) - 2)
 
     @property
     def floor(self) -> float:
-        """The smallest probability that does not become zero: 2^-K, less what decoding its code may be rounded by."""
+        """The smallest probability that does not become zero.
+
+        It is 2^-K, less the rounding error of decoding its code.
+        """
         return 2.0**-self.octaves * (1 - 2.0**-16)
 
     def quantize(self, probabilities: Tensor) -> Tensor:
-        """Return float codes round(-log2(a) / Δ), or 2^bits - 1 for a below 2^-K; raise NonFiniteError."""
+        """Return the codes of probabilities, as floats.
+
+        They are round(-log2(a) / Δ), or 2^bits - 1 for a below 2^-K. Raises NonFiniteError.
+        """
         require_finite(probabilities, "a softmax output")
         codes = torch.round(torch.log(probabilities.clamp(self.floor, 1.0)) * (-1.0 / (LN2 * self.step)))
         return self.codes_of(codes, probabilities)
 
     def codes_of(self, rounded: Tensor, probabilities: Tensor) -> Tensor:
-        """Return the codes of already rounded octaves: the top one for probabilities below 2^-K."""
+        """Return the codes of already rounded octaves.
+
+        Probabilities below 2^-K get the top code.
+        """
         return torch.where(probabilities >= self.floor, rounded, float((1 << self.bits) - 1))
 
     def dequantize(self, codes: Tensor) -> Tensor:
@@ -175,9 +206,10 @@ Log2Parameters = CalibratedLog2 | DataFreeLog2
 
 
 def choose_log2_parameters(smallest: float, largest: float, bits: int, epsilon: float) -> CalibratedLog2:
-    """Return form A's Δ and Z for probabilities seen between `smallest` and `largest`; raise NonFiniteError.
+    """Return form A's Δ and Z for probabilities from `smallest` to `largest`.
 
-    A range below one octave is widened to one: a softmax over a single token is always 1 and has no range.
+    A range below one octave is widened to one: a softmax over a single token is always 1 and has no range. Raises
+    NonFiniteError when a bound is not finite, and ValueError as `require_bits` does.
     """
     if not (math.isfinite(smallest) and math.isfinite(largest)):
         raise NonFiniteError("a softmax output")
@@ -189,13 +221,19 @@ def choose_log2_parameters(smallest: float, largest: float, bits: int, epsilon: 
 
 
 def require_finite(x: Tensor, what: str) -> None:
-    """Raise NonFiniteError, naming what was looked at, for NaN or infinity; traced code is not looked at."""
+    """Raise NonFiniteError for NaN or infinity, with `what` as the tensor's name.
+
+    Traced code is not checked.
+    """
     if not torch.compiler.is_compiling() and not bool(torch.isfinite(x).all()):
         raise NonFiniteError(what)
 
 
 def require_bits(bits: int) -> None:
-    """Raise ValueError for a width that no quantizer here has: codes travel as int8."""
+    """Raise ValueError unless a width is 2 to 8 bits.
+
+    Codes are stored as int8.
+    """
     if bits not in range(2, 9):
         raise ValueError(f"{bits} bits; 2 to 8 are possible")
 

@@ -1,4 +1,4 @@
-"""The one verb: quantize a model by a recipe, and keep a record of everything that was done."""
+"""The quantization of a model by a recipe, and its record."""
 
 import dataclasses
 from functools import cached_property
@@ -26,10 +26,9 @@ CHANNEL_GATE_DB = 35.0
 
 @dataclasses.dataclass(frozen=True)
 class QuantizedModel:
-    """A fake-quantized model that runs eagerly, with the evidence of what was done to it.
+    """A fake-quantized model that runs eagerly, with its record.
 
-    `module` computes in float32 with the quantizers in it; calling the model computes as the recipe says, in FP16
-    too.
+    `module` computes in float32 with the quantizers in it. Calling the model computes as the recipe says, in FP16 too.
     """
 
     module: fx.GraphModule
@@ -50,12 +49,18 @@ class QuantizedModel:
         return logits
 
     def bit_table(self) -> dict[str, str]:
-        """Return how many bits each class of tensors has: what every accuracy figure has to be read with."""
+        """Return the number of bits of each class of tensors.
+
+        Every accuracy has to be read with it.
+        """
         return bit_table(self.manifest, self.recipe.float_type)
 
     @cached_property
     def canonical(self) -> "ir.Model":
-        """The model as the ONNX exporter gives it, quantizers as markers: what every variant is lowered from."""
+        """The exported ONNX model, with quantizers as markers.
+
+        Every variant is lowered from it.
+        """
         from efficientquant.graph.tracing import trace
 
         return trace(self.module, self.input_spec.shape)
@@ -64,10 +69,11 @@ class QuantizedModel:
 def quantize(
     model: nn.Module, recipe: Recipe, data: CalibrationData | None = None, *, progress: Progress | None = None
 ) -> QuantizedModel:
-    """Quantize a timm classifier by a recipe; the eager model is left as it was.
+    """Quantize a timm classifier by a recipe.
 
-    `data` are normalized images (N, C, H, W), or batches of them; without any, a recipe that calibrates takes 32
-    synthetic ones and its provenance says so. Raises CaptureError, CalibrationError, NonFiniteError.
+    The eager model is not changed. `data` are normalized images (N, C, H, W), or batches of them. Without data, a
+    recipe that calibrates takes 32 synthetic images, and its provenance says so. Raises CaptureError, CalibrationError,
+    NonFiniteError.
     """
     workbench = Workbench(model, data, progress)
     with torch.no_grad():
@@ -85,7 +91,10 @@ def quantize(
 
 
 def _gate_notes(manifest: Manifest) -> list[str]:
-    """Name every 8-bit weight below the gates: 38 dB, worst channel 35 dB."""
+    """Return a note for every 8-bit weight below a gate.
+
+    The gates are 38 dB for the weight and 35 dB for its worst channel.
+    """
     notes = []
     for entry in manifest.entries.values():
         if entry.bits != 8 or entry.sqnr_db is None or entry.worst_channel_db is None:

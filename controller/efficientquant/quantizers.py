@@ -1,7 +1,7 @@
-"""What a fake-quantized graph is made of: modules that compute in torch and export as one marker node each.
+"""The modules of a fake-quantized graph.
 
-A marker is a node of the domain `efficientquant` that carries the quantizer's parameters. Lowering turns it into
-what a target can run; a written artifact holds none.
+Each computes in torch and exports as one marker node. A marker is a node of the domain `efficientquant` that carries
+the quantizer's parameters. Lowering turns it into operators that a target can run. A written artifact holds no markers.
 """
 
 from abc import ABC, abstractmethod
@@ -23,9 +23,10 @@ LOGIT_MARKER = "LogitQuantizeDequantize"
 
 
 class WeightDequantizer(nn.Module):
-    """Computes a weight from int8 codes (O, ...), scale and maybe zero-points.
+    """A module that computes a weight from int8 codes.
 
-    Scale and zero-points broadcast against the codes, or are (O, groups) where there is a `group_size`.
+    The codes are (O, ...). Scale and optional zero-points broadcast against them, or are (O, groups) with a
+    `group_size`.
     """
 
     codes: Tensor
@@ -55,10 +56,10 @@ class WeightDequantizer(nn.Module):
 
 
 class CodeQuantizer(nn.Module, ABC):
-    """A quantizer of activations: `codes` and `decode` are its two halves, `enabled` lets it be bypassed.
+    """A quantizer of activations.
 
-    `site` is the name under which the graph, the manifest and the artifact's nodes know it. `bits` are those of its
-    codes, and the manifest records them.
+    `codes` and `decode` are its two halves. With `enabled` false it is bypassed. `site` is its name in the graph, the
+    manifest and the artifact's nodes. `bits` is the width of its codes, which the manifest records.
     """
 
     bits: int
@@ -74,11 +75,11 @@ class CodeQuantizer(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, codes: Tensor) -> Tensor:
-        """Return what the codes stand for."""
+        """Return the values that the codes stand for."""
 
     @abstractmethod
     def codes_of(self, rounded: Tensor, x: Tensor) -> Tensor:
-        """Return the codes that a runtime's own rounded values, shown in its graph, stand for."""
+        """Return the codes for rounded values from a runtime's graph."""
 
     @abstractmethod
     def marker(self, x: Tensor) -> Tensor:
@@ -92,9 +93,10 @@ class CodeQuantizer(nn.Module, ABC):
 
 
 class ActivationQuantizer(CodeQuantizer):
-    """Symmetric, one scale per tensor: codes clip(round(x / s)), zero-point 0.
+    """A symmetric quantizer with one scale per tensor.
 
-    Eight bits keep -128, as QuantizeLinear does; fewer bits are clipped to ±(2^(bits-1) - 1).
+    Its codes are clip(round(x / s)), its zero-point is 0. Eight bits keep -128, as QuantizeLinear does. Fewer bits are
+    clipped to ±(2^(bits-1) - 1).
     """
 
     def __init__(self, site: str, scale: float, bits: int) -> None:
@@ -125,16 +127,16 @@ class ActivationQuantizer(CodeQuantizer):
         return rounded.float()
 
     def marker(self, x: Tensor) -> Tensor:
-        """Return the marker's output; its attributes are scale and bits."""
+        """Return the marker's output, with scale, bits and site as attributes."""
         attributes = {"scale": self.scale, "bits": self.bits, "site": self.site}
         return _marker(ACTIVATION_MARKER, (x,), attributes, x.dtype, x.shape)
 
 
 class AffineQuantizer(CodeQuantizer):
-    """Signed codes clip(round(x / s) + z) that take all 2^bits values.
+    """A quantizer with a zero-point, whose signed codes take all 2^bits values.
 
-    `scale` has one element, or one for each index of dimension `axis`. The zero-point is signed: an unsigned one less
-    2^(bits-1).
+    The codes are clip(round(x / s) + z). `scale` has one element, or one for each index of dimension `axis`. The
+    zero-point is signed: subtract 2^(bits-1) from an unsigned zero-point.
     """
 
     scale: Tensor
@@ -160,14 +162,17 @@ class AffineQuantizer(CodeQuantizer):
         return rounded.float()
 
     def marker(self, x: Tensor) -> Tensor:
-        """Return the marker's output, with bits, zero_point and maybe axis as attributes."""
+        """Return the marker's output, with its attributes.
+
+        They are bits, zero_point, site and, where it is set, axis.
+        """
         attributes: dict[str, Any] = {"bits": self.bits, "zero_point": self.zero_point, "site": self.site}
         if self.axis is not None:
             attributes["axis"] = self.axis
         return _marker(AFFINE_MARKER, (x, self.scale), attributes, x.dtype, x.shape)
 
     def _along(self, x: Tensor) -> Tensor:
-        """Return the scale so that it broadcasts against x."""
+        """Return the scale in a shape that broadcasts against x."""
         if self.axis is None:
             return self.scale
         shape = [1] * x.ndim
@@ -176,9 +181,9 @@ class AffineQuantizer(CodeQuantizer):
 
 
 class Log2Quantizer(CodeQuantizer):
-    """Rounds post-softmax probabilities to their log2 codes and back.
+    """A quantizer that rounds post-softmax probabilities to log2 codes.
 
-    `dropped` marks one that artifacts leave out: a deployment variant.
+    Artifacts leave out a `dropped` quantizer: a deployment variant.
     """
 
     def __init__(self, site: str, codec: Log2Parameters, *, dropped: bool = False) -> None:
@@ -200,7 +205,7 @@ class Log2Quantizer(CodeQuantizer):
         return self.codec.codes_of(rounded, x)
 
     def marker(self, x: Tensor) -> Tensor:
-        """Return the marker's output; its attributes are the codec's fields."""
+        """Return the marker's output, with the codec's fields as attributes."""
         codec = self.codec
         attributes: dict[str, Any] = {"bits": codec.bits, "site": self.site, "dropped": int(self.dropped)}
         if isinstance(codec, CalibratedLog2):
@@ -211,11 +216,12 @@ class Log2Quantizer(CodeQuantizer):
 
 
 class LogitQuantizer(CodeQuantizer):
-    """The log2 quantizer moved before the softmax: rounds its inputs to a grid of `step` octaves.
+    """The log2 quantizer moved before the softmax.
 
-    A softmax does not see a common shift of its inputs, so its results lie on a log2 grid of the same step, up to
-    the normalization, with an offset of its own in each row and no smallest code. A fused attention kernel
-    survives it. `bits` are those of the log2 quantizer that it stands for.
+    It rounds the softmax's inputs to a grid of `step` octaves. A softmax does not depend on a common shift of its
+    inputs, so its results lie on a log2 grid of the same step, up to the normalization, with an offset of its own in
+    each row and no smallest code. A fused attention kernel survives it. `bits` is the width of the log2 quantizer that
+    it replaces.
     """
 
     def __init__(self, site: str, step: float, bits: int) -> None:
@@ -232,11 +238,11 @@ class LogitQuantizer(CodeQuantizer):
         return codes * (LN2 * self.step)
 
     def codes_of(self, rounded: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
-        """Return the rounded values: they are the codes."""
+        """Return the rounded values, which are the codes."""
         return rounded
 
     def marker(self, x: Tensor) -> Tensor:
-        """Return the marker's output; its attribute is the step in octaves."""
+        """Return the marker's output, with step (in octaves) and site as attributes."""
         return _marker(LOGIT_MARKER, (x,), {"step": self.step, "site": self.site}, x.dtype, x.shape)
 
 
@@ -247,14 +253,14 @@ def code_quantizers(module: nn.Module) -> dict[str, CodeQuantizer]:
 
 @contextmanager
 def bypassed(module: nn.Module, sites: frozenset[str]) -> Iterator[None]:
-    """Let the quantizers of these sites pass their inputs through, as an artifact without them does."""
-    chosen = [quantizer for site, quantizer in code_quantizers(module).items() if site in sites]
-    for quantizer in chosen:
+    """Bypass the quantizers of these sites, as an artifact without them does."""
+    quantizers = [quantizer for site, quantizer in code_quantizers(module).items() if site in sites]
+    for quantizer in quantizers:
         quantizer.enabled = False
     try:
         yield
     finally:
-        for quantizer in chosen:
+        for quantizer in quantizers:
             quantizer.enabled = True
 
 

@@ -1,4 +1,7 @@
-"""What to do to a model: frozen, versioned recipes and the registry the methods fill. Imports no torch."""
+"""Frozen, versioned recipes, and the registry that the methods fill.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,11 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe(ABC):
-    """One way to quantize a model: a name, and every option that changes the result.
+    """One way to quantize a model: a name and its options.
 
-    A subclass is one method. Its fields are its options: numbers, truths, text, enumerations, tuples of them, and
-    none, as their types say. Raise `version` when the same options give another artifact than before.
+    A subclass is one method. Its fields are its options: numbers, booleans, text, enumerations, tuples of them, and
+    none, as their types say. Every option that changes the result is a field. Increase `version` when the same options
+    give another artifact than before.
     """
 
     method: ClassVar[str]
@@ -47,7 +51,7 @@ class Recipe(ABC):
     @property
     @abstractmethod
     def summary(self) -> str:
-        """What this recipe does with these options, in a few words."""
+        """A few words on what the recipe does with these options."""
 
     @property
     @abstractmethod
@@ -56,16 +60,19 @@ class Recipe(ABC):
 
     @abstractmethod
     def apply(self, workbench: Workbench) -> None:
-        """Edit the captured graph in place and record what was done in it."""
+        """Edit the captured graph in place and record each edit."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as JSON-ready values: name, method, version, options."""
+        """Return name, method, version and options as JSON-ready values."""
         options = {key: value for key, value in dataclasses.asdict(self).items() if key != "name"}
         return {"name": self.name, "method": self.method, "version": self.version, "options": options}
 
     @staticmethod
     def from_dict(stored: Mapping[str, Any]) -> Recipe:
-        """Read back what `to_dict` gave; raise RecipeFormatError for a method, version or option not known here."""
+        """Return the recipe that `to_dict` stored.
+
+        Raises RecipeFormatError for an unknown method, version or option.
+        """
         _load_methods()
         try:
             recipe_class = _METHODS[stored["method"]]
@@ -86,7 +93,10 @@ class Recipe(ABC):
         return cls(name=name, **options)
 
     def with_options(self, texts: Mapping[str, str]) -> Self:
-        """Return the recipe with options given as text; raise RecipeFormatError for one that it has not."""
+        """Return the recipe with options given as text.
+
+        Raises RecipeFormatError for an unknown option or an impossible value.
+        """
         fields = {field.name: field for field in dataclasses.fields(self) if field.name != "name"}
         types = option_types(type(self))
         changes: dict[str, Any] = {}
@@ -120,16 +130,20 @@ def register(*recipes: Recipe) -> None:
 
 
 def _require_own(field: str, name: str, known: type[Recipe] | None, given: type[Recipe]) -> None:
-    """Raise RecipeFormatError for a name of another class; a module may be imported twice."""
+    """Raise RecipeFormatError for a name that another class has.
+
+    Classes are compared by name, since a module may be imported twice.
+    """
     classes = [f"{kind.__module__}.{kind.__qualname__}" for kind in (known or given, given)]
     if classes[0] != classes[1]:
         raise RecipeFormatError(field, f"{name!r} is taken by {classes[0]}; {classes[1]} needs another one")
 
 
 def get_recipe(name: str) -> Recipe:
-    """Return a recipe by its name, or with options: `efficientquant:weight_bits=4:scope=conv+linear`.
+    """Return a recipe by its name, with or without options.
 
-    Raises UnknownRecipeError, which lists what there is, and RecipeFormatError for an option.
+    With options: `efficientquant:weight_bits=4:scope=conv+linear`. Raises UnknownRecipeError, which lists the available
+    recipes, and RecipeFormatError for an option.
     """
     _load_methods()
     base, *texts = name.split(":")
@@ -155,7 +169,7 @@ def list_recipes() -> list[str]:
 
 
 def recipe_classes() -> dict[str, type[Recipe]]:
-    """Return the class of each method, by the name of the class."""
+    """Return the class of each method by its class name."""
     _load_methods()
     return {recipe_class.__name__: recipe_class for recipe_class in _METHODS.values()}
 

@@ -1,6 +1,7 @@
-"""The other post-softmax quantizers of the literature, for comparison: each beside forms A and G of `primitives`.
+"""The other post-softmax quantizers of the literature, for comparison.
 
-All take probabilities a in [0, 1] of any shape, give codes as floats in the same shape, and refuse NaN and infinity.
+They are compared with forms A and G of `primitives`. All take probabilities a in [0, 1] of any shape, return codes as
+floats in the same shape, and raise NonFiniteError for NaN and infinity.
 """
 
 import dataclasses
@@ -14,10 +15,11 @@ from efficientquant.primitives import require_bits, require_finite, top_code
 
 @dataclasses.dataclass(frozen=True)
 class ExponentLog2:
-    """Integer exponents: q = round(-s log2(a)), â = 2^(-q/s), with s codes per octave.
+    """A quantizer with integer exponents, s codes per octave.
 
-    s = 1 is the classic log2 quantizer, which decodes by a bit shift; s = 2 is log-√2. From `bits` = 4 on, the
-    classic one has more codes than softmax outputs need: further bits change nothing. A zero gets the top code.
+    q = round(-s log2(a)), â = 2^(-q/s). s = 1 is the classic log2 quantizer, which decodes by a bit shift. s = 2 is
+    log-√2. From `bits` = 4 on, the classic quantizer has more codes than softmax outputs need, so that further bits
+    change nothing. A zero gets the top code.
     """
 
     bits: int
@@ -41,7 +43,10 @@ class ExponentLog2:
 
 @dataclasses.dataclass(frozen=True)
 class UniformUnit:
-    """Even steps over [0, 1]: unsigned codes 0 … 2^bits - 1, or the half of signed ones that is not negative."""
+    """A quantizer with even steps over [0, 1].
+
+    The codes are 0 … 2^bits - 1, or 0 … 2^(bits-1) - 1 where they are `signed`.
+    """
 
     bits: int
     signed: bool = False
@@ -66,11 +71,11 @@ class UniformUnit:
 
 @dataclasses.dataclass(frozen=True)
 class TwinUniform:
-    """PTQ4ViT's twin-uniform: one bit selects [0, split] or (split, 1], the others count even steps from zero.
+    """PTQ4ViT's twin-uniform quantizer.
 
-    With t = 2^(bits-1) - 1 the step is split / t in the first range and 1 / t in the second. The split itself
-    belongs to the first range, where it has a code of its own; published is [0, split), which cannot decode its
-    own top code.
+    One bit selects [0, split] or (split, 1], the other bits count even steps from zero. With t = 2^(bits-1) - 1 the
+    step is split / t in the first range and 1 / t in the second. The split itself belongs to the first range, where it
+    has a code of its own. The paper prints [0, split), which cannot decode its own top code.
     """
 
     bits: int
@@ -94,8 +99,8 @@ class TwinUniform:
         return torch.where(probabilities <= self.split, fine, coarse + (self.top + 1))
 
     def dequantize(self, codes: Tensor) -> Tensor:
-        """Return count × step of the range that the selecting bit names."""
-        # Divided before it is scaled, so that the top code gives back the split exactly.
+        """Return count × step, with the step of the selected range."""
+        # Divided before it is scaled, so that the top code decodes to the split exactly.
         fine = codes / self.top * self.split
         return torch.where(codes <= self.top, fine, (codes - (self.top + 1)) / self.top)
 
@@ -106,9 +111,9 @@ SoftmaxQuantizer = ExponentLog2 | UniformUnit | TwinUniform
 def choose_twin_split(attention: Tensor, bits: int, values: Tensor | None = None) -> TwinUniform:
     """Return the twin-uniform quantizer whose split has the smallest squared error.
 
-    `attention` (..., N, N) are probabilities; with `values` (..., N, d) the error is that of the attention output.
-    Splits are 2^-1 … 2^-(bits-1): the paper ties the two steps by a power of two, so that shifting aligns them.
-    Raises NonFiniteError.
+    `attention` (..., N, N) are probabilities. With `values` (..., N, d) it is the error of the attention output. Splits
+    are 2^-1 … 2^-(bits-1): in the paper the two steps differ by a power of two, so that shifting aligns them. Raises
+    NonFiniteError.
     """
     require_finite(attention, "a softmax output")
 

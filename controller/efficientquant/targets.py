@@ -1,4 +1,7 @@
-"""What each target can build: the capability sets that an artifact is lowered for. Imports no torch."""
+"""The capability sets that artifacts are lowered for.
+
+Imports no torch.
+"""
 
 import dataclasses
 import enum
@@ -8,7 +11,7 @@ from efficientquant.errors import UnknownTargetError
 
 
 class Runtime(enum.StrEnum):
-    """What builds and runs the file."""
+    """The software that builds and runs the file."""
 
     TENSORRT = "tensorrt"
     TENSORRT_RTX = "tensorrt-rtx"
@@ -16,14 +19,14 @@ class Runtime(enum.StrEnum):
 
 
 class Half(enum.StrEnum):
-    """How a target is told to compute in 16 bits."""
+    """The way to make a target compute in 16 bits."""
 
     BUILDER_FLAG = "builder-flag"  # the file stays FP32, the builder chooses
     TYPED = "typed"  # the file's own types decide
 
 
 class Int8(enum.StrEnum):
-    """Which Q/DQ nodes a target accepts."""
+    """The Q/DQ nodes that a target accepts."""
 
     NONE = "none"  # a Q/DQ graph aborts the build: weights are dequantized in the file
     BOTH_INPUTS = "both-inputs"  # Q/DQ only where weight and activation are both quantized
@@ -32,10 +35,10 @@ class Int8(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
-    """A capability set: one runtime in one version on one kind of device.
+    """The capabilities of one runtime version on one kind of device.
 
-    `runtime_version` is the oldest that the variant is made for. `compute_capability` is 53 for SM 5.3; None where
-    no GPU or none in particular is meant.
+    `runtime_version` is the oldest that the variant is made for. `compute_capability` is 53 for SM 5.3, and None
+    without a GPU or without a particular GPU.
     """
 
     name: str
@@ -50,12 +53,12 @@ class Target:
 
     @property
     def is_tensorrt(self) -> bool:
-        """Whether TensorRT's rules for Q/DQ and types hold: classic or RTX."""
+        """Whether TensorRT's rules for Q/DQ and types apply, classic or RTX."""
         return self.runtime is not Runtime.ONNX_RUNTIME
 
     @property
     def is_tensorrt_8(self) -> bool:
-        """Whether the narrow operator set of TensorRT 8.x holds."""
+        """Whether the narrow operator set of TensorRT 8.x applies."""
         return self.runtime is Runtime.TENSORRT and self.runtime_version < (10,)
 
 
@@ -137,7 +140,10 @@ _TARGETS = {
 
 
 def get_target(name: str) -> Target:
-    """Return the target of that name; raise UnknownTargetError, which lists what there is."""
+    """Return the target of that name.
+
+    Raises UnknownTargetError, which lists the available targets.
+    """
     try:
         return _TARGETS[name]
     except KeyError:
@@ -145,7 +151,7 @@ def get_target(name: str) -> Target:
 
 
 def _rtx_problem(name: str) -> str:
-    """Return the sentence for an SM that TensorRT-RTX does not build for, empty for other names."""
+    """Return why an SM is no TensorRT-RTX target, "" for other names."""
     sm = re.fullmatch(r"tensorrt-rtx-sm([1-9]\d{1,2})", name)
     if sm is None:
         return ""

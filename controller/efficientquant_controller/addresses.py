@@ -1,4 +1,4 @@
-"""HOST:PORT as people type it: read, written, and checked against this machine."""
+"""Network addresses (HOST:PORT): parsing, formatting, and checks against this machine."""
 
 import errno
 import ipaddress
@@ -10,7 +10,7 @@ from efficientquant_controller.bounds import LISTEN_PORT, PORT
 from efficientquant_controller.errors import UserError
 
 EXAMPLE = "127.0.0.1:50051"
-# Reserved for documentation: no packet is sent, the kernel only says which interface would be used.
+# Addresses reserved for documentation. No packet is sent: the kernel only says which interface would be used.
 _ELSEWHERE = (("192.0.2.1", socket.AF_INET), ("2001:db8::1", socket.AF_INET6))
 _NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 
@@ -18,7 +18,7 @@ _NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 def split_address(address: str, *, listening: bool = False) -> tuple[str, int]:
     """Split HOST:PORT or [IPv6]:PORT.
 
-    Raises UserError when it is neither. Port 0 is for `listening` alone.
+    Raises UserError for anything else. Port 0 is only for `listening`.
     """
     if "://" in address:
         raise UserError(f"'{address}' is a URL; give HOST:PORT, for example {EXAMPLE}")
@@ -34,19 +34,25 @@ def split_address(address: str, *, listening: bool = False) -> tuple[str, int]:
 
 
 def join_address(host: str, port: int) -> str:
-    """Return what `split_address` reads: HOST:PORT, with an IPv6 address in brackets."""
+    """Return HOST:PORT, with an IPv6 address in brackets.
+
+    It is the inverse of `split_address`.
+    """
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def usable_address(host: str, port: int) -> str:
-    """Return an address to connect to: for a host that means every interface, one of this machine's own."""
+    """Return an address to connect to.
+
+    A host that means every interface is replaced by an address of this machine.
+    """
     if not _is_any(host):
         return join_address(host, port)
     return join_address(_own_address() or ("::1" if ":" in host else "127.0.0.1"), port)
 
 
 def is_loopback(host: str) -> bool:
-    """True when every address `host` stands for is this machine's own.
+    """Tell whether every address of `host` is a loopback address.
 
     Raises UserError for an unknown name.
     """
@@ -54,12 +60,12 @@ def is_loopback(host: str) -> bool:
 
 
 def is_own(host: str) -> bool:
-    """True when this machine could listen on `host`."""
+    """Tell whether this machine could listen on `host`."""
     try:
-        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return False
-    return any(_bind_error(family, place) is None for family, _, _, _, place in found)
+    return any(_bind_error(family, place) is None for family, _, _, _, place in addresses)
 
 
 def require_free(address: str) -> None:
@@ -131,7 +137,10 @@ def _is_any(host: str) -> bool:
 
 
 def _own_address() -> str | None:
-    """Return the address of the interface that other machines are reached by; None without a network."""
+    """Return the address of the interface to other machines.
+
+    Returns None without a network.
+    """
     for elsewhere, family in _ELSEWHERE:
         try:
             with closing(socket.socket(family, socket.SOCK_DGRAM)) as probe:

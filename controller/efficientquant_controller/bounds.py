@@ -1,4 +1,7 @@
-"""The bounds of every number that comes from outside, the same for the command line and the wire."""
+"""The bounds of every number that comes from outside.
+
+The command line and the wire share them.
+"""
 
 from dataclasses import dataclass
 
@@ -9,9 +12,9 @@ _SHOWN_CHARACTERS = 40
 
 @dataclass(frozen=True)
 class Bounds:
-    """The least and the greatest value of a quantity.
+    """The lowest and the highest value of a quantity.
 
-    `unit` is a plural noun, `whole` asks for an integer.
+    `unit` is a plural noun. `whole` asks for an integer.
     """
 
     low: float
@@ -20,14 +23,17 @@ class Bounds:
     whole: bool = True
 
     def check(self, name: str, value: float) -> None:
-        """Raise UserError unless `value` lies within; NaN and infinity lie outside. `name` is what the user knows."""
+        """Raise UserError unless `value` lies within the bounds.
+
+        NaN and infinity lie outside. `name` is the quantity's name for the user.
+        """
         if not self._holds(value):
             raise self._refusal(name, str(value))
 
     def read(self, name: str, text: str | float) -> float:
-        """Return the number that `text` says, an int where `whole`.
+        """Return the number in `text`, as an int if `whole`.
 
-        Raises UserError for any other.
+        Raises UserError for a text that is no number within the bounds.
         """
         try:
             value = (int if self.whole else float)(_plain_digits(text))
@@ -51,9 +57,9 @@ class Bounds:
 
 
 def _plain_digits(text: str | float) -> str | float:
-    """Return `text`.
+    """Return `text` unchanged.
 
-    Raises ValueError for what only Python reads as a number: `1_0`, `٣`.
+    Raises ValueError for texts that only Python reads as a number: `1_0`, `٣`.
     """
     if isinstance(text, str) and (not text.isascii() or "_" in text):
         raise ValueError(text)
@@ -64,24 +70,24 @@ def _plain(value: float) -> str:
     return str(int(value)) if value == int(value) else str(value)
 
 
-# Each repeat is a process of its own; a campaign of more would take weeks.
+# Each repeat is a process of its own, and more than 100 would take weeks.
 REPEATS = Bounds(1, 100)
-# What NumPy's generators take, on the devices too.
+# The seeds that NumPy's generators accept, on the devices too.
 SEED = Bounds(0, 2**32 - 1)
-# 0 leaves it to the runtime; no board and few servers have more cores.
+# 0 leaves the number to the runtime. No board and few servers have more than 256 cores.
 THREADS = Bounds(0, 256)
 IDLE_S = Bounds(0, 600, "seconds", whole=False)
-# 0 waits for nothing; silicon is switched off before it reaches the upper end.
+# 0 never waits. Silicon is switched off before it reaches the upper end.
 START_BELOW_C = Bounds(0, 125, "degrees Celsius", whole=False)
-# They are held in memory at once.
+# All images are held in memory at once.
 IMAGES = Bounds(1, 4096)
-# Images are read one batch after the other, so any data set's size will do.
+# Images are read batch by batch, so a data set of any size will do.
 IMAGE_LIMIT = Bounds(1, 2**31 - 1)
 INPUT_SIZE = Bounds(8, 2048, "pixels")
-# The interval of three repeats is seldom narrower than the lower end.
+# The confidence interval of three repeats is seldom narrower than the lower end.
 MIN_EFFECT_PERCENT = Bounds(0.1, 100, "percent", whole=False)
 HEARTBEAT_INTERVAL_S = Bounds(0.05, 3600, "seconds", whole=False)
 LEASE_S = Bounds(0.1, 86_400, "seconds", whole=False)
-# 0 is for listening alone: any free port.
+# Port 0 is only for listening, where it means any free port.
 PORT = Bounds(1, 65_535)
 LISTEN_PORT = Bounds(0, 65_535)

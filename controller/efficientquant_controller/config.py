@@ -1,4 +1,4 @@
-"""What the controller is started with, and the measurement tiers."""
+"""The controller's start-up configuration and the measurement tiers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -32,7 +32,10 @@ MEMORY_KINDS = ("auto", "pinned", "mapped", "device")
 
 
 def measurement_for(tier: str, **changes: Any) -> Measurement:
-    """The measurement a tier stands for, with `changes` to its fields; raises UserError for what does not exist."""
+    """Return a tier's measurement, with `changes` to its fields.
+
+    Raises UserError for an unknown tier, sync mode or memory kind, and for a number out of its bounds.
+    """
     if tier not in TIERS:
         close = get_close_matches(tier.lower(), list(TIERS), n=1)
         meant = f", did you mean {close[0]}?" if close else ""
@@ -51,10 +54,10 @@ def measurement_for(tier: str, **changes: Any) -> Measurement:
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """What `efficientquant serve` is started with.
+    """The configuration of `efficientquant serve`.
 
-    `db` is a path or a SQLAlchemy URL; `artifacts` defaults to a folder beside a database file. A session that is
-    silent for `lease_s` is over.
+    `db` is a path or a SQLAlchemy URL. `artifacts` defaults to a folder next to a database file. A session expires when
+    it is silent for `lease_s`.
     """
 
     db: str
@@ -65,7 +68,10 @@ class ServerConfig:
     lease_s: float = 15.0
 
     def checked(self) -> "ServerConfig":
-        """This configuration; raises UserError when it cannot be served."""
+        """Return this configuration if it can be served.
+
+        Raises UserError if it cannot.
+        """
         bounds.HEARTBEAT_INTERVAL_S.check("--heartbeat-interval", self.heartbeat_interval_s)
         bounds.LEASE_S.check("--lease", self.lease_s)
         host, _ = split_address(self.listen, listening=True)
@@ -91,9 +97,9 @@ class ServerConfig:
         return self
 
     def artifacts_folder(self) -> Path:
-        """Where artifacts lie.
+        """Return the folder of the artifacts.
 
-        Raises UserError for a database server without `artifacts`, and for no database.
+        Raises UserError for a database server without `artifacts`, and for a `db` that names no database.
         """
         if self.artifacts is not None:
             return self.artifacts

@@ -1,4 +1,4 @@
-"""Where a results database is: the path of a SQLite file, or the URL of a PostgreSQL database."""
+"""The location of a results database: a SQLite file or PostgreSQL URL."""
 
 import os
 import re
@@ -18,7 +18,10 @@ _LIKE_AN_URL = re.compile(r"(file|sqlite|postgres(ql)?|mysql|mariadb)(\+\w+)?:",
 
 @dataclass(frozen=True)
 class Location:
-    """Exactly one of the two: `path` of a SQLite file, or `url` of a PostgreSQL database with psycopg as driver."""
+    """A SQLite file or a PostgreSQL database.
+
+    Exactly one field is set: `path`, or `url` with psycopg as the driver.
+    """
 
     path: Path | None = None
     url: str = ""
@@ -28,9 +31,9 @@ class Location:
 
 
 def locate(target: str | Path) -> Location:
-    """Read what `--db` was given without touching a file or server.
+    """Parse the value of `--db` without touching a file or server.
 
-    Raises StoreError for an unsupported one.
+    Raises StoreError for an unsupported value.
     """
     if isinstance(target, Path):
         return Location(target)
@@ -50,9 +53,10 @@ def locate(target: str | Path) -> Location:
 
 
 def check_location(target: str | Path, *, writing: bool) -> tuple[Location, bool]:
-    """Read what `--db` was given, and say whether it exists (for a server: True), without opening it.
+    """Parse the value of `--db` and tell whether its database exists.
 
-    Raises StoreError where it names no database, a file that `check_file` refuses, or a server without its driver.
+    Nothing is opened, and a server's database counts as existing. Raises StoreError for a value that names no database,
+    a file that `check_file` refuses, or a server whose driver is not installed.
     """
     location = locate(target)
     if location.path is not None:
@@ -63,7 +67,7 @@ def check_location(target: str | Path, *, writing: bool) -> tuple[Location, bool
 
 
 def driver_missing(location: Location, problem: str) -> StoreError:
-    """Say how to install what PostgreSQL takes."""
+    """Return the error that says how to install PostgreSQL's driver."""
     return StoreError(
         f"cannot open the database {location}: psycopg, which PostgreSQL takes, {problem}; "
         f"install it: {install_command('postgresql')}"
@@ -71,16 +75,16 @@ def driver_missing(location: Location, problem: str) -> StoreError:
 
 
 def hide_password(text: str) -> str:
-    """Replace every password in an URL by ***."""
+    """Replace every password in a URL by ***."""
     text = re.sub(r"(//[^:/?@]*):.*@", r"\1:***@", text)
     return re.sub(r"(?i)(password=)[^&\s]*", r"\1***", text)
 
 
 def check_file(path: Path, *, writing: bool) -> bool:
-    """Say whether a SQLite file exists, without changing anything.
+    """Tell whether a SQLite file exists, without changing anything.
 
-    Raises StoreError when there can be none: where `writing`, one that cannot be made or written, else one that is
-    missing.
+    Raises StoreError for a path that cannot hold a SQLite database or holds another file. With `writing` it is also
+    raised when the file cannot be created or written, without it when the file is missing.
     """
     try:
         if path.is_dir():
@@ -112,7 +116,10 @@ def _check_header(path: Path) -> None:
 
 
 def _check_writable(path: Path) -> None:
-    """Refuse a read-only file, or a folder that SQLite cannot keep its log in."""
+    """Raise StoreError for a read-only file or folder.
+
+    SQLite keeps its log in the folder.
+    """
     for needed in (path, path.resolve().parent):
         if needed.exists() and not os.access(needed, os.W_OK):
             what = "directory" if needed.is_dir() else "file"

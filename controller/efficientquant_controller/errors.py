@@ -1,43 +1,46 @@
-"""What can go wrong on the fleet side.
+"""The errors of the fleet side.
 
 FleetError
-├── UserError                what a user asked for cannot be done; one sentence, exit code 2
+├── UserError                a request that cannot be done, in one sentence (exit code 2)
 │   ├── NotFoundError        a campaign, device or artifact that does not exist
 │   ├── NameTakenError       a device name that belongs to another device
 │   ├── VersionSkewError     a peer that speaks another protocol version
 │   └── StoreError           a database that cannot be opened or written
 │       └── StoreVersionError   … because another version of the product wrote it
-└── StaleSessionError        a message from a session that a newer one has superseded
+└── StaleSessionError        a message from a session that a newer session has superseded
 """
 
 
 class FleetError(Exception):
-    """Base of the fleet's own errors."""
+    """The base of the fleet's own errors."""
 
 
 class UserError(FleetError):
-    """The user can mend this; the message says what was asked, what exists and what to do."""
+    """An error that the user can correct.
+
+    The message says what was asked, what exists and what to do.
+    """
 
 
 class NotFoundError(UserError):
-    """What was named does not exist."""
+    """A name or id that does not exist."""
 
 
 class NameTakenError(UserError):
-    """The device name belongs to another device."""
+    """A device name that belongs to another device."""
 
 
 class VersionSkewError(UserError):
-    """The peer speaks a protocol version this side does not."""
+    """A peer whose protocol version this side does not speak."""
 
 
 class StoreError(UserError):
-    """The database cannot be opened or written."""
+    """A database that cannot be opened or written."""
 
 
 class StoreVersionError(StoreError):
-    """The database was written by a newer version of the product."""
+    """A database that another version of the product wrote."""
 
 
 class StaleSessionError(FleetError):
-    """A newer session of the same device exists."""
+    """A message from a session that a newer session has superseded."""

@@ -1,16 +1,16 @@
-"""The controller's records, and the table of the states a job may pass through."""
+"""The controller's records and the states that they pass through."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-# What every other recipe is compared with, on the same device and model in the same campaign.
+# Every other recipe is compared with this one, on the same device and model in the same campaign.
 TWIN_RECIPE = "fp32"
 
 
 class JobState(StrEnum):
-    """Where a job (one variant on one device) stands."""
+    """The states of a job (one variant on one device)."""
 
     PENDING = "pending"  # its artifact is not built yet
     QUEUED = "queued"  # runs remain and none is on the device
@@ -21,7 +21,7 @@ class JobState(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """True when nothing of it will run any more."""
+        """Whether this state is final, so that nothing runs any more."""
         return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
 
@@ -36,7 +36,7 @@ JOB_TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
 
 
 class RunState(StrEnum):
-    """Where a run (one repeat of a job) stands."""
+    """The states of a run (one repeat of a job)."""
 
     PLANNED = "planned"
     LEASED = "leased"
@@ -46,7 +46,7 @@ class RunState(StrEnum):
 
 
 class CampaignState(StrEnum):
-    """Where a campaign (models × recipes × devices × repeats) stands."""
+    """The states of a campaign (models × recipes × devices × repeats)."""
 
     BUILDING = "building"
     RUNNING = "running"
@@ -56,12 +56,12 @@ class CampaignState(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """True when nothing of it will run any more."""
+        """Whether this state is final, so that nothing runs any more."""
         return self in (CampaignState.SUCCEEDED, CampaignState.FAILED, CampaignState.CANCELLED)
 
 
 class BuildState(StrEnum):
-    """Where the making of one artifact (model × recipe × weights) stands."""
+    """The states of an artifact's build (model × recipe × weights)."""
 
     QUEUED = "queued"
     BUILDING = "building"
@@ -89,18 +89,20 @@ class Backend:
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "Backend":
-        """Read one from JSON or a message, where tuples are lists."""
-        fields: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in values.items()}
+        """Read a backend from JSON or a message, where tuples are lists."""
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
         return cls(**fields)
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A device's GPU; `compute_capability` is 53 for SM 5.3, 0 when it is not known."""
+    """The GPU of a device."""
 
     name: str
     uuid: str = ""
-    compute_capability: int = 0
+    compute_capability: int = 0  # 53 for SM 5.3, 0 when it is unknown
     memory_total_bytes: int | None = None
     integrated: bool = False
     fp16: bool = False
@@ -111,7 +113,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class DeviceSnapshot:
-    """What a board is and can do; an empty string or zero means that the probe found nothing."""
+    """A board's properties, empty or zero where the probe found nothing."""
 
     board_id: str = ""
     board: str = ""
@@ -133,21 +135,24 @@ class DeviceSnapshot:
 
     @property
     def computing_gpu(self) -> Gpu | None:
-        """The GPU that runtimes compute on, which is CUDA's first."""
+        """The GPU that runtimes compute on: the first in CUDA's order."""
         return self.gpus[0] if self.gpus else None
 
     def backend(self, name: str = "") -> Backend | None:
-        """The backend of this name, or the preferred one; None without it."""
-        found = [one for one in self.backends if name in ("", one.name)]
-        return min(found, key=lambda one: one.preference, default=None)
+        """Return the named backend, or the preferred one for an empty name.
+
+        Returns None when there is no such backend.
+        """
+        named = [backend for backend in self.backends if name in ("", backend.name)]
+        return min(named, key=lambda backend: backend.preference, default=None)
 
 
 @dataclass(frozen=True)
 class Device:
-    """A board that has connected at least once; `name` is None once it was forgotten."""
+    """A board that has connected at least once."""
 
     device_id: str
-    name: str | None
+    name: str | None  # None after it was forgotten
     agent_version: str
     session_epoch: int
     last_seen_unix_s: float
@@ -156,7 +161,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Artifact:
-    """An ONNX file, named by its SHA-256, with the evidence that came with it."""
+    """An ONNX file, named by its SHA-256, with the build's evidence."""
 
     sha256: str
     size_bytes: int
@@ -176,29 +181,29 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a campaign's weights come from: kind is "pretrained", "random" or "checkpoint"."""
+    """The source of a campaign's weights."""
 
-    kind: str
+    kind: str  # "pretrained", "random" or "checkpoint"
     sha256: str = ""
     filename: str = ""
 
     @property
     def label(self) -> str:
-        """How a person reads it, e.g. `checkpoint:mine.safetensors`."""
+        """The source as text for people, e.g. `checkpoint:mine.safetensors`."""
         return f"checkpoint:{self.filename}" if self.kind == "checkpoint" else self.kind
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Images that a user uploaded to calibrate on, by their hash; `filename` ends in .zip (image files) or .npz."""
+    """Images that a user uploaded for calibration, named by their hash."""
 
     sha256: str
-    filename: str
+    filename: str  # ends in .zip (image files) or .npz
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """How one run measures: what the tier says, with everything that changes the numbers."""
+    """A run's settings: its tier and everything that changes the numbers."""
 
     tier: str
     min_time_s: float
@@ -223,7 +228,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Campaign:
-    """What a user asked for, and where it stands."""
+    """A set of measurements that a user requested, and its state."""
 
     campaign_id: str
     state: CampaignState
@@ -242,7 +247,10 @@ class Campaign:
 
 @dataclass(frozen=True)
 class Build:
-    """The artifact that one model × recipe of a campaign needs on all devices of one target."""
+    """The build of one artifact for a campaign.
+
+    All devices of one target share the artifact of a model × recipe.
+    """
 
     campaign_id: str
     model: str
@@ -251,7 +259,7 @@ class Build:
     message: str = ""
     artifact_sha256: str | None = None
     target: str = ""
-    build_key: str = ""  # of the request that made it: one file may have been made with other reference inputs too
+    build_key: str = ""  # of the build request, since requests with different reference inputs may give the same file
 
 
 @dataclass(frozen=True)
@@ -272,19 +280,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Run:
-    """One repeat of a job. `position` is its place in the device's seeded, interleaved order."""
+    """One repeat of a job."""
 
     run_id: str
     job_id: str
     repeat_index: int
-    position: int
+    position: int  # its place in the device's seeded, interleaved order
     state: RunState = RunState.PLANNED
     attempt: int = 0
 
 
 @dataclass(frozen=True)
 class StageTiming:
-    """One stage of loading, timed alone."""
+    """One stage of loading, timed on its own."""
 
     stage: str
     duration_s: float
@@ -294,44 +302,44 @@ class StageTiming:
 
 @dataclass(frozen=True)
 class Series:
-    """Samples of one quantity; times in seconds since the run's start."""
+    """Samples of one quantity."""
 
     name: str
-    time_s: tuple[float, ...]
+    time_s: tuple[float, ...]  # since the run's start
     value: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Window:
-    """A named part of a run, e.g. "measure"; in seconds since its start."""
+    """A named part of a run, e.g. "measure"."""
 
     name: str
-    start_s: float
-    end_s: float
+    start_s: float  # since the run's start
+    end_s: float  # since the run's start
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that bears on how far a result can be trusted; severity "info", "soft" or "invalid"."""
+    """An observation about how far a result can be trusted."""
 
     check: str
-    severity: str
+    severity: str  # "info", "soft" or "invalid"
     message: str
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """A device's outputs beside the reference outputs; `argmax_matches` of `count` inputs have the same answer."""
+    """The comparison of a device's outputs with the reference outputs."""
 
     max_abs: float
     cosine: float
-    argmax_matches: int
+    argmax_matches: int  # inputs with the same answer, of `count`
     count: int
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What a device built from an artifact; `layers_json` is a list of layers as JSON."""
+    """The engine that a device built from an artifact."""
 
     sha256: str
     size_bytes: int
@@ -340,17 +348,17 @@ class Engine:
     notes: tuple[str, ...]
     settings: Mapping[str, str]
     realised_precision: Mapping[str, int]
-    layers_json: str
+    layers_json: str  # a list of layers
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """Everything an agent reports of one run; `failure_type` is empty when it succeeded."""
+    """Everything that an agent reports about one run."""
 
     run_id: str
     device_id: str
     attempt: int
-    failure_type: str
+    failure_type: str  # empty when the run succeeded
     failure_message: str
     log_tail: tuple[str, ...]
     started_unix_s: float
@@ -379,7 +387,10 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Event:
-    """Something a person may want to know of later: a lost session, a repeated attempt, a refused result."""
+    """An occurrence that a person may want to know about later.
+
+    Examples are a lost session, a repeated attempt and a refused result.
+    """
 
     time_unix_s: float
     campaign_id: str | None

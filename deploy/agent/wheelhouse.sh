@@ -53,7 +53,7 @@ set PYTHON to a Python that has it"
     fail "pip $version of '$python' is too old to download for another device; upgrade it to 20.3 or newer, or set \
 PYTHON to another Python"
 
-# Everything is made beside the house and moved in at the end: what fails leaves the folder as it was.
+# Everything is made in a temporary folder and moved at the end, so that a failure leaves the house as it was.
 made=
 new=
 work=$(mktemp -d)
@@ -85,12 +85,12 @@ cannot be reached; run this on a computer with a network"
 echo "collecting wheels for $target in $house …"
 run_pip download --no-deps --dest "$new" --only-binary :all: --implementation cp --abi none --platform any \
     "${wanted[@]}" "${pins[@]}"
-# Built from copies: a build in the tree leaves a build/ folder, and packs what an older one left there.
+# Built from copies, because a build in the tree leaves a build/ folder, and would pack the files of an older build.
 cp -r "$root/protos" "$root/agent" "$work"
 rm -rf "$work"/*/build "$work"/*/*.egg-info
 run_pip wheel --use-pep517 --no-deps --wheel-dir "$new" "$work/protos" "$work/agent"
 
-# Two versions of a package side by side would leave the choice to the device's pip.
+# With two versions of a package in the folder, the device's pip would choose one.
 for wheel in "$new"/*.whl; do
     package=$(basename "$wheel")
     package=${package%%-*}

@@ -1,11 +1,12 @@
-"""Lists or extracts members of a wheel, on disk or behind a URL; of a URL only the bytes of those members are read.
+"""List or extract members of a local or remote wheel.
 
     members.py list WHEEL
     members.py get WHEEL FOLDER PATTERN...        shell patterns, matched against the whole member name
 
 WHEEL is a path, a URL that answers range requests, or INDEX#PROJECT==VERSION: a PEP 503 index, of which the x86-64
-Linux wheel is taken. Every extracted file is checked against the SHA-256 in the wheel's RECORD. Needs Python 3.6.
-Exit code 1: something is wrong with the wheel, the network or the disk; 2: with the arguments.
+Linux wheel is taken. From a URL only the bytes of the members are read. Every extracted file is checked against the
+SHA-256 in the wheel's RECORD. Needs Python 3.6.
+Exit code 1: an error of the wheel, the network or the disk. Exit code 2: wrong arguments.
 """
 
 import base64
@@ -33,7 +34,7 @@ TIMEOUT_S = 120
 
 
 class MembersError(Exception):
-    """A wheel cannot be had, read or trusted.
+    """A wheel that cannot be fetched, read or trusted.
 
     The message is one sentence.
     """
@@ -42,7 +43,7 @@ class MembersError(Exception):
 class RemoteFile(io.RawIOBase):
     """A file behind a URL that is read by HTTP ranges.
 
-    `read_bytes` counts what came over the network.
+    `read_bytes` counts the bytes that came over the network.
     """
 
     def __init__(self, url):
@@ -56,7 +57,10 @@ class RemoteFile(io.RawIOBase):
         self.read_bytes += len(content)
 
     def _fetch(self, start, end):
-        """Return (Content-Range, the bytes from `start` up to `end`), trying again where the network fails."""
+        """Return (Content-Range, bytes from `start` up to `end`).
+
+        Retries when the network fails. Raises MembersError when the range cannot be read.
+        """
         headers = {"Range": f"bytes={start}-{end - 1}", "User-Agent": "members.py"}
         for attempt in range(RETRIES + 1):
             try:
@@ -77,11 +81,11 @@ class RemoteFile(io.RawIOBase):
         raise MembersError(f"{self.url} cannot be read: {problem}")
 
     def seekable(self):
-        """Say that it can be read anywhere."""
+        """Return True."""
         return True
 
     def readable(self):
-        """Say that it can be read."""
+        """Return True."""
         return True
 
     def tell(self):
@@ -89,12 +93,15 @@ class RemoteFile(io.RawIOBase):
         return self._at
 
     def seek(self, offset, whence=0):
-        """Set the position, which reads nothing."""
+        """Set the position without reading."""
         self._at = offset + (0, self._at, self.size)[whence]
         return self._at
 
     def readinto(self, buffer):
-        """Fill the buffer as far as the chunk at the position goes, 0 at the end."""
+        """Fill the buffer from the chunk at the position.
+
+        Returns the number of bytes, 0 at the end of the file. Raises MembersError when the chunk cannot be read.
+        """
         if self._at >= self.size:
             return 0
         if not self._start <= self._at < self._start + len(self._chunk):
@@ -120,7 +127,10 @@ class _Links(html.parser.HTMLParser):
 
 
 def find(source):
-    """Return the path or URL of a wheel; INDEX#PROJECT==VERSION is looked up. Raises MembersError."""
+    """Return the path or URL of a wheel.
+
+    INDEX#PROJECT==VERSION is looked up. Raises MembersError when the index cannot be read or lacks the wheel.
+    """
     index, hash_, wanted = source.partition("#")
     if not hash_:
         return source
@@ -149,7 +159,10 @@ def _open(request):
 
 @contextlib.contextmanager
 def opened(source):
-    """Open a wheel as a zip file. Raises MembersError, also for what is found wrong inside the block."""
+    """Open a wheel as a zip file.
+
+    Raises MembersError when the wheel is damaged or cannot be read, also inside the block.
+    """
     try:
         if "://" in source:
             with zipfile.ZipFile(io.BufferedReader(RemoteFile(source), CHUNK_BYTES)) as wheel:
@@ -164,9 +177,9 @@ def opened(source):
 
 
 def recorded(wheel):
-    """Return the SHA-256 of each member, as the wheel's RECORD has them.
+    """Return each member's SHA-256 from the wheel's RECORD.
 
-    Empty for what has none there.
+    It is empty for a member without a hash. Raises MembersError for a wheel without RECORD.
     """
     records = [name for name in wheel.namelist() if re.match(r"[^/]+\.dist-info/RECORD$", name)]
     if len(records) != 1:
@@ -177,10 +190,10 @@ def recorded(wheel):
 
 
 def get(wheel, folder, patterns):
-    """Extract what matches and return the members.
+    """Extract the matching members and return them.
 
-    Raises MembersError for a pattern that matches nothing, a name that leads out of the folder, or a file that is not
-    what RECORD says; a file is whole or not there.
+    Raises MembersError for a pattern that matches nothing, a name that leads out of the folder, or a file that differs
+    from RECORD. An incomplete file is never left behind.
     """
     hashes = recorded(wheel)
     names = [member.filename for member in wheel.infolist() if not member.filename.endswith("/")]
@@ -218,10 +231,7 @@ def _extract(wheel, name, folder, recorded_hash):
 
 
 def main(arguments):
-    """List or extract.
-
-    Return the exit code.
-    """
+    """List or extract members, and return the exit code."""
     if not (len(arguments) == 2 and arguments[0] == "list") and not (len(arguments) > 3 and arguments[0] == "get"):
         sys.stderr.write(__doc__)
         return 2

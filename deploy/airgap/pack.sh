@@ -42,7 +42,7 @@ while [ $# -gt 0 ]; do
     esac
 done
 
-only() { # PROFILES OPTION: refuse the option for every other profile
+only() { # PROFILES OPTION: refuse the option for all other profiles
     [[ $given != *" $2 "* || " $1 " == *" $profile "* ]] || refuse "$2 is for $1, not for $profile"
 }
 case $profile in
@@ -99,7 +99,7 @@ whole() { # WHEEL==VERSION ...: put all of these wheels into the site folder
 
 case $profile in
 tensorrt)
-    # One wheel holds the libraries of all architectures, 3.7 GB: only these members are read.
+    # The wheel holds the libraries of all architectures, 3.7 GB. Only these members are read.
     "$interpreter" "$here/members.py" get "$libs" "$site" 'tensorrt_libs/__init__.py' 'tensorrt_libs/libnvinfer.so.*' \
         'tensorrt_libs/libnvonnxparser.so.*' 'tensorrt_libs/libnvinfer_plugin.so.*' \
         "tensorrt_libs/libnvinfer_builder_resource_sm$sm.so.*" '*.dist-info/METADATA' ||
@@ -147,7 +147,7 @@ count=$(find "$work/parts" -type f | wc -l)
     (cd "$work/parts" && sha256sum "$name".tar.xz.*)
 } > "$work/list"
 
-# The list is last: what it names is whole.
+# The list comes last, so that the parts it names are complete.
 rm -f "$out/$name.parts.sha256" "$out/$name".tar.xz.*
 mv "$work/parts/$name".tar.xz.* "$out/"
 cp "$here/unpack.sh" "$out/"

@@ -16,7 +16,7 @@ refuse() { echo "unpack: $*" >&2; exit 2; }
 die() { echo "unpack: $*" >&2; exit 1; }
 say() { echo "unpack: $*" >&2; }
 
-environment() { # TARGET: its packages before those of the same name, their libraries, and CUDA's from pip or a toolkit
+environment() { # TARGET: print PYTHONPATH with its packages first, and LD_LIBRARY_PATH with their libraries and CUDA's
     "$interpreter" - "$1" << 'PY'
 import glob, os, shlex, site, sys, sysconfig
 target = os.path.abspath(sys.argv[1])
@@ -32,7 +32,7 @@ for name, values in (("PYTHONPATH", [target]), ("LD_LIBRARY_PATH", list(dict.fro
 PY
 }
 
-read_list() { # FILE: set name count bytes made_for files sums parts; false where it is no list that pack.sh wrote
+read_list() { # FILE: set name count bytes made_for files sums parts, or return 1 for a file that pack.sh did not write
     local line
     sums=() parts=() name=$(basename "$1" .parts.sha256)
     [[ $name =~ ^[A-Za-z0-9][A-Za-z0-9._+-]*$ ]] || return 1
@@ -52,7 +52,7 @@ read_list() { # FILE: set name count bytes made_for files sums parts; false wher
 
 is() { [ "$(sha256sum < "$2" | cut -d ' ' -f 1)" = "$1" ]; } # SUM FILE
 
-collect() { # keep the parts of one list that have arrived; count missing and damaged ones
+collect() { # keep the arrived parts of the current list, and count missing and damaged ones
     local i sum part kept
     for i in "${!parts[@]}"; do
         sum=${sums[i]} part=${parts[i]} kept=$store/${sums[i]}.part
@@ -73,7 +73,7 @@ collect() { # keep the parts of one list that have arrived; count missing and da
     done
 }
 
-joined() { # the archive of the current list
+joined() { # print the decompressed archive of the current list
     local i
     for i in "${!sums[@]}"; do cat "$store/${sums[i]}.part"; done |
         if command -v xz > /dev/null; then xz -dc; else
@@ -81,7 +81,7 @@ joined() { # the archive of the current list
         fi
 }
 
-unpack() { # unpack the current list beside the target, check all of it, and only then move it in
+unpack() { # unpack the current list into a staging folder, check all files, and move them to the target
     local free_kib need_kib=$((bytes / 1000))
     free_kib=$(df -Pk "$target" | awk 'NR == 2 { print $4 }')
     [ "$free_kib" -ge "$need_kib" ] ||

@@ -1,4 +1,4 @@
-"""A small scripted controller, real agent processes, and what a test needs to wait for either."""
+"""A scripted controller and real agent processes for the tests."""
 
 import hashlib
 import os
@@ -37,7 +37,7 @@ QUICK = Measurement(
 
 
 class ScriptedController(fleet_pb2_grpc.AgentGatewayServicer):
-    """Does what a test tells it to, and keeps what it was told."""
+    """A controller that a test scripts, with a record of every message."""
 
     def __init__(self):
         self.artifacts = {}
@@ -59,7 +59,7 @@ class ScriptedController(fleet_pb2_grpc.AgentGatewayServicer):
         self.ping_refusal = None  # a status code
 
     def listen(self, port=0):
-        """Serve on a free port, or again on the one that was used before."""
+        """Serve on a free port, or again on a given port."""
         self._server = grpc.server(
             futures.ThreadPoolExecutor(max_workers=16),
             options=[("grpc.max_receive_message_length", 64 * 1024**2), ("grpc.so_reuseport", 0)],
@@ -71,7 +71,7 @@ class ScriptedController(fleet_pb2_grpc.AgentGatewayServicer):
         return self
 
     def stop(self):
-        """Cut every connection."""
+        """Close every connection."""
         self._server.stop(0).wait()
 
     @property
@@ -80,7 +80,7 @@ class ScriptedController(fleet_pb2_grpc.AgentGatewayServicer):
         return "127.0.0.1:{}".format(self.port)
 
     def Connect(self, request_iterator, context):  # noqa: N802 — the name on the wire
-        """Keep the hello, refuse or welcome, then send what `commands` brings."""
+        """Record the hello, refuse or welcome, then send the `commands`."""
         self.hellos.put(next(request_iterator).hello)
         if self.refusal:
             context.abort(*self.refusal)
@@ -108,7 +108,7 @@ class ScriptedController(fleet_pb2_grpc.AgentGatewayServicer):
             pass  # the session is over
 
     def FetchArtifact(self, request, context):  # noqa: N802
-        """Send an artifact, or break off where the test wants it."""
+        """Send an artifact, or break off when the test asks for it."""
         self.fetches.put(request)
         content = self.artifacts.get(request.sha256)
         if content is None:
@@ -121,7 +121,7 @@ class ScriptedController(fleet_pb2_grpc.AgentGatewayServicer):
             yield pb.Chunk(offset=offset, data=content[offset : offset + self.chunk_bytes])
 
     def ReportRun(self, request, context):  # noqa: N802
-        """Keep a result, or refuse it where the test wants that."""
+        """Record a result, or refuse it when the test asks for it."""
         self.report_gate.wait(WAIT_S)
         if self.report_refusals:
             context.abort(self.report_refusals.pop(0), "the test refused this report")
@@ -129,14 +129,14 @@ class ScriptedController(fleet_pb2_grpc.AgentGatewayServicer):
         return pb.ReportRunResponse(committed=True)
 
     def Ping(self, request, context):  # noqa: ARG002, N802
-        """Say the version and the time that the test wants, or refuse."""
+        """Answer with the test's version and time, or refuse."""
         if self.ping_refusal:
             context.abort(self.ping_refusal, "the test refused this ping")
         self.ping.controller_unix_s = time.time() - self.clock_behind_s
         return self.ping
 
     def offer(self, content):
-        """Have an artifact; return its SHA-256."""
+        """Offer an artifact, and return its SHA-256."""
         sha256 = hashlib.sha256(content).hexdigest()
         self.artifacts[sha256] = content
         return sha256
@@ -163,17 +163,17 @@ class ScriptedController(fleet_pb2_grpc.AgentGatewayServicer):
         )
 
     def cancel(self, run_id):
-        """Tell the agent to stop a run."""
+        """Cancel a run of the agent."""
         self.commands.put(pb.ControllerCommand(cancel_run=pb.CancelRun(run_id=run_id)))
 
     def wait_for_phase(self, phase):
-        """Return when the agent has said that a run is in this phase."""
+        """Wait until the agent reports that a run is in this phase."""
         while self.progress.get(timeout=WAIT_S).progress.phase != phase:
             pass
 
 
 class AgentProcess:
-    """A real `efficientquant-agent`, with its lines as they come."""
+    """A real `efficientquant-agent` process and its output lines."""
 
     def __init__(self, arguments):
         self.process = subprocess.Popen(
@@ -207,7 +207,10 @@ class AgentProcess:
                 return line
 
     def wait_for_end(self):
-        """Return the exit code once the agent has ended by itself; its last lines are in `seen` then."""
+        """Wait for the agent to exit, and return its exit code.
+
+        `seen` has its last lines then.
+        """
         code = self.process.wait(WAIT_S)
         self._reader.join(WAIT_S)
         while not self._lines.empty():
@@ -217,12 +220,12 @@ class AgentProcess:
         return code
 
     def kill(self):
-        """End it with SIGKILL."""
+        """Kill the agent with SIGKILL."""
         self.process.kill()
         self.wait_for_end()
 
     def close(self):
-        """End it with SIGTERM, or SIGKILL when that is not heard."""
+        """Stop the agent with SIGTERM, or with SIGKILL after 10 s."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -242,7 +245,10 @@ def controller():
 
 @pytest.fixture
 def start_agent(tmp_path):
-    """Start an agent against a controller: first the address, then further options."""
+    """Give a function that starts an agent.
+
+    Its arguments are the controller's address and further options.
+    """
     agents = []
 
     def start(address, *arguments, state_dir=None):
@@ -269,21 +275,27 @@ def start_agent(tmp_path):
 
 @pytest.fixture
 def open_state(tmp_path):
-    """Open a state directory: by default the test's own one."""
-    opened = []
+    """Give a function that opens a state directory.
+
+    By default it opens the test's own directory.
+    """
+    states = []
 
     def open_directory(path=tmp_path):
-        opened.append(StateDirectory(str(path)))
-        return opened[-1]
+        states.append(StateDirectory(str(path)))
+        return states[-1]
 
     yield open_directory
-    for state in opened:
+    for state in states:
         state.close()
 
 
 @pytest.fixture
 def closed_to_us():
-    """Give a function that makes a folder nobody may enter; root takes the rights of nobody for the test."""
+    """Give a function that makes a folder inaccessible.
+
+    A test that runs as root becomes the user nobody.
+    """
     folders = []
 
     def close(path):
@@ -313,19 +325,22 @@ def models():
 
 @pytest.fixture
 def quick():
-    """Numbers for a measurement that is over in a moment."""
+    """Return a measurement that takes a moment."""
     return QUICK
 
 
 @pytest.fixture
 def long_lasting():
-    """Numbers for a measurement that does not end within a test."""
+    """Return a measurement that does not end within a test."""
     return QUICK._replace(min_time_s=3600.0)
 
 
 @pytest.fixture
 def child_of():
-    """Return the pid of a process's only child, read from /proc."""
+    """Give a function that returns the pid of a process's child.
+
+    It reads /proc, and the process must have one child only.
+    """
 
     def find(pid):
         for entry in os.listdir("/proc"):

@@ -1,4 +1,4 @@
-"""Addresses of controllers, as people write them."""
+"""The tests of controllers' addresses."""
 
 import pytest
 from efficientquant_agent.address import is_loopback, parse_address
@@ -17,7 +17,7 @@ from efficientquant_agent.errors import UsageError
     ],
 )
 def test_addresses(address, host, port):
-    """A host is a name, an IPv4 address, or an IPv6 address in brackets, with its zone or without."""
+    """A host is a name, an IPv4 address, or an IPv6 address in brackets with or without a zone."""
     assert parse_address(address) == (host, port)
 
 
@@ -47,7 +47,7 @@ def test_addresses(address, host, port):
     ],
 )
 def test_addresses_that_are_none(address, advice):
-    """What cannot be an address is refused before anything connects, with what to change."""
+    """An invalid address is refused before anything connects, with what to change."""
     with pytest.raises(UsageError) as refusal:
         parse_address(address)
 
@@ -67,5 +67,5 @@ def test_addresses_that_are_none(address, advice):
     ],
 )
 def test_this_machine(host, expected):
-    """A loopback address and the name localhost are this machine; no name server is asked."""
+    """A loopback address and the name localhost are this machine, without asking a name server."""
     assert is_loopback(host) is expected

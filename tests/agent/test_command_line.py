@@ -1,4 +1,4 @@
-"""Mistakes on the command line: one sentence, and what was probably meant."""
+"""The tests of mistakes on the command line."""
 
 import pytest
 from efficientquant_agent.command_line import seconds_of, size_of, suggestion
@@ -27,7 +27,7 @@ from efficientquant_agent.errors import UsageError
     ],
 )
 def test_sizes(text, size_bytes):
-    """A size has the unit that is written: binary with an i or one letter, decimal with a B."""
+    """A size with an i or one letter has a binary unit, and one with a B a decimal unit."""
     assert build_parser().parse(["--cache-bytes", text]).cache_bytes == size_bytes
 
 
@@ -52,14 +52,14 @@ def test_sizes(text, size_bytes):
     ],
 )
 def test_sizes_that_are_none(text, words):
-    """What is no size is refused in a sentence that names the option."""
+    """An invalid size is refused in a sentence that names the option."""
     with pytest.raises(UsageError, match="^--plan-cache-bytes .*" + words):
         size_of("--plan-cache-bytes")(text)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "1e400", "3601", "soon", ""])
 def test_seconds_have_bounds(text):
-    """A number of seconds lies between its bounds, which the refusal names."""
+    """A number of seconds outside its bounds is refused, with the bounds."""
     with pytest.raises(UsageError, match=r"is not a number of seconds from 0\.01 to 3600"):
         seconds_of("--backoff-max-s", 0.01, 3600.0)(text)
 
@@ -81,7 +81,7 @@ def test_seconds_have_bounds(text):
     ],
 )
 def test_what_was_meant(arguments, sentence):
-    """A mistyped, abbreviated or misplaced word is answered with what exists; nothing is guessed."""
+    """A mistyped, abbreviated or misplaced word is refused with a suggestion of what exists."""
     with pytest.raises(UsageError) as refusal:
         build_parser().parse(arguments)
 
@@ -90,5 +90,5 @@ def test_what_was_meant(arguments, sentence):
 
 
 def test_no_suggestion():
-    """A word that is close to nothing gets no suggestion."""
+    """A word that is close to no option gets no suggestion."""
     assert suggestion("--qqq", ["--name", "--json"]) == ""

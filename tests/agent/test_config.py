@@ -1,4 +1,4 @@
-"""The command line."""
+"""The tests of the configuration."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ def test_defaults():
 
 
 def test_option_beats_environment():
-    """--controller is stronger than EFFICIENTQUANT_CONTROLLER, which is stronger than the default."""
+    """--controller overrides EFFICIENTQUANT_CONTROLLER, which overrides the default."""
     environment = {"EFFICIENTQUANT_CONTROLLER": "localhost:1"}
 
     assert config.load(["--name", "a"], environment).address == "localhost:1"
@@ -58,7 +58,7 @@ def test_option_beats_environment():
     ],
 )
 def test_bad_values(arguments, words, monkeypatch):
-    """What cannot work is refused with a sentence before anything is touched."""
+    """A value that cannot work is refused with a sentence before anything is touched."""
     monkeypatch.setattr("socket.gethostname", lambda: "")
     if "--name" not in arguments:
         arguments = [*arguments, "--name", "bench-1"]
@@ -68,13 +68,13 @@ def test_bad_values(arguments, words, monkeypatch):
 
 
 def test_environment_is_checked_too():
-    """An address from the environment is refused as one from the option, and the variable is named."""
+    """An invalid address in the environment is refused, and the variable is named."""
     with pytest.raises(UsageError, match="EFFICIENTQUANT_CONTROLLER 'x' is not HOST:PORT"):
         config.load(["--name", "a"], {"EFFICIENTQUANT_CONTROLLER": "x"})
 
 
 def test_host_name_that_cannot_be_a_name(monkeypatch):
-    """A host name that cannot be a device's name is said to be the machine's, with the option that helps."""
+    """A host name that cannot be a device's name is refused, with the option that helps."""
     monkeypatch.setattr("socket.gethostname", lambda: "k\xfcche!")
 
     with pytest.raises(UsageError, match=r"this machine's host name .* cannot be a device's name; pass --name"):
@@ -91,7 +91,7 @@ def test_tegrastats_by_name(monkeypatch, tmp_path):
 
 
 def test_insecure_allows_a_distant_controller():
-    """--insecure is what a controller beyond this machine takes."""
+    """A controller beyond this machine needs --insecure."""
     loaded = config.load(["--controller", "10.0.0.1:50051", "--insecure", "--name", "a"], {})
 
     assert loaded.address == "10.0.0.1:50051"
@@ -124,7 +124,7 @@ def test_command(arguments, exit_code, output):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["doctor", "--help"]])
 def test_output_that_cannot_be_written(arguments):
-    """An answer that the disk has no room for is one line on standard error."""
+    """An answer that does not fit on the disk is one line on standard error."""
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
             [sys.executable, "-m", "efficientquant_agent", *arguments], stdout=full, stderr=subprocess.PIPE

@@ -1,4 +1,4 @@
-"""The agent owes nobody anything: what is not on the device is absent, and nothing breaks."""
+"""The tests of an agent on a device without runtimes."""
 
 import pkgutil
 import subprocess
@@ -21,7 +21,7 @@ BLOCKED = (
 
 
 def run_without_runtimes(code):
-    """Run code in a fresh interpreter where no runtime can be imported; return what it prints."""
+    """Run code in a new interpreter without runtimes, and return its output."""
     block = "import sys; sys.modules.update(dict.fromkeys({!r}))\n".format(BLOCKED)
     return subprocess.check_output([sys.executable, "-W", "error", "-c", block + code], universal_newlines=True)
 

@@ -1,4 +1,4 @@
-"""Devices without a locale: everything is printed, kept and reported as under any other."""
+"""The tests of devices without a locale."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def run_agent(locale, *arguments):
 
 @pytest.mark.parametrize("locale", LOCALES, ids=str)
 def test_doctor(locale, board_root, tmp_path):
-    """The doctor prints its table in every locale, whatever a board is called and wherever its files are."""
+    """The doctor prints its table in every locale, whatever the board and its folders are called."""
     state = tmp_path / "Zustand-ß"
 
     done = run_agent(locale, "doctor", "--board-root", str(board_root), "--state-dir", str(state))
@@ -61,7 +61,7 @@ def test_doctor(locale, board_root, tmp_path):
 
 @pytest.mark.parametrize("locale", LOCALES, ids=str)
 def test_doctor_as_json(locale, board_root, tmp_path):
-    """Names in the JSON are the board's own in every locale."""
+    """The JSON has the board's own name in every locale."""
     done = run_agent(locale, "doctor", "--json", "--board-root", str(board_root), "--state-dir", str(tmp_path))
 
     facts = json.loads(done.stdout.decode("ascii"))["facts"]
@@ -73,7 +73,7 @@ def test_doctor_as_json(locale, board_root, tmp_path):
     "arguments", [["--name", "Gerät"], ["--controller", "büro:1"], ["--tegrastats", "/ü"], ["--ü"]]
 )
 def test_refusals(locale, arguments):
-    """A refusal quotes what was typed on one line in every locale."""
+    """A refusal quotes the user's words on one line in every locale."""
     done = run_agent(locale, *arguments)
 
     assert done.returncode == 2
@@ -82,7 +82,7 @@ def test_refusals(locale, arguments):
 
 @pytest.mark.parametrize("locale", LOCALES[::5], ids=str)
 def test_a_whole_run(locale, controller, start_agent, board_root, tmp_path, tiny_model, monkeypatch):
-    """An agent without a locale runs a model below folders with any name, and reports the board's own name."""
+    """An agent without a locale runs a model below folders with any name, and reports the board's name."""
     for name, value in locale.items():
         monkeypatch.setenv(name, value)
     agent = start_agent(controller.address, "--board-root", str(board_root), state_dir=tmp_path / "Zustand-ß")

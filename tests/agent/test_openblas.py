@@ -1,4 +1,4 @@
-"""OpenBLAS: on ARM no process of the agent loads numpy before its kernels are chosen."""
+"""The tests of the choice of OpenBLAS kernels on ARM."""
 
 import os
 import subprocess
@@ -10,13 +10,13 @@ from efficientquant_agent.openblas import choose_core_type
 from efficientquant_agent.protocol import BuildOptions
 from efficientquant_agent.records import Measurement
 
-# Python loads it by itself, at every start: the machine is a Jetson from then on.
+# Python loads it at every start. It makes the machine look like a Jetson.
 JETSON = """
 import os
 _uname = os.uname()
 os.uname = lambda: type(_uname)((_uname[0], _uname[1], _uname[2], _uname[3], "aarch64"))
 """
-# Notes what numpy's OpenBLAS would read, then ends as numpy does that is not there.
+# Notes what numpy's OpenBLAS would read, then fails to import as a missing numpy does.
 NUMPY = """
 import os
 with open(os.environ["NOTES"], "a") as notes:
@@ -33,7 +33,7 @@ SPECS = {
 @pytest.mark.parametrize("module", ["__main__", "backends", "child.measure", "child.build"])
 @pytest.mark.parametrize(("selected", "expected"), [(None, "ARMV8"), ("", "ARMV8"), ("CORTEXA57", "CORTEXA57")])
 def test_every_process_chooses_before_numpy(module, selected, expected, tmp_path):
-    """Each of the agent's processes that loads numpy has a core type by then: the user's, or the generic one."""
+    """Each process that loads numpy has a core type by then, the user's or the generic one."""
     for name, text in {"sitecustomize": JETSON, "numpy": NUMPY, "onnxruntime": "import numpy"}.items():
         (tmp_path / (name + ".py")).write_text(text)
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -50,7 +50,7 @@ def test_every_process_chooses_before_numpy(module, selected, expected, tmp_path
 
 
 def test_other_processors_are_left_alone():
-    """On x86-64 nothing is set: OpenBLAS knows that processor, and would complain about ARM's name."""
+    """On x86-64 no core type is set, because OpenBLAS knows that processor and rejects ARM's name."""
     environment = {}
 
     choose_core_type(environment, "x86_64")

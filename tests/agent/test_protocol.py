@@ -1,4 +1,4 @@
-"""What the daemon and its children say to each other: it comes back as it was, or as one clear error."""
+"""The tests of the records between the daemon and its children."""
 
 import json
 import subprocess
@@ -54,12 +54,12 @@ OUTCOME = Outcome(
     ids=lambda value: type(value).__name__,
 )
 def test_what_is_said_comes_back(record, decode):
-    """Every record arrives as it was sent, with its records inside."""
+    """Every record is decoded as it was encoded, with its nested records."""
     assert decode(protocol.encode(record)) == record
 
 
 def test_nothing_known():
-    """An outcome of a child that knew nothing is one, too."""
+    """An empty outcome can be encoded and decoded."""
     assert protocol.decode_outcome(protocol.encode(Outcome())).readings.known() == {}
 
 
@@ -73,7 +73,7 @@ def test_nothing_known():
     ],
 )
 def test_another_release(path, name, problem, tmp_path):
-    """A field that is missing or not known is one error of type agent_error that says what to do."""
+    """A missing or unknown field is one agent_error that says what to do."""
     whole = json.loads(protocol.encode(OUTCOME).decode())
     part = whole
     for step in path:
@@ -89,7 +89,7 @@ def test_another_release(path, name, problem, tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"3", b'{"stages": 1', b"\xff"])
 def test_no_outcome(content):
-    """What is damaged is another error of that type, which does not speak of releases."""
+    """A damaged outcome is an agent_error that does not mention releases."""
     with pytest.raises(DamagedError, match=r"cannot be read \(Outcome is no") as error:
         protocol.decode_outcome(content)
 
@@ -116,7 +116,7 @@ def test_no_outcome(content):
     ],
 )
 def test_a_value_of_another_type_is_named(path, value):
-    """A value that its field cannot hold is one error that says where it stands, before anything is made of it."""
+    """A value that its field cannot hold is one error that names its place."""
     whole = json.loads(protocol.encode(OUTCOME).decode())
     part = whole
     for step in path[:-1]:
@@ -131,7 +131,7 @@ def test_a_value_of_another_type_is_named(path, value):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    """A folder in the place of a file, and JSON that is nested too deeply, are damage."""
+    """A folder in place of a file, and JSON that is nested too deeply, are damage."""
     (tmp_path / "outcome.json").mkdir()
 
     with pytest.raises(DamagedError):
@@ -141,7 +141,7 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 def test_an_exit_code_alone_is_no_mismatch():
-    """A library that ends a child with that code says so in its own words."""
+    """A child that a library ends with that exit code is reported in the library's words."""
     failures = {"oom": "runtime_oom", "other": "runtime_error"}
 
     error = crash(Ended(protocol.EXIT_MISMATCH, ["libfoo: licence missing"]), "", failures)
@@ -154,7 +154,7 @@ def test_an_exit_code_alone_is_no_mismatch():
 
 @pytest.mark.parametrize("module", [protocol.RUN_MODULE, protocol.BUILD_MODULE])
 def test_a_spec_of_another_release(module):
-    """A child that does not understand its spec ends at once, and its parent says agent_error in its words."""
+    """A child that does not understand its spec exits at once, and its parent reports agent_error in its words."""
     done = subprocess.run([sys.executable, "-m", module], input=b"{}", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     last_line = done.stderr.decode().splitlines()[-1]
 
@@ -165,11 +165,11 @@ def test_a_spec_of_another_release(module):
 
 
 def test_files(tmp_path):
-    """A record in a file is whole or not there."""
+    """A record is written to its file completely or not at all."""
     path = str(tmp_path / "outcome.json")
     assert protocol.read(path, protocol.decode_outcome) is None
 
     protocol.write(path, OUTCOME)
 
     assert protocol.read(path, protocol.decode_outcome) == OUTCOME
-    assert [each.name for each in tmp_path.iterdir()] == ["outcome.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["outcome.json"]

@@ -1,4 +1,4 @@
-"""What is printed arrives in some form, whatever the terminal knows and whoever has stopped reading."""
+"""The tests of printing to any terminal."""
 
 import io
 import os
@@ -22,7 +22,7 @@ ESCAPED = "N\udcc3\udca4"  # what Python makes of the UTF-8 bytes of "Nä" in a 
     ],
 )
 def test_any_character_in_any_encoding(encoding, text, printed, monkeypatch):
-    """A character that a stream does not have is printed as a plain one or as its escape."""
+    """A character that a stream cannot encode is printed as a plain one or as its escape."""
     raw = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding=encoding))
     monkeypatch.setattr("sys.__stdout__", None)
@@ -36,7 +36,7 @@ def test_any_character_in_any_encoding(encoding, text, printed, monkeypatch):
 
 
 def test_a_reader_that_has_exited():
-    """A pipe without a reader swallows what is written, now and when the buffer is flushed at the end."""
+    """Output to a pipe without a reader is discarded, now and when the buffer is flushed at exit."""
     reader, writer = os.pipe()
     os.close(reader)
 
@@ -61,7 +61,7 @@ def test_a_full_disk():
     ],
 )
 def test_quoted(text, expected):
-    """What a user typed is quoted on one line, shortened where it is long."""
+    """A user's text is quoted on one line, shortened when it is long."""
     assert streams.quoted(text) == expected
 
 

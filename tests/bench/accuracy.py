@@ -1,7 +1,8 @@
-"""Accuracy on a really trained hybrid: what each recipe loses against FP32, with the standard error of the estimate.
+"""Each recipe's loss of accuracy against FP32, on a trained hybrid.
 
-EFFICIENTQUANT_TRAINED names a folder with mobilevit_xxs.safetensors (64×64), calibration_512.npz and test_4000.npz;
-without it the tests' own small model is taken, on scikit-learn's digits.
+The loss has the standard error of its estimate. EFFICIENTQUANT_TRAINED names a folder with mobilevit_xxs.safetensors
+(64×64), calibration_512.npz and test_4000.npz. Without it the tests' own small model is used, on scikit-learn's
+digits.
 """
 
 import os
@@ -30,7 +31,7 @@ BITS = {
 
 
 class Trained(NamedTuple):
-    """A model with its data, and what to call it."""
+    """A model with its data and its title in the output."""
 
     title: str
     model: nn.Module
@@ -39,17 +40,20 @@ class Trained(NamedTuple):
 
 
 def measure(folder: Path) -> Iterator[Goal]:
-    """The two goals, for artifacts in ONNX Runtime; then 8, 6 and 4 bits, per channel and per tensor."""
+    """Yield the two goals, for artifacts in ONNX Runtime.
+
+    Then print the loss of 8, 6 and 4 bits, per channel and per tensor.
+    """
     trained = load(folder)
     recipes = variants()
     subjects: list[object] = []
     for name in recipes:
         quantized = quantize(trained.model, get_recipe(name), trained.calibration.sample(CALIBRATION_IMAGES))
         subjects.append(export_onnx(quantized, folder / f"{name}.onnx") if name in MAX_LOSS else quantized)
-    found = evaluate_all(subjects, trained.test, reference=trained.model)
-    fp32 = found[0].reference_top1 or 0.0
-    print(f"        {trained.title}: FP32 top-1 {fp32:.2%} of {found[0].images} images", flush=True)
-    for name, evaluation in zip(recipes, found, strict=True):
+    evaluations = evaluate_all(subjects, trained.test, reference=trained.model)
+    fp32 = evaluations[0].reference_top1 or 0.0
+    print(f"        {trained.title}: FP32 top-1 {fp32:.2%} of {evaluations[0].images} images", flush=True)
+    for name, evaluation in zip(recipes, evaluations, strict=True):
         if name in MAX_LOSS:
             loss = -(evaluation.top1_change or 0.0)
             yield Goal(loss <= MAX_LOSS[name], f"{sentence(name, evaluation)} (goal: loses ≤ {MAX_LOSS[name]:.1%})")
@@ -58,7 +62,7 @@ def measure(folder: Path) -> Iterator[Goal]:
 
 
 def variants() -> list[str]:
-    """The recipes of the goals first, then their other widths and granularities."""
+    """Return the goals' recipes, then their other widths and granularities."""
     others = [
         ":".join([name, *(option.format(bits) for option in BITS[name]), f"granularity={granularity}"])
         for name in MAX_LOSS
@@ -70,7 +74,7 @@ def variants() -> list[str]:
 
 
 def load(folder: Path) -> Trained:
-    """The trained model that the environment names, or the tests' own."""
+    """Load the trained model that the environment names, or the tests' own."""
     given = os.environ.get("EFFICIENTQUANT_TRAINED")
     if given:
         place = Path(given)
@@ -88,11 +92,13 @@ def load(folder: Path) -> Trained:
     return Trained(title, model, open_images(test, spec), open_images(calibration, spec))
 
 
-def sentence(name: str, found: Evaluation) -> str:
-    """Top-1 and its change, both with standard errors, and the bits that they were reached with."""
-    assert None not in (found.top1, found.top1_error, found.top1_change, found.top1_change_error)
-    bits = ", ".join(f"{kind} {width}" for kind, width in found.bit_table.items())
+def sentence(name: str, evaluation: Evaluation) -> str:
+    """Return top-1 and its change with standard errors, and the bits."""
+    top1, error = evaluation.top1, evaluation.top1_error
+    change, change_error = evaluation.top1_change, evaluation.top1_change_error
+    assert None not in (top1, error, change, change_error)
+    bits = ", ".join(f"{kind} {width}" for kind, width in evaluation.bit_table.items())
     return (
-        f"{name} ({found.subject}): top-1 {found.top1 * 100:.2f} ± {found.top1_error * 100:.2f} %, "
-        f"{found.top1_change * 100:+.2f} ± {found.top1_change_error * 100:.2f} points against FP32; {bits}"
+        f"{name} ({evaluation.subject}): top-1 {top1 * 100:.2f} ± {error * 100:.2f} %, "
+        f"{change * 100:+.2f} ± {change_error * 100:.2f} points against FP32; {bits}"
     )

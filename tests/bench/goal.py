@@ -1,10 +1,13 @@
-"""What a benchmark answers."""
+"""The result of a benchmark."""
 
 from typing import NamedTuple
 
 
 class Goal(NamedTuple):
-    """One performance goal: whether it was met (None: nothing to meet, only figures), and the sentence."""
+    """One performance goal and its sentence.
+
+    `met` is None for figures without a goal.
+    """
 
     met: bool | None
     sentence: str

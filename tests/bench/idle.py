@@ -1,4 +1,7 @@
-"""What an agent costs that waits for work, on a Nano's, a Xavier's and the current Python."""
+"""Memory and CPU of an idle agent.
+
+It runs on a Nano's, a Xavier's and the current Python.
+"""
 
 import contextlib
 import subprocess
@@ -16,7 +19,7 @@ WATCHED_S = 20.0
 
 
 def measure(folder: Path) -> Iterator[Goal]:
-    """Resident memory and CPU share of an idle, connected agent."""
+    """Yield the goals for memory and CPU share, for each Python."""
     pythons = {version: str(ROOT / f".venvs/py{version}/bin/python") for version in ("3.6", "3.8")}
     for name, python in {**pythons, "current": sys.executable}.items():
         if not Path(python).exists():
@@ -26,12 +29,12 @@ def measure(folder: Path) -> Iterator[Goal]:
 
 
 def measure_one(fleet: Fleet, name: str, python: str) -> Iterator[Goal]:
-    """Start a controller and one agent, and look at it twice."""
+    """Start a controller and one agent, and yield the agent's two goals."""
     try:
         fleet.start_controller("--heartbeat-interval", "2", "--lease", "15")
         agent = fleet.connect_agent(f"idle-{name}", python)
         before_s = cpu_time_s(agent.popen.pid)
-        with contextlib.suppress(subprocess.TimeoutExpired):  # it lives on, as it should
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the agent keeps running
             agent.popen.wait(WATCHED_S)
             raise AssertionError("the idle agent ended")
         share = (cpu_time_s(agent.popen.pid) - before_s) / WATCHED_S
@@ -49,11 +52,14 @@ def measure_one(fleet: Fleet, name: str, python: str) -> Iterator[Goal]:
 
 
 def resident_bytes(pid: int) -> int:
-    """VmRSS of a process."""
+    """Return VmRSS of a process."""
     status = Path(f"/proc/{pid}/status").read_text()
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS"))
 
 
 def cpu_time_s(pid: int) -> float:
-    """User and system time of a process, from its own clock: /proc counts in ticks of 10 ms, which is too coarse."""
-    return time.clock_gettime(~pid << 3 | 2)  # CPUCLOCK_SCHED; what clock_getcpuclockid(3) returns on Linux
+    """Return user and system time of a process, from its own clock.
+
+    /proc counts in ticks of 10 ms, which is too coarse.
+    """
+    return time.clock_gettime(~pid << 3 | 2)  # CPUCLOCK_SCHED, which clock_getcpuclockid(3) returns on Linux

@@ -1,4 +1,7 @@
-"""The product's timed loop against a bare `session.run` loop: same session, same inputs, in turns."""
+"""The product's timed loop compared with a bare `session.run` loop.
+
+Both use the same session and the same inputs, in turns.
+"""
 
 import contextlib
 import statistics
@@ -19,19 +22,22 @@ MAX_RATIO = 1.01
 
 
 def measure(folder: Path) -> Iterator[Goal]:
-    """The ratio of the median latencies over all rounds; each round runs both loops, in alternating order."""
+    """Yield the goal for the ratio of the median latencies.
+
+    Each round runs both loops, in alternating order. The medians are over all rounds.
+    """
     loaded = OrtCpu.load(export(folder / "model.onnx"), LoadOptions(), lambda _stage: contextlib.nullcontext())
     inputs = loaded.stage(random_feeds(loaded.input_shapes(), 8))
     bare_loop(loaded._session, inputs)  # warm-up
     ours: list[float] = []
     theirs: list[float] = []
     for turn in range(ROUNDS):
-        both = [
+        loops = [
             lambda: ours.extend(product_loop(loaded, inputs)),
             lambda: theirs.extend(bare_loop(loaded._session, inputs)),
         ]
-        for one in both if turn % 2 else reversed(both):
-            one()
+        for run_loop in loops if turn % 2 else reversed(loops):
+            run_loop()
     product_s, bare_s = statistics.median(ours), statistics.median(theirs)
     ratio = product_s / bare_s
     yield Goal(
@@ -42,7 +48,7 @@ def measure(folder: Path) -> Iterator[Goal]:
 
 
 def export(path: Path) -> bytes:
-    """A real model's artifact."""
+    """Write a real model's artifact and return its bytes."""
     from efficientquant import create_model, export_onnx, get_recipe, quantize
 
     export_onnx(quantize(create_model(MODEL, "random"), get_recipe("fp32")), path)
@@ -58,13 +64,13 @@ def random_feeds(shapes: dict[str, tuple[int, ...]], count: int) -> list[dict[st
 
 
 def product_loop(loaded: object, inputs: list[dict[str, object]]) -> list[float]:
-    """What the agent's child does between warm-up and result."""
+    """Run the agent's timed loop and return its latencies."""
     tier = Measurement("bench", 0.0, PER_ROUND, 0.0, 0, 0.0, len(inputs), 0, 0, 0.1)
     return list(measure_with_product(loaded.run_once, inputs, tier).latency_s)
 
 
 def bare_loop(session: object, inputs: list[dict[str, object]]) -> list[float]:
-    """What a person would write to time the same thing."""
+    """Run a plain timing loop and return its latencies."""
     latency_s = []
     for i in range(PER_ROUND):
         feed = inputs[i % len(inputs)]

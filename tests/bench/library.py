@@ -1,7 +1,8 @@
-"""From an eager timm model to a checked artifact: time, memory and size, beside the ordinary way in the same run.
+"""Time, memory and size of making an artifact from a model.
 
-The ordinary way: torch.onnx.export, then onnxruntime.quantization.quantize_static on the same 32 images. Each
-measurement is a child process of its own; imports and the creation of model and images are outside on both sides.
+The product's way starts with an eager timm model and ends with a checked artifact. It is compared with the ordinary
+way in the same run: torch.onnx.export, then onnxruntime.quantization.quantize_static on the same 32 images. Each
+measurement has its own child process. Imports and the creation of model and images are not measured on either side.
 """
 
 import json
@@ -24,7 +25,7 @@ PRODUCT, ORDINARY = Path(__file__).parent / "way_product.py", Path(__file__).par
 
 
 class Way(NamedTuple):
-    """What one child process said: wall time, the highest resident memory, and the size of what it wrote."""
+    """Wall time, peak resident memory and file size of one process."""
 
     wall_s: float
     peak_bytes: int
@@ -32,7 +33,7 @@ class Way(NamedTuple):
 
 
 def measure(folder: Path) -> Iterator[Goal]:
-    """Three goals for time and memory and two for size, for each of the ten models."""
+    """Yield the goals for time, memory and size of ten models."""
     for turn, model in enumerate(SMALLER):
         order = (PRODUCT, ORDINARY) if turn % 2 else (ORDINARY, PRODUCT)
         ways = {script: run(script, model, folder, "efficientquant") for script in order}
@@ -44,14 +45,14 @@ def measure(folder: Path) -> Iterator[Goal]:
 
 
 def run(script: Path, model: str, folder: Path, recipe: str) -> Way:
-    """Measure one way in a process of its own."""
+    """Measure one way in its own process."""
     command = [sys.executable, "-W", "ignore", str(script), model, str(folder / "way.onnx"), recipe]
     lines = subprocess.check_output(command, text=True, cwd=folder).splitlines()
     return Way(**json.loads(lines[-1]))
 
 
 def judge_way(model: str, ours: Way, theirs: Way) -> Iterator[Goal]:
-    """Time as a ratio, memory as it is."""
+    """Yield the goals for the time ratio and the peak memory."""
     ratio = ours.wall_s / theirs.wall_s
     yield Goal(
         ratio <= MAX_RATIO,
@@ -66,7 +67,7 @@ def judge_way(model: str, ours: Way, theirs: Way) -> Iterator[Goal]:
 
 
 def judge_size(model: str, recipe: str, fp32: Way, quantized: Way, wanted: float) -> Goal:
-    """The file of the fp32 recipe over the quantized one's."""
+    """Return the goal for the ratio of file sizes, fp32 over quantized."""
     ratio = fp32.size_bytes / quantized.size_bytes
     sizes = f"{fp32.size_bytes / 2**20:.2f} → {quantized.size_bytes / 2**20:.2f} MiB"
     return Goal(ratio >= wanted, f"{model} as {recipe}: {sizes}, {ratio:.2f} × smaller (goal: at least {wanted})")

@@ -1,4 +1,7 @@
-"""What the recipes do to latency on ONNX Runtime's CPU provider, whatever it is: there is no goal, only figures."""
+"""Latency of the recipes on ONNX Runtime's CPU provider.
+
+There is no goal, only figures.
+"""
 
 import itertools
 import statistics
@@ -15,7 +18,10 @@ PER_ROUND = 20
 
 
 def measure(folder: Path) -> Iterator[Goal]:
-    """Batch-1 medians, all recipes of a model in turns, each round in another order."""
+    """Yield the batch-1 medians of each model's recipes.
+
+    The recipes take turns, each round in another order.
+    """
     import onnxruntime
 
     for model in MODELS:
@@ -35,7 +41,7 @@ def measure(folder: Path) -> Iterator[Goal]:
 
 
 def export(model: str, folder: Path) -> dict[str, Path]:
-    """Write the artifacts of one model: {recipe: file}."""
+    """Write the artifacts of one model and return {recipe: file}."""
     from efficientquant import create_model, export_onnx, get_recipe, quantize
 
     eager = create_model(model, "random")
@@ -46,7 +52,10 @@ def export(model: str, folder: Path) -> dict[str, Path]:
 
 
 def in_turns(sessions: dict[str, object]) -> dict[str, list[float]]:
-    """Time every session in every round; the first round is the warm-up and is not kept."""
+    """Time every session in every round.
+
+    The first round is the warm-up and is dropped.
+    """
     import numpy as np
 
     image = np.random.default_rng(0).random((1, 3, 256, 256), dtype=np.float32)

@@ -1,4 +1,7 @@
-"""`make bench`: the performance goals, each measured beside what it is compared with, in one run."""
+"""The script of `make bench`, which measures the performance goals.
+
+A goal and its reference are measured in the same run.
+"""
 
 import platform
 import sys
@@ -20,7 +23,10 @@ VERDICTS = {True: "met   ", False: "MISSED", None: "      "}
 
 
 def main() -> int:
-    """Print one line for each goal; the exit status says whether all were met."""
+    """Print one line for each goal, and return the exit status.
+
+    It is 0 when all goals are met, else 1.
+    """
     print(f"on {platform.machine()}, {platform.system()} {platform.release()}, Python {platform.python_version()}")
     met = []
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,7 @@
-"""What it costs to watch a board at 10 Hz: a Nano's tree of files, and a living process for the PSS."""
+"""CPU cost of watching a board at 10 Hz.
+
+The board is a Nano's tree of files, and the PSS is that of a running process.
+"""
 
 import contextlib
 import statistics
@@ -25,7 +28,10 @@ ROUND_S = 60.0
 
 
 def measure(folder: Path) -> Iterator[Goal]:  # noqa: ARG001
-    """The share of a core of sampling everything, and of reading lines of tegrastats; a median of rounds each."""
+    """Yield the goals for sampling everything and for parsing tegrastats.
+
+    Each is a share of one core and the median of several rounds. The whole watch loop has a goal, too.
+    """
     board = board_samplers(str(BOARD / "proc"), str(BOARD / "sys"))
     with living_child() as child:
         watched = [*board, *child_samplers(child.pid)]
@@ -51,11 +57,14 @@ def measure(folder: Path) -> Iterator[Goal]:  # noqa: ARG001
 
 
 def whole_watch() -> Goal:
-    """The agent's own loop, blocking between two ticks: waking up with cold caches costs more than the reading does."""
-    found = Board().discover(1 / RATE_HZ, "", use_gpu=False)
+    """Return the goal for the agent's own loop, which blocks between ticks.
+
+    Waking up with cold caches costs more than the reading.
+    """
+    discovery = Board().discover(1 / RATE_HZ, "", use_gpu=False)
     cancellation = Cancellation()
     recorder = SeriesRecorder(time.monotonic(), print)
-    recorder.add(found.samplers)
+    recorder.add(discovery.samplers)
     watcher = Watcher(recorder, None, 1 / RATE_HZ, float("inf"), cancellation)
     watcher.rest(REST_S)
     share = watcher.cpu_s() / REST_S
@@ -63,13 +72,16 @@ def whole_watch() -> Goal:
     cancellation.close()
     return Goal(
         share <= MAX_SHARE,
-        f"the whole watch loop at rest at {RATE_HZ:g} Hz, on this machine's own {len(found.samplers)} quantities: "
+        f"the whole watch loop at rest at {RATE_HZ:g} Hz, on this machine's own {len(discovery.samplers)} quantities: "
         f"{share:.3%} of a core, {share / RATE_HZ * 1e6:.0f} µs a tick (goal: at most {MAX_SHARE:.1%})",
     )
 
 
 def share_of_core(samplers: list[Sampler], started_s: float) -> float:
-    """CPU seconds per second of a round of ticks that follow each other at once: their clock is only told."""
+    """Return the CPU seconds per second of one round of ticks.
+
+    The ticks run without pauses and get their time as an argument.
+    """
     before_s = time.thread_time()
     for tick in range(int(ROUND_S * RATE_HZ)):
         for sampler in samplers:
@@ -80,7 +92,7 @@ def share_of_core(samplers: list[Sampler], started_s: float) -> float:
 
 @contextlib.contextmanager
 def living_child() -> Iterator["subprocess.Popen[bytes]"]:
-    """A process that holds CHILD_BYTES, as a model does."""
+    """Start a process that holds CHILD_BYTES, like a model."""
     program = f"held = bytearray(b'x' * {CHILD_BYTES}); print(flush=True); import sys; sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin is not None
@@ -91,7 +103,10 @@ def living_child() -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def cost_s(act: Callable[[], object], times: int) -> float:
-    """CPU seconds of one call, after a first that opens files."""
+    """Return the mean CPU seconds of a call.
+
+    A first call, which opens files, does not count.
+    """
     act()
     before_s = time.thread_time()
     for _ in range(times):

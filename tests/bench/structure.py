@@ -1,4 +1,7 @@
-"""Block identification on growing graphs: blocks of three hybrids, run again and again on their own output."""
+"""Time of block identification on growing graphs.
+
+The graphs chain copies of a block, for blocks of three hybrids.
+"""
 
 import gc
 import math
@@ -21,7 +24,10 @@ MAX_EXPONENT = 1.15
 
 
 def measure(folder: Path) -> Iterator[Goal]:  # noqa: ARG001 - it writes nothing
-    """The exponent of time against nodes for the manifest and both rules, fitted over all sizes of a family."""
+    """Yield the goal for the exponent of time against nodes, by family.
+
+    The time is that of the manifest and both rules. The exponent is fitted over all sizes of a family.
+    """
     set_fused_attn(False)
     families: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
         "transformer": (Block(8, 2), (4, 8)),
@@ -46,7 +52,7 @@ def measure(folder: Path) -> Iterator[Goal]:  # noqa: ARG001 - it writes nothing
 
 
 def chain(module: fx.GraphModule, copies: int) -> fx.GraphModule:
-    """A graph that runs a captured block again and again, on its own output."""
+    """Return a graph that chains copies of a captured block."""
     graph = fx.Graph()
     value = graph.placeholder("input")
     body = next(node for node in module.graph.nodes if node.op == "placeholder")
@@ -57,7 +63,10 @@ def chain(module: fx.GraphModule, copies: int) -> fx.GraphModule:
 
 
 def stacked(block: nn.Module, copies: int) -> nn.Module:
-    """The block and as many shells of it as its graph has copies: the paper's rule walks modules, not nodes."""
+    """Return the block with a shell of it for each copy.
+
+    The graph has as many copies of the block. The paper's rule walks modules instead of nodes.
+    """
     shells = nn.ModuleList(nn.Sequential(*block.children()) for _ in range(copies))
     model = nn.Sequential()
     for name, child in block.named_children():
@@ -67,10 +76,10 @@ def stacked(block: nn.Module, copies: int) -> nn.Module:
 
 
 def identification_time_s(model: nn.Module, graph: fx.GraphModule) -> float:
-    """The fastest of several tries, in seconds of this process."""
+    """Return the fastest of several tries, in CPU seconds of this process."""
     fastest = math.inf
     gc.collect()
-    gc.freeze()  # a full collection would walk all the graphs, not only the one that is measured
+    gc.freeze()  # else a full collection would walk all graphs, not only the measured graph
     for _ in range(TRIES):
         started_s = time.process_time()
         build_manifest(model, graph)
@@ -82,6 +91,6 @@ def identification_time_s(model: nn.Module, graph: fx.GraphModule) -> float:
 
 
 def slope(x: list[float], y: list[float]) -> float:
-    """The slope of the least-squares line."""
+    """Return the slope of the least-squares line."""
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
     return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)

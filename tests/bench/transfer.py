@@ -1,4 +1,7 @@
-"""An artifact's way over loopback: the controller's server, the agent's client and cache, SHA-256 included."""
+"""Transfer rate of an artifact over loopback.
+
+The way has the controller's server, the agent's client and cache, and SHA-256.
+"""
 
 import hashlib
 import statistics
@@ -17,7 +20,10 @@ TRIES = 5
 
 
 def measure(folder: Path) -> Iterator[Goal]:
-    """The median rate of several fetches of one file, beside a plain copy with SHA-256 on the same disk."""
+    """Yield the goal for the median rate of fetching one file.
+
+    The median is over several fetches. Its sentence has the rate of a plain copy with SHA-256 on the same disk, too.
+    """
     fleet = Fleet(folder)
     sha256 = place_artifact(folder / "results-artifacts")
     try:
@@ -37,7 +43,7 @@ def measure(folder: Path) -> Iterator[Goal]:
 
 
 def place_artifact(root: Path) -> str:
-    """Put an artifact where the controller keeps them; returns its SHA-256."""
+    """Write an artifact into the controller's store and return its SHA-256."""
     content = bytes(range(256)) * (SIZE_BYTES // 256)
     sha256 = hashlib.sha256(content).hexdigest()
     place = root / sha256[:2] / sha256
@@ -47,7 +53,7 @@ def place_artifact(root: Path) -> str:
 
 
 def copy_time_s(source: Path, target: Path) -> float:
-    """Read, hash and write the same bytes with nothing between."""
+    """Return the seconds to read, hash and write a file locally."""
     started_s = time.perf_counter()
     digest = hashlib.sha256()
     with source.open("rb") as reader, target.open("wb") as writer:
@@ -57,7 +63,7 @@ def copy_time_s(source: Path, target: Path) -> float:
     return time.perf_counter() - started_s
 
 
-# The agent's own client and cache, as its daemon puts them together.
+# The agent's own client and cache, connected as in its daemon.
 _FETCH = """
 import shutil, sys, threading
 from efficientquant_agent.link.artifacts import ArtifactCache

@@ -1,4 +1,4 @@
-"""What both ways share: the model and images that they start from, and the measuring of what they take."""
+"""The common part of both ways: model, images and measurement."""
 
 import json
 import sys
@@ -14,7 +14,10 @@ IMAGES = 32
 
 
 def main(way: Callable[[nn.Module, Tensor, Path, str], None]) -> None:
-    """Run a way on MODEL, FILE and RECIPE of the command line, and print what it took as JSON."""
+    """Run a way on MODEL, FILE and RECIPE, and print its cost.
+
+    The three are arguments of the command line. The cost is JSON with wall time, peak memory and file size.
+    """
     name, file, recipe = sys.argv[1:]
     path = Path(file)
     model = create_model(name, "random")
@@ -27,6 +30,9 @@ def main(way: Callable[[nn.Module, Tensor, Path, str], None]) -> None:
 
 
 def peak_resident_bytes() -> int:
-    """Return VmHWM of this process; getrusage's figure survives exec, so that a child starts with its parent's."""
+    """Return VmHWM of this process.
+
+    getrusage's peak survives exec, so a child would start with its parent's.
+    """
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))

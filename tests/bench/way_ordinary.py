@@ -1,4 +1,7 @@
-"""MODEL FILE RECIPE: the ordinary way: exporter, quant_pre_process, quantize_static. It checks nothing."""
+"""The ordinary way: exporter, quant_pre_process and quantize_static.
+
+Usage: `way_ordinary.py MODEL FILE RECIPE`. It checks nothing.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +15,13 @@ from way import main
 
 
 class Images(quantization.CalibrationDataReader):
-    """Hands the images to the calibrator, one at a time."""
+    """The images for the calibrator, fed individually."""
 
     def __init__(self, images: Tensor) -> None:
         self._images: Iterator[np.ndarray] = iter(images.split(1))
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """Return the next feed, or None."""
+        """Return the next feed, None after the last."""
         image = next(self._images, None)
         return None if image is None else {"input": image.numpy()}
 

@@ -1,4 +1,7 @@
-"""MODEL FILE RECIPE: the product's way, checks included."""
+"""The product's way, checks included.
+
+Usage: `way_product.py MODEL FILE RECIPE`.
+"""
 
 from pathlib import Path
 
@@ -8,7 +11,7 @@ from way import main
 
 
 def quantize(model: nn.Module, images: Tensor, path: Path, recipe: str) -> None:
-    """Quantize, export, and prove it."""
+    """Quantize, export and check the artifact."""
     eq.export_onnx(eq.quantize(model, eq.get_recipe(recipe), images), path)
 
 

@@ -1,4 +1,4 @@
-"""HOST:PORT as people type it."""
+"""Addresses (HOST:PORT) as people type them."""
 
 import socket
 
@@ -25,7 +25,7 @@ from efficientquant_controller.errors import UserError
     ],
 )
 def test_an_address_is_host_and_port(address, parts):
-    """IPv4, IPv6 in brackets and names are read, and written as they were."""
+    """IPv4, IPv6 in brackets and names are parsed, and formatted as they were."""
     assert split_address(address) == parts
     assert join_address(*parts) == address
 
@@ -60,7 +60,7 @@ def test_anything_else_is_refused(address, sentence):
 
 
 def test_port_zero_is_for_listening():
-    """Any free port may be listened on, and none can be connected to."""
+    """Port 0 is accepted for listening only."""
     assert split_address("[::1]:0", listening=True) == ("::1", 0)
     with pytest.raises(UserError, match="from 0 to 65535"):
         split_address("[::1]:65536", listening=True)
@@ -68,7 +68,7 @@ def test_port_zero_is_for_listening():
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_every_interface_becomes_one_that_can_be_used(host):
-    """What is printed for all interfaces is an address of this machine, to be connected to."""
+    """A host that means all interfaces becomes an address of this machine."""
     shown, port = split_address(usable_address(host, 50051))
 
     assert shown not in ("0.0.0.0", "::")
@@ -77,7 +77,7 @@ def test_every_interface_becomes_one_that_can_be_used(host):
 
 
 def test_own_addresses_are_known():
-    """An address is this machine's own when it could be listened on."""
+    """An address is this machine's own when this machine could listen on it."""
     assert is_own("127.0.0.1")
     assert not is_own("192.0.2.123")
     assert not is_own("nosuch.invalid")
@@ -85,7 +85,7 @@ def test_own_addresses_are_known():
 
 
 def test_a_port_in_use_is_refused():
-    """A port that another program listens on is named before anything else happens."""
+    """A port that another program listens on is refused by name."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(UserError, match=f"cannot listen on {address}: another program uses port"):
@@ -98,6 +98,6 @@ def test_a_port_in_use_is_refused():
     [("192.0.2.123:0", "is no address of this machine"), ("nosuch.invalid:0", "cannot be found")],
 )
 def test_an_address_of_another_machine_is_refused(address, sentence):
-    """Only this machine's own addresses can be listened on."""
+    """An address of another machine cannot be listened on."""
     with pytest.raises(UserError, match=sentence):
         require_free(address)

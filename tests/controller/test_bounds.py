@@ -1,4 +1,4 @@
-"""What numbers from outside may be."""
+"""The bounds of numbers that come from outside."""
 
 import pytest
 from efficientquant_controller.bounds import Bounds
@@ -20,7 +20,7 @@ def test_both_ends_of_a_range_are_taken(text, value):
     "text", ["0", "101", "-1", "2.5", "1e1", "", "1_0", "٣", "many", "nan", "inf", "9" * 20, "9" * 5000]
 )
 def test_a_whole_number_out_of_bounds_is_one_sentence(text):
-    """The sentence repeats what was asked, shortened, and says what can be given."""
+    """The error repeats the input, shortened, and says what is allowed."""
     with pytest.raises(UserError, match=r"^--count .{0,41}: give a whole number from 1 to 100$"):
         COUNT.read("--count", text)
 

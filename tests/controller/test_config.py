@@ -1,4 +1,4 @@
-"""What a controller may be started with."""
+"""The controller's configuration."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from efficientquant_controller.errors import UserError
 
 
 def test_beyond_loopback_needs_insecure() -> None:
-    """The plain wire is for this machine only, unless the user says otherwise."""
+    """Listening beyond loopback needs --insecure, because the wire is not encrypted."""
     assert ServerConfig("x.db", listen="127.0.0.1:1").checked()
     assert ServerConfig("x.db", listen="0.0.0.0:1", insecure=True).checked()
     with pytest.raises(UserError, match="--insecure"):
@@ -24,13 +24,13 @@ def test_beyond_loopback_needs_insecure() -> None:
 
 
 def test_a_lease_outlives_one_late_heartbeat() -> None:
-    """A lease of less than two heartbeats would end healthy sessions."""
+    """A lease shorter than two heartbeats is refused, because it would end healthy sessions."""
     with pytest.raises(UserError, match="heartbeat"):
         ServerConfig("x.db", heartbeat_interval_s=2, lease_s=3).checked()
 
 
 def test_artifacts_lie_beside_a_database_file() -> None:
-    """A database server has no such place, so the user names one."""
+    """Artifacts lie next to a database file, and a database server needs --artifacts."""
     assert ServerConfig("some/results.db").artifacts_folder() == Path("some/results-artifacts")
     assert ServerConfig("sqlite:///some/results.db").artifacts_folder() == Path("some/results-artifacts")
     assert ServerConfig("x", artifacts=Path("y")).artifacts_folder() == Path("y")
@@ -39,7 +39,7 @@ def test_artifacts_lie_beside_a_database_file() -> None:
 
 
 def test_the_tiers_are_the_protocols() -> None:
-    """Time and count as the measurement protocol has them; an unknown tier is refused with those there are."""
+    """Tiers have the protocol's time and count, and an unknown tier is refused with the known ones."""
     assert (measurement_for("smoke").min_time_s, measurement_for("smoke").min_count) == (6, 64)
     assert (measurement_for("standard").min_time_s, measurement_for("standard").min_count) == (60, 1024)
     assert measurement_for("quick", intra_op_threads=2).intra_op_threads == 2
@@ -56,7 +56,7 @@ def test_the_tiers_are_the_protocols() -> None:
     ],
 )
 def test_only_ways_to_measure_that_exist(field: str, allowed: Sequence[Any], refused: Sequence[Any]) -> None:
-    """What no agent would understand is refused here, and every tier is allowed as it is."""
+    """Values that no agent understands are refused, and every tier is accepted unchanged."""
     for value in allowed:
         assert getattr(measurement_for("smoke", **{field: value}), field) == value
     for value in refused:

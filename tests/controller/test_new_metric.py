@@ -1,4 +1,4 @@
-"""What a new metric of the child takes on the controller."""
+"""The changes that a new metric of the child needs on the controller."""
 
 import json
 import os
@@ -48,8 +48,8 @@ from rich.console import Console
 old, new = (open_store(path) for path in sys.argv[1:3])
 result, campaign = old.raw_result("fp32-0"), replace(old.campaign("c0"), campaign_id="c9")
 new.register_device("d1", "bench-1", "0.1.0", 1, result.device, 1.0)
-found = {"listed": metrics_listed(), "column": METRICS["unique-memory"].column}
-found["documented"] = "peak_uss_bytes" in with_tables(Path(sys.argv[3]).read_text(encoding="utf-8"))
+report = {"listed": metrics_listed(), "column": METRICS["unique-memory"].column}
+report["documented"] = "peak_uss_bytes" in with_tables(Path(sys.argv[3]).read_text(encoding="utf-8"))
 for name, store in (("old", old), ("new", new)):
     jobs = [Job("j9", "c9", "d1", "mobilevit_xxs", "fp32", JobState.QUEUED)]
     store.create_campaign(campaign, [], jobs, [Run("r9", "j9", 0, 0)])
@@ -59,20 +59,20 @@ for name, store in (("old", old), ("new", new)):
     console = Console(file=io.StringIO(), width=200)
     print_result_tables([row], console)
     sent = json.loads(convert.job_row_to_wire(row).columns_json)
-    found[name] = {
+    report[name] = {
         "run_results": run["peak_uss_bytes"],
         "results": store.results("c9")[0]["peak_uss_bytes"],
         "json": si_rows([sent])[0]["peak_uss_bytes"],
         "table": "peak USS" in console.file.getvalue(),
         "read back": store.raw_result("r9").measured["peak_uss_bytes"],
     }
-print(json.dumps(found))
+print(json.dumps(report))
 """
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the program finds in a copy with two files touched."""
+def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what the program prints in a copy with one entry and one migration added."""
     folder = tmp_path_factory.mktemp("copy")
     package = folder / "efficientquant_controller"
     shutil.copytree(ROOT / "controller" / package.name, package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -90,16 +90,16 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("database", ["old", "new"])
-def test_a_reading_reaches_every_reader(found: dict[str, Any], database: str) -> None:
+def test_a_reading_reaches_every_reader(report: dict[str, Any], database: str) -> None:
     """One entry and one migration bring a reading to every reader."""
     size = 3 << 20
-    assert found[database] == {
+    assert report[database] == {
         "run_results": size, "results": size, "json": size, "table": True, "read back": size
     }  # fmt: skip
 
 
-def test_a_metric_is_offered_and_documented(found: dict[str, Any]) -> None:
-    """The same entry offers it to `compare` and describes it in docs/database.md."""
-    assert found["column"] == "peak_uss_bytes"
-    assert "unique-memory" in found["listed"]
-    assert found["documented"]
+def test_a_metric_is_offered_and_documented(report: dict[str, Any]) -> None:
+    """The same entry adds the metric to `compare` and to docs/database.md."""
+    assert report["column"] == "peak_uss_bytes"
+    assert "unique-memory" in report["listed"]
+    assert report["documented"]

@@ -42,7 +42,7 @@ ONNX_RUNTIME = {
 
 @dataclass(frozen=True)
 class Side:
-    """How one job ran: three repeats of about `latency_s`."""
+    """The conditions of one job: three repeats of about `latency_s`."""
 
     recipe: str = "fp32"
     device: str = "nano"
@@ -67,12 +67,15 @@ class Side:
     kernel: str = "4.9.337"
     cold: bool = True
     invalid: bool = False
-    last: Mapping[str, Any] = field(default_factory=dict)  # what its last repeat does otherwise
+    last: Mapping[str, Any] = field(default_factory=dict)  # what differs in its last repeat
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two jobs, what is asked of them, and the answer: words, refusals and notes by their labels."""
+    """Two jobs, the compared metric, and the expected answer.
+
+    `refusals` and `notes` are the labels of the sentences.
+    """
 
     name: str
     a: Side
@@ -92,13 +95,13 @@ class Pair:
 
 
 def unlike(name: str, label: str, base: Mapping[str, Any] | None = None, **changes: Any) -> Pair:
-    """A variant that ran otherwise than its twin, which forbids."""
+    """Make a pair whose variant ran under conditions that forbid a comparison."""
     a = Side(**(base or {}))
     return Pair(name, a, replace(a, recipe="int8", **changes), "not comparable", (label,))
 
 
 def like(name: str, *notes: str, base: Mapping[str, Any] | None = None, **changes: Any) -> Pair:
-    """A variant of half its twin's latency, with a difference that is only told."""
+    """Make a pair whose variant has half its twin's latency, with differences that are only noted."""
     a = Side(**(base or {}))
     return Pair(name, a, replace(a, **{"recipe": "int8", "latency_s": a.latency_s / 2, **changes}), "faster", (), notes)
 
@@ -114,10 +117,10 @@ PAIRS = (
     Pair("as fast", Side(), Side(recipe="int8", latency_s=0.101), "same"),
     Pair("slower", Side(), Side(recipe="int8", latency_s=0.2), "slower"),
     Pair("too far apart to tell", Side(), Side(recipe="int8", last={"latency_s": 0.09}), "not enough data"),
-    # What a recipe brings along.
+    # Differences that a recipe causes.
     like("other types", "realised precision", precision={"int8": 35, "fp16": 100}),
     like("types of one side only", "realised precision", precision=None),
-    # What need not change a number.
+    # Differences that need not change a number.
     like("another agent", "agent version", agent="0.1.1"),
     like("another L4T", "L4T", l4t="R32.7.5"),
     like("another CUDA", "CUDA", cuda="10.3"),
@@ -129,7 +132,7 @@ PAIRS = (
     like("a clock that moved", "clock range", base={**FREE, "gpu_hz": (850e6, 921.6e6)}, gpu_hz=(700e6, 921.6e6)),
     like("free and unverifiable clocks", "state of the clocks", base=FREE,
          clocks="unverifiable"),
-    # What was chosen otherwise.
+    # Other settings.
     unlike("clocks that do not meet", "clock range", {**FREE, "gpu_hz": (1350e6, 1380e6)}, gpu_hz=(1000e6, 1050e6)),
     unlike("another power mode", "power mode", power_mode="5W"),
     unlike("a power mode that nobody recorded", "power mode", power_mode=""),
@@ -144,7 +147,7 @@ PAIRS = (
     unlike("other threads", "threads", **options(intra_op_threads="2")),
     unlike("other CPUs", "CPUs of the measuring thread", **options(measuring_thread_cpus="0,1")),
     unlike("another timing mode", "timing mode", more_conditions={"timing_mode": "device"}),
-    # What changed within a job.
+    # Settings that changed within a job.
     unlike("a mode that changed within", "power mode", last={"power_mode": "5W"}),
     Pair("a runtime that changed within", Side(recipe="int8"), Side(recipe="int8", last={"version": "8.5.2"}),
          "not comparable", ("runtime",)),
@@ -153,16 +156,16 @@ PAIRS = (
     unlike("recipe and runtime", "2 things differ where one is compared", **ONNX_RUNTIME),
     Pair("recipe and device", Side(), Side(recipe="int8", device="xavier"), "not comparable",
          ("2 things differ where one is compared",)),
-    # What defines a metric.
+    # Conditions that define a metric.
     Pair("a warm load", Side(), Side(recipe="int8", cold=False), "not comparable", ("the artifact before loading",),
          metric="load"),
-    like("a warm load beside a latency", cold=False),
+    like("a warm load when latency is compared", cold=False),
     # INVALID repeats.
     Pair("only INVALID repeats", Side(), Side(recipe="int8", invalid=True), "not comparable",
          ("3 of 3 repeats of B INVALID (other processes on the GPU)",)),
     Pair("an INVALID repeat at other clocks", Side(), Side(recipe="int8", last={"invalid": True, "power_mode": "5W"}),
          "not enough data", (), ("1 of 3 repeats of B INVALID (other processes on the GPU), left out",)),
-    # Beyond twins: nothing, a device, a model, a runtime.
+    # Beyond twins: jobs that differ in nothing, a device, a model or a runtime.
     Pair("a variant again", Side(recipe="int8"), Side(recipe="int8", latency_s=0.05), "faster"),
     Pair("another tier", Side(recipe="int8"), Side(recipe="int8", tier="quick"), "not comparable", ("tier",)),
     Pair("other weights", Side(recipe="int8"), Side(recipe="int8", weights="pretrained"), "not comparable",
@@ -198,7 +201,10 @@ def snapshot(side: Side) -> DeviceSnapshot:
 
 
 def result(run_id: str, side: Side, repeat: int) -> RunResult:
-    """Repeat number `repeat` of a job, a thousandth slower than the one before."""
+    """Make the result of repeat `repeat` of a job.
+
+    It is a thousandth slower than the repeat before.
+    """
     latency_s = (side.latency_s * (1 + repeat / 1000),) * 8
     end_s = 1 + sum(latency_s)
     series = [Series("child_pss_bytes", (1.0,), (9e6,))]
@@ -238,7 +244,7 @@ class Seeded:
                 self._add(f"b{number}", pair.b)
 
     def _add(self, campaign_id: str, *sides: Side) -> None:
-        """A campaign of these jobs, which all succeed."""
+        """Add a campaign of these jobs, which all succeed."""
         store, first = self._store, sides[0]
         weights, recipes = Weights(first.weights), tuple(side.recipe for side in sides)
         names = ((first.model,), recipes, (f"d-{first.device}",))
@@ -259,7 +265,7 @@ class Seeded:
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A database with the jobs of all pairs, written by the store."""
+    """Return a database with the jobs of all pairs, written by the store."""
     path = str(tmp_path_factory.mktemp("pairs") / "results.db")
     store = open_store(path)
     Seeded(store)
@@ -269,7 +275,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def ask(database: str) -> Callable[..., Any]:
-    """Run a verb of the command line on that database and read its JSON."""
+    """Return a function that runs a command on the database and returns its JSON."""
 
     def run(*words: str) -> Any:
         return json.loads(CliRunner().invoke(app, [*words, "--db", database, "--json"]).stdout)
@@ -279,13 +285,13 @@ def ask(database: str) -> Callable[..., Any]:
 
 @pytest.fixture(scope="module")
 def results(ask: Callable[..., Any]) -> Mapping[str, Mapping[str, Any]]:
-    """The variants among the rows of `results`, by campaign."""
+    """Return the variants among the rows of `results`, by campaign."""
     return {row["campaign_id"]: row for row in ask("results", "--campaign", "all") if row["recipe"] != "fp32"}
 
 
 @pytest.fixture(scope="module")
 def view(database: str) -> Iterator[Mapping[str, Mapping[str, Any]]]:
-    """The rows of the view `comparisons`, by campaign, as any program reads them."""
+    """Return the rows of the view `comparisons`, by campaign, read with plain SQLite."""
     with sqlite3.connect(database) as connection:
         connection.row_factory = sqlite3.Row
         yield {row["campaign_id"]: dict(row) for row in connection.execute("SELECT * FROM comparisons")}
@@ -293,25 +299,25 @@ def view(database: str) -> Iterator[Mapping[str, Mapping[str, Any]]]:
 
 
 def labels(sentences: Sequence[str]) -> tuple[str, ...]:
-    return tuple(one.partition(":")[0] for one in sentences if "graded B" not in one)
+    return tuple(sentence.partition(":")[0] for sentence in sentences if "graded B" not in sentence)
 
 
 @pytest.mark.parametrize("number", range(len(PAIRS)), ids=[pair.name for pair in PAIRS])
 def test_every_caller_gives_the_one_answer(number: int, ask: Any, results: Any, view: Any) -> None:
-    """Whoever is asked about a pair says the same word, and names the same differences."""
+    """`compare`, `results` and the view give a pair the same answer and name the same differences."""
     pair = PAIRS[number]
     sides = [(f"c{number}" if pair.is_twin else f"{'ab'[k]}{number}") for k in (0, 1)]
 
-    told = ask(
+    comparison = ask(
         "compare",
         *(f"{c}-{side.recipe}" for c, side in zip(sides, (pair.a, pair.b), strict=True)),
         "--metric",
         pair.metric,
     )
 
-    assert (told["answer"], labels(told["refusals"])) == (pair.answer, pair.refusals)
+    assert (comparison["answer"], labels(comparison["refusals"])) == (pair.answer, pair.refusals)
     if not pair.refusals:
-        assert labels(told["footnotes"]) == pair.notes
+        assert labels(comparison["footnotes"]) == pair.notes
     if pair.is_twin:
         row, stored = results[sides[0]], view[sides[0]]
         assert row[f"{pair.metric}_answer"] == stored[f"{pair.metric}_answer"] == pair.answer
@@ -321,7 +327,7 @@ def test_every_caller_gives_the_one_answer(number: int, ask: Any, results: Any, 
 
 
 def test_there_are_forty_pairs() -> None:
-    """Like and unlike ones, of twins and of any two jobs."""
+    """The pairs include comparable and refused ones, of twins and of any two jobs."""
     refused = sum(bool(pair.refusals) for pair in PAIRS)
 
     assert len(PAIRS) >= 40

@@ -1,4 +1,4 @@
-"""Wheels that are made up, and the scripts of deploy/airgap as processes."""
+"""Made-up wheels, and the scripts of deploy/airgap as processes."""
 
 import base64
 import hashlib
@@ -28,12 +28,15 @@ def part(folder: Path, number: int) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return what every file below a folder holds."""
+    """Return the content of every file below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def write_wheel(house: Path, name: str, members: dict[str, bytes], record: dict[str, str] | None = None) -> Path:
-    """Write a wheel by its file name without .whl; `record` replaces hashes, and an empty one leaves the row out."""
+    """Write a wheel by its file name without .whl.
+
+    `record` replaces hashes of RECORD. An empty hash leaves the member's row out.
+    """
     project, version, *tags = name.split("-")
     info = f"{project}-{version}.dist-info"
     content = {
@@ -53,7 +56,7 @@ def write_wheel(house: Path, name: str, members: dict[str, bytes], record: dict[
 
 
 def call_script(folder: Path, script: str, *arguments: str, **environment: str) -> tuple[int, str, str]:
-    """Call a script in a folder; return its exit code, output and errors."""
+    """Run a script in a folder, and return exit code, output, errors."""
     done = subprocess.run(
         [str(AIRGAP / script), *arguments],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Made-up wheels, and the scripts of deploy/airgap as a person calls them."""
+"""Fixtures for made-up wheels and the scripts of deploy/airgap."""
 
 import functools
 import sys
@@ -20,19 +20,19 @@ def make_wheel(tmp_path):
 
 @pytest.fixture
 def call(tmp_path):
-    """Call a script in the test's own folder; return its exit code, output and errors."""
+    """Run a script in the test's folder, like `call_script`."""
     return functools.partial(call_script, tmp_path)
 
 
 @pytest.fixture
 def pack(tmp_path):
-    """Pack with wheels of the test's folder `house` alone, without an index."""
+    """Pack wheels of the test's folder `house`, without an index."""
     return functools.partial(pack_wheels, tmp_path)
 
 
 @pytest.fixture(scope="session")
 def kit(tmp_path_factory):
-    """Pack an onnxruntime-gpu of five parts; return the folder with the parts."""
+    """Pack an onnxruntime-gpu of five parts, and return the parts' folder."""
     folder = tmp_path_factory.mktemp("kit")
     (folder / "house").mkdir()
     members = {"onnxruntime/__init__.py": b"__version__ = '1.31.1'\n", LIBRARY: noise(9 * MIB // 2)}
@@ -44,7 +44,7 @@ def kit(tmp_path_factory):
 
 @pytest.fixture
 def arrive(tmp_path, kit):
-    """Let the list and some of the parts arrive, and nothing else."""
+    """Copy the list and some of the parts into the folder `arrived`."""
     (tmp_path / "arrived").mkdir()
 
     def take(*numbers, source=kit):
@@ -59,5 +59,5 @@ def arrive(tmp_path, kit):
 
 @pytest.fixture
 def unpack(call):
-    """Unpack what arrived."""
+    """Run unpack.sh on the folder `arrived`."""
     return functools.partial(call, "unpack.sh", "arrived", "store", "target")

@@ -1,4 +1,4 @@
-"""Members of a wheel, from the disk and from a server, and everything that can be wrong with one."""
+"""Members of a wheel, from the disk and from a server, and their errors."""
 
 import functools
 import http.server
@@ -18,14 +18,17 @@ LIBRARY = "libs_cu13-1.0-py3-none-manylinux_2_28_x86_64"
 
 
 class Server(http.server.SimpleHTTPRequestHandler):
-    """Answers range requests; `failures` are the statuses of the next answers, `short` cuts the next one."""
+    """A server that answers range requests.
 
-    failures: list[int] = []  # noqa: RUF012 — set anew by the fixture
+    `failures` are the statuses of the next answers. `short` are the lengths to which the next answers are cut.
+    """
+
+    failures: list[int] = []  # noqa: RUF012 — replaced by the fixture
     short: list[int] = []  # noqa: RUF012
     ranges = True
 
     def do_GET(self):
-        """Send what was asked for, or fail as the test wants."""
+        """Send the requested range or the next failure."""
         wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         if self.failures:
             self.send_error(self.failures.pop(0))
@@ -42,12 +45,12 @@ class Server(http.server.SimpleHTTPRequestHandler):
             self.wfile.write(piece[: self.short.pop(0)] if self.short else piece)
 
     def log_message(self, *_):
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """Serve the test's folder; return its address."""
+    """Serve the test's folder, and return the server's address."""
     monkeypatch.setattr(members, "RETRY_AFTER_S", 0.0)
     for name, value in (("failures", []), ("short", []), ("ranges", True)):
         monkeypatch.setattr(Server, name, value)
@@ -66,7 +69,7 @@ def library(make_wheel):
 
 
 def test_only_the_wanted_bytes_come_from_a_server(server, library, tmp_path):
-    """Of a wheel behind a URL only the chunks of a member and of the table at its end are read."""
+    """Only the chunks of a member and of the table at a remote wheel's end are read."""
     remote = members.RemoteFile(f"{server}/house/{library.name}")
     with zipfile.ZipFile(members.io.BufferedReader(remote, 4 * MIB)) as wheel:
         (member,) = members.get(wheel, str(tmp_path / "out"), ["libs/sm*.so"])
@@ -78,7 +81,7 @@ def test_only_the_wanted_bytes_come_from_a_server(server, library, tmp_path):
 
 @pytest.mark.usefixtures("library")
 def test_an_index_is_looked_up(server, tmp_path, capsys):
-    """INDEX#PROJECT==VERSION takes the Linux wheel of that version, and another version is one sentence."""
+    """INDEX#PROJECT==VERSION finds the Linux wheel of that version, and a missing version gives one sentence."""
     page = tmp_path / "simple" / "libs-cu13" / "index.html"
     page.parent.mkdir(parents=True)
     names = [LIBRARY.replace("manylinux_2_28", "win"), LIBRARY.replace("1.0", "1.0.1"), LIBRARY]
@@ -91,7 +94,7 @@ def test_an_index_is_looked_up(server, tmp_path, capsys):
 
 
 def test_a_network_that_fails_is_asked_again(server, library, tmp_path):
-    """Failures of the server and answers that break off are repeated."""
+    """Requests that fail or are cut off are repeated."""
     Server.failures += [503, 502]
     Server.short += [0, 0]
 
@@ -100,7 +103,7 @@ def test_a_network_that_fails_is_asked_again(server, library, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("address", "failures", "said"),
+    ("address", "failures", "sentence"),
     [
         ("house/none.whl", [], "404"),
         ("house/" + LIBRARY + ".whl", [500] * 9, "cannot be read"),
@@ -108,16 +111,16 @@ def test_a_network_that_fails_is_asked_again(server, library, tmp_path):
     ],
 )
 @pytest.mark.usefixtures("library")
-def test_a_network_that_stays_away(server, capsys, address, failures, said):
-    """What cannot be had is one sentence with the address."""
+def test_a_network_that_stays_away(server, capsys, address, failures, sentence):
+    """A file that cannot be fetched gives one sentence with the reason."""
     Server.failures += failures
 
     assert members.main(["list", f"{server}/{address}"]) == 1
-    assert (said in (error := capsys.readouterr().err), error.count("\n")) == (True, 1)
+    assert (sentence in (error := capsys.readouterr().err), error.count("\n")) == (True, 1)
 
 
 def test_a_server_without_ranges(server, library, capsys, monkeypatch):
-    """A server that sends the whole file is refused with what to do instead."""
+    """A server that sends the whole file is refused with a sentence that says what to do."""
     monkeypatch.setattr(Server, "ranges", False)
 
     assert members.main(["list", f"{server}/house/{library.name}"]) == 1
@@ -125,7 +128,7 @@ def test_a_server_without_ranges(server, library, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "digest", "said"),
+    ("name", "digest", "sentence"),
     [
         ("libs/a.so", "A" * 43, "member libs/a.so is not what the wheel's RECORD says"),
         ("libs/a.so", "", "member libs/a.so is not in the wheel's RECORD"),
@@ -134,17 +137,17 @@ def test_a_server_without_ranges(server, library, capsys, monkeypatch):
         ("/a.so", None, "leads out of the folder"),
     ],
 )
-def test_a_member_that_cannot_be_trusted(make_wheel, tmp_path, capsys, name, digest, said):
-    """A member that differs from RECORD, or leads out of the folder, is refused, and no part of it stays."""
+def test_a_member_that_cannot_be_trusted(make_wheel, tmp_path, capsys, name, digest, sentence):
+    """A member that differs from RECORD or leads out of the folder is refused and leaves no file."""
     wheel = make_wheel(LIBRARY, {name: b"content"}, {} if digest is None else {name: digest})
 
     assert members.main(["get", str(wheel), str(tmp_path / "out"), "*a.so"]) == 1
-    assert said in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err
     assert [path.name for path in tmp_path.rglob("*a.so*")] == []
 
 
 def test_a_pattern_that_matches_nothing(make_wheel, tmp_path, capsys):
-    """A missing member is one sentence that names those like it."""
+    """A missing member gives one sentence that names similar members."""
     wheel = make_wheel(LIBRARY, {f"libs/resource_sm{sm}.so.10": b"" for sm in (86, 90)})
 
     assert members.main(["get", str(wheel), str(tmp_path / "out"), "libs/resource_sm53.so.*"]) == 1
@@ -153,7 +156,7 @@ def test_a_pattern_that_matches_nothing(make_wheel, tmp_path, capsys):
 
 @pytest.mark.parametrize("content", [b"", b"no wheel", None])
 def test_what_is_no_wheel(tmp_path, capsys, content):
-    """A file that is no wheel, or none at all, is one sentence."""
+    """A file that is no wheel or does not exist gives one sentence."""
     if content is not None:
         (tmp_path / "a.whl").write_bytes(content)
 
@@ -163,7 +166,7 @@ def test_what_is_no_wheel(tmp_path, capsys, content):
 
 @pytest.mark.parametrize("arguments", [[], ["list"], ["get", "a", "b"], ["list", "a", "b"], ["take", "a"]])
 def test_wrong_arguments(arguments, capsys):
-    """Wrong arguments end with 2 and the usage."""
+    """Wrong arguments give exit code 2 and the usage."""
     assert members.main(arguments) == 2
     assert "members.py list WHEEL" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Wheels packed into parts, and what pack.sh refuses."""
+"""Wheels packed into parts, and the errors of pack.sh."""
 
 import shutil
 
@@ -7,7 +7,7 @@ from airgap_wheels import TAG, contents, noise
 
 
 def test_tensorrt_for_one_gpu(pack, make_wheel, call, tmp_path):
-    """Of TensorRT's libraries the builder resource of one SM is taken, with the bindings of the same version."""
+    """A kit has the builder resource of one SM only, with the bindings of the same version."""
     names = ["__init__.py", "libnvinfer.so.10", "libnvonnxparser.so.10", "libnvinfer_plugin.so.10"]
     names += [f"libnvinfer_builder_resource_sm{sm}.so.10.16.1" for sm in (75, 86, 90)]
     members = {f"tensorrt_libs/{name}": noise(1000) for name in names}
@@ -27,7 +27,7 @@ def test_tensorrt_for_one_gpu(pack, make_wheel, call, tmp_path):
 
 
 def test_tensorrt_that_does_not_fit(pack, make_wheel, tmp_path):
-    """An SM that the libraries lack, and another version than theirs, are refused and leave nothing."""
+    """An SM that the libraries lack and a version that differs from theirs are refused and leave no files."""
     names = ["__init__.py", "libnvinfer.so.10", "libnvonnxparser.so.10", "libnvinfer_plugin.so.10"]
     members = {f"tensorrt_libs/{name}": b"" for name in [*names, "libnvinfer_builder_resource_sm90.so.10"]}
     libs = make_wheel("tensorrt_cu13_libs-10.16.1.11-py2.py3-none-manylinux_2_28_x86_64", members)
@@ -41,7 +41,7 @@ def test_tensorrt_that_does_not_fit(pack, make_wheel, tmp_path):
 
 
 def test_parts_of_before_stay_until_new_ones_are_whole(kit, pack, make_wheel, tmp_path):
-    """A packing that fails leaves the last one as it was, and nothing of its own."""
+    """A packing that fails leaves the parts of the last one unchanged."""
     shutil.copytree(kit, tmp_path / "out")
     wheel = f"onnxruntime_gpu-1.31.1-{TAG}-{TAG}-manylinux_2_28_x86_64"
     make_wheel(wheel, {"onnxruntime/a.py": b"a"}, {"onnxruntime/a.py": "x"})
@@ -53,7 +53,7 @@ def test_parts_of_before_stay_until_new_ones_are_whole(kit, pack, make_wheel, tm
 
 
 def test_any_wheels(pack, make_wheel, call, tmp_path):
-    """Other wheels go together, for every Python where all of them are, and two kits share a target."""
+    """Pure Python wheels make a kit for any Python, and two kits share a target."""
     make_wheel("nvidia_ml_py-13.580.0-py3-none-any", {"pynvml.py": b"a = 1\n"})
     make_wheel("six-1.17.0-py2.py3-none-any", {"six.py": b"b = 2\n"})
 
@@ -66,7 +66,7 @@ def test_any_wheels(pack, make_wheel, call, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "sentence"),
     [
         (["cuda", "out"], "'cuda' is nothing to pack; name onnxruntime-gpu"),
         (["onnxruntime-gpu", "out", "--version"], "--version needs a value"),
@@ -87,19 +87,19 @@ def test_any_wheels(pack, make_wheel, call, tmp_path):
         (["wheels", "out", "numpy"], "'numpy' is not NAME==VERSION"),
     ],
 )
-def test_a_wrong_argument_of_pack(call, tmp_path, arguments, said):
-    """What cannot be meant is one sentence and exit code 2, before anything is made."""
+def test_a_wrong_argument_of_pack(call, tmp_path, arguments, sentence):
+    """A wrong argument gives one sentence and exit code 2, before a folder is made."""
     (tmp_path / "house").mkdir()
     (tmp_path / "house" / "a").write_text("")
 
     code, out, err = call("pack.sh", *arguments)
 
-    assert (code, out, err.count("\n"), said in err) == (2, "", 1, True)
+    assert (code, out, err.count("\n"), sentence in err) == (2, "", 1, True)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_wheel_that_is_not_there(pack, make_wheel, tmp_path):
-    """A version that pip does not find is one line, with the versions that there are."""
+    """A version that pip does not find gives one line with the existing versions."""
     make_wheel("six-1.17.0-py2.py3-none-any", {"six.py": b"b = 2\n"})
 
     code, out, err = pack("wheels", "six==9")
@@ -112,7 +112,7 @@ def test_a_wheel_that_is_not_there(pack, make_wheel, tmp_path):
 
 @pytest.mark.parametrize("script", ["pack.sh", "unpack.sh"])
 def test_help(call, script):
-    """--help prints the usage and ends with 0; no argument at all ends with 2."""
+    """--help prints the usage and exits with 0, and no argument exits with 2."""
     assert call(script, "--help")[0] == 0
     assert script in call(script, "--help")[1]
     assert call(script)[0] == 2

@@ -1,4 +1,4 @@
-"""Parts carried in trips and unpacked: what the GPU machine gets is what was packed, or nothing."""
+"""Parts that are carried in trips, checked and unpacked."""
 
 import hashlib
 import io
@@ -13,7 +13,7 @@ from airgap_wheels import KIT, LIBRARY, MIB, TAG, contents, noise, part
 
 
 def test_five_parts_in_three_trips(arrive, unpack, tmp_path):
-    """Parts arrive in any order, each trip names what is missing, and the last one gives a package that imports."""
+    """Parts arrive in any order, each trip names the missing ones, and the last gives an importable package."""
     arrive(3, 0)
     first = unpack()
     arrive(4)
@@ -38,7 +38,7 @@ def test_five_parts_in_three_trips(arrive, unpack, tmp_path):
 
 
 def test_what_is_unpacked_is_not_read_again(arrive, unpack):
-    """After the last trip the parts are not needed, and the environment is printed each time."""
+    """After the last trip the parts are not needed, and the environment is printed again."""
     arrive(0, 1, 2, 3, 4)
     first = unpack()
     arrive()
@@ -49,7 +49,7 @@ def test_what_is_unpacked_is_not_read_again(arrive, unpack):
 
 
 def test_a_damaged_part_is_carried_again(arrive, unpack, tmp_path):
-    """A damaged part is named and thrown away, the others stay, and nothing is unpacked until it is right."""
+    """A damaged part is named and deleted, the others stay, and nothing is unpacked until it is replaced."""
     folder = arrive(0, 1, 2, 3, 4)
     damaged = bytearray(part(folder, 2).read_bytes())
     damaged[1000] ^= 1
@@ -67,7 +67,7 @@ def test_a_damaged_part_is_carried_again(arrive, unpack, tmp_path):
 
 
 def test_parts_of_two_packings(kit, arrive, unpack, pack, make_wheel, tmp_path):
-    """A part of an earlier packing of the same name is not taken for one of the later."""
+    """A part of an earlier packing of the same name is refused for a later one."""
     arrive(0, 1)
     unpack()
     members = {"onnxruntime/__init__.py": b"", LIBRARY: noise(9 * MIB // 2, seed=1)}
@@ -86,7 +86,7 @@ def test_parts_of_two_packings(kit, arrive, unpack, pack, make_wheel, tmp_path):
 
 
 def test_another_version_in_the_same_target(arrive, unpack, pack, make_wheel, tmp_path, call):
-    """A package that is there in another version is not mixed with the new one."""
+    """A package of another version in the target is not mixed with the new one."""
     arrive(0, 1, 2, 3, 4)
     unpack()
     before = contents(tmp_path / "target")
@@ -113,7 +113,7 @@ def test_another_version_in_the_same_target(arrive, unpack, pack, make_wheel, tm
     ],
 )
 def test_a_list_that_is_damaged(arrive, unpack, tmp_path, change):
-    """A list that is cut off, or names other files, is refused before any part is read."""
+    """A list that is cut off or names other files is refused before any part is read."""
     folder = arrive(0, 1, 2, 3, 4)
     path = folder / f"{KIT}.parts.sha256"
     path.write_text(change(path.read_text()))
@@ -126,7 +126,7 @@ def test_a_list_that_is_damaged(arrive, unpack, tmp_path, change):
 
 
 def test_a_list_that_came_by_windows(arrive, unpack):
-    """A list whose line ends were changed is read all the same."""
+    """A list with Windows line ends is read."""
     folder = arrive(0, 1, 2, 3, 4)
     path = folder / f"{KIT}.parts.sha256"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
@@ -151,7 +151,7 @@ MEMBERS = {
 
 @pytest.mark.parametrize("member", MEMBERS.values(), ids=MEMBERS)
 def test_an_archive_that_pack_did_not_write(unpack, tmp_path, member):
-    """A member that leads out of the target, is a link, or is in no list, is refused, and nothing is unpacked."""
+    """An archive with a link, an unlisted member or one outside the target is refused."""
     files = b""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:xz") as tar:
@@ -190,7 +190,7 @@ def test_a_disk_that_is_full(arrive, unpack, tmp_path):
 
 
 def test_a_kit_for_another_python(arrive, unpack):
-    """A kit for another Python is refused on the first trip, before all parts were carried."""
+    """A kit for another Python is refused on the first trip, before all parts have arrived."""
     folder = arrive(0)
     path = folder / f"{KIT}.parts.sha256"
     path.write_text(path.read_text().replace(f"for {TAG}", "for cp36"))
@@ -201,7 +201,7 @@ def test_a_kit_for_another_python(arrive, unpack):
 
 
 def test_without_xz(arrive, unpack, tmp_path):
-    """Python's lzma unpacks where there is no xz."""
+    """Without xz, Python's lzma unpacks."""
     arrive(0, 1, 2, 3, 4)
     tools = tmp_path / "tools"
     tools.mkdir()
@@ -228,7 +228,7 @@ def test_without_xz(arrive, unpack, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "sentence"),
     [
         (["env"], "env needs TARGET"),
         (["env", "nowhere"], "nowhere is no folder; name the one that unpack.sh filled"),
@@ -239,18 +239,18 @@ def test_without_xz(arrive, unpack, tmp_path):
         (["arrived", "file/store", "target"], "the folder file/store cannot be made"),
     ],
 )
-def test_a_wrong_argument_of_unpack(call, tmp_path, arguments, said):
-    """What cannot be meant is one sentence and exit code 2."""
+def test_a_wrong_argument_of_unpack(call, tmp_path, arguments, sentence):
+    """A wrong argument gives one sentence and exit code 2."""
     (tmp_path / "arrived").mkdir()
     (tmp_path / "file").write_text("")
 
     code, out, err = call("unpack.sh", *arguments)
 
-    assert (code, out, err.count("\n"), said in err) == (2, "", 1, True)
+    assert (code, out, err.count("\n"), sentence in err) == (2, "", 1, True)
 
 
 def test_nothing_arrived(call, tmp_path):
-    """A folder without a list is told what to carry, and a part without its list is named."""
+    """Without a list in the folder, the sentence says what to carry."""
     (tmp_path / "arrived").mkdir()
     assert call("unpack.sh", "arrived", "store", "target")[::2] == (
         1,

@@ -1,4 +1,7 @@
-"""Copies of the sources that a test adds a file or a line to, for a fleet that runs the copies."""
+"""Copies of the sources, to which a test adds files and lines.
+
+A fleet runs the copies.
+"""
 
 import os
 import shutil
@@ -11,39 +14,45 @@ PACKAGES = ("agent/efficientquant_agent", "controller/efficientquant", "controll
 
 
 class Copies:
-    """The packages of agent, library and controller in a folder of the test's own.
+    """The packages of agent, library and controller in a test's folder.
 
-    Paths are those of the repository, e.g. "agent/efficientquant_agent/backends/toy.py". `added` counts the lines and
-    files that a test has added, by path.
+    Paths are those of the repository, e.g. "agent/efficientquant_agent/backends/toy.py". `added` counts by path the
+    lines and files that a test has added.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.added: dict[str, int] = {}
         for package in PACKAGES:
-            # With times and compiled files, so that nothing is compiled again.
+            # With modification times and compiled files, so that nothing is compiled again.
             shutil.copytree(ROOT / package, folder / package)
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What makes a process import the copies."""
+        """The variables that make a process import the copies."""
         roots = [str(self._folder / name) for name in ("agent", "controller")]
         return {"PYTHONPATH": os.pathsep.join([*roots, *filter(None, [os.environ.get("PYTHONPATH")])])}
 
     def add_file(self, path: str, text: str) -> None:
-        """Write a file that is not there yet."""
+        """Write a new file.
+
+        Fails when it exists.
+        """
         place = self._folder / path
         assert not place.exists(), path
         place.write_text(text)
         self._count(path)
 
     def insert_after(self, path: str, marker: str, line: str) -> None:
-        """Insert a line after the one line of a file that is `marker`, with the indentation that `line` has."""
+        """Insert a line, with its indentation, after the only line `marker`.
+
+        Fails when the file has several such lines or none.
+        """
         place = self._folder / path
         lines = place.read_text().splitlines()
-        found = [number for number, each in enumerate(lines) if each.strip() == marker]
-        assert len(found) == 1, f"{path} has {len(found)} lines that are {marker!r}"
-        lines.insert(found[0] + 1, line)
+        matches = [number for number, text in enumerate(lines) if text.strip() == marker]
+        assert len(matches) == 1, f"{path} has {len(matches)} lines that are {marker!r}"
+        lines.insert(matches[0] + 1, line)
         place.write_text("\n".join(lines) + "\n")
         self._count(path)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fleet import ROOT, Fleet
 
-# In a wheelhouse from before.
+# Wheels in a wheelhouse of an older version.
 LEFT_BEHIND = (
     "grpcio-1.48.2-cp36-cp36m-manylinux_2_17_aarch64.whl",
     "numpy-1.19.4-cp36-cp36m-manylinux2014_aarch64.whl",
@@ -18,7 +18,7 @@ LEFT_BEHIND = (
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    """A fleet with a running controller and no agent."""
+    """Start a fleet with a controller and no agent."""
     fleet = Fleet(tmp_path)
     fleet.start_controller()
     yield fleet
@@ -26,7 +26,10 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 
 
 def device_python(version: str) -> str:
-    """The interpreter of a device's environment; in CI a missing one is a failure."""
+    """Return the interpreter of a device's environment.
+
+    Without it the test is skipped, and in CI it fails.
+    """
     python = ROOT / f".venvs/py{version}/bin/python"
     if not python.exists():
         message = f"no Python {version} environment; install Python {version} and run 'make test'"
@@ -38,25 +41,28 @@ def device_python(version: str) -> str:
 
 @pytest.fixture
 def python36() -> str:
-    """A Jetson Nano's interpreter and libraries."""
+    """Return the interpreter with a Jetson Nano's libraries."""
     return device_python("3.6")
 
 
 @pytest.fixture
 def python38() -> str:
-    """An AGX Xavier's interpreter and libraries."""
+    """Return the interpreter with an AGX Xavier's libraries."""
     return device_python("3.8")
 
 
 @pytest.fixture
 def board_pythons(python36: str, python38: str) -> dict[str, str]:
-    """The interpreter of each board, by the wheelhouse's name for it."""
+    """Return each board's interpreter by its wheelhouse name."""
     return {"nano": python36, "xavier": python38}
 
 
 @pytest.fixture(scope="session")
 def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return the wheelhouse of a target, made once a session over what an older version left in its folder."""
+    """Return a function that makes a target's wheelhouse once a session.
+
+    Its folder holds wheels of an older version before.
+    """
     made: dict[str, Path] = {}
 
     def make(target: str) -> Path:

@@ -1,4 +1,7 @@
-"""A fleet of real processes on this machine: one controller, agents on any Python, the command line."""
+"""A fleet of real processes on this machine.
+
+It has one controller, agents on any Python, and the command line.
+"""
 
 import contextlib
 import json
@@ -21,11 +24,11 @@ from efficientquant_protos.v1 import fleet_pb2_grpc
 
 ROOT = Path(__file__).parent.parent.parent
 FIXTURES = ROOT / "tests/fixtures"
-DEADLINE_S = 240.0  # on a busy machine; nothing here waits that long when it works
+DEADLINE_S = 240.0  # for a busy machine, far longer than a working fleet needs
 
 
 class Process:
-    """A started command whose output is kept in a file and searched for the lines a test waits for."""
+    """A started command whose output goes to a file that tests search."""
 
     def __init__(self, command: list[str], log: Path, **environment: str) -> None:
         self.log = log
@@ -40,27 +43,33 @@ class Process:
             )
 
     def wait_for(self, text: str, timeout_s: float = 60.0) -> str:
-        """The first line with `text` that this process wrote; fails when it ends or is late."""
+        """Return the first line with `text` that this process wrote.
+
+        Fails when the process exits or the line does not appear in time.
+        """
         end_s = time.monotonic() + timeout_s
         while True:
             ended = self.popen.poll() is not None
             lines = self.log.read_bytes()[self._offset :].decode(errors="replace").splitlines()
-            found = next((line for line in lines if text in line), None)
-            if found is not None:
-                return found
+            match = next((line for line in lines if text in line), None)
+            if match is not None:
+                return match
             assert not ended, f"ended with {self.popen.returncode} without {text!r}:\n" + "\n".join(lines)
             assert time.monotonic() < end_s, f"no {text!r} in {timeout_s} s:\n" + "\n".join(lines)
-            select.select([], [], [], 0.02)  # the log is a plain file: there is nothing to block on
+            select.select([], [], [], 0.02)  # a plain file cannot be waited on
 
     def kill(self, number: int = signal.SIGKILL) -> int:
-        """Send a signal and wait for the end; returns the exit status."""
+        """Send a signal, wait for the exit and return the exit status."""
         if self.popen.poll() is None:
             self.popen.send_signal(number)
         return self.popen.wait(30)
 
 
 class Fleet:
-    """Everything one test starts, in this environment besides the test's own; `close` leaves nothing running."""
+    """The processes that a test starts.
+
+    `environment` is added to the test's own. `close` leaves nothing running.
+    """
 
     def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self.folder = folder
@@ -71,7 +80,10 @@ class Fleet:
         self._processes: list[Process] = []
 
     def start_controller(self, *options: str, listen: str = "127.0.0.1:0", code: str = "") -> Process:
-        """Start (or start again) the controller and learn where it listens; `code` runs before its main."""
+        """Start or restart the controller and read its address.
+
+        `code` runs before its main.
+        """
         entry = ["-m", "efficientquant_controller.cli"]
         if code:
             entry = ["-c", f"{code}\nfrom efficientquant_controller.cli.app import run\nrun()"]
@@ -90,7 +102,10 @@ class Fleet:
         options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> Process:
-        """Start an agent; `code` runs before its main."""
+        """Start an agent.
+
+        `code` runs before its main.
+        """
         entry = ["-m", "efficientquant_agent"]
         if code:
             entry = ["-c", f"import sys\n{code}\nfrom efficientquant_agent.__main__ import main\nsys.exit(main())"]
@@ -99,17 +114,20 @@ class Fleet:
         return self._start(command, f"agent-{state or name}", **(environment or {}))
 
     def connect_agent(self, name: str, python: str = sys.executable, **more: Any) -> Process:
-        """Start an agent and wait until its session is open; `more` as `start_agent`."""
+        """Start an agent and wait until its session is open.
+
+        `more` are options of `start_agent`.
+        """
         agent = self.start_agent(name, python, **more)
         agent.wait_for("ready: connected")
         return agent
 
-    def connect_gpu(self, **told: Any) -> Process:
-        """Connect an agent of a desktop with an RTX 3080, TensorRT 8.6, and NVML that tells what `told` says.
+    def connect_gpu(self, **readings: Any) -> Process:
+        """Connect a desktop's agent with an RTX 3080 and TensorRT 8.6.
 
-        See tests/fixtures/doubles.
+        Its NVML gives `readings`. See tests/fixtures/doubles.
         """
-        self.tell_gpu(**told)
+        self.tell_gpu(**readings)
         script = self.folder / "tensorrt.json"
         script.write_text("{}")
         environment = {
@@ -121,12 +139,15 @@ class Fleet:
         options = ["--board-root", str(self.copy_board("x86"))]
         return self.connect_agent("rtx", options=options, environment=environment)
 
-    def tell_gpu(self, **told: Any) -> None:
-        """Change what NVML tells from now on."""
-        (self.folder / "nvml.json").write_text(json.dumps(told))
+    def tell_gpu(self, **readings: Any) -> None:
+        """Change the readings that NVML gives from now on."""
+        (self.folder / "nvml.json").write_text(json.dumps(readings))
 
     def copy_board(self, name: str, *without: str) -> Path:
-        """Copy a captured board, less the paths in `without`, for an agent's --board-root."""
+        """Copy a captured board, except the paths in `without`.
+
+        The copy is for an agent's --board-root.
+        """
         root = self.folder / f"board-{name}"
         shutil.copytree(FIXTURES / "boards" / name, root)
         for path in without:
@@ -146,34 +167,40 @@ class Fleet:
         )
 
     def json(self, *arguments: str) -> Any:
-        """Run a client command that must succeed, and read its JSON."""
+        """Run a client command that must succeed, and parse its JSON."""
         done = self.run(*arguments, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     def bench_once(self, model: str, *options: str) -> dict[str, Any]:
-        """Measure fp32 with random weights once, in the shortest tier; returns its row of results."""
-        asked = ("--recipes", "fp32", "--weights", "random", "--tier", "demo", "--repeats", "1", *options)
-        done = self.run("bench", model, *asked, "--json")
+        """Measure fp32 with random weights once, and return its result row.
+
+        The tier is the shortest.
+        """
+        arguments = ("--recipes", "fp32", "--weights", "random", "--tier", "demo", "--repeats", "1", *options)
+        done = self.run("bench", model, *arguments, "--json")
         [row] = json.loads(done.stdout)["results"]
         return dict(row)
 
     @contextlib.contextmanager
     def control(self) -> Iterator[fleet_pb2_grpc.FleetControlStub]:
-        """A FleetControl client of the test's own."""
+        """Open a FleetControl client."""
         with grpc.insecure_channel(self.address) as channel:
             yield fleet_pb2_grpc.FleetControlStub(channel)
 
     def submit(self, model: str, **fields: Any) -> str:
-        """Submit a campaign with random weights; returns its id."""
-        request: dict[str, Any] = {"recipes": ["fp32"], "tier": "demo", "repeats": 1, **fields}
+        """Submit a campaign with random weights and return its id."""
+        options: dict[str, Any] = {"recipes": ["fp32"], "tier": "demo", "repeats": 1, **fields}
         with self.control() as control:
             weights = pb.Weights(random=True)
-            asked = pb.SubmitCampaignRequest(models=[model], weights=weights, **request)
-            return control.SubmitCampaign(asked, timeout=DEADLINE_S).campaign_id
+            request = pb.SubmitCampaignRequest(models=[model], weights=weights, **options)
+            return control.SubmitCampaign(request, timeout=DEADLINE_S).campaign_id
 
     def watch(self, campaign_id: str, until: Callable[[pb.CampaignStatus], bool]) -> pb.CampaignStatus:
-        """Follow a campaign until a condition holds; fails when it ends before."""
+        """Follow a campaign until a condition holds.
+
+        Raises AssertionError when the campaign ends before.
+        """
         with self.control() as control:
             request = pb.WatchCampaignRequest(campaign_id=campaign_id)
             for status in control.WatchCampaign(request, timeout=DEADLINE_S):
@@ -186,19 +213,19 @@ class Fleet:
         return self.watch(campaign_id, lambda status: status.campaign.HasField("ended_unix_s"))
 
     def wait_until_measuring(self, campaign_id: str, device: str) -> None:
-        """Wait until a device is in the timed loop of a run."""
+        """Wait until a device runs its timed loop."""
         self.wait_for_phase(campaign_id, device, "measure")
 
     def wait_for_phase(self, campaign_id: str, device: str, phase: str) -> None:
-        """Wait until a run on a device has come to a phase."""
+        """Wait until a run on a device reaches a phase."""
 
-        def is_there(status: pb.CampaignStatus) -> bool:
-            return any(one.name == device and one.phase == phase for one in status.devices)
+        def reached(status: pb.CampaignStatus) -> bool:
+            return any(entry.name == device and entry.phase == phase for entry in status.devices)
 
-        self.watch(campaign_id, is_there)
+        self.watch(campaign_id, reached)
 
     def raw_result(self, run_id: str) -> RunResult:
-        """Everything that the agent reported of a run, its windows and series included."""
+        """Return the agent's report of a run, with windows and series."""
         store = open_store(self.db, read_only=True)
         try:
             return store.raw_result(run_id)
@@ -206,19 +233,19 @@ class Fleet:
             store.close()
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Read the database as a user would."""
+        """Query the database from another process, as a user would."""
         done = subprocess.run(
             [sys.executable, "-c", _QUERY, str(self.db), sql], capture_output=True, text=True, check=True
         )
         return [tuple(row) for row in json.loads(done.stdout)]
 
     def close(self) -> None:
-        """Kill what is still running."""
+        """Kill the processes that still run."""
         for process in self._processes:
             process.kill()
 
     def _start(self, command: list[str], name: str, **environment: str) -> Process:
-        paths = [one.get("PYTHONPATH", "") for one in (environment, self._environment, os.environ)]
+        paths = [variables.get("PYTHONPATH", "") for variables in (environment, self._environment, os.environ)]
         environment = {
             "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": "2",

@@ -1,4 +1,7 @@
-"""What an addition takes: a backend, a sampler, a metric, a recipe and a verb, made in copies of the packages."""
+"""The edits that additions need, made in copies of the packages.
+
+The additions are a backend, a sampler, a metric, a recipe and a verb.
+"""
 
 import json
 import sqlite3
@@ -47,7 +50,7 @@ class Fan(Sampler):
         pass
 
 
-BOARD_PARTS = (lambda places: [Fan()],)
+BOARD_PARTS = (lambda roots: [Fan()],)
 '''
 RECIPE = "controller/efficientquant/methods/plain.py"
 PLAIN = '''"""The model as it is, under another name."""
@@ -64,7 +67,7 @@ class Plain(Fp32):
 
 register(Plain(name="plain"))
 '''
-VERB, APP = CONTROLLER + "cli/greet.py", CONTROLLER + "cli/app.py"
+VERB, APP = CONTROLLER + "cli/library/greet.py", CONTROLLER + "cli/app.py"
 GREET = '''"""`efficientquant greet`."""
 
 
@@ -72,7 +75,7 @@ def command() -> None:
     """Say hello."""
     print("hello")
 '''
-CHILD, RECORDS = AGENT + "worker.py", AGENT + "records.py"
+CHILD, RECORDS = AGENT + "child/measure.py", AGENT + "records.py"
 ENTRIES, MIGRATION = CONTROLLER + "columns/performance.py", CONTROLLER + "store/migrations/versions/v0005_luck.py"
 LUCK = '_reading("luck_bytes", "a lucky number"),'
 ADD_LUCK = '''"""Schema 5: luck."""
@@ -99,7 +102,7 @@ COUNTS = {
 
 @pytest.fixture
 def copies(tmp_path: Path) -> Copies:
-    """Copies of the sources, with the toy in the agent's."""
+    """Copy the sources and add the toy backend to the agent."""
     copies = Copies(tmp_path / "sources")
     copies.add_file(BACKEND, TOY)
     return copies
@@ -107,7 +110,7 @@ def copies(tmp_path: Path) -> Copies:
 
 @pytest.fixture
 def fleet(tmp_path: Path, copies: Copies) -> Iterator[Fleet]:
-    """A fleet whose processes run the copies; nothing is started yet."""
+    """Return a fleet that runs the copies, with nothing started."""
     fleet = Fleet(tmp_path, copies.environment)
     yield fleet
     fleet.close()
@@ -120,7 +123,7 @@ def add_all(copies: Copies) -> None:
     copies.insert_after(DISCOVERY, "MODULES = (", '    "fan",')
     copies.add_file(RECIPE, PLAIN)
     copies.add_file(VERB, GREET)
-    copies.insert_after(APP, "VERBS = (", '    "greet",')
+    copies.insert_after(APP, "VERBS = (", '    "library.greet",')
     copies.insert_after(CHILD, "readings=Readings(", "                luck_bytes=7.0,")
     copies.insert_after(RECORDS, "class Readings(NamedTuple):", "    luck_bytes: Optional[float] = None")
     copies.insert_after(ENTRIES, "MEMORY = (", f"    {LUCK}")
@@ -128,7 +131,7 @@ def add_all(copies: Copies) -> None:
 
 
 def test_each_addition_takes_the_counted_files(fleet: Fleet, copies: Copies) -> None:
-    """A campaign runs with all additions, and nothing else was edited; docs/architecture.md has the counts."""
+    """A campaign runs with all additions and no other edits, as docs/architecture.md counts them."""
     add_all(copies)
     fleet.start_controller()
     fleet.connect_agent("desk")
@@ -143,12 +146,15 @@ def test_each_addition_takes_the_counted_files(fleet: Fleet, copies: Copies) -> 
 
     assert (row["state"], row["backend"], row["target"]) == ("succeeded", "toy", "onnxruntime-1.10")
     assert (row["recipe"], greeted.stdout, run["luck_bytes"]) == ("plain", "hello\n", 7)
-    assert "fan_rpm" in [one.name for one in samples.series]
+    assert "fan_rpm" in [series.name for series in samples.series]
     assert copies.added == {path: count for counts in COUNTS.values() for path, count in counts.items()}
 
 
 def only_run(fleet: Fleet) -> tuple[dict[str, Any], RawSamples]:
-    """The one run with its samples, as any program reads them: the store of this process knows no schema 5."""
+    """Return the only run with its samples, read by SQL.
+
+    The store of this process does not know schema 5.
+    """
     with closing(sqlite3.connect(fleet.db)) as connection:
         connection.row_factory = sqlite3.Row
         [run] = connection.execute("SELECT * FROM run_results")
@@ -157,9 +163,9 @@ def only_run(fleet: Fleet) -> tuple[dict[str, Any], RawSamples]:
 
 
 def test_a_controller_without_the_row_refuses_it(fleet: Fleet, copies: Copies) -> None:
-    """Such an agent is welcome; a campaign on that backend is refused, and one on another of its backends is not.
+    """An agent with an unknown backend may connect, and only campaigns on that backend are refused.
 
-    A module that helps backends and is none changes nothing.
+    A helper module among the backends changes nothing.
     """
     copies.add_file(AGENT + "backends/toy_building.py", "LIMIT = 3\n")
     fleet.start_controller()
@@ -168,7 +174,7 @@ def test_a_controller_without_the_row_refuses_it(fleet: Fleet, copies: Copies) -
     [device] = fleet.json("devices")
     refused = fleet.run("bench", TINY, "--recipes", "fp32", "--weights", "random", "--tier", "demo")
 
-    assert [one["name"] for one in device["snapshot"]["backends"]] == ["toy", "ort-cpu"]
+    assert [backend["name"] for backend in device["snapshot"]["backends"]] == ["toy", "ort-cpu"]
     assert refused.returncode == 2
     assert "device 'desk' would run 'toy', which builds from the form 'toy' (opset 13, no" in refused.stderr
     assert "name another of its backends with --backend (it has: toy, ort-cpu)" in refused.stderr

@@ -7,12 +7,12 @@ import pytest
 from fleet import Fleet
 from PIL import Image
 
-# Small timm classifiers of 160×160: what is tested here is the fleet, not the model.
+# A small timm classifier of 160×160, because the fleet is tested, not the model.
 TINY = "test_efficientnet"
 
 
 def test_three_pythons_serve_one_campaign(fleet: Fleet, python36: str, python38: str) -> None:
-    """A quantized MobileViT runs on Python 3.6, 3.8 and 3.11 agents together, and every number is in the database."""
+    """A quantized MobileViT runs on agents of Python 3.6, 3.8 and 3.11, and their results are stored."""
     fleet.connect_agent("nano", python36)
     fleet.connect_agent("xavier", python38)
     fleet.connect_agent("desk")
@@ -23,12 +23,12 @@ def test_three_pythons_serve_one_campaign(fleet: Fleet, python36: str, python38:
     )
 
     assert answer["campaign"]["state"] == "succeeded"
-    assert answer["campaign"]["recipes"] == ["fp32", "efficientquant"]  # the twin came by itself
-    for bought in (row for row in answer["results"] if row["recipe"] != "fp32"):
-        assert (bought["not_compared"], bought["latency_answer"]) == ("", "not enough data")  # of two repeats
-        assert bought["size_ratio"] >= 1.3
-        assert bought["latency_ratio"] > 0
-        assert (bought["integer_operators"], bought["arithmetic"][:12]) == (0, "storage only")
+    assert answer["campaign"]["recipes"] == ["fp32", "efficientquant"]  # the twin is added automatically
+    for row in (row for row in answer["results"] if row["recipe"] != "fp32"):
+        assert (row["not_compared"], row["latency_answer"]) == ("", "not enough data")  # of two repeats
+        assert row["size_ratio"] >= 1.3
+        assert row["latency_ratio"] > 0
+        assert (row["integer_operators"], row["arithmetic"][:12]) == (0, "storage only")
     rows = fleet.query("select device, recipe, state, runs_done, artifact_bytes, latency_count from results")
     assert sorted((device, recipe) for device, recipe, *_ in rows) == [
         (device, recipe) for device in ("desk", "nano", "xavier") for recipe in ("efficientquant", "fp32")
@@ -39,19 +39,20 @@ def test_three_pythons_serve_one_campaign(fleet: Fleet, python36: str, python38:
     assert fleet.query("select count(*) from runs") == [(12,)]
     assert fleet.query("select count(*) from series") == [(12,)]
     versions = {
-        json.loads(one[0])["python"].rsplit(".", 1)[0] for one in fleet.query("select library_versions from runs")
+        json.loads(libraries)["python"].rsplit(".", 1)[0]
+        for (libraries,) in fleet.query("select library_versions from runs")
     }
     assert versions == {"3.6", "3.8", "3.11"}
 
 
 def test_every_number_the_issue_names_is_recorded(fleet: Fleet) -> None:
-    """Transfer, load by stage, percentiles, memory, providers, versions and provenance stand in typed columns."""
+    """Transfer, load by stage, percentiles, memory, providers, versions and provenance are in typed columns."""
     fleet.connect_agent("desk")
     (fleet.folder / "photos").mkdir()
     for index in range(3):
         Image.new("RGB", (200, 180), (80 * index, 99, 7)).save(fleet.folder / f"photos/{index}.png")
-    asked = ("--recipes", "int8", "--no-twin", "--weights", "random", "--tier", "demo", "--repeats", "1")
-    fleet.json("bench", TINY, *asked, "--data", str(fleet.folder / "photos"))
+    options = ("--recipes", "int8", "--no-twin", "--weights", "random", "--tier", "demo", "--repeats", "1")
+    fleet.json("bench", TINY, *options, "--data", str(fleet.folder / "photos"))
 
     columns = (
         "transfer_s, transfer_bytes, read_s, session_create_s, first_inference_s, load_s, latency_p50_s, "
@@ -75,9 +76,9 @@ def test_every_number_the_issue_names_is_recorded(fleet: Fleet) -> None:
 
 
 def test_a_model_without_softmax_works_and_says_so(fleet: Fleet) -> None:
-    """EfficientQuant on a plain CNN quantizes its weights and reports that there was nothing for log2 to do.
+    """EfficientQuant on a CNN without softmax succeeds, and its build message says that log2 was not used.
 
-    A recipe with options is asked for in any spelling and has one name everywhere.
+    A recipe with options may be written in any order and has one name everywhere.
     """
     fleet.connect_agent("desk")
     spellings = ["efficientquant:weight-bits=8:scope=conv+linear", "efficientquant:scope=conv+linear"]
@@ -93,7 +94,7 @@ def test_a_model_without_softmax_works_and_says_so(fleet: Fleet) -> None:
 
 
 def test_agents_on_one_board_take_turns(fleet: Fleet) -> None:
-    """Two agents of one machine never measure at the same time: they would measure each other."""
+    """Two agents of one machine never measure at the same time, because they would disturb each other."""
     fleet.connect_agent("one")
     fleet.connect_agent("two")
 
@@ -105,7 +106,7 @@ def test_agents_on_one_board_take_turns(fleet: Fleet) -> None:
 
 
 def test_an_equal_request_reuses_the_artifact(fleet: Fleet) -> None:
-    """The second campaign neither builds nor transfers what is already there."""
+    """The second campaign neither builds nor transfers an existing artifact."""
     fleet.connect_agent("desk")
     fleet.watch_to_end(fleet.submit(TINY))
     fleet.watch_to_end(fleet.submit(TINY))
@@ -116,7 +117,7 @@ def test_an_equal_request_reuses_the_artifact(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("output", ["--json", "--csv"])
 def test_results_are_one_command_away(fleet: Fleet, output: str) -> None:
-    """`results --campaign latest` gives a script the rows it needs, in SI units."""
+    """`results --campaign latest` prints the rows for a script, in SI units."""
     fleet.connect_agent("desk")
     fleet.watch_to_end(fleet.submit(TINY))
 

@@ -1,4 +1,4 @@
-"""The database file of a running controller: what of it can be copied, and when."""
+"""Copies of a running controller's database file."""
 
 import os
 import shutil
@@ -11,13 +11,13 @@ from fleet import Fleet
 
 
 def states_in(path: Path | str) -> list[str]:
-    """The campaigns' states in a file alone."""
+    """Return the campaigns' states in a database file."""
     with closing(sqlite3.connect(path)) as connection:
         return [state for (state,) in connection.execute("SELECT state FROM campaigns")]
 
 
 def test_the_database_file(fleet: Fleet) -> None:
-    """The file is complete once a campaign has ended, backed up while served, and alone after SIGTERM."""
+    """The file is complete after a campaign, can be backed up while served, and is alone after SIGTERM."""
     fleet.connect_agent("bench-1")
     row = fleet.bench_once("mobilevit_xxs")
     assert states_in(shutil.copy(fleet.db, fleet.folder / "main-file.db")) == ["succeeded"]

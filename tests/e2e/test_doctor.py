@@ -1,4 +1,4 @@
-"""The doctor asks a real controller, from a device's Python and without a locale."""
+"""The doctor with a real controller, on a device's Python without a locale."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from fleet import Fleet
 
 
 def test_the_doctor_asks_a_running_controller(fleet: Fleet, python36: str) -> None:
-    """Beside a running agent, through no proxy and in ASCII, the doctor tells the controller's version and clock."""
+    """During a running agent, past a proxy and in ASCII, the doctor reports the controller's version and clock."""
     fleet.connect_agent("nano", python36)
     command = [python36, "-m", "efficientquant_agent", "doctor", "--json", "--controller", fleet.address]
     environment = {**os.environ, "LC_ALL": "C", "http_proxy": "http://127.0.0.1:1"}

@@ -1,7 +1,7 @@
-"""A Nano with TensorRT, from its hello to the rows: the variant it gets, the engine it builds, what came of both.
+"""A Nano with TensorRT, its variants, engines and result rows.
 
-Its TensorRT is a double that runs engines on ONNX Runtime; more of what can happen to an engine is in
-tests/agent/test_engine_runs.py.
+Its TensorRT is a double that runs engines on ONNX Runtime. More tests of engines are in
+tests/agent/run/test_engine_runs.py.
 """
 
 import json
@@ -12,7 +12,7 @@ TINY = "test_efficientnet"
 
 
 def connect_nano(fleet: Fleet, python: str, **events: object) -> None:
-    """Connect a Nano whose TensorRT does what `events` say."""
+    """Connect a Nano whose TensorRT double follows `events`."""
     script = fleet.folder / "tensorrt.json"
     script.write_text(json.dumps(events))
     fleet.connect_agent(
@@ -27,8 +27,8 @@ def test_a_nano_with_tensorrt(fleet: Fleet, python36: str) -> None:
     """A device whose GPU has no INT8 gets float files and flags, and builds each engine once."""
     connect_nano(fleet, python36)
 
-    asked = ("--recipes", "fp16,efficientquant", "--weights", "random", "--tier", "demo", "--repeats", "2", "--layers")
-    done = fleet.run("bench", TINY, *asked, "--json")
+    options = ("--recipes", "fp16,efficientquant", "--weights", "random", "--tier", "demo", "--repeats", "2")
+    done = fleet.run("bench", TINY, *options, "--layers", "--json")
 
     rows = {row["recipe"]: row for row in json.loads(done.stdout)["results"]}
     assert {row["state"] for row in rows.values()} == {"succeeded"}, rows
@@ -47,7 +47,7 @@ def test_a_nano_with_tensorrt(fleet: Fleet, python36: str) -> None:
 
 
 def test_a_build_killed_for_memory(fleet: Fleet, python36: str) -> None:
-    """A build that the kernel kills with every workspace fails its job as build_oom, with what was tried and left."""
+    """A build that is killed with every workspace is build_oom, with the workspaces and the free memory."""
     connect_nano(fleet, python36, kill_builds=99)
 
     row = fleet.bench_once(TINY)
@@ -58,9 +58,10 @@ def test_a_build_killed_for_memory(fleet: Fleet, python36: str) -> None:
 
 
 def test_a_build_that_takes_too_long(fleet: Fleet, python36: str) -> None:
-    """A build that never ends fails its job as a timeout at the run's time limit, here cut from an hour to seconds."""
+    """A build that never ends fails its job as a timeout at the run's time limit."""
     assert fleet.controller is not None
     fleet.controller.kill()
+    # The time limit is six seconds here instead of an hour.
     fleet.start_controller(
         code="from efficientquant_controller.server import convert\nconvert.run_timeout_s = lambda *_, **__: 6.0"
     )
@@ -73,7 +74,7 @@ def test_a_build_that_takes_too_long(fleet: Fleet, python36: str) -> None:
 
 
 def test_a_hung_build(fleet: Fleet, python36: str) -> None:
-    """A build that never ends can be cancelled, is killed with its process, and leaves a device that works."""
+    """A build that never ends can be cancelled, and the device works afterwards."""
     connect_nano(fleet, python36, hang=True)
     hung = fleet.submit(TINY)
     fleet.wait_for_phase(hung, "nano", "build")

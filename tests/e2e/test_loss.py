@@ -1,4 +1,4 @@
-"""What is killed, cut off or damaged: nothing measured is lost, nothing is counted twice."""
+"""Kills, lost connections and damaged files, without lost or duplicate results."""
 
 import os
 import select
@@ -16,13 +16,13 @@ TINY = "test_efficientnet"
 
 
 def one_row_per_run(fleet: Fleet, runs: int) -> None:
-    """Every run of the campaign succeeded once, and left one set of raw samples."""
+    """Check that every run succeeded once and left one set of raw samples."""
     assert fleet.query("select state, count(*) from runs group by state") == [("succeeded", runs)]
     assert fleet.query("select count(distinct run_id), count(*) from series") == [(runs, runs)]
 
 
 def test_a_killed_agent_costs_only_its_run(fleet: Fleet) -> None:
-    """A run whose agent is killed in the middle goes back to the queue and waits for its device."""
+    """A run whose agent is killed goes back to the queue and waits for its device."""
     agent = fleet.connect_agent("desk")
     campaign = fleet.submit(TINY, tier="smoke", repeats=2)
     fleet.wait_until_measuring(campaign, "desk")
@@ -37,7 +37,7 @@ def test_a_killed_agent_costs_only_its_run(fleet: Fleet) -> None:
 
 
 def test_a_killed_agent_leaves_no_child_behind(fleet: Fleet) -> None:
-    """The measuring process dies with its agent: it would spoil the next measurement."""
+    """The measuring process exits with its agent, because it would disturb the next measurement."""
     agent = fleet.connect_agent("desk")
     fleet.wait_until_measuring(fleet.submit(TINY, tier="smoke"), "desk")
     children = children_of(agent.popen.pid)
@@ -49,7 +49,7 @@ def test_a_killed_agent_leaves_no_child_behind(fleet: Fleet) -> None:
 
 
 def test_a_killed_controller_goes_on_where_it_was(fleet: Fleet) -> None:
-    """A campaign survives the controller: the run on the device goes on, its result is delivered afterwards."""
+    """A run continues while the controller is down, and its result is delivered afterwards."""
     fleet.connect_agent("desk")
     campaign = fleet.submit(TINY, tier="smoke", repeats=2)
     fleet.wait_until_measuring(campaign, "desk")
@@ -64,7 +64,7 @@ def test_a_killed_controller_goes_on_where_it_was(fleet: Fleet) -> None:
 
 
 def test_a_controller_killed_while_building_builds_on(fleet: Fleet) -> None:
-    """A campaign whose artifacts were not built yet is taken up after a restart."""
+    """A campaign whose artifacts were not built yet continues after a restart."""
     fleet.connect_agent("desk")
     campaign = fleet.submit(TINY, recipes=["fp32", "efficientquant"])
     fleet.watch(campaign, lambda status: any(build.state == "building" for build in status.builds))
@@ -78,7 +78,7 @@ def test_a_controller_killed_while_building_builds_on(fleet: Fleet) -> None:
 
 
 def test_a_result_reported_twice_counts_once(fleet: Fleet) -> None:
-    """The second report of a run is answered, and changes nothing."""
+    """The second report of a run is answered and changes nothing in the database."""
     fleet.connect_agent("desk")
     fleet.watch_to_end(fleet.submit(TINY))
     [(run_id,)] = fleet.query("select run_id from runs")
@@ -94,7 +94,7 @@ def test_a_result_reported_twice_counts_once(fleet: Fleet) -> None:
 
 
 def test_a_damaged_cached_artifact_is_fetched_again(fleet: Fleet) -> None:
-    """One flipped byte in the device's cache: the file is dropped, fetched anew, and never run."""
+    """A cached artifact with one flipped byte is dropped and fetched again."""
     fleet.connect_agent("desk")
     fleet.watch_to_end(fleet.submit(TINY))
     [(sha256, size)] = fleet.query("select artifact_sha256, size_bytes from artifacts")
@@ -121,13 +121,16 @@ def test_cancelling_stops_the_run_on_the_device(fleet: Fleet) -> None:
 
 
 def children_of(pid: int) -> list[int]:
-    """The daemon may have started its children from any of its threads."""
-    found = [(task / "children").read_text().split() for task in Path(f"/proc/{pid}/task").iterdir()]
-    return [int(child) for children in found for child in children]
+    """Return the child processes that any thread of a process started."""
+    by_thread = [(task / "children").read_text().split() for task in Path(f"/proc/{pid}/task").iterdir()]
+    return [int(child) for children in by_thread for child in children]
 
 
 def wait_gone(pid: int) -> bool:
-    """True once the process has ended; a pidfd tells without polling."""
+    """Wait for a process to exit, and tell whether it did within 10 s.
+
+    A pidfd needs no polling.
+    """
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:

@@ -1,4 +1,7 @@
-"""What a user can get wrong: one sentence, exit code 2 (or the agent's own), and nothing half-done."""
+"""A user's mistakes, each refused with one sentence and an exit code.
+
+The exit code is 2 (or the agent's own). A refused command leaves nothing half-done.
+"""
 
 import sqlite3
 import sys
@@ -15,7 +18,10 @@ TINY = "test_efficientnet"
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """One controller with one agent for all refusals: each proves that it left nothing behind."""
+    """Start one controller with one agent for all refusals.
+
+    Each refusal checks that it left no campaign.
+    """
     fleet = Fleet(tmp_path_factory.mktemp("refusals"))
     fleet.start_controller()
     fleet.connect_agent("desk")
@@ -24,7 +30,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 def refused(fleet: Fleet, *arguments: str) -> str:
-    """Run a command that must be refused; returns its one sentence, and proves that no campaign was left."""
+    """Run a command that must be refused without a campaign, and return its sentence."""
     done = fleet.run(*arguments)
     assert done.returncode == 2, done.stderr
     lines = [line for line in done.stderr.strip().splitlines() if not line.startswith(("uploaded ", "waiting for "))]
@@ -34,7 +40,7 @@ def refused(fleet: Fleet, *arguments: str) -> str:
 
 
 def test_an_unknown_model_is_refused_with_near_matches(desk: Fleet) -> None:
-    """A typing error gets the names it could have meant."""
+    """The sentence lists models with names similar to the misspelled one."""
     sentence = refused(desk, "bench", "mobilevit_xxx", "--weights", "random")
     assert "mobilevit_xxx" in sentence
     assert "mobilevit_xxs" in sentence
@@ -56,8 +62,8 @@ def test_an_unknown_recipe_is_refused_with_those_there_are(desk: Fleet) -> None:
         ("fp32:weight_bits=4", ("weight_bits", "no options")),
     ],
 )
-def test_an_option_that_a_recipe_has_not_is_refused(desk: Fleet, recipe: str, words: tuple[str, ...]) -> None:
-    """The sentence names the option and what is possible."""
+def test_an_option_that_a_recipe_lacks_is_refused(desk: Fleet, recipe: str, words: tuple[str, ...]) -> None:
+    """The sentence names the option and the possible values or options."""
     sentence = refused(desk, "bench", TINY, "--recipes", f"fp32,{recipe}", "--weights", "random")
     assert all(word in sentence for word in words), sentence
 
@@ -68,11 +74,11 @@ def test_a_checkpoint_of_another_shape_is_refused(desk: Fleet, tmp_path: Path) -
     torch.save({"conv_stem.weight": torch.zeros(3, 3, 1, 1)}, checkpoint)
     sentence = refused(desk, "bench", TINY, "--weights", str(checkpoint))
     assert "mine.pth" in sentence
-    assert "artifacts" not in sentence  # not where the controller keeps it
+    assert "artifacts" not in sentence  # no path of the controller's copy
 
 
 def test_pretrained_weights_out_of_reach_are_refused_with_the_way_out(desk: Fleet) -> None:
-    """Without the hub, the sentence says what to pass instead."""
+    """Without access to the hub, the sentence says which option to pass."""
     sentence = refused(desk, "bench", "mobilevit_xxs")
     assert "--weights" in sentence
 
@@ -83,7 +89,7 @@ def test_without_a_device_nothing_starts(fleet: Fleet) -> None:
 
 
 def test_an_unknown_device_is_refused_with_those_connected(desk: Fleet) -> None:
-    """The sentence names the devices there are."""
+    """The sentence lists the connected devices."""
     sentence = refused(desk, "bench", TINY, "--weights", "random", "--devices", "nano-3")
     assert "nano-3" in sentence
     assert "desk" in sentence
@@ -100,7 +106,7 @@ def test_an_unreachable_controller_is_one_sentence(fleet: Fleet) -> None:
 
 
 def serve_refused(*options: str) -> str:
-    """Start a controller that must refuse; returns its last line."""
+    """Start a controller that must refuse, and return its last line."""
     import subprocess
 
     command = [sys.executable, "-m", "efficientquant_controller.cli", "serve", *options]
@@ -110,18 +116,18 @@ def serve_refused(*options: str) -> str:
 
 
 def test_a_port_in_use_is_refused(desk: Fleet, tmp_path: Path) -> None:
-    """A second controller does not share the first one's port."""
+    """A second controller cannot listen on the first controller's port."""
     sentence = serve_refused("--db", str(tmp_path / "other.db"), "--listen", desk.address)
     assert desk.address in sentence
 
 
 def test_two_controllers_on_one_database_are_refused(desk: Fleet) -> None:
-    """They would lease the same runs."""
+    """Two controllers cannot use one database, because they would lease the same runs."""
     assert "another controller" in serve_refused("--db", str(desk.db), "--listen", "127.0.0.1:0")
 
 
 def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
-    """It is left exactly as it was."""
+    """A database of a newer version is refused and stays unchanged."""
     path = tmp_path / "future.db"
     open_store(path).close()
     with sqlite3.connect(path) as connection:
@@ -140,14 +146,14 @@ def test_a_database_that_cannot_be_written_is_refused(tmp_path: Path, db: str) -
 
 
 def test_listening_to_the_world_needs_consent(tmp_path: Path) -> None:
-    """The wire is plain: beyond loopback only with --insecure, which the sentence explains."""
+    """Listening beyond loopback needs --insecure, which the sentence names, because the wire is not encrypted."""
     sentence = serve_refused("--db", str(tmp_path / "results.db"), "--listen", "0.0.0.0:0")
     assert "--insecure" in sentence
     assert not (tmp_path / "results.db").exists()
 
 
-def test_an_agent_with_a_newer_protocol_is_told_what_to_upgrade(desk: Fleet) -> None:
-    """It ends with exit code 3: trying again cannot help."""
+def test_an_agent_with_a_newer_protocol_learns_what_to_upgrade(desk: Fleet) -> None:
+    """An agent with a newer protocol exits with code 3, because a retry cannot help."""
     newer = "import efficientquant_protos; efficientquant_protos.PROTOCOL_VERSION = 99"
     agent = desk.start_agent("future", code=newer)
     assert agent.popen.wait(30) == 3
@@ -155,7 +161,7 @@ def test_an_agent_with_a_newer_protocol_is_told_what_to_upgrade(desk: Fleet) -> 
 
 
 def test_a_second_agent_of_the_same_name_is_refused(desk: Fleet) -> None:
-    """The name belongs to the first device; the second is told, and ends with exit code 2."""
+    """A second agent with the name of a connected device exits with code 2 and a sentence."""
     second = desk.start_agent("desk", state="other-board")
     assert second.popen.wait(30) == 2
     assert "desk" in second.log.read_text()

@@ -1,4 +1,7 @@
-"""What is read while a model runs, from a board's files, tegrastats or NVML to the rows of the database."""
+"""Telemetry of a run, from the board's sources to the database.
+
+The sources are the board's files, tegrastats and NVML.
+"""
 
 import json
 from pathlib import Path
@@ -14,7 +17,10 @@ ZONES = "sys/class/thermal"
 
 
 def copy_nano(fleet: Fleet, *without: str) -> Path:
-    """A Jetson Nano's files, its power mode told by what nvpmodel keeps for the next boot."""
+    """Copy a Jetson Nano's files and add its power mode.
+
+    The power mode is in the file that nvpmodel keeps for the next boot.
+    """
     root = fleet.copy_board("nano-r32.7.4", *without)
     (root / "etc/nvpmodel.conf").write_text("< POWER_MODEL ID=0 NAME=MAXN >\n< POWER_MODEL ID=1 NAME=5W >\n")
     (root / "var/lib/nvpmodel").mkdir(parents=True)
@@ -23,26 +29,29 @@ def copy_nano(fleet: Fleet, *without: str) -> Path:
 
 
 def connect_nano(fleet: Fleet, python: str, *without: str, **tegrastats: str) -> Process:
-    """Connect an agent that sees a Nano without some of its files, and reads a tegrastats."""
+    """Connect an agent of a Nano with tegrastats and without some files."""
     options = ["--board-root", str(copy_nano(fleet, *without)), "--tegrastats", REPLAY]
     return fleet.connect_agent("nano", python, options=options, environment=tegrastats)
 
 
 def bench(fleet: Fleet, *options: str) -> dict[str, Any]:
-    """Measure one tiny model once, with a second of rest before and after; returns its row of results."""
+    """Measure one tiny model once, and return its result row.
+
+    The board idles for one second before and after.
+    """
     row = fleet.bench_once(TINY, "--idle", "1", *options)
     assert row["state"] == "succeeded", row
     return row
 
 
 def test_a_nano_with_tegrastats(fleet: Fleet, python36: str) -> None:
-    """A Nano whose sensors only tegrastats can read tells power, energy, heat, conditions, agreement and itself."""
+    """A Nano with only tegrastats reports power, energy, temperature, conditions, agreement and its identity."""
     connect_nano(fleet, python36, RAILS, ZONES)
 
     row = bench(fleet)
 
     assert row["rail_set"] == "POM_5V_IN"
-    # The rail's lowest and highest values among the lines that the replay repeats.
+    # The rail's lowest and highest values in the replayed lines.
     low_w, high_w = rail_range()
     assert low_w < row["mean_power_w"] < high_w
     assert low_w < row["idle_power_w"] < high_w
@@ -66,7 +75,7 @@ def test_a_nano_with_tegrastats(fleet: Fleet, python36: str) -> None:
 
 
 def test_a_nano_with_sysfs_rails(fleet: Fleet, python36: str) -> None:
-    """Where the rails are files no tegrastats is started: 4.521 W for ever are 4.521 W at rest too, and 0 J net."""
+    """With rails in sysfs no tegrastats is started, and a constant 4.521 W gives 0 J net."""
     options = ["--board-root", str(copy_nano(fleet)), "--tegrastats", "/bin/false"]
     fleet.connect_agent("nano", python36, options=options)
 
@@ -84,7 +93,7 @@ def test_a_nano_with_sysfs_rails(fleet: Fleet, python36: str) -> None:
 
 
 def test_a_discrete_gpu(fleet: Fleet) -> None:
-    """NVML's counter of a GPU that takes 200 W gives 200 W, measuring and at rest."""
+    """NVML's energy counter of a GPU that draws 200 W gives 200 W, measuring and idle."""
     fleet.connect_gpu(power_w=200.0, throttle_bits=0)
 
     row = bench(fleet)
@@ -100,7 +109,7 @@ def test_a_discrete_gpu(fleet: Fleet) -> None:
 
 
 def test_heat_while_measuring(fleet: Fleet, python36: str) -> None:
-    """A board that passes 85 °C while it measures gives numbers that are not to be used, and the row says why."""
+    """A run in which the board exceeds 85 °C is INVALID, and the row says why."""
     connect_nano(fleet, python36, RAILS, ZONES, TEGRASTATS_HEAT_C="3")
 
     row = bench(fleet, "--start-below", "0")
@@ -111,8 +120,8 @@ def test_heat_while_measuring(fleet: Fleet, python36: str) -> None:
 
 
 def test_a_hot_board_cools_down_first(fleet: Fleet, python36: str) -> None:
-    """A board above the gate waits in a phase of its own, and starts once a reading is below it."""
-    # From 41 °C, half a degree less with each line: 1.6 s until it is below 33 °C.
+    """A board above the start temperature waits in the phase "gate" until a reading is below it."""
+    # It starts at 41 °C and cools by half a degree with each line, so it is below 33 °C after 1.6 s.
     connect_nano(fleet, python36, RAILS, ZONES, TEGRASTATS_HEAT_C="-0.5")
     campaign = fleet.submit(TINY, max_start_temperature_c=33.0, idle_s=1.0)
     fleet.wait_for_phase(campaign, "nano", "gate")
@@ -121,7 +130,7 @@ def test_a_hot_board_cools_down_first(fleet: Fleet, python36: str) -> None:
 
     result = fleet.raw_result(only_run(fleet))
     starts_s = {window.name: window.start_s for window in result.windows}
-    [heat] = [one for one in result.series if one.name == "temperature_cpu_c"]
+    [heat] = [series for series in result.series if series.name == "temperature_cpu_c"]
     seen_c = [value for time_s, value in zip(heat.time_s, heat.value, strict=True) if time_s <= starts_s["idle_before"]]
     assert len(seen_c) > 10
     assert seen_c[0] > 40
@@ -130,7 +139,7 @@ def test_a_hot_board_cools_down_first(fleet: Fleet, python36: str) -> None:
 
 
 def test_a_sensor_that_vanishes(fleet: Fleet, python36: str) -> None:
-    """A sensor that dies in the middle costs the energy, not the run: no number is made up, and the row says why."""
+    """A run whose sensor fails midway succeeds without energy, and the row says why."""
     # The twelfth line comes after 1.2 s, and the measurement ends after two at the earliest.
     agent = connect_nano(fleet, python36, RAILS, ZONES, TEGRASTATS_DIE_AFTER="12", TEGRASTATS_DIE_CODE="3")
 
@@ -142,25 +151,25 @@ def test_a_sensor_that_vanishes(fleet: Fleet, python36: str) -> None:
     assert any(reason.startswith("no energy: ") for reason in row["verdict_reasons"])
     assert row["energy_per_inference_j"] is row["net_energy_per_inference_j"] is row["mean_power_w"] is None
     [(findings,)] = fleet.query("select findings from runs")
-    assert [(one["check"], one["severity"]) for one in json.loads(findings)] == [("sensor", "soft")]
+    assert [(finding["check"], finding["severity"]) for finding in json.loads(findings)] == [("sensor", "soft")]
     assert "ended with code 3" in findings
 
 
 def rail_range() -> tuple[float, float]:
-    """The lowest and highest power of POM_5V_IN in the replay's lines, in watts."""
+    """Return the lowest and highest power of POM_5V_IN in the replay, in watts."""
     words = [line.split() for line in (FIXTURES / "boards/tegrastats/nano-r32.7.4.txt").read_text().splitlines()]
     values = [int(line[line.index("POM_5V_IN") + 1].split("/")[0]) / 1000 for line in words]
     return min(values), max(values)
 
 
 def only_run(fleet: Fleet) -> str:
-    """The id of the only run."""
+    """Return the id of the only run."""
     [(run_id,)] = fleet.query("select run_id from runs")
     return str(run_id)
 
 
 def measured(fleet: Fleet) -> tuple[float, int]:
-    """How long the only run's measure window was, in seconds, and how many inferences ended in it."""
+    """Return the only run's measure window in seconds and its number of inferences."""
     result = fleet.raw_result(only_run(fleet))
-    [window] = [one for one in result.windows if one.name == "measure"]
+    [window] = [window for window in result.windows if window.name == "measure"]
     return window.end_s - window.start_s, len(result.latency_s)

@@ -1,6 +1,7 @@
-"""What makes a number untrustworthy, and what must not: neighbours on the GPU, throttling, kills, crashes, sides.
+"""Verdicts and failures of runs that were disturbed.
 
-Builds that hang, or that the kernel kills for their memory, are in test_engines.py.
+The disturbances are other processes on the GPU, throttling, kills and crashes. Builds that hang, or that the kernel
+kills for their memory, are in test_engines.py. A comparison is here, too.
 """
 
 import json
@@ -13,11 +14,11 @@ from pathlib import Path
 from fleet import ROOT, Fleet, Process
 
 TINY = "test_efficientnet"
-_CLOCK_TESTS = str(ROOT / "tests/agent/clocks")
+_CLOCK_TESTS = str(ROOT / "tests/agent/host/clocks")
 
 
 def test_another_process_on_the_gpu(fleet: Fleet) -> None:
-    """What was measured beside another process on the GPU is not the model's own: INVALID, naming who it was."""
+    """A run during which another process uses the GPU is INVALID, and the reason names the process."""
     fleet.connect_gpu(processes=[[4242, 734003200]])
 
     row = fleet.bench_once(TINY)
@@ -29,38 +30,38 @@ def test_another_process_on_the_gpu(fleet: Fleet) -> None:
 
 
 def test_throttling(fleet: Fleet) -> None:
-    """A GPU that says it was held back by heat gives no usable number; one that idled or obeyed a setting does."""
+    """A run is INVALID when the GPU reports thermal throttling, but not when it idled or obeyed a setting."""
     fleet.connect_gpu()
-    told = {0x20: "software thermal slowdown", 0x40: "hardware thermal slowdown", 0xFF13: ""}
+    slowdowns = {0x20: "software thermal slowdown", 0x40: "hardware thermal slowdown", 0xFF13: ""}
 
-    for bits, named in told.items():
+    for bits, slowdown in slowdowns.items():
         fleet.tell_gpu(throttle_bits=bits)
         row = fleet.bench_once(TINY)
 
-        assert (f"throttled: {named}" in row["verdict_reasons"]) is bool(named), row
-        assert (row["verdict"] == "INVALID") is bool(named), row
+        assert (f"throttled: {slowdown}" in row["verdict_reasons"]) is bool(slowdown), row
+        assert (row["verdict"] == "INVALID") is bool(slowdown), row
 
     assert sorted(fleet.query("select throttled from runs")) == [(0,), (1,), (1,)]
 
 
 def test_nvml_that_breaks_does_not_break_a_run(fleet: Fleet) -> None:
-    """Without permission to list processes the rest is read all the same, and what is missing is said."""
+    """Without permission to list processes a run succeeds, and the row says what was not checked."""
     fleet.connect_gpu(errors={"nvmlDeviceGetComputeRunningProcesses": 4})
 
     row = fleet.bench_once(TINY)
 
     assert (row["state"], row["rail_set"]) == ("succeeded", "GPU")
     [(findings,)] = fleet.query("select findings from runs")
-    told = {one["check"]: one["message"] for one in json.loads(findings)}
-    assert "nvmlDeviceGetComputeRunningProcesses" in told["gpu_processes"]
-    assert any(one.startswith("not checked: other processes on the GPU") for one in row["verdict_reasons"])
+    messages = {finding["check"]: finding["message"] for finding in json.loads(findings)}
+    assert "nvmlDeviceGetComputeRunningProcesses" in messages["gpu_processes"]
+    assert any(reason.startswith("not checked: other processes on the GPU") for reason in row["verdict_reasons"])
     assert row["verdict"] in ("A", "B")
 
 
 def test_a_run_killed_for_memory(fleet: Fleet) -> None:
-    """A measuring process that SIGKILL ends, as the kernel does for memory, is runtime_oom with the memory seen.
+    """A measuring process that the kernel kills is runtime_oom, and its message has the peak memory.
 
-    The test sends the signal itself: from outside that is the same, and needs no memory to run out of.
+    The test sends SIGKILL itself, which looks the same and needs no shortage of memory.
     """
     agent = fleet.connect_agent("desk")
     campaign = fleet.submit(TINY, tier="standard")
@@ -77,7 +78,7 @@ def test_a_run_killed_for_memory(fleet: Fleet) -> None:
 
 
 def test_clocks_are_restored_after_a_crash(fleet: Fleet) -> None:
-    """An agent killed while it held the clocks puts them back when it starts again, says so, and does the run again."""
+    """An agent that was killed with locked clocks restores them at its start and repeats the run."""
     root = build_nano(fleet)
     agent = connect_nano(fleet, root)
     campaign = fleet.submit(TINY, tier="smoke", idle_s=1.0, lock_clocks=True, power_mode="5W")
@@ -87,8 +88,8 @@ def test_clocks_are_restored_after_a_crash(fleet: Fleet) -> None:
     agent.kill(signal.SIGKILL)
     agent = start_nano(fleet, root)
 
-    said = agent.wait_for("an earlier agent left clocks changed; they are restored")
-    assert "restore, set-power-mode 0" in said
+    line = agent.wait_for("an earlier agent left clocks changed; they are restored")
+    assert "restore, set-power-mode 0" in line
     assert clocks(root) == {"mode": 0, "gpu": 76800000, "cpu": 102000, "emc": 204000000}
     assert fleet.watch_to_end(campaign).campaign.state == "succeeded"
     [row] = fleet.json("results")
@@ -102,7 +103,7 @@ def test_clocks_are_restored_after_a_crash(fleet: Fleet) -> None:
 
 
 def test_clocks_that_cannot_be_locked(fleet: Fleet) -> None:
-    """A lock that does not hold is a failure with its reason, not a number; the board is as it was."""
+    """A run whose clocks cannot be locked fails with the reason, and the clocks are restored."""
     root = build_nano(fleet)
     (root / "slow-memory").touch()
     connect_nano(fleet, root)
@@ -115,7 +116,7 @@ def test_clocks_that_cannot_be_locked(fleet: Fleet) -> None:
 
 
 def test_compare_gives_one_answer(fleet: Fleet) -> None:
-    """Two jobs compared through the controller and out of its database give the same answer, in words and in JSON."""
+    """A comparison by the controller and one by its database are equal, in words and in JSON."""
     fleet.connect_agent("desk")
     fleet.json(
         *("bench", TINY, "--recipes", "fp32,int8", "--weights", "random", "--tier", "demo", "--repeats", "2"),
@@ -124,8 +125,8 @@ def test_compare_gives_one_answer(fleet: Fleet) -> None:
     sides = ("latest/desk/fp32", "latest/desk/int8")
 
     for metric in ("latency", "memory", "energy"):
-        asked = ("compare", *sides, "--metric", metric)
-        by_controller, by_database = (fleet.run(*asked, *more) for more in ((), ("--db", str(fleet.db))))
+        command = ("compare", *sides, "--metric", metric)
+        by_controller, by_database = (fleet.run(*command, *more) for more in ((), ("--db", str(fleet.db))))
         assert by_controller.returncode == by_database.returncode
         assert by_controller.stdout == by_database.stdout
         assert by_controller.stderr == by_database.stderr
@@ -136,21 +137,24 @@ def test_compare_gives_one_answer(fleet: Fleet) -> None:
 
 
 def measuring_process(agent: Process) -> int:
-    """The pid of the process that an agent measures in."""
+    """Return the pid of an agent's measuring process."""
     tasks = Path(f"/proc/{agent.popen.pid}/task").iterdir()
     children = [child for task in tasks for child in (task / "children").read_text().split()]
-    [worker] = [child for child in children if b"worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    [worker] = [child for child in children if b"child.measure" in Path(f"/proc/{child}/cmdline").read_bytes()]
     return int(worker)
 
 
 def build_nano(fleet: Fleet) -> Path:
-    """A Nano's files with an nvpmodel and a jetson_clocks that work on them; see tests/agent/clocks."""
+    """Copy a Nano's files and add working nvpmodel and jetson_clocks.
+
+    See tests/agent/host/clocks.
+    """
     root = fleet.copy_board("nano-r32.7.4", "sys/devices/system/cpu", "sys/class/devfreq")
     code = (
         f"import sys; sys.path.insert(0, {_CLOCK_TESTS!r}); import nano_board; nano_board.Board({str(root)!r}).build()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    # Where the agent looks for them when it says what the board can do.
+    # The paths where the agent looks for them to describe the board.
     for path, name in (
         ("usr/sbin/nvpmodel", "nvpmodel"),
         ("etc/nvpmodel.conf", "nvpmodel.conf"),
@@ -162,25 +166,25 @@ def build_nano(fleet: Fleet) -> Path:
 
 
 def start_nano(fleet: Fleet, root: Path) -> Process:
-    """Start an agent whose root helper has that board's tools and not this machine's."""
+    """Start an agent whose root helper uses that board's tools."""
     code = f"""
 sys.path.insert(0, {_CLOCK_TESTS!r})
 import nano_board
-from efficientquant_agent import clocks
+from efficientquant_agent.host import clocks
 clocks.ClockControl = lambda *_: nano_board.Board({str(root)!r}).control()
 """
     return fleet.start_agent("nano", code=code, options=["--board-root", str(root)])
 
 
 def connect_nano(fleet: Fleet, root: Path) -> Process:
-    """Start that agent and wait until its session is open."""
+    """Start an agent on that board and wait until its session is open."""
     agent = start_nano(fleet, root)
     agent.wait_for("ready: connected")
     return agent
 
 
 def clocks(root: Path) -> dict[str, int]:
-    """The power mode and the clocks of the board now."""
+    """Return the current power mode and clocks of the board."""
     files = {
         "mode": "mode",
         "gpu": "sys/class/devfreq/57000000.gpu/cur_freq",

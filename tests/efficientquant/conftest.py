@@ -1,4 +1,4 @@
-"""Two small models, quantized and exported once for all tests that need it, and real images."""
+"""Real images, and models and artifacts that all tests share."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ CHECK = Path(__file__).parent / "ort_1_10_check.py"
 
 
 class OnDemand(dict):
-    """A dictionary that makes an entry from its key when it is first asked for."""
+    """A dictionary that makes each entry from its key on first use."""
 
     def __init__(self, make):
         super().__init__()
@@ -28,7 +28,10 @@ class OnDemand(dict):
 
 @pytest.fixture(scope="session")
 def real_images():
-    """Return (6, 3, 256, 256) crops of scikit-learn's two photographs, as the MobileViTs take them: pixels / 255."""
+    """Return crops of scikit-learn's two photographs.
+
+    They are (6, 3, 256, 256) pixels / 255, as the MobileViTs take them.
+    """
     crops = [
         torch.from_numpy(photo[top : top + 256, left : left + 256].copy()).permute(2, 0, 1) / 255.0
         for photo in load_sample_images().images
@@ -39,13 +42,16 @@ def real_images():
 
 @pytest.fixture(scope="session")
 def models():
-    """Return eager random models by name, each made when it is first asked for."""
+    """Return eager random models by name, each made on first use."""
     return OnDemand(lambda name: eq.create_model(name, "random"))
 
 
 @pytest.fixture(scope="session")
 def images_for(models, real_images):
-    """Return a function: a model's name → the photographs at its input size and in its normalization."""
+    """Return a function that gives the photographs for a model.
+
+    They have the model's input size and normalization.
+    """
 
     def resize(name):
         spec = eq.input_spec(models[name])
@@ -58,13 +64,19 @@ def images_for(models, real_images):
 
 @pytest.fixture(scope="session")
 def quantized(models, images_for):
-    """Return models calibrated on real images, each made when it is first asked for: [model, recipe]."""
+    """Return models calibrated on real images, by [model, recipe].
+
+    Each is made on first use.
+    """
     return OnDemand(lambda name, recipe: eq.quantize(models[name], eq.get_recipe(recipe), images_for(name)))
 
 
 @pytest.fixture(scope="session")
 def artifacts(quantized, images_for, tmp_path_factory):
-    """Return checked artifacts, each made when it is first asked for: [model, recipe] or [model, recipe, target]."""
+    """Return checked artifacts, by [model, recipe] or [model, recipe, target].
+
+    Each is made on first use.
+    """
     folder = tmp_path_factory.mktemp("artifacts")
 
     def export(model, recipe, target="onnxruntime-1.10"):
@@ -76,7 +88,10 @@ def artifacts(quantized, images_for, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def old_python(pytestconfig):
-    """Return a Python 3.6 that has ONNX Runtime 1.10: missing is a failure in CI, elsewhere a skip."""
+    """Return a Python 3.6 that has ONNX Runtime 1.10.
+
+    Without it, tests fail in CI and are skipped elsewhere.
+    """
     default = pytestconfig.rootpath / ".venvs/py3.6/bin/python"
     interpreter = Path(os.environ.get("EFFICIENTQUANT_PY36") or default)
     if interpreter.exists():
@@ -89,7 +104,10 @@ def old_python(pytestconfig):
 
 @pytest.fixture
 def then_and_now(old_python, tmp_path):
-    """Return a function (ONNX file, images) → the logits of ONNX Runtime 1.10 and of the current one."""
+    """Return a function that runs an ONNX file in two ONNX Runtimes.
+
+    It takes (file, images) and returns the logits of ONNX Runtime 1.10 and of the current version.
+    """
 
     def compare(path, images):
         np.save(tmp_path / "images.npy", images.numpy())

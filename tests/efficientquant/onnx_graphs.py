@@ -1,18 +1,21 @@
-"""Small ONNX files for the tests of rules and verdicts, one node at a time."""
+"""Small ONNX graphs for the tests of rules and verdicts."""
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 
 class GraphWriter:
-    """Collects nodes and constants; `model` closes the graph over its one input `x` (1, 8, 16, 16) and last output."""
+    """A writer of one graph, node by node.
+
+    `model` returns it with the input `x` (1, 8, 16, 16) and the last node's output.
+    """
 
     def __init__(self) -> None:
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, np.ndarray] = {}
 
     def constant(self, name: str, array: np.ndarray) -> str:
-        """Store an array."""
+        """Store an array and return its name."""
         self.constants[name] = array
         return name
 
@@ -23,12 +26,15 @@ class GraphWriter:
         return name
 
     def quantized(self, x: str, scale: float = 0.05) -> str:
-        """Append QuantizeLinear and DequantizeLinear in int8."""
+        """Append QuantizeLinear and DequantizeLinear in int8 and return the output."""
         parameters = (self.constant("act_scale", np.float32(scale)), self.constant("act_zero", np.int8(0)))
         return self.add("DequantizeLinear", self.add("QuantizeLinear", x, *parameters), *parameters)
 
     def stored_weight(self, name: str, shape: tuple[int, ...]) -> str:
-        """Store an int8 weight with a scale per output channel and append its DequantizeLinear."""
+        """Store an int8 weight and append its DequantizeLinear.
+
+        It has one scale per output channel. Returns the dequantized weight.
+        """
         codes = np.arange(np.prod(shape), dtype=np.int64).reshape(shape) % 255 - 127
         inputs = (
             self.constant(f"{name}_int8", codes.astype(np.int8)),
@@ -38,7 +44,7 @@ class GraphWriter:
         return self.add("DequantizeLinear", *inputs, name=f"{name}_dequantize", axis=0)
 
     def model(self, *, opset: int = 13, ir_version: int = 8, output: int = TensorProto.FLOAT) -> ModelProto:
-        """Return the file; the last node's output is the graph's."""
+        """Return the model, whose output is the last node's."""
         graph = helper.make_graph(
             self.nodes,
             "graph",
@@ -55,7 +61,10 @@ class GraphWriter:
 def convolution(
     *, quantize_input: bool, quantize_weight: bool = True, silu: bool = False, group: int = 1
 ) -> ModelProto:
-    """A 3×3 convolution of 8 channels, with SiLU and a quantized result behind it where asked."""
+    """Return a model with one 3×3 convolution of 8 channels.
+
+    With `silu`, SiLU and a quantized result follow it.
+    """
     write = GraphWriter()
     x = write.quantized("x") if quantize_input else "x"
     shape = (8, 8 // group, 3, 3)

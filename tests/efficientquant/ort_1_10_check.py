@@ -1,4 +1,7 @@
-"""Runs an ONNX file under an old Python: IMAGES.npy MODEL.onnx LOGITS.npy; nothing newer than Python 3.6 in here."""
+"""A script that runs an ONNX file in ONNX Runtime 1.10.
+
+Its arguments are IMAGES.npy MODEL.onnx LOGITS.npy. It has to run on Python 3.6.
+"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Verdicts on files, by the name of a target."""
+"""Verdicts of targets on files."""
 
 import json
 
@@ -35,7 +35,7 @@ def test_onnx_runtime_dequantizes_weights_that_stand_alone(saved):
 
 
 def test_onnx_runtime_computes_in_integers_between_quantizers(saved):
-    """Quantized on both sides and behind, a convolution becomes QLinearConv."""
+    """A convolution with quantized input, weight and output becomes QLinearConv."""
     write = GraphWriter()
     y = write.add("Conv", write.quantized("x"), write.stored_weight("w", (8, 8, 3, 3)), name="conv")
     write.quantized(y)
@@ -47,7 +47,7 @@ def test_onnx_runtime_computes_in_integers_between_quantizers(saved):
 
 
 def test_onnx_runtime_refuses_what_it_has_no_kernel_for(saved):
-    """What a session says when it is created is the reason."""
+    """The error of a session's creation is the verdict's reason."""
     write = GraphWriter()
     write.add("Marker", "x", name="marker", domain="custom")
 
@@ -78,7 +78,7 @@ def test_a_verdict_is_json(saved, target):
 
 @pytest.mark.parametrize("recipe", ["fp32", "efficientquant"])
 def test_the_widest_form_of_a_hybrid_loads(artifacts, recipe):
-    """Of mobilevit_xxs every convolution, linear and attention product is accounted for, all in float."""
+    """The verdict covers every convolution, linear and attention product of mobilevit_xxs, all in float."""
     verdict = check(artifacts["mobilevit_xxs", recipe].path, "onnxruntime-1.10")
 
     assert verdict.precisions() == {"conv": {"fp32": 35}, "linear": {"fp32": 37}, "product": {"fp32": 18}}
@@ -86,7 +86,7 @@ def test_the_widest_form_of_a_hybrid_loads(artifacts, recipe):
 
 
 def test_wrong_files_and_targets_are_one_sentence(tmp_path):
-    """A missing file, a folder, text and an empty file are no ONNX files; a target's name is one of those there are."""
+    """A missing file, a folder, text, an empty file and an unknown target are refused with one sentence each."""
     (tmp_path / "text.onnx").write_text("not a model")
     (tmp_path / "empty.onnx").touch()
     for name, problem in (

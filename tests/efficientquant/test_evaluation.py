@@ -41,40 +41,45 @@ def evaluations(trained, folder, test_data):
     for recipe in MAX_LOSS:
         quantized = eq.quantize(trained, eq.get_recipe(recipe), images)
         subjects += [quantized, eq.export_onnx(quantized, folder / f"{recipe}.onnx")]
-    found = evaluate_all(subjects, test_data, reference=trained)
+    results = evaluate_all(subjects, test_data, reference=trained)
     recipes = [recipe for recipe in MAX_LOSS for _ in ("eager", "artifact")]
-    return {(recipe, one.subject): one for recipe, one in zip(recipes, found, strict=True)}
+    return {(recipe, evaluation.subject): evaluation for recipe, evaluation in zip(recipes, results, strict=True)}
 
 
 def test_the_trained_model_is_trained(trained, test_data):
-    """The shipped weights recognize the test split, which training never saw."""
-    found = eq.evaluate(trained, test_data, reference=trained)
-    assert found.images == 797
-    assert found.top1 > 0.98
-    assert found.top5 > found.top1
-    assert (found.agreement, found.top1_change, found.max_abs, found.sqnr_db) == (1.0, 0.0, 0.0, math.inf)
+    """The shipped weights classify the test split, which training did not use."""
+    evaluation = eq.evaluate(trained, test_data, reference=trained)
+    assert evaluation.images == 797
+    assert evaluation.top1 > 0.98
+    assert evaluation.top5 > evaluation.top1
+    assert (evaluation.agreement, evaluation.top1_change, evaluation.max_abs, evaluation.sqnr_db) == (
+        1.0,
+        0.0,
+        0.0,
+        math.inf,
+    )
 
 
 @pytest.mark.parametrize("kind", ["eager", "artifact"])
 @pytest.mark.parametrize("recipe", MAX_LOSS)
 def test_eight_bits_keep_the_accuracy(evaluations, recipe, kind):
-    """EfficientQuant loses at most 0.3 points of top-1 on a really trained hybrid, int8 at most 0.5."""
-    found = evaluations[recipe, kind]
-    assert found.top1_change >= -MAX_LOSS[recipe]
-    assert found.agreement > 0.99
-    assert found.sqnr_db > 20
+    """On a trained hybrid EfficientQuant loses at most 0.3 points of top-1, int8 at most 0.5."""
+    evaluation = evaluations[recipe, kind]
+    assert evaluation.top1_change >= -MAX_LOSS[recipe]
+    assert evaluation.agreement > 0.99
+    assert evaluation.sqnr_db > 20
 
 
 @pytest.mark.parametrize("recipe", MAX_LOSS)
 def test_the_artifact_is_as_accurate_as_the_eager_model(evaluations, recipe):
-    """Both compute the same quantized model: at most one image of 797 falls on the other side."""
+    """Top-1 of the artifact and of the eager model differ by at most one image of 797."""
     eager, artifact = evaluations[recipe, "eager"], evaluations[recipe, "artifact"]
     assert abs(eager.top1 - artifact.top1) <= 1 / 797 + 1e-9
     assert (eager.runtime.split()[0], artifact.runtime.split()[0]) == ("torch", "onnxruntime")
 
 
 def test_every_evaluation_carries_its_bits(evaluations):
-    """Accuracy stands beside the bits of weights and activations that it was reached with."""
+    """An evaluation has the bits of weights and activations that its accuracy was reached with."""
     bits = evaluations["efficientquant", "artifact"].bit_table
     assert bits["conv weights"] == "8 per-channel"
     assert bits["linear weights"] == "32"
@@ -83,7 +88,7 @@ def test_every_evaluation_carries_its_bits(evaluations):
 
 
 def test_an_onnx_file_says_what_it_can_of_its_bits(evaluations, folder, test_data):
-    """A path without its Artifact has the bit table that it carries; a file from elsewhere, its weights' types."""
+    """The bit table comes from the file's metadata, or from the weights' types where it has none."""
     own, foreign = onnx.load(folder / "efficientquant.onnx"), folder / "foreign.onnx"
     own.ClearField("metadata_props")
     onnx.save(own, foreign)
@@ -94,27 +99,27 @@ def test_an_onnx_file_says_what_it_can_of_its_bits(evaluations, folder, test_dat
 
 
 def test_an_evaluation_survives_json(evaluations, trained, test_data):
-    """to_dict and from_dict are inverse, also where nothing differs and the SQNR is infinite."""
+    """from_dict reverses to_dict, also where nothing differs and the SQNR is infinite."""
     same = eq.evaluate(trained, test_data, reference=trained, limit=20)
-    for found in (*evaluations.values(), same):
-        assert Evaluation.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found
+    for evaluation in (*evaluations.values(), same):
+        assert Evaluation.from_dict(json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))) == evaluation
 
 
 def test_batches_do_not_change_the_counts(trained, test_data):
-    """The size of a batch is a matter of speed."""
+    """The size of a batch does not change the results."""
     few = test_data.sample(50)
-    one, other = (eq.evaluate(trained, few, batch=batch) for batch in (7, 50))
-    assert (one.top1, one.top5, one.images) == (other.top1, other.top5, 50)
+    small, large = (eq.evaluate(trained, few, batch=batch) for batch in (7, 50))
+    assert (small.top1, small.top5, small.images) == (large.top1, large.top5, 50)
 
 
 def test_standard_errors():
-    """The binomial error of 1 in 4, and the paired error of three against one in a hundred."""
+    """The binomial and the paired standard error have their textbook values."""
     assert binomial_error(0.25, 300) == pytest.approx(0.025)
     assert paired_error(3, 1, 100) == pytest.approx(math.sqrt((0.04 - 0.02**2) / 100))
 
 
 def test_a_tally_counts_who_was_right():
-    """Won and lost against the reference, agreement and distances are counted per image."""
+    """A tally counts per image what was won and lost against the reference, agreement and distances."""
     tally = Tally()
     logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     expected = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 4.0]])
@@ -124,33 +129,33 @@ def test_a_tally_counts_who_was_right():
 
 
 def test_without_labels_there_is_fidelity_and_no_accuracy(trained, test_data):
-    """Unlabelled images tell how far the logits lie from FP32."""
-    found = eq.evaluate(trained, dataclasses.replace(test_data, labels=None), reference=trained, limit=10)
-    assert (found.top1, found.top1_error, found.top5, found.top1_change) == (None, None, None, None)
-    assert found.agreement == 1.0
+    """Unlabelled images give the distance from FP32 and no accuracy."""
+    evaluation = eq.evaluate(trained, dataclasses.replace(test_data, labels=None), reference=trained, limit=10)
+    assert (evaluation.top1, evaluation.top1_error, evaluation.top5, evaluation.top1_change) == (None, None, None, None)
+    assert evaluation.agreement == 1.0
 
 
 def test_few_classes_have_no_top5(test_data):
-    """Five of five is always right: below six classes top-5 says nothing."""
+    """Below six classes there is no top-5, since every answer would be right."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 5))
     few = dataclasses.replace(test_data, labels=tuple(label % 5 for label in test_data.labels))
     assert eq.evaluate(model, few, limit=10).top5 is None
 
 
 def test_a_model_of_one_class_is_refused(test_data):
-    """With one output every image would be right."""
-    one = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 1))
+    """A model with one output is refused, since every answer would be right."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 1))
     few = dataclasses.replace(test_data, labels=(0,) * len(test_data.labels))
     sentence = "the model has one output, so every answer is the same; evaluate takes classifiers of 2 classes or more"
     with pytest.raises(EvaluationError, match=sentence):
-        eq.evaluate(one, few)
-    one.num_classes = 1
+        eq.evaluate(model, few)
+    model.num_classes = 1
     with pytest.raises(EvaluationError, match=sentence):
-        require_fit(one, few)
+        require_fit(model, few)
 
 
 def test_a_model_without_a_classifier_is_refused(test_data):
-    """Features are no classes: a model that timm made without a head cannot be judged."""
+    """A model without a classifier head is refused."""
     features = nn.Identity()
     features.num_classes = 0
     with pytest.raises(EvaluationError, match="the model has no classifier"):
@@ -160,27 +165,27 @@ def test_a_model_without_a_classifier_is_refused(test_data):
 
 
 def test_no_images_are_refused(trained, test_data):
-    """An empty choice of images is a sentence, and no division by zero."""
+    """An empty set of images is refused with one sentence."""
     with pytest.raises(EvaluationError, match="there are no images to evaluate on"):
         eq.evaluate(trained, dataclasses.replace(test_data, indices=()))
 
 
 def test_images_of_equal_pixels_are_named(trained, tmp_path):
-    """An evaluation says which of its images have no content."""
+    """An evaluation names the images whose pixels are all equal."""
     np.savez(tmp_path / "a.npz", images=np.zeros((2, 8, 8, 3), np.uint8), labels=np.array([0, 1]))
-    found = eq.evaluate(trained, eq.open_images(tmp_path / "a.npz", eq.input_spec(trained)))
-    assert found.notes == tuple(f"data a.npz: images[{index}]: all pixels are equal" for index in (0, 1))
+    evaluation = eq.evaluate(trained, eq.open_images(tmp_path / "a.npz", eq.input_spec(trained)))
+    assert evaluation.notes == tuple(f"data a.npz: images[{index}]: all pixels are equal" for index in (0, 1))
 
 
-def test_classes_that_do_not_fit_are_told(test_data):
-    """A model with fewer outputs than the labels need is refused before it is judged."""
+def test_classes_that_do_not_fit_are_refused(test_data):
+    """A model with fewer outputs than the labels need is refused."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 5))
     with pytest.raises(DataError, match="but the model has 5 outputs, 0 to 4"):
         eq.evaluate(model, test_data)
 
 
-def test_what_is_no_artifact_is_told(tmp_path, test_data, pytestconfig):
-    """A missing file, a text file and a model for other images are each one sentence."""
+def test_what_is_no_artifact_is_refused(tmp_path, test_data, pytestconfig):
+    """A missing file, a text file and a model for other images are refused with one sentence each."""
     (tmp_path / "text.onnx").write_text("no model")
     with pytest.raises(ArtifactFileError, match="is no ONNX file"):
         eq.evaluate(tmp_path / "text.onnx", test_data)

@@ -42,7 +42,7 @@ def test_the_library_works_without_the_fleet():
 
 
 def test_an_unknown_attribute_is_an_attribute_error():
-    """The lazy module answers for what it has not as any module does."""
+    """The lazy module raises AttributeError for an unknown name, as any module does."""
     import efficientquant
 
     with pytest.raises(AttributeError, match="no attribute 'quantise'"):

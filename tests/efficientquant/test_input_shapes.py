@@ -13,7 +13,7 @@ TALL, WIDE, GREY = (3, 64, 32), (3, 32, 64), (1, 32, 64)
 
 
 def build(name, shape):
-    """Return a random model whose configuration says an input (C, H, W)."""
+    """Return a random model for inputs of `shape` (C, H, W)."""
     set_fused_attn(False)  # as create_model does, so that the softmax can be seen
     channels = shape[0]
     overlay = {"input_size": shape, "mean": (0.5,) * channels, "std": (0.5,) * channels}
@@ -26,7 +26,7 @@ def build(name, shape):
     [(digits.MODEL, TALL), ("test_vit", WIDE), ("test_convnext", GREY)],
 )
 def test_an_input_need_not_be_square_nor_coloured(tmp_path, name, shape):
-    """Quantizing, exporting and evaluating take any height, width and number of channels."""
+    """Quantization, export and evaluation take any height, width and number of channels."""
     channels, height, width = shape
     pixels = np.random.default_rng(0).integers(0, 256, (2, height, width + 9, channels), dtype=np.uint8)
     np.savez(tmp_path / "a.npz", images=pixels, labels=np.array([0, 1]))
@@ -38,7 +38,7 @@ def test_an_input_need_not_be_square_nor_coloured(tmp_path, name, shape):
 
 
 def test_pictures_and_audits_take_an_input_that_is_not_square():
-    """The other verbs follow the model's input too."""
+    """Synthetic images, audits and plots follow the model's input shape."""
     model = build(digits.MODEL, WIDE)
     images = eq.synthetic_images(eq.input_spec(model), 2)
     assert images.shape == (2, *WIDE)
@@ -49,7 +49,7 @@ def test_pictures_and_audits_take_an_input_that_is_not_square():
 
 @pytest.mark.parametrize(("name", "size"), [("test_vit", 17), ("vit_tiny_patch16_224", 10_000_000)])
 def test_a_size_that_a_model_cannot_have_is_refused(name, size):
-    """A side that is no multiple of the patch, and one that no memory holds, are one sentence each."""
+    """A side that is no multiple of the patch, or too large for the memory, is refused with one sentence."""
     with pytest.raises(InputSizeError, match=f"{name} does not run on {size} × {size} images") as caught:
         create_model(name, "random", input_size=size)
     assert caught.value.size == (size, size)

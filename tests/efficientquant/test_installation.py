@@ -1,4 +1,4 @@
-"""How a missing extra is installed."""
+"""The installation of a missing extra."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ from efficientquant.targets import get_target
     ],
 )
 def test_the_command_fits_where_the_product_came_from(tmp_path, monkeypatch, origin, requirement):
-    """A checkout is installed from its folder, a package by its name, each with the running Python's pip."""
+    """The command installs from the product's own source, with the running Python's pip."""
     pip = tmp_path / ".venv" / "bin" / "pip"
     pip.parent.mkdir(parents=True)
     pip.touch(mode=0o755)
@@ -29,19 +29,19 @@ def test_the_command_fits_where_the_product_came_from(tmp_path, monkeypatch, ori
     monkeypatch.setattr(sys, "executable", str(pip.with_name("python")))
     text = origin and json.dumps(origin).replace("{here}", str(tmp_path))
 
-    found = [SimpleNamespace(read_text=lambda _name: None), SimpleNamespace(read_text=lambda _name: text)]
-    monkeypatch.setattr(installation, "distributions", lambda **_: found)
+    distributions = [SimpleNamespace(read_text=lambda _name: None), SimpleNamespace(read_text=lambda _name: text)]
+    monkeypatch.setattr(installation, "distributions", lambda **_: distributions)
 
     assert installation.install_command("rtx") == f".venv/bin/pip install {requirement}"
 
 
 def refuse(name):
-    """Stand in for an import hook that blocks a module."""
+    """Raise ModuleNotFoundError, as an import hook that blocks a module does."""
     raise ModuleNotFoundError(f"No module named {name!r}")
 
 
 def test_a_missing_builder_is_named_for_its_targets_only(monkeypatch):
-    """Only TensorRT-RTX is an extra; where it does not exist for the machine, no command is given."""
+    """Only TensorRT-RTX is an extra, and no command is given where it is not published for the machine."""
     monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", None)
 
     with pytest.raises(MissingExtraError, match=r"TensorRT-RTX is not installed; .*pip install .*\[rtx\]' adds it"):

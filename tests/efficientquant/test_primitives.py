@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as np_st
 LARGEST = torch.finfo(torch.float32).max
 TINIEST_NORMAL = torch.finfo(torch.float32).tiny
 
-few = settings(max_examples=50, deadline=None, derandomize=True)  # the same examples in every run: CI must not flicker
+few = settings(max_examples=50, deadline=None, derandomize=True)  # the same examples in every run, so no flaky CI
 
 BITS = st.integers(2, 8)
 GRANULARITIES = st.sampled_from(Granularity)
@@ -24,7 +24,7 @@ WEIGHTS = st.builds(torch.mul, SHARES, MAGNITUDES)
 @few
 @given(WEIGHTS, BITS, GRANULARITIES)
 def test_uniform_round_trip_errs_by_at_most_half_a_step(weight, bits, granularity):
-    """|x̂ - x| <= s/2 for every weight, from the smallest to the largest float there is."""
+    """|x̂ - x| <= s/2 for every weight, from the smallest to the largest float."""
     scale = p.choose_scale(weight, bits, granularity)
     approximation = p.dequantize(p.quantize(weight, scale, bits), scale)
     assert bool(torch.isfinite(approximation).all())
@@ -44,7 +44,7 @@ def test_uniform_codes_are_a_fixed_point(weight, bits, granularity):
 @few
 @given(WEIGHTS, BITS, GRANULARITIES)
 def test_uniform_codes_are_symmetric_and_use_the_whole_range(weight, bits, granularity):
-    """The largest magnitude gets the top code, its mirror image the opposite one; no code lies beyond."""
+    """The largest magnitude gets the top code, negated weights get negated codes, and no code is larger."""
     scale = p.choose_scale(weight, bits, granularity)
     codes, mirrored = (p.quantize(w, scale, bits) for w in (weight, -weight))
     top = (1 << (bits - 1)) - 1
@@ -66,7 +66,7 @@ def test_uniform_quantization_is_monotone(weight, bits):
 @few
 @given(SHARES, st.sampled_from([1e-38, 1e-6, 1.0, 1e38]), BITS)
 def test_values_beyond_the_range_saturate(x, scale, bits):
-    """Under a scale that is not theirs, values get codes within ±top, never wrapped around."""
+    """Values beyond the scale's range get codes within ±top, without wrapping around."""
     codes = p.quantize(x * LARGEST, torch.tensor([scale]), bits).int()
     assert int(codes.abs().max()) <= (1 << (bits - 1)) - 1
     assert bool((codes * x.sign() >= 0).all())
@@ -75,7 +75,7 @@ def test_values_beyond_the_range_saturate(x, scale, bits):
 @few
 @given(SHARES, BITS)
 def test_a_channel_keeps_its_own_scale(weight, bits):
-    """Per channel, a channel's codes do not depend on the others; per tensor is one channel of everything."""
+    """A channel's scale does not depend on other channels, and per tensor is per channel of one row."""
     together = p.choose_scale(weight, bits, Granularity.PER_CHANNEL)
     assert together.shape == (3, 1)
     for channel in range(3):
@@ -108,7 +108,7 @@ def test_a_weight_that_is_not_finite_is_refused(bad):
 
 @pytest.mark.parametrize("bits", [1, 9, 16])
 def test_widths_that_int8_cannot_hold_are_refused(bits):
-    """Codes are int8: nine bits would wrap around, one bit has no code but zero."""
+    """Widths outside 2 to 8 are refused: nine bits would wrap around in int8, one bit has only zero."""
     with pytest.raises(ValueError, match="2 to 8"):
         p.choose_scale(torch.ones(1, 1), bits, Granularity.PER_CHANNEL)
     with pytest.raises(ValueError, match="2 to 8"):
@@ -120,13 +120,13 @@ def test_widths_that_int8_cannot_hold_are_refused(bits):
     [([1.0, 2.0], math.inf), ([1.1, 2.2], 20.0), ([0.0, 0.0], 0.0), ([math.nan, 2.0], math.nan)],
 )
 def test_sqnr_is_signal_over_noise(approximation, expected):
-    """A tenth of the amplitude as noise is 20 dB, all of it 0 dB, none of it infinite; NaN does not pass for good."""
-    found = p.sqnr_db(torch.tensor([1.0, 2.0]), torch.tensor(approximation))
-    assert found == pytest.approx(expected, abs=1e-4, nan_ok=True)
+    """Noise of a tenth of the amplitude is 20 dB, equal tensors are infinite, and NaN stays NaN."""
+    sqnr = p.sqnr_db(torch.tensor([1.0, 2.0]), torch.tensor(approximation))
+    assert sqnr == pytest.approx(expected, abs=1e-4, nan_ok=True)
 
 
 def test_each_channel_has_its_own_sqnr():
-    """The SQNR of a channel is that of the channel alone, also where one is dead."""
+    """The SQNR of a channel depends on that channel alone, also where it is all zeros."""
     reference = torch.tensor([[1.0, 2.0], [0.0, 0.0], [0.0, 0.0]])
     approximation = torch.tensor([[1.1, 2.2], [0.0, 0.0], [0.5, 0.0]])
     assert p.channel_sqnr_db(reference, approximation) == pytest.approx([20.0, math.inf, -math.inf], abs=1e-4)

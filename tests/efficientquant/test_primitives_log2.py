@@ -33,7 +33,7 @@ def test_log2_codes_are_a_fixed_point(probabilities, codec):
 @few
 @given(DATA_FREE)
 def test_every_code_of_the_data_free_form_is_its_own(codec):
-    """All 2^bits codes survive a round trip: the one of 2^-K too, which rounding may decode below 2^-K."""
+    """All 2^bits codes survive a round trip, also the code of 2^-K, which may decode to less than 2^-K."""
     codes = torch.arange(1 << codec.bits, dtype=torch.float32)
     assert torch.equal(codec.quantize(codec.dequantize(codes)), codes)
 
@@ -41,7 +41,7 @@ def test_every_code_of_the_data_free_form_is_its_own(codec):
 @few
 @given(PROBABILITIES, CODECS)
 def test_log2_quantization_is_monotone_and_stays_in_range(probabilities, codec):
-    """A larger probability never becomes a smaller one; codes are whole and within the width, results not negative."""
+    """Results grow with the probability and are never negative, and codes are whole and within the width."""
     ordered = probabilities.sort().values
     codes = codec.quantize(ordered)
     result = codec.dequantize(codes)
@@ -53,7 +53,7 @@ def test_log2_quantization_is_monotone_and_stays_in_range(probabilities, codec):
 @few
 @given(st.floats(0, 0.01), st.floats(0.011, 1), st.floats(0, 1), BITS)
 def test_calibrated_relative_error_is_half_a_step(smallest, largest, position, bits):
-    """Within the calibrated range the relative error of a + ε is at most 2^(Δ/2) - 1, at both ends too."""
+    """Within the calibrated range the relative error of a + ε is at most 2^(Δ/2) - 1."""
     codec = p.choose_log2_parameters(smallest, largest, bits, 1e-5)
     a = torch.tensor([smallest + position * (largest - smallest)])
     error = (codec.dequantize(codec.quantize(a)) - a).abs() / (a + codec.epsilon)
@@ -79,7 +79,7 @@ def test_the_data_free_form_keeps_zero_and_one():
 
 @pytest.mark.parametrize("form", ["A", "G"])
 def test_a_dead_row_stays_dead(form):
-    """Probabilities that are all zero come back as exact zeros: ε is removed again."""
+    """All-zero probabilities decode to zero, up to half a step of ε, since ε is removed again."""
     codec = p.choose_log2_parameters(0.0, 1.0, 8, 1e-5) if form == "A" else p.DataFreeLog2(bits=8, octaves=20)
     restored = codec.dequantize(codec.quantize(torch.zeros(4)))
     assert float(restored.max()) <= 1e-5 * (2 ** (codec.step / 2) - 1 + 1e-6)
@@ -87,7 +87,7 @@ def test_a_dead_row_stays_dead(form):
 
 @pytest.mark.parametrize(("smallest", "largest"), [(1.0, 1.0), (0.0, 0.0), (1e-30, 1e-30), (0.25, 0.25)])
 def test_a_range_of_one_value_has_parameters(smallest, largest):
-    """A softmax over one token, or one that is dead, gets a finite positive step and keeps its value to a step."""
+    """A softmax of one token or of zeros gets a finite positive step and keeps its value within it."""
     codec = p.choose_log2_parameters(smallest, largest, 8, 1e-5)
     restored = float(codec.dequantize(codec.quantize(torch.tensor([largest]))))
     assert 0 < codec.step < math.inf

@@ -26,7 +26,7 @@ def test_fp32_computes_what_the_eager_model_does(quantized, models, real_images,
 
 
 def test_the_eager_model_is_left_as_it_was(images_for):
-    """quantize() works on a copy."""
+    """quantize() does not change the eager model."""
     model = eq.create_model("test_coatnet", "random")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     eq.quantize(model, eq.get_recipe("efficientquant"), images_for("test_coatnet"))
@@ -54,7 +54,7 @@ def test_the_weights_of_a_mobilevit_pass_the_gates(quantized):
 
 
 def test_a_weight_below_the_gate_is_reported_by_name():
-    """A channel with one outlier loses the others' precision, and the notes say where."""
+    """A channel with one outlier falls below the gate, and the notes name the weight and the channel."""
     model = eq.create_model("resnet18", "random")
     with torch.no_grad():
         weight = model.layer1[0].conv1.weight
@@ -72,7 +72,7 @@ def test_a_model_without_softmax_is_a_reported_no_op(softmax_free):
 
 
 def test_without_data_the_provenance_says_synthetic(models):
-    """Synthetic calibration is labelled, noted and hashed."""
+    """Synthetic calibration is recorded in the provenance and in the notes."""
     model = eq.quantize(models["test_vit"], eq.get_recipe("efficientquant"))
     assert model.provenance["calibration"]["source"] == "synthetic"
     assert model.provenance["calibration"]["images"] == 32
@@ -80,7 +80,7 @@ def test_without_data_the_provenance_says_synthetic(models):
 
 
 def test_batches_and_one_tensor_calibrate_alike(models, quantized, real_images):
-    """An iterable of batches is the same data as their concatenation."""
+    """An iterable of batches calibrates like their concatenation."""
     recipe = eq.get_recipe("efficientquant")
     batched = eq.quantize(models["mobilevit_xxs"], recipe, iter(real_images.split(4)))
     whole = quantized["mobilevit_xxs", "efficientquant"]
@@ -98,13 +98,13 @@ def test_batches_and_one_tensor_calibrate_alike(models, quantized, real_images):
     ],
 )
 def test_data_that_do_not_fit_are_refused(models, data, sentence):
-    """Empty, misshapen, non-finite and integer images are one sentence each."""
+    """Empty, misshapen, non-finite and integer images are refused with one sentence each."""
     with pytest.raises(CalibrationError, match=sentence):
         eq.quantize(models["test_vit"], eq.get_recipe("efficientquant"), data)
 
 
 def test_a_model_that_branches_on_data_is_refused():
-    """What torch.export cannot capture is a sentence that names the model."""
+    """A model that torch.export cannot capture is refused with a sentence that names it."""
 
     class Branching(nn.Module):
         def forward(self, x):
@@ -123,7 +123,7 @@ def test_the_data_free_form_needs_no_images(models):
 
 
 def test_softmax_alone_costs_little(quantized, real_images):
-    """Log2 codes after softmax leave the logits within 25 dB, and something is changed by them."""
+    """Log2 codes after softmax change the logits, and keep them at more than 25 dB."""
     noise = sqnr_db(
         quantized["mobilevit_xxs", "fp32"](real_images), quantized["mobilevit_xxs", "efficientquant-log2"](real_images)
     )
@@ -145,7 +145,7 @@ def test_progress_names_phases_and_ends_at_one(models, images_for):
 
 @pytest.mark.parametrize("emulation", ["keep", "drop", "move"])
 def test_the_manifest_names_the_quantizer_of_each_softmax(models, images_for, emulation):
-    """A softmax site carries the name under which its quantizer stands in the graph, and bits are told by it."""
+    """A softmax site has its quantizer's name in the graph, and the bit table uses the name."""
     recipe = eq.get_recipe(f"efficientquant-log2:log2_emulation={emulation}")
     model = eq.quantize(models["test_vit"], recipe, images_for("test_vit"))
     names = [site.quantizer_name for site in model.manifest.softmax_sites]
@@ -155,7 +155,7 @@ def test_the_manifest_names_the_quantizer_of_each_softmax(models, images_for, em
 
 
 def test_a_site_of_an_earlier_release_reads_back():
-    """Sites that were stored before they had a name, a zero-point or an axis are still sites."""
+    """Sites that were stored before they had a name, a zero-point or an axis can still be read."""
     softmax = {"node": "softmax", "module": "attn", "tokens": 4, "bits": 8, "form": "A", "emulation": "keep"}
     activation = {"node": "x", "quantizer": "q", "consumers": ("conv2d",), "producer": "", "bits": 8, "scale": 0.5}
     assert SoftmaxSite(**softmax, quantizer={"step": 0.1}).quantizer_name == ""

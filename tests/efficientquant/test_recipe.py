@@ -18,7 +18,7 @@ NAMES = (
 
 
 def test_the_recipes_are_registered_by_their_methods():
-    """All recipes are there without anybody importing their files; the printed formulas are none of them."""
+    """All recipes are listed without importing their files, and the paper's printed formulas are no recipe."""
     assert tuple(list_recipes()) == NAMES
 
 
@@ -30,7 +30,7 @@ def test_a_recipe_survives_json(name):
 
 
 def test_options_come_with_the_name():
-    """Options are read by the kind of their default, dashes or underscores, in any order under one name."""
+    """Options are read by type, with dashes or underscores, and sorted in the recipe's name."""
     recipe = get_recipe("efficientquant:softmax-bits=none:log2_epsilon=1e-6:scope=conv+linear:weight_bits=4")
     assert (recipe.weight_bits, recipe.softmax_bits, recipe.log2_epsilon) == (4, None, 1e-6)
     assert recipe.scope is Scope.CONV_LINEAR
@@ -52,13 +52,13 @@ def test_options_come_with_the_name():
     ],
 )
 def test_a_wrong_option_is_one_sentence(text, sentence):
-    """What is no option, no value or no combination is refused, and the sentence says what is possible."""
+    """A wrong option, value or combination is refused, and the sentence says what is possible."""
     with pytest.raises(RecipeFormatError, match=sentence):
         get_recipe(text)
 
 
 def test_options_survive_json_with_their_types():
-    """A changed option comes back as the enumeration it was."""
+    """A changed option is read back from JSON as the same enumeration."""
     recipe = dataclasses.replace(get_recipe("efficientquant"), log2_form=Log2Form.DATA_FREE, weight_bits=4)
     restored = Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
     assert restored == recipe
@@ -72,7 +72,7 @@ def test_a_recipe_cannot_be_changed():
 
 
 def test_an_unknown_recipe_names_what_there_is():
-    """The sentence and the attributes list the available recipes."""
+    """The error's sentence and attributes list the available recipes."""
     with pytest.raises(UnknownRecipeError, match=r"'int3' is not known \(available: efficientquant, ") as caught:
         get_recipe("int3")
     assert caught.value.available == NAMES
@@ -83,7 +83,7 @@ def test_an_unknown_recipe_names_what_there_is():
     [("weight_bits", 9), ("softmax_bits", 1), ("granularity", "per-row"), ("log2_form", "B"), ("log2_epsilon", 0.0)],
 )
 def test_an_impossible_option_is_refused_by_name(field, value):
-    """An option out of its range is an error that carries the field."""
+    """An option out of its range raises an error that names the field."""
     with pytest.raises(RecipeFormatError) as caught:
         dataclasses.replace(get_recipe("efficientquant"), **{field: value})
     assert caught.value.field == field
@@ -94,7 +94,7 @@ def test_an_impossible_option_is_refused_by_name(field, value):
     [({"version": 99}, "version"), ({"method": "magic"}, "method"), ({"options": {"colour": 1}}, "colour")],
 )
 def test_a_stored_recipe_from_elsewhere_is_refused_by_name(change, field):
-    """A method, version or option that this release has not is an error that names it."""
+    """An unknown method, version or option raises an error that names it."""
     with pytest.raises(RecipeFormatError) as caught:
         Recipe.from_dict(get_recipe("efficientquant").to_dict() | change)
     assert caught.value.field == field
@@ -113,17 +113,17 @@ def test_a_stored_recipe_from_elsewhere_is_refused_by_name(change, field):
     ],
 )
 def test_a_summary_says_what_the_recipe_does(name, summary):
-    """What stands in a summary follows the options, so that it is true of every recipe."""
+    """A recipe's summary follows its options."""
     assert get_recipe(name).summary.startswith(summary)
 
 
 def test_no_two_recipes_have_one_summary():
-    """Recipes that differ are told apart by their summaries."""
+    """Different recipes have different summaries."""
     assert len({get_recipe(name).summary for name in NAMES}) == len(NAMES)
 
 
 @pytest.mark.parametrize("option", ["log2_epsilon=nan", "log2_epsilon=inf", "log2_epsilon=1e999", "log2_octaves=1e3"])
 def test_a_number_that_is_none_is_refused(option):
-    """NaN, infinity and what is no whole number are one sentence that names the option."""
+    """NaN, infinity and text that is no whole number are refused with one sentence that names the option."""
     with pytest.raises(RecipeFormatError, match=option.partition("=")[0]):
         get_recipe(f"efficientquant:{option}")

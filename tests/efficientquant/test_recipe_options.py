@@ -12,7 +12,7 @@ from efficientquant.recipe import Recipe, get_recipe, register
 
 
 class Rule(enum.StrEnum):
-    """An enumeration of a method's own."""
+    """An enumeration that the method brings."""
 
     FISHER = "fisher"
     MSE = "mse"
@@ -39,12 +39,12 @@ class Every(Recipe):
 
     @property
     def summary(self):
-        """Return some words."""
+        """Some words."""
         return "every kind of option"
 
     @property
     def needs_calibration(self):
-        """No."""
+        """False."""
         return False
 
     def apply(self, workbench):
@@ -81,10 +81,10 @@ def every(monkeypatch):
     ],
 )
 def test_an_option_is_read_by_the_type_of_its_field(option, value):
-    """Text becomes what the field's annotation says, and it survives JSON."""
+    """Text becomes a value of the field's annotated type, and the value survives JSON."""
     recipe = get_recipe(f"every:{option}")
-    found = getattr(recipe, option.partition("=")[0])
-    assert (found, type(found)) == (value, type(value))
+    parsed = getattr(recipe, option.partition("=")[0])
+    assert (parsed, type(parsed)) == (value, type(value))
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
@@ -107,7 +107,7 @@ def test_an_option_is_read_by_the_type_of_its_field(option, value):
     ],
 )
 def test_a_value_that_a_field_cannot_have_says_what_is_possible(option, sentence):
-    """A wrong value is one sentence that names the option and what it can be."""
+    """A wrong value is refused with one sentence that names the option and its possible values."""
     with pytest.raises(RecipeFormatError, match=sentence) as caught:
         get_recipe(f"every:{option}")
     assert caught.value.field == option.partition("=")[0]
@@ -117,7 +117,7 @@ def test_a_value_that_a_field_cannot_have_says_what_is_possible(option, sentence
     ("field", "value"), [("twin", "false"), ("twin", 1), ("rounds", True), ("percentiles", 0.9), ("label", 3)]
 )
 def test_values_of_another_type_are_refused_from_python_too(field, value):
-    """A recipe made in Python, or read from JSON, holds values of its fields' types."""
+    """A recipe made in Python, or read from JSON, refuses values of another type than the field's."""
     with pytest.raises(RecipeFormatError) as caught:
         dataclasses.replace(get_recipe("every"), **{field: value})
     assert caught.value.field == field

@@ -38,7 +38,7 @@ def test_codes_are_a_fixed_point(probabilities, quantizer):
 @few
 @given(PROBABILITIES, QUANTIZERS)
 def test_quantization_is_monotone_and_stays_in_range(probabilities, quantizer):
-    """A larger probability never becomes a smaller one; codes are whole and within the width, results in [0, 1]."""
+    """Results grow with the probability and stay in [0, 1], and codes are whole and within the width."""
     codes = quantizer.quantize(probabilities.sort().values)
     result = quantizer.dequantize(codes)
     assert torch.equal(codes, codes.round().clamp(0, (1 << quantizer.bits) - 1))
@@ -48,7 +48,7 @@ def test_quantization_is_monotone_and_stays_in_range(probabilities, quantizer):
 @few
 @given(LINEAR, BITS, st.booleans())
 def test_uniform_errs_by_at_most_half_a_step(probabilities, bits, signed):
-    """|â - a| <= s/2 over [0, 1], s = 1 / (2^bits - 1), or twice that and a bit where a sign is wasted."""
+    """|â - a| <= s/2 over [0, 1], where s = 1 / top."""
     quantizer = UniformUnit(bits, signed)
     assert quantizer.top == (1 << (bits - signed)) - 1
     error = (quantizer.dequantize(quantizer.quantize(probabilities)) - probabilities).abs()
@@ -58,7 +58,7 @@ def test_uniform_errs_by_at_most_half_a_step(probabilities, bits, signed):
 @few
 @given(PROBABILITIES, twins())
 def test_twin_errs_by_at_most_half_the_step_of_its_range(probabilities, quantizer):
-    """|â - a| is at most half of split / t up to the split, and half of 1 / t above it."""
+    """|â - a| <= s/2, with s = split/t up to the split and 1/t above it."""
     error = (quantizer.dequantize(quantizer.quantize(probabilities)) - probabilities).abs()
     step = torch.where(probabilities <= quantizer.split, quantizer.split, 1.0) / quantizer.top
     assert bool((error <= step * 0.5 + 1e-7).all())
@@ -67,7 +67,10 @@ def test_twin_errs_by_at_most_half_the_step_of_its_range(probabilities, quantize
 @few
 @given(st.floats(0, 1), BITS, st.sampled_from([1, 2]))
 def test_exponents_err_by_at_most_half_an_exponent(position, bits, codes_per_octave):
-    """The relative error is at most 2^(1/2s) - 1 for all that the codes reach: 41 % for log2, 19 % for log-√2."""
+    """Within the codes' reach the relative error is at most 2^(1/2s) - 1.
+
+    That is 41 % for log2 and 19 % for log-√2.
+    """
     reach = min(((1 << bits) - 1) / codes_per_octave, 120)  # float32 itself ends at 2^-149
     a = torch.exp2(torch.tensor([-position * reach]))
     quantizer = ExponentLog2(bits, codes_per_octave)
@@ -78,18 +81,18 @@ def test_exponents_err_by_at_most_half_an_exponent(position, bits, codes_per_oct
 @few
 @given(LINEAR, QUANTIZERS)
 def test_more_than_one_counts_as_one(probabilities, quantizer):
-    """A softmax may sum to a rounding error above 1: such a value gets the code of 1."""
+    """A value above 1, as from a softmax's rounding error, gets the code of 1."""
     assert torch.equal(quantizer.quantize(probabilities + 1), quantizer.quantize(torch.ones(16)))
 
 
 @pytest.mark.parametrize("quantizer", [ExponentLog2(8), UniformUnit(8), UniformUnit(8, signed=True)], ids=str)
 def test_zero_and_one_are_exact(quantizer):
-    """Zero and one come back as they are: a dead row of attention stays dead."""
+    """Zero and one decode exactly, so that a row of zeros stays zero."""
     assert quantizer.dequantize(quantizer.quantize(torch.tensor([0.0, 1.0]))).tolist() == [0.0, 1.0]
 
 
 def test_twin_keeps_zero_split_and_one():
-    """The ends of both ranges have codes: 0 and t, and with the selecting bit 2t + 1."""
+    """The ends of both ranges decode exactly: their codes are 0, t and, with the selecting bit, 2t + 1."""
     quantizer = TwinUniform(8, 0.125)
     ends = torch.tensor([0.0, 0.125, 1.0])
     assert quantizer.quantize(ends).tolist() == [0, 127, 255]
@@ -98,7 +101,7 @@ def test_twin_keeps_zero_split_and_one():
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_more_bits_give_the_classic_log2_nothing(bits):
-    """From four bits on the classic log2's result for attention over 256 tokens is the same: it only counts octaves."""
+    """Four bits and eight bits of classic log2 give the same result for attention over 256 tokens."""
     attention = torch.randn(256, 256, generator=torch.Generator().manual_seed(0)).softmax(-1)
     widest = ExponentLog2(8)
     narrow = ExponentLog2(bits)
@@ -107,7 +110,7 @@ def test_more_bits_give_the_classic_log2_nothing(bits):
 
 @pytest.mark.parametrize("with_values", [False, True])
 def test_the_split_follows_the_attention(with_values):
-    """Diffuse attention gets a smaller split than peaky attention, and none does better among the candidates."""
+    """Diffuse attention gets a smaller split than peaky attention, and splits are powers of two."""
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(64, 16, generator=generator) if with_values else None
     logits = torch.randn(64, 64, generator=generator)
@@ -119,7 +122,7 @@ def test_the_split_follows_the_attention(with_values):
 @pytest.mark.parametrize("quantizer", [ExponentLog2(8), UniformUnit(8), TwinUniform(8, 0.5)], ids=str)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_probabilities_that_are_not_finite_are_refused(quantizer, bad):
-    """NaN and infinity have no code, and no split either."""
+    """NaN and infinity have neither a code nor a split."""
     with pytest.raises(NonFiniteError, match="softmax"):
         quantizer.quantize(torch.tensor([0.5, bad]))
     with pytest.raises(NonFiniteError, match="softmax"):
@@ -138,6 +141,6 @@ def test_probabilities_that_are_not_finite_are_refused(quantizer, bad):
     ],
 )
 def test_impossible_parameters_are_refused(make):
-    """A width outside 2 to 8, no codes in an octave, or a split that leaves a range empty."""
+    """A width outside 2 to 8, zero codes per octave and a split outside (0, 1) are refused."""
     with pytest.raises(ValueError, match=r"possible|between 0 and 1"):
         make()

@@ -1,10 +1,12 @@
-"""Mutate lines of tegrastats and parse them: `python tests/fuzz/tegrastats.py [INPUTS [SEED]]`, a million unless told.
+"""A fuzzer of the parser of tegrastats' lines.
 
-It fails on any exception but the parser's own, on a value that is no finite number, on a load outside 0 … 1, and on an
-input that takes the parser more than 0.1 s of CPU, which a regular expression gone wild would.
+Usage: `python tests/fuzz/tegrastats.py [INPUTS [SEED]]`, by default a million inputs.
+
+It fails on any exception except TegrastatsError, on a value that is no finite number, on a load outside 0 … 1, and on
+an input that takes the parser more than 0.1 s of CPU, as a regular expression with catastrophic backtracking would.
 """
 
-# ruff: noqa: E402, T201, a script: it finds its neighbours first, and prints
+# ruff: noqa: E402, T201, a script that sets its import path first, and prints
 import math
 import random
 import sys
@@ -19,14 +21,17 @@ from efficientquant_agent.samplers.tegrastats import parse_line, values
 from test_tegrastats import LINES
 
 CORPUS = [line for line, _ in LINES.values()]
-# What the grammar is made of, and what decoders and regular expressions stumble over.
+# Pieces of the grammar, and text that decoders and regular expressions may not expect.
 PIECES = [*" \t[]()/,@%.-:C", "mW", "MB", "kB", "off", "RAM ", "CPU [", "GPU ", "@[", "NC", "0", "-0", "9" * 12, "1e9"]
 PIECES += ["nan", "²", "٣", "\0", "\x85", "\u2028", "\ud800", "\U0001f525", "\r", "\n", "A" * 50, "1/2/3/4", "0,0,0"]
 MAX_CPU_S = 0.1
 
 
 def mutated(rng: random.Random) -> str:
-    """One to six changes to a line: cut, repeat, drop, overwrite, insert, or go on with another line."""
+    """Return a line of the corpus with one to six changes.
+
+    A change cuts, repeats, drops, overwrites or inserts characters, or continues with another line.
+    """
     line = rng.choice(CORPUS)
     for _ in range(rng.randint(1, 6)):
         start = rng.randrange(len(line) + 1)
@@ -49,17 +54,20 @@ def mutated(rng: random.Random) -> str:
 
 
 def complaint(line: str) -> str | None:
-    """What is wrong with the parser's answer to this line, None when it is an answer or the parser's own refusal."""
+    """Return the problem with the parser's result, None without a problem.
+
+    A TegrastatsError is no problem.
+    """
     before_s = time.thread_time()
     try:
-        found = values(parse_line(line))
+        by_series = values(parse_line(line))
     except TegrastatsError:
         return None
-    except Exception as error:  # noqa: BLE001, any other is what is looked for
+    except Exception as error:  # noqa: BLE001, the fuzzer searches for any other exception
         return f"{type(error).__name__}: {error}"
     if time.thread_time() - before_s > MAX_CPU_S:
         return f"took {time.thread_time() - before_s:.3f} s"
-    for name, value in found.items():
+    for name, value in by_series.items():
         if not isinstance(value, float) or not math.isfinite(value):
             return f"{name} is {value!r}"
         if name.startswith("load") and not 0 <= value <= 1:
@@ -68,7 +76,10 @@ def complaint(line: str) -> str | None:
 
 
 def main(inputs: int = 10**6, seed: int = 1) -> int:
-    """Try so many inputs; print what was found, the first failures with the input that makes them again."""
+    """Parse this many inputs and print the failures.
+
+    The first ten failures are printed with their input. Returns 1 when there are any.
+    """
     rng, failures = random.Random(seed), 0
     started_s = time.monotonic()
     for number in range(inputs):

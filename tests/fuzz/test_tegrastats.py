@@ -1,4 +1,4 @@
-"""Properties of the parser of tegrastats' lines, for lines that nobody thought of."""
+"""Properties of the parser of tegrastats' lines, for generated lines."""
 
 import string
 
@@ -26,7 +26,7 @@ FIELDS = st.fixed_dictionaries(
 
 
 def words(fields):
-    """Each field as tegrastats would print it."""
+    """Yield each field as tegrastats would print it."""
     cores = ("off" if core is None else "{}%@{}".format(*core) for core in fields["cores"])
     yield "RAM {}/{}MB".format(*fields["ram"])
     yield f"CPU [{','.join(cores)}]"
@@ -41,7 +41,7 @@ def words(fields):
 @settings(deadline=None)
 @given(FIELDS, st.randoms(use_true_random=False), st.sampled_from([" ", "  ", "\t"]))
 def test_order_does_not_matter(fields, rng, space):
-    """Every field comes back as it was, in whatever order the fields stand and however far apart."""
+    """Every field is parsed back exactly, in any order and with any space between the fields."""
     line = list(words(fields))
     rng.shuffle(line)
 
@@ -61,18 +61,18 @@ def test_order_does_not_matter(fields, rng, space):
 @settings(max_examples=300, deadline=None)
 @given(st.text() | st.text().map("RAM 1/2MB ".__add__) | st.binary().map(lambda data: data.decode("latin-1")))
 def test_only_its_own_exception(line):
-    """Any text at all is a sample or a TegrastatsError, and its values are numbers."""
+    """Any text is parsed or raises TegrastatsError, and its values are numbers."""
     try:
-        found = values(parse_line(line))
+        by_series = values(parse_line(line))
     except TegrastatsError:
         return
-    assert all(isinstance(value, float) for value in found.values())
+    assert all(isinstance(value, float) for value in by_series.values())
 
 
 @settings(deadline=None)
 @given(FIELDS, st.data())
 def test_a_cut_line_says_nothing_new(fields, data):
-    """A line that is cut anywhere tells of rails and temperatures only what the whole line does."""
+    """The rails and temperatures of a line that is cut anywhere are also in the whole line."""
     line = " ".join(words(fields))
     cut = line[: data.draw(st.integers(0, len(line)))]
 

@@ -1,7 +1,8 @@
-"""What `make gpu-check` runs: the checks that need an NVIDIA GPU, into a dated report.
+"""The script of `make gpu-check`, which writes a dated report.
 
-It installs nothing and takes what this Python has: numpy is needed, and ONNX Runtime, TensorRT and nvidia-ml-py are
-checked where they are. Python 3.6 suffices, so a Jetson can run it: `python3 tests/gpu/check.py`.
+Its checks need an NVIDIA GPU. It installs nothing and uses the packages of this Python: numpy is required, and ONNX
+Runtime, TensorRT and nvidia-ml-py are checked where they are installed. Python 3.6 suffices, so a Jetson can run it:
+`python3 tests/gpu/check.py`.
 """
 
 import os
@@ -10,14 +11,14 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 
-if sys.version_info < (3, 6):  # before anything is imported that an older Python cannot read
+if sys.version_info < (3, 6):  # before the imports that an older Python cannot parse
     sys.stderr.write(
         "gpu-check needs Python 3.6 or newer and {} is Python {}.{}; "
         "name another one: make gpu-check PYTHON=/path/to/python\n".format(sys.executable, *sys.version_info[:2])
     )
     sys.exit(2)
 
-# The checkout's own agent, also for the processes that the checks start; no bytecode is left in the checkout.
+# Use the checkout's own agent, also in the processes of the checks, and leave no bytecode in the checkout.
 sys.path[:0] = [os.path.join(ROOT, "agent"), os.path.join(ROOT, "protos"), HERE]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path[:3] + [os.environ.get("PYTHONPATH")]))
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"

@@ -6,7 +6,7 @@ from efficientquant_protos.v1 import fleet_pb2_grpc
 
 
 def test_a_result_survives_the_wire_bit_for_bit():
-    """What an agent reports is what the controller reads: doubles exactly, absent fields absent."""
+    """The controller reads a result as the agent wrote it, with exact doubles and absent fields."""
     result = pb.RunResult(run_id="r", latency_s=[0.1, 1e-9, 3.0], peak_pss_bytes=2**40, providers=["CPU"])
     result.library_versions["python"] = "3.6.15"
 
@@ -19,7 +19,7 @@ def test_a_result_survives_the_wire_bit_for_bit():
 
 
 def test_an_unknown_field_of_a_newer_peer_is_kept_not_fatal():
-    """A message with a field this version does not know is read, and passed on whole."""
+    """A message with an unknown field can be read, and is serialized with that field."""
     newer = pb.Heartbeat(active_run_ids=["a"]).SerializeToString() + b"\xa2\x06\x01x"
 
     read = pb.Heartbeat.FromString(newer)
@@ -29,14 +29,14 @@ def test_an_unknown_field_of_a_newer_peer_is_kept_not_fatal():
 
 
 def test_both_services_are_there():
-    """Agents and clients each have their service, and the protocol has a version."""
+    """Agents and clients have a service each, and the protocol has a version."""
     assert fleet_pb2_grpc.AgentGatewayStub
     assert fleet_pb2_grpc.FleetControlStub
     assert PROTOCOL_VERSION == 3
 
 
 def test_every_measured_field_says_its_unit():
-    """A number with a physical dimension carries it in its name."""
+    """The name of a number with a physical dimension ends with its unit."""
     pure_numbers = {
         *("fraction", "value", "attempt", "protocol_version", "session_epoch", "offset", "seed", "input_seed"),
         *("max_abs", "cosine", "output_max_abs", "output_cosine", "output_argmax_agreement"),  # of a model's outputs

@@ -1,4 +1,7 @@
-"""Ways to run a model: one module each, found by their presence."""
+"""The backends, one module each.
+
+A module in this folder that names BACKENDS is a backend.
+"""
 
 import importlib
 import pkgutil
@@ -11,23 +14,23 @@ from efficientquant_agent.backends.base import FAILURES, Backend, UnknownBackend
 def known() -> List[Type[Backend]]:
     """Return every backend of this agent, the preferred first.
 
-    Its runtime need not be installed. A module without BACKENDS is no backend. One that cannot be imported is left
-    out: `broken()` names it.
+    Its runtime need not be installed. A module without BACKENDS is no backend. A module that cannot be imported is
+    skipped, and `broken()` names it.
     """
     modules, _ = _modules()
-    found = [backend for module in modules for backend in getattr(module, "BACKENDS", ())]
-    return sorted(found, key=lambda backend: (backend.preference, backend.name))
+    classes = [backend for module in modules for backend in getattr(module, "BACKENDS", ())]
+    return sorted(classes, key=lambda backend: (backend.preference, backend.name))
 
 
 def broken() -> Dict[str, Exception]:
-    """Return the modules that cannot be imported, by name, with what they raise."""
+    """Return the errors of modules that cannot be imported, by name."""
     return _modules()[1]
 
 
 def find(name: str) -> Type[Backend]:
     """Return the backend of this name, installed or not.
 
-    Raises UnknownBackendError.
+    Raises UnknownBackendError when this agent has no such backend.
     """
     backends = known()
     for backend in backends:

@@ -1,4 +1,7 @@
-"""The contract of a backend: how one runtime builds what it needs, loads a model and runs it once."""
+"""The contract of a backend.
+
+It says how one runtime builds what it needs, loads a model and runs it once.
+"""
 
 import abc
 import importlib.util
@@ -12,10 +15,10 @@ from efficientquant_agent.records import LOWEST_PREFERENCE, BackendInfo
 from efficientquant_agent.versions import version_of
 
 # stage(name) is a context manager that times what happens inside it as one stage of loading, e.g. "deserialize".
-Stage = Callable[[str], ContextManager]
-# log(line): for the run's log, whose last lines travel with a failure.
+Stage = Callable[[str], ContextManager[None]]
+# log(line) writes to the run's log, whose last lines travel with a failure.
 Log = Callable[[str], None]
-# How CUDA, TensorRT and ONNX Runtime say it; none of them has an error of its own for it.
+# How CUDA, TensorRT and ONNX Runtime report a lack of memory. None of them has an error class for it.
 _OUT_OF_MEMORY = re.compile(
     r"out ?of ?memory|out_of_memory|bad_alloc|(failed to allocate|cannot allocate) memory|memory ?allocation"
     r"|cuda failure:? 2\b",
@@ -23,7 +26,7 @@ _OUT_OF_MEMORY = re.compile(
 )
 
 
-# What importing or asking a backend may raise when its file is wrong: one such file takes no other backend with it.
+# What importing or probing a backend may raise when its file is wrong. The other backends still work.
 FAILURES = (
     ImportError,
     SyntaxError,
@@ -38,19 +41,22 @@ FAILURES = (
 
 
 class BackendBrokenError(Exception):
-    """The runtime is installed and does not work; the message ends in what to do."""
+    """A runtime that is installed and does not work.
+
+    The message ends in what to do.
+    """
 
 
 class UnsupportedGpuError(BackendBrokenError):
-    """The runtime is installed but does not support this GPU."""
+    """An installed runtime that does not support this GPU."""
 
 
 class RuntimeTooOldError(BackendBrokenError):
-    """The runtime is installed in a release from before what the agent needs."""
+    """An installed runtime that is older than the agent needs."""
 
 
 class UnknownBackendError(Exception):
-    """This agent has no code for a backend of this name."""
+    """A backend name that this agent has no code for."""
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
         super().__init__("this agent knows no backend '{}' (it knows: {})".format(name, ", ".join(known) or "none"))
@@ -58,7 +64,10 @@ class UnknownBackendError(Exception):
 
 
 class BuildError(Exception):
-    """An engine could not be built; `failure_type` is "build_failed", "build_oom" or "unsupported_op"."""
+    """An engine that could not be built.
+
+    `failure_type` is "build_failed", "build_oom" or "unsupported_op".
+    """
 
     def __init__(self, failure_type: str, message: str) -> None:
         super().__init__(message)
@@ -66,40 +75,55 @@ class BuildError(Exception):
 
 
 class LoadError(Exception):
-    """The runtime does not accept the model; the message is the runtime's own sentence."""
+    """A model that the runtime does not accept.
+
+    The message is the runtime's own sentence.
+    """
 
 
 class StalePlanError(LoadError):
-    """A plan from the cache does not load here (another driver, another version): it is built again, once."""
+    """A plan from the cache that does not load here.
+
+    The driver or a version has changed. The plan is built again, once.
+    """
 
 
 class InferenceError(Exception):
-    """The runtime failed while it ran the model; the message is the runtime's own sentence."""
+    """A failure of the runtime while it ran the model.
+
+    The message is the runtime's own sentence.
+    """
 
 
 class OutOfMemoryError(Exception):
-    """Memory ran out, the GPU's or the host's, while loading or running; the message is the runtime's own sentence."""
+    """A lack of memory while loading or running.
+
+    It is the GPU's or the host's memory. The message is the runtime's own sentence.
+    """
 
 
 def is_installed(module: str) -> bool:
-    """Whether a module could be imported, found without loading it."""
+    """Tell whether a module can be imported, without loading it."""
     if module in sys.modules:
         return sys.modules[module] is not None
     return importlib.util.find_spec(module) is not None
 
 
 def ran_out_of_memory(message: str) -> bool:
-    """Whether a runtime's words say that memory was what was missing."""
+    """Tell whether a runtime's message says that memory ran out."""
     return bool(_OUT_OF_MEMORY.search(message))
 
 
 def error_for(message: str, otherwise: Type[Exception]) -> Exception:
-    """Return what a runtime's sentence means: an OutOfMemoryError, or one of the class that it is otherwise."""
+    """Return the error for a runtime's message.
+
+    It is an OutOfMemoryError when memory ran out, and of class `otherwise` for anything else.
+    """
     return OutOfMemoryError(message) if ran_out_of_memory(message) else otherwise(message)
 
 
 class Form(NamedTuple):
-    """What a runtime builds from, since one of its releases."""
+    """The ONNX files that a runtime builds from, since a release."""
 
     # e.g. (8, 2)
     since: Tuple[int, ...]
@@ -107,12 +131,12 @@ class Form(NamedTuple):
     name: str
     # The highest opset that all these releases are known to read.
     opset: int
-    # Precisions that the builder takes as flags, "fp16" and "int8"; none where the types in the file decide.
+    # Precisions that the builder takes as flags, "fp16" and "int8". Empty where the types in the file decide.
     precision_flags: Sequence[str] = ()
 
 
 class LoadOptions(NamedTuple):
-    """How a model is made ready to run."""
+    """The options for loading a model."""
 
     # 0 is the runtime's own default.
     intra_op_threads: int = 0
@@ -124,21 +148,21 @@ class LoadOptions(NamedTuple):
 
 
 class EngineReport(NamedTuple):
-    """What the runtime really made of the model."""
+    """The types and layers that the runtime really uses."""
 
-    # How many layers compute in which type, e.g. {"int8": 35, "fp16": 140}; empty where the runtime does not say.
+    # How many layers compute in which type, e.g. {"int8": 35, "fp16": 140}. Empty where the runtime does not say.
     realised_precision: Mapping[str, int]
-    # One mapping per layer in execution order: {"name", "type", "precision", …}; empty where it does not say.
+    # One mapping per layer in execution order: {"name", "type", "precision", …}. Empty where it does not say.
     layers: Sequence[Mapping[str, str]]
 
 
 class LoadedModel(abc.ABC):
     """A model that is ready to run."""
 
-    # What the runtime really uses, in order, not what was asked for.
+    # The providers that the runtime really uses, in order. Others may have been asked for.
     providers: Sequence[str] = ()
-    # Everything that was chosen and changes the numbers: threads, sync mode, CUDA graph, memory kind, transfers.
-    # Never what was measured, e.g. bytes: runs with different options are not compared.
+    # Every choice that changes the numbers: threads, sync mode, CUDA graph, memory kind, transfers. No measured value,
+    # e.g. bytes, because runs with different options are not compared.
     session_options: Mapping[str, str] = MappingProxyType({})
 
     @abc.abstractmethod
@@ -150,82 +174,105 @@ class LoadedModel(abc.ABC):
 
     @abc.abstractmethod
     def stage(self, feeds: Sequence[Mapping[str, Any]]) -> List[Any]:
-        """Return one staged input for `run_once` per feed (name → float32 numpy array of the input's shape).
+        """Return one staged input for `run_once` per feed.
 
-        MUST be staged completely: running one of them allocates nothing on the agent's side.
+        A feed maps each input's name to a float32 numpy array of the input's shape. Inputs MUST be staged completely,
+        so that running one allocates nothing on the agent's side.
         """
 
     @abc.abstractmethod
     def run_once(self, staged: Any) -> Any:
-        """Run one inference and return when its outputs are on the host (or, without transfers, in device memory).
+        """Run one inference until its outputs are on the host.
 
-        MUST raise InferenceError with the runtime's sentence when it fails, OutOfMemoryError when memory ran out.
-        MUST NOT log, copy or check anything that a bare call of the runtime would not.
+        Without transfers the outputs stay in device memory.
+
+        MUST raise InferenceError with the runtime's sentence when it fails, OutOfMemoryError when memory ran out. MUST
+        NOT log, copy or check anything that a bare call of the runtime would not.
         """
 
     @abc.abstractmethod
     def outputs(self, staged: Any) -> List[Any]:
-        """Run one inference and return its outputs as new numpy arrays, in the model's order."""
+        """Run one inference and return its outputs as new numpy arrays.
+
+        The outputs are in the model's order.
+        """
 
     def device_s(self) -> float:
-        """Return the device's own time of the last `run_once` in seconds (CUDA events); NaN where there is none."""
+        """Return the device's own time of the last `run_once`.
+
+        In seconds, by CUDA events. NaN on a device without them.
+        """
         return float("nan")
 
     def report(self) -> EngineReport:
-        """Return what the runtime made of the model; called after the measurement, which no failure here spoils.
+        """Return what the runtime made of the model.
 
-        MUST raise InferenceError with the runtime's sentence when it fails, as profile_layers() does.
+        Called after the measurement. A failure here does not spoil the measurement. MUST raise InferenceError with the
+        runtime's sentence when it fails, as profile_layers() does.
         """
         return EngineReport({}, ())
 
     def profile_layers(self, staged: Any, repeats: int) -> List[Tuple[str, float]]:
-        """Return (layer, mean seconds) from a pass of its own, after the measurement; empty where it cannot."""
+        """Return (layer, mean seconds) from a separate pass.
+
+        Called after the measurement. Empty where the runtime cannot time layers.
+        """
         del staged, repeats
         return []
 
     def device_memory_bytes(self) -> Optional[int]:
-        """Return what loading took of the device's memory in bytes; None where that is not known."""
+        """Return the bytes of device memory that loading took.
+
+        None where that is not known.
+        """
         return None
 
     def close(self) -> None:  # noqa: B027 — most runtimes release what they hold by themselves
-        """Release what is held; the model is not used afterwards."""
+        """Release what the model holds.
+
+        The model is not used afterwards.
+        """
 
 
 class Backend(abc.ABC):
-    """One runtime. New hardware is one file here, with `BACKENDS` naming its subclasses, and one test file.
+    """The interface to one runtime.
 
-    The module MUST be importable where the runtime is missing: import it inside the methods.
+    New hardware is one file here, with `BACKENDS` naming its subclasses, and one test file. The module MUST be
+    importable where the runtime is missing, so import the runtime inside the methods.
     """
 
     # As it stands in assignments and results: "ort-cpu", "trt".
     name = ""
-    # Where nothing else is asked for, the lowest of a device's backends runs its jobs; from 0 on.
+    # Without another choice, the device's backend with the lowest number runs its jobs. From 0 on.
     preference = LOWEST_PREFERENCE
     # Whether it computes on CUDA's first GPU.
     uses_gpu = False
-    # What it builds from, the oldest release first; the entry for the installed release travels in the hello.
+    # What it builds from, the oldest release first. The entry for the installed release travels in the hello.
     forms: Sequence[Form] = ()
     # Fields of Measurement that it obeys and other backends do not.
     options: Sequence[str] = ()
-    # What pip installs it by: one of these, the first where none is here yet; each may name several packages.
+    # What pip installs: one of these entries, the first when none is installed yet. Each may name several packages.
     packages: Sequence[str] = ()
     # Whether it is part of JetPack, so that apt installs it on a Jetson.
     is_in_jetpack = False
-    # Whether a plan is built from the artifact first, in a process of its own, and kept in the plan cache.
+    # Whether a plan is built from the artifact first, in a separate process, and kept in the plan cache.
     builds = False
-    # Whether loading is short enough to be timed a second time, warm; not where it builds an engine.
+    # Whether loading is short enough to be timed a second time, warm. It is not where it builds an engine.
     loads_quickly = True
 
     @classmethod
     @abc.abstractmethod
     def probe(cls) -> Optional[BackendInfo]:
-        """Return what is installed; MUST return None when nothing is, and raise BackendBrokenError when it fails."""
+        """Return the installed runtime, or None when there is none.
+
+        MUST raise BackendBrokenError when it is installed and does not work.
+        """
 
     @classmethod
     def describe(cls, version: str, providers: Sequence[str]) -> BackendInfo:
-        """Return what a controller has to know of an installed release.
+        """Return what a controller needs to know of a release.
 
-        Raises BackendBrokenError for a class that does not say it, or says what cannot travel.
+        Raises BackendBrokenError for a class without a name or forms, or with a preference that cannot travel.
         """
         if not cls.name or not cls.forms:
             raise BackendBrokenError("its class has no name, or no forms that it builds from; see backends/base.py")
@@ -249,7 +296,7 @@ class Backend(abc.ABC):
 
     @classmethod
     def form_of(cls, version: str) -> Form:
-        """Return what a release builds from.
+        """Return the form of the files that a release builds from.
 
         A release that is older than all entries, or whose version has no number, gets the oldest entry.
         """
@@ -259,19 +306,28 @@ class Backend(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def library_versions(cls) -> Dict[str, str]:
-        """Return the versions of the libraries that change the numbers; called only where probe() found something."""
+        """Return the versions of the libraries that change the numbers.
+
+        Called only where probe() returned a runtime.
+        """
 
     @classmethod
     def build(cls, onnx_path: str, plan_path: str, options: BuildOptions, log: Log) -> BuildReport:
-        """Write a plan made from an ONNX file (only with `builds`); MUST raise BuildError and leave no part of one."""
+        """Write a plan that is built from an ONNX file.
+
+        Called only with `builds`. MUST raise BuildError when it fails, and leave no part of a plan.
+        """
         del onnx_path, plan_path, options, log
         raise BuildError("build_failed", "backend '{}' builds no engines".format(cls.name))
 
     @classmethod
     @abc.abstractmethod
     def load(cls, content: bytes, options: LoadOptions, stage: Stage) -> LoadedModel:
-        """Make a model (or, with `builds`, a plan) ready to run, each step inside `stage`.
+        """Make a model or a plan ready to run.
 
-        Names of stages: "session_create", or "deserialize" then "create_context".
-        MUST raise LoadError with the runtime's sentence when it is not accepted, OutOfMemoryError when memory ran out.
+        With `builds` the content is a plan. Each step runs inside `stage`, with the name "session_create", or
+        "deserialize" then "create_context".
+
+        MUST raise LoadError with the runtime's sentence when the content is not accepted, OutOfMemoryError when memory
+        ran out.
         """

@@ -1,7 +1,8 @@
-"""The CUDA runtime by ctypes: memory, streams, events and graphs, from CUDA 10.2 to 13, with nothing to install.
+"""The CUDA runtime by ctypes, from CUDA 10.2 to 13.
 
-pycuda is not used even where it is there: it drives the driver API with a context of its own, which TensorRT and
-ONNX Runtime would not share, and it would be a second way to do each of these things.
+Memory, streams, events and graphs, with nothing to install. pycuda is not used even where it is installed. It drives
+the driver API with its own context, which TensorRT and ONNX Runtime would not share, and it would be a second way to do
+each of these things.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from efficientquant_agent.records import Gpu
 LIBRARY_NAMES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0", "libcudart.so.10.2")
 _TOOLKIT = "/usr/local/cuda/lib64/libcudart.so"
 
-# From driver_types.h and cuda_runtime_api.h; these numbers are the same in every release.
+# From driver_types.h and cuda_runtime_api.h. These numbers are the same in every release.
 _SCHEDULE = {"spin": 1, "block": 4}
 _MAP_HOST = 8
 _HOST_ALLOC = {"pinned": 0, "mapped": 2}
@@ -55,7 +56,7 @@ _SIGNATURES: Dict[str, Tuple[Any, ...]] = {
     "cudaEventDestroy": (_P,),
     "cudaStreamBeginCapture": (_P, _INT),
     "cudaStreamEndCapture": (_P, _P),
-    "cudaGraphInstantiate": (_P, _P, _P, _P, _SIZE),  # until 11; from 12 on it takes what the next one takes
+    "cudaGraphInstantiate": (_P, _P, _P, _P, _SIZE),  # until 11, from 12 on it takes the arguments of the next function
     "cudaGraphInstantiateWithFlags": (_P, _P, ctypes.c_ulonglong),  # from 11.4 on
     "cudaGraphLaunch": (_P, _P),
     "cudaGraphExecDestroy": (_P,),
@@ -72,7 +73,10 @@ _ADVICE = {
 
 
 class CudaError(Exception):
-    """A call of the CUDA runtime failed; `code` is 0 where the library itself could not be used."""
+    """A call of the CUDA runtime that failed.
+
+    `code` is 0 where the library itself could not be used.
+    """
 
     def __init__(self, name: str, code: int, message: str) -> None:
         advice = _ADVICE.get(name)
@@ -83,21 +87,27 @@ class CudaError(Exception):
 
 
 class HostBuffer(NamedTuple):
-    """Memory of the host that the GPU reads: pinned, or mapped into the GPU's addresses too."""
+    """Host memory that the GPU reads, pinned or mapped.
+
+    Mapped memory has an address on the GPU too.
+    """
 
     host: int
-    # The GPU's own address of it, 0 unless it is mapped.
+    # The GPU's address of the memory, 0 unless it is mapped.
     device: int
     size_bytes: int
 
 
 class Cudart:
-    """The functions of one libcudart; every failure is a CudaError. Handles and addresses are plain integers."""
+    """The functions of one libcudart.
+
+    Every failure is a CudaError. Handles and addresses are plain integers.
+    """
 
     def __init__(self, library: Any) -> None:
         self._library = library
         for name, arguments in _SIGNATURES.items():
-            with contextlib.suppress(AttributeError):  # which release has which is asked where it matters
+            with contextlib.suppress(AttributeError):  # older releases lack some of them, and _call() checks
                 getattr(library, name).argtypes = arguments
         for name in ("cudaGetErrorName", "cudaGetErrorString"):
             getattr(library, name).restype = ctypes.c_char_p
@@ -127,27 +137,42 @@ class Cudart:
     # The device
 
     def runtime_version(self) -> str:
-        """Return the runtime's version, e.g. "10.2"; needs no driver."""
+        """Return the runtime's version, e.g. "10.2".
+
+        It needs no driver.
+        """
         return _version(self._number("cudaRuntimeGetVersion"))
 
     def driver_version(self) -> str:
-        """Return the newest CUDA that the driver can do, e.g. "12.4"; "0.0" without a driver."""
+        """Return the newest CUDA version that the driver supports.
+
+        For example "12.4", or "0.0" without a driver.
+        """
         return _version(self._number("cudaDriverGetVersion"))
 
     def device_count(self) -> int:
-        """Return how many GPUs answer; CudaError where none does, or no driver."""
+        """Return how many GPUs answer.
+
+        Raises CudaError when no GPU or no driver answers.
+        """
         return self._number("cudaGetDeviceCount")
 
     def attribute(self, name: str, device: int = 0) -> int:
-        """Return an attribute: "integrated", "can_map_host_memory", "major" or "minor"."""
+        """Return an attribute of a device.
+
+        The names are "integrated", "can_map_host_memory", "major" and "minor".
+        """
         return self._number("cudaDeviceGetAttribute", _ATTRIBUTES[name], device)
 
     def compute_capability(self, device: int = 0) -> int:
-        """Return e.g. 53 for SM 5.3."""
+        """Return the compute capability, e.g. 53 for SM 5.3."""
         return 10 * self.attribute("major", device) + self.attribute("minor", device)
 
     def properties(self, device: int = 0) -> Tuple[str, str, int]:
-        """Return a GPU's name, its UUID as NVML writes it ("" where it has none) and its memory in bytes."""
+        """Return a GPU's name, UUID and memory in bytes.
+
+        The UUID is as NVML writes it, "" for a GPU without one.
+        """
         buffer = ctypes.create_string_buffer(_PROPERTIES_BYTES)
         self._call("cudaGetDeviceProperties", buffer, device)
         name = buffer.raw[:_NAME_BYTES].split(b"\0")[0].decode(errors="replace")
@@ -156,9 +181,10 @@ class Cudart:
         return name, "GPU-{}".format(uuid.UUID(bytes=identity)) if any(identity) else "", memory_bytes
 
     def set_device_flags(self, sync_mode: str) -> None:
-        """Say how the host waits ("spin" or "block") and allow mapped memory; before anything else is done.
+        """Set how the host waits, and allow mapped memory.
 
-        Before CUDA 11 the flags of a device in use cannot be set again, and stay as they were.
+        `sync_mode` is "spin" or "block". Call this before anything else. Before CUDA 11 the flags of a device in use
+        cannot be set again, and stay as they were.
         """
         try:
             self._call("cudaSetDeviceFlags", _SCHEDULE[sync_mode] | _MAP_HOST)
@@ -167,7 +193,7 @@ class Cudart:
                 raise
 
     def free_bytes(self) -> int:
-        """Return how much of the device's memory is free."""
+        """Return the bytes of device memory that are free."""
         free, total = _SIZE(), _SIZE()
         self._call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
         return free.value
@@ -175,7 +201,7 @@ class Cudart:
     # Memory
 
     def malloc(self, size_bytes: int) -> int:
-        """Return the address of device memory."""
+        """Allocate device memory and return its address."""
         return self._create("cudaMalloc", size_bytes)
 
     def free(self, address: int) -> None:
@@ -183,7 +209,7 @@ class Cudart:
         self._call("cudaFree", address)
 
     def host_alloc(self, size_bytes: int, kind: str) -> HostBuffer:
-        """Return host memory, "pinned" or "mapped"."""
+        """Allocate host memory, "pinned" or "mapped"."""
         host = self._create("cudaHostAlloc", size_bytes, _HOST_ALLOC[kind])
         device = self._create("cudaHostGetDevicePointer", host, 0) if kind == "mapped" else 0
         return HostBuffer(host, device, size_bytes)
@@ -193,21 +219,21 @@ class Cudart:
         self._call("cudaFreeHost", buffer.host)
 
     def copy_to_device(self, device: int, host: int, size_bytes: int, stream: int) -> None:
-        """Copy, in the order of the stream."""
+        """Copy from host to device, in the order of the stream."""
         self._call("cudaMemcpyAsync", device, host, size_bytes, _TO_DEVICE, stream)
 
     def copy_to_host(self, host: int, device: int, size_bytes: int, stream: int) -> None:
-        """Copy, in the order of the stream."""
+        """Copy from device to host, in the order of the stream."""
         self._call("cudaMemcpyAsync", host, device, size_bytes, _TO_HOST, stream)
 
     # Streams and events
 
     def stream_create(self) -> int:
-        """Return a stream that does not wait for the default one."""
+        """Create a stream that does not wait for the default stream."""
         return self._create("cudaStreamCreateWithFlags", _NON_BLOCKING_STREAM)
 
     def stream_synchronize(self, stream: int) -> None:
-        """Wait, in the way that the device flags say, until a stream is done."""
+        """Wait until a stream is done, as set by set_device_flags()."""
         self._call("cudaStreamSynchronize", stream)
 
     def stream_destroy(self, stream: int) -> None:
@@ -215,15 +241,15 @@ class Cudart:
         self._call("cudaStreamDestroy", stream)
 
     def event_create(self) -> int:
-        """Return an event that takes the time."""
+        """Create an event that records the time."""
         return self._create("cudaEventCreateWithFlags", 0)
 
     def event_record(self, event: int, stream: int) -> None:
-        """Take the device's time when the stream gets here."""
+        """Record the device's time when the stream reaches the event."""
         self._call("cudaEventRecord", event, stream)
 
     def elapsed_s(self, start: int, end: int) -> float:
-        """Return the device's time between two recorded events in seconds."""
+        """Return the device's time between two events in seconds."""
         elapsed_ms = ctypes.c_float()
         self._call("cudaEventElapsedTime", ctypes.byref(elapsed_ms), start, end)
         return elapsed_ms.value / 1000.0
@@ -236,7 +262,10 @@ class Cudart:
 
     @contextlib.contextmanager
     def capture(self, stream: int) -> Iterator[List[int]]:
-        """Record what is done on the stream inside; the list holds the executable graph afterwards."""
+        """Capture the work of a stream as a graph.
+
+        The list holds the executable graph afterwards.
+        """
         captured: List[int] = []
         self._call("cudaStreamBeginCapture", stream, _CAPTURE_THREAD_LOCAL)
         whole = False
@@ -245,7 +274,7 @@ class Cudart:
             whole = True
         finally:
             if not whole:
-                with contextlib.suppress(CudaError):  # the first error is the one to tell
+                with contextlib.suppress(CudaError):  # the first error is the one to report
                     self._call("cudaGraphDestroy", self._create_swapped("cudaStreamEndCapture", stream))
         graph = self._create_swapped("cudaStreamEndCapture", stream)
         try:
@@ -264,7 +293,7 @@ class Cudart:
         return self._create("cudaGraphInstantiate", graph, None, None, 0)
 
     def graph_launch(self, graph: int, stream: int) -> None:
-        """Do what was captured."""
+        """Launch an executable graph."""
         self._call("cudaGraphLaunch", graph, stream)
 
     def graph_destroy(self, graph: int) -> None:
@@ -273,9 +302,10 @@ class Cudart:
 
 
 def open_library(path: str = "") -> Cudart:
-    """Return the CUDA runtime of this machine; CudaError names what was looked for when there is none.
+    """Return the CUDA runtime of this machine.
 
-    Of several, the first whose GPU answers: a runtime that is newer than the driver does not.
+    Of several, it is the first whose GPU answers, because a runtime that is newer than the driver does not work. Raises
+    CudaError with the names that were tried when there is none.
     """
     opened: Optional[Cudart] = None
     for candidate in [path] if path else _candidates():
@@ -303,7 +333,10 @@ def loaded_path() -> str:
 
 
 def _candidates() -> List[str]:
-    """Return where the runtime may be: the loader's own search, the toolkit, then NVIDIA's pip packages."""
+    """Return the paths where the runtime may be.
+
+    The loader's own search comes first, then the toolkit, then NVIDIA's pip packages.
+    """
     packaged: List[str] = []
     for entry in sys.path:
         packaged.extend(sorted(glob.glob(os.path.join(entry, "nvidia", "*", "lib", "libcudart.so.*")), reverse=True))
@@ -311,14 +344,17 @@ def _candidates() -> List[str]:
 
 
 def gpus(library: Optional[Cudart] = None, proc: str = "/proc") -> List[Gpu]:
-    """Return every GPU, with what its SM can compute; CudaError without a runtime, a driver or a GPU."""
+    """Return every GPU with the precisions of its SM.
+
+    Raises CudaError without a runtime, a driver or a GPU.
+    """
     library = library or open_library()
     driver_version = DeviceFiles(proc=proc).driver_version() or "CUDA " + library.driver_version()
-    found = []
+    every_gpu = []
     for device in range(library.device_count()):
         name, identity, memory_bytes = library.properties(device)
         sm = library.compute_capability(device)
-        found.append(
+        every_gpu.append(
             Gpu(
                 name=name,
                 uuid=identity,
@@ -329,7 +365,7 @@ def gpus(library: Optional[Cudart] = None, proc: str = "/proc") -> List[Gpu]:
                 **precisions(sm)._asdict(),
             )
         )
-    return found
+    return every_gpu
 
 
 def _version(number: int) -> str:

@@ -1,4 +1,7 @@
-"""ONNX Runtime on the CPU, and on the GPU by its CUDA and TensorRT providers."""
+"""ONNX Runtime on the CPU and the GPU.
+
+The GPU is used by the CUDA and TensorRT providers.
+"""
 
 import os
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type
@@ -19,12 +22,15 @@ from efficientquant_agent.backends.base import (
 from efficientquant_agent.records import BackendInfo
 from efficientquant_agent.versions import version_of
 
-# https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html; older releases refuse the option.
+# https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html. Older releases refuse the option.
 _USE_TF32_SINCE = (1, 18)
 
 
 def _runtime_errors() -> Tuple[Type[Exception], ...]:
-    """Return what ONNX Runtime raises: its classes share no base of their own."""
+    """Return the exception classes of ONNX Runtime.
+
+    They share no base class of their own.
+    """
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     own = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
@@ -41,7 +47,10 @@ class OrtModel(LoadedModel):
         self.session_options = session_options
 
     def input_shapes(self) -> Dict[str, Tuple[int, ...]]:
-        """Return every input's shape by name, symbolic dimensions as 1; LoadError where one is not float32."""
+        """Return every input's shape by name, symbolic dimensions as 1.
+
+        Raises LoadError for an input that is not float32.
+        """
         shapes = {}
         for node in self._session.get_inputs():
             if node.type != "tensor(float)":
@@ -52,44 +61,53 @@ class OrtModel(LoadedModel):
         return shapes
 
     def stage(self, feeds: Sequence[Mapping[str, Any]]) -> List[Any]:
-        """Return one dictionary of contiguous arrays per feed, as the session takes them."""
+        """Return one dictionary of contiguous arrays per feed."""
         import numpy as np
 
         return [{name: np.ascontiguousarray(array) for name, array in feed.items()} for feed in feeds]
 
     def run_once(self, staged: Any) -> Any:
-        """Run the session; all outputs are numpy arrays on return."""
+        """Run the session and return all outputs as numpy arrays.
+
+        Raises InferenceError or OutOfMemoryError.
+        """
         try:
             return self._session.run(None, staged)
         except self._errors as error:
             raise error_for(str(error), InferenceError) from error
 
     def outputs(self, staged: Any) -> List[Any]:
-        """Run the session; it allocates its outputs anew each time."""
+        """Run the session and return its newly allocated outputs."""
         return list(self.run_once(staged))
 
 
 class OrtCpu(Backend):
-    """The CPU execution provider: on every device that has the extra [ort]."""
+    """The CPU execution provider.
+
+    Every device with the extra [ort] has it.
+    """
 
     name = "ort-cpu"
     preference = 50
-    # Later releases than 1.10 read more than opset 13 too; only from 1.17 on is 18 tested.
+    # Releases after 1.10 read opsets above 13 too, but opset 18 is tested only from 1.17 on.
     forms = (Form((1, 10), "onnxruntime", 13), Form((1, 17), "onnxruntime", 18))
     packages = ("onnxruntime", "onnxruntime-gpu")
-    # What is asked for, the preferred first: a session that gets another first one is refused.
-    _providers = ("CPUExecutionProvider",)
+    # The providers to ask for, the preferred first. A session whose first provider is another is refused.
+    _providers: Sequence[str] = ("CPUExecutionProvider",)
 
     @classmethod
     def probe(cls) -> Optional[BackendInfo]:
-        """Return the installed version, None without one or without the provider."""
+        """Return the installed version, or None without the provider.
+
+        Raises BackendBrokenError when ONNX Runtime or the device of the provider does not work.
+        """
         if not is_installed("onnxruntime"):
             return None
         try:
-            import numpy  # noqa: F401 — onnxruntime needs it and says so badly
+            import numpy  # noqa: F401 — onnxruntime needs it, and its own error is unclear
             import onnxruntime
         except (ImportError, OSError) as error:
-            if cls is not OrtCpu:  # which providers it has is not known, and the reason is said once
+            if cls is not OrtCpu:  # its providers are unknown, and OrtCpu alone reports the reason
                 return None
             if isinstance(error, ModuleNotFoundError):
                 raise BackendBrokenError(
@@ -107,7 +125,7 @@ class OrtCpu(Backend):
 
     @classmethod
     def _check_device(cls) -> None:
-        """Raise BackendBrokenError where the provider is installed but its device is not there."""
+        """Raise BackendBrokenError when the provider is installed without its device."""
 
     @classmethod
     def library_versions(cls) -> Dict[str, str]:
@@ -119,14 +137,17 @@ class OrtCpu(Backend):
 
     @classmethod
     def load(cls, content: bytes, options: LoadOptions, stage: Stage) -> LoadedModel:
-        """Create a session from a model's bytes with all graph optimizations."""
+        """Create a session from a model's bytes, with all graph optimizations.
+
+        Raises LoadError when ONNX Runtime does not accept the model, OutOfMemoryError when memory ran out.
+        """
         import onnxruntime
 
         settings = onnxruntime.SessionOptions()
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         settings.intra_op_num_threads = options.intra_op_threads
-        settings.log_severity_level = 3  # errors: warnings about a model are not this run's log
+        settings.log_severity_level = 3  # errors only, because warnings about a model do not belong in the run's log
         provider_options = cls._provider_options(onnxruntime.__version__)
         with stage("session_create"):
             try:
@@ -152,17 +173,20 @@ class OrtCpu(Backend):
 
     @classmethod
     def _realised_options(cls, first: Mapping[str, str]) -> Dict[str, str]:
-        """Return what the options of the first provider add to the session's own."""
+        """Return what the first provider's options add to the session's."""
         return dict(first)
 
 
 class OrtCuda(OrtCpu):
-    """The CUDA execution provider, from pageable host memory to host memory, as `session.run` does it."""
+    """The CUDA execution provider with pageable host memory.
+
+    Inputs and outputs are copied in every query, as `session.run` does it.
+    """
 
     name = "ort-cuda"
     preference = 30
     uses_gpu = True
-    _providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    _providers: Sequence[str] = ("CUDAExecutionProvider", "CPUExecutionProvider")
 
     @classmethod
     def _check_device(cls) -> None:
@@ -180,8 +204,8 @@ class OrtCuda(OrtCpu):
 
     @classmethod
     def load(cls, content: bytes, options: LoadOptions, stage: Stage) -> LoadedModel:
-        """Create a session whose float32 is computed as float32, not as TF32."""
-        # Read by cuBLAS, cuDNN and TensorRT when they start: the one switch that every release has.
+        """Create a session that computes float32 without TF32."""
+        # cuBLAS, cuDNN and TensorRT read it when they start. It is the only switch that every release has.
         os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
         return super().load(content, options, stage)
 
@@ -198,9 +222,10 @@ class OrtCuda(OrtCpu):
 
 
 class OrtTensorrt(OrtCuda):
-    """The TensorRT execution provider in float32; what it does not take runs on the CUDA provider.
+    """The TensorRT execution provider in float32.
 
-    It builds its engine inside "session_create", which takes minutes: there is no warm second load.
+    The CUDA provider runs the rest of the model. The engine is built inside "session_create", which takes minutes, so
+    there is no second load, warm.
     """
 
     name = "ort-trt"
@@ -210,7 +235,10 @@ class OrtTensorrt(OrtCuda):
 
 
 def _check_providers(asked: str, got: Sequence[str]) -> None:
-    """Raise LoadError where ONNX Runtime fell back to another provider, which it does without an error."""
+    """Raise LoadError when ONNX Runtime fell back to another provider.
+
+    It falls back without an error.
+    """
     if not got or got[0] != asked:
         raise LoadError(
             "onnxruntime was asked for {} and gave {}: it could not start that provider and fell back; its own log "

@@ -1,7 +1,7 @@
-"""TensorRT from 8.2 to 11 and TensorRT-RTX: what is installed, what a plan is built with, and the way in.
+"""TensorRT from 8.2 to 11, and TensorRT-RTX.
 
-Building and running are files of their own (trt_building.py, trt_running.py), since one file of all of it was no
-longer read at a glance; all differences between releases are asked for with `hasattr`, never by version.
+Building is in trt_building.py and running in trt_running.py. All differences between releases are detected with
+`hasattr`, never by version.
 """
 
 import importlib
@@ -12,8 +12,6 @@ from efficientquant_agent.backends.base import (
     Backend,
     BackendBrokenError,
     BuildError,
-    BuildOptions,
-    BuildReport,
     Form,
     LoadedModel,
     LoadError,
@@ -25,12 +23,13 @@ from efficientquant_agent.backends.base import (
     is_installed,
 )
 from efficientquant_agent.host.device import DeviceFiles
+from efficientquant_agent.protocol import BuildOptions, BuildReport
 from efficientquant_agent.records import BackendInfo
 from efficientquant_agent.versions import version_of
 
 
 class Tensorrt(Backend):
-    """Classic TensorRT: engines for this very GPU."""
+    """Classic TensorRT, whose engines run on this GPU only."""
 
     name = "trt"
     preference = 10
@@ -47,18 +46,21 @@ class Tensorrt(Backend):
     is_in_jetpack = True
     _product = "TensorRT"
     _modules: Sequence[str] = ("tensorrt",)
-    # Older ones cannot parse Round, and have no engine inspector.
+    # Older releases cannot parse Round, and have no engine inspector.
     _oldest = (8, 2)
     _smallest_sm = 53
 
     @classmethod
     def probe(cls) -> Optional[BackendInfo]:
-        """Return the version, None where it is not installed; without a GPU that answers it is broken."""
+        """Return the installed version, or None without TensorRT.
+
+        Raises BackendBrokenError when it does not load, is too old, or no GPU that it supports answers.
+        """
         trt = cls._find()
         if trt is None:
             return None
         version = str(getattr(trt, "__version__", ""))
-        if not version:  # a folder that an uninstall left is a package to Python
+        if not version:  # Python imports a folder that an uninstall left as a package
             raise BackendBrokenError(
                 "{} is installed in parts: its module has no version; install it again".format(cls._product)
             )
@@ -77,7 +79,7 @@ class Tensorrt(Backend):
 
     @classmethod
     def _require_sm(cls, trt: Any, sm: int) -> None:
-        """Raise UnsupportedGpuError for a GPU that this release has no kernels for."""
+        """Raise UnsupportedGpuError for a GPU without kernels in this release."""
         del trt
         if sm < cls._smallest_sm:
             raise UnsupportedGpuError(
@@ -88,7 +90,10 @@ class Tensorrt(Backend):
 
     @classmethod
     def _find(cls) -> Any:
-        """Return the module, None where there is none; BackendBrokenError where it is there and does not load."""
+        """Return the module, or None when it is not installed.
+
+        Raises BackendBrokenError when it is installed and does not load.
+        """
         for name in cls._modules:
             if not is_installed(name):
                 continue
@@ -124,7 +129,10 @@ class Tensorrt(Backend):
 
     @classmethod
     def _settings(cls, options: BuildOptions, sm: int) -> Dict[str, str]:
-        """Return the release, the GPU, the system and every option of the build; CudaError without a GPU to ask."""
+        """Return the settings of a build, for its report.
+
+        The release, the GPU, the system and every option. Raises CudaError without a GPU to ask.
+        """
         types = "+".join(sorted(flag for flag in options.builder_flags if flag != "tf32"))
         return {
             cls._modules[0]: str(cls._module().__version__),
@@ -139,7 +147,10 @@ class Tensorrt(Backend):
 
     @classmethod
     def build(cls, onnx_path: str, plan_path: str, options: BuildOptions, log: Log) -> BuildReport:
-        """Write a plan for this GPU."""
+        """Write a plan for this GPU.
+
+        Raises BuildError when it cannot be built here.
+        """
         try:
             sm = options.compute_capability or cudart.open_library().compute_capability()
             settings = cls._settings(options, sm)
@@ -153,7 +164,10 @@ class Tensorrt(Backend):
 
     @classmethod
     def _check_device(cls, asked: int) -> None:
-        """Raise BuildError for a GPU that is not here: classic TensorRT times its kernels on the one it builds for."""
+        """Raise BuildError for a GPU that is not this machine's.
+
+        Classic TensorRT times its kernels on the GPU that it builds for.
+        """
         here = cudart.open_library().compute_capability()
         if asked != here:
             raise BuildError(
@@ -162,7 +176,11 @@ class Tensorrt(Backend):
 
     @classmethod
     def load(cls, content: bytes, options: LoadOptions, stage: Stage) -> LoadedModel:
-        """Make a plan ready to run; stages "cuda_init", "deserialize" and "create_context"."""
+        """Load a plan in three stages.
+
+        The stages are "cuda_init", "deserialize" and "create_context". Raises LoadError when the plan cannot be loaded,
+        OutOfMemoryError when memory ran out.
+        """
         try:
             cuda = cudart.open_library()
             cuda.device_count()
@@ -175,7 +193,10 @@ class Tensorrt(Backend):
 
 
 class TensorrtRtx(Tensorrt):
-    """TensorRT-RTX: typed files only; builds for a named SM without a GPU, and compiles its kernels when it loads."""
+    """TensorRT-RTX, which builds from typed files only.
+
+    It builds for a named SM without a GPU, and compiles its kernels when it loads.
+    """
 
     name = "trt-rtx"
     preference = 20
@@ -190,7 +211,10 @@ class TensorrtRtx(Tensorrt):
 
     @classmethod
     def _check_device(cls, asked: int) -> None:
-        """Accept every SM that the bindings name, present or not: nothing is timed."""
+        """Raise UnsupportedGpuError for an SM that the bindings do not name.
+
+        The GPU need not be present, because nothing is timed.
+        """
         cls._require_sm(cls._module(), asked)
 
     @classmethod
@@ -207,7 +231,10 @@ class TensorrtRtx(Tensorrt):
 
 
 def sm_text(sm: int) -> str:
-    """Return a compute capability as NVIDIA writes it: 86 → "8.6", 120 → "12.0"."""
+    """Return a compute capability as NVIDIA writes it.
+
+    86 → "8.6", 120 → "12.0".
+    """
     return "{}.{}".format(*divmod(sm, 10))
 
 

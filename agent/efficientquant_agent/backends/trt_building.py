@@ -1,7 +1,9 @@
-"""How TensorRT makes a plan from an ONNX file, from 8.2 to 11 and TensorRT-RTX, by asking which functions there are.
+"""TensorRT builds, from an ONNX file to a plan.
 
-Every TensorRT object is held in a variable named for its class (builder, config, network, …): that is how the
-contract test knows which class each attribute belongs to, and looks it up for every release.
+They work from 8.2 to 11 and with TensorRT-RTX, by checking which functions exist.
+
+Every TensorRT object is held in a variable named for its class (builder, config, network, …). The contract test derives
+the class of each attribute from that name, and looks the attribute up for every release.
 """
 
 import hashlib
@@ -14,12 +16,12 @@ from efficientquant_agent.backends.trt_log import PYTHON_ERRORS, last_error, ope
 from efficientquant_agent.files import write_whole
 from efficientquant_agent.protocol import BuildOptions, BuildReport
 
-# Each dropped pair of Q/DQ costs another build; more of them than this is not a fallback any more.
+# Each dropped pair of Q/DQ costs another build. After this many the build fails.
 _MAX_DROPS = 16
 _NO_KERNEL = "Could not find any implementation for node"
 # Not every release has a code for an operator that it does not know.
 _UNSUPPORTED = re.compile(r"no importer registered|plugin not found", re.IGNORECASE)
-# How the parser's log names the node it is at, where its errors themselves do not (before 10).
+# How the parser's log names its current node. Before 10 the errors themselves do not name it.
 _AT_NODE = re.compile(r"While parsing node number \d+ \[(?P<operator>\w+)(?: -> \"(?P<output>[^\"]*)\")?")
 
 
@@ -28,7 +30,7 @@ def build(
 ) -> BuildReport:
     """Build a plan and write it to `plan_path`.
 
-    Raises BuildError, and leaves no file then.
+    Raises BuildError when it cannot be built, and leaves no file then.
     """
     work = _Build(trt, options, log)
     started_s = time.perf_counter()
@@ -50,7 +52,10 @@ def build(
 
 
 class _Build:
-    """One build; it holds the logger, parser and timing cache, which TensorRT uses and does not own."""
+    """One build, which keeps the objects that TensorRT only refers to.
+
+    These are the logger, the parser and the timing cache.
+    """
 
     def __init__(self, trt: Any, options: BuildOptions, log: Log) -> None:
         self._trt = trt
@@ -83,7 +88,10 @@ class _Build:
             )
 
     def _network_flags(self) -> int:
-        """Explicit batch where there is another; the file's types where flags could decide and none was given."""
+        """Return the network's creation flags.
+
+        Explicit batch where the release has another kind. The file's types where flags could decide and none was given.
+        """
         trt, builder = self._trt, self._builder
         if hasattr(builder, "max_batch_size"):
             return 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
@@ -92,9 +100,9 @@ class _Build:
         return 0
 
     def parse(self, onnx_path: str) -> None:
-        """Read the ONNX file into the network, symbolic dimensions as 1.
+        """Parse the ONNX file into the network, symbolic dimensions as 1.
 
-        Raises BuildError; "unsupported_op" names what is not supported.
+        Raises BuildError. For "unsupported_op" it names what is not supported.
         """
         trt, parser, network = self._trt, self._parser, self._network
         if hasattr(trt, "init_libnvinfer_plugins"):
@@ -106,11 +114,15 @@ class _Build:
             if tensor.dtype != trt.DataType.FLOAT:
                 message = "input '{}' is {}; only FLOAT inputs can be fed".format(tensor.name, tensor.dtype)
                 raise BuildError("build_failed", message)
-            # Fixed here and not by a profile: until 8.6 two contexts cannot share one.
+            # Fixed here instead of by a profile, because until 8.6 two contexts cannot share a profile.
             tensor.shape = tuple(1 if size < 0 else size for size in tensor.shape)
 
     def climb_down(self, sm: int) -> Tuple[Any, int]:
-        """Return a plan and its workspace: every limit of the ladder in turn, as long as memory is what was missing."""
+        """Return a plan and its workspace in bytes.
+
+        Each limit of the ladder is tried in turn, as long as memory runs out. Raises BuildError when no limit gives a
+        plan.
+        """
         problem = ""
         for workspace_bytes in self._options.workspace_ladder_bytes:
             plan = self._with_fallback(workspace_bytes, sm)
@@ -128,7 +140,7 @@ class _Build:
         )
 
     def _with_fallback(self, workspace_bytes: int, sm: int) -> Any:
-        """Build; where a layer has no INT8 kernel, drop its Q/DQ and build again."""
+        """Build, and drop Q/DQ before layers without an INT8 kernel."""
         for _ in range(_MAX_DROPS):
             plan = self._try(workspace_bytes, sm)
             if plan is not None or not self._drop_quantization():
@@ -167,7 +179,10 @@ class _Build:
         return config
 
     def _load_timings(self, config: Any) -> None:
-        """Use the kept timings, so that two builds choose the same kernels; those of another version are refused."""
+        """Load the timing cache, so that builds choose the same kernels.
+
+        A cache of another version is refused.
+        """
         if not self._options.timing_cache_path or hasattr(config, "set_compute_capability"):
             return  # TensorRT-RTX times nothing: there these functions are no-ops that warn
         try:
@@ -188,7 +203,10 @@ class _Build:
                 write_whole(self._options.timing_cache_path, memoryview(cache.serialize()))
 
     def _drop_quantization(self) -> bool:
-        """Take Q/DQ away before the layers that have no INT8 kernel; whether there was one to take away."""
+        """Drop Q/DQ before layers without an INT8 kernel.
+
+        Returns whether any was dropped.
+        """
         refused = [error for error in self._logger.errors if _NO_KERNEL in error and "workspace" not in error]
         network = self._network
         layers = [network.get_layer(index) for index in range(network.num_layers)]
@@ -206,29 +224,35 @@ class _Build:
 
 
 def _names(message: str, layer_name: str) -> bool:
-    """Whether a message names this layer, alone or among those it was fused with, and not one it is a part of."""
+    """Tell whether a message names this layer.
+
+    The layer may stand alone or among those it was fused with. A longer name that contains its name does not count.
+    """
     return bool(re.search(r"(?<![\w/])(?<!\w\.){}(?![\w/]|\.\w)".format(re.escape(layer_name)), message))
 
 
 def _bypass(trt: Any, layer: Any, makers: Mapping[str, Any]) -> bool:
-    """Feed a layer what was quantized for it, unquantized; its weights keep their codes.
+    """Feed a layer its inputs from before their quantization.
 
-    Whether any of its inputs came through Q and DQ.
+    Its weights keep their codes. Returns whether any of its inputs came through Q and DQ.
     """
     if layer.type in (trt.LayerType.QUANTIZE, trt.LayerType.DEQUANTIZE):
         return False
-    found = False
+    is_bypassed = False
     for index in range(layer.num_inputs):
         dequantize = _maker(trt.LayerType.DEQUANTIZE, layer.get_input(index), makers)
         quantize = dequantize and _maker(trt.LayerType.QUANTIZE, dequantize.get_input(0), makers)
         if quantize and _maker(trt.LayerType.CONSTANT, quantize.get_input(0), makers) is None:
             layer.set_input(index, quantize.get_input(0))
-            found = True
-    return found
+            is_bypassed = True
+    return is_bypassed
 
 
 def _maker(kind: Any, tensor: Any, makers: Mapping[str, Any]) -> Any:
-    """Return the layer that makes a tensor if it is of this kind, else None."""
+    """Return the layer that makes a tensor.
+
+    None when that layer is of another kind.
+    """
     layer = makers.get(tensor.name) if tensor is not None else None
     return layer if layer is not None and layer.type == kind else None
 
@@ -243,7 +267,7 @@ def _limit_workspace(trt: Any, config: Any, size_bytes: int) -> None:
 def compute_capabilities(trt: Any) -> List[int]:
     """Return the SMs that TensorRT-RTX's bindings build for, e.g. [75, 86].
 
-    None where they do not say.
+    Empty where the bindings do not say.
     """
     if not hasattr(trt, "ComputeCapability"):
         return []
@@ -252,7 +276,10 @@ def compute_capabilities(trt: Any) -> List[int]:
 
 
 def _refusal(errors: List[Any], messages: List[str]) -> BuildError:
-    """Return why the parser refused the file, naming operator and node."""
+    """Return the BuildError for a file that the parser refused.
+
+    It names the operator and the node.
+    """
     if not errors:
         return BuildError("build_failed", messages[-1] if messages else "the ONNX parser gave no reason")
     unsupported = [
@@ -264,7 +291,10 @@ def _refusal(errors: List[Any], messages: List[str]) -> BuildError:
 
 
 def _node_of(error: Any, messages: List[str]) -> str:
-    """Return "node 'name' (Operator): " as far as it is known; the log knows it where the error does not."""
+    """Return "node 'name' (Operator): " as far as it is known.
+
+    The log knows the node where the error does not.
+    """
     if hasattr(error, "node_operator") and error.node_name():
         return "node '{}' ({}): ".format(error.node_name(), error.node_operator())
     at_nodes = list(filter(None, map(_AT_NODE.search, messages)))

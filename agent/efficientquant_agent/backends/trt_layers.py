@@ -1,11 +1,14 @@
-"""What the engine inspector says about a plan's layers, from 8.2 to 11: which type each of them computes in."""
+"""The layers of a plan, from the engine inspector's output.
+
+From 8.2 to 11. The type that each layer computes in is derived from it.
+"""
 
 import re
 from typing import Any, Dict, List, Mapping, Sequence
 
 from efficientquant_agent.backends.base import EngineReport
 
-# How the inspector writes types: "Half" alone from 10 on, inside a sentence about the layout before.
+# How the inspector writes types: "Half" alone from 10 on, before that inside a sentence about the layout.
 _PRECISIONS = (
     ("int8", re.compile(r"\bint8\b", re.IGNORECASE)),
     ("fp8", re.compile(r"\bfp8\b", re.IGNORECASE)),
@@ -19,17 +22,17 @@ _PRECISIONS = (
 
 
 def read_layers(layers: Sequence[Any]) -> EngineReport:
-    """Return the inspector's layers in execution order, and how many compute in which type.
+    """Return the inspector's layers with a count of each type.
 
-    A layer computes in the type of its weights, or without any in that of its first input; a plan without details
-    has names only, which are "unknown".
+    The layers are in execution order. A layer computes in the type of its weights, or without any in that of its first
+    input. A plan without details has names only, and their precision is "unknown".
     """
-    found: List[Dict[str, str]] = []
+    rows: List[Dict[str, str]] = []
     for layer in layers:
         if isinstance(layer, str):
-            found.append({"name": layer, "type": "", "precision": "unknown"})
+            rows.append({"name": layer, "type": "", "precision": "unknown"})
             continue
-        found.append(
+        rows.append(
             {
                 "name": str(layer.get("Name", "")),
                 "type": str(layer.get("ParameterType") or layer.get("LayerType", "")),
@@ -38,19 +41,19 @@ def read_layers(layers: Sequence[Any]) -> EngineReport:
             }
         )
     counts: Dict[str, int] = {}
-    for one in found:
-        counts[one["precision"]] = counts.get(one["precision"], 0) + 1
-    return EngineReport(counts, tuple(found))
+    for row in rows:
+        counts[row["precision"]] = counts.get(row["precision"], 0) + 1
+    return EngineReport(counts, tuple(rows))
 
 
 def _precision(layer: Mapping[str, Any]) -> str:
     weights = layer.get("Weights") or {}
-    said = [str(weights.get("Type", ""))] if weights.get("Count") else []
+    texts = [str(weights.get("Type", ""))] if weights.get("Count") else []
     tensors = list(layer.get("Inputs") or []) + list(layer.get("Outputs") or [])
     for tensor in tensors:
         if isinstance(tensor, Mapping):
-            said.append(str(tensor.get("Datatype") or tensor.get("Format/Datatype", "")))
-    for text in said:
+            texts.append(str(tensor.get("Datatype") or tensor.get("Format/Datatype", "")))
+    for text in texts:
         for name, pattern in _PRECISIONS:
             if pattern.search(text):
                 return name

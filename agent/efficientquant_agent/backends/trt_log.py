@@ -1,4 +1,7 @@
-"""What TensorRT says while it works: kept, because its calls return None where others raise."""
+"""TensorRT's log messages.
+
+They are kept because TensorRT's calls return None where others raise.
+"""
 
 from typing import Any, Callable, Dict, List, Type
 
@@ -8,14 +11,14 @@ from efficientquant_agent.backends.base import OutOfMemoryError, ran_out_of_memo
 PYTHON_ERRORS = (RuntimeError, TypeError, ValueError)
 
 
-# TensorRT uses the first logger of a process for everything, and holds on to it for good.
+# TensorRT uses the first logger of a process for everything, and never releases it.
 _opened: Dict[Any, Any] = {}
 
 
 def open_log(trt: Any, write: Callable[[str], None]) -> Any:
-    """Return this process's logger of this TensorRT; its `errors` are the error messages since now.
+    """Return this process's logger of this TensorRT.
 
-    From now on warnings and errors go to `write`.
+    Its `errors` are the error messages since this call. Warnings and errors go to `write` from now on.
     """
     if trt not in _opened:
         _opened[trt] = _new_log(trt)
@@ -30,7 +33,7 @@ def _new_log(trt: Any) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.errors: List[str] = []
-            self.write: Callable[[str], None] = str
+            self.write: Callable[[str], None] = lambda _line: None
 
         def log(self, severity: Any, msg: str) -> None:
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
@@ -43,11 +46,14 @@ def _new_log(trt: Any) -> Any:
 
 
 def last_error(logger: Any, otherwise: str) -> str:
-    """Return TensorRT's own sentence for what just failed."""
+    """Return TensorRT's last error message, or `otherwise`."""
     return str(logger.errors[-1]) if logger.errors else otherwise
 
 
 def error_of(logger: Any, kind: Type[Exception], otherwise: str) -> Exception:
-    """Return the error for what just failed: of this kind, unless one of the messages says that memory ran out."""
-    short = next(filter(ran_out_of_memory, [*logger.errors, otherwise]), "")
-    return OutOfMemoryError(short) if short else kind(last_error(logger, otherwise))
+    """Return the error for what just failed.
+
+    It is an OutOfMemoryError when one of the messages says that memory ran out, else of class `kind`.
+    """
+    message = next(filter(ran_out_of_memory, [*logger.errors, otherwise]), "")
+    return OutOfMemoryError(message) if message else kind(last_error(logger, otherwise))

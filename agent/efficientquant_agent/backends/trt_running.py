@@ -1,6 +1,7 @@
-"""How TensorRT runs a plan: buffers, CUDA graph, times, layers; bindings until 8.4, named tensors from 8.5 on.
+"""TensorRT inference, from a plan to its outputs and times.
 
-Every TensorRT object is held in a variable named for its class (engine, context, inspector, …), for the contract test.
+Bindings are used until 8.4, named tensors from 8.5 on. Every TensorRT object is held in a variable named for its class
+(engine, context, inspector, …), for the contract test.
 """
 
 import ctypes
@@ -23,7 +24,7 @@ from efficientquant_agent.backends.cudart import CudaError, Cudart, HostBuffer
 from efficientquant_agent.backends.trt_layers import read_layers
 from efficientquant_agent.backends.trt_log import PYTHON_ERRORS, error_of, open_log
 
-# trt.nptype() fails on numpy 1.24 and newer until TensorRT 8.6, so this is ours.
+# Used instead of trt.nptype(), which fails on numpy 1.24 and newer until TensorRT 8.6.
 _NUMPY_TYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -46,14 +47,14 @@ class Tensor(NamedTuple):
 
     @property
     def size_bytes(self) -> int:
-        """Return how many bytes it takes."""
+        """The tensor's size in bytes."""
         import numpy as np
 
         return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(_NUMPY_TYPES[self.type]).itemsize
 
 
 class Staged:
-    """One input, ready: where it lies, what is copied before the inference, and its CUDA graph once it is captured."""
+    """One input that is ready to run."""
 
     __slots__ = ("addresses", "bindings", "copies", "graph")
 
@@ -68,9 +69,10 @@ class Staged:
 
 
 def load(trt: Any, cuda: Cudart, content: bytes, options: LoadOptions, stage: Stage) -> LoadedModel:
-    """Make a plan ready to run; StalePlanError where TensorRT does not take it, LoadError for anything else.
+    """Load a plan.
 
-    OutOfMemoryError where memory was what was missing: the plan is as good as it was.
+    Raises StalePlanError when TensorRT does not accept it, OutOfMemoryError when memory ran out (the plan is still
+    good), and LoadError for anything else.
     """
     logger = open_log(trt, _say)
     try:
@@ -89,7 +91,7 @@ def load(trt: Any, cuda: Cudart, content: bytes, options: LoadOptions, stage: St
 
 
 def _deserialize(trt: Any, logger: Any, content: bytes) -> Tuple[Any, Any]:
-    """Return runtime and engine."""
+    """Return the runtime and the engine, or raise as load() does."""
     try:
         if hasattr(trt, "init_libnvinfer_plugins"):
             trt.init_libnvinfer_plugins(logger, "")
@@ -107,7 +109,7 @@ def _say(line: str) -> None:
 
 
 class TrtModel(LoadedModel):
-    """An engine with one context, one stream and one set of output buffers."""
+    """An engine with one context, one stream and its output buffers."""
 
     def __init__(self, trt: Any, cuda: Cudart, objects: Tuple[Any, ...], options: LoadOptions, free_bytes: int) -> None:
         self._trt = trt
@@ -127,7 +129,7 @@ class TrtModel(LoadedModel):
         self._wants_graph = options.cuda_graph
         self._ran = False
         self._device_memory_bytes = max(_context_bytes(self._engine), free_bytes - cuda.free_bytes())
-        # A CUDA graph that cannot be captured is found out by the second inference: read this after the measurement.
+        # Read this after the measurement, because only the second inference shows whether a CUDA graph can be captured.
         self.session_options: Dict[str, str] = {
             "sync_mode": options.sync_mode,
             "cuda_graph": "on" if options.cuda_graph else "off",
@@ -138,7 +140,7 @@ class TrtModel(LoadedModel):
         }
 
     def input_shapes(self) -> Dict[str, Tuple[int, ...]]:
-        """Return every input's shape by name; LoadError where one is not FLOAT."""
+        """Return every input's shape, or raise LoadError for another type than FLOAT."""
         inputs = [tensor for tensor in self._tensors if tensor.is_input]
         for tensor in inputs:
             if tensor.type != "FLOAT":
@@ -183,7 +185,7 @@ class TrtModel(LoadedModel):
                 context.set_tensor_address(tensor.name, buffer.device)
 
     def stage(self, feeds: Sequence[Mapping[str, Any]]) -> List[Any]:
-        """Return one `Staged` per feed, each with input memory of its own."""
+        """Return one `Staged` per feed, each with its own input memory."""
         import numpy as np
 
         staged = []
@@ -202,15 +204,15 @@ class TrtModel(LoadedModel):
         return staged
 
     def _fill(self, buffer: HostBuffer, array: Any) -> None:
-        """Write an input once, with a memcpy: mapped memory is uncached for the CPU of a Jetson Nano."""
-        if buffer.host:
+        """Write an input once, with a memcpy."""
+        if buffer.host:  # mapped memory is uncached for the CPU of a Jetson Nano
             ctypes.memmove(buffer.host, array.ctypes.data, array.nbytes)
         else:
             self._cuda.copy_to_device(buffer.device, array.ctypes.data, array.nbytes, self._stream)
             self._cuda.stream_synchronize(self._stream)
 
     def run_once(self, staged: Any) -> Any:
-        """Run one inference, from input to output by CUDA events too; the outputs are in this model's own buffers."""
+        """Run one inference between two CUDA events, into this model's buffers."""
         cuda, stream = self._cuda, self._stream
         try:
             if self._wants_graph and not staged.graph and self._ran:
@@ -245,7 +247,7 @@ class TrtModel(LoadedModel):
         return bool(context.execute_async_v3(self._stream))
 
     def _capture(self, staged: Staged) -> None:
-        """Capture what one inference does; where that fails, run without a graph and say so."""
+        """Capture one inference, or run without a graph and record why."""
         try:
             with self._cuda.capture(self._stream) as captured:
                 self._enqueue(self._context, staged)
@@ -271,18 +273,19 @@ class TrtModel(LoadedModel):
         return arrays
 
     def device_s(self) -> float:
-        """Return the time between the events around the last query in seconds, transfers included."""
+        """Return the seconds between the last query's events, with transfers."""
         return self._cuda.elapsed_s(self._start, self._end)
 
     def device_memory_bytes(self) -> Optional[int]:
-        """Return how much less device memory is free since before the plan was loaded, the CUDA context apart.
+        """Return the bytes of device memory that loading took.
 
-        At least what the engine says that a context needs: where CPU and GPU share memory, others free some too.
+        That is the loss of free memory since before the load, without the CUDA context. It is at least what the engine
+        says that a context needs, because where CPU and GPU share memory, other processes free some of it meanwhile.
         """
         return self._device_memory_bytes
 
     def report(self) -> EngineReport:
-        """Return what the engine inspector says; empty where it does not speak JSON."""
+        """Return the engine inspector's layers, or none where it lacks JSON."""
         trt, engine = self._trt, self._engine
         inspector = engine.create_engine_inspector()
         inspector.execution_context = self._context
@@ -293,8 +296,9 @@ class TrtModel(LoadedModel):
         return read_layers(layers)
 
     def profile_layers(self, staged: Any, repeats: int) -> List[Tuple[str, float]]:
-        """Return (layer, mean seconds) from a context of its own, which TensorRT slows down by taking the times."""
-        trt, engine = self._trt, self._engine
+        """Return (layer, mean seconds) from a separate context, slowed by profiling."""
+        trt: Any = self._trt
+        engine = self._engine
         total_s: Dict[str, float] = {}
 
         class LayerTimes(trt.IProfiler):
@@ -308,10 +312,10 @@ class TrtModel(LoadedModel):
         if context is None:
             return []
         self._address_outputs(context)
-        profiler = LayerTimes()  # the context does not keep it
+        profiler = LayerTimes()  # the context holds no reference to it
         context.profiler = profiler
         for repeat in range(repeats + 1):
-            if repeat == 1:  # the first one was for warming up
+            if repeat == 1:  # the first repeat was the warm-up
                 total_s.clear()
             self._enqueue(context, staged)
             self._cuda.stream_synchronize(self._stream)
@@ -319,7 +323,7 @@ class TrtModel(LoadedModel):
         return [(name, seconds / max(1, repeats)) for name, seconds in total_s.items()]
 
     def close(self) -> None:
-        """Release everything, in the order that it depends on each other."""
+        """Release everything in the order of its dependencies."""
         self._buffers.close()
         self._cuda.event_destroy(self._start)
         self._cuda.event_destroy(self._end)
@@ -330,7 +334,10 @@ class TrtModel(LoadedModel):
 
 
 class _Buffers:
-    """All memory and graphs of one model; "pinned" buffers have a host and a device part, the others are one."""
+    """All memory and graphs of one model.
+
+    "pinned" buffers have a host and a device part. The other kinds have one part.
+    """
 
     def __init__(self, cuda: Cudart, memory_kind: str) -> None:
         self._cuda = cuda
@@ -339,7 +346,7 @@ class _Buffers:
         self._graphs: List[int] = []
 
     def add(self, size_bytes: int) -> HostBuffer:
-        """Return new memory of the model's kind; `host` is 0 for memory that only the device sees."""
+        """Allocate memory, with `host` 0 where only the device sees it."""
         if self._memory_kind == "mapped":
             buffer = self._cuda.host_alloc(size_bytes, "mapped")
         else:
@@ -349,12 +356,12 @@ class _Buffers:
         return buffer
 
     def keep_graph(self, graph: int) -> int:
-        """Own a graph too."""
+        """Take ownership of a graph and return it."""
         self._graphs.append(graph)
         return graph
 
     def close(self) -> None:
-        """Release all of it."""
+        """Release all memory and graphs."""
         for graph in self._graphs:
             self._cuda.graph_destroy(graph)
         for buffer in self._held:
@@ -366,7 +373,11 @@ class _Buffers:
 
 
 def _memory_kind(asked: str, cuda: Cudart) -> str:
-    """Return "pinned", "mapped" or "device"; "auto" is mapped where CPU and GPU share their memory."""
+    """Return the kind of memory to use.
+
+    "pinned", "mapped" or "device". "auto" is mapped where CPU and GPU share their memory, else pinned. Raises LoadError
+    when the GPU cannot map memory.
+    """
     mappable = bool(cuda.attribute("can_map_host_memory"))
     if asked == "auto":
         return "mapped" if mappable and cuda.attribute("integrated") else "pinned"
@@ -376,7 +387,7 @@ def _memory_kind(asked: str, cuda: Cudart) -> str:
 
 
 def _context_bytes(engine: Any) -> int:
-    """Return what one context needs for its activations."""
+    """Return the bytes that one context needs for its activations."""
     if hasattr(engine, "device_memory_size_v2"):
         return int(engine.device_memory_size_v2)
     return int(engine.device_memory_size)

@@ -1,1 +1,1 @@
-"""The run's own process: build an engine, or load a model and time it."""
+"""The child processes of a run, which build and measure."""

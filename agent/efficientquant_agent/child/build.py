@@ -1,8 +1,9 @@
-"""The child process of one build: makes a plan from an artifact, and leaves it and its report in files.
+"""The child process of one build.
 
-It reads a protocol.BuildSpec from standard input and writes progress as JSON lines to what was standard output. In
-the scratch folder it leaves PLAN_FILE and a BuildReport in REPORT_FILE, or a protocol.BuildFailure in OUTCOME_FILE. A
-child that leaves neither was killed or crashed: its parent, which knows the signal, says what that means.
+It makes a plan from an artifact, and leaves the plan and its report in files. It reads a protocol.BuildSpec from
+standard input and writes progress as JSON lines to the original standard output. In the scratch folder it leaves
+PLAN_FILE and a BuildReport in REPORT_FILE, or a protocol.BuildFailure in OUTCOME_FILE. A child that leaves neither was
+killed or crashed. Its parent knows the signal and says what it means.
 """
 
 import json
@@ -19,7 +20,7 @@ from efficientquant_agent.streams import claim_standard_output
 
 
 def main() -> None:
-    """Build what standard input describes."""
+    """Build the plan that standard input describes."""
     spec = read_spec(protocol.decode_build_spec)
     die_with_parent(spec.parent_pid)
     volunteer_for_oom_kill()
@@ -35,7 +36,10 @@ def main() -> None:
 
 
 def build(spec: BuildSpec) -> None:
-    """Build, and write plan and report; raises BuildError, or RunFailedError where the backend does not work."""
+    """Build a plan and write it with its report.
+
+    Raises BuildError when the build fails, and RunFailedError when the backend does not work.
+    """
     backend = find_backend(spec.backend, spec.device_name)
     plan_path = os.path.join(spec.scratch, protocol.PLAN_FILE)
     report = backend.build(spec.artifact_path, plan_path, spec.options, _say)

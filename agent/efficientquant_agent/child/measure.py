@@ -1,8 +1,8 @@
-"""The child process of one run: loads the model, measures, and leaves its result in files.
+"""The child process of one run.
 
-It reads a protocol.RunSpec from standard input, writes progress as JSON lines to what was standard output, leaves a
-protocol.Outcome, and ends with 0 whenever it could say how the run went: also after a bug, with what was measured
-until then.
+It loads the model, measures, and leaves its result in files. It reads a protocol.RunSpec from standard input, writes
+progress as JSON lines to the original standard output, and leaves a protocol.Outcome. It exits with 0 whenever the
+outcome says how the run went. After a bug the outcome has what was measured until then.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ Progress = Callable[[str, float], None]
 
 
 def main() -> None:
-    """Run what standard input describes."""
+    """Do the run that standard input describes."""
     spec = read_spec(protocol.decode_run_spec)
     die_with_parent(spec.parent_pid)
     volunteer_for_oom_kill()
@@ -67,7 +67,7 @@ def main() -> None:
         if not understood:
             run.note_bug()
         protocol.write(os.path.join(spec.scratch, protocol.OUTCOME_FILE), run.outcome())
-        if not understood:  # its traceback is on standard error; another exit code would mean that there is no result
+        if not understood:  # its traceback is on standard error, and another exit code would mean no result
             raise SystemExit(0)
 
 
@@ -94,13 +94,13 @@ class Run:
         self._known = Outcome()
 
     def outcome(self) -> Outcome:
-        """Return what is known by now."""
+        """Return the outcome as known so far."""
         return self._known._replace(
             stages=self._stages, windows=self._windows, own_pss=self._own_pss, findings=self._findings
         )
 
     def attempt(self) -> None:
-        """Do the run; one that fails says in its outcome how.
+        """Do the run, and record a failure in the outcome.
 
         The types are "load_failed", "stale_plan", "wrong_outputs", "runtime_error" and "runtime_oom".
         """
@@ -122,7 +122,10 @@ class Run:
             self._fail("runtime_oom", "memory ran out inside the run's process")
 
     def note_bug(self) -> None:
-        """Say what is being raised and was not foreseen; a measurement that was finished before is kept."""
+        """Record the current exception as a bug in the agent.
+
+        A finished measurement is kept.
+        """
         traceback.print_exc()
         kind, error = sys.exc_info()[:2]
         sentence = "bug in the agent: " + traceback.format_exception_only(kind, error)[-1].strip()
@@ -141,9 +144,10 @@ class Run:
         self._findings.append(Finding(check, "info", message))
 
     def _do(self) -> None:
-        """Load, check, warm up, measure; then what must not disturb the measurement, nor spoil it when it fails.
+        """Load, check, warm up and measure, then run the post-measurement steps.
 
-        Raises what the backend raises, WrongReferenceError, and RunFailedError for what has a type already.
+        Failures after the measurement are recorded as findings. Raises what the backend raises, WrongReferenceError,
+        and RunFailedError for a failure that already has a type.
         """
         backend = find_backend(self._spec.backend, self._spec.device_name)
         self._progress("load", 0.0)
@@ -176,7 +180,7 @@ class Run:
 
     @contextlib.contextmanager
     def _afterwards(self, check: str, consequence: str) -> Iterator[None]:
-        """Do what comes after the measurement; when it fails, that is a finding about a run that went well."""
+        """Run a post-measurement step, and record its failure as a finding."""
         try:
             yield
         except (BackendBrokenError, LoadError, InferenceError, OutOfMemoryError, CudaError, OSError) as error:
@@ -187,17 +191,23 @@ class Run:
     def _load(self, backend: Type[Backend]) -> LoadedModel:
         try:
             return load(backend, self._spec.content_path, self._options(), self._stage)
-        except CudaError as error:  # before it is loaded, what is not a lack of memory is that it does not load
+        except CudaError as error:  # while it loads, every CUDA error except a lack of memory is a LoadError
             raise error_for(str(error), LoadError) from error
 
     def _options(self) -> LoadOptions:
-        asked = self._measurement
+        measurement = self._measurement
         return LoadOptions(
-            asked.intra_op_threads, asked.cuda_graph, asked.sync_mode or "spin", asked.memory_kind or "auto"
+            measurement.intra_op_threads,
+            measurement.cuda_graph,
+            measurement.sync_mode or "spin",
+            measurement.memory_kind or "auto",
         )
 
     def _first_inference(self, model: LoadedModel) -> List[Any]:
-        """Stage the inputs, run the first one timed, and compare with the reference outputs where there are some."""
+        """Stage the inputs, time the first inference, and return the inputs.
+
+        With a reference, the outputs are compared with its outputs.
+        """
         shapes = model.input_shapes()
         reference = self._reference(shapes)
         count = max(1, self._measurement.input_count)
@@ -254,7 +264,10 @@ class Run:
         self._know(realised_precision=dict(report.realised_precision), layers=[dict(layer) for layer in report.layers])
 
     def _profile(self, model: LoadedModel, inputs: List[Any]) -> None:
-        """Add each layer's mean time to what is known of it; a layer that the report does not name is added."""
+        """Add each layer's mean time to its description.
+
+        A layer that the report does not name is added.
+        """
         self._progress("profile", 0.0)
         times_s = dict(model.profile_layers(inputs[0], _PROFILE_REPEATS))
         layers = [dict(layer) for layer in self._known.layers]
@@ -265,7 +278,10 @@ class Run:
         self._know(layers=layers)
 
     def _load_again(self, backend: Type[Backend]) -> None:
-        """Load once more, now that the file is in the page cache and the runtime is up: the warm load, by stage."""
+        """Time a second, warm load by stage.
+
+        The file is in the page cache and the runtime is initialized.
+        """
         load(backend, self._spec.content_path, self._options(), self._warm_stage, drop_cache=False).close()
 
     @contextlib.contextmanager
@@ -278,9 +294,10 @@ class Run:
             self._note_pss()
 
     def _note_pss(self) -> None:
-        """Note this process's memory between two steps, where reading it disturbs nothing.
+        """Record this process's memory between two steps.
 
-        From outside it is read seldom: the kernel holds the memory map meanwhile.
+        Reading it disturbs nothing there. From outside it is read seldom, because the kernel holds the memory map
+        meanwhile.
         """
         sampler = ChildPss(os.getpid())
         with contextlib.suppress(SensorError):
@@ -295,14 +312,15 @@ class Run:
         yield
         self._stages.append(StageTiming(name, time.perf_counter() - started_s, **facts))
 
-    def _warm_stage(self, name: str, **facts: Any) -> ContextManager:
+    def _warm_stage(self, name: str, **facts: Any) -> ContextManager[None]:
         return self._stage("warm_" + name, **facts)
 
 
 def find_backend(name: str, device_name: str) -> Type[Backend]:
-    """Return the backend of this name if its runtime works here; raises RunFailedError("load_failed") if not.
+    """Return the backend of this name if its runtime works here.
 
-    No other runtime is loaded where it does: their memory would be taken for the model's.
+    Raises RunFailedError("load_failed") if it does not. Where it does, no other runtime is loaded, because the memory
+    of the others would count as the model's.
     """
     for backend in backends.known():
         if backend.name == name:
@@ -321,22 +339,25 @@ def find_backend(name: str, device_name: str) -> Type[Backend]:
 
 def _available() -> List[str]:
     """Return the names of the backends whose runtimes work here."""
-    found = []
+    names = []
     for backend in backends.known():
         with contextlib.suppress(BackendBrokenError):
             if backend.probe() is not None:
-                found.append(backend.name)
-    return sorted(found)
+                names.append(backend.name)
+    return sorted(names)
 
 
 def load(
     backend: Type[Backend],
     path: str,
     options: LoadOptions,
-    stage: Callable[..., ContextManager],
+    stage: Callable[..., ContextManager[None]],
     drop_cache: bool = True,
 ) -> LoadedModel:
-    """Load a model from a file, each step in a `stage`: "read", then the backend's own."""
+    """Load a model from a file, each step in a `stage`.
+
+    The steps are "read", then the backend's own.
+    """
     cold = drop_page_cache(path) if drop_cache else False
     with stage("read", size_bytes=os.stat(path).st_size, cold=cold), open(path, "rb") as stream:
         content = stream.read()
@@ -344,9 +365,10 @@ def load(
 
 
 def keep_off_last_cpu() -> str:
-    """Move this thread off the CPU the sampler uses, where there are more than two; return the CPUs as text.
+    """Move this thread off the last CPU, which the sampler uses.
 
-    Called after the session exists: the runtime's own threads were started with every CPU and keep them.
+    Only where there are more than two CPUs. Returns this thread's CPUs as text. Called after the session exists,
+    because the runtime's own threads were started with every CPU and keep them.
     """
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) > 2:

@@ -1,4 +1,7 @@
-"""The page cache: a file's pages out of it, so that reading the file reads the disk."""
+"""The removal of a file's pages from the page cache.
+
+Reading the file afterwards reads the disk.
+"""
 
 import ctypes
 import mmap
@@ -6,10 +9,11 @@ import os
 
 
 def drop_page_cache(path: str) -> bool:
-    """Drop a file's pages from the page cache; True only when none is left there.
+    """Drop a file's pages from the page cache.
 
-    What is not on the disk yet is written first: such pages are never dropped. Advice is not a promise (on a tmpfs
-    there is nothing to drop to), so the kernel is asked what came of it.
+    Returns True only when none is left there. Pages that are not on the disk yet are written first, because such pages
+    are never dropped. The kernel need not follow the advice (a tmpfs has no disk to write to), so it is asked for the
+    result.
     """
     with open(path, "rb") as stream:
         os.fsync(stream.fileno())

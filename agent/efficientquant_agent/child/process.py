@@ -1,4 +1,4 @@
-"""What every child process of a run does first."""
+"""The first steps of every child process of a run."""
 
 import ctypes
 import os
@@ -14,7 +14,7 @@ _PR_SET_PDEATHSIG = 1
 def read_spec(decode: Callable[[bytes], Record]) -> Record:
     """Read the spec from standard input.
 
-    Exits with EXIT_MISMATCH for the spec of another release.
+    Exits with EXIT_MISMATCH when it cannot be read, such as the spec of another release.
     """
     try:
         return decode(sys.stdin.buffer.read())
@@ -24,9 +24,9 @@ def read_spec(decode: Callable[[bytes], Record]) -> Record:
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Make the kernel kill this process when the daemon dies, however it dies."""
+    """Make the kernel kill this process when the daemon dies."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:  # it died before the line above
+    if os.getppid() != parent_pid:  # the daemon died before the line above
         os.kill(os.getpid(), signal.SIGKILL)
 
 

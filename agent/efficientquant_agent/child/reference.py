@@ -1,4 +1,7 @@
-"""The inputs that travel with an artifact, the outputs they must give, and how far a device's own lie from them."""
+"""The reference inputs and outputs that travel with an artifact.
+
+A device's own outputs are compared with them.
+"""
 
 import io
 import zipfile
@@ -14,20 +17,24 @@ _OUTPUT = "output:"
 
 
 class WrongReferenceError(Exception):
-    """The reference that came with an artifact cannot be used with the model."""
+    """A reference that cannot be used with the model."""
 
 
 class Reference(NamedTuple):
-    """`feeds` has a mapping for each input (name → float32 array), `outputs` the model's outputs for it, in order."""
+    """Reference inputs and the outputs that they must give.
+
+    `feeds` has a mapping for each input (name → float32 array). `outputs` has the model's outputs for it, in order.
+    """
 
     feeds: Sequence[Mapping[str, Any]]
     outputs: Sequence[Sequence[Any]]
 
 
 def read(content: bytes) -> Reference:
-    """Read an .npz with arrays "input:NAME" (n, 1, …) and "output:K" (n, 1, …), K counting the model's outputs from 0.
+    """Parse an .npz of reference inputs and outputs.
 
-    Inputs may be stored as float16, which their values fit exactly. Raises WrongReferenceError.
+    Its arrays are "input:NAME" (n, 1, …) and "output:K" (n, 1, …), K counting the model's outputs from 0. Inputs may be
+    stored as float16, which their values fit exactly. Raises WrongReferenceError for any other content.
     """
     import numpy as np
 
@@ -35,10 +42,10 @@ def read(content: bytes) -> Reference:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             inputs = {name[len(_INPUT) :]: arrays[name] for name in arrays.files if name.startswith(_INPUT)}
             outputs = [arrays[_OUTPUT + str(k)] for k in range(sum(name.startswith(_OUTPUT) for name in arrays.files))]
-    # RuntimeError: what zipfile says about archives of kinds that it does not read, and about encrypted ones
+    # zipfile raises RuntimeError for encrypted archives and for kinds that it does not read.
     except (ValueError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise WrongReferenceError("not a file of reference outputs: {}".format(error)) from error
-    except (AttributeError, TypeError) as error:  # one array, as .npy, is no context
+    except (AttributeError, TypeError) as error:  # a single array, as .npy, is no context manager
         raise WrongReferenceError("not a file of reference outputs, but an array alone") from error
     arrays = list(inputs.values()) + outputs
     if not inputs or not outputs or not all(_is_plain(array) for array in arrays):
@@ -59,7 +66,10 @@ def read(content: bytes) -> Reference:
 
 
 def _is_plain(array: Any) -> bool:
-    """Whether an array holds finite numbers, one or more, for one or more inputs."""
+    """Tell whether an array has finite numbers only, at least one.
+
+    It must also have a first dimension, for the inputs.
+    """
     import numpy as np
 
     return bool(array.ndim and array.size and array.dtype.kind in "fiu" and np.isfinite(array).all())
@@ -67,13 +77,16 @@ def _is_plain(array: Any) -> bool:
 
 def check_shapes(reference: Reference, shapes: Mapping[str, Tuple[int, ...]]) -> None:
     """Raise WrongReferenceError when the inputs are not the model's own."""
-    found = {name: tuple(array.shape) for name, array in reference.feeds[0].items()}
-    if found != dict(shapes):
-        raise WrongReferenceError("the reference has inputs {}, the model takes {}".format(found, dict(shapes)))
+    given = {name: tuple(array.shape) for name, array in reference.feeds[0].items()}
+    if given != dict(shapes):
+        raise WrongReferenceError("the reference has inputs {}, the model takes {}".format(given, dict(shapes)))
 
 
 def seeded_feeds(shapes: Mapping[str, Tuple[int, ...]], count: int, seed: int) -> List[Dict[str, Any]]:
-    """Return `count` float32 feeds uniform in [0, 1), the same for the same seed: for artifacts without a reference."""
+    """Return `count` float32 feeds that are uniform in [0, 1).
+
+    They are the same for the same seed. They serve artifacts without a reference.
+    """
     import numpy as np
 
     random = np.random.RandomState(seed % 2**32)
@@ -83,9 +96,10 @@ def seeded_feeds(shapes: Mapping[str, Tuple[int, ...]], count: int, seed: int) -
 
 
 def compare(expected: Sequence[Sequence[Any]], got: Sequence[Sequence[Any]]) -> Agreement:
-    """Compare outputs input by input: largest |Δ|, smallest cosine, and how often the first output's argmax agrees.
+    """Compare a device's outputs with the expected ones, input by input.
 
-    An output that is not finite, is missing, or has another shape, counts as infinitely far: max_abs inf, cosine −1.
+    Returns the largest |Δ|, the smallest cosine, and how often the first output's argmax agrees. An output that is
+    missing, not finite or of another shape counts as infinitely far: max_abs inf, cosine −1.
     """
     import numpy as np
 

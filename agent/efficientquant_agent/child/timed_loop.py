@@ -1,4 +1,4 @@
-"""The warm-up rule and the timed loop: nothing here knows what it measures."""
+"""The warm-up rule and the timed loop, for any runtime."""
 
 import gc
 import statistics
@@ -11,7 +11,7 @@ from efficientquant_agent.records import Measurement
 WINDOW_TOLERANCE = 0.05
 _WINDOW_COUNT = 3
 _WINDOW_MIN_SAMPLES = 5
-# One chunk of the loop: long against what happens between two, short enough for a live progress bar.
+# The duration of one chunk: long against the work between two chunks, short enough for a live progress bar.
 _CHUNK_S = 0.25
 _CHUNK_MAX_SAMPLES = 65536
 
@@ -20,23 +20,30 @@ Progress = Callable[[float], None]
 
 
 class WarmUp(NamedTuple):
-    """Latencies of the warm-up in seconds, and whether it ended by the rule or by its time limit."""
+    """Latencies of the warm-up in seconds.
+
+    `converged` is true when it ended by the rule, and false when it ended by its time limit.
+    """
 
     latency_s: Sequence[float]
     converged: bool
 
 
 class Latencies(NamedTuple):
-    """What the timed loop saw, in seconds: by the host's clock, and by the device's where it has one."""
+    """Latencies of the timed loop in seconds.
+
+    They are by the host's clock, and by the device's where it has one.
+    """
 
     latency_s: Sequence[float]
     device_latency_s: Sequence[float]
 
 
 def windows_agree(latency_s: Sequence[float]) -> bool:
-    """Whether the medians of the last three windows lie within 5 % of the smallest.
+    """Tell whether the last three windows of latencies agree.
 
-    A window is a sixth of all samples and at least 5, so that the three cover the second half of a long warm-up.
+    Their medians must lie within 5 % of the smallest. A window is a sixth of all samples and at least 5, so that the
+    three cover the second half of a long warm-up.
     """
     size = max(_WINDOW_MIN_SAMPLES, len(latency_s) // 6)
     if len(latency_s) < _WINDOW_COUNT * size:
@@ -47,14 +54,20 @@ def windows_agree(latency_s: Sequence[float]) -> bool:
 
 
 def is_warm(latency_s: Sequence[float], min_count: int, min_time_s: float) -> bool:
-    """Whether a warm-up with these latencies is over: enough inferences, enough time, and stable."""
+    """Tell whether a warm-up with these latencies is over.
+
+    It needs enough inferences, enough time, and stable latencies.
+    """
     return len(latency_s) >= min_count and sum(latency_s) >= min_time_s and windows_agree(latency_s)
 
 
 def warm_up(
     run_once: Callable[[Any], Any], inputs: Sequence[Any], measurement: Measurement, progress: Progress
 ) -> WarmUp:
-    """Run until the warm-up rule holds or its time limit is reached; every sample is kept."""
+    """Run until the warm-up rule holds or its time limit is reached.
+
+    Every sample is kept.
+    """
     latency_s = array("d")
     chunk = array("d", bytes(8 * _WINDOW_MIN_SAMPLES))
     while sum(latency_s) < measurement.warmup_max_time_s:
@@ -74,9 +87,10 @@ def measure(
     progress: Optional[Progress] = None,
     device_s: Optional[Callable[[], float]] = None,
 ) -> Latencies:
-    """Return the latency of every inference in seconds, in order, and with `device_s` the device's own time of each.
+    """Return the latency of every inference in seconds, in order.
 
-    Stops when the minimum time and the minimum count are both reached. The garbage collector is off meanwhile.
+    With `device_s` also the device's own time of each. Stops when the minimum time and the minimum count are both
+    reached. The garbage collector is off meanwhile.
     """
     latency_s, device_latency_s = array("d"), array("d")
     chunk = array("d", bytes(8))
@@ -101,8 +115,8 @@ def measure(
     return Latencies(latency_s, device_latency_s)
 
 
-def _time_chunk(run_once: Callable[[Any], Any], inputs: Sequence[Any], samples: array, offset: int) -> None:
-    """Fill `samples` with latencies, taking inputs in turn from the `offset`-th on."""
+def _time_chunk(run_once: Callable[[Any], Any], inputs: Sequence[Any], samples: "array[float]", offset: int) -> None:
+    """Fill `samples` with latencies, taking inputs in turn from `offset`."""
     clock = time.perf_counter
     input_count = len(inputs)
     for i in range(len(samples)):
@@ -116,11 +130,14 @@ def _time_chunk_twice(
     run_once: Callable[[Any], Any],
     device_s: Callable[[], float],
     inputs: Sequence[Any],
-    samples: array,
-    device_samples: array,
+    samples: "array[float]",
+    device_samples: "array[float]",
     offset: int,
 ) -> None:
-    """Do the same, and ask the device for its own time of each inference after the host's clock has stopped."""
+    """Fill `samples` and `device_samples` with the latencies of both clocks.
+
+    The device is asked for its own time after the host's clock has stopped.
+    """
     clock = time.perf_counter
     input_count = len(inputs)
     for i in range(len(samples)):
@@ -131,8 +148,11 @@ def _time_chunk_twice(
         device_samples[i] = device_s()
 
 
-def _next_chunk(latency_s: Sequence[float], duration_s: float) -> array:
-    """Return an array for about `duration_s` of further samples, judged by the last few."""
+def _next_chunk(latency_s: Sequence[float], duration_s: float) -> "array[float]":
+    """Return an array for about `duration_s` of further samples.
+
+    Its length is estimated from the last few samples.
+    """
     typical_s = max(statistics.median(latency_s[-9:]), 1e-9)
     return array("d", bytes(8 * int(min(max(1, duration_s / typical_s), _CHUNK_MAX_SAMPLES))))
 

@@ -1,1 +1,1 @@
-"""The verb doctor: what this device can do, what is wrong with it and how to mend that."""
+"""The verb doctor: the facts, problems and fixes of this device."""

@@ -1,4 +1,4 @@
-"""The command `efficientquant-agent doctor`: what this device is and can do, and what to fix."""
+"""The command `efficientquant-agent doctor`: facts about this device, and what to fix."""
 
 import glob
 import importlib.util
@@ -8,7 +8,7 @@ import platform
 import re
 import shutil
 import sys
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from efficientquant_agent import __version__, config, streams
 from efficientquant_agent.command_line import Parser
@@ -18,10 +18,10 @@ from efficientquant_agent.doctor.facts import ControllerFacts, Facts, Problem
 from efficientquant_agent.host.clocks import HELPER, ClockControl
 from efficientquant_agent.host.device import DeviceFiles, Runtimes, runtimes
 
-# Of the JSON below. Keys are added without a new number; none is removed or changes its meaning without one.
+# The version of the JSON below. A new key needs no new number, a removed or changed key does.
 SCHEMA = 1
 
-# What tells how much about a board only root may read. tegrastats prints IRAM for root alone.
+# Files that may be for root only. tegrastats prints IRAM for root only.
 _ROOT_ONLY = {
     "emc_clock": (
         "kernel/debug/bpmp/debug/clk/emc/rate",
@@ -30,7 +30,7 @@ _ROOT_ONLY = {
     ),
     "nvmap": ("kernel/debug/nvmap/iovmm/clients",),
 }
-# Without these there is no agent; the doctor itself needs none of them.
+# The agent needs these modules, the doctor itself none of them.
 _NEEDED_MODULES = ("grpc", "google.protobuf", "efficientquant_protos")
 _DISTRIBUTIONS = (
     "pip",
@@ -46,7 +46,10 @@ _DISTRIBUTIONS = (
 
 
 def build_parser() -> Parser:
-    """Return the parser of `efficientquant-agent doctor`: the agent's options, and how to print."""
+    """Return the parser of `efficientquant-agent doctor`.
+
+    It has the agent's options, and --json.
+    """
     parser = Parser(
         prog="efficientquant-agent doctor",
         description="Says what this device is and can do, and how to fix what is wrong. It takes the agent's options "
@@ -60,18 +63,18 @@ def build_parser() -> Parser:
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Serve `efficientquant-agent doctor`.
+    """Serve `efficientquant-agent doctor` and return the exit code.
 
-    Return the exit code. Raises UsageError where the agent does.
+    Raises UsageError where the agent does.
     """
     options = build_parser().parse(arguments)
     return run_doctor(config.from_options(options, environment), options.json, environment)
 
 
 def run_doctor(settings: Config, as_json_: bool, environment: Mapping[str, str]) -> int:
-    """Collect, diagnose and print.
+    """Collect facts, diagnose, print, and return the exit code.
 
-    Return 0 when this device can run a model, for the controller if there is one.
+    It is 0 when this device can run a model, for the controller if there is one, else 2.
     """
     probe = DeviceFiles.of_tree(settings.board_root)
     facts = collect(probe, runtimes(), settings.state_dir, environment, tegrastats=settings.tegrastats)
@@ -84,7 +87,7 @@ def run_doctor(settings: Config, as_json_: bool, environment: Mapping[str, str])
 
 
 def _controller(settings: Config, missing_modules: Sequence[str]) -> ControllerFacts:
-    """Return what the controller answers, and why nobody can ask it where gRPC is not installed."""
+    """Return the controller's answer, or why it was not asked."""
     if missing_modules:
         return ControllerFacts(settings.address, reason="not asked: {} is missing".format(", ".join(missing_modules)))
     try:
@@ -95,16 +98,21 @@ def _controller(settings: Config, missing_modules: Sequence[str]) -> ControllerF
 
 def collect(
     probe: DeviceFiles,
-    found: Runtimes,
+    loaded: Runtimes,
     state_dir: str,
     environment: Mapping[str, str],
     search_path: Optional[Sequence[str]] = None,
     control: Optional[ClockControl] = None,
     tegrastats: str = "",
 ) -> Facts:
-    """Return the facts about a device, reading only; `search_path` is where Python's packages are, sys.path if None."""
+    """Return the facts about a device, reading only.
+
+    `search_path` is where Python's packages are, sys.path if None.
+    """
     control = control or ClockControl(probe.clock_paths())
-    device = probe.snapshot(found.library_versions, found.backends, found.gpus, found.cuda_version, control.access())
+    device = probe.snapshot(
+        loaded.library_versions, loaded.backends, loaded.gpus, loaded.cuda_version, control.access()
+    )
     clocks = probe.max_clocks_hz()
     shared = {name: getattr(device, name) for name in Facts._fields if name in device._fields}
     return Facts(
@@ -112,11 +120,11 @@ def collect(
         soc=probe.soc(),
         cpu_max_hz=clocks.get("cpu"),
         gpu_max_hz=clocks.get("gpu"),
-        broken=found.broken,
-        broken_causes=found.broken_causes,
-        cuda_library=found.cuda_library,
-        cuda_driver_version=found.cuda_driver_version,
-        cuda_error=found.cuda_error,
+        broken=loaded.broken,
+        broken_causes=loaded.broken_causes,
+        cuda_library=loaded.cuda_library,
+        cuda_driver_version=loaded.cuda_driver_version,
+        cuda_error=loaded.cuda_error,
         cuda_toolkit=probe.cuda_toolkit(),
         power_modes=probe.power_modes(),
         clocks=control.observe().clocks,
@@ -140,7 +148,10 @@ def collect(
 
 
 def as_json(facts: Facts, problems: Sequence[Problem]) -> Dict[str, Any]:
-    """Return {"schema", "can_run", "facts": diagnosis.Facts, "problems": [diagnosis.Problem]} as plain JSON values."""
+    """Return facts and problems as plain JSON values.
+
+    The result is {"schema", "can_run", "facts": diagnosis.Facts, "problems": [diagnosis.Problem]}.
+    """
     plain = {name: dict(value) if isinstance(value, Mapping) else value for name, value in facts._asdict().items()}
     for name in ("gpus", "backends"):
         plain[name] = [dict(each._asdict()) for each in plain[name]]
@@ -154,7 +165,7 @@ def as_json(facts: Facts, problems: Sequence[Problem]) -> Dict[str, Any]:
 
 
 def as_text(facts: Facts, problems: Sequence[Problem]) -> str:
-    """Return a table of what is known, then what is wrong, each with its fix."""
+    """Return a table of the facts, then each problem with its fix."""
     rows = _rows(facts)
     width = max(len(name) for name, _ in rows)
     lines = ["{}  {}".format(name.ljust(width), value) for name, value in rows]
@@ -167,7 +178,7 @@ def as_text(facts: Facts, problems: Sequence[Problem]) -> str:
     return "\n".join(lines)
 
 
-def _rows(facts: Facts) -> List[Sequence[str]]:
+def _rows(facts: Facts) -> List[Tuple[str, str]]:
     jetpack = " (JetPack {})".format(facts.jetpack) if facts.jetpack else ""
     clock = ", up to {:.0f} MHz".format(facts.cpu_max_hz / 1e6) if facts.cpu_max_hz else ""
     rows = [
@@ -196,8 +207,11 @@ def _rows(facts: Facts) -> List[Sequence[str]]:
     return [(name, value or "unknown") for name, value in rows]
 
 
-def _cuda(facts: Facts) -> List[Sequence[str]]:
-    """Return a row for each thing that people call "CUDA": library, driver and toolkit have their own versions."""
+def _cuda(facts: Facts) -> List[Tuple[str, str]]:
+    """Return a row for each thing that people call "CUDA".
+
+    Library, driver and toolkit have their own versions.
+    """
     rows = []
     if facts.cuda_version:
         answer = "" if facts.gpus else "; the library is here, and no GPU answers it"
@@ -211,7 +225,7 @@ def _cuda(facts: Facts) -> List[Sequence[str]]:
     return rows
 
 
-def _controller_rows(controller: Optional[ControllerFacts]) -> List[Sequence[str]]:
+def _controller_rows(controller: Optional[ControllerFacts]) -> List[Tuple[str, str]]:
     if controller is None:
         return []
     if not controller.is_controller or controller.protocol_version is None:
@@ -249,13 +263,16 @@ def _size(size_bytes: Optional[int]) -> str:
 
 
 def _root_only(probe: DeviceFiles) -> Dict[str, str]:
-    found = {name: _readable([os.path.join(probe.sys, path) for path in paths]) for name, paths in _ROOT_ONLY.items()}
-    found["iram"] = diagnosis.READABLE if os.geteuid() == 0 else diagnosis.NEEDS_ROOT
-    return found
+    states = {name: _readable([os.path.join(probe.sys, path) for path in paths]) for name, paths in _ROOT_ONLY.items()}
+    states["iram"] = diagnosis.READABLE if os.geteuid() == 0 else diagnosis.NEEDS_ROOT
+    return states
 
 
 def _readable(paths: Sequence[str]) -> str:
-    """Return whether one of these files can be read; a folder on the way that is closed hides whether it is there."""
+    """Return READABLE, NEEDS_ROOT or ABSENT for a choice of files.
+
+    One readable file is enough. A closed folder on the way hides whether a file exists, so it counts as NEEDS_ROOT.
+    """
     states = set()
     for path in paths:
         try:
@@ -269,18 +286,21 @@ def _readable(paths: Sequence[str]) -> str:
 
 
 def _tools(probe: DeviceFiles, tegrastats: str) -> Dict[str, str]:
-    places = probe.clock_paths()
-    found = {
+    clock_paths = probe.clock_paths()
+    paths = {
         "tegrastats": tegrastats,
-        "nvpmodel": places.nvpmodel,
-        "jetson_clocks": places.jetson_clocks,
+        "nvpmodel": clock_paths.nvpmodel,
+        "jetson_clocks": clock_paths.jetson_clocks,
         "helper": os.path.join(probe.usr, os.path.relpath(HELPER[-1], "/usr")),
     }
-    return {name: path if os.access(path, os.X_OK) else "" for name, path in found.items()}
+    return {name: path if os.access(path, os.X_OK) else "" for name, path in paths.items()}
 
 
 def _sees_system_packages(prefix: str) -> bool:
-    """Return what a virtual environment's pyvenv.cfg says; without one this is the system's own Python."""
+    """Tell whether this Python sees the system's packages.
+
+    The pyvenv.cfg of a virtual environment says so. Without it this is the system's own Python.
+    """
     try:
         with open(os.path.join(prefix, "pyvenv.cfg"), encoding="utf-8", errors="replace") as stream:
             text = stream.read()
@@ -290,7 +310,7 @@ def _sees_system_packages(prefix: str) -> bool:
 
 
 def _can_be_imported(module: str) -> bool:
-    """Whether a module is installed, without loading it."""
+    """Tell whether a module is installed, without loading it."""
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):  # a parent that is missing, or a module that something blocks
@@ -298,8 +318,11 @@ def _can_be_imported(module: str) -> bool:
 
 
 def _installed(search_path: Sequence[str]) -> Dict[str, str]:
-    """Return {distribution: version} by the names of folders: numpy itself may not survive being loaded."""
-    found = {}  # type: Dict[str, str]
+    """Return {distribution: version} from the names of folders.
+
+    Loading a package may crash, as numpy does on some boards.
+    """
+    versions = {}  # type: Dict[str, str]
     for folder in search_path:
         for name in _DISTRIBUTIONS:
             pattern = os.path.join(glob.escape(folder), name.replace("-", "_") + "-[0-9]*-info")
@@ -307,8 +330,8 @@ def _installed(search_path: Sequence[str]) -> Dict[str, str]:
                 # A wheel's numpy-1.19.4.dist-info, or Debian's numpy-1.13.3.egg-info and pip-9.0.1-py3.6.egg-info
                 version = re.search(r"-([0-9][^-]*?)(?:-py[0-9.]+)?\.(?:dist|egg)-info$", path)
                 if version:
-                    found.setdefault(name, version.group(1))
-    return found
+                    versions.setdefault(name, version.group(1))
+    return versions
 
 
 def _system_tensorrt(usr: str) -> List[str]:

@@ -1,4 +1,4 @@
-"""What the doctor asks a controller: whether it answers, which versions it speaks, and what time it has."""
+"""The doctor's check of a controller: its answer, versions and time."""
 
 import math
 import threading
@@ -9,19 +9,19 @@ from efficientquant_agent.doctor.facts import ERROR, INFO, WARNING, ControllerFa
 from efficientquant_agent.errors import ControllerTooOldError, ControllerUnreachableError
 from efficientquant_agent.versions import version_of
 
-# The whole conversation; a name server alone can take longer than a person waits.
+# For the whole conversation, since a name server alone can take longer than a person waits.
 LIMIT_S = 20.0
 _PING_TIMEOUT_S = 5.0
-# The first one opens the connection; of the others the quickest says most about the clock.
+# The first opens the connection. The quickest of the others says most about the clock.
 _PINGS = 5
-# A run of the smoke tier takes seconds: from here on the runs of two devices sort into the wrong order by time.
+# A run of the smoke tier takes seconds: from this offset on, runs of two devices sort into the wrong order by time.
 CLOCK_TOLERANCE_S = 2.0
 
 
 def ask(host: str, port: int, address: str, limit_s: float = LIMIT_S) -> ControllerFacts:
-    """Return what a controller says of itself, after at most `limit_s`; opens no session.
+    """Return what a controller says of itself, after at most `limit_s`.
 
-    Raises ImportError where gRPC or the protos are not installed.
+    Opens no session. Raises ImportError where gRPC or the protos are not installed.
     """
     from efficientquant_agent.link.client import PROTOCOL_VERSION, Client
 
@@ -35,7 +35,7 @@ def ask(host: str, port: int, address: str, limit_s: float = LIMIT_S) -> Control
         finally:
             client.close()
 
-    # A daemon: nothing interrupts a thread that waits for a name server.
+    # A daemon thread, since nothing interrupts a thread that waits for a name server.
     thread = threading.Thread(target=converse, name="doctor", daemon=True)
     thread.start()
     thread.join(limit_s)
@@ -65,7 +65,7 @@ def _converse(client: Any, nobody: ControllerFacts) -> ControllerFacts:
 
 
 def problems(facts: Facts) -> Iterator[Problem]:
-    """Yield what is wrong between this device and its controller."""
+    """Yield the problems between this device and its controller."""
     controller = facts.controller
     if controller is None or facts.missing_modules:
         return
@@ -122,7 +122,7 @@ def _versions(controller: ControllerFacts) -> Iterator[Problem]:
 
 def _clock(controller: ControllerFacts) -> Iterator[Problem]:
     ahead_s = controller.clock_ahead_s
-    # What half a round trip cannot tell is no offset.
+    # An offset below half the round trip cannot be measured.
     if ahead_s is None or abs(ahead_s) - (controller.round_trip_s or 0.0) / 2 < CLOCK_TOLERANCE_S:
         return
     yield Problem(
@@ -136,7 +136,10 @@ def _clock(controller: ControllerFacts) -> Iterator[Problem]:
 
 
 def offset_text(controller: ControllerFacts) -> str:
-    """Return how far this device's clock is from the controller's, and in which direction, for a person."""
+    """Return this device's clock offset from the controller's, as text.
+
+    The text is for a person and says the direction.
+    """
     ahead_s, round_trip_s = controller.clock_ahead_s, controller.round_trip_s or 0.0
     if ahead_s is None:
         return "not known"
@@ -146,7 +149,10 @@ def offset_text(controller: ControllerFacts) -> str:
 
 
 def duration_text(duration_s: float) -> str:
-    """Return seconds for a person: "0.4 ms", "3.2 s", "2 h 5 min", "20332 d"."""
+    """Return a duration as text for a person.
+
+    Examples are "0.4 ms", "3.2 s", "2 h 5 min" and "20332 d".
+    """
     if duration_s < 0.1:
         return "{:.1f} ms".format(duration_s * 1e3)
     if duration_s < 120:

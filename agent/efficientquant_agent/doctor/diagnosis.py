@@ -1,4 +1,7 @@
-"""What is wrong with a device, from facts alone: each problem with how bad it is, in a sentence, and with its fix."""
+"""The problems of a device, each with severity, sentence and fix.
+
+They follow from the facts alone.
+"""
 
 from typing import Iterator, List
 
@@ -24,12 +27,12 @@ _GIB = 1024**3
 
 
 def can_run(facts: Facts) -> bool:
-    """Whether this device can run any model at all."""
+    """Tell whether this device can run any model at all."""
     return bool(facts.backends)
 
 
 def can_connect(facts: Facts) -> bool:
-    """Whether the controller that was named would take this agent.
+    """Tell whether the named controller would accept this agent.
 
     True where none was named.
     """
@@ -39,15 +42,18 @@ def can_connect(facts: Facts) -> bool:
 
 
 def diagnose(facts: Facts) -> List[Problem]:
-    """Return every problem, the worst first, those of one severity in the order of installing."""
-    found = [problem for check in _CHECKS for problem in check(facts)]
-    return sorted(found, key=lambda problem: (ERROR, WARNING, INFO).index(problem.severity))
+    """Return every problem, the worst first.
+
+    Problems of one severity are in the order of installing.
+    """
+    problems = [problem for check in _CHECKS for problem in check(facts)]
+    return sorted(problems, key=lambda problem: (ERROR, WARNING, INFO).index(problem.severity))
 
 
 def _python(facts: Facts) -> Iterator[Problem]:
     pip = facts.installed.get("pip", "")
     on_arm = facts.architecture == "aarch64"
-    # manylinux_2_17, the tag of grpcio's wheels for aarch64, is known from 20.3 on; manylinux2014 from 19.3 on.
+    # pip knows manylinux_2_17, the tag of grpcio's wheels for aarch64, from 20.3 on, and manylinux2014 from 19.3 on.
     if pip and version_of(pip) < ((20, 3) if on_arm else (19, 3)):
         yield Problem(
             "pip_too_old",
@@ -137,7 +143,10 @@ def _rights(facts: Facts) -> Iterator[Problem]:
 
 
 def _locked(facts: Facts) -> str:
-    """Return how this board's clocks come to be locked: --lock-clocks is refused where they cannot be set."""
+    """Return how to lock this board's clocks.
+
+    --lock-clocks is refused where they cannot be set.
+    """
     if not facts.tools.get("jetson_clocks"):
         return "run `sudo jetson_clocks` on the board itself before measuring: there is no jetson_clocks here"
     if facts.clock_control == "none":
@@ -156,7 +165,7 @@ def _nvml(facts: Facts) -> Iterator[Problem]:
             "without nvidia-ml-py the GPU's power, memory, clocks and temperature stay unknown",
             pip_install(facts, "nvidia-ml-py"),
         )
-    # From 12 on it is nothing but a dependency on nvidia-ml-py.
+    # From 12 on pynvml is only a dependency on nvidia-ml-py.
     if other and version_of(other) < (12,):
         yield Problem(
             "pynvml_shadows",

@@ -1,4 +1,4 @@
-"""What the doctor knows about a device, and what it says about that."""
+"""The doctor's facts about a device, and its problems."""
 
 from types import MappingProxyType
 from typing import Mapping, NamedTuple, Optional, Sequence
@@ -10,22 +10,25 @@ READABLE, NEEDS_ROOT, ABSENT = "readable", "needs root", "absent"
 
 
 class ControllerFacts(NamedTuple):
-    """What a controller answered; None and empty are what is unknown."""
+    """A controller's answers.
+
+    None and empty mean unknown.
+    """
 
     address: str
     is_reachable: bool = False
-    is_controller: bool = False  # false also for what listens there and is something else
+    is_controller: bool = False  # also false for another kind of server
     reason: str = ""  # why it cannot be reached or asked
     protocol_version: Optional[int] = None
     version: str = ""
-    # This device's clock less the controller's, half the round trip subtracted; negative is behind.
+    # This device's clock minus the controller's, corrected by half the round trip. Negative is behind.
     clock_ahead_s: Optional[float] = None
     round_trip_s: Optional[float] = None
     agent_protocol_version: Optional[int] = None
 
 
 class Facts(NamedTuple):
-    """What the doctor knows about a device.
+    """The doctor's facts about a device.
 
     Empty and None mean that it found nothing.
     """
@@ -80,7 +83,7 @@ class Facts(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Something that keeps this device from measuring, or from measuring all.
+    """A problem that keeps this device from measuring, or from measuring everything.
 
     `fix` is what a person can do.
     """
@@ -92,15 +95,21 @@ class Problem(NamedTuple):
 
 
 def is_jetson(facts: Facts) -> bool:
-    """Whether a device's runtimes and driver come with JetPack: by its files, since other boards share memory too."""
+    """Tell whether a device's runtimes and driver come with JetPack.
+
+    Its files decide, since other boards share memory, too.
+    """
     return bool(facts.soc or facts.l4t)
 
 
 def pip_install(facts: Facts, *arguments: str) -> str:
-    """Return the command that installs packages for the agent's own Python, as a person types it."""
+    """Return the pip command for the agent's own Python, to be typed."""
     return in_environment(facts, "-m pip install " + " ".join(arguments))
 
 
 def in_environment(facts: Facts, arguments: str) -> str:
-    """Return a command of the agent's own Python: the `pip` or `python3` on PATH may be another's."""
+    """Return a command of the agent's own Python.
+
+    The `pip` or `python3` on PATH may belong to another Python.
+    """
     return "{}{} {}".format("" if facts.prefix_writable else "sudo ", facts.python or "python3", arguments)

@@ -1,4 +1,4 @@
-"""What is wrong with the runtimes of a device: missing, hidden, broken, or without a GPU that answers."""
+"""Problems of a device's runtimes: missing, hidden, broken or without GPU."""
 
 import re
 from itertools import zip_longest
@@ -16,6 +16,7 @@ from efficientquant_agent.doctor.facts import (
     pip_install,
 )
 from efficientquant_agent.host.device import computing_gpu
+from efficientquant_agent.records import Gpu
 from efficientquant_agent.versions import version_of
 
 _NEWER_JETPACK = "upgrade to JetPack 4.6.1 or newer (L4T R32.7), which has TensorRT 8.2"
@@ -86,7 +87,7 @@ def _runtimes(facts: Facts) -> Iterator[Problem]:
             "{} is here and no runtime uses it: models run on the CPU".format(gpu.name or "a GPU"),
             "mend what the problems about its runtimes name"
             if _has_unused_tensorrt(facts) or facts.broken
-            else _gpu_runtime(facts),
+            else _gpu_runtime(facts, gpu),
         )
 
 
@@ -94,7 +95,10 @@ CHECKS = (_modules, _tensorrt, _runtimes)
 
 
 def _mended(facts: Facts, sentence: str, cause: str) -> str:
-    """Return what helps against a runtime that is installed and does not work, by the error's name."""
+    """Return the fix for an installed runtime that does not work.
+
+    It follows from the error's name.
+    """
     name, _, detail = cause.partition(": ")
     if name.startswith("cuda") or name == "libcudart":
         return _answering_gpu(facts, name)
@@ -126,15 +130,18 @@ def _named_backend(sentence: str) -> Optional[Type[Backend]]:
 
 
 def _packages(facts: Facts, backend: Optional[Type[Backend]]) -> str:
-    """Return what pip installs a backend by: that of its packages which is here, else the first."""
+    """Return the package by which pip installs a backend.
+
+    Of several packages it is the installed one, else the first.
+    """
     offered = backend.packages if backend is not None else ()
     return next((each for each in offered if each in facts.installed), next(iter(offered), "the packages it names"))
 
 
 def _answering_gpu(facts: Facts, error: str) -> str:
-    """Return what makes a GPU answer, by CUDA's error.
+    """Return the fix for a GPU that does not answer.
 
-    Installing the runtime again is never it.
+    It follows from CUDA's error. Installing the runtime again never helps.
     """
     driver = next((gpu.driver_version for gpu in facts.gpus if gpu.driver_version), "")
     if error == "libcudart":
@@ -167,15 +174,15 @@ def _any_runtime(facts: Facts) -> str:
     on_cpu = "for ONNX Runtime on the CPU: " + pip_install(facts, "onnxruntime numpy")
     if facts.broken or _has_unused_tensorrt(facts):
         return "mend what the errors above name; or, " + on_cpu
-    return "{}; for the GPU: {}".format(on_cpu, _gpu_runtime(facts)) if facts.gpus else on_cpu
+    gpu = computing_gpu(facts.gpus)
+    return on_cpu if gpu is None else "{}; for the GPU: {}".format(on_cpu, _gpu_runtime(facts, gpu))
 
 
-def _gpu_runtime(facts: Facts) -> str:
+def _gpu_runtime(facts: Facts, gpu: Gpu) -> str:
     if is_jetson(facts):
         return _JETPACK_TENSORRT
     if facts.cuda_error.startswith("cudaErrorInsufficientDriver"):
         return _answering_gpu(facts, "cudaErrorInsufficientDriver")
-    gpu = computing_gpu(facts.gpus)
     capability = gpu.compute_capability
     if 0 < capability < _OLDEST_SM_OF_THE_INDEX:
         return "install a release of TensorRT that supports SM {}.{}, as its support matrix says".format(
@@ -205,7 +212,10 @@ def _is_for_another_python(facts: Facts) -> bool:
 
 
 def _fits(path: str, python_version: str) -> bool:
-    """Whether packages in a folder are for a Python; Debian's python3/dist-packages does not say for which."""
+    """Tell whether a folder's packages are for this version of Python.
+
+    Debian's python3/dist-packages names no version, so it fits all.
+    """
     match = re.search(r"/python(\d+\.\d+)/", path)
     return match is None or python_version.startswith(match.group(1) + ".")
 

@@ -1,1 +1,1 @@
-"""The machine the agent runs on: its identity, its board and its clocks."""
+"""The agent's machine: its identity, its board and its clocks."""

@@ -1,4 +1,4 @@
-"""The board around the agent: where its files lie, and how it is watched."""
+"""The board around the agent: its files and its samplers."""
 
 from typing import Any, List, NamedTuple, Optional
 
@@ -11,7 +11,10 @@ from efficientquant_agent.samplers.memory import BoardAvailable, SwapUsed
 
 
 class Board(NamedTuple):
-    """Where to look; tests and containers pass another root for what belongs to the board."""
+    """The locations of the board's files, and what to sample there.
+
+    Tests and containers pass another root for what belongs to the board.
+    """
 
     proc: str = "/proc"
     sys: str = "/sys"
@@ -21,9 +24,9 @@ class Board(NamedTuple):
     clocks: Optional[ClockControl] = None
 
     def discover(self, interval_s: float, gpu_uuid: str, use_gpu: bool) -> samplers.Discovery:
-        """Return what can be sampled here; whoever asks closes it.
+        """Return what can be sampled here, for the caller to close.
 
-        Without `use_gpu` a discrete GPU is left alone: its power and memory say nothing of a run on the CPU.
+        Without `use_gpu` a discrete GPU is left alone: its power and memory say nothing about a run on the CPU.
         """
         return samplers.discover(
             self.proc,
@@ -36,20 +39,26 @@ class Board(NamedTuple):
         )
 
     def child_samplers(self, pid: int, gpu: Any) -> List[Sampler]:
-        """Return what can be sampled of one child; processes are this machine's own wherever the board's files lie."""
+        """Return the samplers of one child.
+
+        Its process is always looked up in this machine's own /proc, wherever the board's files are.
+        """
         return samplers.child_samplers(pid, "/proc", self.sys, gpu)
 
     def available_bytes(self) -> Optional[int]:
-        """Return what the board's memory could still give away."""
+        """Return the board's available memory, in bytes."""
         return _once(BoardAvailable(self.proc))
 
     def swap_used_bytes(self) -> Optional[int]:
-        """Return what is swapped out."""
+        """Return the swap in use, in bytes."""
         return _once(SwapUsed(self.proc))
 
 
 def _once(sampler: Sampler) -> Optional[int]:
-    """Read a quantity a single time, None also when it is broken: the recorder meets that a moment later, and logs."""
+    """Read a quantity once, None also when its sensor is broken.
+
+    The recorder meets the same error a moment later, and logs it.
+    """
     try:
         value = sampler.sample()
     except SensorError:

@@ -1,17 +1,17 @@
 #!/usr/bin/python3 -I
-"""The root helper `efficientquant-clocks`: fixed verbs that set, store and restore clocks; standard library only.
+"""The root helper `efficientquant-clocks`, with fixed verbs that change clocks.
 
-    status                          power mode and clocks, as JSON; the only verb that needs no root
-    set-power-mode N                nvpmodel -m N, and wait until nvpmodel reports it
+    status                          power mode and clocks, as JSON, without root
+    set-power-mode N                nvpmodel -m N, then wait until nvpmodel reports it
     lock                            jetson_clocks --store, once, then jetson_clocks
     restore                         jetson_clocks --restore, if something is stored
-    nvml-status GPU_UUID            clocks of a discrete GPU, as JSON; needs no root either
+    nvml-status GPU_UUID            clocks of a discrete GPU, as JSON, without root
     nvml-lock MIN_MHZ,MAX_MHZ GPU_UUID
     nvml-reset GPU_UUID             back to the driver's own clocks
 
-Prints one JSON object. Exit code 0: done; 1: a tool failed; 2: refused, and nothing was touched. There is no shell, and
-no path comes from the caller. It runs alone (`python3 -I clock_helper.py status`), so that root needs nothing of the
-agent's own environment. A refusal is one line on standard error, too.
+Prints one JSON object. Exit code 0 means done, 1 that a tool failed, 2 that the request was refused and nothing was
+touched. A refusal is one line on standard error, too. There is no shell, and no path comes from the caller. It runs
+alone (`python3 -I clock_helper.py status`) on the standard library: root needs nothing of the agent's environment.
 """
 
 import ctypes
@@ -45,7 +45,7 @@ _ARGUMENTS = {
     "nvml-reset": (_GPU_UUID,),
 }  # type: Dict[str, Tuple[str, ...]]
 _READING = ("status", "nvml-status")
-# What undoes a change is done even when who asked for it is gone.
+# These undo a change, so they run even when the caller has exited.
 _UNDOING = ("restore", "nvml-reset")
 _TOOL_TIMEOUT_S = 60.0
 _MODE_TIMEOUT_S = 10.0
@@ -53,17 +53,17 @@ _MODE_POLL_S = 0.1
 
 
 class RefusedError(Exception):
-    """The request is not one of those that this helper serves."""
+    """A request that this helper does not serve."""
 
 
 class ToolError(Exception):
-    """A tool failed; the message is one sentence."""
+    """A failed tool, described in one sentence."""
 
 
 class Nvml:
-    """The five NVML calls that locking needs, through ctypes: root's Python has no binding of its own.
+    """The NVML calls that locking needs, through ctypes.
 
-    Signatures: nvml.h; NVML_CLOCK_SM is 1.
+    Root's Python has no NVML binding. The signatures are from nvml.h, where NVML_CLOCK_SM is 1.
     """
 
     def __init__(self, library: str = "libnvidia-ml.so.1") -> None:
@@ -85,11 +85,11 @@ class Nvml:
     def clocks_hz(self, uuid: str) -> Dict[str, int]:
         """Return the current and the highest clock of the multiprocessors."""
         device, mhz = self._device(uuid), ctypes.c_uint()
-        found = {}
+        clocks = {}
         for key, function in (("current_hz", "nvmlDeviceGetClockInfo"), ("max_hz", "nvmlDeviceGetMaxClockInfo")):
             self._call(function, device, ctypes.c_int(1), ctypes.byref(mhz))
-            found[key] = mhz.value * 1000000
-        return found
+            clocks[key] = mhz.value * 1000000
+        return clocks
 
     def _device(self, uuid: str) -> ctypes.c_void_p:
         device = ctypes.c_void_p()
@@ -103,20 +103,20 @@ class Nvml:
 
 
 class ClockPaths(NamedTuple):
-    """Where tools and files are. The command line cannot change them; tests call main() with their own."""
+    """The paths of tools and files, which the command line cannot change."""
 
-    nvpmodel: str = "/usr/sbin/nvpmodel"
+    nvpmodel: str = "/usr/sbin/nvpmodel"  # tests call main() with their own paths
     jetson_clocks: str = "/usr/bin/jetson_clocks"
     state_dir: str = "/var/lib/efficientquant-clocks"
     sys: str = "/sys"
     nvpmodel_conf: str = "/etc/nvpmodel.conf"
     nvpmodel_status: str = "/var/lib/nvpmodel/status"
-    nvml: Callable[[], Any] = Nvml
+    nvml: Callable[[], Nvml] = Nvml
     needs_root: bool = True
 
 
 def main(arguments: Optional[Sequence[str]] = None, paths: Optional[ClockPaths] = None) -> int:
-    """Serve one request; return the exit code."""
+    """Serve one request and return the exit code."""
     request = list(sys.argv[1:] if arguments is None else arguments)
     try:
         answer = dict(_serve(request, paths or ClockPaths()), ok=True)  # type: Dict[str, Any]
@@ -151,8 +151,8 @@ def _serve(request: List[str], paths: ClockPaths) -> Dict[str, Any]:
     if paths.needs_root and os.geteuid() != 0:
         raise RefusedError("{} needs root; run it through sudo".format(verb))
     with _StateDirectory(paths.state_dir) as state:
-        if verb not in _UNDOING and _caller_is_gone():
-            raise RefusedError("who asked for this is gone")
+        if verb not in _UNDOING and _caller_has_exited():
+            raise RefusedError("the caller has exited")
         return _change(verb, arguments, paths, state)
 
 
@@ -174,7 +174,7 @@ def _change(verb: str, arguments: List[str], paths: ClockPaths, state: "_StateDi
 
 
 class _StateDirectory:
-    """Root's own directory. Who is inside is alone: also the tools of a helper that was killed hold its lock."""
+    """Root's own directory, locked while a helper or its tools run."""
 
     def __init__(self, path: str) -> None:
         self.stored = os.path.join(path, "stored.conf")
@@ -183,9 +183,9 @@ class _StateDirectory:
 
     def __enter__(self) -> "_StateDirectory":
         os.makedirs(self._path, mode=0o700, exist_ok=True)
-        # A file in here is written to /sys by root, line by line: nobody else may put one there.
-        found = os.lstat(self._path)
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        # Root writes a file in here to /sys, line by line, so nobody else may put one there.
+        info = os.lstat(self._path)
+        if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
             raise RefusedError("{} is not a directory that only its owner can write to".format(self._path))
         self.lock = os.open(os.path.join(self._path, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self.lock, fcntl.LOCK_EX)
@@ -195,8 +195,8 @@ class _StateDirectory:
         os.close(self.lock)
 
 
-def _caller_is_gone() -> bool:
-    """Whether standard input is a pipe whose other end is closed: the agent was killed since it started this helper."""
+def _caller_has_exited() -> bool:
+    """Tell whether the caller has exited, by its closed end of stdin."""
     try:
         if not stat.S_ISFIFO(os.fstat(0).st_mode):
             return False
@@ -234,7 +234,7 @@ def _set_power_mode(mode: int, paths: ClockPaths, state: _StateDirectory) -> Dic
 
 
 def _lock(paths: ClockPaths, state: _StateDirectory) -> Dict[str, Any]:
-    # What is stored already is how the board was before somebody died half-way: never overwrite it.
+    # An existing store is the state before a helper that died half-way: never overwrite it.
     if not os.path.exists(state.stored):
         partial = state.stored + ".new"
         if os.path.exists(partial):
@@ -250,7 +250,7 @@ def _lock(paths: ClockPaths, state: _StateDirectory) -> Dict[str, Any]:
 
 def _restore(paths: ClockPaths, state: _StateDirectory) -> Dict[str, Any]:
     if os.path.exists(state.stored + ".new"):
-        os.unlink(state.stored + ".new")  # a store that did not end was followed by no lock
+        os.unlink(state.stored + ".new")  # no lock followed an unfinished store
     if not os.path.exists(state.stored):
         return {"restored": False}
     output = _run([paths.jetson_clocks, "--restore", state.stored], state)
@@ -259,7 +259,7 @@ def _restore(paths: ClockPaths, state: _StateDirectory) -> Dict[str, Any]:
 
 
 def _run(command: List[str], state: _StateDirectory) -> str:
-    """Run a tool that answers no questions; return what it printed. It holds the lock as long as it lives."""
+    """Run a tool and return what it printed."""
     environment = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "LC_ALL": "C",
@@ -268,19 +268,19 @@ def _run(command: List[str], state: _StateDirectory) -> str:
     try:
         done = subprocess.run(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,  # it answers no questions
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=_TOOL_TIMEOUT_S,
             env=environment,
-            pass_fds=(state.lock,),
+            pass_fds=(state.lock,),  # it holds the lock as long as it runs
         )
     except FileNotFoundError as error:
         raise ToolError("{} is not installed".format(command[0])) from error
     except subprocess.TimeoutExpired as error:
         raise ToolError("{} took longer than {:g} s".format(" ".join(command), _TOOL_TIMEOUT_S)) from error
     output = done.stdout.decode(errors="replace")
-    # nvpmodel also fails when it would have to ask about a reboot, for which there is a better sentence.
+    # nvpmodel also fails when it must ask about a reboot. _set_power_mode has a better sentence for that.
     if done.returncode and "reboot" not in output.lower():
         raise ToolError(
             "{} failed with code {}: {}".format(" ".join(command), done.returncode, _last_line(output) or "no message")
@@ -289,7 +289,7 @@ def _run(command: List[str], state: _StateDirectory) -> str:
 
 
 def _complaints(output: str) -> List[str]:
-    """Return what jetson_clocks could not do; it says so and exits with 0."""
+    """Return the errors that jetson_clocks printed although it exits with 0."""
     return [line.strip() for line in output.splitlines() if line.startswith("Error")]
 
 
@@ -306,7 +306,7 @@ def _sync(path: str) -> None:
 
 
 def status(paths: ClockPaths) -> Dict[str, Any]:
-    """Return what can be read: {"power_mode": [id, name] or None, "power_modes", "domains", "tools", "stored"}."""
+    """Return everything that can be read, as the verb `status` prints it."""
     return {
         "power_mode": read_power_mode(paths),
         "power_modes": read_power_modes(paths),
@@ -317,9 +317,9 @@ def status(paths: ClockPaths) -> Dict[str, Any]:
 
 
 def read_power_mode(paths: ClockPaths) -> Optional[Tuple[int, str]]:
-    """Return (id, name) of the power mode, None where there are none.
+    """Return (id, name) of the power mode, None without one.
 
-    R32's nvpmodel may refuse to tell a user; what it keeps for the next boot is readable by all.
+    R32's nvpmodel may refuse to answer a user. What it keeps for the next boot is readable by all.
     """
     try:
         done = subprocess.run(
@@ -344,7 +344,7 @@ def read_power_mode(paths: ClockPaths) -> Optional[Tuple[int, str]]:
 
 
 def read_power_modes(paths: ClockPaths) -> Dict[int, str]:
-    """Return the names of the power modes by number, empty where there are none."""
+    """Return the power modes' names by number, empty without any."""
     pattern = r"^<\s*POWER_MODEL\s+ID=([0-9]+)\s+NAME=(\S+)\s*>"
     return {
         int(mode): name for mode, name in re.findall(pattern, _text(paths.nvpmodel_conf), re.MULTILINE | re.IGNORECASE)
@@ -352,23 +352,23 @@ def read_power_modes(paths: ClockPaths) -> Dict[int, str]:
 
 
 def read_domains(sys_root: str) -> Dict[str, Dict[str, int]]:
-    """Return {"gpu", "emc", "cpu0", …: {"current_hz", "min_hz", "max_hz"}}; what cannot be read is not in it."""
-    found = {}
+    """Return {"gpu", "emc", "cpu0", …: {"current_hz", "min_hz", "max_hz"}} of readable clocks."""
+    domains = {}
     for path in sorted(glob.glob(os.path.join(glob.escape(sys_root), "class/devfreq/*"))):
         # 57000000.gpu on a Nano, .gp10b on a TX2, .gv11b on a Xavier, .ga10b or .gpu on an Orin, gpu-gpc-0 on a Thor
         if re.fullmatch(r"(?:[0-9a-f]+\.)?(?:gpu|g[pvab][0-9]{2}b)(?:-gpc-0)?", os.path.basename(path)):
-            found["gpu"] = _domain(path, ("cur_freq", "min_freq", "max_freq"), 1)
+            domains["gpu"] = _domain(path, ("cur_freq", "min_freq", "max_freq"), 1)
     for path in sorted(glob.glob(os.path.join(glob.escape(sys_root), "devices/system/cpu/cpu[0-9]*"))):
         names = ("scaling_cur_freq", "scaling_min_freq", "scaling_max_freq")
-        found[os.path.basename(path)] = _domain(os.path.join(path, "cpufreq"), names, 1000)
-    found["emc"] = _emc(os.path.join(sys_root, "kernel"))
-    return {name: clocks for name, clocks in found.items() if clocks}
+        domains[os.path.basename(path)] = _domain(os.path.join(path, "cpufreq"), names, 1000)
+    domains["emc"] = _emc(os.path.join(sys_root, "kernel"))
+    return {name: clocks for name, clocks in domains.items() if clocks}
 
 
 def _emc(kernel: str) -> Optional[Dict[str, int]]:
-    """Return the memory's clocks; the files are debugfs, for root only, and not the same before Tegra 186."""
+    """Return the memory's clocks from debugfs, which only root can read."""
     clocks = _domain(os.path.join(kernel, "debug/bpmp/debug/clk/emc"), ("rate", "min_rate", "max_rate"), 1)
-    if clocks is None:
+    if clocks is None:  # before Tegra 186
         limits = ("tegra_bwmgr/emc_min_rate", "tegra_bwmgr/emc_max_rate")
         # The clock itself, else what jetson_clocks makes of it.
         for rate in ("clk/emc/clk_rate", "clk/override.emc/clk_rate"):

@@ -1,4 +1,4 @@
-"""Clocks and power mode: set when a run asks for it, verified, journalled before each change, and always put back."""
+"""Clocks and power mode for a run, journalled, verified and always restored."""
 
 import contextlib
 import json
@@ -18,19 +18,19 @@ from efficientquant_agent.records import Readings
 HELPER = ("/usr/bin/sudo", "-n", "/usr/local/sbin/efficientquant-clocks")
 # How far a clock may be from its target (measurement.md).
 TOLERANCE = 0.01
-# A discrete GPU boosts higher than it can hold; this share of its highest clock it holds without throttling (an
-# RTX 3080: 1470 of 2100 MHz, its base clock being 1440). Clocks come in steps of 15 MHz.
+# A discrete GPU boosts higher than it can hold. It holds this share of its highest clock without throttling (an
+# RTX 3080: 1470 of 2100 MHz, with a base clock of 1440 MHz). Clocks come in steps of 15 MHz.
 _SUSTAINABLE_SHARE = 0.7
 _STEP_HZ = 15e6
 _HELPER_TIMEOUT_S = 150.0
 _POLL_S = 0.1
 
-# Of a verb of the helper: the number of a power mode, a range of clocks, or the UUID of a GPU.
+# An argument of a verb of the helper: the number of a power mode, a range of clocks, or the UUID of a GPU.
 Argument = Union[str, int]
 
 
 class ClockError(AgentError):
-    """Clocks cannot be set, verified or put back; the message is one sentence.
+    """A failure to set, verify or restore clocks, in one sentence.
 
     `code` is one of "no_access", "unsupported", "unknown_power_mode", "helper_failed", "not_reached", "not_restored",
     "closed".
@@ -42,7 +42,10 @@ class ClockError(AgentError):
 
 
 class ClockRequest(NamedTuple):
-    """What a run asks for; nothing by default, and then nothing is touched."""
+    """The power mode and clocks that a run asks for.
+
+    By default it asks for nothing, and nothing is changed.
+    """
 
     power_mode: str = ""  # name or number
     lock: bool = False
@@ -50,7 +53,10 @@ class ClockRequest(NamedTuple):
 
 
 class AppliedClocks(NamedTuple):
-    """What is in force; `clocks` is "locked", "free" or "unverifiable"."""
+    """The power mode and clocks in force.
+
+    `clocks` is "locked", "free" or "unverifiable".
+    """
 
     power_mode: str
     clocks: str
@@ -61,7 +67,7 @@ class AppliedClocks(NamedTuple):
         return {"power_mode": self.power_mode, "clocks": self.clocks}
 
     def readings(self) -> Readings:
-        """Return the clocks' targets, of several CPUs the highest."""
+        """Return the target clocks, with the highest of several CPUs."""
         targets = self.targets_hz
         cpus = [target_hz for name, target_hz in targets.items() if name.startswith("cpu")]
         return Readings(
@@ -72,7 +78,10 @@ class AppliedClocks(NamedTuple):
 
 
 class ClockControl:
-    """Sets clocks as root, through the helper, or not at all; one thread at a time, whoever calls."""
+    """Control of clocks as root, through the helper, or not at all.
+
+    Only one thread at a time changes clocks.
+    """
 
     def __init__(
         self,
@@ -88,7 +97,10 @@ class ClockControl:
         self._is_closed = False
 
     def close(self) -> None:
-        """Change nothing from now on but to put it back; at once, even while another thread applies."""
+        """Refuse every change from now on, except restoring.
+
+        This takes effect at once, even while another thread applies.
+        """
         self._is_closed = True
 
     def access(self) -> str:
@@ -99,15 +111,16 @@ class ClockControl:
 
     def observe(self) -> AppliedClocks:
         """Return what is in force, changing nothing and starting nothing as root."""
-        found = clock_helper.status(self._paths)
-        state = _state(found["domains"])
-        targets = _targets(found["domains"]) if state == "locked" else {}
-        return AppliedClocks(_mode_name(found["power_mode"]), state, targets)
+        status = clock_helper.status(self._paths)
+        state = _state(status["domains"])
+        targets = _targets(status["domains"]) if state == "locked" else {}
+        return AppliedClocks(_mode_name(status["power_mode"]), state, targets)
 
     def apply(self, request: ClockRequest, journal_path: str) -> AppliedClocks:
-        """Do what is asked and verify it; raises ClockError, and then the board is as it was.
+        """Apply a request and verify it.
 
-        Order: power mode, wait, store, lock, verify. Each change is in the journal before it happens.
+        The order is: power mode, wait, store, lock, verify. Each change is in the journal before it happens. Raises
+        ClockError, and then the board is as it was.
         """
         if not request.power_mode and not request.lock:
             return self.observe()
@@ -119,45 +132,47 @@ class ClockControl:
             )
         journal = Journal(journal_path)
         with self._turn, contextlib.ExitStack() as unless_applied:
-            self._undo(journal)  # what an earlier run left is not how the board was
+            self._undo(journal)  # changes left by an earlier run
             unless_applied.callback(self._undo, journal)
             applied = self._apply(request, journal)
             unless_applied.pop_all()
         return applied
 
     def _apply(self, request: ClockRequest, journal: "Journal") -> AppliedClocks:
-        found = self._call("status")
+        status = self._call("status")
         if request.power_mode:
-            self._set_power_mode(request.power_mode, found, journal)
+            self._set_power_mode(request.power_mode, status, journal)
         if not request.lock:
             return self.observe()
         if request.gpu_uuid:
             targets = self._lock_discrete(request, journal)
             return AppliedClocks(_mode_name(self._call("status")["power_mode"]), "locked", targets)
-        if not found["jetson_clocks"]:
+        if not status["jetson_clocks"]:
             raise ClockError("unsupported", "this machine has no clocks that can be locked: no jetson_clocks, no GPU")
         self._change(journal, ("restore",), ("lock",))
-        found = self._call("status")
+        status = self._call("status")
         targets = self._wait_for_targets()
         # The memory's clock can be read by root only, or not at all.
-        return AppliedClocks(_mode_name(found["power_mode"]), "locked" if "emc" in targets else "unverifiable", targets)
+        return AppliedClocks(
+            _mode_name(status["power_mode"]), "locked" if "emc" in targets else "unverifiable", targets
+        )
 
-    def _set_power_mode(self, wanted: str, found: Dict[str, Any], journal: "Journal") -> None:
-        if found["power_mode"] is None:
+    def _set_power_mode(self, wanted: str, status: Dict[str, Any], journal: "Journal") -> None:
+        if status["power_mode"] is None:
             raise ClockError("unsupported", "this machine has no power modes (no nvpmodel)")
-        mode = _find_mode(wanted, found["power_modes"])
-        before = found["power_mode"][0]
+        mode = _find_mode(wanted, status["power_modes"])
+        before = status["power_mode"][0]
         if mode != before:
             self._change(journal, ("set-power-mode", before), ("set-power-mode", mode))
 
     def _lock_discrete(self, request: ClockRequest, journal: "Journal") -> Dict[str, float]:
-        found = self._call("nvml-status", request.gpu_uuid)
-        target_hz = found["max_hz"] * _SUSTAINABLE_SHARE // _STEP_HZ * _STEP_HZ
+        clocks = self._call("nvml-status", request.gpu_uuid)
+        target_hz = clocks["max_hz"] * _SUSTAINABLE_SHARE // _STEP_HZ * _STEP_HZ
         mhz = round(target_hz / 1e6)
         undo = ("nvml-reset", request.gpu_uuid)
         self._change(journal, undo, ("nvml-lock", "{0},{0}".format(mhz), request.gpu_uuid))
         deadline_s = time.monotonic() + self._settle_s
-        # Below the target an idle GPU may rest; above it, the lock is not in force. The series shows the rest.
+        # An idle GPU may rest below the target. Above it the lock is not in force. The series shows the rest.
         while True:
             current_hz = self._call("nvml-status", request.gpu_uuid)["current_hz"]
             if current_hz <= mhz * 1e6 * (1 + TOLERANCE):
@@ -167,7 +182,11 @@ class ClockControl:
             time.sleep(_POLL_S)
 
     def _wait_for_targets(self) -> Dict[str, float]:
-        """Return the targets once every clock is there: GPU, CPUs, and the memory where it can be read."""
+        """Return the targets once every clock has reached its own.
+
+        These are the clocks of the GPU, the CPUs, and the memory where it can be read. Raises
+        ClockError("not_reached").
+        """
         deadline_s = time.monotonic() + self._settle_s
         while True:
             targets = _targets(self._call("status")["domains"])
@@ -185,15 +204,15 @@ class ClockControl:
             time.sleep(_POLL_S)
 
     def verify(self, targets_hz: Mapping[str, float]) -> Dict[str, Tuple[Optional[float], float]]:
-        """Return {domain: (clock now, target)} in Hz, None for a clock that cannot be read (any more)."""
+        """Return {domain: (clock now or None if unreadable, target)} in Hz."""
         now = self._call("status")["domains"]
         return {name: (now[name]["current_hz"] if name in now else None, target) for name, target in targets_hz.items()}
 
     def restore(self, journal_path: str) -> List[str]:
-        """Undo what the journal lists, last change first; return what was done, which is nothing without one.
+        """Undo the changes in the journal, the last one first.
 
-        Waits for another thread's `apply` or `restore` to end. Raises ClockError where something cannot be undone; the
-        journal then still lists it.
+        Return what was done, which is nothing without a journal. Waits for another thread's `apply` or `restore` to
+        end. Raises ClockError when a change cannot be undone, and the journal then still lists it.
         """
         with self._turn:
             return self._undo(Journal(journal_path))
@@ -215,7 +234,10 @@ class ClockControl:
         return done
 
     def _change(self, journal: "Journal", undo: Sequence[Any], request: Sequence[Any]) -> None:
-        """Note how to undo a change, then make it; raises ClockError, noting nothing, once this is closed."""
+        """Journal how to undo a change, then make it.
+
+        Raises ClockError, without journalling, once this is closed.
+        """
         if self._is_closed:
             raise ClockError("closed", "the agent ends, so clocks and power mode are not changed any more")
         journal.add(*undo)
@@ -238,7 +260,11 @@ class ClockControl:
 
     @staticmethod
     def _answer(command: List[str]) -> Dict[str, Any]:
-        """Run the helper. Its standard input closes when this process dies, and then it changes nothing any more."""
+        """Run the helper and return its answer.
+
+        The helper's standard input closes when this process dies, and it then changes nothing any more. Raises
+        ClockError("helper_failed").
+        """
         reader, writer = os.pipe()
         try:
             done = subprocess.run(
@@ -264,7 +290,10 @@ class ClockControl:
 
 
 class Journal:
-    """What is to be undone, oldest first, in a file that survives this process and a power cut."""
+    """The changes to undo, oldest first, in a file.
+
+    The file survives this process and a power cut.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -272,8 +301,8 @@ class Journal:
     def entries(self) -> List[Tuple[str, List[Argument]]]:
         """Return (verb, arguments) of each change.
 
-        Raises ClockError when the file is not a journal. A journal of an earlier release has numbers as text, which
-        the helper's command line takes as well.
+        Raises ClockError when the file is not a journal. A journal of an earlier release has numbers as text, which the
+        helper's command line accepts as well.
         """
         try:
             with open(self.path, encoding="utf-8") as stream:
@@ -288,15 +317,15 @@ class Journal:
             ) from error
 
     def add(self, verb: str, *arguments: Argument) -> None:
-        """Note how to undo the change that comes next."""
+        """Record how to undo the next change."""
         self._write(self.entries() + [(verb, list(arguments))])
 
     def drop(self, verb: str, *arguments: Argument) -> None:
-        """Forget a change that has been undone, by what it is; one that is not listed any more is forgotten already."""
+        """Remove a change that has been undone, if it is listed."""
         left = self.entries()
         if (verb, list(arguments)) not in left:
             return
-        # The last one of its kind: changes are undone in that order.
+        # Of several equal changes, the last is undone first.
         del left[len(left) - 1 - left[::-1].index((verb, list(arguments)))]
         if left:
             self._write(left)
@@ -309,12 +338,15 @@ class Journal:
 
 
 def journal_path(state_dir: str) -> str:
-    """Return where an agent keeps its journal."""
+    """Return the path of an agent's journal."""
     return os.path.join(os.path.abspath(state_dir), "clocks.json")
 
 
 def recover(state_dir: str, control: Optional[ClockControl] = None) -> List[str]:
-    """Put back what an agent that died had changed; return sentences for the log, none when there was nothing to do."""
+    """Undo the changes of an agent that died.
+
+    Return sentences for the log, none when there was nothing to do.
+    """
     try:
         done = (control or ClockControl()).restore(journal_path(state_dir))
     except ClockError as error:
@@ -340,12 +372,12 @@ def _line(verb: str, arguments: Sequence[Argument]) -> str:
 
 
 def _mode_name(mode: Optional[Sequence[Any]]) -> str:
-    """Return the power mode's name, or its number where it has none, or nothing."""
+    """Return the power mode's name, else its number, else nothing."""
     return "" if mode is None else str(mode[1] or mode[0])
 
 
 def _state(domains: Mapping[str, Mapping[str, int]]) -> str:
-    """Tell from outside whether clocks are fixed; a board is only locked when its memory is, too."""
+    """Return the clocks' state from outside, "locked" only with the memory's, too."""
     fixed = [_is_at(clocks["min_hz"], clocks["max_hz"]) for name, clocks in domains.items() if name != "emc"]
     if not fixed:
         return "unverifiable"

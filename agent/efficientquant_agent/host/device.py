@@ -1,4 +1,7 @@
-"""What this board is and can do, read from /proc, /sys and /etc; absent stays absent."""
+"""The board's identity and abilities, read from /proc, /sys and /etc.
+
+Absent facts are empty or None.
+"""
 
 import glob
 import json
@@ -14,7 +17,7 @@ from efficientquant_agent.host import clock_helper
 from efficientquant_agent.records import BackendInfo, DeviceSnapshot, Gpu
 
 _PROBE_TIMEOUT_S = 120.0
-# The release of JetPack that a release of Linux for Tegra came with, for people; nothing depends on it.
+# The JetPack release of each release of Linux for Tegra. It is only shown to people.
 _JETPACK = {
     "R32.6.1": "4.6",
     "R32.7.1": "4.6.1",
@@ -44,7 +47,10 @@ _TEGRA_GPUS = {
 
 
 class Runtimes(NamedTuple):
-    """What a short child process found by loading every runtime; `broken` says in sentences which do not load."""
+    """The runtimes that a short child process could load.
+
+    `broken` has a sentence for each runtime that does not load.
+    """
 
     library_versions: Dict[str, str]
     backends: List[BackendInfo]
@@ -58,7 +64,7 @@ class Runtimes(NamedTuple):
 
 
 class Precisions(NamedTuple):
-    """What a GPU computes faster than FP32."""
+    """The precisions that a GPU computes faster than FP32."""
 
     fp16: bool
     int8: bool
@@ -66,7 +72,10 @@ class Precisions(NamedTuple):
 
 
 class DeviceFiles(NamedTuple):
-    """Where to look; tests pass captured trees."""
+    """The folders that hold the facts about a device.
+
+    Tests pass captured trees.
+    """
 
     proc: str = "/proc"
     sys: str = "/sys"
@@ -76,7 +85,7 @@ class DeviceFiles(NamedTuple):
 
     @classmethod
     def of_tree(cls, root: str) -> "DeviceFiles":
-        """Return the probe of a tree of files that looks like a root directory."""
+        """Return the probe of a tree that looks like a root directory."""
         return cls(*[os.path.join(root, name) for name in cls._fields])
 
     def snapshot(
@@ -87,7 +96,10 @@ class DeviceFiles(NamedTuple):
         cuda_version: str = "",
         clock_control: str = "",
     ) -> DeviceSnapshot:
-        """Return what the file system says about this board, with what was found about its runtimes and rights."""
+        """Return what the file system says about this board.
+
+        The arguments add what was found about its runtimes and rights.
+        """
         cpu_model, cpu_count = self.cpu()
         return DeviceSnapshot(
             board_id=self.board_id(),
@@ -110,7 +122,10 @@ class DeviceFiles(NamedTuple):
         )
 
     def board_id(self) -> str:
-        """Return what stays with the board when its disk moves: the serial number, else the machine id."""
+        """Return an id that stays with the board when its disk moves.
+
+        It is the serial number, else the machine id, else "host:" and the host name.
+        """
         return (
             _text(self.proc, "device-tree/serial-number")
             or _text(self.etc, "machine-id")
@@ -122,37 +137,43 @@ class DeviceFiles(NamedTuple):
         return _text(self.proc, "device-tree/model") or _text(self.sys, "class/dmi/id/product_name")
 
     def os_name(self) -> str:
-        """Return e.g. "Ubuntu 18.04.6 LTS", empty when unknown."""
+        """Return the system's name, e.g. "Ubuntu 18.04.6 LTS", empty when unknown."""
         match = re.search(r'^PRETTY_NAME="?([^"\n]*)', _text(self.etc, "os-release"), re.MULTILINE)
         return match.group(1) if match else ""
 
     def l4t(self) -> str:
-        """Return the Linux for Tegra release, e.g. "R32.7.4"; empty on anything but a Jetson."""
+        """Return a Jetson's Linux for Tegra release, e.g. "R32.7.4", else empty."""
         match = re.search(r"^# R(\d+) \(release\), REVISION: ([\d.]+)", _text(self.etc, "nv_tegra_release"))
         return "R{}.{}".format(*match.groups()) if match else ""
 
     def jetpack(self) -> str:
-        """Return the JetPack release, e.g. "4.6.4"; empty for a release of Linux for Tegra that is not in the table."""
+        """Return the JetPack release, e.g. "4.6.4", empty when unknown.
+
+        It is unknown for a release of Linux for Tegra that the table lacks.
+        """
         return _JETPACK.get(self.l4t(), "")
 
     def soc(self) -> str:
-        """Return the system on chip of a Jetson, e.g. "tegra210"; empty on anything else."""
+        """Return a Jetson's system on chip, e.g. "tegra210", else empty."""
         names = re.findall(r"nvidia,(tegra\d+)(?=\x00|$)", _text(self.proc, "device-tree/compatible"))
         return names[-1] if names else ""
 
     def cpu(self) -> Tuple[str, int]:
-        """Return the CPU's name (empty when it has none) and the number of logical CPUs."""
+        """Return the CPU's name and the number of logical CPUs.
+
+        The name is empty when there is none.
+        """
         text = _text(self.proc, "cpuinfo")
         model = re.search(r"^(?:model name|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
         return (model.group(1).strip() if model else ""), len(re.findall(r"^processor\s*:", text, re.MULTILINE))
 
     def memory_bytes(self, field: str) -> Optional[int]:
-        """Return a field of meminfo in bytes, None when it is not there."""
+        """Return a field of meminfo in bytes, None without it."""
         match = re.search(r"^{}:\s+(\d+) kB$".format(field), _text(self.proc, "meminfo"), re.MULTILINE)
         return int(match.group(1)) * 1024 if match else None
 
     def clock_paths(self) -> clock_helper.ClockPaths:
-        """Return where the power mode and the clocks of this board are read."""
+        """Return the paths for reading this board's power mode and clocks."""
         return clock_helper.ClockPaths(
             nvpmodel=os.path.join(self.usr, "sbin/nvpmodel"),
             jetson_clocks=os.path.join(self.usr, "bin/jetson_clocks"),
@@ -162,26 +183,30 @@ class DeviceFiles(NamedTuple):
         )
 
     def power_mode(self) -> str:
-        """Return the power mode by its name, else its number; empty where there are none."""
+        """Return the power mode's name, else its number, else empty."""
         mode = clock_helper.read_power_mode(self.clock_paths())
         return "" if mode is None else mode[1] or str(mode[0])
 
     def power_modes(self) -> List[str]:
-        """Return the names of the power modes in the order of their numbers, none where there are none."""
+        """Return the names of the power modes, ordered by number."""
         return [name for _, name in sorted(clock_helper.read_power_modes(self.clock_paths()).items())]
 
     def max_clocks_hz(self) -> Dict[str, int]:
-        """Return the highest clocks that the power mode allows, of "cpu" and "gpu"; what cannot be read is missing."""
-        found = {}  # type: Dict[str, int]
+        """Return the highest clocks that the power mode allows.
+
+        The keys are "cpu" and "gpu", and "emc" for root. A clock that cannot be read is missing.
+        """
+        highest_hz = {}  # type: Dict[str, int]
         for name, clocks in clock_helper.read_domains(self.sys).items():
             kind = name.rstrip("0123456789")
-            found[kind] = max(found.get(kind, 0), clocks["max_hz"])
-        return found
+            highest_hz[kind] = max(highest_hz.get(kind, 0), clocks["max_hz"])
+        return highest_hz
 
     def gpus(self, seen_by_cuda: Sequence[Mapping[str, Any]] = ()) -> List[Gpu]:
-        """Return the GPUs that CUDA sees, else those that the system on chip or the driver shows.
+        """Return the GPUs that CUDA sees, else those known without it.
 
-        Without CUDA a driver tells no compute capability: it is 0, and so is what follows from it.
+        Without CUDA the system on chip or the driver shows them. A driver reports no compute capability: it is 0, and
+        so is what follows from it.
         """
         driver = self.driver_version()
         if seen_by_cuda:
@@ -190,7 +215,7 @@ class DeviceFiles(NamedTuple):
             name, capability = _TEGRA_GPUS[self.soc()]
             facts = {"name": name, "compute_capability": capability, "integrated": True}
             return [_gpu(dict(facts, memory_total_bytes=self.memory_bytes("MemTotal")))]
-        return [_gpu(dict(found, driver_version=driver)) for found in self._gpus_of_the_driver()]
+        return [_gpu(dict(gpu, driver_version=driver)) for gpu in self._gpus_of_the_driver()]
 
     def driver_version(self) -> str:
         """Return the version of NVIDIA's driver for discrete GPUs, empty without one."""
@@ -205,17 +230,18 @@ class DeviceFiles(NamedTuple):
         return match.group(1) if match else ""
 
     def _gpus_of_the_driver(self) -> List[Dict[str, str]]:
-        found = []
+        gpus = []
         for folder in sorted(glob.glob(os.path.join(glob.escape(self.proc), "driver/nvidia/gpus/*"))):
             fields = dict(re.findall(r"^([^:\n]+):[ \t]*(.*?)[ \t]*$", _text(folder, "information"), re.MULTILINE))
-            found.append({"name": fields.get("Model", ""), "uuid": fields.get("GPU UUID", "")})
-        return found
+            gpus.append({"name": fields.get("Model", ""), "uuid": fields.get("GPU UUID", "")})
+        return gpus
 
 
 def precisions(compute_capability: int) -> Precisions:
-    """Return what a GPU of this compute capability (53 for SM 5.3) computes faster than FP32.
+    """Return what a GPU of this compute capability computes faster than FP32.
 
-    Source: NVIDIA's table of hardware and precision. SM 6.1 has FP16, at a 64th of FP32's speed.
+    The capability is 53 for SM 5.3. Source: NVIDIA's table of hardware and precision. SM 6.1 has FP16, at a 64th of
+    FP32's speed.
     """
     return Precisions(
         fp16=compute_capability in (53, 60, 62) or compute_capability >= 70,
@@ -230,16 +256,19 @@ def computing_gpu(gpus: Sequence[Gpu]) -> Optional[Gpu]:
 
 
 def discrete_gpu(gpus: Sequence[Gpu]) -> Optional[Gpu]:
-    """Return the computing GPU, None where it shares the board's memory and clocks.
+    """Return the computing GPU, None when it is integrated.
 
-    It is the one that NVML watches and locks.
+    An integrated GPU shares the board's memory and clocks. NVML watches and locks the discrete one.
     """
     gpu = computing_gpu(gpus)
     return None if gpu is None or gpu.integrated else gpu
 
 
 def _gpu(facts: Mapping[str, Any]) -> Gpu:
-    """Return the record of a GPU; what is not told is empty, and what it computes follows from its capability."""
+    """Return the record of a GPU.
+
+    Unknown facts are empty. What it computes follows from its capability.
+    """
     capability = int(facts.get("compute_capability") or 0)
     memory = facts.get("memory_total_bytes")
     return Gpu(
@@ -254,9 +283,9 @@ def _gpu(facts: Mapping[str, Any]) -> Gpu:
 
 
 def runtimes(timeout_s: float = _PROBE_TIMEOUT_S) -> Runtimes:
-    """Return what can run models here, found by a short child process.
+    """Return the runtimes that a short child process finds here.
 
-    The daemon itself never loads a runtime: an idle agent must stay small, and a crash must not take it along.
+    The daemon itself never loads a runtime: an idle agent must stay small, and a crash must not end it.
     """
     command = [sys.executable, "-m", "efficientquant_agent.backends"]
     try:
@@ -281,23 +310,29 @@ def _unknown(sentence: str, cause: str) -> Runtimes:
     return Runtimes({}, [], [sentence], broken_causes=[cause])
 
 
-def _as_runtimes(found: Mapping[str, Any]) -> Runtimes:
-    """Return the answer of `efficientquant_agent.backends`; KeyError or TypeError when it is something else."""
+def _as_runtimes(answer: Mapping[str, Any]) -> Runtimes:
+    """Return the record of an answer of `efficientquant_agent.backends`.
+
+    Raises KeyError or TypeError when it is something else.
+    """
     return Runtimes(
-        library_versions=found["library_versions"],
-        backends=[BackendInfo(**backend) for backend in found["backends"]],
-        broken=found["broken"],
-        gpus=found.get("gpus") or [],
-        cuda_version=found.get("cuda_version") or "",
-        broken_causes=found.get("broken_causes") or [],
-        cuda_library=found.get("cuda_library") or "",
-        cuda_driver_version=found.get("cuda_driver_version") or "",
-        cuda_error=found.get("gpu_error") or "",
+        library_versions=answer["library_versions"],
+        backends=[BackendInfo(**backend) for backend in answer["backends"]],
+        broken=answer["broken"],
+        gpus=answer.get("gpus") or [],
+        cuda_version=answer.get("cuda_version") or "",
+        broken_causes=answer.get("broken_causes") or [],
+        cuda_library=answer.get("cuda_library") or "",
+        cuda_driver_version=answer.get("cuda_driver_version") or "",
+        cuda_error=answer.get("gpu_error") or "",
     )
 
 
 def _text(root: str, path: str) -> str:
-    """Return a file's text without the NUL that device-tree strings end in, empty when there is no such file."""
+    """Return a file's text, empty without a file.
+
+    The NUL that device-tree strings end in is removed.
+    """
     try:
         with open(os.path.join(root, path), encoding="utf-8", errors="replace") as stream:
             return stream.read().strip("\x00 \n\t")

@@ -1,1 +1,1 @@
-"""The wire: what connects an agent to its controller."""
+"""The wire between an agent and its controller."""

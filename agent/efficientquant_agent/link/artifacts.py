@@ -1,11 +1,11 @@
-"""Artifacts on this device: fetched with resume, verified by SHA-256, kept within a bound."""
+"""The artifact cache: resumed downloads, SHA-256 checks and a size limit."""
 
 import os
 import queue
 import re
 import threading
 import time
-from typing import Any, BinaryIO, Callable, Iterator, NamedTuple, Tuple
+from typing import Any, BinaryIO, Callable, Iterator, NamedTuple, Optional, Tuple
 
 from efficientquant_agent.digests import new_sha256
 from efficientquant_agent.errors import ControllerUnreachableError, RunFailedError
@@ -13,24 +13,27 @@ from efficientquant_agent.files import sync_directory
 from efficientquant_agent.link.backoff import Backoff
 from efficientquant_agent.records import StageTiming
 
-# Attempts in a row that bring no byte; one that does starts the count anew.
+# Attempts in a row without a new byte. Any new byte restarts the count.
 _ATTEMPTS = 6
 _BLOCK_BYTES = 1024**2
 _PARTIAL = ".partial"
 
-# fetch(sha256, offset) yields the bytes from there on
+# fetch(sha256, offset) yields the bytes from `offset` on.
 Fetch = Callable[[str, int], Iterator[bytes]]
 
 
 class LocalArtifact(NamedTuple):
-    """A verified file, and what bringing it here took."""
+    """A verified file and the cost of its transfer."""
 
     path: str
     transfer: StageTiming
 
 
 class ArtifactCache:
-    """Files named by their SHA-256 in one directory; the least recently used go first when `limit_bytes` is passed."""
+    """A directory of files named by their SHA-256.
+
+    Beyond `limit_bytes` the least recently used files are removed first.
+    """
 
     def __init__(
         self,
@@ -49,10 +52,11 @@ class ArtifactCache:
     def get(
         self, sha256: str, cancelled: threading.Event, progress: Callable[[int], None], also_keep: str = ""
     ) -> LocalArtifact:
-        """Return a file whose bytes have just been verified; it and `also_keep` stay, whatever the bound says.
+        """Return a file whose bytes have just been verified.
 
-        `progress` is told how many bytes are here. Raises RunFailedError: "artifact_unavailable" when it cannot be
-        fetched, "artifact_corrupt" when what arrives is twice something else, "cancelled".
+        This file and `also_keep` stay in the cache, whatever the limit. `progress` gets the number of bytes that are
+        here. Raises RunFailedError: "artifact_unavailable" when the file cannot be fetched, "artifact_corrupt" when
+        other bytes arrive twice, "cancelled".
         """
         if not re.fullmatch(r"[0-9a-f]{64}", sha256):
             raise RunFailedError("artifact_unavailable", "{!r} is not a SHA-256".format(sha256))
@@ -76,7 +80,10 @@ class ArtifactCache:
         return False
 
     def _download(self, sha256: str, path: str, cancelled: threading.Event, progress: Callable[[int], None]) -> int:
-        """Fetch until the file is whole; return the bytes that moved."""
+        """Fetch the whole file and return the number of bytes transferred.
+
+        Raises RunFailedError, see get().
+        """
         partial = path + _PARTIAL
         moved = 0
         for _ in range(2):
@@ -89,7 +96,10 @@ class ArtifactCache:
         raise RunFailedError("artifact_corrupt", "artifact {} arrived twice with other bytes".format(sha256))
 
     def _complete(self, sha256: str, partial: str, cancelled: threading.Event, progress: Callable[[int], None]) -> int:
-        """Append until the file is whole, remove it if it is not `sha256`; return the bytes that moved."""
+        """Complete a partial file and return the number of bytes transferred.
+
+        The file is removed when it is not `sha256`.
+        """
         digest = _hash_file(partial) if os.path.exists(partial) else new_sha256()
         with open(partial, "ab") as stream:
             already = stream.tell()
@@ -124,7 +134,10 @@ class ArtifactCache:
     def _append(
         self, sha256: str, stream: BinaryIO, digest: Any, cancelled: threading.Event, progress: Callable[[int], None]
     ) -> None:
-        """Append what the controller sends from the end of `stream` on, hashing in a second thread."""
+        """Append the bytes that the controller sends.
+
+        They start at the end of `stream`. A second thread hashes them. Raises RunFailedError when the run is cancelled.
+        """
         with _Hashing(digest) as hashing:
             for data in self._fetch(sha256, stream.tell()):
                 if cancelled.is_set():
@@ -145,11 +158,14 @@ class ArtifactCache:
 
 
 class _Hashing:
-    """Feeds a digest from a second thread: hashlib releases the GIL, so hashing overlaps with receiving."""
+    """A second thread that feeds a digest.
+
+    hashlib releases the GIL, so hashing overlaps with receiving.
+    """
 
     def __init__(self, digest: Any) -> None:
         self._digest = digest
-        self._blocks: queue.Queue = queue.Queue(maxsize=8)
+        self._blocks: "queue.Queue[Optional[bytes]]" = queue.Queue(maxsize=8)
         self._thread = threading.Thread(target=self._run, name="hash", daemon=True)
 
     def __enter__(self) -> "_Hashing":
@@ -161,7 +177,10 @@ class _Hashing:
         self._thread.join()
 
     def update(self, data: bytes) -> None:
-        """Hash `data` after everything before it; blocks when hashing falls behind."""
+        """Hash `data` after all earlier data.
+
+        Blocks when hashing falls behind.
+        """
         self._blocks.put(data)
 
     def _run(self) -> None:

@@ -1,10 +1,13 @@
-"""Pauses between attempts that grow and never fall in step with other agents'."""
+"""Growing pauses between attempts, with jitter to spread the agents' load."""
 
 import random
 
 
 class Backoff:
-    """Jittered exponential pauses: each is half to all of `first_s` · 2ⁿ, at most `max_s`."""
+    """Exponential pauses with jitter.
+
+    Each pause is half to all of `first_s` · 2ⁿ, at most `max_s`.
+    """
 
     def __init__(self, first_s: float, max_s: float) -> None:
         self._first_s = first_s
@@ -12,11 +15,11 @@ class Backoff:
         self._attempts = 0
 
     def next_s(self) -> float:
-        """Return how long to wait now, in seconds."""
-        ceiling_s = min(self._max_s, self._first_s * 2 ** min(self._attempts, 32))
+        """Return the next pause, in seconds."""
+        ceiling_s: float = min(self._max_s, self._first_s * 2 ** min(self._attempts, 32))
         self._attempts += 1
         return ceiling_s * random.uniform(0.5, 1.0)  # noqa: S311 — spreads load, keeps no secret
 
     def reset(self) -> None:
-        """Begin again: something worked."""
+        """Restart with the shortest pause, after a success."""
         self._attempts = 0

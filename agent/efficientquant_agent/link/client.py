@@ -1,4 +1,7 @@
-"""The wire: the only module that imports grpc and the protos; everyone else sees plain records."""
+"""The wire's client, the only importer of grpc and the protos.
+
+The rest of the agent sees plain records.
+"""
 
 import contextlib
 import queue
@@ -6,7 +9,7 @@ import time
 from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Union
 
 import grpc
-from efficientquant_protos import PROTOCOL_VERSION
+from efficientquant_protos import PROTOCOL_VERSION as PROTOCOL_VERSION  # the doctor reads it here
 from efficientquant_protos.v1 import fleet_pb2 as pb
 from efficientquant_protos.v1 import fleet_pb2_grpc
 from google.protobuf.message import DecodeError
@@ -35,12 +38,12 @@ from efficientquant_agent.streams import encodable
 
 Command = Union[Welcome, Assignment, CancelRun, Superseded]
 
-# As large as the controller takes them: the samples of the longest runs.
+# The controller's limit, too: enough for the samples of the longest runs.
 _MESSAGE_BYTES = 256 * 1024**2
 _REPORT_TIMEOUT_S = 60.0
-# A long run's samples over a poor wireless link.
+# For a long run's samples over a poor wireless link.
 _SLOWEST_BYTES_PER_S = 250e3
-# What no repetition changes; gRPC itself answers the last one to a message that is larger than either side takes.
+# A retry does not help here. gRPC itself gives the last of these when a message exceeds either side's limit.
 _REFUSALS = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
@@ -52,17 +55,17 @@ _OPTIONS = [
     ("grpc.keepalive_time_ms", 20000),
     ("grpc.keepalive_timeout_ms", 10000),
     ("grpc.http2.max_pings_without_data", 0),
-    # The daemon decides when to try again; the channel must not sit in a longer pause of its own.
+    # The daemon decides when to retry, so the channel must not pause for longer.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.dns_min_time_between_resolutions_ms", 1000),
-    # A proxy for web traffic has no business between a device and its controller.
+    # A device talks to its controller directly, not through a proxy for web traffic.
     ("grpc.enable_http_proxy", 0),
 ]
 
 
 class Hello(NamedTuple):
-    """Who opens a session."""
+    """The device's part of the first message of a session."""
 
     device_id: str
     name: str
@@ -71,7 +74,7 @@ class Hello(NamedTuple):
 
 
 def open_channel(address: str, credentials: Optional[grpc.ChannelCredentials] = None) -> grpc.Channel:
-    """Open the one channel to the controller: plain, or with TLS once there are credentials."""
+    """Open the channel to the controller, with TLS if credentials are given."""
     if credentials is None:
         return grpc.insecure_channel(address, _OPTIONS)
     return grpc.secure_channel(address, credentials, _OPTIONS)
@@ -98,7 +101,7 @@ class Client:
     def reconnecting(self) -> Iterator[None]:
         """Let gRPC connect during a pause between two attempts.
 
-        gRPC 1.70, the last for Python 3.8, reads its sockets only while somebody waits for it: calls that fail at once
+        gRPC 1.70, the last for Python 3.8, reads its sockets only while somebody waits for it. Calls that fail at once
         would find the connection unfinished each time, for good.
         """
 
@@ -112,9 +115,9 @@ class Client:
             self._channel.unsubscribe(watch)
 
     def ping(self, timeout_s: float) -> Pong:
-        """Ask the controller for its versions and its time; opens no session and changes nothing.
+        """Ask the controller for its versions and its time.
 
-        Raises ControllerTooOldError when it is one from before this question existed.
+        Opens no session and changes nothing. Raises ControllerTooOldError when the controller is too old to answer.
         """
         sent_unix_s, sent_s = time.time(), time.monotonic()
         try:
@@ -133,7 +136,10 @@ class Client:
         return Pong(response.protocol_version, response.controller_version, ahead_s, round_trip_s)
 
     def _serves_artifacts(self, timeout_s: float) -> bool:
-        """Whether the other side knows an agent's oldest question: a controller does, another gRPC server does not."""
+        """Tell whether the other side serves artifacts, as every controller does.
+
+        It is an agent's oldest question, which another gRPC server does not know.
+        """
         call = self._gateway.FetchArtifact(pb.FetchArtifactRequest(), timeout=timeout_s)
         try:
             for _ in call:
@@ -145,7 +151,10 @@ class Client:
         return True
 
     def connect(self, hello: Hello, active_run_ids: Callable[[], List[str]]) -> "Session":
-        """Open a session; nothing is known about the other side until its first command arrives."""
+        """Open a session.
+
+        Nothing is known about the other side until its first command arrives.
+        """
         return Session(self._gateway, hello, active_run_ids, self._explain)
 
     def fetch(self, sha256: str, offset: int) -> Iterator[bytes]:
@@ -171,9 +180,10 @@ class Client:
             call.cancel()
 
     def report(self, payload: bytes) -> bool:
-        """Deliver a serialized result; True when the controller had it already.
+        """Deliver a serialized result and wait until it is committed.
 
-        Returns only after the controller has committed it. Raises ReportRefusedError when it never will.
+        Return True when the controller had it already. Raises ReportRefusedError when the controller will never accept
+        it.
         """
         try:
             request = pb.ReportRunRequest(result=pb.RunResult.FromString(payload))
@@ -203,7 +213,10 @@ class Client:
 
 
 class Session:
-    """One open session: iterate over it for commands; heartbeats go out by themselves."""
+    """An open session, to be iterated over for commands.
+
+    Heartbeats are sent automatically.
+    """
 
     def __init__(
         self,
@@ -216,13 +229,14 @@ class Session:
         self._active_run_ids = active_run_ids
         self._explain = explain
         self._heartbeat_interval_s: Optional[float] = None
-        self._outgoing: queue.Queue = queue.Queue()
+        self._outgoing: "queue.Queue[Any]" = queue.Queue()
         self._call = gateway.Connect(self._events())
 
     def __iter__(self) -> Iterator[Command]:
         """Yield commands until the session ends.
 
-        Raises NameTakenError or ProtocolRefusedError when the controller refuses for good.
+        Raises NameTakenError or ProtocolRefusedError when the controller refuses for good, else
+        ControllerUnreachableError at the end.
         """
         try:
             for command in self._call:
@@ -241,7 +255,10 @@ class Session:
         raise ControllerUnreachableError("the controller closed the session")
 
     def send_progress(self, run_id: str, phase: str, fraction: float) -> None:
-        """Tell the controller how far a run is; lost without harm when the session is."""
+        """Tell the controller how far a run is.
+
+        The message may be lost with the session, which does no harm.
+        """
         progress = pb.RunProgress(run_id=run_id, phase=phase, fraction=fraction)
         self._outgoing.put(pb.AgentEvent(progress=progress))
 
@@ -251,7 +268,10 @@ class Session:
         self._call.cancel()
 
     def _events(self) -> Iterator[pb.AgentEvent]:
-        """Yield the hello, then whatever is sent, and a heartbeat whenever one is due. Runs in gRPC's thread."""
+        """Yield the hello, then queued events and heartbeats as they fall due.
+
+        Runs in gRPC's thread.
+        """
         yield pb.AgentEvent(hello=_hello_to_wire(self._hello, self._active_run_ids()))
         due_s: Optional[float] = None
         while True:
@@ -286,7 +306,10 @@ def _hello_to_wire(hello: Hello, active_run_ids: List[str]) -> pb.Hello:
 
 
 def _command_from_wire(command: pb.ControllerCommand) -> Optional[Command]:
-    """Return the record for a command, None for one that a newer controller may know and this agent does not."""
+    """Return the record for a command, None for an unknown one.
+
+    A newer controller may send commands that this agent does not know.
+    """
     kind = command.WhichOneof("command")
     if kind == "welcome":
         return Welcome(*[getattr(command.welcome, field) for field in Welcome._fields])
@@ -301,7 +324,7 @@ def _command_from_wire(command: pb.ControllerCommand) -> Optional[Command]:
 
 def assignment_from_wire(message: pb.Assignment) -> Assignment:
     """Return the record of an Assignment message."""
-    converted = {
+    converted: Dict[str, Any] = {
         "sha256": message.artifact.sha256,
         "size_bytes": message.artifact.size_bytes,
         "builder_flags": list(message.builder_flags),
@@ -339,7 +362,10 @@ def encode_result(result: RunResult) -> bytes:
 
 
 def _fields(record: Any) -> Dict[str, Any]:
-    """Return a record's fields with texts that protobuf takes: file names may hold bytes that are no UTF-8."""
+    """Return a record's fields with texts that protobuf accepts.
+
+    File names may hold bytes that are not UTF-8.
+    """
     return {name: _encodable(value) for name, value in record._asdict().items()}
 
 

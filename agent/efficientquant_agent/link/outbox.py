@@ -11,14 +11,17 @@ _SUFFIX = ".pb"
 
 
 def can_keep(run_id: str) -> bool:
-    """Whether a run id can be a file name: it comes over the wire and must not name a file anywhere else."""
+    """Tell whether a run id is safe as a file name.
+
+    It comes over the wire and must not name a file anywhere else.
+    """
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}", run_id) is not None
 
 
 class Outbox:
     """A directory of finished results, one file per run, oldest first.
 
-    A lost controller, a killed agent or a power cut loses nothing that put() has returned from.
+    A lost controller, a killed agent or a power cut loses no result whose put() has returned.
     """
 
     def __init__(self, path: str) -> None:
@@ -27,11 +30,11 @@ class Outbox:
         os.makedirs(self._rejected, exist_ok=True)
 
     def put(self, run_id: str, payload: bytes) -> None:
-        """Keep a serialized result; it is on the disk when this returns."""
+        """Write a serialized result to the disk before returning."""
         write_atomically(self._file(run_id), payload)
 
     def pending(self) -> List[str]:
-        """Run ids not yet committed, oldest first."""
+        """Return the ids of the runs not yet committed, oldest first."""
         entries = []
         for entry in os.scandir(self._path):
             if entry.name.endswith(_SUFFIX):
@@ -45,11 +48,14 @@ class Outbox:
             return stream.read()
 
     def remove(self, run_id: str) -> None:
-        """Forget a result that the controller has committed."""
+        """Remove a result that the controller has committed."""
         os.unlink(self._file(run_id))
 
     def reject(self, run_id: str) -> str:
-        """Move a result that the controller refused for good out of the way; return where it is kept."""
+        """Set aside a result that the controller refused for good.
+
+        Return the path where it is kept.
+        """
         kept = os.path.join(self._rejected, os.path.basename(self._file(run_id)))
         os.replace(self._file(run_id), kept)
         sync_directory(self._rejected)

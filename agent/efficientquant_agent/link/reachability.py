@@ -1,6 +1,6 @@
-"""Why a controller cannot be reached, found out with plain sockets.
+"""Why a controller cannot be reached, found with plain sockets.
 
-gRPC's own texts differ between its versions and say UNAVAILABLE for everything; a person needs the cause.
+gRPC's own texts differ between its versions and say UNAVAILABLE for everything. A person needs the cause.
 """
 
 import socket
@@ -14,14 +14,17 @@ _SETTINGS_FRAME = 4
 _TLS_RECORDS = (b"\x15\x03", b"\x16\x03")
 _GREETINGS = (
     (b"HTTP/", "a web server"),
-    (b"<", "a web server"),  # of the time before HTTP/1
+    (b"<", "a web server"),  # from before HTTP/1
     (b"SSH-", "an SSH server"),
     (b"220", "a mail or FTP server"),
 )
 
 
 def explain(host: str, port: int, detail: str) -> str:
-    """Return one sentence on why HOST:PORT does not serve; `detail` is used when the network is not to blame."""
+    """Return one sentence on why HOST:PORT does not serve.
+
+    `detail` is used when the network is not the cause.
+    """
     where = "{}:{}".format("[" + host + "]" if ":" in host else host, port)
     try:
         with socket.create_connection((host, port), timeout=_TIMEOUT_S) as connection:
@@ -39,9 +42,9 @@ def explain(host: str, port: int, detail: str) -> str:
 
 
 def _first_bytes(connection: socket.socket) -> Optional[bytes]:
-    """Return up to 9 bytes of what an HTTP/2 client is answered, empty when the other side hangs up.
+    """Return up to 9 bytes of the answer to an HTTP/2 client.
 
-    None when it keeps silent for as long as this waits.
+    Empty when the other side closes the connection, None when it stays silent until the timeout.
     """
     received = b""
     deadline_s = time.monotonic() + _TIMEOUT_S

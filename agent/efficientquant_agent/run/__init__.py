@@ -1,1 +1,1 @@
-"""The parent's side of a run: prepare the board, start the children, watch them, keep what they leave."""
+"""The parent's side of a run: board preparation, child processes and results."""

@@ -1,4 +1,4 @@
-"""The children of a run: started with a spec, watched to their end, and their outcome read from files."""
+"""The child processes of a run, from their spec to their outcome."""
 
 import contextlib
 import json
@@ -20,7 +20,10 @@ _EXIT_TIMEOUT_S = 10.0
 
 
 class Ended(NamedTuple):
-    """How a child ended: its exit code (negative for a signal) and its last lines."""
+    """The end of a child process.
+
+    `returncode` is its exit code, negative for a signal. `log_tail` holds its last lines.
+    """
 
     returncode: int
     log_tail: List[str]
@@ -33,9 +36,9 @@ def run_child(
     samplers_of: Callable[[int], Sequence[Sampler]],
     progress: Callable[[str, float], None],
 ) -> Ended:
-    """Run a module of protocol.py in a child process and watch it until it ends.
+    """Run a module of protocol.py in a child process until it exits.
 
-    When the watcher must stop, the child is killed: `watcher.killed_for` says why. No process is left on return.
+    When the watcher must stop, the child is killed and `watcher.killed_for` says why. No process is left on return.
     """
     child = subprocess.Popen(
         [sys.executable, "-m", module],
@@ -44,9 +47,10 @@ def run_child(
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    log_tail: deque = deque(maxlen=_LOG_TAIL_LINES)
+    log_tail: "deque[str]" = deque(maxlen=_LOG_TAIL_LINES)
+    assert child.stdin is not None  # it is a pipe
     try:
-        with contextlib.suppress(BrokenPipeError):  # dead already: its exit code and log will say why
+        with contextlib.suppress(BrokenPipeError):  # the child has exited: its exit code and log say why
             child.stdin.write(protocol.encode(spec))
             child.stdin.close()
         handlers = {
@@ -56,16 +60,16 @@ def run_child(
         watcher.watch(samplers_of(child.pid), handlers)
         if not watcher.killed_for:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(_EXIT_TIMEOUT_S)  # its pipes are closed: it is on its way out
+                child.wait(_EXIT_TIMEOUT_S)  # its pipes are closed, so it is about to exit
     finally:
         kill_group(child)
     return Ended(child.returncode, list(log_tail))
 
 
 def read_outcome(scratch: str, ended: Ended, decode: Callable[[bytes], protocol.Record]) -> Optional[protocol.Record]:
-    """Return the outcome of a child, None when it ended without one.
+    """Return the outcome of a child, None when it left none.
 
-    Raises protocol.ProtocolError for a damaged one.
+    Raises protocol.ProtocolError when the outcome is damaged.
     """
     if ended.returncode != 0:
         return None
@@ -73,16 +77,19 @@ def read_outcome(scratch: str, ended: Ended, decode: Callable[[bytes], protocol.
 
 
 def read_samples(scratch: str, name: str) -> Sequence[float]:
-    """Return the float64 samples of a file, none when it is not there."""
+    """Return the float64 samples of a file, empty without a file."""
     samples = array("d")
     with contextlib.suppress(FileNotFoundError), open(os.path.join(scratch, name), "rb") as stream:
         content = stream.read()
-        samples.frombytes(content[: len(content) // 8 * 8])  # a child that was killed may have written a part
+        samples.frombytes(content[: len(content) // 8 * 8])  # a killed child may have written part of a sample
     return samples
 
 
 def crash(ended: Ended, memory_seen: str, failure_types: Dict[str, str]) -> RunFailedError:
-    """Say what a child's death without a result means; `failure_types` has "oom" and "other"."""
+    """Return the failure that a child's exit without a result means.
+
+    `failure_types` has the keys "oom" and "other".
+    """
     if ended.returncode == -signal.SIGKILL:
         return RunFailedError(
             failure_types["oom"],
@@ -95,7 +102,7 @@ def crash(ended: Ended, memory_seen: str, failure_types: Dict[str, str]) -> RunF
     return RunFailedError(failure_types["other"], "the run's process ended {}: {}".format(how, last_line))
 
 
-def _pass_on(line: str, progress: Callable[[str, float], None], log_tail: deque) -> None:
+def _pass_on(line: str, progress: Callable[[str, float], None], log_tail: "deque[str]") -> None:
     try:
         update = json.loads(line)
         phase, fraction = str(update["phase"]), float(update["fraction"])

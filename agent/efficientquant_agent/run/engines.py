@@ -1,4 +1,4 @@
-"""The engines of this device: taken from the plan cache, or built by a child process of their own."""
+"""This device's engines, from the plan cache or built in child processes."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from efficientquant_agent.run import plans
 from efficientquant_agent.run.children import Ended, crash, read_outcome, run_child
 from efficientquant_agent.run.watcher import Watcher
 
-# The largest workspace is a part of the memory that a GPU shares with everything else: 256 MiB on a 4 GiB Nano.
+# On a GPU that shares the board's memory the largest workspace is 1/16 of it: 256 MiB on a 4 GiB Nano.
 _SHARED_MEMORY_PARTS = 16
 _LADDER_BYTES = (1 << 30, 512 << 20, 256 << 20, 128 << 20, 64 << 20)
 _SMALLEST_BYTES = _LADDER_BYTES[-1]
@@ -32,7 +32,7 @@ class PreparedEngine(NamedTuple):
 
 
 class Engines:
-    """Builds what the cache does not have."""
+    """The engines of one device, built where the cache lacks them."""
 
     def __init__(self, directory: str, limit_bytes: int, device_name: str) -> None:
         self._cache = plans.PlanCache(os.path.join(directory, "plans"), limit_bytes)
@@ -52,8 +52,8 @@ class Engines:
     ) -> PreparedEngine:
         """Return the engine for an artifact.
 
-        Raises RunFailedError: "build_failed", "build_oom" or "unsupported_op". When the watcher is told to stop, the
-        build is killed, and what is raised says nothing: `watcher.killed_for` does.
+        Raises RunFailedError with "build_failed", "build_oom" or "unsupported_op". When the watcher must stop, the
+        build is killed, and `watcher.killed_for` gives the reason instead of the error.
         """
         settings = build_settings(assignment, device, conditions)
         key = plans.plan_key(assignment.sha256, settings)
@@ -77,7 +77,10 @@ class Engines:
 
     @staticmethod
     def _build(spec: BuildSpec, watcher: Watcher, progress: Callable[[str, float], None]) -> BuildReport:
-        """Build in a child; one that the kernel kills is tried again with the next smaller workspace."""
+        """Build in a child process, retrying a killed build with less workspace.
+
+        Each time the kernel kills the build, the next smaller workspace is tried. Raises RunFailedError.
+        """
         ladder = list(spec.options.workspace_ladder_bytes)
         killed_at: List[int] = []
         while True:
@@ -96,11 +99,12 @@ class Engines:
 
 
 def build_settings(assignment: Assignment, device: DeviceSnapshot, conditions: Mapping[str, str]) -> Dict[str, str]:
-    """Return all that decides, with the artifact, whether a kept engine may be used.
+    """Return the settings that decide whether a kept engine may be reused.
 
-    Known from the hello: the daemon itself loads no runtime and asks no GPU.
+    The artifact decides, too. The facts about the device come from the hello: the daemon itself loads no runtime and
+    asks no GPU.
     """
-    backend = next((one for one in device.backends if one.name == assignment.backend), None)
+    backend = next((info for info in device.backends if info.name == assignment.backend), None)
     gpu = computing_gpu(device.gpus)
     return {
         "backend": assignment.backend,
@@ -119,11 +123,15 @@ def build_settings(assignment: Assignment, device: DeviceSnapshot, conditions: M
 
 
 def workspace_ladder_bytes(device: DeviceSnapshot) -> Sequence[int]:
-    """Return the workspaces to try, the largest first: on a GPU that shares the board's memory, a sixteenth of it."""
+    """Return the workspaces to try, in bytes, the largest first.
+
+    On a GPU that shares the board's memory the largest is a sixteenth of that memory.
+    """
     gpu = computing_gpu(device.gpus)
-    shared = gpu is not None and gpu.integrated and device.memory_total_bytes
-    most_bytes = device.memory_total_bytes // _SHARED_MEMORY_PARTS if shared else _LADDER_BYTES[0]
-    # A board of 4 GB tells a little less, since the kernel keeps some: half a step of tolerance.
+    most_bytes = _LADDER_BYTES[0]
+    if gpu is not None and gpu.integrated and device.memory_total_bytes:
+        most_bytes = device.memory_total_bytes // _SHARED_MEMORY_PARTS
+    # A 4 GB board reports a little less, since the kernel keeps some: allow half a step.
     return [size for size in _LADDER_BYTES if size <= 1.5 * most_bytes] or [_SMALLEST_BYTES]
 
 
@@ -148,4 +156,5 @@ def _failure(scratch: str, ended: Ended, watcher: Watcher, tried_bytes: Sequence
 
 
 def _digest(settings: Mapping[str, str]) -> str:
-    return new_sha256(json.dumps(sorted(settings.items())).encode()).hexdigest()[:32]
+    digest: str = new_sha256(json.dumps(sorted(settings.items())).encode()).hexdigest()
+    return digest[:32]

@@ -1,4 +1,7 @@
-"""The plan cache: engines that were built here, each beside the report of how, kept as long as there is room."""
+"""The plan cache: engines built here, each with its build report.
+
+Plans are kept as long as there is room.
+"""
 
 import contextlib
 import json
@@ -22,51 +25,59 @@ class Plan(NamedTuple):
 
 
 def plan_key(artifact_sha256: str, settings: Mapping[str, str]) -> str:
-    """Return the name of a plan: SHA-256 of the artifact and of all that decides whether a plan may be used.
+    """Return a plan's name, the SHA-256 of its artifact and settings.
 
-    `settings` is what engines.build_settings() returns.
+    `settings` is what engines.build_settings() returns. Artifact and settings decide whether a plan may be used.
     """
     text = json.dumps([artifact_sha256, sorted(settings.items())])
-    return new_sha256(text.encode()).hexdigest()
+    key: str = new_sha256(text.encode()).hexdigest()
+    return key
 
 
 class PlanCache:
-    """A directory of plans; used by one process, the daemon."""
+    """A directory of plans, used by one process, the daemon."""
 
     def __init__(self, directory: str, limit_bytes: int) -> None:
         self._directory = directory
         self._limit_bytes = limit_bytes
         os.makedirs(directory, exist_ok=True)
-        for name in os.listdir(directory):  # of an agent that was killed
+        for name in os.listdir(directory):  # left by a killed agent
             if name.endswith(_PART):
                 os.unlink(os.path.join(directory, name))
 
     def find(self, key: str) -> Optional[Plan]:
-        """Return the plan of this key, None where there is none; a damaged one is removed."""
+        """Return the plan of this key, None without an intact one.
+
+        A damaged plan is removed.
+        """
         path, report_path = self._paths(key)
         report = _read_report(report_path)
         if report is None or _sha256(path) != report.engine_sha256:
             self.forget(key)
             return None
-        os.utime(report_path, None)  # used now, so it goes last
+        os.utime(report_path, None)  # used now, so it is removed last
         return Plan(path, report)
 
     def put(self, key: str, plan_path: str, report: BuildReport) -> Plan:
-        """Keep a plan, which is moved here; the least recently used ones go where there is no room for all.
+        """Move a plan into the cache, removing others to make room.
 
-        The newest one stays even where it alone is over the limit: it is about to be used.
+        The least recently used plans are removed first. The new plan stays even when it alone exceeds the limit, since
+        it is about to be used.
         """
         path, report_path = self._paths(key)
         self.forget(key)
         shutil.move(plan_path, path + _PART)
         _sync(path + _PART)
         os.replace(path + _PART, path)
-        protocol.write(report_path, report)  # last: a plan without its report is not there
+        protocol.write(report_path, report)  # last: a plan without its report does not count
         self._make_room(key)
         return Plan(path, report)
 
     def forget(self, key: str) -> None:
-        """Remove a plan, e.g. one that does not load any more; none is no error."""
+        """Remove a plan, for example because it does not load.
+
+        A missing plan is no error.
+        """
         for path in reversed(self._paths(key)):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
@@ -85,7 +96,10 @@ class PlanCache:
                 sizes[key] = 0
 
     def _by_last_use(self) -> List[str]:
-        """Return all keys, the longest unused first; a plan without a report was never used."""
+        """Return all keys, the least recently used first.
+
+        A plan without a report was never used.
+        """
 
         def last_use_s(key: str) -> float:
             try:
@@ -105,7 +119,7 @@ class PlanCache:
 
 
 def _read_report(path: str) -> Optional[BuildReport]:
-    """Return a kept report, None where no report of this release can be read."""
+    """Return a kept report, None when this release cannot read it."""
     try:
         return protocol.read(path, protocol.decode_report)
     except protocol.ProtocolError:
@@ -113,13 +127,16 @@ def _read_report(path: str) -> Optional[BuildReport]:
 
 
 def _sync(path: str) -> None:
-    """Write a file to the disk now: until then a power cut loses it, and its pages cannot leave the page cache."""
+    """Flush a file to the disk.
+
+    Before that a power cut loses it, and its pages cannot leave the page cache.
+    """
     with open(path, "rb") as stream:
         os.fsync(stream.fileno())
 
 
 def _sha256(path: str) -> str:
-    """Return a file's SHA-256, empty where there is no file."""
+    """Return a file's SHA-256, empty without a file."""
     digest = new_sha256()
     try:
         with open(path, "rb") as stream:
@@ -127,4 +144,5 @@ def _sha256(path: str) -> str:
                 digest.update(block)
     except FileNotFoundError:
         return ""
-    return digest.hexdigest()
+    sha256: str = digest.hexdigest()
+    return sha256

@@ -1,4 +1,4 @@
-"""What is checked before a run: heat, memory, and who else uses the GPU."""
+"""Checks before a run: heat, memory and other users of the GPU."""
 
 import os
 import re
@@ -8,28 +8,37 @@ from efficientquant_agent.errors import RunFailedError, SensorError
 from efficientquant_agent.records import Finding
 from efficientquant_agent.samplers import nvml
 
-# An engine is in memory twice while it loads, with its activations beside it (measurement.md: three times its size).
+# While it loads, an engine is in memory twice, plus its activations (measurement.md: three times its size).
 MEMORY_FACTOR = 3
 
 
 def hottest_c(latest: Mapping[str, float], hot_zones: str) -> Optional[float]:
-    """Return the highest temperature of the zones that compute in °C, None without any."""
+    """Return the highest temperature of the computing zones, in °C.
+
+    None without such a zone. The regular expression `hot_zones` matches the names of all of them.
+    """
     return max((value for name, value in latest.items() if re.fullmatch(hot_zones, name)), default=None)
 
 
 class Gate(NamedTuple):
-    """The temperature that a board must be below to start, and the zones that count."""
+    """The temperature limit for a start, and the zones that count.
+
+    A board may start below `limit_c`.
+    """
 
     limit_c: float
     hot_zones: str
 
     def is_open(self, latest: Mapping[str, float]) -> bool:
-        """Return True when the board is cooler, or its temperature is unknown."""
+        """Return True when the board is cool enough or its temperature unknown."""
         temperature_c = hottest_c(latest, self.hot_zones)
         return temperature_c is None or temperature_c < self.limit_c
 
     def too_hot(self, latest: Mapping[str, float], waited_s: float) -> Finding:
-        """Say that the board did not cool down in time: it is measured all the same, and the verdict is lower."""
+        """Return the finding for a board that stayed too hot.
+
+        The board is measured all the same, with a lower verdict.
+        """
         return Finding(
             "temperature",
             "soft",
@@ -40,7 +49,10 @@ class Gate(NamedTuple):
 
 
 def require_memory(content_path: str, available_bytes: Optional[int]) -> None:
-    """Raise RunFailedError("refused") when the board has less memory left than three times the file to load."""
+    """Raise RunFailedError("refused") when the board has too little memory left.
+
+    It needs three times the size of the file to load.
+    """
     needed_bytes = MEMORY_FACTOR * os.stat(content_path).st_size
     if available_bytes is not None and available_bytes < needed_bytes:
         raise RunFailedError(
@@ -53,7 +65,10 @@ def require_memory(content_path: str, available_bytes: Optional[int]) -> None:
 
 
 def gpu_neighbours(gpu: Any, own_pids: List[int], when: str) -> List[Finding]:
-    """Say who else computes on the GPU, or why nobody knows: what is measured beside them is not the model's own."""
+    """Return findings on other processes that compute on the GPU.
+
+    What is measured while they compute is not the model's own. Where they cannot be listed, the finding says why.
+    """
     if gpu is None:
         return [Finding("gpu_processes", "info", "there is no NVML here to list them")]
     try:
@@ -64,5 +79,5 @@ def gpu_neighbours(gpu: Any, own_pids: List[int], when: str) -> List[Finding]:
         return [Finding("gpu_processes", "info", "the driver does not list them")]
     if not others:
         return []
-    pids = ", ".join(str(one.pid) for one in others)
+    pids = ", ".join(str(process.pid) for process in others)
     return [Finding("gpu_processes", "invalid", "other processes on the GPU {} measuring: {}".format(when, pids))]

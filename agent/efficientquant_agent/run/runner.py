@@ -1,4 +1,7 @@
-"""The parent's half of a run: prepares the board, starts the children, and turns whatever happens into a result."""
+"""The parent's half of a run, from board setup to result.
+
+It sets the clocks, starts the children, and turns whatever happens into a result.
+"""
 
 import contextlib
 import os
@@ -21,7 +24,10 @@ from efficientquant_agent.run.watcher import Cancellation
 
 
 class Runner:
-    """Runs assignments one at a time, each in child processes of its own."""
+    """A runner of assignments, one at a time.
+
+    Each run gets child processes of its own.
+    """
 
     def __init__(self, device_name: str, state_dir: str, board: Board, log: Callable[[str], None]) -> None:
         self._device_name = device_name
@@ -32,15 +38,16 @@ class Runner:
         self._clocks = board.clocks or ClockControl()
         self._log = log
         os.makedirs(self._scratch_root, exist_ok=True)
-        for leftover in os.listdir(self._scratch_root):  # of an agent that was killed
+        for leftover in os.listdir(self._scratch_root):  # left by a killed agent
             shutil.rmtree(os.path.join(self._scratch_root, leftover))
 
     def run(
         self, assignment: Assignment, files: Files, result: RunResult, cancellation: Cancellation, progress: Progress
     ) -> RunResult:
-        """Return `result` completed by what the children did; a failed run is a result too, with all that it knows.
+        """Return `result` completed by what the children did.
 
-        Raises RunFailedError("load_failed") for a backend that this agent has no code for.
+        A failed run also gives a result, with everything known about it. Raises RunFailedError("load_failed") for a
+        backend that this agent has no code for.
         """
         try:
             backends.find(assignment.backend)
@@ -61,7 +68,10 @@ class Runner:
 
     @contextlib.contextmanager
     def _set_clocks(self, assignment: Assignment, steps: Steps) -> Iterator[None]:
-        """Set what was asked for, and put back what was there before, whatever happens in between."""
+        """Set the requested clocks and always restore the previous ones.
+
+        Raises RunFailedError("clocks_failed") when they cannot be set. A failed restore is a finding.
+        """
         asked = assignment.measurement
         gpu = discrete_gpu(steps.result.device.gpus)
         request = ClockRequest(asked.power_mode, asked.lock_clocks, gpu.uuid if gpu and asked.lock_clocks else "")

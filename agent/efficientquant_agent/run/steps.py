@@ -1,4 +1,7 @@
-"""The steps of one run as its parent takes them: build, cool down, rest, measure, rest; nothing known gets lost."""
+"""The steps of one run as its parent takes them.
+
+They are: build, cool down, rest, measure, rest. A failure keeps everything that is known by then.
+"""
 
 import json
 import os
@@ -32,14 +35,17 @@ _MAKING = ("transfer", "parse", "build")
 
 
 class Files(NamedTuple):
-    """What was fetched for a run; `reference` is empty without one."""
+    """The files fetched for a run.
+
+    `reference` is empty without one.
+    """
 
     artifact: str
     reference: str = ""
 
 
 class Steps:
-    """One run in its steps."""
+    """The steps of one run."""
 
     def __init__(
         self,
@@ -66,21 +72,26 @@ class Steps:
         self._scratch = scratch
         self._backend = backends.find(assignment.backend)
         gpu = discrete_gpu(result.device.gpus if result.device else ())
-        self._found = board.discover(self._asked.sampling_interval_s, gpu.uuid if gpu else "", self._backend.uses_gpu)
+        self._discovery = board.discover(
+            self._asked.sampling_interval_s, gpu.uuid if gpu else "", self._backend.uses_gpu
+        )
         self._windows: List[Window] = []
         self._own_pss = Series("child_pss_bytes", [], [])
-        # Since when what the board's memory does is the model's doing, and not a build's; None until then.
+        # From here on the model, not a build, changes the board's memory. None before that.
         self._model_since_s: Optional[float] = None
         recorder = SeriesRecorder(result.started_monotonic_s, log)
-        recorder.add(self._found.samplers)
+        recorder.add(self._discovery.samplers)
         self._watcher = Watcher(
-            recorder, self._found.stream, self._asked.sampling_interval_s, self._deadline_s(), cancellation
+            recorder, self._discovery.stream, self._asked.sampling_interval_s, self._deadline_s(), cancellation
         )
-        self.conditions.update(rail_set=self._found.rail_set, timing_mode="host end to end")
-        self.findings += [Finding("sensor", "info", note) for note in self._found.notes]
+        self.conditions.update(rail_set=self._discovery.rail_set, timing_mode="host end to end")
+        self.findings += [Finding("sensor", "info", note) for note in self._discovery.notes]
 
     def do(self, device_name: str) -> None:
-        """Build an engine where the backend wants one, and measure; a plan that does not load is built anew, once."""
+        """Build an engine if the backend needs one, then measure.
+
+        A plan that does not load is rebuilt, once. Raises RunFailedError.
+        """
         if not self._backend.builds:
             self._measure_between_rests(self._files.artifact, None, device_name)
             return
@@ -92,24 +103,24 @@ class Steps:
                 raise
             self.findings.append(Finding("engine", "info", "the kept engine did not load: {}".format(error)))
             self._engines.forget(engine)
-            # What was timed of a loading that failed is no part of one that works.
-            self.result = self.result._replace(stages=[one for one in self.result.stages if one.stage in _MAKING])
+            # Timings of the load that failed are no part of the next one.
+            self.result = self.result._replace(stages=[stage for stage in self.result.stages if stage.stage in _MAKING])
             del self._windows[:]
             engine = self._prepare_engine()
             self._measure_between_rests(engine.path, engine, device_name)
 
     def fail(self, error: RunFailedError) -> None:
-        """Keep what the run ended with."""
+        """Record the error that ended the run."""
         failure_type = "load_failed" if error.failure_type == "stale_plan" else error.failure_type
         self.result = self.result._replace(failure_type=failure_type, failure_message=str(error))
 
     def finish(self) -> RunResult:
-        """Stop watching and return all that is known."""
+        """Stop watching and return the result with everything known."""
         watcher = self._watcher
         cpu_s = watcher.cpu_s()
         series = watcher.close()
-        if self._found.gpu is not None:
-            self._found.gpu.close()
+        if self._discovery.gpu is not None:
+            self._discovery.gpu.close()
         if self._model_since_s is not None:
             self._mark("model", self._model_since_s)
         self.readings = self.readings._replace(sampler_cpu_s=cpu_s, sampler_wakeups=watcher.wakeups)
@@ -127,7 +138,7 @@ class Steps:
         return self.result.started_monotonic_s + timeout_s if timeout_s > 0 else float("inf")
 
     def _require_alive(self) -> None:
-        """Raise RunFailedError when the time is up or the user has cancelled."""
+        """Raise RunFailedError when the time is up or the run was cancelled."""
         if self._watcher.killed_for == "timeout":
             raise RunFailedError(
                 "timeout", "killed after {:g} s, the run's time limit".format(self._assignment.timeout_s)
@@ -168,13 +179,13 @@ class Steps:
         self._rest("idle_before")
         self._measure(content_path, engine, device_name)
         self._rest("idle_after")
-        self._watcher.look()  # so that the last window ends between two readings, not after the last one
+        self._watcher.look()  # so that the last window ends before the last reading
         self._note_neighbours("after")
 
     def _note_neighbours(self, when: str) -> None:
         if self._backend.uses_gpu:
-            found = preflight.gpu_neighbours(self._found.gpu, [os.getpid()], when)
-            self.findings += [one for one in found if one not in self.findings]
+            findings = preflight.gpu_neighbours(self._discovery.gpu, [os.getpid()], when)
+            self.findings += [finding for finding in findings if finding not in self.findings]
 
     def _cool_down(self) -> None:
         recorder = self._watcher.recorder
@@ -190,8 +201,11 @@ class Steps:
             self.findings.append(gate.too_hot(recorder.latest, time.monotonic() - started_s))
 
     def _rest(self, name: str) -> None:
-        """Watch the board at rest, where its power is read: what it takes then is subtracted."""
-        if self._asked.idle_s > 0 and self._found.rail_set:
+        """Watch the board at rest if its power can be read.
+
+        The power at rest is subtracted later. Raises RunFailedError when the run must end.
+        """
+        if self._asked.idle_s > 0 and self._discovery.rail_set:
             self.progress("idle", 0.0)
             started_s = time.monotonic()
             self._watcher.rest(self._asked.idle_s)
@@ -214,7 +228,7 @@ class Steps:
             reference_path=self._files.reference,
             measurement=self._asked,
         )
-        gpu = self._found.gpu
+        gpu = self._discovery.gpu
         ended = run_child(
             protocol.RUN_MODULE,
             spec,
@@ -230,7 +244,10 @@ class Steps:
         self._take(outcome, engine)
 
     def _take(self, outcome: Outcome, engine: Optional[PreparedEngine]) -> None:
-        """Keep everything a child told, also when it failed."""
+        """Record everything that a child reported, also after a failure.
+
+        Raises RunFailedError when the child failed.
+        """
         self._add_stages(list(outcome.stages))
         for window in outcome.windows:
             self._windows.append(
@@ -258,11 +275,11 @@ class Steps:
         self.result = self.result._replace(stages=list(self.result.stages) + stages)
 
     def _memory_seen(self) -> str:
-        latest = self._watcher.recorder
+        recorder = self._watcher.recorder
         return "its own memory peaked at {} bytes, the board had at least {} bytes left".format(
             *(
                 "unknown" if value is None else int(value)
-                for value in (latest.extreme("child_pss_bytes", max), latest.extreme("board_available_bytes", min))
+                for value in (recorder.extreme("child_pss_bytes", max), recorder.extreme("board_available_bytes", min))
             )
         )
 
@@ -282,8 +299,8 @@ def _engine_info(engine: PreparedEngine, outcome: Outcome) -> EngineInfo:
 
 
 def _merged(series: List[Series], own: Series) -> List[Series]:
-    """Put what the child read of itself among what was read from outside, in order of time."""
-    by_name = {one.name: one for one in series}
+    """Merge the child's own readings into the outside series, by time."""
+    by_name = {each.name: each for each in series}
     if own.value:
         outside = by_name.get(own.name, Series(own.name, [], []))
         pairs = sorted(zip(outside.time_s + own.time_s, outside.value + own.value))

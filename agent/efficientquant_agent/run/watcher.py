@@ -1,4 +1,7 @@
-"""Watching a run from outside: one loop that samples, blocks in between, and minds child, clock and user."""
+"""The loop that watches a run from outside.
+
+It samples, blocks in between, and handles the child's output, the time limit and cancellation.
+"""
 
 import contextlib
 import os
@@ -19,20 +22,23 @@ MIN_INTERVAL_S = 0.01
 
 
 class Cancellation:
-    """Set from any thread; wakes whoever waits for it, in threading's way or in select's."""
+    """A cancellation that any thread can set.
+
+    It wakes those who wait for `event`, and those who wait for fileno() in select.
+    """
 
     def __init__(self) -> None:
         self.event = threading.Event()
         self._reader, self._writer = os.pipe()
 
     def set(self) -> None:
-        """Cancel; once is enough, more does no harm."""
+        """Cancel once and ignore further calls."""
         if not self.event.is_set():
             self.event.set()
             os.write(self._writer, b"x")
 
     def fileno(self) -> int:
-        """Return what becomes readable when it is set."""
+        """Return the descriptor that becomes readable on cancellation."""
         return self._reader
 
     def close(self) -> None:
@@ -42,7 +48,10 @@ class Cancellation:
 
 
 class SeriesRecorder:
-    """Samples several quantities into series; a sensor that fails is told once and not asked again."""
+    """A recorder that samples several quantities into series.
+
+    A sensor that fails is reported once and not read again.
+    """
 
     def __init__(self, started_s: float, log: Callable[[str], None]) -> None:
         self._samplers: List[Sampler] = []
@@ -53,18 +62,18 @@ class SeriesRecorder:
         self.findings: List[Finding] = []
 
     def add(self, samplers: Sequence[Sampler]) -> None:
-        """Read these too from now on."""
+        """Read these samplers, too, from now on."""
         self._samplers.extend(samplers)
 
     def drop(self, samplers: Sequence[Sampler]) -> None:
-        """Read these no more, and release them."""
+        """Stop reading these samplers and release them."""
         for sampler in samplers:
             if sampler in self._samplers:
                 self._samplers.remove(sampler)
                 sampler.close()
 
     def sample(self) -> None:
-        """Read every sensor once."""
+        """Read every sensor that is due, once."""
         for sampler in list(self._samplers):
             if not sampler.due(time.monotonic()):
                 continue
@@ -81,7 +90,7 @@ class SeriesRecorder:
                 self.put(time.monotonic(), {sampler.name: value})
 
     def put(self, monotonic_s: float, values: Mapping[str, float]) -> None:
-        """Record values that were read at one moment."""
+        """Record values that were read at the same time."""
         for name, value in values.items():
             series = self._series.setdefault(name, Series(name, [], []))
             series.time_s.append(monotonic_s - self._started_s)
@@ -89,17 +98,26 @@ class SeriesRecorder:
         self.latest.update(values)
 
     def extreme(self, name: str, choose: Callable[[Sequence[float]], float]) -> Optional[float]:
-        """Return the largest or smallest value of a series so far; None before there is one."""
+        """Return the largest or smallest value of a series so far.
+
+        `choose` is max or min. None without a value.
+        """
         series = self._series.get(name)
         return choose(series.value) if series else None
 
     def broken(self, name: str, error: SensorError) -> None:
-        """Say that a sensor is lost: what it would have told is missing from here on, and the result says so."""
+        """Report a sensor as lost during the run.
+
+        Its values are missing from here on, and the result says so.
+        """
         self._log("no more {} in this run: {}".format(name, error))
         self.findings.append(Finding("sensor", "soft", "{} was lost during the run: {}".format(name, error)))
 
     def _closed(self, name: str, error: SensorError) -> None:
-        """Say, once, that a sensor gave nothing from the start, as one that is for root alone: nothing was lost."""
+        """Report, once, a sensor that could never be read.
+
+        An example is a sensor that only root can read. Nothing was lost, so the finding is an "info".
+        """
         finding = Finding("sensor", "info", "{} cannot be read here: {}".format(name, error))
         if finding not in self.findings:
             self._log("no {} in this run: {}".format(name, error))
@@ -112,10 +130,10 @@ class SeriesRecorder:
 
 
 class Watcher:
-    """Samples the board through all steps of a run.
+    """A watcher that samples the board through all steps of a run.
 
-    `killed_for` is "" until the run's time limit ("timeout") or its user ("cancelled") ends it; every method returns
-    at once from then on.
+    `killed_for` is "" until the run's time limit ("timeout") or its user ("cancelled") ends it. From then on every
+    method returns at once.
     """
 
     def __init__(
@@ -138,23 +156,29 @@ class Watcher:
         self._stream_cpu_s = 0.0
 
     def look(self) -> None:
-        """Read everything once, now, with what tegrastats has said until now."""
+        """Read every sensor once, and what tegrastats has printed so far."""
         self.recorder.sample()
         if self._stream is not None:
             self._read_stream()
 
     def rest(self, duration_s: float) -> None:
-        """Watch the board alone for a while."""
+        """Watch the board alone for a duration."""
         self._loop({}, time.monotonic() + duration_s)
 
     def wait_until(self, is_met: Callable[[Mapping[str, float]], bool], timeout_s: float) -> bool:
-        """Watch until the latest values meet a condition; False when they do not in time."""
+        """Watch until the latest values meet a condition.
+
+        Return False when they do not in time.
+        """
         until_s = time.monotonic() + timeout_s
         self._loop({}, until_s, lambda: is_met(self.recorder.latest))
         return is_met(self.recorder.latest)
 
     def watch(self, samplers: Sequence[Sampler], handlers: Mapping[Any, Callable[[str], None]]) -> None:
-        """Watch a child by its pipes until it has closed them; `handlers` get the lines of each."""
+        """Watch a child until it has closed its pipes.
+
+        `handlers` get the lines of each pipe.
+        """
         self.recorder.add(samplers)
         try:
             self._loop({stream: _Lines(handle) for stream, handle in handlers.items()}, float("inf"))
@@ -162,7 +186,10 @@ class Watcher:
             self.recorder.drop(samplers)
 
     def cpu_s(self) -> float:
-        """Return the CPU time that watching took so far, in seconds, tegrastats' own included."""
+        """Return the CPU time that watching took so far, in seconds.
+
+        It includes tegrastats' own.
+        """
         if self._stream is not None:
             self._stream_cpu_s = self._stream.cpu_s
         return self._loop_cpu_s + self._stream_cpu_s
@@ -175,7 +202,10 @@ class Watcher:
         return self.recorder.close()
 
     def _loop(self, pipes: Dict[Any, "_Lines"], until_s: float, is_done: Callable[[], bool] = lambda: False) -> None:
-        """Sample until `until_s`, until `is_done()` or, with pipes, until all of them have ended."""
+        """Sample until `until_s`, until `is_done()` or until all pipes have ended.
+
+        Without pipes only the first two count.
+        """
         with self._counting_cpu(), _sampling_on_last_cpu(), selectors.DefaultSelector() as selector:
             for source in [self._cancellation, *pipes]:
                 selector.register(source, selectors.EVENT_READ)
@@ -194,7 +224,10 @@ class Watcher:
 
     @contextlib.contextmanager
     def _counting_cpu(self) -> Iterator[None]:
-        """Count what watching costs; starting a child between two steps is no part of it."""
+        """Count the CPU time of watching.
+
+        Starting a child between two steps is not included.
+        """
         before_s = _thread_cpu_s()
         try:
             yield
@@ -233,20 +266,23 @@ class Watcher:
             self.killed_for = self.killed_for or "timeout"
         if now_s >= self._sample_at_s:
             self.recorder.sample()
-            # A late sample is not made up for by a second one right after it.
+            # A late sample is not followed by another at once to catch up.
             next_s = self._sample_at_s + self._interval_s
             self._sample_at_s = next_s if next_s > now_s else now_s + self._interval_s
 
 
 class _Lines:
-    """Bytes in any pieces become whole lines."""
+    """A joiner of arbitrary pieces of bytes into whole lines."""
 
     def __init__(self, handle: Callable[[str], None]) -> None:
         self._handle = handle
         self._rest = b""
 
     def feed(self, data: bytes) -> None:
-        """Handle every line that is complete; no data is the end, and ends the last line too."""
+        """Handle every complete line.
+
+        Empty `data` means the end, and also completes the last line.
+        """
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop() if data else b""
         for line in lines:
@@ -254,14 +290,18 @@ class _Lines:
                 self._handle(line.decode(errors="replace").rstrip())
 
 
-def kill_group(child: subprocess.Popen) -> None:
-    """Leave nothing of a child behind: what it started dies with it."""
+def kill_group(child: "subprocess.Popen[bytes]") -> None:
+    """Kill a child that still runs, with its process group.
+
+    Waits for its end and closes its pipes.
+    """
     with contextlib.suppress(ProcessLookupError):
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-    child.stdout.close()
-    child.stderr.close()
+    for pipe in (child.stdout, child.stderr):
+        if pipe is not None:
+            pipe.close()
 
 
 def _thread_cpu_s() -> float:
@@ -270,7 +310,10 @@ def _thread_cpu_s() -> float:
 
 @contextlib.contextmanager
 def _sampling_on_last_cpu() -> Iterator[None]:
-    """Keep this thread on the CPU that the measuring thread stays off, where there are more than two."""
+    """Keep this thread on the last CPU.
+
+    The measuring thread stays off that CPU. With one or two CPUs online this thread is left alone.
+    """
     online = os.sched_getaffinity(0)
     if len(online) <= 2:
         yield
@@ -284,15 +327,16 @@ def _sampling_on_last_cpu() -> Iterator[None]:
 
 
 def _allowed_cpus(task: str = "/proc/self") -> Set[int]:
-    """Return the CPUs that a task may run on, with those that a power mode has switched off; empty if unknown.
+    """Return the CPUs that a task may run on, empty if unknown.
 
-    The process's main thread is asked, which is never narrowed. This one's own set may have lost CPUs for good: a
-    kernel before 6.2 keeps only those that are on when a set is restored.
+    CPUs that a power mode has switched off are included. The process's main thread is asked, which is never narrowed.
+    This thread's own set may have lost CPUs for good: a kernel before 6.2 keeps only those online when a set is
+    restored.
     """
     try:
         with open(os.path.join(task, "status"), encoding="utf-8", errors="replace") as stream:
-            found = re.search(r"^Cpus_allowed_list:\s*([0-9,-]+)$", stream.read(), re.MULTILINE)
+            match = re.search(r"^Cpus_allowed_list:\s*([0-9,-]+)$", stream.read(), re.MULTILINE)
     except OSError:
         return set()
-    spans = [span.partition("-") for span in found.group(1).split(",")] if found else []
+    spans = [span.partition("-") for span in match.group(1).split(",")] if match else []
     return {cpu for first, _, last in spans for cpu in range(int(first), int(last or first) + 1)}

@@ -1,4 +1,4 @@
-"""What is read about the board and the child while a run lasts."""
+"""Samplers of the board and of the child process during a run."""
 
 from efficientquant_agent.samplers.discovery import Discovery, board_samplers, child_samplers, discover
 

@@ -1,4 +1,4 @@
-"""The contract of a sampler: one quantity, read again and again, cheaply."""
+"""The contract of a sampler, which reads one quantity repeatedly and cheaply."""
 
 import abc
 import errno
@@ -10,34 +10,39 @@ from efficientquant_agent.errors import SensorError
 
 
 class SamplerRoots(NamedTuple):
-    """Where a board is read: its file systems, and NVML's GPU (samplers.nvml.Gpu) where there is one."""
+    """The board's file systems and its NVML GPU, if any.
+
+    `gpu` is a samplers.nvml.Gpu.
+    """
 
     proc: str = "/proc"
     sys: str = "/sys"
     gpu: Optional[Any] = None
 
 
-# Finds the samplers of one kind; raises SensorError when what says what is there cannot be read.
+# Returns the samplers of one kind. Raises SensorError when a file that lists the hardware cannot be read.
 Part = Callable[[SamplerRoots], "List[Sampler]"]
 
 
 class Sampler(abc.ABC):
-    """One quantity. New hardware is one file with one subclass and its `BOARD_PARTS`, named in discovery.MODULES.
+    """One quantity that is read repeatedly during a run.
+
+    New hardware is one file with one subclass and its `BOARD_PARTS`, named in discovery.MODULES.
 
     Absent, broken and zero are three different answers:
-      * `sample` MUST return None when the quantity does not exist (any more) on this board;
-      * `sample` MUST raise SensorError when it exists and cannot be read or understood;
+      * `sample` MUST return None when the quantity does not exist (any more) on this board.
+      * `sample` MUST raise SensorError when it exists and cannot be read or parsed.
       * `sample` MUST return a number, 0.0 included, only when it was read just now.
-    `sample` MUST NOT start a process, sleep or poll; it SHOULD keep its file open between calls.
+    `sample` MUST NOT start a process, sleep or poll. It SHOULD keep its file open between calls.
     """
 
-    # In the words of the wire: quantity and SI unit, e.g. "child_pss_bytes".
+    # The series on the wire: quantity and SI unit, e.g. "child_pss_bytes".
     name = ""
 
     def due(self, now_s: float) -> bool:  # noqa: ARG002
-        """Say whether it may be sampled at `now_s` (monotonic seconds); the recorder MUST ask first.
+        """Tell whether the quantity may be sampled at `now_s` (monotonic seconds).
 
-        Only a quantity whose reading is dear ever says no: it spaces its own samples out.
+        The recorder MUST ask before each sample. Only an expensive sampler returns False, to rate-limit itself.
         """
         return True
 
@@ -47,11 +52,17 @@ class Sampler(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Release what is held; called once, after the last sample."""
+        """Release files and connections.
+
+        Called once, after the last sample.
+        """
 
 
 class Budgeted(Sampler):
-    """A dear sampler, held to a share of one core: after a reading of t CPU seconds it rests for t / `share`."""
+    """An expensive sampler, rate-limited to `share` of one core.
+
+    After a reading that took t CPU seconds it is not due for t / `share` seconds.
+    """
 
     def __init__(self, sampler: Sampler, share: float) -> None:
         self.name = sampler.name
@@ -61,12 +72,12 @@ class Budgeted(Sampler):
         self._next_s = 0.0
 
     def due(self, now_s: float) -> bool:
-        """Say whether the last reading has been paid off."""
+        """Tell whether the pause after the last reading is over."""
         self._now_s = now_s
         return now_s >= self._next_s
 
     def sample(self) -> Optional[float]:
-        """Read the quantity, and note what that cost this thread."""
+        """Read the quantity and measure the CPU time of this thread."""
         before_s = time.clock_gettime(time.CLOCK_THREAD_CPUTIME_ID)
         try:
             return self._sampler.sample()
@@ -75,14 +86,14 @@ class Budgeted(Sampler):
             self._next_s = self._now_s + cost_s / self._share
 
     def close(self) -> None:
-        """Close the sampler behind."""
+        """Close the wrapped sampler."""
         self._sampler.close()
 
 
 class OpenFile:
-    """A file of /proc or /sys that is opened once and read many times.
+    """A file of /proc or /sys, opened once and read repeatedly.
 
-    `absent` names further errno values by which this kind of file says that there is nothing to read now.
+    `absent` lists further errno values that mean "no value now" for this kind of file.
     """
 
     def __init__(self, path: str, absent: Tuple[int, ...] = ()) -> None:
@@ -91,27 +102,34 @@ class OpenFile:
         self._descriptor: Optional[int] = None
 
     def read(self) -> Optional[bytes]:
-        """Return the content now, None when the file (or the process behind it) is not there.
+        """Return the current content, None if the file does not exist.
 
-        Raises SensorError when it is there and cannot be read.
+        A file of a process that has exited does not exist either. Raises SensorError when an existing file cannot be
+        read.
         """
         try:
             return self._read_all(self._open())
         except OSError as error:
-            return self._nothing(error)
+            self._raise_unless_absent(error)
+            return None
 
     def read_short(self, most_bytes: int = 255) -> Optional[bytes]:
-        """Return content that the kernel writes as one piece of at most so many bytes; None and SensorError as `read`.
+        """Return content of at most `most_bytes` with a single system call.
 
-        It comes whole in one read. Another, to find its end, would have the kernel write it again.
+        The kernel writes such content in one piece. A second read, to find the end, would make the kernel write it
+        again. Returns None and raises SensorError like `read`.
         """
         try:
             return os.pread(self._open(), most_bytes, 0)
         except OSError as error:
-            return self._nothing(error)
+            self._raise_unless_absent(error)
+            return None
 
     def read_number(self) -> Optional[int]:
-        """Return the one whole number that is the file's content; None and SensorError as `read`."""
+        """Return the file's content as a whole number.
+
+        Returns None like `read`. Raises SensorError like `read`, and when the content is no whole number.
+        """
         content = self.read_short()
         if content is None:
             return None
@@ -132,9 +150,12 @@ class OpenFile:
             self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         return self._descriptor
 
-    def _nothing(self, error: OSError) -> None:
-        """Return None for what is not there, raise for what cannot be read."""
-        if error.errno == errno.ENODEV:  # unplugged, as a core that goes offline: it may come back as a new file
+    def _raise_unless_absent(self, error: OSError) -> None:
+        """Raise SensorError unless `error` means that there is no value.
+
+        Closes the file when its device is gone.
+        """
+        if error.errno == errno.ENODEV:  # unplugged, like a core that goes offline: it may come back as a new file
             self.close()
             return
         if not isinstance(error, (FileNotFoundError, ProcessLookupError)) and error.errno not in self._absent:
@@ -151,7 +172,10 @@ class OpenFile:
 
 
 class Number(Sampler):
-    """A quantity that is one whole number in one file, `times` and `over` what makes its unit that of the name."""
+    """A quantity that is one whole number in one file.
+
+    The number, multiplied by `times` and divided by `over`, has the unit of the name.
+    """
 
     def __init__(self, name: str, path: str, times: int = 1, over: int = 1, absent: Tuple[int, ...] = ()) -> None:
         self.name = name
@@ -160,7 +184,7 @@ class Number(Sampler):
         self._over = over
 
     def sample(self) -> Optional[float]:
-        """Return the number in the unit of the name, None when the file is not there."""
+        """Return the scaled number, None when the file does not exist."""
         number = self._file.read_number()
         return None if number is None else number * self._times / self._over
 
@@ -170,9 +194,9 @@ class Number(Sampler):
 
 
 def read_text(path: str) -> Optional[str]:
-    """Return the stripped content of a small file that says what a sensor is, None when it is not there.
+    """Return the stripped text of a small file, None without the file.
 
-    Raises SensorError when it is there and cannot be read.
+    Such a file names a sensor. Raises SensorError when an existing file cannot be read.
     """
     file = OpenFile(path)
     try:

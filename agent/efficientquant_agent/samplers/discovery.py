@@ -1,4 +1,4 @@
-"""Which samplers this board has, and which of its rails add up to the whole."""
+"""Discovery of the board's samplers and of its total power."""
 
 import functools
 import importlib
@@ -9,7 +9,7 @@ from efficientquant_agent.samplers import devfreq, jtop, memory, nvmap, nvml, po
 from efficientquant_agent.samplers.base import Sampler, SamplerRoots
 from efficientquant_agent.samplers.tegrastats_stream import Tegrastats
 
-# Modules of this package with BOARD_PARTS: what reads the board as a whole, the cheapest source of a quantity first.
+# Modules of this package with BOARD_PARTS, which read the whole board. The cheapest source of a quantity comes first.
 MODULES = (
     "memory",
     "power",
@@ -22,21 +22,25 @@ _FIRST_LINE_S = 3.0
 
 
 class Discovery(NamedTuple):
-    """What can be read on this board; whoever asked closes the samplers, the stream and the GPU, in this order."""
+    """The readable quantities of this board.
+
+    The caller closes the samplers, the stream and the GPU, in this order.
+    """
 
     samplers: List[Sampler]
     stream: Optional[Tegrastats]
     gpu: Optional[nvml.Gpu]
-    # The rails whose series power_<rail>_w add up to the total, joined by "+"; "" when there is no known total.
+    # The rails whose series power_<rail>_w add up to the total, joined by "+". "" when there is no known total.
     rail_set: str
-    # Sentences for the run's log: what is there and cannot be read, and what a series really is.
+    # Sentences for the run's log about quantities that exist and cannot be read, and about what a series means.
     notes: List[str]
 
 
 def board_samplers(proc: str = "/proc", sys: str = "/sys", gpu: Optional[nvml.Gpu] = None) -> List[Sampler]:
-    """Return what can be read about the board as a whole from files, and of its discrete GPU, before any child runs.
+    """Return the samplers of the whole board, from files and NVML.
 
-    Raises SensorError when something that says what there is cannot be read; `discover` goes on without it instead.
+    They need no child process. Raises SensorError when a file that lists the hardware cannot be read, where
+    `discover` continues without it.
     """
     samplers: List[Sampler] = []
     for part in _board_parts(SamplerRoots(proc, sys, gpu)):
@@ -45,7 +49,10 @@ def board_samplers(proc: str = "/proc", sys: str = "/sys", gpu: Optional[nvml.Gp
 
 
 def child_samplers(pid: int, proc: str = "/proc", sys: str = "/sys", gpu: Optional[nvml.Gpu] = None) -> List[Sampler]:
-    """Return what can be read about one process: PSS, and its memory on the GPU by nvmap or NVML."""
+    """Return the samplers of one process.
+
+    They read its PSS and its memory on the GPU, by nvmap or NVML. Raises SensorError like `devfreq.gpu_directory`.
+    """
     samplers: List[Sampler] = [memory.SparingChildPss(pid, proc)]
     if devfreq.gpu_directory(sys) is not None:
         samplers.append(nvmap.NvmapProcess(pid, sys))
@@ -64,14 +71,14 @@ def discover(
     gpu_uuid: str = "",
     use_gpu: bool = True,
 ) -> Discovery:
-    """Return everything that can be read here, the cheapest source of each quantity first.
+    """Return all readable quantities, each from its cheapest source.
 
-    Files come first. tegrastats is started, and its first line awaited, only where the path of one is given and no
-    rail is found in `sys`; it then adds what the files do not tell. jtop is asked only when wanted by name, and adds
-    likewise. Nothing that fails stops the rest: it becomes a note.
+    Files come first. tegrastats is started, and its first line awaited, only if `tegrastats_path` is given and no
+    rail is found in `sys`. It then adds the series that the files lack. jtop is read only with `with_jtop`, and adds
+    likewise. A source that fails becomes a note and does not stop the others.
 
-    NVML is asked about the GPU with `gpu_uuid`, else about its first one; not at all, and no power of a GPU is the
-    total, for a run that does not use it.
+    NVML reads the GPU with `gpu_uuid`, else its first one. Without `use_gpu` it is not asked, and the power of a GPU
+    is not taken as the total.
     """
     notes: List[str] = []
     gpu = _tried(lambda: nvml.open_gpu(gpu_uuid, nvml_module), None, notes) if use_gpu else None
@@ -80,7 +87,7 @@ def discover(
         _add(samplers, _tried(part, [], notes))
     if with_jtop:
         _add(samplers, _tried(lambda: _jtop(interval_s), [], notes))
-    rails = [sampler.rail for sampler in samplers if getattr(sampler, "rail", None)]
+    rails = [rail for rail in (getattr(sampler, "rail", None) for sampler in samplers) if rail]
     stream = None
     if tegrastats_path and not rails:
         names = [sampler.name for sampler in samplers]
@@ -96,7 +103,10 @@ def discover(
 
 
 def _board_parts(roots: SamplerRoots) -> List[Callable[[], List[Sampler]]]:
-    """Return what finds each kind of sampler, so that one that fails takes no other with it."""
+    """Return one function per kind of sampler.
+
+    Each can fail without the others.
+    """
     modules = [importlib.import_module("efficientquant_agent.samplers." + name) for name in MODULES]
     return [functools.partial(part, roots) for module in modules for part in module.BOARD_PARTS]
 
@@ -109,7 +119,7 @@ def _jtop(interval_s: float) -> List[Sampler]:
 
 
 def _add(samplers: List[Sampler], more: List[Sampler]) -> None:
-    """Add those whose quantity is not there yet, and close the others."""
+    """Add samplers of new quantities and close the others."""
     names = {sampler.name for sampler in samplers}
     for sampler in more:
         if sampler.name in names:

@@ -1,7 +1,9 @@
-"""What jetson-stats' daemon says, for who asks for it by name; sysfs and tegrastats need no daemon and cost less.
+"""Quantities of jetson-stats' daemon, read only on request.
 
-jetson-stats is not installed with the agent (AGPL-3.0); where it is, its client of version 4 or later is imported.
-Its thread receives the daemon's messages, so that a sample here is a look into the last one.
+sysfs and tegrastats need no daemon and cost less.
+
+jetson-stats is not installed with the agent (AGPL-3.0). Where it is installed, its client of version 4 or later is
+imported. The client's thread receives the daemon's messages, and a sample here reads the last one.
 """
 
 from typing import Any, Callable, List, Optional
@@ -12,25 +14,28 @@ from efficientquant_agent.samplers.base import Sampler
 
 
 class Connection:
-    """A started client of the daemon, closed when the last of its users lets go."""
+    """A started client of the daemon, closed with its last user."""
 
     def __init__(self, client: Any) -> None:
         self.client = client
         self._users = 0
 
     def use(self) -> None:
-        """Count one user more."""
+        """Add one user."""
         self._users += 1
 
     def release(self) -> None:
-        """Count one user less."""
+        """Remove one user, and close the client after the last."""
         self._users -= 1
         if self._users == 0:
             self.client.close()
 
 
 class JtopQuantity(Sampler):
-    """One value of the daemon's last message; `rail` names the rail that it is the power of."""
+    """One value of the daemon's last message.
+
+    `rail` is the rail's name where the value is the power of a rail.
+    """
 
     def __init__(
         self, name: str, connection: Connection, read: Callable[[Any], Optional[float]], rail: Optional[str] = None
@@ -44,7 +49,7 @@ class JtopQuantity(Sampler):
     def sample(self) -> Optional[float]:
         """Return the value, None while the part is off.
 
-        Raises SensorError when the daemon is gone or its message has another shape.
+        Raises SensorError when the daemon has exited or its message has another shape.
         """
         client = self._connection.client
         if not client.is_alive():
@@ -55,31 +60,36 @@ class JtopQuantity(Sampler):
             raise SensorError("jtop", "no {} in the daemon's message ({!r})".format(self.name, error)) from error
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Release the connection."""
         self._connection.release()
 
 
-def jtop_samplers(interval_s: float, jtop: Optional[Any] = None) -> Optional[List[Sampler]]:
-    """Return samplers for what the daemon tells about this board, None where jetson-stats is not installed.
+def jtop_samplers(interval_s: float, module: Any = None) -> Optional[List[Sampler]]:
+    """Return samplers of the daemon's values, None without jetson-stats.
 
-    `jtop` is the module, for tests. Raises SensorError when it is installed and its daemon does not answer.
+    `module` replaces the module `jtop` in tests. Raises SensorError when the daemon of an installed jetson-stats does
+    not answer.
     """
-    if jtop is None:
+    if module is None:
         try:
             import jtop
         except ImportError:
             return None
-    client = jtop.jtop(interval=interval_s)
+        module = jtop
+    client = module.jtop(interval=interval_s)
     try:
         client.start()
-    except (jtop.JtopException, OSError) as error:
+    except (module.JtopException, OSError) as error:
         raise SensorError("jtop", str(error)) from error
     connection = Connection(client)
     return _memory(connection) + _gpu(connection) + _temperatures(connection) + _rails(connection)
 
 
 def _memory(connection: Connection) -> List[Sampler]:
-    """RAM and swap, which the daemon counts in KB of 1024 bytes."""
+    """Return samplers of RAM and swap.
+
+    The daemon counts both in KB of 1024 bytes.
+    """
     return [
         JtopQuantity("board_used_bytes", connection, lambda client: client.memory["RAM"]["used"] * 1024.0),
         JtopQuantity("swap_used_bytes", connection, lambda client: client.memory["SWAP"]["used"] * 1024.0),
@@ -87,25 +97,27 @@ def _memory(connection: Connection) -> List[Sampler]:
 
 
 def _gpu(connection: Connection) -> List[Sampler]:
-    """Load in percent and clock in kHz, of the first GPU."""
-    found: List[Sampler] = []
-    for gpu in list(connection.client.gpu)[:1]:
-        found.append(
-            JtopQuantity("load_gpu", connection, lambda client, gpu=gpu: client.gpu[gpu]["status"]["load"] / 100)
-        )
-        found.append(
-            JtopQuantity("clock_gpu_hz", connection, lambda client, gpu=gpu: client.gpu[gpu]["freq"]["cur"] * 1000.0)
-        )
-    return found
+    """Return samplers of the first GPU's load and clock.
+
+    The daemon counts them in percent and kHz.
+    """
+    gpus = list(connection.client.gpu)
+    if not gpus:
+        return []
+    gpu = gpus[0]
+    return [
+        JtopQuantity("load_gpu", connection, lambda client: client.gpu[gpu]["status"]["load"] / 100),
+        JtopQuantity("clock_gpu_hz", connection, lambda client: client.gpu[gpu]["freq"]["cur"] * 1000.0),
+    ]
 
 
 def _temperatures(connection: Connection) -> List[Sampler]:
-    found: List[Sampler] = []
+    samplers: List[Sampler] = []
     for label in connection.client.temperature:
         zone = thermal.zone_name(label)
         if not thermal.is_dummy(zone):
-            found.append(JtopQuantity(thermal.series_name(zone), connection, _temperature(label)))
-    return found
+            samplers.append(JtopQuantity(thermal.series_name(zone), connection, _temperature(label)))
+    return samplers
 
 
 def _temperature(label: str) -> Callable[[Any], Optional[float]]:
@@ -117,7 +129,10 @@ def _temperature(label: str) -> Callable[[Any], Optional[float]]:
 
 
 def _rails(connection: Connection) -> List[Sampler]:
-    """Power in mW; the daemon's "avg" is an exponential filter, so it is left alone."""
+    """Return samplers of the rails' power.
+
+    The daemon counts it in mW. Its "avg" is an exponential filter and is not used.
+    """
     return [
         JtopQuantity(power.series_name(rail), connection, _power(rail), rail)
         for rail in connection.client.power["rail"]

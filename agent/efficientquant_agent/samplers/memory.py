@@ -1,4 +1,4 @@
-"""Memory: what the child holds (PSS), what the board has left, what is swapped out."""
+"""Memory of the child (PSS) and of the board, swap included."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from typing import List, Optional, Sequence, Set
 from efficientquant_agent.errors import SensorError
 from efficientquant_agent.samplers.base import Budgeted, OpenFile, Part, Sampler
 
-# Of one core, for a process that does not grow.
+# Share of one core, for a process that does not grow.
 PSS_SHARE = 0.0005
 
 # Six times what any kernel writes today.
@@ -17,7 +17,10 @@ _PSS = re.compile(rb"^Pss:\s+(\d+) kB$", re.MULTILINE)
 
 
 class ChildPss(Sampler):
-    """Proportional set size of one process in bytes, from smaps_rollup (Linux 4.14) or, before that, smaps."""
+    """Proportional set size (PSS) of one process, in bytes.
+
+    Read from smaps_rollup, which Linux has since 4.14, else from smaps.
+    """
 
     name = "child_pss_bytes"
 
@@ -27,7 +30,10 @@ class ChildPss(Sampler):
         self._file = OpenFile(rollup if os.path.exists(rollup) else os.path.join(directory, "smaps"))
 
     def sample(self) -> Optional[float]:
-        """Return the PSS in bytes, None once the process has no memory any more."""
+        """Return the PSS in bytes, None once the process has no memory.
+
+        Raises SensorError when the file cannot be read or has no Pss line.
+        """
         content = self._file.read()
         if not content:
             return None
@@ -42,10 +48,10 @@ class ChildPss(Sampler):
 
 
 class SparingChildPss(Budgeted):
-    """The PSS of a process, read when it may have reached a new peak, and otherwise as rarely as its price asks.
+    """A process's PSS, read at a possible new peak, otherwise rate-limited.
 
-    For a PSS the kernel walks every page, holding the process's memory map against it; how many pages are resident
-    it knows at once. As long as their number stays under what the last peak had, PSS has none to tell.
+    To compute a PSS the kernel walks every page and locks the process's memory map meanwhile. The number of resident
+    pages is cheap to read. While it stays below that of the last peak, the PSS has no new peak.
     """
 
     def __init__(self, pid: int, proc: str = "/proc", share: float = PSS_SHARE) -> None:
@@ -54,7 +60,10 @@ class SparingChildPss(Budgeted):
         self._peak_pages = 0
 
     def due(self, now_s: float) -> bool:
-        """Say whether the process has grown past its peak by one percent, or the last reading is paid off."""
+        """Tell whether the process outgrew its peak or the pause is over.
+
+        It outgrew its peak when it has 1 % more resident pages.
+        """
         paid_off, pages = super().due(now_s), self._resident_pages()
         if paid_off or pages > self._peak_pages * 1.01:
             self._peak_pages = max(pages, self._peak_pages)
@@ -67,7 +76,10 @@ class SparingChildPss(Budgeted):
         self._statm.close()
 
     def _resident_pages(self) -> int:
-        """Return the second number of statm; 0 when it cannot be had, which leaves the pace to the price."""
+        """Return the second number of statm, 0 when it cannot be read.
+
+        With 0, only the rate limit decides when a reading is due.
+        """
         try:
             fields = (self._statm.read_short() or b"").split()
         except SensorError:
@@ -76,7 +88,10 @@ class SparingChildPss(Budgeted):
 
 
 class Meminfo:
-    """One reading of meminfo for several samplers: no two quantities of one tick come from two moments."""
+    """One reading of meminfo, shared by several samplers.
+
+    All quantities of one tick come from the same moment.
+    """
 
     def __init__(self, proc: str = "/proc") -> None:
         self._file = OpenFile(os.path.join(proc, "meminfo"))
@@ -84,19 +99,21 @@ class Meminfo:
         self._served: Set[str] = set()
 
     def fields_bytes(self, reader: str, *fields: bytes) -> Optional[List[float]]:
-        """Return the fields in bytes, None when the file or one of them is not there.
+        """Return the fields in bytes, None when one is missing.
 
-        The file is read anew as soon as the same `reader` comes back. Raises SensorError for what is no number.
+        Also returns None without the file. The file is read again when the same `reader` calls a second time. Raises
+        SensorError for a field that is no number.
         """
         if not self._served or reader in self._served:
             self._content = b"\n" + (self._file.read_short(_MEMINFO_BYTES) or b"")
             self._served.clear()
         self._served.add(reader)
         values = [self._field_bytes(field) for field in fields]
-        return None if None in values else values
+        present = [value for value in values if value is not None]
+        return present if len(present) == len(values) else None
 
     def _field_bytes(self, field: bytes) -> Optional[float]:
-        # Ten times a second, a regular expression would cost more than the kernel takes to write the file.
+        # A regular expression, ten times a second, would cost more than the kernel needs to write the file.
         start = self._content.find(b"\n" + field + b":")
         if start < 0:
             return None
@@ -108,7 +125,10 @@ class Meminfo:
         return float(int(words[1]) * 1024)
 
     def close(self) -> None:
-        """Close the file; whoever reads again opens it again."""
+        """Close the file.
+
+        The next reading opens it again.
+        """
         self._file.close()
 
 
@@ -122,40 +142,49 @@ class _MeminfoSampler(Sampler):
 
 
 class BoardAvailable(_MeminfoSampler):
-    """Memory that the whole board could still give away, in bytes: MemAvailable."""
+    """Memory that the board can still allocate (MemAvailable), in bytes."""
 
     name = "board_available_bytes"
 
     def sample(self) -> Optional[float]:
-        """Return MemAvailable in bytes, None on a kernel that does not know it."""
+        """Return MemAvailable in bytes, None on a kernel without it."""
         values = self._meminfo.fields_bytes(self.name, b"MemAvailable")
         return values[0] if values else None
 
 
 class BoardUsed(_MeminfoSampler):
-    """Memory of the whole board that is neither free nor cache, in bytes: what `free` calls used, and jtop too."""
+    """Memory of the board that is neither free nor cache, in bytes.
+
+    `free` and jtop call it used.
+    """
 
     name = "board_used_bytes"
 
     def sample(self) -> Optional[float]:
-        """Return MemTotal − MemFree − Buffers − Cached − SReclaimable in bytes, None when one is not told."""
+        """Return MemTotal − MemFree − Buffers − Cached − SReclaimable in bytes.
+
+        Returns None when one of them is missing.
+        """
         values = self._meminfo.fields_bytes(self.name, b"MemTotal", b"MemFree", b"Buffers", b"Cached", b"SReclaimable")
         return values[0] - sum(values[1:]) if values else None
 
 
 class SwapUsed(_MeminfoSampler):
-    """Memory of the whole board that is swapped out, in bytes."""
+    """Memory of the board that is swapped out, in bytes."""
 
     name = "swap_used_bytes"
 
     def sample(self) -> Optional[float]:
-        """Return SwapTotal − SwapFree in bytes: 0.0 without swap, None on a kernel that does not say."""
+        """Return SwapTotal − SwapFree in bytes.
+
+        Returns 0.0 without swap, None when one of the fields is missing.
+        """
         values = self._meminfo.fields_bytes(self.name, b"SwapTotal", b"SwapFree")
         return values[0] - values[1] if values else None
 
 
 def meminfo_samplers(proc: str = "/proc") -> List[Sampler]:
-    """Return the board's three quantities of memory, read together."""
+    """Return samplers of the board's three memory quantities, read together."""
     meminfo = Meminfo(proc)
     return [BoardUsed(meminfo=meminfo), BoardAvailable(meminfo=meminfo), SwapUsed(meminfo=meminfo)]
 

@@ -1,4 +1,7 @@
-"""Memory that a Jetson's graphics driver holds for the child: its buffers are in no process's PSS."""
+"""Memory that a Jetson's graphics driver holds for the child.
+
+The driver's buffers are not part of any process's PSS.
+"""
 
 import os
 import re
@@ -9,14 +12,14 @@ from efficientquant_agent.samplers.base import OpenFile, Sampler
 
 _CLIENTS = "kernel/debug/nvmap/iovmm/clients"
 _UNITS = {b"": 1, b"K": 1 << 10, b"M": 1 << 20, b"G": 1 << 30}
-# CLIENT  PROCESS  PID  SIZE, with a unit after the size; a process may have spaces in its name.
+# CLIENT  PROCESS  PID  SIZE, with a unit after the size. A process may have spaces in its name.
 _CLIENT = re.compile(rb"^\S+[ \t]+\S.*?[ \t]+(\d+)[ \t]+(\d+)([KMG]?)[ \t]*$", re.MULTILINE)
 
 
 class NvmapProcess(Sampler):
-    """Bytes that nvmap holds for one process, as root sees them in debugfs.
+    """Bytes that nvmap holds for one process, from debugfs, as root.
 
-    A process that is not in the list has no answer rather than 0: in a container the list counts in the host's pids.
+    A process that is not listed has no value rather than 0, because in a container the list has the host's pids.
     """
 
     name = "nvmap_process_bytes"
@@ -26,9 +29,10 @@ class NvmapProcess(Sampler):
         self._file = OpenFile(os.path.join(sys, _CLIENTS))
 
     def sample(self) -> Optional[float]:
-        """Return the sum over the process's entries in bytes, None without nvmap or without an entry.
+        """Return the sum of the process's entries in bytes.
 
-        Raises SensorError without root, and for a list without its heading.
+        Returns None without nvmap or without an entry. Raises SensorError without root, and for a list without its
+        heading.
         """
         content = self._file.read()
         if content is None:

@@ -1,7 +1,7 @@
-"""What NVML knows about a discrete GPU: memory, energy, clocks, heat, and who else is on it.
+"""A discrete GPU's memory, energy, clocks, temperature and processes, from NVML.
 
-The bindings are `nvidia-ml-py`, whose module is called `pynvml`; they are imported where they are needed, and tests
-hand in a double. A call that this GPU or driver does not support makes its quantity absent; any other NVML error is a
+The bindings are `nvidia-ml-py`, whose module is called `pynvml`. They are imported where they are needed, and tests
+pass a double. A call that this GPU or driver does not support makes its quantity absent. Any other NVML error is a
 SensorError. No JetPack before 7 has NVML.
 """
 
@@ -11,19 +11,25 @@ from typing import Any, Callable, Iterable, List, NamedTuple, Optional, Sequence
 from efficientquant_agent.errors import SensorError
 from efficientquant_agent.samplers.base import Budgeted, Part, Sampler
 
-# Listing processes asks the driver twice, so it is held to a share of a core like every other dear reading.
+# Listing processes asks the driver twice, so it is rate-limited to this share of one core.
 PROCESS_LIST_SHARE = 0.0005
 
 
 class GpuProcess(NamedTuple):
-    """A process that computes on the GPU, by the host's pid, with its memory there where the driver tells it."""
+    """A process that computes on the GPU.
+
+    `pid` is the host's. `used_bytes` is its memory on the GPU, None where the driver does not give it.
+    """
 
     pid: int
     used_bytes: Optional[int]
 
 
 class Gpu:
-    """One GPU of NVML. `close` once, after its last sampler."""
+    """One GPU, read through NVML.
+
+    Call `close` once, after its last sampler is closed.
+    """
 
     def __init__(self, nvml: Any, handle: Any, path: str) -> None:
         self.nvml = nvml
@@ -31,7 +37,7 @@ class Gpu:
         self.path = path
 
     def ask(self, call: Callable[..., Any], *arguments: Any) -> Optional[Any]:
-        """Return the call's answer about this GPU, None when it is not supported.
+        """Return the call's answer about this GPU, None when unsupported.
 
         Raises SensorError, naming the call, for any other error of NVML.
         """
@@ -48,7 +54,8 @@ class Gpu:
     def memory(self) -> Optional[Any]:
         """Return NVML's total, free and used bytes.
 
-        `used` is without what the driver reserves where both sides are new enough to tell (nvmlMemory_v2).
+        `used` excludes the driver's reserve where bindings and driver both know nvmlMemory_v2. Returns None and raises
+        SensorError like `ask`.
         """
         nvml = self.nvml
         if hasattr(nvml, "nvmlMemory_v2"):
@@ -58,27 +65,34 @@ class Gpu:
         return self.ask(nvml.nvmlDeviceGetMemoryInfo)
 
     def processes(self) -> Optional[List[GpuProcess]]:
-        """Return the processes that compute on this GPU, None when the driver does not list them."""
-        found = self.ask(self.nvml.nvmlDeviceGetComputeRunningProcesses)
-        return None if found is None else [GpuProcess(one.pid, one.usedGpuMemory) for one in found]
+        """Return the processes on this GPU, None when they cannot be listed.
+
+        Raises SensorError like `ask`.
+        """
+        processes = self.ask(self.nvml.nvmlDeviceGetComputeRunningProcesses)
+        if processes is None:
+            return None
+        return [GpuProcess(process.pid, process.usedGpuMemory) for process in processes]
 
     def close(self) -> None:
-        """Let go of NVML."""
+        """Shut NVML down."""
         with contextlib.suppress(self.nvml.NVMLError):
             self.nvml.nvmlShutdown()
 
 
-def open_gpu(uuid: str = "", nvml: Optional[Any] = None) -> Optional[Gpu]:
-    """Return the GPU with this UUID ("GPU-…", as CUDA tells it), else the first; None without bindings, driver or GPU.
+def open_gpu(uuid: str = "", nvml: Any = None) -> Optional[Gpu]:
+    """Return the GPU with this UUID, without a UUID the first.
 
-    Only a UUID names the GPU that CUDA uses: the fastest is its first, and NVML counts by PCI bus.
-    Raises SensorError when there are all three and they do not work, and when no GPU has this UUID.
+    Returns None without bindings, driver or GPU. A UUID has CUDA's form ("GPU-…"). Only a UUID names the GPU that CUDA
+    uses, because CUDA's first GPU is the fastest, and NVML counts by PCI bus.
+    Raises SensorError when all three exist and do not work, and when no GPU has this UUID.
     """
     if nvml is None:
         try:
-            import pynvml as nvml
+            import pynvml
         except ImportError:
             return None
+        nvml = pynvml
     absent = (nvml.NVML_ERROR_LIBRARY_NOT_FOUND, nvml.NVML_ERROR_DRIVER_NOT_LOADED)
     try:
         nvml.nvmlInit()
@@ -91,7 +105,7 @@ def open_gpu(uuid: str = "", nvml: Optional[Any] = None) -> Optional[Gpu]:
         if not nvml.nvmlDeviceGetCount():
             nvml.nvmlShutdown()
             return None
-        # In bytes: bindings before 11.5 take no text.
+        # In bytes, because bindings before 11.5 accept no text.
         handle = nvml.nvmlDeviceGetHandleByUUID(uuid.encode()) if uuid else nvml.nvmlDeviceGetHandleByIndex(0)
     except nvml.NVMLError as error:
         nvml.nvmlShutdown()
@@ -100,24 +114,30 @@ def open_gpu(uuid: str = "", nvml: Optional[Any] = None) -> Optional[Gpu]:
 
 
 def other_processes(gpu: Gpu, own_pids: Iterable[int]) -> Optional[List[GpuProcess]]:
-    """Return who else computes on the GPU, which makes a result invalid; None when the driver does not list them.
+    """Return the GPU's processes except `own_pids`, None when they cannot be listed.
 
-    `own_pids` are left out. In a container NVML counts in the host's pids, which the agent's own are not; ask before
-    the child exists. Raises SensorError.
+    Such a process makes a result invalid. In a container NVML gives the host's pids, which differ from the agent's
+    own, so call this before the child exists. Raises SensorError like `Gpu.ask`.
     """
     own, listed = frozenset(own_pids), gpu.processes()
     return None if listed is None else [process for process in listed if process.pid not in own]
 
 
 class GpuQuantity(Sampler):
-    """One number of NVML; after a "not supported" it is absent, and not asked again."""
+    """One number of NVML.
+
+    After a "not supported" it is absent and is not asked again.
+    """
 
     def __init__(self, name: str, read: Callable[[], Optional[float]]) -> None:
         self.name = name
         self._read: Optional[Callable[[], Optional[float]]] = read
 
     def sample(self) -> Optional[float]:
-        """Return the quantity, None when this GPU or driver has none."""
+        """Return the quantity, None when this GPU or driver lacks it.
+
+        Raises SensorError like `Gpu.ask`.
+        """
         if self._read is None:
             return None
         value = self._read()
@@ -126,15 +146,18 @@ class GpuQuantity(Sampler):
         return value
 
     def close(self) -> None:
-        """Ask no more; the GPU is closed by whoever opened it."""
+        """Stop reading.
+
+        The caller of `open_gpu` closes the GPU.
+        """
         self._read = None
 
 
 class GpuProcessBytes(Sampler):
-    """Bytes on the GPU that NVML books on one process.
+    """Bytes on the GPU that NVML attributes to one process.
 
-    None where the process is not listed or its memory not told, as in a container, where NVML counts in the host's
-    pids: what the process took is then the rise of gpu_used_bytes since before it was started.
+    None where the process or its memory is not listed, as in a container, where NVML gives the host's pids. The
+    process's memory is then the rise of gpu_used_bytes since before it was started.
     """
 
     name = "gpu_process_bytes"
@@ -144,18 +167,24 @@ class GpuProcessBytes(Sampler):
         self._pid = pid
 
     def sample(self) -> Optional[float]:
-        """Return the bytes, None when NVML does not tell them."""
+        """Return the bytes, None when NVML does not give them.
+
+        Raises SensorError like `Gpu.ask`.
+        """
         for process in self._gpu.processes() or ():
             if process.pid == self._pid and process.used_bytes is not None:
                 return float(process.used_bytes)
         return None
 
     def close(self) -> None:
-        """Hold nothing; the GPU is closed by whoever opened it."""
+        """Do nothing.
+
+        The caller of `open_gpu` closes the GPU.
+        """
 
 
 def board_samplers(gpu: Gpu) -> List[Sampler]:
-    """Return what can be asked about the GPU as a whole, in the words and units of the series."""
+    """Return the samplers of the whole GPU."""
     nvml, ask = gpu.nvml, gpu.ask
     reasons = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
     if reasons is None:  # bindings before 12.535
@@ -185,17 +214,23 @@ def board_samplers(gpu: Gpu) -> List[Sampler]:
 
 
 def child_samplers(gpu: Gpu, pid: int) -> List[Sampler]:
-    """Return what can be asked about one process on the GPU."""
+    """Return the samplers of one process on the GPU."""
     return [Budgeted(GpuProcessBytes(gpu, pid), PROCESS_LIST_SHARE)]
 
 
 def has_instant_power(gpu: Gpu) -> bool:
-    """Say whether power is of this moment; without, an Ampere's is the mean of the last second."""
+    """Tell whether NVML gives the power of this moment.
+
+    Otherwise the power of an Ampere GPU is the mean of the last second. Raises SensorError like `Gpu.ask`.
+    """
     return _instant_power(gpu) is not None
 
 
 def power_reader(gpu: Gpu) -> Callable[[], Optional[float]]:
-    """Return what reads the GPU's power in watts: of this moment where there is that, else the driver's own mean."""
+    """Return a function that reads the GPU's power in watts.
+
+    The power is that of this moment where NVML gives it, else the driver's own mean. Raises SensorError like `Gpu.ask`.
+    """
     if has_instant_power(gpu):
         return lambda: _instant_power(gpu)
     return lambda: _scaled(gpu.ask(gpu.nvml.nvmlDeviceGetPowerUsage), over=1000)
@@ -204,12 +239,15 @@ def power_reader(gpu: Gpu) -> Callable[[], Optional[float]]:
 def _instant_power(gpu: Gpu) -> Optional[float]:
     field = getattr(gpu.nvml, "NVML_FI_DEV_POWER_INSTANT", None)
     answers = None if field is None else gpu.ask(gpu.nvml.nvmlDeviceGetFieldValues, [field])
-    # A field has a return code of its own, and milliwatts as an unsigned integer.
+    # A field has its own return code. The value is in milliwatts, as an unsigned integer.
     return answers[0].value.uiVal / 1000 if answers and answers[0].nvmlReturn == 0 else None
 
 
 def _temperature(gpu: Gpu) -> Optional[int]:
-    """Ask in the way that stays (CUDA 14 drops the old one), then in the one that every driver knows."""
+    """Return the temperature in °C, None when unsupported.
+
+    The old call, which every driver knows, is the fallback of the new one. CUDA 14 drops the old one.
+    """
     nvml = gpu.nvml
     newer = getattr(nvml, "nvmlDeviceGetTemperatureV", None)
     answer = None if newer is None else gpu.ask(newer, nvml.NVML_TEMPERATURE_GPU)

@@ -1,4 +1,4 @@
-"""Power of a Jetson's rails from its INA3221 monitors, and which of them add up to the board."""
+"""Power of a Jetson's rails, from its INA3221 monitors."""
 
 import errno
 import functools
@@ -9,24 +9,27 @@ from typing import Iterable, List, NamedTuple, Optional, Sequence
 
 from efficientquant_agent.samplers.base import Number, OpenFile, Part, Sampler, read_text
 
-# Rails that carry everything: the Nano's; the one of TX2, Xavier NX and Orin Nano and NX.
+# Rails that carry the whole board: the Nano's, and the one of TX2, Xavier NX, Orin Nano and Orin NX.
 _BOARD_RAILS = ("POM_5V_IN", "VDD_IN")
-# An AGX Xavier measures no input; these are "the module rails" that its manual adds up.
+# An AGX Xavier does not measure its input. These are "the module rails" that its manual adds up.
 _MODULE_RAILS = ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V")
 
 
 class RailSet(NamedTuple):
-    """The rails that make the board's total; its name is theirs, joined by "+"."""
+    """The rails whose powers add up to the board's total.
+
+    `name` is the rails' names joined by "+".
+    """
 
     name: str
     rails: List[str]
 
 
 def rail_set(names: Iterable[str]) -> Optional[RailSet]:
-    """Return the rails whose powers add up to the board's, None when these names hold no known total.
+    """Return the rails that make the board's total power, None if unknown.
 
-    The names may come from tegrastats or from sysfs, in any order and case; the answer is in upper case, so that
-    both name one set alike.
+    The names may come from tegrastats or from sysfs, in any order and case. The result is in upper case, so that
+    both sources give the same name to the same set.
     """
     present = {name.upper() for name in names}
     for rail in _BOARD_RAILS:
@@ -38,18 +41,21 @@ def rail_set(names: Iterable[str]) -> Optional[RailSet]:
 
 
 def is_connected(rail: str) -> bool:
-    """Say whether a channel's label names a rail: an unused one is called NC, or nothing."""
+    """Tell whether a channel's label names a rail.
+
+    The label of an unused channel is NC or empty.
+    """
     return bool(rail) and rail.upper() != "NC"
 
 
-@functools.lru_cache(maxsize=256)  # asked for every rail of every line of tegrastats
+@functools.lru_cache(maxsize=256)  # called for every rail of every line of tegrastats
 def series_name(rail: str) -> str:
     """Return the series of a rail, e.g. "power_pom_5v_in_w"."""
     return "power_{}_w".format(re.sub(r"[^a-z0-9]+", "_", rail.lower()).strip("_"))
 
 
 class IioRail(Number):
-    """A rail of JetPack 4's driver, which multiplies by itself: milliwatts in one file."""
+    """A rail of JetPack 4's driver, which gives milliwatts in one file."""
 
     def __init__(self, rail: str, path: str) -> None:
         super().__init__(series_name(rail), path, over=1000)
@@ -57,7 +63,10 @@ class IioRail(Number):
 
 
 class HwmonRail(Sampler):
-    """A rail of the driver since JetPack 5: millivolts in one file, milliamperes in another."""
+    """A rail of the driver since JetPack 5.
+
+    One file has millivolts, another milliamperes.
+    """
 
     def __init__(self, rail: str, voltage_path: str, current_path: str) -> None:
         self.name = series_name(rail)
@@ -67,7 +76,10 @@ class HwmonRail(Sampler):
         self._current = OpenFile(current_path, absent=(errno.ENODATA,))
 
     def sample(self) -> Optional[float]:
-        """Return volts × amperes in watts, None while the channel is off."""
+        """Return volts × amperes in watts, None while the channel is off.
+
+        Raises SensorError when a file cannot be read.
+        """
         millivolts, milliamperes = self._voltage.read_number(), self._current.read_number()
         return None if millivolts is None or milliamperes is None else millivolts * milliamperes / 1e6
 
@@ -78,21 +90,21 @@ class HwmonRail(Sampler):
 
 
 def power_rails(sys: str = "/sys") -> List[Sampler]:
-    """Return a sampler with a `rail` for each connected channel of each INA3221; none at all on other boards.
+    """Return a sampler with a `rail` for each connected INA3221 channel.
 
-    Raises SensorError when a label is there and cannot be read.
+    The list is empty on other boards. Raises SensorError when a label exists and cannot be read.
     """
     devices = os.path.join(glob.escape(sys), "bus/i2c/devices/*")
     drivers = os.path.join(glob.escape(sys), "bus/i2c/drivers/ina3221x/*")
-    # iio:device0 is JetPack 4's; its drivers folder shows the same devices once more, where the first is masked.
+    # iio:device0 is JetPack 4's. Its drivers folder lists the same devices, also where the first folder is masked.
     iio = glob.glob(os.path.join(devices, "iio:device*")) or glob.glob(os.path.join(drivers, "iio:device*"))
-    found: List[Sampler] = []
+    samplers: List[Sampler] = []
     for monitor in sorted(iio):
-        found.extend(_iio_rails(monitor))
+        samplers.extend(_iio_rails(monitor))
     for monitor in sorted(glob.glob(os.path.join(devices, "hwmon/hwmon*"))):
         if (read_text(os.path.join(monitor, "name")) or "").startswith("ina"):
-            found.extend(_hwmon_rails(monitor))
-    return found
+            samplers.extend(_hwmon_rails(monitor))
+    return samplers
 
 
 def _iio_rails(monitor: str) -> Iterable[Sampler]:
@@ -108,7 +120,7 @@ def _hwmon_rails(monitor: str) -> Iterable[Sampler]:
         channel = os.path.basename(label)[2 : -len("_label")]
         current = os.path.join(monitor, "curr{}_input".format(channel))
         rail = read_text(label) or ""
-        # in7_label is "sum of shunt voltages", which has no current of its own
+        # in7_label is "sum of shunt voltages", which has no current file
         if not is_connected(rail) or not os.path.exists(current):
             continue
         if read_text(os.path.join(monitor, "in{}_enable".format(channel))) != "0":

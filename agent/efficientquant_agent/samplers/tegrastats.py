@@ -1,9 +1,9 @@
-"""What tegrastats says about a Jetson, from R28's lines to R39's: one pure function from a line to a sample.
+"""Parser of tegrastats' lines, from R28 to R39.
 
-The grammar goes by name. Between releases fields move, come and go (EMC, GR3D and IRAM change with the user's rights),
-so a field is looked for wherever it stands, a field that is not whole counts as absent, and what is unknown is passed
-over. Lines are expected to be complete, as the stream's reader sees to: a number that lost its last digits at the end
-of an R32 line, where it has no unit, could not be told from a whole one.
+One pure function makes a sample from a line. Fields are found by name, because they move, come and go between releases
+(EMC, GR3D and IRAM change with the user's rights). A field may stand anywhere, an incomplete field counts as absent,
+and unknown text is skipped. Lines must be complete, which the reader of the stream ensures. At the end of an R32 line,
+a number has no unit, and without its last digits it would still look complete.
 """
 
 import re
@@ -24,7 +24,7 @@ _CLOCKS = r"\d{1,5}|\[\d{1,5}(?:,\d{1,5})*\]"
 _CELSIUS = r"(-?\d{1,4}(?:\.\d{1,6})?)C"
 
 
-def _pattern(expression: str) -> "re.Pattern":
+def _pattern(expression: str) -> "re.Pattern[str]":
     return re.compile(_START + expression + _END, re.ASCII)
 
 
@@ -40,20 +40,26 @@ _TEMPERATURE = _pattern(r"([A-Za-z][\w.-]*)@" + _CELSIUS + "(?:/" + _CELSIUS + "
 _RAIL = re.compile(
     _START + r"([A-Z][A-Z0-9_]*) +(-?\d{1,9})(mW)?/(?:(-?\d{1,9})(mW)?(?:/(-?\d{1,9})(mW)?)?)?" + _END, re.ASCII
 )
-# What these say has its own form; cut short, it may look like an engine's or a rail's.
+# These fields have their own form. Cut short, they may look like an engine or a rail.
 _MEMORIES = frozenset(("RAM", "SWAP", "IRAM"))
 _NOT_ENGINES = _MEMORIES | {"CPU", "MTS"}
 
 
 class Memory(NamedTuple):
-    """Bytes in use, and in all; tegrastats counts in powers of 1024 and calls them MB."""
+    """Memory in bytes, used and in total.
+
+    tegrastats counts in powers of 1024 and calls them MB.
+    """
 
     used_bytes: int
     total_bytes: int
 
 
 class Swap(NamedTuple):
-    """Swap in bytes; `cached_bytes` None where it is not told."""
+    """Swap in bytes.
+
+    `cached_bytes` is None where the line lacks it.
+    """
 
     used_bytes: int
     total_bytes: int
@@ -61,7 +67,7 @@ class Swap(NamedTuple):
 
 
 class Iram(NamedTuple):
-    """Memory inside the video engine in bytes, as root sees it."""
+    """Memory inside the video engine in bytes, shown only to root."""
 
     used_bytes: int
     total_bytes: int
@@ -69,28 +75,37 @@ class Iram(NamedTuple):
 
 
 class FreeBlocks(NamedTuple):
-    """The largest free blocks of RAM: how many, and of what size."""
+    """Number and size of the largest free blocks of RAM."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody calls here
     size_bytes: int
 
 
 class Core(NamedTuple):
-    """A core that is on: its load as a fraction, its clock where told."""
+    """A core that is on.
+
+    `load` is a fraction. `hz` is None where the line lacks it.
+    """
 
     load: float
     hz: Optional[float]
 
 
 class Engine(NamedTuple):
-    """An engine that is on: its load as a fraction where told, and the clock of each of its clusters where told."""
+    """An engine that is on.
+
+    `load` is a fraction, None where the line lacks it. `hz` has the clock of each cluster and may be empty.
+    """
 
     load: Optional[float]
     hz: List[float]
 
 
 class Rail(NamedTuple):
-    """Power in watts: now, on average since tegrastats started, and at most since then (R39)."""
+    """Power of a rail in watts.
+
+    `average_w` and `peak_w` (R39) count since tegrastats started.
+    """
 
     current_w: float
     average_w: Optional[float]
@@ -98,26 +113,29 @@ class Rail(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One line. None, an empty list or a missing key is what the line did not tell."""
+    """The fields of one line.
+
+    A field that the line lacks is None, an empty list or a missing key.
+    """
 
     date: Optional[datetime]  # in the board's own time zone
     ram: Memory
     lfb: Optional[FreeBlocks]
     swap: Optional[Swap]
     iram: Optional[Iram]
-    cpus: List[Optional[Core]]  # by number; None is a core that is off
+    cpus: List[Optional[Core]]  # by number, None for a core that is off
     emc: Optional[Engine]
     gr3d: Optional[Engine]
-    engines: Dict[str, Optional[Engine]]  # the others, by name without "_FREQ"; None is an engine that is off
+    engines: Dict[str, Optional[Engine]]  # the others, by name without "_FREQ", None for an engine that is off
     temperatures_c: Dict[str, float]  # without dummies and parts that are off
     rails: Dict[str, Rail]  # without channels that nothing is connected to
 
 
 def parse_line(line: str) -> Sample:
-    """Return what one line says, with every field that is whole.
+    """Parse one line, with every field that is complete.
 
-    Raises TegrastatsError, and nothing else, for a line without RAM, which every line of tegrastats has, for two lines
-    run together, and for one longer than any.
+    Raises TegrastatsError, and no other error, for a line without RAM, which every line of tegrastats has, for two
+    lines run together, and for a line longer than MAX_LINE.
     """
     if len(line) > MAX_LINE:
         raise TegrastatsError(line, "a line of {} characters".format(len(line)))
@@ -141,28 +159,29 @@ def parse_line(line: str) -> Sample:
 
 
 def values(sample: Sample) -> Dict[str, float]:
-    """Return a sample as values of the series that this project records: SI units, loads as fractions.
+    """Return a sample as values by series.
 
-    A GPU of several clusters runs at the fastest one's clock: the others may be switched off.
+    Units are SI, loads are fractions. The clock of a GPU with several clusters is that of the fastest, because the
+    others may be switched off.
     """
-    found = {"board_used_bytes": float(sample.ram.used_bytes)}
+    by_series = {"board_used_bytes": float(sample.ram.used_bytes)}
     if sample.swap is not None:
-        found["swap_used_bytes"] = float(sample.swap.used_bytes)
+        by_series["swap_used_bytes"] = float(sample.swap.used_bytes)
     for number, core in enumerate(sample.cpus):
         if core is not None:
-            found["load_cpu{}".format(number)] = core.load
+            by_series["load_cpu{}".format(number)] = core.load
             if core.hz is not None:
-                found["clock_cpu{}_hz".format(number)] = core.hz
+                by_series["clock_cpu{}_hz".format(number)] = core.hz
     for name, engine in (("gpu", sample.gr3d), ("emc", sample.emc)):
         if engine is not None and engine.load is not None:
-            found["load_" + name] = engine.load
+            by_series["load_" + name] = engine.load
         if engine is not None and engine.hz:
-            found["clock_{}_hz".format(name)] = max(engine.hz)
+            by_series["clock_{}_hz".format(name)] = max(engine.hz)
     for label, celsius in sample.temperatures_c.items():
-        found[thermal.series_name(thermal.zone_name(label))] = celsius
+        by_series[thermal.series_name(thermal.zone_name(label))] = celsius
     for label, rail in sample.rails.items():
-        found[power.series_name(label)] = rail.current_w
-    return found
+        by_series[power.series_name(label)] = rail.current_w
+    return by_series
 
 
 def _bytes(number: str, unit: str) -> int:
@@ -180,7 +199,7 @@ def _date(line: str) -> Optional[datetime]:
     month, day, year, hour, minute, second = map(int, match.groups())
     try:
         return datetime(year, month, day, hour, minute, second)
-    except ValueError:  # the thirteenth month: a field that is not whole
+    except ValueError:  # e.g. month 13: an incomplete field counts as absent
         return None
 
 
@@ -206,17 +225,21 @@ def _iram(line: str) -> Optional[Iram]:
 
 
 def _cpus(line: str) -> List[Optional[Core]]:
-    """Return the cores; none at all when one of them cannot be read, for the others would change their numbers."""
+    """Return the cores, none of them when one cannot be parsed.
+
+    The numbers of the others would change without it.
+    """
     match = _CPU.search(line)
     if match is None:
         return []
     cores: List[Optional[Core]] = []
     for text in match.group(1).split(","):
         core = _CORE.fullmatch(text)
-        if core is None or _fraction(core.group(1) or "0") is None:
+        load = None if core is None else _fraction(core.group(1) or "0")
+        if core is None or load is None:
             return []
         hz = core.group(2) or match.group(2)
-        cores.append(None if core.group(1) is None else Core(_fraction(core.group(1)), _hz(hz) if hz else None))
+        cores.append(None if core.group(1) is None else Core(load, _hz(hz) if hz else None))
     return cores
 
 
@@ -225,33 +248,33 @@ def _fraction(percent: str) -> Optional[float]:
 
 
 def _engines(line: str) -> Dict[str, Optional[Engine]]:
-    """Return the engines by name; one that stands twice in a line is told by the first."""
-    found: Dict[str, Optional[Engine]] = {}
+    """Return the engines by name, the first of each name."""
+    engines: Dict[str, Optional[Engine]] = {}
     for label, off, load, clocks, load_alone, clock_alone in _ENGINE.findall(line):
         name = label[: -len("_FREQ")] if label.endswith("_FREQ") else label
         percent = load or load_alone
         fraction = _fraction(percent) if percent else None
-        if label in _NOT_ENGINES or name in found or (percent and fraction is None):
+        if label in _NOT_ENGINES or name in engines or (percent and fraction is None):
             continue
         megahertz = (clocks or clock_alone).strip("[]")
-        found[name] = None if off else Engine(fraction, [_hz(one) for one in megahertz.split(",") if one])
-    return found
+        engines[name] = None if off else Engine(fraction, [_hz(clock) for clock in megahertz.split(",") if clock])
+    return engines
 
 
 def _temperatures(line: str) -> Dict[str, float]:
-    found: Dict[str, float] = {}
+    temperatures_c: Dict[str, float] = {}
     for label, celsius, _peak in _TEMPERATURE.findall(line):
         if not thermal.is_dummy(thermal.zone_name(label)) and float(celsius) > thermal.OFF_C:
-            found.setdefault(label, float(celsius))
-    return found
+            temperatures_c.setdefault(label, float(celsius))
+    return temperatures_c
 
 
 def _rails(line: str) -> Dict[str, Rail]:
-    found: Dict[str, Rail] = {}
+    rails: Dict[str, Rail] = {}
     for label, current, unit, average, average_unit, peak, peak_unit in _RAIL.findall(line):
         if power.is_connected(label) and label not in _MEMORIES:
-            # An average without the unit that the current has was cut short.
+            # An average that lacks the unit of the current value was cut short.
             average_w = int(average) / 1000 if average and unit == average_unit else None
             peak_w = int(peak) / 1000 if peak and unit == peak_unit else None
-            found.setdefault(label, Rail(int(current) / 1000, average_w, peak_w))
-    return found
+            rails.setdefault(label, Rail(int(current) / 1000, average_w, peak_w))
+    return rails

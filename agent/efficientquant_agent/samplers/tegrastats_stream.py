@@ -1,4 +1,4 @@
-"""The tegrastats process of a run: its lines, stamped as they arrive."""
+"""The tegrastats process of a run, whose lines are timestamped on arrival."""
 
 import contextlib
 import os
@@ -6,12 +6,12 @@ import select
 import signal
 import subprocess
 import time
-from typing import Dict, FrozenSet, Iterable, List, Optional, Tuple
+from typing import IO, Dict, FrozenSet, Iterable, List, Optional, Tuple
 
 from efficientquant_agent.errors import SensorError, TegrastatsError
 from efficientquant_agent.samplers.tegrastats import MAX_LINE, Sample, parse_line, values
 
-# So many bad lines one after the other are no slip any more.
+# This many bad lines in a row are an error. Fewer are skipped.
 MAX_GARBAGE_LINES = 5
 _EXIT_TIMEOUT_S = 1.0
 _LONGEST_INTERVAL_S = 60.0
@@ -20,14 +20,17 @@ Reading = Tuple[float, Dict[str, float]]
 
 
 class Tegrastats:
-    """Runs one tegrastats; wait for `fileno` to become readable, then `read`. It restarts nothing.
+    """One tegrastats process, which is never restarted.
 
-    `without` names series that someone else samples, and that are left out here.
-    Should the agent be killed, the next line that tegrastats writes meets a closed pipe and ends it.
+    Wait until `fileno` becomes readable, then call `read`. `without` names series that another sampler reads, which
+    are left out here. If the agent is killed, tegrastats exits at its next line, because its pipe is closed.
     """
 
     def __init__(self, executable: str, interval_s: float = 0.1, without: Iterable[str] = ()) -> None:
-        """Start it; raises SensorError when that cannot be done."""
+        """Start the process.
+
+        Raises SensorError when it cannot be started.
+        """
         self.path = executable
         self._without: FrozenSet[str] = frozenset(without)
         self._rest = b""
@@ -43,21 +46,27 @@ class Tegrastats:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
-                start_new_session=True,  # whatever it starts ends with it
+                start_new_session=True,  # so that `close` also ends the processes that it starts
             )
         except OSError as error:
             raise SensorError(executable, (error.strerror or "cannot be started").lower()) from error
-        os.set_blocking(self._process.stdout.fileno(), False)
+        assert self._process.stdout is not None  # because of PIPE
+        self._stdout: IO[bytes] = self._process.stdout
+        os.set_blocking(self._stdout.fileno(), False)
 
     def fileno(self) -> int:
-        """Return what becomes readable when there are lines, and when the process ends."""
-        return self._process.stdout.fileno()
+        """Return the descriptor to wait on.
+
+        It becomes readable when there are lines, and when the process exits.
+        """
+        return self._stdout.fileno()
 
     def read(self) -> List[Reading]:
-        """Return (monotonic seconds of arrival, values by series) of each line that is complete by now.
+        """Return a reading for each line that is complete by now.
 
-        Raises SensorError when the process has ended, or has written MAX_GARBAGE_LINES bad lines in a row; what came
-        before that is returned first, so that the error is the answer of a later call.
+        A reading is (monotonic seconds of arrival, values by series). Raises SensorError when the process has exited
+        or has written MAX_GARBAGE_LINES bad lines in a row. Readings from before the error are returned first, and a
+        later call raises it.
         """
         if not self._unread:
             self._take()
@@ -65,9 +74,10 @@ class Tegrastats:
         return readings
 
     def first_sample(self, timeout_s: float = 3.0) -> Sample:
-        """Wait for a line, where none has come yet: it tells what there is; `read` returns its values, too.
+        """Return the latest sample, waiting for a first line if necessary.
 
-        Raises SensorError as `read`, and when nothing comes in time.
+        It shows which fields this board has. `read` returns its values, too. Raises SensorError like `read`, and when
+        no line arrives in time.
         """
         deadline_s = time.monotonic() + timeout_s
         while self._latest is None:
@@ -79,7 +89,7 @@ class Tegrastats:
 
     @property
     def cpu_s(self) -> float:
-        """Processor seconds that the process has used until now, or until it was closed."""
+        """CPU seconds that the process has used until now or `close`."""
         with contextlib.suppress(OSError, IndexError, ValueError):
             with open("/proc/{}/stat".format(self._process.pid), "rb") as stream:
                 fields = stream.read().rsplit(b")", 1)[1].split()
@@ -87,7 +97,10 @@ class Tegrastats:
         return self._cpu_s
 
     def close(self) -> None:
-        """End the process and everything it started, by force after a second; once is enough, more does no harm."""
+        """Terminate the process and its children, after one second by SIGKILL.
+
+        May be called more than once.
+        """
         if self._process.returncode is None:
             self._cpu_s = self.cpu_s
             self._signal(signal.SIGTERM)
@@ -96,23 +109,23 @@ class Tegrastats:
             except subprocess.TimeoutExpired:
                 self._signal(signal.SIGKILL)
                 self._process.wait()
-        self._process.stdout.close()
+        self._stdout.close()
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
 
     def _take(self) -> None:
-        """Read what the pipe holds."""
+        """Read the pipe and parse its complete lines."""
         try:
-            data = os.read(self._process.stdout.fileno(), 65536)
+            data = os.read(self._stdout.fileno(), 65536)
         except BlockingIOError:
             return
         if not data:
             raise SensorError(self.path, self._ending())
         now_s = time.monotonic()
         lines = (self._rest + data).split(b"\n")
-        self._rest = lines.pop()[: MAX_LINE + 1]  # longer than any line: kept only to be refused
+        self._rest = lines.pop()[: MAX_LINE + 1]  # a longer rest is cut, and still too long for the parser
         for line in lines:
             self._handle(line, now_s)
 
@@ -127,12 +140,12 @@ class Tegrastats:
             return
         self._garbage_lines = 0
         self._latest = sample
-        found = values(sample)
-        self._unread.append((now_s, {name: found[name] for name in found if name not in self._without}))
+        by_series = values(sample)
+        self._unread.append((now_s, {name: by_series[name] for name in by_series if name not in self._without}))
 
     def _ending(self) -> str:
         try:
-            code: Optional[int] = self._process.wait(_EXIT_TIMEOUT_S)
+            code = self._process.wait(_EXIT_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             return "closed its output"
         return "was killed by signal {}".format(-code) if code < 0 else "ended with code {}".format(code)

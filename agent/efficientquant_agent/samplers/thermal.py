@@ -1,4 +1,4 @@
-"""Temperatures of the board's thermal zones, under the names that tegrastats gives them, too."""
+"""Temperatures of the board's thermal zones, named like those of tegrastats."""
 
 import errno
 import functools
@@ -9,21 +9,27 @@ from typing import Dict, List, Optional, Sequence
 
 from efficientquant_agent.samplers.base import Number, Part, Sampler, read_text
 
-# A zone whose part is switched off says −256 °C.
+# A zone whose part is switched off reads −256 °C.
 OFF_C = -256.0
 
-# What kernels add to a zone's own name: CPU-therm (R32, R35), cpu-thermal (R36), Tboard_tegra, PMIC-Die.
+# Suffixes that kernels add to a zone's name: CPU-therm (R32, R35), cpu-thermal (R36), Tboard_tegra, PMIC-Die.
 _SUFFIX = re.compile(r"([-_](therm|thermal|tegra|die)|-fan-est)$", re.IGNORECASE)
 
 
-@functools.lru_cache(maxsize=256)  # asked for every temperature of every line of tegrastats
+@functools.lru_cache(maxsize=256)  # called for every temperature of every line of tegrastats
 def zone_name(label: str) -> str:
-    """Return the plain lower-case name of a zone: "CPU-therm", "cpu-thermal" and "CPU" are all "cpu"."""
+    """Return the plain lower-case name of a zone.
+
+    "CPU-therm", "cpu-thermal" and "CPU" are all "cpu".
+    """
     return re.sub(r"[^a-z0-9]+", "_", _SUFFIX.sub("", label).lower()).strip("_") or "zone"
 
 
 def is_dummy(zone: str) -> bool:
-    """Say whether a zone measures nothing: a Jetson's PMIC is 50 °C or 100 °C for ever."""
+    """Tell whether a zone measures nothing.
+
+    A Jetson's PMIC always reads 50 °C or 100 °C.
+    """
     return zone == "pmic"
 
 
@@ -33,10 +39,10 @@ def series_name(zone: str) -> str:
 
 
 class ThermalZone(Number):
-    """One thermal zone in °C; a part that is switched off has no temperature."""
+    """One thermal zone in °C."""
 
     def __init__(self, zone: str, path: str) -> None:
-        # EAGAIN and EINVAL: how zones of parts without power answer, by kernel
+        # The errors of zones whose part has no power: EAGAIN or EINVAL, depending on the kernel
         super().__init__(series_name(zone), path, over=1000, absent=(errno.EAGAIN, errno.EINVAL))
 
     def sample(self) -> Optional[float]:
@@ -46,12 +52,12 @@ class ThermalZone(Number):
 
 
 def thermal_zones(sys: str = "/sys") -> List[Sampler]:
-    """Return a sampler for each thermal zone, in the kernel's order, dummies left out.
+    """Return a sampler for each real thermal zone, in the kernel's order.
 
     Zones of the same name (two ACPI zones of a PC) are numbered: acpitz, acpitz_2.
-    Raises SensorError when a zone's type is there and cannot be read.
+    Raises SensorError when a zone's type exists and cannot be read.
     """
-    found: List[Sampler] = []
+    samplers: List[Sampler] = []
     seen: Dict[str, int] = {}
     directories = glob.glob(os.path.join(glob.escape(sys), "class/thermal/thermal_zone*"))
     for directory in sorted(directories, key=lambda path: (len(path), path)):
@@ -62,8 +68,8 @@ def thermal_zones(sys: str = "/sys") -> List[Sampler]:
         seen[zone] = seen.get(zone, 0) + 1
         if seen[zone] > 1:
             zone = "{}_{}".format(zone, seen[zone])
-        found.append(ThermalZone(zone, os.path.join(directory, "temp")))
-    return found
+        samplers.append(ThermalZone(zone, os.path.join(directory, "temp")))
+    return samplers
 
 
 BOARD_PARTS: Sequence[Part] = (lambda roots: thermal_zones(roots.sys),)

@@ -1,4 +1,7 @@
-"""A fake-quantized model → an ONNX file for one target, kept only after it agreed with the eager model."""
+"""Export of a fake-quantized model to an ONNX file for one target.
+
+A file is kept only after it agreed with the eager model.
+"""
 
 import dataclasses
 import hashlib
@@ -28,11 +31,11 @@ PARITY_SEED = 1  # other pictures than the calibration's
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-    """A checked ONNX file, and what was found when it was checked.
+    """A checked ONNX file and the results of its checks.
 
     `parity_max_abs` is the largest |Δ| between the logits of ONNX Runtime and of the eager fake-quantized model.
-    `bit_table` says what this file computes, which a target may keep it from. `builder_flags` are what a TensorRT
-    builder with precision flags has to be told.
+    `bit_table` describes this file, which may quantize less than its recipe where the target cannot. `builder_flags`
+    are the flags that a TensorRT builder with precision flags needs.
     """
 
     path: Path
@@ -50,7 +53,7 @@ class Artifact:
 
 @dataclasses.dataclass(frozen=True)
 class Rendered:
-    """A checked file that is not written yet: what it will be on the disk, as a model and as bytes."""
+    """A checked file that is not written yet, as model and bytes."""
 
     artifact: Artifact
     model: onnx.ModelProto
@@ -65,10 +68,10 @@ def export_onnx(
     images: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
-    """Write a static batch-1 ONNX file in the form that a target takes; keep nothing if a check fails.
+    """Write a static batch-1 ONNX file in the form for a target.
 
-    Checks as `render_onnx` does. Raises UnknownTargetError, ArtifactError, and OutputError for a place that takes
-    no file.
+    The checks are those of `render_onnx`. Keeps nothing if one fails. Raises UnknownTargetError, ArtifactError, and
+    OutputError for a path that takes no file.
     """
     require_writable(Path(path))  # before the work
     rendered = render_onnx(quantized, path, target=target, images=images, progress=progress)
@@ -84,11 +87,16 @@ def render_onnx(
     images: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Rendered:
-    """Make and check a static batch-1 ONNX file in the form that a target takes; write nothing.
+    """Make and check a static batch-1 ONNX file for a target.
 
-    Checks: the ONNX checker, one DequantizeLinear per quantized weight and activation, the target's rules, and |Δ|
-    to the eager model on `images` (N, C, H, W; synthetic ones where none are given): at most 1e-4; in FP16 3 % of
-    the largest logit, and 1e-4 for the same file in FP32. The same inputs give the same bytes.
+    Writes nothing. The same inputs give the same bytes. The checks are:
+
+    - the ONNX checker
+    - one DequantizeLinear per quantized weight and activation
+    - the target's rules
+    - |Δ| to the eager model on `images` (N, C, H, W), by default synthetic ones: at most 1e-4 in FP32, at most 3 % of
+      the largest logit in FP16, where the same file in FP32 must keep 1e-4 too
+
     Raises UnknownTargetError and ArtifactError.
     """
     path, capabilities = Path(path), get_target(target)
@@ -132,9 +140,9 @@ def _check(proto: onnx.ModelProto, variant: Variant, target: Target, path: Path)
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ArtifactError(path, f"the ONNX checker refuses it: {error}") from error
-    found = sum(node.op_type == "DequantizeLinear" for node in proto.graph.node)
-    if found != variant.dequantizers:
-        raise ArtifactError(path, f"it has {found} DequantizeLinear nodes for {variant.dequantizers} quantized tensors")
+    count = sum(node.op_type == "DequantizeLinear" for node in proto.graph.node)
+    if count != variant.dequantizers:
+        raise ArtifactError(path, f"it has {count} DequantizeLinear nodes for {variant.dequantizers} quantized tensors")
     for violation in find_violations(proto, target):
         raise ArtifactError(path, str(violation))
 

@@ -1,4 +1,7 @@
-"""Reading an ONNX file given by a user: every way in which it can be unusable is one sentence."""
+"""Reading of ONNX files that a user gives.
+
+Each way in which a file can be unusable is reported in one sentence.
+"""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -13,7 +16,7 @@ from onnx.helper import tensor_dtype_to_np_dtype
 from efficientquant.errors import ArtifactFileError
 from efficientquant.files.given_paths import MAX_ARTIFACT_BYTES, format_gib, require_artifact
 
-# Types of which several elements share a byte; names, since older releases of onnx lack some.
+# Types of which several elements share a byte. They are named, since older releases of onnx lack some.
 _PACKED_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
 _PACKED_BITS |= {"FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
 
@@ -21,7 +24,7 @@ _PACKED_BITS |= {"FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
 def load_onnx(path: Path) -> onnx.ModelProto:
     """Read an ONNX file with its external data.
 
-    Raises ArtifactFileError for one that is missing or unusable.
+    Raises ArtifactFileError for a file that is missing or unusable.
     """
     require_artifact(path)
     try:
@@ -50,7 +53,10 @@ def load_onnx(path: Path) -> onnx.ModelProto:
 
 
 def _require_text(path: Path, model: onnx.ModelProto, tensors: list[TensorProto]) -> None:
-    """Raise ArtifactFileError where a name is not UTF-8: protobuf then gives bytes, which nothing here expects."""
+    """Raise ArtifactFileError where a name is not UTF-8.
+
+    protobuf gives such names as bytes, which nothing here expects.
+    """
     graph = model.graph
     names: list[object] = [tensor.name for tensor in tensors]
     names += [value.name for value in (*graph.input, *graph.output, *graph.value_info)]
@@ -64,7 +70,10 @@ def _require_text(path: Path, model: onnx.ModelProto, tensors: list[TensorProto]
 
 
 def _require_size(path: Path, tensors: list[TensorProto]) -> None:
-    """Raise ArtifactFileError for external data that are missing, elsewhere, too short or too much in all."""
+    """Raise ArtifactFileError for external data that cannot be used.
+
+    They may be missing, in another folder, too short, or too large in all.
+    """
     total_bytes = os.path.getsize(path)
     for tensor in tensors:
         total_bytes += _external_bytes(path, tensor)
@@ -74,7 +83,10 @@ def _require_size(path: Path, tensors: list[TensorProto]) -> None:
 
 
 def _external_bytes(path: Path, tensor: TensorProto) -> int:
-    """Return how many bytes of external data a tensor takes."""
+    """Return how many bytes of external data a tensor takes.
+
+    Raises ArtifactFileError for data that are missing, in another folder or too short.
+    """
     try:
         place = ExternalDataInfo(tensor)
     except ValueError as error:
@@ -96,7 +108,10 @@ def _external_bytes(path: Path, tensor: TensorProto) -> int:
 
 
 def _write_length(tensor: TensorProto) -> None:
-    """Write the length of external data that name none: onnx would read to the end of the file."""
+    """Write the length of external data that name none.
+
+    Without it onnx reads to the end of the file.
+    """
     needed_bytes = _needed_bytes(tensor)
     if needed_bytes is not None and all(entry.key != "length" for entry in tensor.external_data):
         tensor.external_data.add(key="length", value=str(needed_bytes))
@@ -109,7 +124,10 @@ def _require_content(path: Path, tensor: TensorProto) -> None:
 
 
 def _needed_bytes(tensor: TensorProto) -> int | None:
-    """Return the bytes that a tensor's shape and type need; None for a type without a fixed size."""
+    """Return the bytes that a tensor's shape and type need.
+
+    Returns None for a type without a fixed size.
+    """
     elements = 1
     for size in tensor.dims:
         elements *= size
@@ -123,7 +141,10 @@ def _needed_bytes(tensor: TensorProto) -> int | None:
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    """Yield every stored tensor of a file: initializers and attributes, those of subgraphs and functions too."""
+    """Yield every stored tensor of a file.
+
+    They are initializers and attributes, those of subgraphs and functions too.
+    """
     yield from _tensors_of_graph(model.graph)
     for function in model.functions:
         for node in function.node:

@@ -1,4 +1,4 @@
-"""Does a file compute what the eager model computes? Asked of ONNX Runtime, on images."""
+"""Comparison of an ONNX file in ONNX Runtime with the eager model."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -17,15 +17,17 @@ from efficientquant.quantization import QuantizedModel
 from efficientquant.quantizers import CodeQuantizer, bypassed, code_quantizers
 
 PARITY_LIMIT = 1e-4
-# FP16 keeps eleven bits: two ways through a network of a hundred layers part by some of its steps.
+# FP16 keeps eleven bits: over a hundred layers, two implementations come to differ by some of its steps.
 HALF_PARITY_LIMIT = 3e-2
 
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """The largest |Δ| of the logits, and relative to the largest logit; how many codes moved, and the largest step.
+    """The largest differences of the logits and of the codes.
 
-    `is_half` says what is compared: FP16 with FP16, which has no exact answer, or FP32 with FP32.
+    `max_abs` is the largest |Δ| of the logits, `relative` that relative to the largest logit. `moved_codes` counts the
+    codes that differ, `largest_step` says by how many steps at most. `is_half` says what is compared: FP16 with FP16,
+    which has no exact answer, or FP32 with FP32.
     """
 
     is_half: bool
@@ -36,26 +38,32 @@ class Parity:
 
     @property
     def holds(self) -> bool:
-        """Whether the logits agree: within 1e-4, in FP16 within 3 % of the largest one. Not where one is NaN."""
+        """Whether the logits agree.
+
+        The limit is 1e-4, in FP16 3 % of the largest logit. False where a logit is NaN.
+        """
         return self.relative <= HALF_PARITY_LIMIT if self.is_half else self.max_abs <= PARITY_LIMIT
 
     @property
     def problem(self) -> str | None:
-        """What is wrong, or None. Codes that move by more than a step have another cause than rounding."""
+        """The sentence that says what is wrong, or None.
+
+        Codes that move by more than a step have another cause than rounding.
+        """
         if not self.holds:
-            found, limit = (self.relative, HALF_PARITY_LIMIT) if self.is_half else (self.max_abs, PARITY_LIMIT)
-            return f"its logits differ from the eager model's by {found:.2e}, more than {limit:.0e}"
+            difference, limit = (self.relative, HALF_PARITY_LIMIT) if self.is_half else (self.max_abs, PARITY_LIMIT)
+            return f"its logits differ from the eager model's by {difference:.2e}, more than {limit:.0e}"
         if self.largest_step > 1 and not self.is_half:
             return f"a code lies {self.largest_step} steps beside the eager model's"
         return None
 
 
 def measure_parity(quantized: QuantizedModel, variant: Variant, proto: onnx.ModelProto, images: Tensor) -> Parity:
-    """Compare ONNX Runtime with the eager model on images (N, C, H, W), one at a time.
+    """Compare ONNX Runtime with the eager model, image by image.
 
-    The eager model passes by what the variant does not compute, and decodes ONNX Runtime's codes instead of its
-    own: a value within float rounding of the boundary between two codes may get either of them, since two runtimes
-    differ in the last bit. The codes that differ are counted, and no other difference is excused.
+    `images` are (N, C, H, W). The eager model leaves out what the variant does not compute, and decodes ONNX Runtime's
+    codes instead of its own: a value within float rounding of the boundary between two codes may get either of them,
+    since two runtimes differ in the last bit. The codes that differ are counted. No other difference is excused.
     """
     session = _session_with_outputs(proto, list(variant.rounded.values()))
     quantizers = code_quantizers(quantized.module)
@@ -68,8 +76,8 @@ def measure_parity(quantized: QuantizedModel, variant: Variant, proto: onnx.Mode
             logits, *rounded = session.run(None, {proto.graph.input[0].name: image.numpy()})
             moves: list[Tensor] = []
             with _forced_codes(quantizers, dict(zip(variant.rounded, rounded, strict=True)), moves):
-                found = _compare(parity, logits, eager(image))
-            parity = _worse(parity, _with_moves(found, moves))
+                difference = _compare(parity, logits, eager(image))
+            parity = _worse(parity, _with_moves(difference, moves))
     return parity
 
 
@@ -78,8 +86,8 @@ def _session_with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnxrunti
     exposed.CopyFrom(proto)
     exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     options = onnxruntime.SessionOptions()
-    # What the file says, not what a runtime makes of it: further optimization multiplies int8 weights with
-    # activations that it quantizes itself (MatMulNBits).
+    # Run what the file says: further optimization multiplies int8 weights with activations that it quantizes itself
+    # (MatMulNBits).
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return onnxruntime.InferenceSession(exposed.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
@@ -96,7 +104,10 @@ def _with_moves(parity: Parity, moves: list[Tensor]) -> Parity:
 def _forced_codes(
     quantizers: Mapping[str, CodeQuantizer], rounded: Mapping[str, np.ndarray], moves: list[Tensor]
 ) -> Iterator[None]:
-    """Let each quantizer decode the given rounded values instead of its own, and note how far the codes moved."""
+    """Make each quantizer decode the given rounded values.
+
+    Appends to `moves` how far each code differs from the quantizer's own.
+    """
 
     def force(given: np.ndarray) -> Any:
         def hook(quantizer: CodeQuantizer, inputs: tuple[Tensor], _output: Tensor) -> Tensor:
@@ -122,11 +133,11 @@ def _compare(kind: Parity, logits: np.ndarray, eager: Tensor) -> Parity:
     return Parity(kind.is_half, max_abs=distance, relative=distance / max(1.0, float(np.abs(reference).max())))
 
 
-def _worse(one: Parity, other: Parity) -> Parity:
+def _worse(first: Parity, second: Parity) -> Parity:
     return Parity(
-        is_half=one.is_half,
-        max_abs=float(np.maximum(one.max_abs, other.max_abs)),  # unlike max(), keeps NaN
-        relative=float(np.maximum(one.relative, other.relative)),
-        moved_codes=one.moved_codes + other.moved_codes,
-        largest_step=max(one.largest_step, other.largest_step),
+        is_half=first.is_half,
+        max_abs=float(np.maximum(first.max_abs, second.max_abs)),  # unlike max(), keeps NaN
+        relative=float(np.maximum(first.relative, second.relative)),
+        moved_codes=first.moved_codes + second.moved_codes,
+        largest_step=max(first.largest_step, second.largest_step),
     )

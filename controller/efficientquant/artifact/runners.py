@@ -1,4 +1,4 @@
-"""What can be evaluated, behind one call: images in, logits out."""
+"""Runners, which compute logits from images in torch or ONNX Runtime."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -29,14 +29,17 @@ _LOAD_ERRORS = (
 
 
 class Runner(Protocol):
-    """One way to compute logits, and what has to be said beside them."""
+    """One way to compute logits, with its runtime and bit table."""
 
     kind: str  # eager or artifact
     runtime: str
     bit_table: Mapping[str, str]
 
     def run(self, images: Tensor) -> Tensor:
-        """Return the logits (n, classes) float32 of normalized images (n, C, H, W)."""
+        """Return the logits of a batch of images.
+
+        Images are normalized (n, C, H, W), logits (n, classes) float32.
+        """
 
 
 class EagerRunner:
@@ -56,9 +59,10 @@ class EagerRunner:
 
 
 class ArtifactRunner:
-    """An ONNX file on ONNX Runtime's CPU provider, one image at a time: artifacts have a batch of one.
+    """An ONNX file on ONNX Runtime's CPU provider.
 
-    With all its optimizations, as anybody's session has them: what its integer kernels do to logits is measured too.
+    Takes one image at a time, since artifacts have a batch of one. All optimizations are on, as in an ordinary session,
+    so that the effect of ONNX Runtime's integer kernels on the logits is measured too.
     """
 
     kind = "artifact"
@@ -68,7 +72,7 @@ class ArtifactRunner:
         self.bit_table = stored_bits(path) if bit_table is None else bit_table
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # its warnings are for who writes graphs
+        options.log_severity_level = 3  # its warnings are for authors of graphs
         # Threads that spin between two calls take the processor from torch, which runs the reference in between.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
@@ -88,9 +92,11 @@ class ArtifactRunner:
 
 
 def stored_bits(path: Path) -> dict[str, str]:
-    """Return the bit table that an artifact carries, or what another ONNX file itself tells: its weights' types.
+    """Return the bit table of an artifact or of another ONNX file.
 
-    Fewer than 8 bits travel as int8, and a log2 quantizer is ordinary arithmetic: neither can be seen in a file.
+    A file without one gives the types of its stored weights and the number of its quantized activations. Fewer than 8
+    bits travel as int8 and a log2 quantizer is ordinary arithmetic, so neither can be seen there. Raises
+    ArtifactFileError for a file that cannot be read.
     """
     try:
         model = onnx.load(path, load_external_data=False)
@@ -98,7 +104,7 @@ def stored_bits(path: Path) -> dict[str, str]:
         raise ArtifactFileError(path, f"cannot be read ({error.strerror})") from error
     except DecodeError as error:
         raise ArtifactFileError(path, f"is no ONNX file ({_first_line(error)})") from error
-    carried = next((one.value for one in model.metadata_props if one.key == "efficientquant.bit_table"), None)
+    carried = next((entry.value for entry in model.metadata_props if entry.key == "efficientquant.bit_table"), None)
     if carried is not None:
         return {str(name): str(bits) for name, bits in json.loads(carried).items()}
     graph = model.graph
@@ -116,8 +122,8 @@ def _only_input(path: Path, session: onnxruntime.InferenceSession) -> tuple[str,
     inputs = session.get_inputs()
     types: dict[str, np.dtype[Any]] = {"tensor(float)": np.dtype("float32"), "tensor(float16)": np.dtype("float16")}
     if len(inputs) != 1 or inputs[0].type not in types:
-        found = ", ".join(one.type for one in inputs)
-        raise ArtifactFileError(path, f"is no image classifier: those have one input of floats, this one has {found}")
+        listed = ", ".join(value.type for value in inputs)
+        raise ArtifactFileError(path, f"is no image classifier: those have one input of floats, this one has {listed}")
     return inputs[0].name, inputs[0].shape, types[inputs[0].type]
 
 

@@ -1,7 +1,8 @@
-"""The rules an exported file has to keep so that its target accepts it and computes what it says.
+"""The rules that an exported file must keep for its target.
 
-A runtime that meets a broken rule may refuse the file, but may as well read it in another way: TensorRT takes
-uint8 codes for int8, and TensorRT 8 reduces over all axes where it expects an attribute and finds an input.
+They ensure that the target accepts the file and computes what it says. A runtime that meets a broken rule may refuse
+the file or read it in another way: TensorRT takes uint8 codes for int8, and TensorRT 8 reduces over all axes where it
+expects an attribute and finds an input.
 """
 
 import dataclasses
@@ -21,18 +22,21 @@ FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorPr
 MIXED_TYPES = (*QUANTIZERS, "Resize", "Cast", "Clip")
 TENSORRT_8_OPSET = 13
 TENSORRT_8_IR = 8
-# What the parser of 8.2 or of 8.5 does not know, or makes a plugin with its own cuDNN handle of.
+# Operators that the parser of 8.2 or 8.5 does not know, or turns into a plugin with its own cuDNN handle.
 NOT_IN_TENSORRT_8 = frozenset({
     "LayerNormalization", "GroupNormalization", "InstanceNormalization", "Gelu", "HardSwish", "Mod", "Trilu"
 })  # fmt: skip
-# (first release, opset, IR): what a release reads at most; from the releases' own compatibility tables.
+# (first release, opset, IR): the newest that a release reads, from the releases' own compatibility tables.
 TENSORRT_LIMITS = (((11,), 24, 10), ((10,), 20, 10))
 ONNX_RUNTIME_LIMITS = (((1, 17), 20, 9), ((1, 10), 15, 8))
 
 
 @dataclasses.dataclass(frozen=True)
 class Violation:
-    """One broken rule: the node (or tensor) that breaks it, its operator, the rule, and what to do about it."""
+    """One broken rule, with its node and the remedy.
+
+    `node` may be a tensor. `problem` says what to do about it.
+    """
 
     node: str
     operator: str
@@ -40,13 +44,16 @@ class Violation:
     problem: str
 
     def __str__(self) -> str:
-        """Say it in one sentence that names the node."""
+        """Return one sentence that names the node."""
         where = f"node {self.node!r} ({self.operator}) " if self.operator else f"{self.node} "
         return where + self.problem
 
 
 def find_violations(model: onnx.ModelProto, target: Target) -> list[Violation]:
-    """Return every broken rule of a target, in the order of the nodes; nothing is good news."""
+    """Return every broken rule of a target.
+
+    They are in the order of the rules, then of the nodes.
+    """
     view = GraphView(model)
     return [violation for rule in _rules_of(target) for violation in rule(view, target)]
 
@@ -97,14 +104,17 @@ def _limits(target: Target) -> tuple[int, int]:
 
 
 def _inputs_and_outputs(view: GraphView, target: Target) -> Iterator[Violation]:
-    """INT64 changes its meaning between TensorRT's versions; the fleet feeds and reads FP32 everywhere."""
+    """Yield inputs and outputs that are not FP32.
+
+    INT64 changes its meaning between TensorRT's versions, and the fleet feeds and reads FP32 everywhere.
+    """
     graph = view.model.graph
-    inputs = [one for one in graph.input if one.name not in view.constants]
+    inputs = [value for value in graph.input if value.name not in view.constants]
     for kind, values in (("input", inputs), ("output", graph.output)):
         for value in values:
-            found = value.type.tensor_type.elem_type
-            if found != TensorProto.FLOAT:
-                problem = f"is {type_name(found)}; inputs and outputs are FP32 on {target.name}, add a Cast behind it"
+            dtype = value.type.tensor_type.elem_type
+            if dtype != TensorProto.FLOAT:
+                problem = f"is {type_name(dtype)}; inputs and outputs are FP32 on {target.name}, add a Cast behind it"
                 yield Violation(f"the {kind} {value.name!r}", "", "io-type", problem)
 
 
@@ -114,8 +124,8 @@ def _one_float_type(view: GraphView, _target: Target) -> Iterator[Violation]:
             continue
         types = {view.types.get(name) for name in node.input} & set(FLOATS)
         if len(types) > 1:
-            found = " and ".join(sorted(type_name(one) for one in types if one is not None))
-            yield _at(view, node, "float-types", f"mixes {found}; insert a Cast, no builder does it by itself")
+            names = " and ".join(sorted(type_name(dtype) for dtype in types if dtype is not None))
+            yield _at(view, node, "float-types", f"mixes {names}; insert a Cast, no builder does it by itself")
 
 
 def _quantizers(view: GraphView, _target: Target) -> Iterator[Violation]:
@@ -137,16 +147,16 @@ def _quantizer(view: GraphView, node: NodeProto) -> Iterator[Violation]:
         yield _at(view, node, "constant", "computes its scale or zero point; store both as initializers")
         return
     codes_type = view.types.get(node.input[0]) if node.op_type == "DequantizeLinear" else TensorProto.INT8
-    for found in (view.constants[zero_name].data_type, codes_type):
-        if found != TensorProto.INT8 and found is not None:
-            problem = f"has codes of {type_name(found)}; TensorRT rejects or rereads all but signed int8, use that"
+    for dtype in (view.constants[zero_name].data_type, codes_type):
+        if dtype != TensorProto.INT8 and dtype is not None:
+            problem = f"has codes of {type_name(dtype)}; TensorRT rejects or rereads all but signed int8, use that"
             yield _at(view, node, "signed-int8", problem)
             break
     if np.any(zero):
         yield _at(view, node, "zero-point", "has a zero point other than 0; quantize symmetrically")
     if view.constants[scale_name].data_type != TensorProto.FLOAT:
-        found_type = type_name(view.constants[scale_name].data_type)
-        yield _at(view, node, "scale-type", f"has a scale of {found_type}; write it in FP32 and cast behind it")
+        scale_type = type_name(view.constants[scale_name].data_type)
+        yield _at(view, node, "scale-type", f"has a scale of {scale_type}; write it in FP32 and cast behind it")
     elif not np.all(np.isfinite(scale)) or not np.all(scale > 0):
         yield _at(view, node, "scale-value", "has a scale that is not a positive number; quantize again")
     if scale.size > 1:
@@ -187,12 +197,15 @@ def _both_inputs(view: GraphView, target: Target) -> Iterator[Violation]:
 
 
 def _is_integer_output(view: GraphView, node: NodeProto) -> bool:
-    """Whether a DequantizeLinear decodes what a product of two quantized inputs gave, with its bias."""
+    """Tell whether a DequantizeLinear decodes an integer product.
+
+    It is a product of two quantized inputs, maybe with its bias.
+    """
     quantize = view.producers.get(node.input[0])
     producer = view.source(quantize.input[0]) if quantize is not None else None
     if producer is not None and producer.op_type == "Add":
         sources = [view.source(name) for name in producer.input]
-        producer = next((one for one in sources if one is not None and one.op_type in PRODUCTS), None)
+        producer = next((source for source in sources if source is not None and source.op_type in PRODUCTS), None)
     return (
         producer is not None
         and producer.op_type in PRODUCTS

@@ -1,4 +1,7 @@
-"""A read-only view of an ONNX file that answers what the rules ask: types, constants, who produces and who reads."""
+"""A read-only view of an ONNX file.
+
+It gives what the rules need: types, constants, producers and readers.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -9,7 +12,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 STANDARD_DOMAINS = ("", "ai.onnx")
 PRODUCTS = ("Conv", "MatMul", "Gemm")
-# Operators that may stand between a quantizer and the operator that it is for: they move values, or retype them.
+# Operators that may stand between a quantizer and its operator, since they only move or retype values.
 TRANSPARENT = ("Transpose", "Reshape", "Cast", "Identity")
 
 
@@ -34,20 +37,23 @@ class GraphView:
 
     @property
     def opset(self) -> int:
-        """The version of the standard operators; 0 where the file imports none."""
-        return next((one.version for one in self.model.opset_import if one.domain in STANDARD_DOMAINS), 0)
+        """The version of the standard operators, 0 where none is imported."""
+        return next((opset.version for opset in self.model.opset_import if opset.domain in STANDARD_DOMAINS), 0)
 
     def name(self, node: NodeProto) -> str:
-        """A node's name, or its place in the file as `#17`."""
+        """Return a node's name, or its place in the file as `#17`."""
         return self.names[id(node)]
 
     def array(self, name: str) -> np.ndarray | None:
-        """The value of a constant; None for what is computed."""
+        """Return the value of a constant, or None for a computed value."""
         tensor = self.constants.get(name)
         return None if tensor is None else numpy_helper.to_array(tensor)
 
     def consumers(self, node: NodeProto) -> Iterator[NodeProto]:
-        """The nodes that read a node's outputs, looking through what only moves or retypes values."""
+        """Yield the nodes that read a node's outputs.
+
+        Looks through nodes that only move or retype values.
+        """
         for output in node.output:
             for reader in self.readers[output]:
                 if reader.op_type in TRANSPARENT:
@@ -56,19 +62,25 @@ class GraphView:
                     yield reader
 
     def source(self, name: str) -> NodeProto | None:
-        """The node that a value comes from, looking through the same; None for constants and inputs."""
+        """Return the node that a value comes from.
+
+        Looks through nodes that only move or retype values. Returns None for initializers and inputs.
+        """
         node = self.producers.get(name)
         while node is not None and node.op_type in TRANSPARENT:
             node = self.producers.get(node.input[0])
         return node
 
     def is_dequantized(self, name: str) -> bool:
-        """Whether a value comes from a DequantizeLinear."""
+        """Tell whether a value comes from a DequantizeLinear."""
         node = self.source(name)
         return node is not None and node.op_type == "DequantizeLinear"
 
     def is_weight(self, dequantize: NodeProto) -> bool:
-        """Whether a DequantizeLinear decodes a constant: stored in int8, or quantized from one by a QuantizeLinear."""
+        """Tell whether a DequantizeLinear decodes a constant.
+
+        The constant is stored in int8, or quantized by a QuantizeLinear.
+        """
         codes = dequantize.input[0]
         quantize = self.producers.get(codes)
         if quantize is not None and quantize.op_type == "QuantizeLinear":
@@ -76,7 +88,10 @@ class GraphView:
         return codes in self.constants
 
     def is_constant(self, name: str) -> bool:
-        """Whether a value is a weight: a constant, also a dequantized, moved or retyped one."""
+        """Tell whether a value is a weight.
+
+        A weight is a constant, also a dequantized, moved or retyped one.
+        """
         node = self.producers.get(name)
         while node is not None and node.op_type in TRANSPARENT:
             name = node.input[0]
@@ -86,7 +101,10 @@ class GraphView:
         return name in self.constants
 
     def weight_shape(self, name: str) -> tuple[int, ...] | None:
-        """The shape of a weight as it is stored, quantized or not; None for what is no weight."""
+        """Return the shape of a weight as it is stored.
+
+        The weight may be quantized. Returns None for a value that is no weight.
+        """
         while (node := self.producers.get(name)) is not None and node.op_type != "Constant":
             if node.op_type not in (*TRANSPARENT, "QuantizeLinear", "DequantizeLinear"):
                 return None
@@ -103,12 +121,12 @@ class GraphView:
 
 
 def attribute_int(node: NodeProto, name: str, default: int) -> int:
-    """An integer attribute of a node, or what it is where the node does not say."""
+    """Return a node's integer attribute, or `default` without one."""
     return next((attribute.i for attribute in node.attribute if attribute.name == name), default)
 
 
 def type_name(element_type: int) -> str:
-    """ONNX's name of an element type: FLOAT16 for 10."""
+    """Return ONNX's name of an element type, such as FLOAT16 for 10."""
     return TensorProto.DataType.Name(element_type) if element_type in TensorProto.DataType.values() else "?"
 
 
@@ -117,7 +135,7 @@ def _element_types(model: onnx.ModelProto) -> dict[str, int]:
     try:
         inferred = onnx.shape_inference.infer_shapes(model)
     except (onnx.shape_inference.InferenceError, ValueError):
-        inferred = model  # mixed or unknown types: what is known by itself still counts
+        inferred = model  # mixed or unknown types: the types that the file declares still count
     graph = inferred.graph
     for info in (*graph.input, *graph.value_info, *graph.output):
         types[info.name] = info.type.tensor_type.elem_type

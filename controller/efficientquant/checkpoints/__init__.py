@@ -1,1 +1,1 @@
-"""Weights: which models have them, and how their files are read and fitted."""
+"""Weights of models: their names, files and fit."""

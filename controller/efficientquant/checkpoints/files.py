@@ -1,4 +1,7 @@
-"""Reads weights files without running code: by content, not by name, and with a sentence for any other file."""
+"""Reading of weights files without running their code.
+
+The content of a file decides, whatever its name. Any other file is refused with a sentence that says what it is.
+"""
 
 import pickle
 import pickletools
@@ -25,7 +28,7 @@ _HEAD_BYTES = 4096
 _TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # Later protocols have instructions that torch's weights-only loading does not know.
 _PROTOCOL = 2
-# A legacy file is a row of pickles; the fourth holds the weights' names.
+# A legacy file is a sequence of pickles. The fourth holds the weights' names.
 _LEGACY_PICKLES = 4
 _READING_ERRORS = (
     *(OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, AssertionError, RuntimeError),
@@ -58,7 +61,10 @@ _WEB_PAGE = "it is a web page, probably an error or a login; download the file a
 
 
 class _Inert:
-    """Stands in for an object of a training script: it takes every field and does nothing."""
+    """A stand-in for an object of a training script.
+
+    It takes every field and does nothing.
+    """
 
     def __init__(self, *fields: object) -> None:
         pass
@@ -68,15 +74,15 @@ class _Inert:
 
 
 class _InertTable:
-    """Stands in for a dictionary of a training script, such as Lightning's hyper-parameters."""
+    """A stand-in for a training script's dictionary, such as Lightning's hyper-parameters."""
 
     def __new__(cls, *_fields: object) -> Any:
-        """Return an ordinary dictionary, whatever the script's one took."""
+        """Return an ordinary dictionary, whatever the fields."""
         return OrderedDict()
 
 
 class _InertRow:
-    """Stands in for a sequence of a training script."""
+    """A stand-in for a sequence of a training script."""
 
     def __new__(cls, *_fields: object) -> Any:
         """Return an ordinary list."""
@@ -115,7 +121,7 @@ _SETTINGS = frozenset(
         "torch.torch_version.TorchVersion",
     }
 )
-# Whatever these packages put into a checkpoint is a setting, a metric or an optimizer's state.
+# Everything that these packages put into a checkpoint is a setting, a metric or an optimizer's state.
 _SETTING_PACKAGES = (
     *("numpy.dtypes.", "torch.optim.", "torch.distributed.", "torchmetrics.", "omegaconf.", "yacs.", "easydict."),
     *("addict.", "hydra.", "ml_collections.", "mmengine.", "mmcv.", "lightning.", "pytorch_lightning."),
@@ -125,10 +131,10 @@ _SETTING_PACKAGES = (
 
 
 def read_checkpoint(path: Path) -> Any:
-    """Return what a weights file holds: nested dictionaries with tensors in them, no object of any other code.
+    """Return the nested dictionaries of tensors in a weights file.
 
-    Takes safetensors, torch's zip and legacy formats, and .npz of named arrays, whatever the file is called. Raises
-    CheckpointError, saying what the file is instead.
+    They hold no object of any other code. Takes safetensors, torch's zip and legacy formats, and .npz of named arrays,
+    whatever the file is called. Raises CheckpointError, saying what the file is instead.
     """
     try:
         if path.is_dir():
@@ -140,7 +146,7 @@ def read_checkpoint(path: Path) -> Any:
     except SafetensorError as error:
         raise CheckpointError(path, f"cannot be read as a safetensors file ({error}); copy it again") from error
     except _READING_ERRORS as error:
-        # torch's own words would advise to let the file run code.
+        # torch's own message advises letting the file run code.
         damaged = f"it is cut off or damaged; copy it again, or {_SAVE_ADVICE}"
         reason = error.strerror if isinstance(error, OSError) and error.strerror else damaged
         raise CheckpointError(path, f"cannot be read: {reason}") from error
@@ -190,9 +196,10 @@ def _read_arrays(path: Path) -> dict[str, Any]:
 
 
 def _globals(path: Path, stream: Any) -> set[str]:
-    """Return the full names of the classes and functions that a pickle asks for.
+    """Return the full names of what a pickle asks for.
 
-    Nothing of it is run.
+    These are classes and functions. Nothing of the pickle is run. Raises CheckpointError for a protocol that torch's
+    safe loading cannot read.
     """
     names: set[str] = set()
     for opcode, argument, _ in pickletools.genops(stream):
@@ -210,7 +217,10 @@ def _legacy_globals(path: Path, file: BinaryIO) -> set[str]:
 
 
 def _require_inert(path: Path, names: Collection[str]) -> None:
-    """Raise CheckpointError for a pickle that asks for a model's class, or for anything that is not allowed."""
+    """Raise CheckpointError for a pickle that asks for other code.
+
+    This may be a model's class, or anything that is not allowed.
+    """
     foreign = sorted(name for name in names if not _is_torchs(name) and _stand_in(name) is None)
     models = [name for name in foreign if _is_module(name)]
     if models:
@@ -224,7 +234,7 @@ def _require_inert(path: Path, names: Collection[str]) -> None:
 
 
 def _is_torchs(name: str) -> bool:
-    """Whether torch's weights-only loading knows the name by itself."""
+    """Tell whether torch's weights-only loading knows the name by itself."""
     return name in torch._weights_only_unpickler._get_allowed_globals()
 
 
@@ -234,14 +244,20 @@ def _is_module(name: str) -> bool:
 
 
 def _modern(name: str) -> str:
-    """Return Python 3's name of what a pickle of protocol 2 calls by Python 2's."""
+    """Return Python 3's name of what a pickle asks for.
+
+    A pickle of protocol 2 calls it by Python 2's name.
+    """
     module, _, member = name.partition(" ")
     module, member = NAME_MAPPING.get((module, member), (IMPORT_MAPPING.get(module, module), member))
     return f"{module}.{member}"
 
 
 def _stand_in(name: str) -> type | None:
-    """Return what takes the place of a training script's class; None for a name that is not allowed."""
+    """Return what takes the place of a training script's class.
+
+    Returns None for a name that is not allowed.
+    """
     if name in _TABLES:
         return _InertTable
     if name in _ROWS:
@@ -262,7 +278,7 @@ def _load_torch(path: Path, names: Collection[str]) -> Any:
 
 
 def _describe(head: bytes, size: int, suffix: str) -> str:
-    """Return in words what a file is that holds no weights."""
+    """Return in words what a file without weights is."""
     if size == 0:
         return "it is empty"
     for start, description in _STARTS:

@@ -1,6 +1,6 @@
-"""The names of timm's models: what exists, what a tag may be, and which have published weights.
+"""Names, tags and published weights of timm's models.
 
-Timm is imported where it is asked: it imports torch, and takes long.
+Timm is imported only where it is needed: it imports torch, and takes long.
 """
 
 import difflib
@@ -12,7 +12,11 @@ SHOWN_TAGS = 8
 
 
 def require_models(names: Iterable[str], weights: object) -> None:
-    """Raise UnknownModelError for a name that timm lacks, PretrainedUnavailableError where it publishes no weights."""
+    """Raise an error unless timm has every model, with its weights.
+
+    Raises UnknownModelError for a name that timm lacks, and PretrainedUnavailableError where `weights` are pretrained
+    and timm publishes none.
+    """
     for name in names:
         require_model(name)
         if weights == "pretrained":
@@ -20,7 +24,10 @@ def require_models(names: Iterable[str], weights: object) -> None:
 
 
 def require_model(name: str) -> None:
-    """Raise UnknownModelError, naming near models or the model's tags, for a name that timm cannot build."""
+    """Raise UnknownModelError for a name that timm cannot build.
+
+    The error names near models or the model's tags.
+    """
     import timm
 
     current = timm.models.get_deprecated_models().get(name)
@@ -30,7 +37,10 @@ def require_model(name: str) -> None:
 
 
 def require_listed(name: str, models: Sequence[str], tags: list[str]) -> None:
-    """Raise UnknownModelError unless a model, and its tag where the name has one, is among those listed."""
+    """Raise UnknownModelError unless a model is among those listed.
+
+    Its tag must be listed too, where the name has one.
+    """
     architecture, _, tag = name.partition(".")
     if architecture not in models:
         raise UnknownModelError(name, difflib.get_close_matches(architecture.lower(), models, n=3, cutoff=0.6))

@@ -1,4 +1,4 @@
-"""Checkpoints of training runs: which of their weights are taken, and how they fit a model."""
+"""Choice of a checkpoint's weights, and their fit to a model."""
 
 import dataclasses
 import difflib
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from efficientquant.checkpoints.files import read_checkpoint
 from efficientquant.errors import CheckpointError
 
-# Averaged over the training, and better than the last step's: what timm takes first too.
+# Averages over the training are better than the last step's weights. timm takes them first too.
 _EMA_KEYS = (
     *("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema_model_state_dict", "ema_model"),
     *("ema_weights", "params_ema", "ema", "averaged_model", "swa_state_dict", "swa_model"),
@@ -28,7 +28,7 @@ _PLAIN_KEYS = (
 _EMA_WORDS = {"ema", "swa", "averaged"}
 # Wrappers that torch puts around modules, anywhere in a name.
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-# What training adds to a model's tensors, and what a model computes by itself.
+# Tensors that training adds to a model's, and those that a model computes by itself.
 _IGNORED = ("num_batches_tracked", "n_averaged", "total_ops", "total_params", "relative_position_index", "attn_mask")
 _NESTING = 3
 _LOOKALIKES = 6
@@ -38,7 +38,10 @@ _FILTER_ERRORS = (RuntimeError, LookupError, ValueError, TypeError, AttributeErr
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """The tensors of a checkpoint by their names in the model, and what is to be said of the choice."""
+    """The tensors of a checkpoint by their names in the model.
+
+    `notes` say what was chosen.
+    """
 
     path: Path
     tensors: dict[str, Tensor]
@@ -46,9 +49,10 @@ class Weights:
 
 
 def read_weights(path: Path, expected: Mapping[str, Tensor]) -> Weights:
-    """Return a file's weights under the names of a model whose state is `expected` (values are not looked at).
+    """Return a file's weights under a model's names.
 
-    Averaged (EMA) weights are preferred, and wrappers' prefixes taken off. Raises CheckpointError.
+    `expected` is the state of the model. Its values are not looked at. Averaged (EMA) weights are preferred, and
+    prefixes of wrappers are removed. Raises CheckpointError.
     """
     stored = read_checkpoint(path)
     key, tensors = _find_tensors(stored)
@@ -73,9 +77,10 @@ def read_weights(path: Path, expected: Mapping[str, Tensor]) -> Weights:
 
 
 def fit_weights(name: str, model: nn.Module, weights: Weights) -> dict[str, Tensor]:
-    """Return the state to load into the model, in timm's own names and shapes.
+    """Return the state to load into the model.
 
-    Raises CheckpointError, saying what differs, unless every tensor has its counterpart.
+    It has timm's own names and shapes. Raises CheckpointError, saying what differs, unless every tensor has its
+    counterpart.
     """
     if any("/" in key for key in weights.tensors):
         return _from_jax(name, model, weights.path)
@@ -99,7 +104,10 @@ def fit_weights(name: str, model: nn.Module, weights: Weights) -> dict[str, Tens
 
 
 def count_classes(name: str, weights: Weights) -> int | None:
-    """Return the number of classes of the checkpoint's own head, None where it has none that timm knows of."""
+    """Return the number of classes of the checkpoint's own head.
+
+    Returns None where there is none that timm knows of.
+    """
     config = timm.models.get_pretrained_cfg(name)
     classifiers = config.classifier if config is not None else None
     for classifier in [classifiers] if isinstance(classifiers, str) else classifiers or ():
@@ -133,7 +141,10 @@ def _from_jax(name: str, model: nn.Module, path: Path) -> dict[str, Tensor]:
 
 
 def _find_tensors(stored: object, depth: int = 0) -> tuple[str, dict[str, Tensor]]:
-    """Return the key of the innermost known dictionary of tensors, EMA first, and its tensors by name."""
+    """Return the key and the tensors of the innermost known dictionary.
+
+    Averaged (EMA) weights come first. The key is empty where the tensors have none.
+    """
     if not isinstance(stored, Mapping) or depth > _NESTING:
         return "", {}
     for key in (*_EMA_KEYS, *_PLAIN_KEYS):
@@ -160,7 +171,10 @@ def _contents(stored: object) -> str:
 
 
 def _rank_prefixes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """Return the prefixes under which most of the model's tensors lie, those of averaged weights first."""
+    """Return the prefixes under which most of the model's tensors lie.
+
+    Those of averaged weights come first.
+    """
     candidates = {""}
     for wanted in expected:
         if not wanted.endswith(_IGNORED):
@@ -179,7 +193,7 @@ def _is_ema(prefix: str) -> bool:
 def _converted(model: nn.Module, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors as timm converts weights of a model's first publication.
 
-    Unchanged where that does not fit.
+    Returns them unchanged where that does not fit.
     """
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is None:
@@ -192,7 +206,10 @@ def _converted(model: nn.Module, tensors: Mapping[str, Tensor], expected: Mappin
 
 
 def _difference(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
-    """Return the name of the first tensor that is missing, of another shape, or without counterpart."""
+    """Return the name of the first tensor that does not fit.
+
+    It is missing, of another shape, or without counterpart. Returns None where all fit.
+    """
     for key, tensor in expected.items():
         if key not in state and not key.endswith(_IGNORED):
             return key
@@ -202,14 +219,17 @@ def _difference(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
 
 
 def _require_fit(name: str, model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Raise CheckpointError, naming the first tensor and what differs, unless the state fits."""
+    """Raise CheckpointError unless the state fits.
+
+    The error names the first tensor and what differs.
+    """
     expected = model.state_dict()
     key = _difference(state, expected)
     if key is None:
         return
     advice = f"pass weights that were trained for {name}, or the model that they were trained for"
     if key not in expected:
-        raise CheckpointError(path, f"has {key!r} {list(state[key].shape)}, which {name} has not; {advice}")
+        raise CheckpointError(path, f"has {key!r} {list(state[key].shape)}, which {name} lacks; {advice}")
     if key in state:
         problem = f"{key!r} has shape {list(state[key].shape)} where {name} has {list(expected[key].shape)}"
         reason = _explain(name, key, state, expected)
@@ -222,16 +242,19 @@ def _require_fit(name: str, model: nn.Module, state: Mapping[str, Tensor], path:
 
 
 def _explain(name: str, key: str, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """Return what a difference of shapes means: input channels, classes, or a wider or narrower model."""
+    """Return what a difference of shapes means.
+
+    It can be input channels, classes, or a wider or narrower model.
+    """
     given, wanted = list(state[key].shape), list(expected[key].shape)
     first = key == _first_convolution(expected) and len(given) == len(wanted) == 4
     if first and given[1] != wanted[1] and given[:1] + given[2:] == wanted[:1] + wanted[2:]:
         return f"its stem takes {given[1]} against {wanted[1]} input channels: "
-    differing = [one for one in expected if one in state and state[one].shape != expected[one].shape]
+    differing = [other for other in expected if other in state and state[other].shape != expected[other].shape]
     config = timm.models.get_pretrained_cfg(name)
     classifiers = config.classifier if config is not None else None
     heads = [classifiers] if isinstance(classifiers, str) else list(classifiers or ())
-    if all(one.rpartition(".")[0] in heads for one in differing):
+    if all(other.rpartition(".")[0] in heads for other in differing):
         return f" (only the classifier differs: {given[0]} against {wanted[0]} classes)"
     return f" (another width or another model: {len(differing)} of {len(expected)} tensors differ in shape)"
 
@@ -241,9 +264,13 @@ def _first_convolution(expected: Mapping[str, Tensor]) -> str:
 
 
 def _hint(name: str, state: Mapping[str, Tensor]) -> str:
-    """Name a model of the same family that the tensors fit, where there is one."""
+    """Return a hint at another model that the tensors fit.
+
+    The model is of the same family. The hint is empty without such a model.
+    """
     family = timm.list_models(f"{name.partition('.')[0].partition('_')[0]}*")
-    for other in difflib.get_close_matches(name, [one for one in family if one != name], n=_LOOKALIKES, cutoff=0.5):
+    others = [model for model in family if model != name]
+    for other in difflib.get_close_matches(name, others, n=_LOOKALIKES, cutoff=0.5):
         if _fits(other, state):
             return f"; the weights look like {other}"
     return ""

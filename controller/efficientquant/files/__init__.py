@@ -1,1 +1,1 @@
-"""Files that a user names, and files written whole or not at all."""
+"""Paths that a user gives, and files written whole."""

@@ -1,4 +1,4 @@
-"""What a path given by a user must be, found out before torch is imported."""
+"""Checks of paths that a user gives, made before torch is imported."""
 
 import os
 import zipfile
@@ -27,7 +27,10 @@ _OTHER_KINDS = (
 
 
 def require_images(path: Path | None) -> None:
-    """Raise DataError unless a path is a folder that holds an image, or an .npz; None is nothing to check."""
+    """Raise DataError unless a path can hold images.
+
+    It can be a folder that holds an image, or an .npz. None is not checked.
+    """
     if path is None:
         return
     if os.path.isdir(path):
@@ -41,7 +44,7 @@ def require_images(path: Path | None) -> None:
 
 
 def require_weights(weights: str) -> None:
-    """Raise CheckpointError unless weights are pretrained, random, or a file that is there."""
+    """Raise CheckpointError unless weights are pretrained, random, or a readable file."""
     if weights in NAMED_WEIGHTS:
         return
     path = Path(weights)
@@ -60,9 +63,9 @@ def require_weights(weights: str) -> None:
 
 
 def checkpoint_of(weights: str, model: str) -> str | Path:
-    """Return a model's checkpoint in a folder, or `pretrained` and `random` as they are.
+    """Return a model's checkpoint in a folder.
 
-    Raises CheckpointError.
+    `pretrained` and `random` are returned as they are. Raises CheckpointError where the folder or the file is missing.
     """
     if weights in NAMED_WEIGHTS:
         return weights
@@ -79,7 +82,10 @@ def checkpoint_of(weights: str, model: str) -> str | Path:
 
 
 def picture_paths(out: Path, name: str) -> list[Path]:
-    """Return the files to write: `out` itself, or NAME.png and NAME.svg where it is a folder. Raises PictureError."""
+    """Return the files to write for a picture.
+
+    These are `out` itself, or NAME.png and NAME.svg where it is a folder. Raises PictureError for another suffix.
+    """
     if out.suffix in PICTURE_SUFFIXES:
         paths = [out]
     elif not out.suffix or out.is_dir():
@@ -90,7 +96,10 @@ def picture_paths(out: Path, name: str) -> list[Path]:
 
 
 def require_artifact(path: Path) -> None:
-    """Raise ArtifactFileError unless a path is a file that may be ONNX, judged by its size and first bytes."""
+    """Raise ArtifactFileError unless a path may be an ONNX file.
+
+    It is judged by its size and first bytes.
+    """
     if os.path.isdir(path):
         inside = sorted(name for name in os.listdir(path) if name.endswith(".onnx"))
         hint = f", for example {path / inside[0]}" if inside else ""

@@ -1,4 +1,4 @@
-"""Writing files that appear whole or not at all, and finding out early that a place takes none."""
+"""Writing of files whole or not at all, and checks beforehand."""
 
 import contextlib
 import errno
@@ -17,10 +17,11 @@ _CLOSED_DISK = {errno.EROFS, *_NO_ROOM}
 
 
 def write_together(contents: Mapping[Path, bytes]) -> list[Path]:
-    """Write files in the given order and return the folders that were made for them.
+    """Write files in the given order, all or none.
 
-    All are complete on the disk before the first gets its name, and an older last file is removed before, so that
-    the last one never stands beside files of another run. Raises OutputError; a failure leaves nothing behind.
+    Returns the folders that were made for them. All files are complete on the disk before the first gets its name. An
+    older last file is removed before that, so that it is never found with files of another run. Raises OutputError. A
+    failure leaves nothing behind.
     """
     paths = list(contents)
     placed: list[Path] = []
@@ -48,7 +49,7 @@ def write_together(contents: Mapping[Path, bytes]) -> list[Path]:
 def require_writable(*paths: Path) -> None:
     """Raise OutputError unless files of these names can be written.
 
-    What is made to find out is removed.
+    Files and folders made for this check are removed.
     """
     for path in paths:
         if os.path.isdir(path):
@@ -59,7 +60,7 @@ def require_writable(*paths: Path) -> None:
 def require_folder(folder: Path) -> None:
     """Raise OutputError unless files can be written into a folder.
 
-    It may be missing, and then stays so.
+    A missing folder is not kept.
     """
     try:
         _probe(folder / "probe")
@@ -69,7 +70,7 @@ def require_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def scratch_folder(purpose: str, room_bytes: int = 0) -> Iterator[Path]:
-    """Give a temporary folder with room.
+    """Give a temporary folder with room for `room_bytes`.
 
     Raises OutputError where the disk is, or becomes, full or read-only.
     """
@@ -124,7 +125,10 @@ def _rename(path: Path) -> None:
 
 
 def _make_folder(path: Path) -> list[Path]:
-    """Make the missing folders above a file and return them, the outermost first."""
+    """Make the missing folders above a file.
+
+    Returns them, the outermost first. Raises OutputError.
+    """
     missing: list[Path] = []
     for folder in path.parents:
         if os.path.lexists(folder):
@@ -168,7 +172,7 @@ def _is_running(process: int) -> bool:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # it runs, under another name
+    except PermissionError:  # it runs as another user
         return True
     return True
 

@@ -1,1 +1,1 @@
-"""The model as a graph: captured, classified, counted and edited."""
+"""The model as a graph, captured, classified, counted and edited."""

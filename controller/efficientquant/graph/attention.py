@@ -1,4 +1,7 @@
-"""What a post-softmax quantizer does to each attention, with everything before it in float."""
+"""The noise that a post-softmax quantizer adds to each attention.
+
+Everything before the quantizer stays in float.
+"""
 
 import dataclasses
 import math
@@ -19,26 +22,26 @@ class Codec(Protocol):
         ...
 
     def dequantize(self, codes: Tensor) -> Tensor:
-        """Return what the codes stand for."""
+        """Return the values that the codes stand for."""
         ...
 
 
 @dataclasses.dataclass
 class Noise:
-    """Signal and noise power, added up over any number of tensors."""
+    """Signal and noise power, summed over any number of tensors."""
 
     signal: float = 0.0
     noise: float = 0.0
 
     def add(self, reference: Tensor, approximation: Tensor) -> None:
-        """Count a tensor and its approximation."""
+        """Add a tensor and its approximation."""
         reference = reference.double()
         self.signal += float(reference.square().sum())
         self.noise += float((reference - approximation.double()).square().sum())
 
     @property
     def sqnr_db(self) -> float:
-        """The signal-to-quantization-noise ratio in dB; infinite without noise."""
+        """The signal-to-quantization-noise ratio in dB, infinite without noise."""
         if self.noise == 0:
             return math.inf
         return 10 * math.log10(self.signal / self.noise) if self.signal > 0 else -math.inf
@@ -46,16 +49,20 @@ class Noise:
 
 @dataclasses.dataclass
 class SiteNoise:
-    """One softmax under one quantizer: the noise in its probabilities, and in what the attention makes of them."""
+    """The noise of one softmax under one quantizer.
+
+    It has the noise in the probabilities and in the attention's output.
+    """
 
     probabilities: Noise = dataclasses.field(default_factory=Noise)
     output: Noise = dataclasses.field(default_factory=Noise)
 
 
 def find_paths(graph: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
-    """Return for each softmax the operators from behind it to its product, dropout and shapes included; in order.
+    """Return for each softmax the operators up to its product, in order.
 
-    The list is empty where nothing multiplies the probabilities before the next convolution or linear.
+    Dropout and shape operators are included. The list is empty where nothing multiplies the probabilities before the
+    next convolution or linear.
     """
     return {softmax: _path(softmax) for softmax in call_nodes(graph, *SOFTMAX)}
 
@@ -83,20 +90,20 @@ def _back(node: fx.Node, start: fx.Node, parents: Mapping[fx.Node, fx.Node]) -> 
 
 
 class AttentionProbe(fx.Interpreter):
-    """Runs a float graph, and at each softmax also what every codec would have made of that attention.
+    """An interpreter of a float graph that measures codecs at each softmax.
 
-    `codecs` has, for each softmax node, quantizers by name; `found` collects their noise under the same keys.
+    `codecs` holds quantizers by name for each softmax node. `found` collects their noise under the same keys.
     """
 
     def __init__(self, graph: fx.GraphModule, codecs: Mapping[fx.Node, Mapping[str, Codec]]) -> None:
-        # The probe asks for values that the graph itself is done with.
+        # The probe reads values that the graph itself no longer needs.
         super().__init__(graph, garbage_collect_values=False)
-        self.found = {site: {name: SiteNoise() for name in chosen} for site, chosen in codecs.items()}
+        self.found = {site: {name: SiteNoise() for name in by_name} for site, by_name in codecs.items()}
         self._codecs = codecs
         self._paths = {path[-1]: (site, path) for site, path in find_paths(graph).items() if path}
 
     def run_node(self, n: fx.Node) -> Any:
-        """Compute a node as usual, and the noise where it is a softmax or its product."""
+        """Run a node and add the noise at softmaxes and their products."""
         result = super().run_node(n)
         if n in self._codecs:
             for name, codec in self._codecs[n].items():

@@ -16,7 +16,7 @@ from efficientquant.graph.roles import PICTURE_NORMS, WEIGHTED
 class Tap:
     """A tensor of a network: a node's result or an operand.
 
-    An operand is read behind its quantizers. `channel` is the dimension that stays whole when positions are sampled:
+    An operand is read behind its quantizers. `channel` is the dimension that is kept whole when positions are sampled:
     1 for pictures (N, C, H, W), -1 for tokens.
     """
 
@@ -25,35 +25,38 @@ class Tap:
     channel: int = -1
 
     def find(self, module: fx.GraphModule) -> fx.Node:
-        """Return the node whose result this is, or raise ValueError."""
+        """Return the node whose result this is.
+
+        Raises ValueError for an unknown node, and for an operand that is no tensor.
+        """
         node: fx.Node | None = next((n for n in module.graph.nodes if n.name == self.node), None)
         if node is None:
             raise ValueError(f"the network has no node {self.node!r}")
         if self.operand is None:
             return node
-        found = node.args[self.operand] if -len(node.args) <= self.operand < len(node.args) else None
-        if not isinstance(found, fx.Node):
+        source = node.args[self.operand] if -len(node.args) <= self.operand < len(node.args) else None
+        if not isinstance(source, fx.Node):
             raise ValueError(f"operand {self.operand} of {self.node!r} is no tensor")
-        return found
+        return source
 
     def find_data(self, module: fx.GraphModule) -> fx.Node:
         """Return the node as `find` does.
 
         Raises ValueError for a weight and for anything else that is the same for all images.
         """
-        found = self.find(module)
-        if found not in _data_nodes(module):
+        node = self.find(module)
+        if node not in _data_nodes(module):
             where = f"{self.node!r}" if self.operand is None else f"operand {self.operand} of {self.node!r}"
             raise ValueError(
                 f"{where} does not depend on the images; read a weight with `parameter`, "
                 "change it with `set_parameter` or `set_weight`"
             )
-        return found
+        return node
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """How a convolution walks over its input, each as (rows, columns)."""
+    """The window of a convolution, each field as (rows, columns)."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
@@ -76,12 +79,12 @@ class Layer:
 
     @property
     def input(self) -> Tap:
-        """What the layer reads, behind its quantizers."""
+        """The layer's input, behind its quantizers."""
         return Tap(self.node, 0, self._channel)
 
     @property
     def output(self) -> Tap:
-        """What the layer gives, bias included and before any activation function."""
+        """The layer's output, with bias and before any activation function."""
         return Tap(self.node, None, self._channel)
 
     @property
@@ -91,7 +94,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Operator:
-    """A product, softmax or normalization: its node and what it computes with.
+    """A product, softmax or normalization, with its tensors.
 
     `operands` are the tensors that depend on the images, behind their quantizers.
     """
@@ -136,7 +139,7 @@ def find_blocks(graph: fx.GraphModule) -> list[Block]:
 
     A block is the largest module that is no container. A container only calls its children, and it has one child, or
     at least two of the parts that it splits into have two or more layers. The model itself is always split. Operators
-    outside of the blocks, and modules without layers, join the block before. Neighbours are merged until only one
+    outside of the blocks, and modules without layers, join the previous block. Neighbours are merged until only one
     tensor passes from each to the next, so a shortcut never crosses a boundary. A layer that reads constants only is
     in no block.
     """
@@ -203,7 +206,7 @@ def _narrow_places(nodes: Sequence[fx.Node]) -> set[fx.Node]:
 def _runs(nodes: Sequence[fx.Node], modules: set[str]) -> list[list[fx.Node]]:
     """Return the stretches of nodes that run in the same block module.
 
-    A node outside of them continues the stretch before.
+    A node outside of the block modules continues the previous stretch.
     """
     owner = ""
     owners: list[str] = []

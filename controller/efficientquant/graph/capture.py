@@ -1,4 +1,7 @@
-"""An eager timm model as one editable graph of aten operators, with batch norm folded into its convolutions."""
+"""The capture of an eager timm model as one editable graph.
+
+The graph's operators are aten's, and its batch norm can be folded into its convolutions.
+"""
 
 import operator
 import warnings
@@ -17,15 +20,16 @@ MAX_BATCH = 1024
 
 
 def capture(model: nn.Module, shape: Sequence[int]) -> fx.GraphModule:
-    """Return the model's graph for inputs (N, *shape), N free; raise CaptureError where torch.export cannot.
+    """Return the model's graph for inputs (N, *shape), with N free.
 
-    Parameters keep their names and get_attr nodes; the eager model is not changed.
+    Parameters keep their names and get_attr nodes. The eager model is not changed. Raises CaptureError when
+    torch.export fails.
     """
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     example = torch.zeros(2, *shape)
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            # Caches that some attentions keep are of no use behind the captured graph.
+            # Some attentions assign caches, which torch.export warns of. The captured graph does not need them.
             warnings.filterwarnings("ignore", message="The tensor attribute")
             exported = torch.export.export(model.eval(), (example,), dynamic_shapes=({0: batch},))
     except (RuntimeError, ValueError, torch._dynamo.exc.TorchDynamoException) as error:
@@ -42,7 +46,10 @@ def call_nodes(module: fx.GraphModule, *targets: object) -> list[fx.Node]:
 
 
 def parameter_name(node: object) -> str | None:
-    """Return the name of the tensor that an argument reads from the module, or None for a computed one."""
+    """Return the name of the parameter or buffer that an argument reads.
+
+    It is None for a computed argument.
+    """
     return str(node.target) if isinstance(node, fx.Node) and node.op == "get_attr" else None
 
 
@@ -52,16 +59,17 @@ def get_tensor(module: nn.Module, name: str) -> Tensor:
 
 
 def set_tensor(module: nn.Module, name: str, value: Tensor) -> None:
-    """Replace, or create, a parameter by its dotted name."""
+    """Replace or create a parameter by its dotted name."""
     owner, _, leaf = name.rpartition(".")
     parent = module.get_submodule(owner)
     setattr(parent, leaf, nn.Parameter(value, requires_grad=False))
 
 
 def fold_batch_norm(module: fx.GraphModule) -> dict[str, str]:
-    """Fold each batch norm into its convolution and return {norm parameter: convolution weight}.
+    """Fold each batch norm into its convolution.
 
-    Only where the norm alone reads the convolution, and the convolution alone reads its weight and bias.
+    Folds only where the norm alone reads the convolution, and the convolution alone reads its weight and bias. Returns
+    {norm parameter: convolution weight}.
     """
     folded: dict[str, str] = {}
     for norm in call_nodes(module, BATCH_NORM):
@@ -74,7 +82,7 @@ def fold_batch_norm(module: fx.GraphModule) -> dict[str, str]:
 
 
 def _own_tensors(module: fx.GraphModule) -> None:
-    """Give the graph its own copies: captured modules share storage with the eager model."""
+    """Copy the graph's parameters, which share storage with the eager model."""
     for name, tensor in list(module.named_parameters()):
         set_tensor(module, name, tensor.detach().clone())
 
@@ -92,7 +100,10 @@ def _count_readers(module: fx.GraphModule, name: str) -> int:
 
 
 def _fold(module: fx.GraphModule, convolution: fx.Node, norm: fx.Node) -> dict[str, str]:
-    """Write y = γ (Wx + b - μ) / √(σ² + ε) + β, written as one convolution (computed in float64)."""
+    """Rewrite a convolution and its norm as one convolution.
+
+    Together they are y = γ (Wx + b - μ) / √(σ² + ε) + β. The new weight and bias are computed in float64.
+    """
     _, gamma_node, beta_node, mean_node, variance_node, _, _, epsilon, *_ = norm.args
     weight_name = cast(str, parameter_name(convolution.args[1]))
     weight = get_tensor(module, weight_name)
@@ -116,7 +127,7 @@ def _read(module: fx.GraphModule, node: Any) -> Tensor:
 
 
 def use_bias(module: fx.GraphModule, layer: fx.Node, bias_name: str) -> None:
-    """Let a convolution or linear add the bias of that name."""
+    """Make a convolution or linear add the bias of that name."""
     with module.graph.inserting_before(layer):
         bias = module.graph.get_attr(bias_name)
     layer.args = (*layer.args[:2], bias, *layer.args[3:])

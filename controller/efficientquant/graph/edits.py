@@ -1,4 +1,4 @@
-"""Putting quantizers and observers into a captured graph, and taking them out again."""
+"""The insertion of quantizers and observers into a captured graph."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +17,11 @@ Observer = TypeVar("Observer", bound=nn.Module)
 
 @dataclasses.dataclass
 class Site:
-    """An activation to be quantized: its consumers in scope, and whether it is itself an output in scope.
+    """An activation to be quantized.
 
-    The quantizer of an output stands before everything that reads it. `entries` are the nodes through which the
-    consumers read the activation, where modules stand between.
+    `consumers` are its readers in scope, `is_output` says whether it is itself an output in scope. The quantizer of an
+    output stands before everything that reads it. `entries` are the nodes through which the consumers read the
+    activation, where modules stand between.
     """
 
     source: fx.Node
@@ -35,48 +36,54 @@ class Site:
 
 
 def find_sites(graph: fx.GraphModule, scope: Scope, weights: Sequence[str], *, outputs: bool) -> list[Site]:
-    """Return the activations that the operators in scope take, and give where `outputs` is set, in order.
+    """Return the activations that the operators in scope read, in order.
 
-    `weights` names the weights whose convolutions and linears are in scope. A product counts only where both of
-    its operands are computed: one with a parameter is no attention. The model's own output stays in float. What is
-    quantized already counts as it is before its quantizer.
+    With `outputs`, their results are included. `weights` names the weights whose convolutions and linears are in scope.
+    A product counts only where both of its operands are computed: a product with a parameter is no attention. The
+    model's own output stays in float. Activations that are quantized already are found before their quantizer.
     """
-    chosen = set(weights)
-    found: dict[fx.Node, Site] = {}
+    names = set(weights)
+    sites: dict[fx.Node, Site] = {}
     targets = (CONVOLUTION, LINEAR, *(PRODUCTS if scope is Scope.ALL else ()))
     for node in call_nodes(graph, *targets):
         operands = node.args[:1] if node.target in (CONVOLUTION, LINEAR) else node.args[-2:]
-        in_scope = parameter_name(node.args[1]) in chosen or node.target in PRODUCTS
+        in_scope = parameter_name(node.args[1]) in names or node.target in PRODUCTS
         sources = [operand_place(graph, operand) for operand in operands if _is_computed(operand)]
         if not in_scope or len(sources) < len(operands):
             continue
         for source in dict.fromkeys(sources):
-            found.setdefault(source, Site(source)).consumers.append(node)
+            sites.setdefault(source, Site(source)).consumers.append(node)
         if outputs and node.target not in PRODUCTS and all(user.op != "output" for user in node.users):
             place = result_place(graph, node)
-            found.setdefault(place, Site(place)).is_output = True
-    return list(found.values())
+            sites.setdefault(place, Site(place)).is_output = True
+    return list(sites.values())
 
 
 def _is_computed(operand: object) -> TypeGuard[fx.Node]:
-    """Whether an operand is neither a parameter nor a quantized one."""
+    """Tell whether an operand is neither a parameter nor a quantized parameter."""
     return isinstance(operand, fx.Node) and bool(operand.all_input_nodes or operand.op == "placeholder")
 
 
 def insert_behind(
     graph: fx.GraphModule, source: fx.Node, name: str, module: nn.Module, consumers: Sequence[fx.Node] | None = None
 ) -> fx.Node:
-    """Let a module stand between a node and its consumers (all of them where none are named)."""
+    """Insert a module between a node and its consumers.
+
+    `consumers` is None for all of them. Returns the module's node.
+    """
     graph.add_submodule(name, module)
     with graph.graph.inserting_after(source):
         node = graph.graph.call_module(name, (source,))
-    chosen = set(source.users if consumers is None else consumers) - {node}
-    source.replace_all_uses_with(node, delete_user_cb=lambda user: user in chosen)
+    readers = set(source.users if consumers is None else consumers) - {node}
+    source.replace_all_uses_with(node, delete_user_cb=lambda user: user in readers)
     return node
 
 
 def insert_at_operand(graph: fx.GraphModule, consumer: fx.Node, operand: int, name: str, module: nn.Module) -> fx.Node:
-    """Insert a module in front of one operand of a node."""
+    """Insert a module in front of one operand of a node.
+
+    Returns the module's node.
+    """
     source = consumer.args[operand]
     assert isinstance(source, fx.Node)
     graph.add_submodule(name, module)
@@ -87,17 +94,20 @@ def insert_at_operand(graph: fx.GraphModule, consumer: fx.Node, operand: int, na
 
 
 def copy_graph(graph: fx.GraphModule) -> fx.GraphModule:
-    """Return a copy with the same node names that shares the tensors."""
+    """Return a copy with the same node names and shared tensors."""
     nodes = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in graph.graph.nodes:
         copies[node] = nodes.node_copy(node, copies.__getitem__)
-    nodes.set_codegen(graph.graph._codegen)  # how the model takes its input and gives its result
+    nodes.set_codegen(graph.graph._codegen)  # it packs and unpacks the model's inputs and results
     return fx.GraphModule(graph, nodes)
 
 
 def replace_parameter(graph: fx.GraphModule, parameter: str, name: str, module: nn.Module) -> None:
-    """Let a module's result take the place of a parameter, wherever it is read, and forget the parameter."""
+    """Replace every use of a parameter by a module's result.
+
+    The parameter is deleted.
+    """
     readers = [node for node in graph.graph.nodes if node.op == "get_attr" and node.target == parameter]
     graph.add_submodule(name, module)
     with graph.graph.inserting_before(readers[0]):
@@ -115,7 +125,7 @@ def observing(
 ) -> Iterator[list[Observer]]:
     """Put an observer behind each node, and remove them at the end.
 
-    `make_observer` is called once for each: a class, or a functools.partial where it takes arguments.
+    `make_observer` is called once for each node. It is a class, or a functools.partial where it takes arguments.
     """
     observers = [make_observer() for _ in sites]
     nodes = [

@@ -1,4 +1,7 @@
-"""FP16 as a graphics processor computes it: every tensor stored in 16 bits, sums and normalizations in 32."""
+"""FP16 as a GPU computes it.
+
+Every tensor is stored in 16 bits, sums and normalizations are computed in 32.
+"""
 
 from typing import Any
 
@@ -9,9 +12,10 @@ HALF_MAX = torch.finfo(torch.float16).max
 
 
 class HalfInterpreter(fx.Interpreter):
-    """Runs a float32 graph and rounds what every node gives to FP16, inputs and parameters too.
+    """An interpreter of a float32 graph that rounds every result to FP16.
 
-    An overflow becomes infinity, as it would there. Quantizers see rounded values and compute in float32.
+    Inputs and parameters are rounded too. An overflow becomes infinity, as on a GPU. Quantizers read rounded values and
+    compute in float32.
     """
 
     def run_node(self, n: fx.Node) -> Any:
@@ -21,7 +25,7 @@ class HalfInterpreter(fx.Interpreter):
 
 
 def round_to_half(value: Any) -> Any:
-    """Return float32 tensors rounded to FP16's values, anything else as it is."""
+    """Return float32 tensors rounded to FP16's values, anything else unchanged."""
     if isinstance(value, Tensor) and value.dtype is torch.float32:
         return value.half().float()
     if isinstance(value, (tuple, list)):

@@ -1,4 +1,4 @@
-"""The quantizers and modules between a node of a captured graph and its readers."""
+"""The quantizers and modules between a node and its readers."""
 
 from typing import TypeGuard
 
@@ -8,17 +8,17 @@ from efficientquant.quantizers import CodeQuantizer
 
 
 def is_inserted(node: object) -> TypeGuard[fx.Node]:
-    """Whether a node is a module that was put between two operators."""
+    """Tell whether a node is a module between two operators."""
     return isinstance(node, fx.Node) and node.op == "call_module" and len(node.args) == 1
 
 
 def is_quantizer(graph: fx.GraphModule, node: object) -> bool:
-    """Whether a node is an activation quantizer."""
+    """Tell whether a node is an activation quantizer."""
     return is_inserted(node) and isinstance(graph.get_submodule(str(node.target)), CodeQuantizer)
 
 
 def input_of(node: fx.Node) -> fx.Node:
-    """Return what an inserted module reads."""
+    """Return the node that an inserted module reads."""
     (source,) = node.all_input_nodes
     return source
 
@@ -49,7 +49,10 @@ def path_to(consumer: fx.Node, operand: int) -> list[fx.Node]:
 
 
 def path_behind(source: fx.Node) -> list[fx.Node]:
-    """Return the modules that every reader of a node is behind, in execution order."""
+    """Return the modules between a node and all of its readers.
+
+    They are in execution order.
+    """
     path: list[fx.Node] = []
     node = source
     while len(node.users) == 1 and is_inserted(reader := next(iter(node.users))):
@@ -81,10 +84,10 @@ def result_place(graph: fx.GraphModule, source: fx.Node) -> fx.Node:
 
 
 def free_operand(graph: fx.GraphModule, consumer: fx.Node, operand: int) -> tuple[fx.Node, int]:
-    """Take an operand off its quantizer and return the operand to quantize.
+    """Detach an operand from its quantizer and return the operand to quantize.
 
-    That is another one where a module stands behind the quantizer. Other readers keep the quantizer. Raises ValueError
-    where the module has other readers too.
+    Where a module stands behind the quantizer, the module's operand is returned. Other readers keep the quantizer.
+    Raises ValueError when the module has other readers too.
     """
     path = path_to(consumer, operand)
     quantizer = find_quantizer(graph, path)
@@ -105,9 +108,9 @@ def free_operand(graph: fx.GraphModule, consumer: fx.Node, operand: int) -> tupl
 
 
 def free_result(graph: fx.GraphModule, source: fx.Node) -> fx.Node:
-    """Take all readers of a node off their quantizers.
+    """Detach all readers of a node from their quantizers.
 
-    Returns the node that the next quantizer goes behind.
+    Returns the node behind which the next quantizer goes.
     """
     place = result_place(graph, source)
     pending = list(place.users)
@@ -121,7 +124,7 @@ def free_result(graph: fx.GraphModule, source: fx.Node) -> fx.Node:
 
 
 def remove(graph: fx.GraphModule, node: fx.Node) -> None:
-    """Remove an inserted module: its readers read what it read."""
+    """Remove an inserted module and connect its readers to its input."""
     node.replace_all_uses_with(input_of(node))
     graph.graph.erase_node(node)
     delattr(graph, str(node.target))

@@ -1,4 +1,4 @@
-"""What a model is made of: its parameters and work by role, and what the paper's printed rule makes of it."""
+"""The parameters and work of a model, by either identification rule."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -19,7 +19,10 @@ NEITHER_GROUP = "neither"
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """The modules that share a role (or, by the printed rule, a block), their parameters, and their MACs per image."""
+    """The modules of one role or printed block, with parameters and MACs.
+
+    `macs` are per image.
+    """
 
     name: str
     modules: int
@@ -32,7 +35,8 @@ class Inspection:
     """A model's structure by one identification rule.
 
     `groups` add up to all parameters and all MACs. `convolutional` and `transformer` name modules that
-    `get_submodule` finds. `defects` say what the printed rule gets wrong on this model; the graph rule has none.
+    `get_submodule` finds. `defects` say what the printed rule gets wrong on this model. They are empty for the graph
+    rule.
     """
 
     model: str
@@ -64,11 +68,12 @@ class Inspection:
 def inspect(
     model: str | nn.Module, rule: IdentificationRule | str = IdentificationRule.GRAPH, *, name: str | None = None
 ) -> Inspection:
-    """Return the structure of a timm classifier, given by name or as a module; O(n) in the graph's size.
+    """Return the structure of a timm classifier by one identification rule.
 
-    A name is built without weights, since structure does not depend on them. The graph rule classifies operators by
-    what they do; the paper rule is Algorithm 1 as printed, with usable names and its defects counted. Parameters
-    count each once, MACs are per image. Raises UnknownModelError, CaptureError.
+    It takes O(n) in the graph's size. A model given by name is built without weights, since structure does not depend
+    on them. The graph rule classifies operators by what they do. The paper rule is Algorithm 1 as printed, with usable
+    names and its defects counted. Each parameter counts once, MACs are per image. Raises UnknownModelError,
+    CaptureError.
     """
     rule = IdentificationRule(rule)
     shown = name or (model if isinstance(model, str) else type(model).__name__)
@@ -88,7 +93,10 @@ def inspect(
 
 
 def _graph_blocks(manifest: Manifest) -> tuple[list[str], list[str]]:
-    """Return the (convolutional, transformer) modules that own a convolution or linear, by its part in the graph."""
+    """Return the (convolutional, transformer) modules by the graph rule.
+
+    They are the modules that own a convolution or linear, classified by its part in the graph.
+    """
     owners = [entry for entry in manifest.entries.values() if entry.operator in ("conv2d", "linear")]
     transformer = dict.fromkeys(entry.module for entry in owners if entry.in_transformer)
     convolutional = dict.fromkeys(entry.module for entry in owners if entry.operator == "conv2d")
@@ -96,18 +104,18 @@ def _graph_blocks(manifest: Manifest) -> tuple[list[str], list[str]]:
 
 
 def _by_role(manifest: Manifest) -> list[Group]:
-    found: dict[str, list[ManifestEntry]] = {}
+    by_role: dict[str, list[ManifestEntry]] = {}
     for entry in manifest.entries.values():
-        found.setdefault(entry.role.value, []).append(entry)
-    return [_group(name, entries) for name, entries in found.items()] + _products(manifest)
+        by_role.setdefault(entry.role.value, []).append(entry)
+    return [_group(name, entries) for name, entries in by_role.items()] + _products(manifest)
 
 
 def _by_printed_block(manifest: Manifest, convolutional: set[str], transformer: set[str]) -> list[Group]:
-    found: dict[str, list[ManifestEntry]] = {"CNN": [], "Transformer": [], NEITHER_GROUP: []}
+    by_block: dict[str, list[ManifestEntry]] = {"CNN": [], "Transformer": [], NEITHER_GROUP: []}
     for entry in manifest.entries.values():
-        where = "CNN" if entry.module in convolutional else NEITHER_GROUP
-        found["Transformer" if entry.module in transformer else where].append(entry)
-    return [_group(name, entries) for name, entries in found.items()] + _products(manifest)
+        block = "CNN" if entry.module in convolutional else NEITHER_GROUP
+        by_block["Transformer" if entry.module in transformer else block].append(entry)
+    return [_group(name, entries) for name, entries in by_block.items()] + _products(manifest)
 
 
 def _group(name: str, entries: Iterable[ManifestEntry]) -> Group:
@@ -121,7 +129,7 @@ def _group(name: str, entries: Iterable[ManifestEntry]) -> Group:
 
 
 def _products(manifest: Manifest) -> list[Group]:
-    """Return the products of activations as a group of their own: work without parameters."""
+    """Return the products of activations as one group without parameters."""
     modules = {product.module for product in manifest.products}
     macs = sum(product.macs for product in manifest.products)
     return [Group(PRODUCTS_GROUP, len(modules), 0, macs)] if manifest.products else []

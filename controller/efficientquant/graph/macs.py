@@ -23,9 +23,10 @@ _ATTENTION = aten.scaled_dot_product_attention.default
 
 
 def count_macs(node: fx.Node) -> int:
-    """Return the MACs of a convolution, a linear or a matrix product at batch 1, and 0 for any other node.
+    """Return the MACs of a node at batch 1.
 
-    Elementwise work is not counted; `torch.utils.flop_counter` counts the same operators, twice per MAC.
+    Only convolutions, linears and matrix products have any: elementwise work is not counted.
+    `torch.utils.flop_counter` counts the same operators, twice per MAC.
     """
     if node.target in _CONVOLUTIONS:
         return math.prod(_shape(node)) * math.prod(_shape(node.args[1])[1:])
@@ -42,7 +43,7 @@ def count_macs(node: fx.Node) -> int:
 
 
 def _shape(node: Any) -> list[int]:
-    """Return the shape of a node's tensor with every symbolic size computed for a batch of 1."""
+    """Return the shape of a node's tensor for a batch of 1."""
     return [_at_batch_one(size) for size in cast(fx.Node, node).meta["val"].shape]
 
 

@@ -1,4 +1,4 @@
-"""The manifest: every parameter of a model exactly once, every softmax, and the work that each of them stands for."""
+"""The manifest of a model: its parameters, softmaxes and work."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,11 +14,12 @@ from efficientquant.graph.roles import SOFTMAX, WEIGHTED, Role, assign_roles
 
 @dataclasses.dataclass(frozen=True)
 class ManifestEntry:
-    """One parameter of the model: where it is used, what it does, and the bits that it has after quantization.
+    """One parameter of the model: its use, its role and its bits.
 
     `node` is the graph node that uses it, `operator` that node's kind. `macs` are the multiplications with it per
-    image. `sqnr_db` and `worst_channel_db` are measured where the bits are below 32. `folded_into` names the
-    convolution that absorbed a batch norm. `is_symmetric` is false for a weight with zero-points.
+    image. `bits` is its width after quantization. `sqnr_db` and `worst_channel_db` are measured where the bits are
+    below 32. `folded_into` names the convolution that absorbed a batch norm. `is_symmetric` is false for a weight with
+    zero-points.
     """
 
     parameter: str
@@ -43,8 +44,8 @@ class ManifestEntry:
 class SoftmaxSite:
     """One softmax: its node, module, number of tokens and quantizer.
 
-    `quantizer` are the quantizer's parameters, `quantizer_name` is its name in the graph and in the artifact, "" where
-    there is none and in manifests of earlier releases.
+    `quantizer` holds the quantizer's parameters, `quantizer_name` is its name in the graph and in the artifact. The
+    name is "" without a quantizer and in manifests of earlier releases.
     """
 
     node: str
@@ -59,12 +60,12 @@ class SoftmaxSite:
 
 @dataclasses.dataclass(frozen=True)
 class ActivationSite:
-    """One quantized activation: the node that computes it, what consumes it, and its scale.
+    """One quantized activation: its node, its readers and its scale.
 
-    `consumers` are the kinds of operator in scope that read it (conv2d, linear, matmul), `producer` is the kind
-    whose output it is, "" where that is in float; `quantizer` is the module's name. `scale` is one, or one for each
-    index of dimension `axis`, None for a quantizer of a recipe's own. The zero-point is signed, None for a symmetric
-    quantizer.
+    `node` computes the activation. `consumers` are the kinds of operator in scope that read it (conv2d, linear,
+    matmul). `producer` is the kind whose output it is, "" where that is in float. `quantizer` is the module's name.
+    `scale` is one, or one for each index of dimension `axis`, and None for a recipe's own kind of quantizer. The
+    zero-point is signed, and None for a symmetric quantizer.
     """
 
     node: str
@@ -79,7 +80,10 @@ class ActivationSite:
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-    """One product of two activations, such as queries with keys: it has no parameters, but work per image."""
+    """One product of two activations, such as queries with keys.
+
+    It has no parameters. `macs` are per image.
+    """
 
     node: str
     module: str
@@ -89,7 +93,10 @@ class Product:
 
 @dataclasses.dataclass
 class Manifest:
-    """Every parameter exactly once, every softmax, every product of activations, and what quantization adds."""
+    """The record of a model's parameters, softmaxes, products and quantized activations.
+
+    Every parameter appears exactly once.
+    """
 
     entries: dict[str, ManifestEntry]
     softmax_sites: list[SoftmaxSite]
@@ -98,16 +105,19 @@ class Manifest:
 
     @property
     def parameters(self) -> int:
-        """All parameters."""
+        """The number of all parameters."""
         return sum(entry.parameters for entry in self.entries.values())
 
     @property
     def macs(self) -> int:
-        """All multiply-accumulates per image: convolutions, linears and products of activations."""
+        """All multiply-accumulates per image.
+
+        They come from convolutions, linears and products of activations.
+        """
         return sum(entry.macs for entry in self.entries.values()) + sum(product.macs for product in self.products)
 
     def copy(self) -> "Manifest":
-        """Return a manifest of its own with the same records."""
+        """Return another manifest with the same records."""
         sites = (list(self.softmax_sites), list(self.products), list(self.activation_sites))
         return Manifest(dict(self.entries), *sites)
 
@@ -122,7 +132,10 @@ class Manifest:
 
 
 def build_manifest(model: nn.Module, graph: fx.GraphModule) -> Manifest:
-    """Account for every parameter of the eager model by its use in the captured graph, before anything is folded."""
+    """Return the manifest of an eager model and its captured graph.
+
+    Every parameter is accounted for by its use in the graph, before anything is folded.
+    """
     roles = assign_roles(graph)
     constants = _constants(graph)
     uses = _parameter_uses(graph, constants)
@@ -146,16 +159,19 @@ def build_manifest(model: nn.Module, graph: fx.GraphModule) -> Manifest:
 
 
 def _named_once(model: nn.Module, uses: Mapping[str, fx.Node]) -> list[tuple[str, nn.Parameter]]:
-    """Return every parameter once: a shared one, which has several names, by the name that the graph knows."""
-    found: dict[int, tuple[str, nn.Parameter]] = {}
+    """Return every parameter once, with its name.
+
+    A shared parameter has several names. It gets the name that the graph uses.
+    """
+    named: dict[int, tuple[str, nn.Parameter]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) not in found or (name in uses and found[id(parameter)][0] not in uses):
-            found[id(parameter)] = (name, parameter)
-    return list(found.values())
+        if id(parameter) not in named or (name in uses and named[id(parameter)][0] not in uses):
+            named[id(parameter)] = (name, parameter)
+    return list(named.values())
 
 
 def _constants(graph: fx.GraphModule) -> set[fx.Node]:
-    """Return the parameters and buffers, and everything that is computed from them alone."""
+    """Return the parameters, the buffers, and everything computed from them alone."""
     constants: set[fx.Node] = set()
     for node in graph.graph.nodes:
         inputs = node.all_input_nodes
@@ -165,7 +181,10 @@ def _constants(graph: fx.GraphModule) -> set[fx.Node]:
 
 
 def _parameter_uses(graph: fx.GraphModule, constants: set[fx.Node]) -> dict[str, fx.Node]:
-    """Return for each parameter the operator in which it meets data: for a standardized weight its convolution."""
+    """Return for each parameter the operator in which it meets data.
+
+    For a standardized weight it is the convolution.
+    """
     meets: dict[fx.Node, fx.Node] = {}
     uses: dict[str, fx.Node] = {}
     for node in reversed(graph.graph.nodes):
@@ -178,7 +197,10 @@ def _parameter_uses(graph: fx.GraphModule, constants: set[fx.Node]) -> dict[str,
 
 
 def _work(graph: fx.GraphModule, constants: set[fx.Node]) -> tuple[dict[str, int], list[Product]]:
-    """Return the MACs of each weight, over all of its uses, and the products that have no weight."""
+    """Return the MACs of each weight, and the products without a weight.
+
+    The MACs of a weight are summed over all of its uses.
+    """
     macs: dict[str, int] = {}
     products: list[Product] = []
     for node in graph.graph.nodes:
@@ -192,7 +214,10 @@ def _work(graph: fx.GraphModule, constants: set[fx.Node]) -> tuple[dict[str, int
 
 
 def _weight(node: fx.Node, constants: set[fx.Node]) -> str | None:
-    """Return the name of the parameter that is an operator's weight, looking through what is computed from it alone."""
+    """Return the parameter name of an operator's weight, or None.
+
+    A weight that is computed from one parameter alone has that parameter's name.
+    """
     weight = node.args[1] if node.target in WEIGHTED else None
     while isinstance(weight, fx.Node) and weight in constants:
         if weight.op == "get_attr":
@@ -202,7 +227,7 @@ def _weight(node: fx.Node, constants: set[fx.Node]) -> str | None:
 
 
 def operator_of(node: fx.Node | None) -> str:
-    """Return the name of the operator that a node calls, "" for no node."""
+    """Return the name of a node's operator, "" for no node."""
     if node is None:
         return ""
     overload = node.target
@@ -216,6 +241,6 @@ def _softmax_site(node: fx.Node) -> SoftmaxSite:
 
 
 def module_of(node: fx.Node) -> str:
-    """Return the dotted name of the module that runs a node, "" for the model itself."""
+    """Return the dotted name of a node's module, "" for the model."""
     stack = node.meta.get("nn_module_stack") or {}
     return str(list(stack.values())[-1][0]) if stack else ""

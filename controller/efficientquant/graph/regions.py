@@ -1,4 +1,4 @@
-"""Run a part of a network and visit its values."""
+"""Parts of a network, which run alone and show their values."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -8,7 +8,7 @@ from torch import Tensor, fx
 
 from efficientquant.graph.capture import aten
 
-# Sees the value of a node and returns what its readers get.
+# Takes the value of a node and returns the value for its readers.
 Visit = Callable[[Tensor], Tensor]
 BATCH = "images_in_batch"
 
@@ -16,8 +16,8 @@ BATCH = "images_in_batch"
 class Region:
     """The part of a network from node `source` to the nodes `wanted`.
 
-    The region holds no tensors: it reads those of the network each time it runs. It does not see nodes that are
-    inserted later.
+    The region holds no tensors: it reads those of the network each time it runs. It does not include nodes that are
+    inserted later. Raises ValueError when a wanted node needs more of the network than `source`.
     """
 
     def __init__(self, module: fx.GraphModule, source: str, wanted: Sequence[str]) -> None:
@@ -41,7 +41,7 @@ class _Visiting(fx.Interpreter):
         self._visits = visits
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run one node and show its result to its visitor."""
+        """Run one node and pass its result through its visitor."""
         result = super().run_node(n)
         visit = self._visits.get(n.name)
         return result if visit is None else visit(result)
@@ -50,7 +50,7 @@ class _Visiting(fx.Interpreter):
 def _cut_out(module: fx.GraphModule, source: fx.Node, wanted: Sequence[fx.Node]) -> fx.Graph:
     """Return the needed nodes as another graph, under their names.
 
-    Its inputs are the source and, where a node asks for it, the number of images.
+    Its inputs are the source and, where a node reads it, the number of images.
     """
     needed = _needed(source, wanted)
     graph = fx.Graph()
@@ -81,7 +81,7 @@ def _needed(source: fx.Node, wanted: Sequence[fx.Node]) -> set[fx.Node]:
 
 
 def _is_batch_size(node: fx.Node) -> bool:
-    """Whether a node asks the model's input for its number of images."""
+    """Tell whether a node reads the batch size of the model's input."""
     if node.target is not aten.sym_size.int:
         return False
     x, dimension = node.args
@@ -89,12 +89,15 @@ def _is_batch_size(node: fx.Node) -> bool:
 
 
 def _count_images(source: fx.Node, x: Tensor) -> int:
-    """Return the number of images in a tensor, by its symbolic shape."""
+    """Return the number of images in a tensor, from its symbolic shape.
+
+    Raises ValueError when no dimension depends on it.
+    """
     model_input = next(iter(source.graph.find_nodes(op="placeholder")))
     images = _hint(model_input.meta["val"].shape[0])
-    for size, found in zip(source.meta["val"].shape, x.shape, strict=True):
+    for size, length in zip(source.meta["val"].shape, x.shape, strict=True):
         if isinstance(size, torch.SymInt):
-            return found * images // _hint(size)
+            return length * images // _hint(size)
     raise ValueError(f"no dimension of {source.name!r} depends on the number of images")
 
 

@@ -1,4 +1,7 @@
-"""What each operator of a captured graph does in the network, found in time linear in the graph's size."""
+"""The role of each operator of a captured graph.
+
+Roles are found in time linear in the graph's size.
+"""
 
 import dataclasses
 import enum
@@ -25,7 +28,7 @@ TRANSPOSES = (aten.transpose.int, aten.permute.default)
 SHAPE_ONLY = (*RESHAPES, *TRANSPOSES, aten.contiguous.default, aten.clone.default)
 PICTURE_NORMS = (BATCH_NORM, aten.group_norm.default)  # their channels are dimension 1
 NORMS = (*PICTURE_NORMS, aten.layer_norm.default)
-# Elementwise or normalizing: what may stand between a bridge convolution and the reshape chain.
+# The elementwise or normalizing operators that may stand between a bridge convolution and the reshape chain.
 POINTWISE = (
     *NORMS,
     aten.dropout.default,
@@ -42,7 +45,7 @@ Step = Callable[[fx.Node], Iterable[fx.Node]]
 
 
 class Role(enum.StrEnum):
-    """What a parameter does in the network."""
+    """The role of a parameter in the network."""
 
     STEM = "stem"
     CONV = "conv"
@@ -59,22 +62,31 @@ class Role(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Roles:
-    """The role of every operator, and which operators lie inside a transformer block."""
+    """The role of every operator, and the operators inside transformer blocks."""
 
     by_node: dict[fx.Node, Role]
     inside: set[fx.Node]
 
     def of(self, node: fx.Node | None) -> Role:
-        """Return a node's role; None stands for a parameter that nothing uses."""
+        """Return a node's role.
+
+        None is the node of an unused parameter.
+        """
         return Role.UNUSED if node is None else self.by_node.get(node, Role.OTHER)
 
     def in_transformer(self, node: fx.Node | None) -> bool:
-        """Return whether a node is part of a transformer block: of its attention, its MLP, or between its bridges."""
+        """Tell whether a node is part of a transformer block.
+
+        It is in the block's attention, in its MLP, or between its bridges.
+        """
         return node in self.inside or self.of(node) in (Role.ATTENTION_QKV, Role.ATTENTION_PROJ, Role.MLP)
 
 
 def assign_roles(graph: fx.GraphModule) -> Roles:
-    """Classify every operator; the first rule that fits wins. Each step visits a node a bounded number of times."""
+    """Return the role of every operator.
+
+    The first rule that fits decides. Each step visits a node a bounded number of times.
+    """
     nodes = list(graph.graph.nodes)
     weighted = [node for node in nodes if node.target in WEIGHTED]
     convolutions = [node for node in weighted if node.target is CONVOLUTION]
@@ -115,14 +127,14 @@ def _users(node: fx.Node) -> Iterable[fx.Node]:
 
 
 def _data_input(node: fx.Node) -> Iterable[fx.Node]:
-    """Return the tensor that an operator works on, without its weights and without the sizes it computes."""
+    """Return an operator's data operand, without weights and computed sizes."""
     first = node.args[0] if node.args else None
     return (first,) if isinstance(first, fx.Node) else ()
 
 
 def _reach(starts: Iterable[fx.Node], step: Step) -> set[fx.Node]:
-    """Return the first convolutions and linears met when walking from the starts, none beyond them."""
-    found: set[fx.Node] = set()
+    """Return the first convolutions and linears on each path from the starts."""
+    reached: set[fx.Node] = set()
     seen: set[fx.Node] = set()
     pending = [neighbour for start in starts for neighbour in step(start)]
     while pending:
@@ -131,14 +143,17 @@ def _reach(starts: Iterable[fx.Node], step: Step) -> set[fx.Node]:
             continue
         seen.add(node)
         if node.target in WEIGHTED:
-            found.add(node)
+            reached.add(node)
         else:
             pending.extend(step(node))
-    return found
+    return reached
 
 
 def _beyond_weighted(ordered: Sequence[fx.Node], step: Step) -> set[fx.Node]:
-    """Return what has a convolution or linear somewhere along `step`; `ordered` has a node's neighbours before it."""
+    """Return the nodes with a convolution or linear somewhere along `step`.
+
+    `ordered` has a node's neighbours before it.
+    """
     beyond: set[fx.Node] = set()
     for node in ordered:
         if any(neighbour.target in WEIGHTED or neighbour in beyond for neighbour in step(node)):
@@ -147,15 +162,19 @@ def _beyond_weighted(ordered: Sequence[fx.Node], step: Step) -> set[fx.Node]:
 
 
 def _attention_inputs(nodes: Sequence[fx.Node], softmaxes: list[fx.Node]) -> set[fx.Node]:
-    """Return what makes queries and keys (before a softmax) and values (the other operand of its product)."""
+    """Return the convolutions and linears that compute queries, keys and values.
+
+    Queries and keys come before a softmax, values are the other operand of its product.
+    """
     others = _other_operands(nodes, set(softmaxes))
     return _reach(softmaxes, _inputs) | {n for n in others if n.target in WEIGHTED} | _reach(others, _inputs)
 
 
 def _other_operands(nodes: Sequence[fx.Node], softmaxes: set[fx.Node]) -> list[fx.Node]:
-    """Return what the probabilities are multiplied with, in a matmul or in a context score's broadcast product.
+    """Return the nodes that the probabilities are multiplied with.
 
-    A softmax's probabilities travel on through anything but a product, a convolution or a linear.
+    The product is a matmul, or the broadcast product of a context score. A softmax's probabilities pass through any
+    operator but a product, a convolution or a linear.
     """
     carrying = set(softmaxes)
     reshaped = set(softmaxes)  # a softmax after shape operators and dropout only
@@ -180,12 +199,12 @@ def _is_depthwise(graph: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _crossing(convolutions: list[fx.Node], ordered: Sequence[fx.Node], step: Step) -> set[fx.Node]:
-    """Return the convolutions whose way along `step` leads through a reshape chain that permutes, not into a product.
+    """Return the convolutions that lead to a permuting reshape chain along `step`.
 
-    Reshape-and-permute is how unfold, fold and patch embedding turn a picture into tokens or back; the head
-    split of an attention looks alike, but ends in a product. `ordered` has a node's neighbours before it.
+    Unfold, fold and patch embedding reshape and permute to turn a picture into tokens or back. The head split of an
+    attention looks alike, but ends in a product, and does not count. `ordered` has a node's neighbours before it.
     """
-    # Whether the way on from a node crosses, for a way that has reshaped (first index), permuted (second) so far.
+    # Whether the way from a node crosses, by whether it has reshaped (first index) and permuted (second) so far.
     crosses: dict[fx.Node, list[list[bool]]] = {}
     for node in ordered:
         crosses[node] = [[_crosses_from(node, r, p, crosses, step) for p in (0, 1)] for r in (0, 1)]
@@ -206,9 +225,10 @@ def _crosses_from(
 
 
 def _between_bridges(nodes: Sequence[fx.Node], unfolding: set[fx.Node], folding: set[fx.Node]) -> set[fx.Node]:
-    """Return what lies between each unfolding bridge and the last folding convolution before the next one.
+    """Return the nodes between each unfolding bridge and its folding convolution.
 
-    The first convolution behind the unfolding may look like a folding one too: both are ends of the same chain.
+    That is the last folding convolution before the next unfolding bridge. The first convolution behind the unfolding
+    may look like a folding convolution too: both are ends of the same chain.
     """
     starts = [index for index, node in enumerate(nodes) if node in unfolding]
     inside: set[fx.Node] = set()
@@ -221,7 +241,10 @@ def _between_bridges(nodes: Sequence[fx.Node], unfolding: set[fx.Node], folding:
 
 
 def _between(stretch: Sequence[fx.Node]) -> set[fx.Node]:
-    """Return what depends on the stretch's first node and is needed by its last, without the two."""
+    """Return the nodes on paths between the ends of a stretch.
+
+    They depend on its first node, and its last node needs them. The two ends are not included.
+    """
     dependent = {stretch[0]}
     for node in stretch[1:]:
         if any(source in dependent for source in node.all_input_nodes):

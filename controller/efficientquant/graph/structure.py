@@ -1,4 +1,7 @@
-"""Structure-aware block identification (the paper's Algorithm 1): what is convolutional, what transformer."""
+"""Structure-aware block identification (the paper's Algorithm 1).
+
+It separates convolutional from transformer modules.
+"""
 
 from torch import fx, nn
 
@@ -27,10 +30,10 @@ TRANSFORMER_WORDS = ("attn", "Attention", "Transformer")
 
 
 def find_weights(model: nn.Module, graph: fx.GraphModule, scope: Scope, rule: IdentificationRule) -> list[str]:
-    """Return the names of the weights that a scope covers under a rule, in execution order, a shared one once.
+    """Return the names of the weights in scope under a rule.
 
-    `graph` is the model's captured graph, with or without folded batch norm. A weight that is itself computed
-    (standardized, for instance) has no name of its own and is left out.
+    They are in execution order, a shared weight once. `graph` is the model's captured graph, with or without folded
+    batch norm. A weight that is itself computed (standardized, for instance) has no name of its own and is left out.
     """
     operators = (CONVOLUTION, LINEAR) if scope in (Scope.CONV_LINEAR, Scope.ALL) else (CONVOLUTION,)
     named = [(name, node) for node in call_nodes(graph, *operators) if (name := parameter_name(node.args[1]))]
@@ -39,21 +42,21 @@ def find_weights(model: nn.Module, graph: fx.GraphModule, scope: Scope, rule: Id
         blocks = paper_blocks(model)
         listed = {name for block in blocks for name in block}
         transformer = set(blocks[1]) if outside_only else set()
-        found = [n for n, _ in named if _module(n) in listed and not _is_within(n, transformer)]
+        names = [n for n, _ in named if _module(n) in listed and not _is_within(n, transformer)]
     elif outside_only:
         roles = assign_roles(graph)
-        found = [name for name, node in named if not roles.in_transformer(node)]
+        names = [name for name, node in named if not roles.in_transformer(node)]
     else:
-        found = [name for name, _ in named]
-    return list(dict.fromkeys(found))
+        names = [name for name, _ in named]
+    return list(dict.fromkeys(names))
 
 
 def paper_blocks(model: nn.Module) -> tuple[list[str], list[str]]:
-    """Return the names of the (convolutional, transformer) modules by the printed rule of Algorithm 1, in O(n).
+    """Return the (convolutional, transformer) module names by Algorithm 1 as printed.
 
-    Conv2d is convolutional; Linear and anything with attn, Attention or Transformer in its path or class is
-    transformer, be it a dropout. Unlike the printed listing, names carry their separators, so that
-    `get_submodule` finds them.
+    Conv2d is convolutional. Linear and anything with attn, Attention or Transformer in its path or class is
+    transformer, even a dropout. Unlike in the printed listing, names have their separators, so that `get_submodule`
+    finds them. It takes O(n).
     """
     convolutional: list[str] = []
     transformer: list[str] = []
@@ -67,7 +70,10 @@ def paper_blocks(model: nn.Module) -> tuple[list[str], list[str]]:
 
 
 def find_printed_defects(model: nn.Module, manifest: Manifest) -> list[str]:
-    """Return one sentence, with a count and an example, for each thing that Algorithm 1 as printed gets wrong."""
+    """Return one sentence for each defect of Algorithm 1 as printed.
+
+    It has a count and an example.
+    """
     convolutional, transformer = paper_blocks(model)
     listed = convolutional + transformer
     modules = dict(model.named_modules())
@@ -78,14 +84,14 @@ def find_printed_defects(model: nn.Module, manifest: Manifest) -> list[str]:
     owners = {entry.module: None for entry in manifest.entries.values()}
     neither = [name for name in owners if name not in set(listed)]
     joined = [name for name in listed if name.replace(".", "") not in modules]
-    found = (
+    defects = (
         ("names that do not resolve, because they are joined without a separator", joined),
         ("classifiers listed as Transformer", heads),
         ("modules without parameters, such as dropouts and identities, listed as Transformer", empty),
         ("convolutions inside transformer blocks listed as CNN", misplaced),
         ("modules with parameters, such as normalizations, listed nowhere", neither),
     )
-    return [f"{what}: {len(names)} (for instance {names[0]})" for what, names in found if names]
+    return [f"{what}: {len(names)} (for instance {names[0]})" for what, names in defects if names]
 
 
 def _module(parameter: str) -> str:
@@ -93,6 +99,6 @@ def _module(parameter: str) -> str:
 
 
 def _is_within(parameter: str, modules: set[str]) -> bool:
-    """Return whether a parameter lies anywhere below one of the modules."""
+    """Tell whether a parameter lies anywhere below one of the modules."""
     parts = parameter.split(".")
     return any(".".join(parts[:depth]) in modules for depth in range(1, len(parts)))

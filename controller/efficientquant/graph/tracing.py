@@ -1,4 +1,7 @@
-"""A captured, fake-quantized graph → the ONNX graph that every variant is lowered from."""
+"""The trace of a fake-quantized graph to ONNX.
+
+Every variant is lowered from the traced ONNX graph.
+"""
 
 from collections.abc import Sequence
 
@@ -6,11 +9,14 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-EXPORTER_OPSET = 18  # what the exporter writes whatever it is asked for; lowering does the rest
+EXPORTER_OPSET = 18  # the exporter writes no other opset, so lowering converts to the target's
 
 
 def trace(module: nn.Module, shape: Sequence[int]) -> ir.Model:
-    """Return the model for a batch of one, (1, *shape) → logits, with quantizers as markers."""
+    """Return the ONNX model, with quantizers as markers.
+
+    Its batch is one: it maps (1, *shape) to the logits.
+    """
     example = torch.zeros(1, *shape)
     with torch.no_grad():
         exported = torch.export.export(module, (example,))

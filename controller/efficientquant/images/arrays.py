@@ -1,4 +1,7 @@
-"""Images in the arrays of an .npz: what is taken, and what is refused because it would be another picture."""
+"""Images stored in the arrays of an .npz file.
+
+Arrays whose numbers would give another picture are refused.
+"""
 
 import hashlib
 import zipfile
@@ -15,14 +18,15 @@ from efficientquant.errors import DataError
 from efficientquant.models import InputSpec
 
 _WHITE = {"uint8": 255, "uint16": 65535}
-# Normalized images may overshoot the range of pixels; numbers this many times as large are no normalized images.
+# Normalized images may overshoot the range of pixels, but not by more than this factor.
 _OVERSHOOT = 10
 
 
 class ImageArrays:
-    """The images of an .npz: uint8 or uint16 (N, H, W, C) of any size, or floats (N, C, H, W) as the model takes them.
+    """The images of an .npz file, prepared for one model.
 
-    The pixels of uint16 are 0…65535.
+    They are uint8 or uint16 (N, H, W, C) of any size, or floats (N, C, H, W) as the model takes them. The pixels of
+    uint16 are 0…65535.
     """
 
     kind = "npz"
@@ -59,7 +63,7 @@ class ImageArrays:
 
 
 def open_arrays(path: Path, spec: InputSpec) -> tuple[ImageArrays, tuple[int, ...] | None]:
-    """Return the images of an .npz and its labels, if it has any.
+    """Return the images of an .npz and its labels, if any.
 
     Raises DataError saying what is wrong in it.
     """
@@ -74,7 +78,7 @@ def open_arrays(path: Path, spec: InputSpec) -> tuple[ImageArrays, tuple[int, ..
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Return the images and labels of the file.
 
-    Other arrays are named and not read.
+    Other arrays are listed but not read. Raises DataError for a file that is no .npz or is damaged.
     """
     try:
         if not zipfile.is_zipfile(path):
@@ -83,7 +87,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             wanted = {"images", "labels"}
             return {name: stored[name] if name in wanted else np.empty(0) for name in stored}
     except (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        # numpy's own words advise to unpickle, which would run whatever the file says.
+        # numpy's own message advises unpickling, which would run code from the file.
         problem = "it holds Python objects; store numbers" if "pickle" in str(error).lower() else error
         raise DataError(path, f"cannot be read as an .npz ({problem})") from error
 
@@ -91,9 +95,9 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 def _check_images(path: Path, images: np.ndarray, spec: InputSpec) -> np.ndarray:
     channels, height, width = spec.shape
     wanted = f"uint8 or uint16 (N, H, W, {channels}) or float (N, {channels}, {height}, {width})"
-    found = f"'images' is {images.dtype} {images.shape}; the model takes {wanted}"
+    mismatch = f"'images' is {images.dtype} {images.shape}; the model takes {wanted}"
     if images.ndim != 4:
-        raise DataError(path, found)
+        raise DataError(path, mismatch)
     if 0 in images.shape:
         raise DataError(path, f"'images' holds no images: its shape is {images.shape}")
     if images.dtype.name in _WHITE and channels in (images.shape[3], images.shape[1]):
@@ -101,7 +105,7 @@ def _check_images(path: Path, images: np.ndarray, spec: InputSpec) -> np.ndarray
         native = images.astype(images.dtype.newbyteorder("="), copy=False)
         return native if native.shape[3] == channels else native.transpose(0, 2, 3, 1)
     if not np.issubdtype(images.dtype, np.floating) or images.shape[1:] != spec.shape:
-        raise DataError(path, found)
+        raise DataError(path, mismatch)
     broken = next((index for index, image in enumerate(images) if not np.isfinite(image).all()), None)
     if broken is not None:
         raise DataError(path, f"images[{broken}] holds NaN or infinity")
@@ -110,7 +114,7 @@ def _check_images(path: Path, images: np.ndarray, spec: InputSpec) -> np.ndarray
 
 
 def _check_levels(path: Path, images: np.ndarray) -> None:
-    """Raise DataError for integers that would be black although they probably are not."""
+    """Raise DataError for integers that would be read as almost black."""
     largest = int(images.max())
     if images.dtype.name == "uint8" and largest == 1:
         raise DataError(path, "'images' is uint8 and holds only 0 and 1, where white is 255; multiply by 255")

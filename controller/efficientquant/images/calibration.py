@@ -1,4 +1,4 @@
-"""Calibration data: checking them, hashing them, and running them through a model with bounded memory."""
+"""Calibration images: checks, hashes and forward passes with bounded memory."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,14 +18,15 @@ CalibrationData = Tensor | Iterable[Tensor] | ImageData
 # Images per forward pass: large enough to amortize dispatch, small enough for 3 GiB with the largest model.
 CHUNK = 8
 DEFAULT_IMAGES = 32
-# What can be iterated only once is kept, since a recipe may run its data several times.
+# The most that is kept of an iterator. It has to be kept, since a recipe may run its data several times.
 BUFFER_LIMIT_BYTES = 1 << 30
 
 
 class CalibrationImages:
-    """Checked images that can be run as often as a recipe needs; `sha256` is that of their float32 bytes, in order.
+    """Checked images that a recipe can run as often as it needs.
 
-    `provenance` says where they came from, if they came from files; `notes` name images that look wrong.
+    `sha256` is that of their float32 bytes, in order. `provenance` says where they came from, if they came from files.
+    `notes` name images that look wrong.
     """
 
     def __init__(
@@ -49,7 +50,10 @@ class CalibrationImages:
         return self.chunks()
 
     def chunks(self) -> Iterator[Tensor]:
-        """Yield (CHUNK, C, H, W), the last one maybe smaller: the same chunks however the data were batched."""
+        """Yield the images in chunks of (CHUNK, C, H, W).
+
+        The last chunk may be smaller. The chunks do not depend on how the data were batched.
+        """
         kept: Tensor | None = None
         for batch in self._batches:
             images = batch.float() if kept is None else torch.cat([kept, batch.float()])
@@ -72,16 +76,17 @@ class _Read:
 
 
 def collect_images(data: CalibrationData, spec: InputSpec) -> CalibrationImages:
-    """Check and hash calibration data in one pass; raise CalibrationError or DataError naming what is wrong.
+    """Check and hash calibration data in one pass.
 
     Of an ImageData that was not sampled yet, 32 images are taken, spread over its classes. An iterator is kept in
-    memory, up to 1 GiB; anything that can be iterated again is.
+    memory, up to 1 GiB. Anything else is iterated again for each pass. Raises CalibrationError or DataError naming what
+    is wrong.
     """
     if isinstance(data, ImageData):
-        chosen = data.sample(DEFAULT_IMAGES) if data.seed is None else data
-        batches: Iterable[Tensor] = _Read(chosen)
+        sample = data.sample(DEFAULT_IMAGES) if data.seed is None else data
+        batches: Iterable[Tensor] = _Read(sample)
         count, sha256 = _inspect(batches, spec)
-        return CalibrationImages(batches, count, sha256, chosen.provenance(), chosen.notes())
+        return CalibrationImages(batches, count, sha256, sample.provenance(), sample.notes())
     batches = [data] if isinstance(data, Tensor) else data
     if isinstance(batches, Iterator):
         batches = _keep(batches)
@@ -91,7 +96,7 @@ def collect_images(data: CalibrationData, spec: InputSpec) -> CalibrationImages:
 def load_images(given: CalibrationData | None, spec: InputSpec) -> tuple[CalibrationImages, dict[str, Any], list[str]]:
     """Return checked images, their provenance and notes.
 
-    Synthetic images stand in where none are given. Raises CalibrationError and DataError.
+    Takes synthetic images where none are given. Raises CalibrationError and DataError.
     """
     notes: list[str] = []
     if given is None:
@@ -105,7 +110,10 @@ def load_images(given: CalibrationData | None, spec: InputSpec) -> tuple[Calibra
 
 
 def run_calibration(module: nn.Module, images: Tensor | CalibrationImages, progress: Progress | None) -> None:
-    """Run the images (N, C, H, W) through a module whose observers watch, reporting phase "calibrate"."""
+    """Run images (N, C, H, W) through a module whose observers watch.
+
+    Reports the phase "calibrate" to `progress`.
+    """
     done = 0
     with torch.no_grad():
         for chunk in torch.split(images, CHUNK) if isinstance(images, Tensor) else images.chunks():
@@ -130,15 +138,18 @@ def _keep(batches: Iterator[Tensor]) -> list[Tensor]:
 
 
 def _inspect(batches: Iterable[Tensor], spec: InputSpec) -> tuple[int, str]:
-    """Return how many images there are and their hash, looking at one batch at a time."""
-    count, found = 0, hashlib.sha256()
+    """Return the number of images and their hash.
+
+    Looks at one batch at a time. Raises CalibrationError for batches that the model does not take.
+    """
+    count, digest = 0, hashlib.sha256()
     for index, batch in enumerate(batches):
         _require_fit(index, batch, spec)
         count += len(batch)
-        found.update(_bytes_of(batch))
+        digest.update(_bytes_of(batch))
     if count == 0:
         raise CalibrationError("the calibration data hold no images; pass at least one batch (N, C, H, W)")
-    return count, found.hexdigest()
+    return count, digest.hexdigest()
 
 
 def _require_fit(index: int, batch: Tensor, spec: InputSpec) -> None:

@@ -1,4 +1,7 @@
-"""Images from disk as a model takes them: a folder, an ImageFolder, an ImageNet directory or an .npz, read lazily."""
+"""Images read lazily from disk, as a model takes them.
+
+A source is a folder, an ImageFolder, an ImageNet directory or an .npz.
+"""
 
 import dataclasses
 import hashlib
@@ -18,7 +21,7 @@ from efficientquant.models import InputSpec
 Split = Literal["train", "val"]
 
 BATCH = 32
-# Decoding leaves Python's lock; more threads than this only hold more decoded images.
+# Decoding releases Python's lock. More threads than this only hold more decoded images.
 READERS = 4
 # How many files a report names before it only counts them.
 NAMED = 5
@@ -27,10 +30,10 @@ _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "validation", "test")}
 
 @dataclasses.dataclass(frozen=True)
 class ImageData:
-    """Some images of one source, in order, brought to what a model takes when they are read.
+    """Ordered images of one source, prepared for a model when read.
 
-    `labels` are class indices by position in the source, None where nothing says them; `classes` are the class names in
-    label order where they are known. Files are read batch by batch; an .npz is held in memory as it is stored.
+    `labels` are class indices by position in the source, or None where the source has none. `classes` are the class
+    names in label order where they are known. Files are read batch by batch. An .npz is held in memory as it is stored.
     """
 
     path: Path
@@ -46,13 +49,14 @@ class ImageData:
 
     @property
     def kind(self) -> str:
-        """What the source is: folder, image-folder, imagenet-folder or npz."""
+        """The kind of source: folder, image-folder, imagenet-folder or npz."""
         return self.source.kind
 
     def batches(self, batch: int = BATCH) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Yield normalized images (n, C, H, W) float32 and labels (n,) int64 or None, n <= batch.
+        """Yield normalized images and their labels, at most `batch` at once.
 
-        The next batch is decoded while the last one is used. Raises DataError naming the file that cannot be read.
+        Images are (n, C, H, W) float32, labels (n,) int64 or None. The next batch is decoded while the last one is
+        used. Raises DataError naming the file that cannot be read.
         """
         chunks = [self.indices[start : start + batch] for start in range(0, len(self), batch)]
         with ThreadPoolExecutor(READERS) as pool:
@@ -65,7 +69,10 @@ class ImageData:
                 yield images, self._labels_of(chunk)
 
     def sample(self, count: int, seed: int = 0) -> "ImageData":
-        """Return at most `count` of the images, spread over the classes; the same ones for the same seed and names."""
+        """Return at most `count` of the images, spread over the classes.
+
+        The same seed and names give the same images.
+        """
         order = {
             index: hashlib.sha256(f"{seed} {self.source.names[index]}".encode()).digest() for index in self.indices
         }
@@ -75,13 +82,14 @@ class ImageData:
             label = self.labels[index] if self.labels is not None else 0
             seen[label] = seen.get(label, -1) + 1
             ranked.append((seen[label], order[index], index))
-        chosen = sorted(index for _, _, index in sorted(ranked)[:count])
-        return dataclasses.replace(self, indices=tuple(chosen), seed=seed)
+        indices = sorted(index for _, _, index in sorted(ranked)[:count])
+        return dataclasses.replace(self, indices=tuple(indices), seed=seed)
 
     def for_classes(self, count: int) -> "ImageData":
-        """Return the data with labels of a model with `count` outputs; raise DataError where they do not fit.
+        """Return the data with labels for a model with `count` outputs.
 
         Folders named by wnids get ImageNet-1k's indices when the model has 1000 outputs, also when some are missing.
+        Raises DataError where labels and outputs do not fit.
         """
         if self.labels is None:
             raise DataError(
@@ -99,15 +107,19 @@ class ImageData:
         return self
 
     def notes(self) -> list[str]:
-        """Return what a person should know of the images read so far, such as files whose pixels are all equal."""
-        found = [self.source.notes[index] for index in self.indices if index in self.source.notes]
-        more = [f"{len(found) - NAMED} more images like these"] if len(found) > NAMED else []
-        return [f"data {self.path.name}: {note}" for note in found[:NAMED] + more]
+        """Return a sentence for each suspicious image read so far.
+
+        One example is a file whose pixels are all equal. Images beyond the first five are only counted.
+        """
+        notes = [self.source.notes[index] for index in self.indices if index in self.source.notes]
+        more = [f"{len(notes) - NAMED} more images like these"] if len(notes) > NAMED else []
+        return [f"data {self.path.name}: {note}" for note in notes[:NAMED] + more]
 
     def provenance(self) -> dict[str, Any]:
-        """Return kind, split, count, seed and the SHA-256 of the ordered list (name, content, label); no machine paths.
+        """Return what identifies the images, without machine paths.
 
-        Reads every file that no batch has read yet.
+        It is kind, split, number, seed and the SHA-256 of the ordered list (name, content, label). Reads every file
+        that no batch has read yet.
         """
         listing = hashlib.sha256()
         for index in self.indices:
@@ -122,7 +134,7 @@ class ImageData:
         }
 
     def labels_at(self, start: int, stop: int) -> Tensor | None:
-        """Return the labels (stop - start,) int64 of the images at these positions, None where there are none."""
+        """Return the labels (stop - start,) int64 at these positions, if any."""
         return self._labels_of(self.indices[start:stop])
 
     def _labels_of(self, chunk: Sequence[int]) -> Tensor | None:
@@ -130,15 +142,22 @@ class ImageData:
 
 
 def open_images(path: str | Path, spec: InputSpec, *, split: Split | None = None) -> ImageData:
-    """Return the images at `path`, prepared as the model's `spec` says; raise DataError, naming the file.
+    """Return the images at `path`, prepared as `spec` says.
 
-    A folder may hold images; one sub-folder per class (class indices follow the sorted names); a `train` and a `val`
-    folder, of which `split` picks one (val by default); or ImageNet's flat validation images beside a `val.txt` of
-    "NAME INDEX" lines or Kaggle's `LOC_val_solution.csv`. Image files go through timm's evaluation transform.
+    A folder may hold one of these:
 
-    An .npz holds `images`, uint8 or uint16 (N, H, W, C) or (N, C, H, W) of any size, which are resized bilinearly,
-    divided by 255 or 65535 and normalized, or floats (N, C, H, W) exactly as the model takes them; and maybe
-    `labels` (N,).
+    - images
+    - one sub-folder per class, where class indices follow the sorted names
+    - a `train` and a `val` folder, of which `split` picks one (val by default)
+    - ImageNet's flat validation images with a `val.txt` of "NAME INDEX" lines or Kaggle's `LOC_val_solution.csv`
+
+    Image files go through timm's evaluation transform.
+
+    An .npz holds `images` and maybe `labels` (N,). Images are uint8 or uint16 (N, H, W, C) or (N, C, H, W) of any size,
+    which are resized bilinearly, divided by 255 or 65535 and normalized, or floats (N, C, H, W) exactly as the model
+    takes them.
+
+    Raises DataError naming the file.
     """
     path = Path(path)
     try:
@@ -149,7 +168,7 @@ def open_images(path: str | Path, spec: InputSpec, *, split: Split | None = None
 
 
 def has_split(path: str | Path, split: Split) -> bool:
-    """Whether a path is a data set's root with that split in it."""
+    """Tell whether a path is a data set's root with that split."""
     path = Path(path)
     return path.is_dir() and _is_root(path) and _split_folder(path, split) is not None
 
@@ -188,7 +207,10 @@ def _pick_split(path: Path, split: Split | None) -> tuple[Path, Split | None]:
 
 
 def _is_root(path: Path) -> bool:
-    """Tell a root from an ImageFolder, which may well have a class called train."""
+    """Tell whether a folder is a data set's root.
+
+    An ImageFolder is none, although it may have a class called train.
+    """
     names = set(_folder_names(path))
     known = {name for names_of_split in _SPLIT_FOLDERS.values() for name in names_of_split}
     return bool(names) and (names <= known or {"train", "val"} <= names)

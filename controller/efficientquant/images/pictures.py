@@ -1,4 +1,7 @@
-"""Image files as 8-bit pictures: every pixel format that Pillow reads becomes the right one, or is refused."""
+"""Image files decoded to 8-bit pictures.
+
+Every pixel format that Pillow reads is converted, or refused where its numbers are ambiguous.
+"""
 
 import io
 import struct
@@ -12,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from efficientquant.errors import DataError
 
-# Pillow has readers that start other programs (EPS) or the network's formats; a picture needs none of them.
+# Some of Pillow's readers start other programs (EPS) or are for network formats. Pictures need neither.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 # Formats whose integers of more than eight bits always use the whole range of 16.
 _SIXTEEN_BIT_FORMATS = frozenset({"JPEG2000", "PNG", "PPM"})
@@ -25,7 +28,7 @@ _WHITE_IS_ZERO = 0
 _SIGNED = 2
 _MAX_16 = (1 << 16) - 1
 _MAX_12 = (1 << 12) - 1
-# Below this a 32-bit image that uses the whole range would be black: its numbers mean something else.
+# A 32-bit image with a smaller maximum would be black in the whole range, so its numbers mean something else.
 _LEAST_32 = 1 << 24
 _FLOAT_TOLERANCE = 1e-3
 
@@ -34,10 +37,11 @@ _filters = threading.Lock()
 
 
 def read_picture(path: Path, content: bytes, mode: str) -> tuple[Image.Image, list[str]]:
-    """Return a file's picture, upright, in mode "L" or "RGB", and what a person should know of it.
+    """Return a file's upright picture and notes about it.
 
-    16-bit images use 0…65535, float images 0…1, 32-bit integers 0…65535 or their type's whole range. Transparency is
-    dropped, as timm does. Raises DataError, naming the file, for what cannot be decoded or could mean two pictures.
+    The picture has mode "L" or "RGB". 16-bit images use 0…65535, float images 0…1, 32-bit integers 0…65535 or their
+    type's whole range. Transparency is dropped, as timm does. Raises DataError, naming the file, for what cannot be
+    decoded or could mean two pictures.
     """
     try:
         with _open(content) as image:
@@ -52,17 +56,14 @@ def read_picture(path: Path, content: bytes, mode: str) -> tuple[Image.Image, li
 
 
 def is_uniform(picture: Image.Image) -> bool:
-    """Whether all pixels of an 8-bit picture are equal."""
+    """Tell whether all pixels of an 8-bit picture are equal."""
     extrema = picture.getextrema()
     bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
     return all(low == high for low, high in bands)
 
 
 def _open(content: bytes) -> Image.Image:
-    """Return the image turned as its EXIF orientation says.
-
-    Decoding happens here.
-    """
+    """Decode an image and turn it as its EXIF orientation says."""
     Image.init()
     with _filters, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # large images and broken metadata: the picture is what matters
@@ -130,7 +131,10 @@ def _from_floats(path: Path, image: Image.Image) -> Image.Image:
 
 
 def _scale(image: Image.Image, pixels: np.ndarray, white: int) -> Image.Image:
-    """Return a grey picture of integers from 0 to `white`: their upper eight bits, as Pillow takes them of colours."""
+    """Return a grey picture of integers from 0 to `white`.
+
+    Takes their upper eight bits, as Pillow does for colours.
+    """
     return _grey(image, (pixels >> (white.bit_length() - 8)).astype(np.uint8))
 
 
@@ -148,9 +152,9 @@ def _dark_notes(path: Path, pixels: np.ndarray, white: int) -> list[str]:
 
 
 def _tiff_tag(image: Image.Image, tag: int, default: int) -> int:
-    """Return a tag of a TIFF image, its first value if it has several.
+    """Return the first value of a TIFF image's tag.
 
-    `default` for other formats.
+    Returns `default` for other formats and missing tags.
     """
     value = getattr(image, "tag_v2", {}).get(tag, default) if image.format == "TIFF" else default
     return int(value[0]) if isinstance(value, tuple) else int(value)

@@ -1,4 +1,4 @@
-"""Image files behind timm's evaluation transform, and the labels that lie beside them."""
+"""Image files behind timm's evaluation transform, and their labels."""
 
 import csv
 import functools
@@ -32,11 +32,11 @@ _MAX_RESIZED_PIXELS = 1 << 27
 
 
 class ImageSource(Protocol):
-    """Numbered images; all of them are named, none is held decoded."""
+    """Numbered and named images, decoded one by one."""
 
     @property
     def kind(self) -> str:
-        """What it is, in a word."""
+        """The kind of source, in a word."""
 
     @property
     def names(self) -> Sequence[str]:
@@ -44,17 +44,20 @@ class ImageSource(Protocol):
 
     @property
     def notes(self) -> Mapping[int, str]:
-        """A sentence for each image loaded so far that is probably not what it should be."""
+        """A sentence for each loaded image that looks wrong, by index."""
 
     def load(self, index: int) -> Tensor:
-        """Return an image (C, H, W) as the model takes it; raise DataError naming the file. Called from threads."""
+        """Return an image (C, H, W) as the model takes it.
+
+        Called from threads. Raises DataError naming the file.
+        """
 
     def digest(self, index: int) -> str:
         """Return the SHA-256 of the image as stored."""
 
 
 class ImageFiles:
-    """Image files below a folder, each prepared by timm's evaluation transform for the model."""
+    """Image files below a folder, prepared by timm's evaluation transform."""
 
     def __init__(self, folder: Path, names: Sequence[str], kind: str, spec: InputSpec) -> None:
         self.kind = kind
@@ -85,7 +88,10 @@ class ImageFiles:
         return self._transform(picture)
 
     def digest(self, index: int) -> str:
-        """Return the SHA-256 of the file's bytes, reading it unless it was read before."""
+        """Return the SHA-256 of the file's bytes.
+
+        Reads the file unless it was read before.
+        """
         if index not in self._digests:
             self._read(index)
         return self._digests[index]
@@ -107,7 +113,11 @@ class ImageFiles:
 
 
 def open_files(folder: Path, spec: InputSpec) -> tuple[ImageSource, Labels, Classes]:
-    """Return the images of a folder, flat or one sub-folder per class, with their labels and class names if any."""
+    """Return the images of a folder, their labels and class names.
+
+    The folder is flat or has one sub-folder per class. Labels and class names are None where the folder gives none.
+    Raises DataError for a folder without images, or with images next to class folders.
+    """
     if spec.shape[0] not in (1, 3):
         raise DataError(folder, f"the model takes {spec.shape[0]} channels, image files have 1 or 3; give an .npz")
     here = sorted(entry.name for entry in folder.iterdir() if _is_image(entry))
@@ -115,7 +125,7 @@ def open_files(folder: Path, spec: InputSpec) -> tuple[ImageSource, Labels, Clas
     if here and below:
         raise DataError(folder / here[0], "lies beside class folders; move it into one, or out of the way")
     if here:
-        labels = _labels_beside(folder, here)
+        labels = _find_labels(folder, here)
         return ImageFiles(folder, here, "folder", spec), labels, None
     if not any(below.values()):
         raise DataError(folder, f"holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
@@ -129,7 +139,10 @@ def open_files(folder: Path, spec: InputSpec) -> tuple[ImageSource, Labels, Clas
 
 
 def imagenet_labels(classes: Sequence[str]) -> list[int] | None:
-    """Return ImageNet-1k's index of each wnid, or None where a name is not one of its thousand."""
+    """Return ImageNet-1k's index of each wnid.
+
+    Returns None where a name is not one of its thousand.
+    """
     indices = _imagenet_indices()
     return [indices[name] for name in classes] if all(name in indices for name in classes) else None
 
@@ -140,7 +153,10 @@ def _imagenet_indices() -> dict[str, int]:
 
 
 def _class_folders(folder: Path) -> dict[str, list[str]]:
-    """Return the image files (relative) of each sub-folder, in sorted order, as torchvision's ImageFolder has them."""
+    """Return the image files (relative) of each sub-folder, sorted.
+
+    The order is that of torchvision's ImageFolder. Raises DataError for a link to a folder that holds it.
+    """
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name))
     for name in classes:
         if folder.resolve().is_relative_to((folder / name).resolve()):
@@ -165,8 +181,11 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def _labels_beside(folder: Path, names: list[str]) -> Labels:
-    """Return the labels that a file in or above the folder gives to the images, or None without such a file."""
+def _find_labels(folder: Path, names: list[str]) -> Labels:
+    """Return the labels from a file in or above the folder.
+
+    Returns None without such a file. Raises DataError where a file does not give the model's class indices.
+    """
     for place in (folder, folder.parent):
         if (place / _VAL_TXT).is_file():
             return _look_up(_read_val_txt(place / _VAL_TXT), names, folder, place / _VAL_TXT)
@@ -194,7 +213,10 @@ def _look_up(known: dict[str, int], names: list[str], folder: Path, listing: Pat
 
 
 def _read_val_txt(path: Path) -> dict[str, int]:
-    """Return the class index by the image's stem, of lines such as "ILSVRC2012_val_00000001.JPEG 65"."""
+    """Return the class index by the image's stem.
+
+    A line looks like "ILSVRC2012_val_00000001.JPEG 65".
+    """
     labels = {}
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
         parts = line.split()
@@ -207,7 +229,10 @@ def _read_val_txt(path: Path) -> dict[str, int]:
 
 
 def _read_kaggle(path: Path) -> dict[str, int]:
-    """Return the class index by the image's stem, of lines such as "ILSVRC2012_val_00048981,n03995372 85 1 499 272"."""
+    """Return the class index by the image's stem.
+
+    A line looks like "ILSVRC2012_val_00048981,n03995372 85 1 499 272".
+    """
     indices = _imagenet_indices()
     labels = {}
     with path.open(newline="", errors="replace") as file:

@@ -1,4 +1,4 @@
-"""From the canonical ONNX graph to the variant that one target can build."""
+"""Lowering of the canonical ONNX graph to what one target builds."""
 
 import dataclasses
 import json
@@ -20,9 +20,9 @@ from efficientquant.targets import Half, Target
 class Variant:
     """A lowered model, and what it computes of the recipe.
 
-    `rounded` maps each quantizer's site to the tensor that shows its rounding; the `dropped` sites are not in it.
-    `dequantizers` counts the tensors kept in int8, `folded` the weights turned back to float. `builder_flags` are
-    what a TensorRT builder has to be told ("fp16", "int8").
+    `rounded` maps each quantizer's site to the tensor that shows its rounding. It lacks the `dropped` sites.
+    `dequantizers` counts the tensors kept in int8, `folded` the weights turned back to float. `builder_flags` are the
+    flags that a TensorRT builder needs ("fp16", "int8").
     """
 
     model: ir.Model
@@ -35,11 +35,11 @@ class Variant:
 
 
 def lower(canonical: ir.Model, target: Target, recipe: Recipe, path: Path, *, half: bool = True) -> Variant:
-    """Return the variant for a target, leaving the canonical model as it is.
+    """Return a target's variant of the canonical model.
 
-    Without `half` its types stay FP32 whatever the recipe says: that twin shows that everything else is right.
-    `path` only names the artifact in errors. Raises LoweringError, naming the node, for what the target has no
-    form of.
+    The canonical model stays as it is. Without `half` the variant's types stay FP32 whatever the recipe says, to check
+    everything but the half precision. `path` only names the artifact in errors. Raises LoweringError, naming the node,
+    where the target has no form of it.
     """
     model = canonical.clone()
     placement = place_quantizers(model.graph, target, path)

@@ -1,4 +1,7 @@
-"""Inserting nodes and initializers into an ONNX graph under names that are the same in every process."""
+"""Insertion of nodes and initializers into an ONNX graph.
+
+Their names are the same in every process.
+"""
 
 from collections.abc import Sequence
 
@@ -10,9 +13,10 @@ KEEP_FLOAT32 = "keep_float32"
 
 
 class NodeBuilder:
-    """Inserts nodes before another one, named after it, so that names are the same in every process.
+    """A builder that inserts nodes before a given node.
 
-    Where `float32` is set they stay in FP32 whatever the rest of the graph becomes.
+    They are named after that node, so that names are the same in every process. With `float32` they stay in FP32,
+    whatever the rest of the graph becomes.
     """
 
     def __init__(self, graph: ir.Graph, anchor: ir.Node, name: str | None = None, *, float32: bool = False) -> None:
@@ -36,7 +40,7 @@ class NodeBuilder:
         return node.outputs[0]
 
     def scalar(self, value: float) -> ir.Value:
-        """Return an initializer that all nodes share which need this value."""
+        """Return the initializer of this value, which all nodes share."""
         return add_initializer(self._graph, f"scalar_{value!r}", np.array(value, dtype=np.float32))
 
     def constant(self, array: np.ndarray) -> ir.Value:
@@ -49,7 +53,7 @@ class NodeBuilder:
 
 
 def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """Register an array as a named initializer of the graph, or return the one that has the name already."""
+    """Return the initializer of that name, registering the array if needed."""
     if name in graph.initializers:
         return graph.initializers[name]
     tensor = ir.tensor(array, name=name)
@@ -59,7 +63,10 @@ def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
 
 
 def replace_node(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
-    """Let a value take the place of a node's first output, under the same name, and remove the node."""
+    """Replace a node's first output by a value, and remove the node.
+
+    The value gets the output's name.
+    """
     old = node.outputs[0]
     name, value.shape, value.type = old.name, old.shape, old.type
     ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)

@@ -1,12 +1,16 @@
-"""Removing what a file does not need, and what would differ between two exports of the same model."""
+"""Removal of what an artifact does not need.
+
+This includes what would differ between two exports of the same model.
+"""
 
 import onnx_ir as ir
 
 
 def clean(model: ir.Model) -> None:
-    """Remove unused initializers, and doc strings, stack traces and intermediate shapes, and shorten names.
+    """Remove what an artifact does not need, and shorten names.
 
-    They hold machine paths and weigh more than nodes; the names of intermediate values weigh as much as int8 weights.
+    This removes unused initializers, doc strings, stack traces and intermediate shapes. They hold machine paths and
+    weigh more than nodes. The names of intermediate values weigh as much as int8 weights.
     """
     _drop_unused_initializers(model.graph)
     _strip(model)
@@ -21,7 +25,10 @@ def _drop_unused_initializers(graph: ir.Graph) -> None:
 
 
 def _shorten(graph: ir.Graph) -> None:
-    """Number the values between nodes; nodes, initializers, inputs and outputs keep the names people look for."""
+    """Number the values between nodes.
+
+    Nodes, initializers, inputs and outputs keep the names that people look for.
+    """
     outputs = set(graph.outputs)
     values = [value for node in graph for value in node.outputs if value not in outputs]
     for index, value in enumerate(values):

@@ -1,7 +1,7 @@
-"""FP32 → FP16 types, for targets whose builder takes a file's types as they are.
+"""Conversion of FP32 types to FP16, for typed targets.
 
-Inputs and outputs stay FP32; so do normalizations, whose sums of squares overflow FP16, and everything that
-quantizers compute. Casts stand at the borders.
+Their builders take a file's types as they are. Inputs and outputs stay FP32. So do normalizations, whose sums of
+squares overflow FP16, and everything that quantizers compute. Casts stand at the borders.
 """
 
 import numpy as np
@@ -76,7 +76,7 @@ class _Retyping:
                 self._halves.add(output)
 
     def _end_in_float(self, index: int, output: ir.Value) -> None:
-        """Let a graph output keep its name and FP32 type behind a cast."""
+        """Cast a graph output back to FP32 under its own name."""
         producer = output.producer()
         assert producer is not None
         name = output.name

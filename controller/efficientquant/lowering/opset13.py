@@ -1,4 +1,7 @@
-"""ONNX opset 18 → opset 13: the widest form, which TensorRT 8.x and ONNX Runtime 1.10 load."""
+"""Rewriting of ONNX opset 18 to opset 13.
+
+Opset 13 is the widest form, which TensorRT 8.x and ONNX Runtime 1.10 load.
+"""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,9 +22,10 @@ LATER_ATTRIBUTES: Mapping[str, Mapping[str, int | str]] = {
 
 
 def lower_to_opset_13(model: ir.Model, path: Path) -> None:
-    """Rewrite a model in place; raise LoweringError, naming the node, where opset 13 has no form of an operator.
+    """Rewrite a model for opset 13 in place.
 
-    `path` only names the artifact in errors.
+    `path` only names the artifact in errors. Raises LoweringError, naming the node, where opset 13 has no form of an
+    operator.
     """
     graph = model.graph
     for node in list(graph):
@@ -31,7 +35,10 @@ def lower_to_opset_13(model: ir.Model, path: Path) -> None:
 
 
 def _lower_layer_norm(graph: ir.Graph, node: ir.Node, path: Path) -> None:
-    """Write y = (x - μ) / √(σ² + ε) · γ + β over the last axes."""
+    """Write a layer norm over the last axes as primitives.
+
+    y = (x - μ) / √(σ² + ε) · γ + β.
+    """
     axis = node.attributes.get_int("axis", -1)
     axes = range(axis, 0) if axis < 0 else range(axis, len(_shape(node, path)))
     build = NodeBuilder(graph, node)
@@ -42,13 +49,17 @@ def _lower_layer_norm(graph: ir.Graph, node: ir.Node, path: Path) -> None:
 
 
 def _lower_instance_norm(graph: ir.Graph, node: ir.Node, path: Path) -> None:
-    """The same over the spatial axes of (N, C, ...), γ and β per channel; TensorRT 8 makes a plugin of each one."""
+    """Write an instance norm over the spatial axes as primitives.
+
+    The formula is that of a layer norm, on (N, C, ...), with γ and β per channel. TensorRT 8 makes a plugin of each
+    instance norm.
+    """
     rank = len(_shape(node, path))
     build = NodeBuilder(graph, node)
     result = _normalize(build, _input(node, 0, path), range(2, rank), node.attributes.get_float("epsilon", 1e-5))
     for op_type, index, neutral in (("Mul", 1, 1.0), ("Add", 2, 0.0)):
         parameter = _constant(_input(node, index, path), node, path)
-        # A group norm is exported as an instance norm with γ = 1 and β = 0; its own follow behind.
+        # A group norm is exported as an instance norm with γ = 1 and β = 0. Its own γ and β follow behind.
         if not np.all(parameter == neutral):
             result = build.op(op_type, result, build.constant(parameter.reshape(-1, *[1] * (rank - 2))))
     replace_node(graph, node, result)
@@ -73,7 +84,10 @@ def _lower_reduction(graph: ir.Graph, node: ir.Node, path: Path) -> None:
 
 
 def _lower_split(_graph: ir.Graph, node: ir.Node, path: Path) -> None:
-    """Opset 13 splits evenly by itself; uneven parts need their sizes."""
+    """Drop `num_outputs`, since opset 13 splits evenly by itself.
+
+    Raises LoweringError for uneven parts without their sizes.
+    """
     node.attributes.pop("num_outputs", None)
     sizes = {tuple(output.shape or ()) for output in node.outputs}
     if len(node.inputs) < 2 and len(sizes) > 1:
@@ -81,21 +95,30 @@ def _lower_split(_graph: ir.Graph, node: ir.Node, path: Path) -> None:
 
 
 def _lower_hard_swish(graph: ir.Graph, node: ir.Node, path: Path) -> None:
-    """HardSwish(x) = x · HardSigmoid(x; α = 1/6, β = 1/2); the operator came with opset 14."""
+    """Write a HardSwish, which came with opset 14, as primitives.
+
+    HardSwish(x) = x · HardSigmoid(x) with α = 1/6 and β = 1/2.
+    """
     build = NodeBuilder(graph, node)
     x = _input(node, 0, path)
     replace_node(graph, node, build.op("Mul", x, build.op("HardSigmoid", x, alpha=1.0 / 6.0, beta=0.5)))
 
 
 def _lower_reshape(_graph: ir.Graph, node: ir.Node, path: Path) -> None:
-    """Drop allowzero, which means nothing for a target shape without zeros."""
+    """Drop allowzero, which means nothing for a target shape without zeros.
+
+    Raises LoweringError where it asks for an empty tensor.
+    """
     allow_zero = node.attributes.pop("allowzero", None)
     if allow_zero is not None and allow_zero.value == 1 and 0 in _constant(_input(node, 1, path), node, path):
         raise LoweringError(path, str(node.name), "Reshape", "makes an empty tensor, which opset 13 cannot")
 
 
 def _drop_later_attributes(_graph: ir.Graph, node: ir.Node, path: Path) -> None:
-    """Remove attributes that opset 13 does not know, where they say what it does anyway."""
+    """Remove attributes that opset 13 does not know.
+
+    Raises LoweringError where one says something else than opset 13 does anyway.
+    """
     for name, default in LATER_ATTRIBUTES[node.op_type].items():
         attribute = node.attributes.pop(name, None)
         if attribute is not None and attribute.value != default:

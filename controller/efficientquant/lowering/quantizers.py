@@ -1,4 +1,7 @@
-"""Markers of quantizers → what a target can run: Q/DQ nodes, float operators, or nothing."""
+"""Replacement of quantizers' markers by what a target can run.
+
+This is Q/DQ nodes, float operators, or nothing.
+"""
 
 import dataclasses
 import enum
@@ -25,16 +28,16 @@ UNSIGNED_ZERO = 128
 PRODUCTS = ("Conv", "MatMul", "Gemm")
 MARKERS = (WEIGHT_MARKER, ACTIVATION_MARKER, LOG2_MARKER, LOGIT_MARKER)
 _ZERO = {np.int8: 0, np.uint8: UNSIGNED_ZERO}
-# Operators that may stand between a quantizer and the operator that it is for.
+# Operators that may stand between a quantizer and its operator.
 TRANSPARENT = ("Transpose", "Reshape")
 
 
 @dataclasses.dataclass
 class Placement:
-    """What became of the markers.
+    """The outcome of replacing the markers.
 
-    `rounded` names, for each site that the graph still computes, the tensor that shows its rounding; `dropped` are
-    the sites it does not compute. `dequantizers` counts the tensors in int8, `folded` the weights turned back to
+    `rounded` names, for each site that the graph still computes, the tensor that shows its rounding. `dropped` are the
+    sites that it does not compute. `dequantizers` counts the tensors in int8, `folded` the weights turned back to
     float.
     """
 
@@ -45,7 +48,7 @@ class Placement:
 
 
 class _WeightForm(enum.Enum):
-    """How a quantized weight travels."""
+    """The form in which a file holds a quantized weight."""
 
     FLOAT = enum.auto()  # turned back to float
     SIGNED = enum.auto()  # int8 codes
@@ -54,9 +57,10 @@ class _WeightForm(enum.Enum):
 
 
 def place_quantizers(graph: ir.Graph, target: Target, path: Path) -> Placement:
-    """Replace every marker in place, as the target's INT8 support and the recipe's emulation say.
+    """Replace every marker in place.
 
-    Raises LoweringError, naming the quantizer, for one that the target has no form of.
+    The target's INT8 support and the recipe's emulation decide by what. Raises LoweringError, naming the quantizer,
+    where the target has no form of it.
     """
     placement = Placement()
     markers = [node for node in graph if node.domain == DOMAIN]
@@ -179,9 +183,10 @@ def _spread(values: np.ndarray, group_size: int, shape: tuple[int, ...]) -> np.n
 
 
 def _place_activation(graph: ir.Graph, node: ir.Node, placement: Placement, target: Target) -> None:
-    """Write QuantizeLinear and DequantizeLinear, behind a Clip where there are fewer codes than int8 has.
+    """Write QuantizeLinear and DequantizeLinear for an activation.
 
-    TensorRT takes signed codes only. ONNX Runtime's kernels want unsigned ones: the same numbers plus 128.
+    They stand behind a Clip where there are fewer codes than int8 has. TensorRT takes signed codes only. ONNX Runtime's
+    kernels want unsigned ones: the same numbers plus 128.
     """
     scale, bits = node.attributes.get_float("scale"), node.attributes.get_int("bits")
     build = NodeBuilder(graph, node, float32=True)
@@ -204,7 +209,10 @@ def _place_log2(graph: ir.Graph, node: ir.Node, placement: Placement) -> None:
 
 
 def _place_logit(graph: ir.Graph, node: ir.Node, placement: Placement) -> None:
-    """Round the softmax's inputs to the log2 grid: three operators that leave softmax and product together."""
+    """Round the softmax's inputs to the log2 grid.
+
+    This takes three operators, which leave softmax and product together.
+    """
     build = NodeBuilder(graph, node)
     octave = LN2 * node.attributes.get_float("step")
     rounded = build.op("Round", build.op("Mul", _given(node.inputs[0]), build.scalar(1.0 / octave)))
@@ -250,7 +258,10 @@ def _calibrated(node: ir.Node, bits: int) -> CalibratedLog2:
 
 
 def _zero_point(graph: ir.Graph, shape: tuple[int, ...], kind: type[np.int8 | np.uint8]) -> ir.Value:
-    """Return the zero points that all quantizers of a shape share: TensorRT wants even zeros written out."""
+    """Return the zero points that all quantizers of a shape share.
+
+    TensorRT wants even zeros written out.
+    """
     name = "_".join(["zero_point", np.dtype(kind).name, *map(str, shape)])
     return add_initializer(graph, name, np.full(shape, _ZERO[kind], dtype=kind))
 

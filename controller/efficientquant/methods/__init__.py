@@ -1,1 +1,4 @@
-"""One file per method; each registers its recipes. Importing them imports no torch."""
+"""Quantization methods, one file each.
+
+Each file registers its recipes. Importing them imports no torch.
+"""

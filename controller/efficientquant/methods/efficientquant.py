@@ -1,4 +1,7 @@
-"""EfficientQuant (Saha & Xu) with its formulas corrected: int8 convolution weights, log2 codes after softmax."""
+"""EfficientQuant (Saha & Xu) with its formulas corrected.
+
+Convolution weights become int8, probabilities after softmax become log2 codes.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EfficientQuant(Recipe):
-    """Uniform symmetric weights (Eq. 1-3) and log2 post-softmax activations (Eq. 4-6), the rest in float.
+    """Uniform symmetric weights and log2 activations after softmax.
 
-    `weight_bits` and `softmax_bits` are 2 to 8, or None to leave that part in float. `log2_epsilon` belongs
-    to form A, `log2_octaves` to form G. `rule` decides which convolutions count as convolutional.
+    Weights follow Eq. 1-3, activations Eq. 4-6. The rest stays in float. `weight_bits` and `softmax_bits` are 2 to 8,
+    or None to leave that part in float. `log2_epsilon` belongs to form A, `log2_octaves` to form G. `rule` decides
+    which convolutions count as convolutional.
     """
 
     method: ClassVar[str] = "efficientquant"
@@ -46,7 +50,7 @@ class EfficientQuant(Recipe):
 
     @property
     def summary(self) -> str:
-        """Return which weights and softmaxes are quantized, to how many bits."""
+        """The quantized weights and softmaxes with their bits."""
         weights = f"int{self.weight_bits} {_OPERATORS[self.scope]} weights {self.granularity.replace('-', ' ')}"
         softmax = f"{self.softmax_bits}-bit log2 after softmax"
         parts = [
@@ -57,16 +61,22 @@ class EfficientQuant(Recipe):
 
     @property
     def float_type(self) -> FloatType:
-        """What `rest` says."""
+        """The type given by `rest`."""
         return self.rest
 
     @property
     def needs_calibration(self) -> bool:
-        """Only form A of the log2 quantizer looks at activations."""
+        """Whether form A of the log2 quantizer is used.
+
+        Nothing else looks at activations.
+        """
         return self.softmax_bits is not None and self.log2_form is Log2Form.CALIBRATED
 
     def apply(self, workbench: Workbench) -> None:
-        """Quantize the weights in scope, then put a log2 quantizer behind every softmax, calibrated with them."""
+        """Quantize the weights in scope, then every softmax.
+
+        Each log2 quantizer stands behind its softmax and is calibrated with the quantized weights.
+        """
         if self.weight_bits is not None:
             workbench.quantize_weights(self.scope, self.weight_bits, self.granularity, self.rule)
         if self.softmax_bits is not None:

@@ -1,4 +1,4 @@
-"""The other baseline: nothing quantized, computed in 16-bit floats where that is safe."""
+"""The FP16 baseline: nothing quantized, 16-bit floats where that is safe."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Fp16(Recipe):
 
     @property
     def summary(self) -> str:
-        """Return what it does in a few words."""
+        """The recipe in a few words."""
         return "16-bit floats, normalizations in 32 bits"
 
     @property
     def needs_calibration(self) -> bool:
-        """No: nothing is observed."""
+        """False, since nothing is observed."""
         return False
 
     def apply(self, workbench: Workbench) -> None:

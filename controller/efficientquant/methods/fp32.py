@@ -1,4 +1,4 @@
-"""The baseline: the model as it is, with batch norm folded, in 32-bit floats."""
+"""The FP32 baseline, with batch norm folded."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fp32(Recipe):
-    """Nothing is quantized."""
+    """The model without quantization."""
 
     method: ClassVar[str] = "fp32"
     version: ClassVar[int] = 1
 
     @property
     def summary(self) -> str:
-        """Return what it does in a few words."""
+        """The recipe in a few words."""
         return "32-bit floats, batch norm folded"
 
     @property
     def needs_calibration(self) -> bool:
-        """No: nothing is observed."""
+        """False, since nothing is observed."""
         return False
 
     def apply(self, workbench: Workbench) -> None:

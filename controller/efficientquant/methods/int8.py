@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Int8(Recipe):
-    """Symmetric weights and per-tensor symmetric activations, so that the operators in scope run in integers.
+    """Symmetric weights and activations, multiplied in integers where in scope.
 
-    `weight_bits` and `activation_bits` are 2 to 8; below 8 the codes still travel as int8. `output_bits` are those
-    of what convolutions and linears give, before an activation function: several runtimes multiply in integers
-    only where it is quantized too; None leaves it in float. `range_rule` chooses an activation's range from what
-    calibration saw.
+    Activations have one scale per tensor. `weight_bits` and `activation_bits` are 2 to 8. Below 8 the codes still
+    travel as int8. `output_bits` are those of the outputs of convolutions and linears, before an activation function:
+    several runtimes multiply in integers only where the output is quantized too. None leaves it in float. `range_rule`
+    chooses an activation's range from what calibration saw.
     """
 
     method: ClassVar[str] = "int8"
@@ -42,23 +42,26 @@ class Int8(Recipe):
 
     @property
     def summary(self) -> str:
-        """Return which operators are quantized, to how many bits."""
+        """The quantized operators with their bits."""
         same = self.weight_bits == self.activation_bits
         bits = f"int{self.weight_bits} weights and {'' if same else f'int{self.activation_bits} '}activations"
         return f"{bits}: {_OPERATORS[self.scope]}"
 
     @property
     def float_type(self) -> FloatType:
-        """What `rest` says."""
+        """The type given by `rest`."""
         return self.rest
 
     @property
     def needs_calibration(self) -> bool:
-        """Yes: activations get their ranges from data."""
+        """True, since activations get their ranges from data."""
         return True
 
     def apply(self, workbench: Workbench) -> None:
-        """Quantize the activations of everything in scope, calibrated on the float model; then the weights."""
+        """Quantize the activations of everything in scope, then the weights.
+
+        Activations are calibrated on the float model.
+        """
         workbench.quantize_activations(self.scope, self.activation_bits, self.output_bits, self.range_rule)
         workbench.quantize_weights(self.scope, self.weight_bits, self.granularity)
 

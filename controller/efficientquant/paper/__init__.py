@@ -1,1 +1,1 @@
-"""The reproduction: the paper's formulas as printed, its published numbers and its tables."""
+"""The reproduction of the paper: its formulas, published numbers and tables."""

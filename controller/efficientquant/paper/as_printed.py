@@ -1,4 +1,7 @@
-"""The paper's Eq. 1-6 exactly as printed. They do not work: `efficientquant audit` shows it, nothing else uses them."""
+"""The paper's Eq. 1-6 exactly as printed.
+
+They do not work, as `efficientquant audit` shows. Nothing else uses them.
+"""
 
 import dataclasses
 import math
@@ -10,10 +13,14 @@ from efficientquant.primitives import require_finite
 
 
 def quantize_weight(weight: Tensor, bits: int = 8) -> Tensor:
-    """Return Ŵ of a weight (O, ...) by the printed Eq. 1-3, in the weight's shape; raise NonFiniteError.
+    """Return a weight as the printed Eq. 1-3 quantize it.
 
-    Δ = (Wmax - Wmin) / (2^b - 1), Z = round(-Wmin / Δ), q = clamp(⌊(W - Wmin) / Δ + Z⌋, 0, 2^b - 1), Ŵ = (q - Z) Δ:
-    Wmin is subtracted and Z added, so that the range is shifted twice and its upper part saturates.
+    The weight is (O, ...), and the result Ŵ has its shape.
+
+    Δ = (Wmax - Wmin) / (2^b - 1), Z = round(-Wmin / Δ), q = clamp(⌊(W - Wmin) / Δ + Z⌋, 0, 2^b - 1), Ŵ = (q - Z) Δ.
+
+    Wmin is subtracted and Z added, so that the range is shifted twice and its upper part saturates. Raises
+    NonFiniteError.
     """
     require_finite(weight, "a weight")
     low, high = (float(bound) for bound in weight.aminmax())
@@ -28,7 +35,9 @@ def quantize_weight(weight: Tensor, bits: int = 8) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class PrintedLog2:
-    """The printed Eq. 4-6: q = clamp(⌊-log2(a + ε) / Δ + Z⌋, 0, 2^b - 1), â = 2^((q - Z) Δ).
+    """The quantizer of the printed Eq. 4-6.
+
+    q = clamp(⌊-log2(a + ε) / Δ + Z⌋, 0, 2^b - 1), â = 2^((q - Z) Δ).
 
     Both terms of q are positive and Z alone reaches the top code, so that every probability below 1 - ε gets it.
     """
@@ -44,12 +53,14 @@ class PrintedLog2:
         return codes.clamp(0, (1 << self.bits) - 1)
 
     def dequantize(self, codes: Tensor) -> Tensor:
-        """Return â; ε is not removed."""
+        """Return â, from which ε is not removed."""
         return torch.exp2((codes - self.zero_point) * self.step)
 
 
 def choose_log2(smallest: float, largest: float, bits: int = 8, epsilon: float = 1e-5) -> PrintedLog2:
-    """Return Δ = (Amax - Amin) / (2^b - 1) and Z = round(-Amin / Δ) for probabilities in [smallest, largest].
+    """Return the printed quantizer for probabilities in [smallest, largest].
+
+    Δ = (Amax - Amin) / (2^b - 1) and Z = round(-Amin / Δ).
 
     Printed, Amin = log2(a_min) is infinite for a zero. Here it is log2(a_min + ε), the reading kindest to the paper.
     """

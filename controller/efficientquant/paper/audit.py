@@ -1,4 +1,7 @@
-"""The paper's printed formulas beside corrected ones, on a user's own model."""
+"""Comparison of the paper's printed formulas with corrected ones.
+
+It is made on a user's own model.
+"""
 
 import dataclasses
 import math
@@ -34,7 +37,7 @@ DATA_FREE = "log2 G"
 
 @dataclasses.dataclass(frozen=True)
 class WeightAudit:
-    """One convolution weight: the SQNR of each formula in dB."""
+    """The SQNR in dB of each formula for one convolution weight."""
 
     parameter: str
     sqnr_db: dict[str, float]
@@ -42,7 +45,10 @@ class WeightAudit:
 
 @dataclasses.dataclass(frozen=True)
 class SoftmaxAudit:
-    """One softmax: for each quantizer the SQNR of its probabilities and of the attention output, in dB."""
+    """The SQNR in dB of each quantizer behind one softmax.
+
+    `sqnr_db` is that of the probabilities, `output_sqnr_db` that of the attention output.
+    """
 
     module: str
     sqnr_db: dict[str, float]
@@ -51,11 +57,10 @@ class SoftmaxAudit:
 
 @dataclasses.dataclass(frozen=True)
 class LogitAudit:
-    """What one choice of formulas does to the whole model.
+    """The effect of one choice of formulas on the whole model.
 
-    `sqnr_db` is None where the logits are exact, or where they overflowed (`finite` is then below 1: the share of
-    images whose logits are numbers). `agreement` is the share of images with the FP32 model's class; `top1` is None
-    without labels.
+    `sqnr_db` is None where the logits are exact, or where they overflowed. `finite` is the share of images whose logits
+    are numbers. `agreement` is the share of images with the FP32 model's class. `top1` is None without labels.
     """
 
     weights: str
@@ -68,7 +73,10 @@ class LogitAudit:
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
-    """Printed and corrected formulas side by side, at 8 bits; `total_sqnr_db` weighs weights by their power."""
+    """The results of printed and corrected formulas at 8 bits.
+
+    `total_sqnr_db` weighs weights by their power.
+    """
 
     images: int
     weights: list[WeightAudit]
@@ -78,13 +86,19 @@ class Audit:
     conclusion: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the audit as JSON-ready values; an SQNR without any noise, or without a signal, is None."""
+        """Return the audit as JSON-ready values.
+
+        An SQNR without any noise, or without a signal, is None.
+        """
         values: dict[str, Any] = _finite(dataclasses.asdict(self))
         return values
 
 
 def _finite(value: Any) -> Any:
-    """Return nested values with None for infinity and NaN, which JSON has not."""
+    """Return nested values with None for infinity and NaN.
+
+    JSON can write neither.
+    """
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -93,7 +107,10 @@ def _finite(value: Any) -> Any:
 
 
 def affine(weight: Tensor) -> Tensor:
-    """Return the weight by the corrected affine form: the range holds 0, rounded, one scale per tensor."""
+    """Return the weight by the corrected affine form.
+
+    The range holds 0, values are rounded, and the tensor has one scale.
+    """
     require_finite(weight, "a weight")
     low, high = (float(bound) for bound in weight.aminmax())
     low, high = min(low, 0.0), max(high, 0.0)
@@ -104,7 +121,10 @@ def affine(weight: Tensor) -> Tensor:
 
 
 def symmetric(weight: Tensor, granularity: Granularity, *, floor: bool = False) -> Tensor:
-    """Return the weight by the symmetric form; `floor` drops the fraction instead of rounding it."""
+    """Return the weight by the symmetric form.
+
+    `floor` drops the fraction instead of rounding it.
+    """
     scale = primitives.choose_scale(weight, BITS, granularity)
     if floor:
         top = (1 << (BITS - 1)) - 1
@@ -129,26 +149,29 @@ CHOICES = (
 
 
 class Switch(nn.Module):
-    """Stands behind a softmax and applies the chosen codec, or none."""
+    """A module behind a softmax that applies one of its codecs.
+
+    `active` names the codec, or is "float" to apply none.
+    """
 
     def __init__(self, codecs: Mapping[str, Codec]) -> None:
         super().__init__()
         self.codecs = codecs
-        self.chosen = "float"
+        self.active = "float"
 
     def forward(self, probabilities: Tensor) -> Tensor:
-        """Return the probabilities as the chosen codec leaves them."""
-        if self.chosen == "float":
+        """Return the probabilities as the active codec leaves them."""
+        if self.active == "float":
             return probabilities
-        codec = self.codecs[self.chosen]
+        codec = self.codecs[self.active]
         return codec.dequantize(codec.quantize(probabilities))
 
 
 def audit(model: nn.Module, images: Tensor, labels: Tensor | None = None, *, progress: Progress | None = None) -> Audit:
-    """Return what the printed Eq. 1-6 and the corrected ones do to a timm classifier, batch norm folded.
+    """Compare the printed and the corrected Eq. 1-6 on a timm classifier.
 
-    `images` are normalized (N, C, H, W); log2 ranges are taken from them. `labels` (N,) add top-1. The eager model is
-    left as it was. Raises CaptureError, CalibrationError, NonFiniteError.
+    Batch norm is folded. `images` are normalized (N, C, H, W), and log2 ranges are taken from them. `labels` (N,) add
+    top-1. The eager model is left as it was. Raises CaptureError, CalibrationError, NonFiniteError.
     """
     report = progress or (lambda _phase, _fraction: None)
     report("capture", 0.0)
@@ -173,12 +196,12 @@ def _audit_weights(graph: fx.GraphModule, names: list[str]) -> tuple[list[Weight
     audits = []
     for name in names:
         weight = get_tensor(graph, name).detach()
-        found: dict[str, float] = {}
+        sqnr_db: dict[str, float] = {}
         for formula, apply in FORMULAS.items():
             approximation = apply(weight)
-            found[formula] = primitives.sqnr_db(weight, approximation)
+            sqnr_db[formula] = primitives.sqnr_db(weight, approximation)
             totals[formula].add(weight, approximation)
-        audits.append(WeightAudit(name, found))
+        audits.append(WeightAudit(name, sqnr_db))
     return audits, {formula: total.sqnr_db for formula, total in totals.items()} if names else {}
 
 
@@ -210,13 +233,13 @@ def _audit_softmax(
         probe.run(chunk)
         done += len(chunk)
         report("attention", done / len(images))
-    return [SoftmaxAudit(module_of(site), *_both(found)) for site, found in probe.found.items()]
+    return [SoftmaxAudit(module_of(site), *_both(noises)) for site, noises in probe.found.items()]
 
 
-def _both(found: Mapping[str, SiteNoise]) -> tuple[dict[str, float], dict[str, float]]:
+def _both(noises: Mapping[str, SiteNoise]) -> tuple[dict[str, float], dict[str, float]]:
     return (
-        {name: noise.probabilities.sqnr_db for name, noise in found.items()},
-        {name: noise.output.sqnr_db for name, noise in found.items() if noise.output.signal > 0},
+        {name: noise.probabilities.sqnr_db for name, noise in noises.items()},
+        {name: noise.output.sqnr_db for name, noise in noises.items() if noise.output.signal > 0},
     )
 
 
@@ -228,23 +251,26 @@ def _audit_logits(
     labels: Tensor | None,
     report: Progress,
 ) -> list[LogitAudit]:
-    """Run the whole model under each choice; it ends with its float weights again."""
-    switches = [Switch(chosen) for chosen in codecs.values()]
+    """Run the whole model in float, then under each choice.
+
+    The graph keeps the last choice.
+    """
+    switches = [Switch(by_name) for by_name in codecs.values()]
     for index, (site, switch) in enumerate(zip(codecs, switches, strict=True)):
         insert_behind(graph, site, f"switch_{index}", switch)
     graph.recompile()
     originals = {name: get_tensor(graph, name).detach() for name in names}
     exact = _run(graph, images)
-    found = [_logit_audit("float", "float", exact, exact, labels)]
+    audits = [_logit_audit("float", "float", exact, exact, labels)]
     choices = [(w, s) for w, s in CHOICES if (w == "float" or names) and (s == "float" or switches)]
     for index, (formula, codec) in enumerate(choices):
         for name, weight in originals.items():
             set_tensor(graph, name, FORMULAS[formula](weight) if formula != "float" else weight)
         for switch in switches:
-            switch.chosen = codec
-        found.append(_logit_audit(formula, codec, exact, _run(graph, images), labels))
+            switch.active = codec
+        audits.append(_logit_audit(formula, codec, exact, _run(graph, images), labels))
         report("logits", (index + 1) / len(choices))
-    return found
+    return audits
 
 
 def _run(graph: fx.GraphModule, images: Tensor) -> Tensor:
@@ -253,20 +279,20 @@ def _run(graph: fx.GraphModule, images: Tensor) -> Tensor:
 
 def _logit_audit(weights: str, softmax: str, exact: Tensor, logits: Tensor, labels: Tensor | None) -> LogitAudit:
     finite = logits.isfinite().all(1)
-    chosen = torch.where(finite, logits.argmax(1), -1)
+    classes = torch.where(finite, logits.argmax(1), -1)
     sqnr_db = primitives.sqnr_db(exact, logits)
     return LogitAudit(
         weights=weights,
         softmax=softmax,
         sqnr_db=sqnr_db if math.isfinite(sqnr_db) else None,
         finite=float(finite.double().mean()),
-        agreement=float((chosen == exact.argmax(1)).double().mean()),
-        top1=None if labels is None else float((chosen == labels).double().mean()),
+        agreement=float((classes == exact.argmax(1)).double().mean()),
+        top1=None if labels is None else float((classes == labels).double().mean()),
     )
 
 
 def _conclude(totals: Mapping[str, float], softmax: list[SoftmaxAudit], logits: list[LogitAudit]) -> str:
-    """Return one sentence that the numbers support, whatever they are."""
+    """Return one sentence that the numbers support."""
     parts = []
     if totals:
         parts.append(f"the weights keep {totals[PRINTED]:.1f} dB, {totals[CHANNEL]:.1f} dB with one scale per channel")
@@ -274,7 +300,7 @@ def _conclude(totals: Mapping[str, float], softmax: list[SoftmaxAudit], logits: 
     if outputs:
         printed, corrected = (min(output[name] for output in outputs) for name in (PRINTED, CALIBRATED))
         parts.append(f"the worst attention output {printed:.1f} dB, {corrected:.1f} dB with log2 A")
-    last = {(found.weights, found.softmax): found for found in logits}
+    last = {(row.weights, row.softmax): row for row in logits}
     pairs = (((PRINTED, PRINTED), (CHANNEL, CALIBRATED)), ((PRINTED, "float"), (CHANNEL, "float")))
     for before, after in pairs:
         if before in last:

@@ -1,4 +1,7 @@
-"""What others published: ImageNet-1k top-1 accuracies in percent. Shown beside what is measured, never as ours."""
+"""Published ImageNet-1k top-1 accuracies in percent.
+
+They are shown next to measured ones, never as ours.
+"""
 
 MODELS = (
     "mobilevit_xxs",

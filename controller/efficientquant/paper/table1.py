@@ -1,4 +1,7 @@
-"""The paper's Table 1, measured: every model × recipe is a cell, kept in a file of its own as soon as it is known."""
+"""The paper's Table 1, measured.
+
+Every model × recipe is a cell, stored in a file of its own as soon as it is known.
+"""
 
 import dataclasses
 import hashlib
@@ -29,7 +32,10 @@ FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One model under one recipe: its evaluation as an artifact in ONNX Runtime, and all that it depends on."""
+    """One model under one recipe, evaluated in ONNX Runtime.
+
+    `evaluation` is that of the artifact, and `key` is all that it depends on.
+    """
 
     model: str
     recipe: str
@@ -44,10 +50,11 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TableRequest:
-    """What is to be measured; `weights` is pretrained, random, or a folder with one checkpoint per model.
+    """The models, recipes and data that are to be measured.
 
-    `calibration` is a data source for the recipes that calibrate. Without one, the train split beside `data` is taken,
-    or else synthetic images, which every cell then says: evaluation images are never used for calibration silently.
+    `weights` is pretrained, random, or a folder with one checkpoint per model. `calibration` is a data source for the
+    recipes that calibrate. Without it the train split of `data` is taken, or else synthetic images, which every cell
+    then notes: evaluation images are never used for calibration silently.
     """
 
     models: Sequence[str]
@@ -61,12 +68,13 @@ class TableRequest:
 
 
 def measure_table(request: TableRequest, folder: Path, progress: Callable[[str, str], Progress]) -> Iterator[Cell]:
-    """Yield every cell in order, measuring those that the folder has not yet; each is stored before the next is begun.
+    """Yield every cell in order, measuring those that are missing.
 
-    `progress(model, recipe)` gives the callback for a cell. Stopped at any moment, nothing that was finished is lost:
-    called again with the same request, it goes on. Raises what loading, quantizing, exporting or evaluating raises.
+    Each cell is stored in `folder` before the next is begun. `progress(model, recipe)` gives the callback for a cell. A
+    run that was stopped loses no finished cell, and continues when called again with the same request. Raises what
+    loading, quantizing, exporting or evaluating raises.
     """
-    # What is missing is known before hours pass.
+    # Missing weights raise an error now instead of hours later.
     require_models(request.models, request.weights)
     sources = {name: checkpoint_of(request.weights, name) for name in request.models}
     for name in request.models:
@@ -104,7 +112,10 @@ def measure_table(request: TableRequest, folder: Path, progress: Callable[[str, 
 
 
 def calibration_source(data: Path, calibration: Path | None) -> Path | None:
-    """Return where calibration images come from: what was given, a train split beside the data, or nowhere."""
+    """Return the source of calibration images.
+
+    It is the given one, the train split of the data, or None.
+    """
     if calibration is not None:
         return calibration
     return data if has_split(data, "train") else None
@@ -112,15 +123,18 @@ def calibration_source(data: Path, calibration: Path | None) -> Path | None:
 
 def weights_sha256(model: nn.Module) -> str:
     """Return the SHA-256 of a model's state: names, types and values."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
-        found.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        found.update(value.contiguous().numpy().tobytes())
-    return found.hexdigest()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read_cell(path: Path, key: dict[str, Any]) -> Cell | None:
-    """Return a stored cell; None where there is none, or one that another release or a broken disk wrote."""
+    """Return the stored cell of a key, or None.
+
+    None also stands for a file that another release or a broken disk wrote.
+    """
     try:
         stored = json.loads(path.read_text())
         if stored["key"] != key:
@@ -134,7 +148,10 @@ def read_cell(path: Path, key: dict[str, Any]) -> Cell | None:
 
 
 def write_cell(path: Path, cell: Cell) -> None:
-    """Write a cell whole: no half-written one can be found, whenever the power goes. Raises OutputError."""
+    """Write a cell whole.
+
+    No half-written cell is left, even where the power fails. Raises OutputError.
+    """
     write_together({path: json.dumps(cell.to_dict(), indent=2, ensure_ascii=False).encode()})
 
 

@@ -1,4 +1,7 @@
-"""Pictures: the paper's Figures 2 and 3 for any block, and SQNR per layer. Importing this imports no matplotlib."""
+"""Plots of weights, softmaxes and SQNR.
+
+They are the paper's Figures 2 and 3 for any block, and SQNR per layer. Importing this imports no matplotlib.
+"""
 
 from efficientquant.plots.drawing import save_figure
 from efficientquant.plots.softmax import plot_softmax

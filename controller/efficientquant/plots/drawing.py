@@ -1,4 +1,7 @@
-"""The look of every picture, and writing it so that the same numbers give the same file."""
+"""The look and the files of every plot.
+
+The same numbers give the same file.
+"""
 
 import difflib
 import io
@@ -53,19 +56,23 @@ def grid(figure: "Figure", rows: int, columns: int, **options: Any) -> "list[lis
 
 
 def choose_block(names: Sequence[str], block: str, what: str) -> list[str]:
-    """Return the names in a block: the block itself, or what lies below it. Raises UnknownBlockError with near ones."""
-    found = [name for name in names if name == block or name.startswith(f"{block}.")]
-    if not found:
+    """Return the names in a block.
+
+    They are the block itself, or what lies below it. Raises UnknownBlockError with near ones.
+    """
+    inside = [name for name in names if name == block or name.startswith(f"{block}.")]
+    if not inside:
         blocks = dict.fromkeys(name.rsplit(".", depth)[0] for name in names for depth in (0, 1, 2))
         near = difflib.get_close_matches(block, list(blocks), n=3, cutoff=0.4)
         raise UnknownBlockError(block, what, near or list(names[:3]) or ["none at all in this model"])
-    return found
+    return inside
 
 
 def save_figure(figure: "Figure", paths: Iterable[Path]) -> list[Path]:
-    """Write a figure as .png or .svg, by each path's suffix, and return the folders that were made for it.
+    """Write a figure as .png or .svg, by each path's suffix.
 
-    The same figure gives the same bytes. Raises OutputError where a file cannot be written; then none is.
+    Returns the folders that were made for it. The same figure gives the same bytes. Raises OutputError where a file
+    cannot be written, and then writes none.
     """
     with styled():
         figure.draw_without_rendering()

@@ -1,4 +1,7 @@
-"""The paper's Figure 3: probabilities behind a softmax, and the levels that quantizers have for them."""
+"""The paper's Figure 3, of probabilities behind a softmax.
+
+It shows the levels that quantizers have for them.
+"""
 
 import dataclasses
 import math
@@ -28,14 +31,17 @@ if TYPE_CHECKING:
 BITS = 8
 EPSILON = 1e-5
 OCTAVES = 20
-# Probabilities kept of one softmax, evenly spread over all of them.
+# About how many probabilities of a softmax are kept of each batch, evenly spread.
 KEPT_PER_BATCH = 1 << 16
 SMALLEST_SHOWN = 2.0**-30
 COLOURS = {"log2 A": BLUE, "log2 G": GREEN, "uniform int8": ORANGE}
 
 
 class Sampler(nn.Module):
-    """Passes probabilities through and keeps a bounded number of each batch, and the extremes of all."""
+    """A module that samples the probabilities passing through it.
+
+    It keeps a bounded number of each batch, and the extremes of all.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,21 +69,22 @@ class Attention:
 def plot_softmax(
     model: nn.Module, images: Tensor | None = None, block: str | None = None, *, name: str = ""
 ) -> "Figure":
-    """Return a figure of a block's post-softmax values on a log axis, with the levels of three 8-bit quantizers.
+    """Return a figure of a block's values behind the softmax.
 
-    log2 A is calibrated on the `images` (normalized, (N, C, H, W); eight synthetic ones by default), log2 G and
-    uniform int8 need none; their SQNR in dB stands beside them. Without a `block` the first softmax is drawn, of a
-    block at most six. Raises UnknownBlockError, also where the model has no softmax, and CaptureError.
+    They are drawn on a log axis, with the levels of three 8-bit quantizers and their SQNR in dB. log2 A is calibrated
+    on the `images` (normalized, (N, C, H, W), eight synthetic ones by default), log2 G and uniform int8 need none.
+    Without a `block` the first softmax is drawn, of a block at most six. Raises UnknownBlockError, also where the model
+    has no softmax, and CaptureError.
     """
     spec = input_spec(model)
-    found = _observe(model, synthetic_images(spec, 8) if images is None else images)
-    if not found:
+    attentions = _observe(model, synthetic_images(spec, 8) if images is None else images)
+    if not attentions:
         raise UnknownBlockError(block or name or type(model).__name__, "softmax", ["none at all in this model"])
-    chosen = choose_block(list(found), block or next(iter(found)), "softmax")
-    shown = [found[module] for module in chosen[:MAX_ROWS]]
-    rest = f" ({len(shown)} of {len(chosen)} softmaxes)" if len(shown) < len(chosen) else ""
+    modules = choose_block(list(attentions), block or next(iter(attentions)), "softmax")
+    shown = [attentions[module] for module in modules[:MAX_ROWS]]
+    rest = f" ({len(shown)} of {len(modules)} softmaxes)" if len(shown) < len(modules) else ""
     with styled():
-        title = f"{name or type(model).__name__}: values behind the softmax of {block or chosen[0]}{rest}"
+        title = f"{name or type(model).__name__}: values behind the softmax of {block or modules[0]}{rest}"
         figure = new_figure(10, 0.8 + 3.6 * len(shown), title)
         ratios = [3.0, 1.0] * len(shown)
         axes = figure.subplots(len(ratios), 1, height_ratios=ratios, squeeze=False)[:, 0]
@@ -89,12 +96,12 @@ def plot_softmax(
 
 
 def _observe(model: nn.Module, images: Tensor) -> dict[str, Attention]:
-    """Return every attention by the module that holds its softmax, in execution order."""
+    """Return every attention by its softmax's module, in execution order."""
     graph = capture(model, input_spec(model).shape)
     sites = call_nodes(graph, *SOFTMAX)
     with observing(graph, sites, Sampler) as samplers:
         run_calibration(graph, images, None)
-    found: dict[str, Attention] = {}
+    attentions: dict[str, Attention] = {}
     for site, sampler in zip(sites, samplers, strict=True):
         codecs: dict[str, Codec] = {
             "log2 A": primitives.choose_log2_parameters(sampler.smallest, sampler.largest, BITS, EPSILON),
@@ -102,8 +109,8 @@ def _observe(model: nn.Module, images: Tensor) -> dict[str, Attention]:
             "uniform int8": UniformUnit(BITS, signed=True),
         }
         module = module_of(site)
-        found.setdefault(module, Attention(module, torch.cat(sampler.kept), codecs))
-    return found
+        attentions.setdefault(module, Attention(module, torch.cat(sampler.kept), codecs))
+    return attentions
 
 
 def _draw_values(axes: "Axes", attention: Attention, low: float) -> None:
@@ -117,7 +124,10 @@ def _draw_values(axes: "Axes", attention: Attention, low: float) -> None:
 
 
 def _draw_levels(axes: "Axes", attention: Attention, low: float) -> None:
-    """Draw a stroke for every level of each quantizer, on the axis of the values above."""
+    """Draw a stroke for every level of each quantizer.
+
+    The axis is that of the values above.
+    """
     labels = []
     for place, (name, codec) in enumerate(attention.codecs.items()):
         codes = torch.arange(1 << BITS if "int8" not in name else 1 << (BITS - 1), dtype=torch.float32)

@@ -1,4 +1,7 @@
-"""SQNR per layer, with the gates that every 8-bit weight has to pass."""
+"""A plot of SQNR per layer.
+
+It shows the gates that every 8-bit weight has to pass.
+"""
 
 import math
 from typing import TYPE_CHECKING
@@ -18,16 +21,16 @@ if TYPE_CHECKING:
 def plot_sqnr(
     model: nn.Module, recipe: Recipe | str = "efficientquant", block: str | None = None, *, name: str = ""
 ) -> "Figure":
-    """Return a figure with one bar for each quantized weight's SQNR in dB, and a mark for its worst channel.
+    """Return a figure of the SQNR in dB of each quantized weight.
 
-    Lines stand at the gates: 38 dB for a weight, 35 dB for a channel. Raises UnknownBlockError, RecipeFormatError,
-    CaptureError.
+    Each has a bar, and a mark for its worst channel. Lines stand at the gates: 38 dB for a weight, 35 dB for a channel.
+    Raises UnknownBlockError, RecipeFormatError, CaptureError.
     """
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     layers = {layer.module: layer for layer in quantize_layers(model, recipe)}
     whole = block is None or not layers
-    chosen = list(layers) if whole else choose_block(list(layers), block or "", "weight that the recipe quantizes")
-    shown = [layers[module] for module in chosen]
+    modules = list(layers) if whole else choose_block(list(layers), block or "", "weight that the recipe quantizes")
+    shown = [layers[module] for module in modules]
     with styled():
         where = "" if block is None else f", {block}"
         title = f"{name or type(model).__name__}{where}: SQNR of each weight by {recipe.name}"
@@ -39,7 +42,7 @@ def plot_sqnr(
 def _draw(axes: "Axes", layers: list[Layer]) -> None:
     places = list(range(len(layers)))
     colours = [RED if layer.sqnr_db < WEIGHT_GATE_DB else BLUE for layer in layers]
-    # A weight of zeros is exact: it has no bar, and says so.
+    # A weight of zeros is exact. It has no bar, and its label says so.
     whole = [layer.sqnr_db if math.isfinite(layer.sqnr_db) else 0.0 for layer in layers]
     axes.barh(places, whole, color=colours, height=0.7, label="whole weight")
     worst = [min(layer.channel_sqnr_db) for layer in layers]

@@ -1,4 +1,7 @@
-"""The weights that a recipe quantizes, before and after: what two of the pictures are drawn from."""
+"""The weights that a recipe quantizes, before and after.
+
+Two of the plots are drawn from them.
+"""
 
 import dataclasses
 
@@ -15,7 +18,10 @@ from efficientquant.recipe import Recipe
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One quantized weight (O, ...), batch norm folded, and how much of it survives; SQNR in dB."""
+    """One quantized weight (O, ...) with its approximation and SQNR.
+
+    Batch norm is folded. SQNR is in dB.
+    """
 
     module: str
     weight: Tensor
@@ -26,7 +32,10 @@ class Layer:
 
 
 def quantize_layers(model: nn.Module, recipe: Recipe) -> list[Layer]:
-    """Return what a recipe makes of each weight in its scope; raise RecipeFormatError where it quantizes none."""
+    """Return the weights in a recipe's scope, before and after quantization.
+
+    Raises RecipeFormatError where the recipe quantizes none.
+    """
     bits = getattr(recipe, "weight_bits", None)
     scope = getattr(recipe, "scope", None)
     if bits is None or scope is None:

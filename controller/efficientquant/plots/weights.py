@@ -1,4 +1,4 @@
-"""The paper's Figure 2: the weights of a block before and after quantization."""
+"""The paper's Figure 2, of weights before and after quantization."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +18,19 @@ BINS = 101
 def plot_weights(
     model: nn.Module, recipe: Recipe | str = "efficientquant", block: str | None = None, *, name: str = ""
 ) -> "Figure":
-    """Return a figure of a block's weights, batch norm folded: histograms, and the range of each output channel.
+    """Return a figure of a block's weights, batch norm folded.
 
-    `block` is the name of a module; without one, the weight that keeps the lowest SQNR is drawn. At most six
-    layers of a block are. Raises UnknownBlockError, RecipeFormatError, CaptureError.
+    It shows histograms, and the range of each output channel. `block` is the name of a module. Without one, the weight
+    that keeps the lowest SQNR is drawn. At most six layers of a block are. Raises UnknownBlockError, RecipeFormatError,
+    CaptureError.
     """
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     layers = {layer.module: layer for layer in quantize_layers(model, recipe)}
     if block is None and layers:
         block = min(layers.values(), key=lambda layer: layer.sqnr_db).module
-    chosen = choose_block(list(layers), block or "", "weight that the recipe quantizes")
-    shown = [layers[module] for module in chosen[:MAX_ROWS]]
-    rest = f" ({len(shown)} of {len(chosen)} layers)" if len(shown) < len(chosen) else ""
+    modules = choose_block(list(layers), block or "", "weight that the recipe quantizes")
+    shown = [layers[module] for module in modules[:MAX_ROWS]]
+    rest = f" ({len(shown)} of {len(modules)} layers)" if len(shown) < len(modules) else ""
     with styled():
         title = f"{name or type(model).__name__}: weights of {block} by {recipe.name}{rest}"
         figure = new_figure(10, 0.8 + 2.7 * len(shown), title)
@@ -53,7 +54,10 @@ def _draw_histogram(axes: "Axes", layer: Layer) -> None:
 
 
 def _draw_ranges(axes: "Axes", layer: Layer) -> None:
-    """Draw each channel from its smallest to its largest weight, and where its scale's outermost codes lie."""
+    """Draw each channel from its smallest to its largest weight.
+
+    Lines show where the outermost codes of its scale lie.
+    """
     flat = layer.weight.flatten(1)
     low, high = flat.amin(1), flat.amax(1)
     order = flat.abs().amax(1).argsort(descending=True)

@@ -1,1 +1,4 @@
-"""What a target makes of an artifact: predicted from rules, or found out by building it."""
+"""Verdicts on what a target makes of an artifact.
+
+They are predicted from rules, or come from building or loading it.
+"""

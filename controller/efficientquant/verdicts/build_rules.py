@@ -1,7 +1,8 @@
-"""What TensorRT is predicted to make of an artifact, from operator and precision rules.
+"""Predictions of what TensorRT makes of an artifact.
 
-These builders need the GPU that they build for, so nothing here was built. The rules come from the releases' own
-operator lists and from failures that others reported; each says which.
+These builders need the GPU that they build for, so nothing here was built. The predictions follow operator and
+precision rules, which come from the releases' own operator lists and from failures that others reported. Each rule says
+which.
 """
 
 from collections.abc import Iterator
@@ -25,15 +26,18 @@ from efficientquant.verdicts.build_verdict import (
 from efficientquant.verdicts.operator_support import supported_operators
 from efficientquant.verdicts.products import Kind, describe_gain, find_products, has_quantized_weight
 
-# What a violated rule does to the build where it is not certain that it fails.
+# Rules whose violation does not always fail the build.
 SOFT_RULES = frozenset({"both-inputs"})
 _PRODUCTS = {Runtime.TENSORRT: "TensorRT", Runtime.TENSORRT_RTX: "TensorRT-RTX"}
-# Both are built from the same parser's source.
+# TensorRT-RTX and TensorRT 10 are built from the same parser's source.
 _RTX_READS_LIKE = (10,)
 
 
 def predict(model: onnx.ModelProto, target: Target) -> BuildVerdict:
-    """Return what TensorRT is expected to make of a model; TensorRT-RTX reads what classic TensorRT 10 does."""
+    """Return what TensorRT is expected to make of a model.
+
+    TensorRT-RTX reads what classic TensorRT 10 does.
+    """
     view = GraphView(model)
     layers = [_layer(view, node, kind, target) for node, kind in find_products(view)]
     quantized = [view.name(node) for node, _ in find_products(view) if has_quantized_weight(view, node)]

@@ -1,4 +1,7 @@
-"""The verdict on an artifact: does its target build it, and what does each layer become there. Imports no torch."""
+"""The verdict of a target on an artifact.
+
+It says whether the target builds the artifact, and what each layer becomes there. Imports no torch.
+"""
 
 import dataclasses
 import enum
@@ -8,16 +11,16 @@ from typing import Any
 
 
 class Outcome(enum.StrEnum):
-    """What the target makes of the file."""
+    """The outcome of building the file on the target."""
 
     BUILDS = "builds"
     BUILDS_WITH_FALLBACK = "builds_with_fallback"  # but quantized layers run in float
     FAILS = "fails"
-    UNKNOWN = "unknown"  # nothing is known that decides it
+    UNKNOWN = "unknown"  # too little is known to decide
 
 
 class Basis(enum.StrEnum):
-    """How the verdict was come by."""
+    """The source of a verdict."""
 
     PREDICTED = "predicted"  # from operator and precision rules; never built
     BUILT = "built"  # a real builder made an engine of it
@@ -36,7 +39,10 @@ class Precision(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class LayerPrecision:
-    """One convolution or matrix product: its ONNX node, operator, arithmetic, and why that."""
+    """One convolution or matrix product and its arithmetic.
+
+    `node` is its ONNX node. `reason` says why it has that arithmetic.
+    """
 
     node: str
     operator: str
@@ -44,13 +50,16 @@ class LayerPrecision:
     reason: str = ""
 
     def to_dict(self) -> dict[str, str]:
-        """Return it as JSON-ready values."""
+        """Return the layer as JSON-ready values."""
         return {key: str(value) for key, value in dataclasses.asdict(self).items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Reason:
-    """Why a verdict is not simply `builds`: a rule, a sentence that names the first node, and all its nodes."""
+    """One reason why a verdict is not simply `builds`.
+
+    `sentence` names the first of the `nodes`.
+    """
 
     rule: str
     outcome: Outcome
@@ -58,12 +67,12 @@ class Reason:
     nodes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Say it in one sentence, with how many other nodes it is true of."""
+        """Return the sentence with the number of further nodes."""
         more = len(self.nodes) - 1
         return f"{self.sentence} (and {more} more node{'s' if more > 1 else ''} like it)" if more > 0 else self.sentence
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-ready values."""
+        """Return the reason as JSON-ready values."""
         return {"rule": self.rule, "outcome": str(self.outcome), "sentence": str(self), "nodes": list(self.nodes)}
 
 
@@ -71,12 +80,18 @@ _SEVERITY = (Outcome.BUILDS, Outcome.BUILDS_WITH_FALLBACK, Outcome.UNKNOWN, Outc
 
 
 def worst(reasons: Iterable[Reason]) -> Outcome:
-    """Return the outcome that several reasons come to."""
+    """Return the worst outcome of several reasons.
+
+    Returns BUILDS where there are none.
+    """
     return max((reason.outcome for reason in reasons), key=_SEVERITY.index, default=Outcome.BUILDS)
 
 
 def group(reasons: Iterable[Reason]) -> tuple[Reason, ...]:
-    """Return one reason for each rule: the first sentence, with the nodes of all."""
+    """Return one reason for each rule.
+
+    It has the first sentence and the nodes of all.
+    """
     groups: dict[str, list[Reason]] = {}
     for reason in reasons:
         groups.setdefault(reason.rule, []).append(reason)
@@ -90,9 +105,9 @@ def group(reasons: Iterable[Reason]) -> tuple[Reason, ...]:
 class BuildVerdict:
     """What a target makes of an artifact.
 
-    `reasons` say why it fails, or what falls back. `gain` says in one sentence what the
-    quantization buys there. `layers` are the convolutions and matrix products. `facts` are numbers that only the
-    runtime in question has: layers of the engine, plan size, operators left.
+    `reasons` say why it fails, or what falls back. `gain` says in one sentence what the quantization buys there.
+    `layers` are the convolutions and matrix products. `facts` are numbers that only the runtime in question has: layers
+    of the engine, plan size, operators left.
     """
 
     target: str
@@ -107,7 +122,7 @@ class BuildVerdict:
 
     @property
     def builds(self) -> bool:
-        """Whether the target is expected to build it, or did."""
+        """Whether the target builds it, or is expected to."""
         return self.outcome in (Outcome.BUILDS, Outcome.BUILDS_WITH_FALLBACK)
 
     def precisions(self) -> dict[str, dict[str, int]]:
@@ -131,7 +146,10 @@ class BuildVerdict:
 
 
 def count_precisions(layers: Iterable[LayerPrecision]) -> dict[str, dict[str, int]]:
-    """Return {operator: {precision: layers}}, both in the order in which they first come."""
+    """Return {operator: {precision: layers}}.
+
+    Both are in the order in which they first come.
+    """
     counts: dict[str, Counter[str]] = {}
     for layer in layers:
         counts.setdefault(str(layer.operator), Counter())[str(layer.precision)] += 1

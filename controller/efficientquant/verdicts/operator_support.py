@@ -1,7 +1,7 @@
-"""Which ONNX operators the parser of each TensorRT release knows.
+"""ONNX operators that the parser of each TensorRT release knows.
 
-Source: docs/operators.md and docs/Changelog.md of onnx-tensorrt, branches release/8.2-GA, 8.4-GA, 8.5-GA, 8.6-GA
-and 10.15-GA. Only the operators of a static image classifier are listed; RNNs, control flow and sequences are not.
+Source: docs/operators.md and docs/Changelog.md of onnx-tensorrt, branches release/8.2-GA, 8.4-GA, 8.5-GA, 8.6-GA and
+10.15-GA. Only the operators of a static image classifier are listed, without RNNs, control flow and sequences.
 """
 
 # What every parser from 8.2 on reads: 8.4's list without the two operators that 8.4 added.

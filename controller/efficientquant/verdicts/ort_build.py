@@ -1,4 +1,7 @@
-"""What ONNX Runtime's CPU provider makes of an artifact: the optimized graph that a real session leaves behind."""
+"""Verdicts of ONNX Runtime's CPU provider on an artifact.
+
+They are read from the optimized graph that a real session writes.
+"""
 
 from collections import Counter
 from typing import Any
@@ -23,7 +26,7 @@ from efficientquant.verdicts.build_verdict import (
 )
 from efficientquant.verdicts.products import Kind, describe_gain, find_products, has_quantized_weight
 
-# What its binding raises for a file that it does not run; they have no base of their own.
+# The errors of ONNX Runtime's binding for a file that it does not run. They have no base class of their own.
 REFUSALS = (
     binding.Fail,
     binding.InvalidArgument,
@@ -32,7 +35,7 @@ REFUSALS = (
     binding.NotImplemented,
     binding.RuntimeException,
 )
-# Operators of the optimized graph by what they multiply; the fused and blocked forms are ONNX Runtime's own.
+# Operators of the optimized graph by what they multiply. The fused and blocked forms are ONNX Runtime's own.
 INTEGER_CONVS = frozenset({"QLinearConv", "ConvInteger"})
 FLOAT_CONVS = frozenset({"Conv", "FusedConv", "NhwcFusedConv", "NhwcConv"})
 INTEGER_PRODUCTS = frozenset({
@@ -45,13 +48,16 @@ SHOWN_OPERATORS = (
 
 
 def verdict_of_session(model: onnx.ModelProto, target: Target) -> BuildVerdict:
-    """Load a model, look at the graph that is left after optimization, and say what it computes in.
+    """Load a model and return what its optimized graph computes in.
 
-    The version that answers is the installed one; whether an older one reads the file is decided by its opset.
+    The installed version of ONNX Runtime loads it. Its opset decides whether an older version reads the file.
     """
     view = GraphView(model)
     quantized = [view.name(node) for node, _ in find_products(view) if has_quantized_weight(view, node)]
-    reasons = [Reason(one.rule, Outcome.FAILS, str(one), (one.node,)) for one in find_violations(model, target)]
+    reasons = [
+        Reason(violation.rule, Outcome.FAILS, str(violation), (violation.node,))
+        for violation in find_violations(model, target)
+    ]
     optimized = _optimize(model)
     layers: list[LayerPrecision] = []
     facts: dict[str, Any] = {}
@@ -81,11 +87,11 @@ def _gain(layers: list[LayerPrecision], facts: dict[str, Any], outcome: Outcome)
 
 
 def _optimize(model: onnx.ModelProto) -> onnx.ModelProto | str:
-    """Return the graph that a session would run, or why there is none."""
+    """Return the graph that a session would run, or an error."""
     with scratch_folder("ort", room_bytes=2 * model.ByteSize()) as folder:
         options = onnxruntime.SessionOptions()
         options.optimized_model_filepath = str(folder / "optimized.onnx")
-        options.log_severity_level = 4  # it warns that such a file belongs to this machine, which is meant
+        options.log_severity_level = 4  # it warns that such a file belongs to this machine, which is intended
         try:
             # Its fallback to other providers would print on stdout, and there are none.
             onnxruntime.InferenceSession(
@@ -93,14 +99,14 @@ def _optimize(model: onnx.ModelProto) -> onnx.ModelProto | str:
             )
         except REFUSALS as error:
             return str(error).splitlines()[0]
-        except UnicodeDecodeError as error:  # its binding cannot hand over a sentence with a name that is not text
+        except UnicodeDecodeError as error:  # its binding cannot pass on a message with a name that is not text
             return error.object.decode(errors="replace").splitlines()[0]
         return onnx.load(options.optimized_model_filepath)
 
 
 def _layers(optimized: onnx.ModelProto) -> list[LayerPrecision]:
     view = GraphView(optimized)
-    found = []
+    layers = []
     for node in view.nodes:
         operator = node.op_type
         kind = Kind.CONV if operator in INTEGER_CONVS | FLOAT_CONVS else None
@@ -109,15 +115,18 @@ def _layers(optimized: onnx.ModelProto) -> list[LayerPrecision]:
             factor = node.input[3] if operator in ("QLinearMatMul", "QGemm") else node.input[1]
             kind = Kind.LINEAR if view.is_constant(factor) or view.is_constant(node.input[0]) else Kind.PRODUCT
         if kind is not None:
-            # The CPU provider has FP16 kernels for little: it casts, and these are FP32 by then.
+            # The CPU provider has few FP16 kernels: it casts, and these nodes are FP32 by then.
             integer = operator in INTEGER_CONVS | INTEGER_PRODUCTS
             precision = Precision.INT8 if integer else Precision.FP32
-            found.append(LayerPrecision(view.name(node), kind, precision, f"runs as {operator}"))
-    return found
+            layers.append(LayerPrecision(view.name(node), kind, precision, f"runs as {operator}"))
+    return layers
 
 
 def _fallbacks(layers: list[LayerPrecision], quantized: int) -> list[Reason]:
-    """Nodes are renamed by the optimizer: what is left in float is counted, not named."""
+    """Return a reason if layers with int8 weights run in float.
+
+    The optimizer renames nodes, so the reason counts the layers instead of naming them.
+    """
     floats = sum(layer.precision is not Precision.INT8 and layer.operator != Kind.PRODUCT for layer in layers)
     integers = sum(layer.precision is Precision.INT8 and layer.operator != Kind.PRODUCT for layer in layers)
     missing = min(quantized - integers, floats)

@@ -1,4 +1,7 @@
-"""The layers that a verdict is about: convolutions, linears, and products of two activations."""
+"""The layers that a verdict covers.
+
+They are convolutions, linears, and products of two activations.
+"""
 
 import enum
 from collections.abc import Iterator
@@ -10,7 +13,7 @@ from efficientquant.verdicts.build_verdict import LayerPrecision, Precision, cou
 
 
 class Kind(enum.StrEnum):
-    """What a layer multiplies."""
+    """The kind of a layer, by what it multiplies."""
 
     CONV = "conv"
     LINEAR = "linear"  # an activation with a weight
@@ -28,7 +31,7 @@ def find_products(view: GraphView) -> Iterator[tuple[NodeProto, Kind]]:
 
 
 def has_quantized_weight(view: GraphView, node: NodeProto) -> bool:
-    """Whether the weight of a layer is decoded from integers."""
+    """Tell whether the weight of a layer is decoded from integers."""
     return any(view.is_constant(name) and view.is_dequantized(name) for name in node.input[:2])
 
 

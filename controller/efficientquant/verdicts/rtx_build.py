@@ -1,4 +1,7 @@
-"""A real build with TensorRT-RTX, which needs no GPU: only loading the plan does."""
+"""Verdicts of a real build with TensorRT-RTX.
+
+Building needs no GPU, only loading the plan does.
+"""
 
 import dataclasses
 import enum
@@ -34,7 +37,7 @@ BUILD_TIMEOUT_S = 600.0
 
 
 class Ending(enum.StrEnum):
-    """How a build ended."""
+    """The ways in which a build can end."""
 
     BUILT = "built"
     REFUSED = "refused"  # by the parser, which names the node
@@ -45,7 +48,10 @@ class Ending(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RtxBuild:
-    """What TensorRT-RTX said: `problems` are (ONNX node or "", sentence); sizes in bytes, time in seconds."""
+    """The result of a build with TensorRT-RTX.
+
+    `problems` are (ONNX node or "", sentence). Sizes are in bytes, times in seconds.
+    """
 
     ending: Ending
     version: str = "?"
@@ -57,9 +63,10 @@ class RtxBuild:
 
 
 def build(model: onnx.ModelProto, capability: int, *, timeout_s: float = BUILD_TIMEOUT_S) -> RtxBuild:
-    """Build an engine for one compute capability (86 for SM 8.6) in a child process.
+    """Build an engine for one compute capability in a child process.
 
-    Raises MissingExtraError where the library is not installed. A crash is an ending like others.
+    `capability` is 86 for SM 8.6. A crash is returned as an ending. Raises MissingExtraError where the library is not
+    installed.
     """
     require_rtx()
     with scratch_folder("rtx", room_bytes=2 * model.ByteSize()) as folder:
@@ -83,7 +90,10 @@ def build(model: onnx.ModelProto, capability: int, *, timeout_s: float = BUILD_T
 
 
 def verdict_of_build(model: onnx.ModelProto, target: Target, *, timeout_s: float = BUILD_TIMEOUT_S) -> BuildVerdict:
-    """Build a model for the compute capability of a target and return what came of it."""
+    """Build a model for a target and return the verdict.
+
+    The engine is for the target's compute capability.
+    """
     assert target.compute_capability is not None
     result = build(model, target.compute_capability, timeout_s=timeout_s)
     view = GraphView(model)
@@ -104,17 +114,20 @@ def verdict_of_build(model: onnx.ModelProto, target: Target, *, timeout_s: float
 
 
 def _broken_rules(model: onnx.ModelProto, target: Target) -> Iterator[Reason]:
-    """What the rules forbid may build all the same, and compute something else than the file says."""
+    """Yield a reason for each rule that the model breaks.
+
+    Such a model may build all the same, and compute something else than the file says.
+    """
     for violation in find_violations(model, target):
         yield Reason(violation.rule, Outcome.UNKNOWN, f"against the rules: {violation}", (violation.node,))
 
 
 def _layers(view: GraphView, result: RtxBuild) -> list[LayerPrecision]:
-    found = []
+    layers = []
     for node, kind in find_products(view):
         precision, reason = precision_of_node(result.layers, view.name(node))
-        found.append(LayerPrecision(view.name(node), kind, precision, reason))
-    return found
+        layers.append(LayerPrecision(view.name(node), kind, precision, reason))
+    return layers
 
 
 def _fallbacks(layers: list[LayerPrecision], quantized: list[str]) -> list[Reason]:
@@ -172,7 +185,7 @@ def _read_answer(answer: dict[str, Any]) -> RtxBuild:
 
 
 def _parser_sentence(error: dict[str, str]) -> str:
-    # The first line only repeats the node; those in brackets are about the GPU that is not there.
+    # The first line only repeats the node. Lines in brackets are about the missing GPU.
     lines = [line for line in error["problem"].splitlines() if not line.startswith(("[", "Invalid Node"))]
     why = lines[0] if lines else error["problem"]
     return f"node {error['node']!r} ({error['operator']}) is refused by the parser: {why}"

@@ -1,4 +1,4 @@
-"""The layers of a TensorRT-RTX engine, read from the lines that the builder logs.
+"""The layers of a TensorRT-RTX engine, read from the builder's log.
 
 A line of the log, shortened: `Name: n, LayerType: kgen, Inputs: [ { Name: x, Dimensions: [1,8], …, Datatype: Half,
 Format: … }], Constants: […], Outputs: […], TacticName: t, StreamId: 0, Metadata: [ONNX Layer: a][ONNX Layer: b]`.
@@ -17,7 +17,7 @@ _LINE = re.compile(
 )
 _TENSOR = re.compile(r"Dimensions: \[(?P<dimensions>[\d,]*)\].*?Datatype: (?P<type>\w+)")
 _ONNX_NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
-# Attention in one kernel is a generated one of these names.
+# Names of the generated kernels that compute a whole attention.
 _FUSED_ATTENTION = ("_gemm_mha", "fmha")
 # Kinds of layers that multiply, the surest sign first; `kgen` are kernels generated for everything else.
 MULTIPLYING = ("correlation", "gemm", "runtime_fusion", "kgen")
@@ -26,7 +26,10 @@ _FLOATS = {"Half": Precision.FP16, "Float": Precision.FP32}
 
 @dataclasses.dataclass(frozen=True)
 class EngineTensor:
-    """Number of elements and type (`Half`, `Float`, `Int8`, …) of what a layer reads or writes."""
+    """The number of elements and the type of a layer's tensor.
+
+    The type is `Half`, `Float`, `Int8`, …
+    """
 
     elements: int
     type: str
@@ -34,7 +37,10 @@ class EngineTensor:
 
 @dataclasses.dataclass(frozen=True)
 class EngineLayer:
-    """One kernel of an engine: what it reads, the constants it holds, what it writes, and the ONNX nodes in it."""
+    """One kernel of an engine, with the ONNX nodes in it.
+
+    It reads `inputs`, holds `constants` and writes `outputs`.
+    """
 
     name: str
     kind: str
@@ -46,20 +52,29 @@ class EngineLayer:
 
     @property
     def is_fused_attention(self) -> bool:
-        """Whether both products of an attention and its softmax are this one kernel."""
+        """Whether this kernel computes a whole attention.
+
+        It then holds both products and the softmax.
+        """
         return any(name in self.tactic or name in self.name for name in _FUSED_ATTENTION)
 
     @property
     def is_dequantize(self) -> bool:
-        """Whether it does nothing but turn int8 constants into floats, on every inference."""
-        stored = any(one.type == "Int8" for one in self.constants)
-        return stored and not self.inputs and all(one.type in _FLOATS for one in self.outputs)
+        """Whether the kernel only turns int8 constants into floats.
+
+        It does so on every inference.
+        """
+        stored = any(tensor.type == "Int8" for tensor in self.constants)
+        return stored and not self.inputs and all(tensor.type in _FLOATS for tensor in self.outputs)
 
     @property
     def precision(self) -> Precision:
-        """The arithmetic, if the layer multiplies: integer where data and weights (or both data) are int8."""
-        inputs = [one.type for one in self.inputs]
-        weights = [one.type for one in self.constants if one.elements > 1]
+        """The arithmetic, if the layer multiplies.
+
+        It is integer where data and weights (or both data) are int8.
+        """
+        inputs = [tensor.type for tensor in self.inputs]
+        weights = [tensor.type for tensor in self.constants if tensor.elements > 1]
         if inputs.count("Int8") > 1 or ("Int8" in inputs and "Int8" in weights):
             return Precision.INT8
         floats = [_FLOATS[name] for name in (*inputs, *weights) if name in _FLOATS]
@@ -69,22 +84,25 @@ class EngineLayer:
 
 
 def parse_layers(text: str) -> list[EngineLayer]:
-    """Return the layers that a log lists, in their order; raise ValueError for a line of another form."""
+    """Return the layers that a log lists, in their order.
+
+    Raises ValueError for a line of another form.
+    """
     return [_parse(line) for line in text.splitlines() if line.startswith("Name: ")]
 
 
 def precision_of_node(layers: Iterable[EngineLayer], node: str) -> tuple[Precision, str]:
-    """Return the arithmetic that an ONNX node became, and the engine layer that says so.
+    """Return an ONNX node's arithmetic and the engine layer that computes it.
 
-    A node is named by every kernel that holds a part of it, its casts and dequantizers too; the kernel that
-    multiplies is the one of the surest kind.
+    A node is named by every kernel that holds a part of it, its casts and dequantizers too. The kernel that multiplies
+    is that of the surest kind.
     """
     holding = [layer for layer in layers if node in layer.onnx_nodes and not layer.is_dequantize]
     for kind in MULTIPLYING:
-        found = [layer for layer in holding if layer.kind == kind and (kind != "kgen" or layer.is_fused_attention)]
-        if found:
-            precisions = {layer.precision for layer in found}
-            return (precisions.pop() if len(precisions) == 1 else Precision.MIXED), f"engine layer {found[0].name}"
+        kernels = [layer for layer in holding if layer.kind == kind and (kind != "kgen" or layer.is_fused_attention)]
+        if kernels:
+            precisions = {layer.precision for layer in kernels}
+            return (precisions.pop() if len(precisions) == 1 else Precision.MIXED), f"engine layer {kernels[0].name}"
     return Precision.UNKNOWN, "no engine layer that multiplies names this node"
 
 

@@ -1,7 +1,8 @@
-"""The child process that runs TensorRT-RTX: `python -m efficientquant.verdicts.rtx_process MODEL ANSWER CAPABILITY`.
+"""The child process that runs TensorRT-RTX.
 
-A process of its own, since a native crash, threads and memory of the builder must not be its caller's. It writes
-what happened as JSON into ANSWER; no answer means that it crashed. Imports no torch.
+Usage: `python -m efficientquant.verdicts.rtx_process MODEL ANSWER CAPABILITY`. It is a process of its own, since a
+native crash, threads and memory of the builder must not be its caller's. It writes what happened as JSON into ANSWER.
+No answer means that it crashed. Imports no torch.
 """
 
 import json
@@ -15,12 +16,14 @@ import tensorrt_rtx_bindings as trt
 from efficientquant.targets import sm_text
 
 LAYERS_HEADING = "Layers:\n"
-# What the log holds of interest: errors, sizes, and the engine's layers.
 WEIGHTS_PREFIX = "Total Weights Memory: "
 
 
 class Log(trt.ILogger):  # type: ignore[misc]
-    """Keeps what the builder says: the layers of an engine are in its verbose log only, until a GPU loads the plan."""
+    """A logger that keeps what the builder says.
+
+    The layers of an engine are in its verbose log only, until a GPU loads the plan.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +38,10 @@ class Log(trt.ILogger):  # type: ignore[misc]
 
 
 def build(model: bytes, capability: int) -> dict[str, Any]:
-    """Build an engine for one compute capability and return what happened as JSON-ready values."""
+    """Build an engine for one compute capability.
+
+    Returns what happened as JSON-ready values.
+    """
     log = Log()
     builder = trt.Builder(log)
     network = builder.create_network(0)
@@ -68,8 +74,8 @@ def _parser_error(error: Any) -> dict[str, str]:
 
 
 def _weights_bytes(messages: list[str]) -> int | None:
-    found = [message for message in messages if message.startswith(WEIGHTS_PREFIX)]
-    return int(found[-1].removeprefix(WEIGHTS_PREFIX).split()[0]) if found else None
+    totals = [message for message in messages if message.startswith(WEIGHTS_PREFIX)]
+    return int(totals[-1].removeprefix(WEIGHTS_PREFIX).split()[0]) if totals else None
 
 
 if __name__ == "__main__":

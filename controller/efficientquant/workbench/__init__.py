@@ -1,4 +1,7 @@
-"""The workbench that a recipe's `apply` edits: weights, activations, networks and what is recorded of them."""
+"""The workbench that a recipe's `apply` edits.
+
+It has the weights, the activations, the networks and their recordings.
+"""
 
 from efficientquant.workbench.bench import QuantizedWeight, Workbench
 

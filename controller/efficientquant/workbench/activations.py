@@ -1,4 +1,4 @@
-"""What a recipe puts between operators: quantizers of activations, and other modules."""
+"""The quantizers and other modules that a recipe puts between operators."""
 
 import dataclasses
 import itertools
@@ -38,18 +38,21 @@ from efficientquant.quantizers import (
 )
 from efficientquant.workbench.weights import WeightBench
 
-COUNTED = (*WEIGHTED, *PRODUCTS)  # the operators whose inputs are a class of the bit table
+COUNTED = (*WEIGHTED, *PRODUCTS)  # the bit table has a class for the inputs of these operators
 
 
 class _Place(NamedTuple):
-    """A tap without its channel: two taps with one place are one tensor."""
+    """A tap without its channel.
+
+    Two taps with the same place are the same tensor.
+    """
 
     node: str
     operand: int | None
 
 
 class _Spot(NamedTuple):
-    """Where a quantizer is inserted: behind a node, or in front of one operand."""
+    """The position of a quantizer, behind a node or before an operand."""
 
     node: fx.Node
     operand: int | None
@@ -58,20 +61,21 @@ class _Spot(NamedTuple):
 class ActivationBench(WeightBench):
     """The part of a workbench that edits activations.
 
-    One operand has one quantizer: another one replaces it. Other modules stay where they were inserted.
+    One operand has one quantizer: another quantizer replaces it. Other modules stay where they were inserted.
     """
 
     def __init__(self, model: nn.Module, images: CalibrationData | None, progress: Progress | None) -> None:
         super().__init__(model, images, progress)
-        self._places: dict[str, _Place] = {}  # of the modules that are no quantizers
+        self._places: dict[str, _Place] = {}  # the places of the modules that are no quantizers
 
     def quantize_activation(
         self, tap: Tap, bits: int, scale: float | Tensor, zero_point: int | None = None, axis: int | None = None
     ) -> None:
-        """Quantize the tensor at a tap, in place of any quantizer there.
+        """Quantize the tensor at a tap, replacing any quantizer there.
 
-        Symmetric without a zero-point. A zero-point is signed: an unsigned one less 2^(bits-1). `scale` has one
-        element, or one for each index of dimension `axis`. Raises ValueError.
+        The quantizer is symmetric without a zero-point. A zero-point is signed: subtract 2^(bits-1) from an unsigned
+        zero-point. `scale` has one element, or one for each index of dimension `axis`. Raises ValueError for parameters
+        that no quantizer has or that do not fit the tensor.
         """
         primitives.require_bits(bits)
         scales = primitives.require_scales(scale, axis).clone()
@@ -88,10 +92,10 @@ class ActivationBench(WeightBench):
         self._record(self._insert_quantizer(spot, quantizer), place, zero_point)
 
     def insert_quantizer(self, tap: Tap, quantizer: CodeQuantizer) -> list[fx.Node]:
-        """Put a quantizer at a tap, in place of any quantizer there, and return its readers.
+        """Insert a quantizer at a tap, replacing any quantizer there.
 
-        The manifest records its `bits`. Its `site` names it in the graph. Raises ValueError for bits that no quantizer
-        has and for a name that is taken elsewhere.
+        The manifest records its `bits`. Its `site` names it in the graph. Returns its readers. Raises ValueError for
+        bits that no quantizer has and for a name that is taken elsewhere.
         """
         if not isinstance(quantizer, CodeQuantizer):
             raise ValueError(f"{type(quantizer).__name__} is no CodeQuantizer; insert it with insert_module")
@@ -108,10 +112,11 @@ class ActivationBench(WeightBench):
         return list(node.users)
 
     def insert_module(self, tap: Tap, name: str, module: nn.Module, *, before_quantizer: bool = False) -> None:
-        """Insert a module that is no quantizer at a tap, such as a multiplication.
+        """Insert a module that is no quantizer at a tap.
 
-        It goes behind what was inserted there before, or in front of the quantizer. The same name at the same tap
-        replaces the module. Raises ValueError for a name that is taken elsewhere.
+        An example is a multiplication. It goes behind the modules that were inserted there earlier, or in front of the
+        quantizer. The same name at the same tap replaces the module. Raises ValueError for a name that is taken
+        elsewhere, and for a quantizer with other readers where the module goes before it.
         """
         if isinstance(module, CodeQuantizer):
             raise ValueError(f"{type(module).__name__} is a quantizer; insert it with insert_quantizer")
@@ -139,10 +144,11 @@ class ActivationBench(WeightBench):
     def quantize_activations(
         self, scope: Scope, bits: int, output_bits: int | None, rule: RangeRule, *, on: Network | None = None
     ) -> None:
-        """Quantize the inputs of everything in scope, and its outputs.
+        """Quantize the inputs and outputs of all operators in scope.
 
         `output_bits=None` leaves the outputs in float. Calibration finds the ranges, see `observe` for `on`. Raises
-        RecipeOrderError.
+        RecipeOrderError as `observe` does, and for on=Network.FLOAT when a module was inserted at an activation in
+        scope.
         """
         for width in (bits, bits if output_bits is None else output_bits):
             primitives.require_bits(width)
@@ -156,11 +162,11 @@ class ActivationBench(WeightBench):
             self._free_site(site)
         self._forget_removed()
         for site, observer in zip(sites, observers, strict=True):
-            chosen = bits if site.consumers or output_bits is None else output_bits
-            self._quantize_site(site, chosen, observer.choose_range(rule, chosen))
+            site_bits = bits if site.consumers or output_bits is None else output_bits
+            self._quantize_site(site, site_bits, observer.choose_range(rule, site_bits))
 
     def _free_site(self, site: Site) -> None:
-        """Take what a site's quantizer will stand in front of off other quantizers."""
+        """Detach the readers of a site's future quantizer from other quantizers."""
         if site.is_output:
             free_result(self.graph, site.source)
         readers = []
@@ -196,9 +202,9 @@ class ActivationBench(WeightBench):
         *,
         on: Network | None = None,
     ) -> None:
-        """Put a log2 quantizer behind every softmax, in place of any quantizer there.
+        """Insert a log2 quantizer behind every softmax, replacing any quantizer there.
 
-        Form A is calibrated first, see `observe` for `on`. Raises RecipeOrderError.
+        Form A is calibrated first, see `observe` for `on`. Raises RecipeOrderError as `observe` does.
         """
         primitives.require_bits(bits)
         form, emulation = Log2Form(form), Log2Emulation(emulation)
@@ -227,7 +233,10 @@ class ActivationBench(WeightBench):
             )
 
     def _find_place(self, tap: Tap) -> _Place:
-        """Return a tap's place, or raise ValueError for a weight."""
+        """Return a tap's place.
+
+        Raises ValueError for a weight.
+        """
         tap.find_data(self.graph)
         if tap.operand is None or tap.operand >= 0:
             return _Place(tap.node, tap.operand)
@@ -239,14 +248,14 @@ class ActivationBench(WeightBench):
         return path_behind(node) if place.operand is None else path_to(node, place.operand)
 
     def _is_alone(self, place: _Place, quantizer: fx.Node) -> bool:
-        """Whether a quantizer in front of an operand has no other reader."""
+        """Tell whether a quantizer before an operand has no other reader."""
         if place.operand is None:
             return True
         node = self._node(place.node)
         return readers_of(quantizer) == [node] and node.args.count(node.args[place.operand]) == 1
 
     def _free(self, place: _Place) -> _Spot:
-        """Remove the quantizers of a place and return where the next one goes."""
+        """Remove the quantizers of a place and return the next quantizer's spot."""
         node = self._node(place.node)
         if place.operand is None:
             spot = _Spot(free_result(self.graph, node), None)
@@ -276,7 +285,7 @@ class ActivationBench(WeightBench):
         source, readers = source_of(node), readers_of(node)
         is_uniform = isinstance(quantizer, (ActivationQuantizer, AffineQuantizer))
         moved = [reader for reader in readers if isinstance(quantizer, LogitQuantizer)]
-        softmax = next((one for one in (source, *moved) if one.target in SOFTMAX), None)
+        softmax = next((operator for operator in (source, *moved) if operator.target in SOFTMAX), None)
         if softmax is not None:
             self._update_softmax(softmax.name, **_softmax_record(quantizer))
             if not is_uniform:
@@ -302,7 +311,7 @@ class ActivationBench(WeightBench):
         sites[:] = [dataclasses.replace(site, **changes) if site.node == node else site for site in sites]
 
     def _forget_removed(self) -> None:
-        """Drop removed quantizers, and readers that they have no more, from the manifest."""
+        """Drop removed quantizers, and detached readers, from the manifest."""
         nodes = {str(node.target): node for node in self.graph.graph.find_nodes(op="call_module")}
         sites = self.manifest.activation_sites
         sites[:] = [_with_readers(site, nodes[site.quantizer]) for site in sites if site.quantizer in nodes]
@@ -312,7 +321,7 @@ class ActivationBench(WeightBench):
         ]
 
     def _free_name(self, prefix: str, index: int) -> str:
-        """Return the first free name of a prefix from an index on."""
+        """Return the first free name `prefix_i` with i from `index` on."""
         return next(name for i in itertools.count(index) if not hasattr(self.graph, name := f"{prefix}_{i}"))
 
     def _require_free(self, name: str) -> None:
@@ -342,7 +351,7 @@ def _scale_of(quantizer: CodeQuantizer) -> float | tuple[float, ...] | None:
 
 
 def _softmax_record(quantizer: CodeQuantizer) -> dict[str, Any]:
-    """Return what the manifest says of a softmax with a quantizer."""
+    """Return the manifest's fields for a softmax with a quantizer."""
     form, emulation = type(quantizer).__name__, Log2Emulation.KEEP
     parameters: dict[str, Any] = {}
     if isinstance(quantizer, Log2Quantizer):
@@ -363,6 +372,6 @@ def _softmax_record(quantizer: CodeQuantizer) -> dict[str, Any]:
 
 
 def _with_readers(site: ActivationSite, node: fx.Node) -> ActivationSite:
-    """Return a record with those of its consumers that still read the quantizer."""
+    """Return a record with only the consumers that still read the quantizer."""
     readers = {operator_of(reader) for reader in readers_of(node)}
-    return dataclasses.replace(site, consumers=tuple(one for one in site.consumers if one in readers))
+    return dataclasses.replace(site, consumers=tuple(kind for kind in site.consumers if kind in readers))

@@ -13,7 +13,7 @@ __all__ = ["QuantizedWeight", "Workbench"]
 class Workbench(ActivationBench):
     """A quantization in progress.
 
-    A recipe edits `graph`, and the manifest records each edit. Activations come before weights: once the network is
+    A recipe edits `graph`, and the manifest records each edit. Quantize activations before weights: once the network is
     edited, calibration has to name its network.
     """
 
@@ -22,7 +22,7 @@ class Workbench(ActivationBench):
         self._float_manifest = self.manifest.copy()
 
     def reset(self) -> None:
-        """Remove every edit: `graph` and manifest become new ones, as captured."""
+        """Remove every edit: `graph` and manifest are new, as captured."""
         self.graph = copy_graph(self._float_graph)
         self.manifest = self._float_manifest.copy()
         self.weights.clear()

@@ -44,7 +44,7 @@ class BlockStep:
 class Networks:
     """A captured model as two networks with the same node names.
 
-    `graph` is the network with everything that was quantized so far. The other is the float network: as captured,
+    `graph` is the network with everything that was quantized so far. The other is the float network, as captured and
     with batch norm folded. It shares its tensors with `graph`.
     """
 
@@ -53,8 +53,8 @@ class Networks:
         self.progress = progress
         self.notes: list[str] = checkpoint_notes(model)
         self.provenance: dict[str, Any] = {}
-        self._float_weights: dict[str, Tensor] = {}  # those that are quantized, as they were
-        self._is_edited = False  # whether `graph` may compute something else than the float network
+        self._float_weights: dict[str, Tensor] = {}  # the quantized weights, as they were before
+        self._is_edited = False  # whether `graph` may differ from the float network
         self._given = images
         self._model = model
         self.report("capture", 0.0)
@@ -66,7 +66,7 @@ class Networks:
         self.report("capture", 1.0)
 
     def report(self, phase: str, fraction: float) -> None:
-        """Tell the caller how far a phase is."""
+        """Report a phase's progress to the caller."""
         if self.progress is not None:
             self.progress(phase, fraction)
 
@@ -91,8 +91,8 @@ class Networks:
     @cached_property
     def products(self) -> list[Operator]:
         """Every product of two activations, such as attention's, in execution order."""
-        found = [product for product in find_operators(self._float_graph, PRODUCTS) if len(product.operands) > 1]
-        return [dataclasses.replace(product, operands=product.operands[-2:]) for product in found]
+        products = [product for product in find_operators(self._float_graph, PRODUCTS) if len(product.operands) > 1]
+        return [dataclasses.replace(product, operands=product.operands[-2:]) for product in products]
 
     @cached_property
     def softmaxes(self) -> list[Operator]:
@@ -107,10 +107,10 @@ class Networks:
     def observe(
         self, taps: Sequence[Tap], make_observer: Callable[[], Observer], *, on: Network | None = None
     ) -> list[Observer]:
-        """Run the images past an observer at each tap.
+        """Return observers at the taps after a run of the images.
 
-        `on` names the network. It may be left out before the first edit, while both compute the same. Raises
-        RecipeOrderError.
+        `on` names the network. It may be left out before the first edit, while both networks compute the same. Raises
+        RecipeOrderError when it is left out later.
         """
         graph = self._network(self._require_network(on))
         with observing(graph, [tap.find(graph) for tap in taps], make_observer) as observers:
@@ -134,16 +134,16 @@ class Networks:
     def block_gradients(
         self, step: BlockStep, taps: Sequence[Tap], loss: Loss, *, on: Network, sample: Sample | None = None
     ) -> list[Tensor]:
-        """Return the gradient at taps of a block of a loss of its output.
+        """Return the gradient of a block's loss at taps of the block.
 
-        `loss` gets the block's output for a chunk of its inputs on that network, and the float one.
+        `loss` gets the block's output for a chunk of its inputs on that network, and the float output.
         """
         feed = step.inputs[Network(on)]
         module = self._network(on)
         return record_block_gradients(module, step.block.output, taps, loss, feed, step.float_outputs, sample)
 
     def feed(self) -> Feed:
-        """Return the images as what enters the network."""
+        """Return the images as the feed of the whole network."""
         (entry,) = self.graph.graph.find_nodes(op="placeholder")
         return Feed(entry.name, self.images, len(self.images))
 
@@ -151,8 +151,8 @@ class Networks:
         """Yield each block with its inputs, in execution order.
 
         The quantized inputs of a block are those of the network as it is when the block is reached: quantize a block
-        before going on to the next. Each block runs once on each network. In memory are, for all images, a block's
-        inputs on both networks and its float outputs.
+        before taking the next one. Each block runs once on each network. A block's inputs on both networks and its
+        float outputs are in memory for all images.
         """
         start = list(self.feed().chunks)
         inputs = dict.fromkeys(Network, start)
@@ -164,7 +164,7 @@ class Networks:
             inputs = {Network.FLOAT: outputs, Network.QUANTIZED: quantized}
 
     def run_block(self, block: Block, chunks: Iterable[Tensor], *, on: Network) -> list[Tensor]:
-        """Return what a block gives for chunks of its input."""
+        """Return a block's outputs for chunks of its input."""
         region = Region(self._network(on), block.source, [block.output])
         with torch.no_grad():
             return [region.run(chunk)[0] for chunk in chunks]
@@ -173,7 +173,10 @@ class Networks:
         return self._float_graph if Network(on) is Network.FLOAT else self.graph
 
     def _require_network(self, on: Network | None) -> Network:
-        """Return the network that calibration runs on, or raise RecipeOrderError."""
+        """Return the network that calibration runs on.
+
+        Raises RecipeOrderError when the network was edited and `on` is None.
+        """
         if on is None and self._is_edited:
             raise RecipeOrderError(
                 "activations are calibrated after the network was edited; do it before, or say which network is meant: "

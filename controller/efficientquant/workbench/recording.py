@@ -12,16 +12,16 @@ from efficientquant.graph.blocks import Layer, Tap, Window
 from efficientquant.graph.regions import Region, Visit
 from efficientquant.quantizers import CodeQuantizer
 
-# (logits, logits of the float network) of some images, or a block's outputs → a scalar, the sum over these images
+# (logits, logits of the float network) of some images, or a block's two outputs → a scalar, the sum over these images
 Loss = Callable[[Tensor, Tensor], Tensor]
 DEFAULT_POSITIONS = 33_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """How many positions of a tensor are kept, drawn by seed.
+    """The number of a tensor's positions that are kept, and their seed.
 
-    Tensors with the same number of positions over all images give the same ones, on every network.
+    Tensors with the same number of positions over all images keep the same positions, on every network.
     """
 
     positions: int = DEFAULT_POSITIONS
@@ -29,11 +29,11 @@ class Sample:
 
 
 class _Draw:
-    """Draws positions from all chunks of a tensor and gives each chunk's."""
+    """A sample of positions from all chunks of a tensor, by chunk."""
 
     def __init__(self, sample: Sample, total: int) -> None:
         self._sample = sample
-        self._total = total  # along the first dimension of what runs
+        self._total = total  # the length of the feed along dimension 0
         self._drawn: Tensor | None = None
         self._seen = 0
 
@@ -63,8 +63,8 @@ class Feed:
 def record(module: fx.GraphModule, taps: Sequence[Tap], feed: Feed, sample: Sample | None = None) -> list[Tensor]:
     """Return the tensors at the taps, all chunks together, in one pass.
 
-    Without a sample each is whole; with one it is (positions, channels). In memory are the results and what one
-    chunk computes: float32, so 33,000 positions of 100 channels are 13 MB. Raises ValueError for a weight.
+    Without a sample each tensor is whole, with a sample it is (positions, channels). The results and the values of one
+    chunk are in memory: in float32, 33,000 positions of 100 channels are 13 MB. Raises ValueError for a weight.
     """
     names = [tap.find_data(module).name for tap in taps]
     region = Region(module, feed.source, names)
@@ -83,7 +83,7 @@ def _sampled(value: Tensor, tap: Tap, draw: _Draw, chunk: Tensor) -> Tensor:
 
 
 def as_rows(x: Tensor, channel: int) -> Tensor:
-    """Return (positions, channels) of a tensor, its channels in dimension `channel`."""
+    """Return a tensor as (positions, channels), from channels in dimension `channel`."""
     return x.movedim(channel, -1).flatten(0, -2)
 
 
@@ -97,10 +97,9 @@ def record_gradients(
 ) -> list[Tensor]:
     """Return the gradient of a loss at each tap.
 
-    It has the tap's own shape, or is sampled as `record` does.
-
-    `loss` gets the logits of a chunk, and those of the float network `reference`. Quantizers of activations pass the
-    gradient on unchanged. In memory are the results and one backward pass over a chunk. Raises ValueError for a weight.
+    It has the tap's own shape, or is sampled as in `record`. `loss` gets the logits of a chunk, and those of the float
+    network `reference`. Quantizers of activations pass the gradient on unchanged. The results and one backward pass
+    over a chunk are in memory. Raises ValueError for a weight.
     """
     float_region = Region(reference, feed.source, [_logits(reference)])
     return record_block_gradients(module, _logits(module), taps, loss, feed, _run_each(float_region, feed), sample)
@@ -123,7 +122,7 @@ def record_block_gradients(
 ) -> list[Tensor]:
     """Return the gradient at each tap of a loss of node `output`.
 
-    `loss` gets the output of a chunk, and what is expected of it. Otherwise as `record_gradients`.
+    `loss` gets the output of a chunk, and its expected output. Otherwise as `record_gradients`.
     """
     names = [tap.find_data(module).name for tap in taps]
     region = Region(module, feed.source, [output, *names])
@@ -149,17 +148,17 @@ def _gradients(region: Region, names: Sequence[str], chunk: Tensor, expected: Te
 
     with torch.enable_grad():
         logits, *_ = region.run(chunk, {name: probe(name) for name in set(names)})
-        found = torch.autograd.grad(loss(logits, expected), list(probes.values()), materialize_grads=True)
-    by_name = dict(zip(probes, found, strict=True))
+        gradients = torch.autograd.grad(loss(logits, expected), list(probes.values()), materialize_grads=True)
+    by_name = dict(zip(probes, gradients, strict=True))
     return [by_name[name] for name in names]
 
 
 @contextmanager
 def _straight_through(module: fx.GraphModule) -> Iterator[None]:
-    """Let activation quantizers pass gradients on unchanged."""
+    """Make activation quantizers pass gradients on unchanged."""
 
     def pass_on(_module: CodeQuantizer, inputs: tuple[Tensor], y: Tensor) -> Tensor:
-        # What is added is exactly zero, so that the values stay what they are.
+        # The added term is exactly zero, so that the values do not change.
         return y.detach() + (inputs[0] - inputs[0].detach())
 
     quantizers = [child for child in module.modules() if isinstance(child, CodeQuantizer)]
@@ -182,8 +181,8 @@ def _logits(module: fx.GraphModule) -> str:
 class LayerRows:
     """A layer's inputs (R, I) and outputs (R, O) at some positions.
 
-    A convolution's I are its C·kh·kw im2col columns, the padding's zeros included, in the order of weight.flatten(1);
-    those of a grouped one are the columns of all groups, one group after the other.
+    A convolution's I are its C·kh·kw im2col columns, the padding's zeros included, in the order of weight.flatten(1).
+    Those of a grouped convolution are the columns of all groups, one group after the other.
     """
 
     inputs: Tensor
@@ -193,7 +192,7 @@ class LayerRows:
 def record_layer(module: fx.GraphModule, layer: Layer, feed: Feed, sample: Sample) -> LayerRows:
     """Return a layer's inputs, behind their quantizers, and outputs.
 
-    The rows take R · (I + O) · 4 bytes: 33,000 of a 3×3 convolution from 64 channels to 64 are 84 MB.
+    The rows take R · (I + O) · 4 bytes: 33,000 rows of a 3×3 convolution from 64 channels to 64 are 84 MB.
     """
     source = layer.input.find(module).name
     region = Region(module, feed.source, [source, layer.node])

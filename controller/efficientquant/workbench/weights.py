@@ -1,4 +1,4 @@
-"""What a recipe does to weights and biases."""
+"""The edits of weights and biases by a recipe."""
 
 import dataclasses
 
@@ -19,10 +19,10 @@ from efficientquant.workbench.networks import Networks
 
 @dataclasses.dataclass(frozen=True)
 class QuantizedWeight:
-    """int8 codes (O, ...), their float32 scale and maybe int8 zero-points.
+    """int8 codes (O, ...), their float32 scale and optional int8 zero-points.
 
-    Scale and zero-points broadcast against the codes, or are (O, groups) where there is a `group_size`: a group is
-    that many consecutive columns of the codes as (O, columns).
+    Scale and zero-points broadcast against the codes, or are (O, groups) with a `group_size`: a group is that many
+    consecutive columns of the codes as (O, columns).
     """
 
     codes: Tensor
@@ -40,13 +40,13 @@ class WeightBench(Networks):
 
     def find_weights(self, scope: Scope, rule: IdentificationRule = IdentificationRule.GRAPH) -> list[str]:
         """Return the names of the float weights in scope, in execution order."""
-        found = find_weights(self._model, self.graph, scope, rule)
-        return [name for name in found if name not in self.weights]
+        names = find_weights(self._model, self.graph, scope, rule)
+        return [name for name in names if name not in self.weights]
 
     def parameter(self, name: str) -> Tensor:
-        """Return a copy of a parameter in float: a quantized weight as it was before.
+        """Return a copy of a parameter in float.
 
-        Raises ValueError for an unknown name.
+        A quantized weight is returned as it was before. Raises ValueError for an unknown name.
         """
         if name in self.weights:
             return self._float_weights[name].clone()
@@ -75,7 +75,10 @@ class WeightBench(Networks):
             self.quantize_weight(name, bits, granularity)
 
     def quantize_weight(self, name: str, bits: int, granularity: Granularity) -> None:
-        """Round a weight (O, ...) to symmetric codes and record its SQNR."""
+        """Round a weight (O, ...) to symmetric codes and record its SQNR.
+
+        Raises ValueError for an unknown name and for a bias.
+        """
         weight = self._require_weight(name)
         scale = primitives.choose_scale(weight, bits, granularity)
         quantized = QuantizedWeight(primitives.quantize(weight, scale, bits), scale)
@@ -94,8 +97,9 @@ class WeightBench(Networks):
         """Replace a weight by int8 codes (O, ...) and record its SQNR.
 
         `scale` has one element, O, or (O, groups) where groups of `group_size` consecutive columns of the weight as
-        (O, columns) share one; a convolution's columns are im2col's. `zero_point` has the scale's shape and is
-        signed: an unsigned one less 2^(bits-1). The tensors are copied. A weight may be set again. Raises ValueError.
+        (O, columns) share a scale. A convolution's columns are im2col's. `zero_point` has the scale's shape and is
+        signed: subtract 2^(bits-1) from an unsigned zero-point. The tensors are copied. A weight may be set again.
+        Raises ValueError for codes, scales or zero-points that do not fit the weight.
         """
         primitives.require_bits(bits)
         weight = self._require_weight(name)
@@ -143,7 +147,10 @@ class WeightBench(Networks):
         set_tensor(self.graph, name, value.detach().clone())
 
     def _require_weight(self, name: str) -> Tensor:
-        """Return a copy of a weight, or raise ValueError for a bias."""
+        """Return a copy of a weight.
+
+        Raises ValueError for a bias.
+        """
         weight = self.parameter(name)
         if weight.ndim < 2:
             raise ValueError(f"{name!r} has shape {tuple(weight.shape)} and is no weight: a weight is (O, ...)")

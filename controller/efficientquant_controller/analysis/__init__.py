@@ -1,1 +1,1 @@
-"""Pure functions over measured samples."""
+"""Pure functions of measured samples."""

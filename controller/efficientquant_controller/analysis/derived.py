@@ -1,4 +1,7 @@
-"""All that is computed of one run beside its latencies' summary: the columns that a new version can compute anew."""
+"""Derived columns of a run, which a new version can recompute.
+
+The summary of its latencies is separate.
+"""
 
 from typing import Any
 
@@ -8,12 +11,15 @@ from efficientquant_controller.analysis.statistics import STATISTICS_VERSION, dr
 from efficientquant_controller.analysis.telemetry import inference_energy, summarize_series
 from efficientquant_controller.analysis.verdict import judge, was_throttled
 
-# A board that is still warm idles higher; beyond this its idle power is no constant to be taken off.
+# A warm board idles at a higher power. Beyond this drift its idle power is no constant that can be subtracted.
 MAX_IDLE_DRIFT = 0.1
 
 
 def derived_columns(facts: RunFacts) -> dict[str, Any]:
-    """Compute a succeeded run's columns, in SI units, each None where it is not known."""
+    """Compute a succeeded run's columns, in SI units.
+
+    A number that is not known is None.
+    """
     verdict, energy, summary = judge(facts), inference_energy(facts), summarize_series(facts)
     return {
         "statistics_version": STATISTICS_VERSION,
@@ -38,7 +44,10 @@ def derived_columns(facts: RunFacts) -> dict[str, Any]:
 
 
 def _idle_drift(energy: InferenceEnergy) -> list[str]:
-    """Net energy is as good as the idle power that is taken off: two that differ are told."""
+    """Report idle power that changed by more than MAX_IDLE_DRIFT.
+
+    Net energy is only as exact as the idle power that is subtracted.
+    """
     if energy.idle_drift is None or abs(energy.idle_drift) <= MAX_IDLE_DRIFT:
         return []
     way = "above" if energy.idle_drift > 0 else "below"
@@ -49,5 +58,5 @@ def _idle_drift(energy: InferenceEnergy) -> list[str]:
 
 
 def _no_energy(facts: RunFacts, energy: InferenceEnergy) -> list[str]:
-    """Why a device that has power sensors gives no energy; where there are none, there is nothing to explain."""
+    """Report why a device with power sensors has no energy."""
     return [f"no energy: {energy.message}"] if energy.refusal and facts.conditions.get("rail_set") else []

@@ -1,4 +1,7 @@
-"""Energy of a marked window: rails integrated, counters subtracted, idling taken off, or a typed refusal."""
+"""Energy of a marked window, or a typed refusal.
+
+Power of rails is integrated, counters are subtracted, and net energy is without idling.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,17 +11,17 @@ from math import floor, fsum, isfinite
 from statistics import median
 
 # Each edge of a window is uncertain by up to half an update of the sensor. With five updates inside, both edges
-# together misplace at most a fifth of the step between the power inside and outside; with fewer, more than can be told.
+# together misplace at most a fifth of the step between the power inside and outside. With fewer the error is larger.
 MIN_UPDATES = 5
-# A sampler that was late by this many of its intervals has not seen what happened meanwhile.
+# Readings are not interpolated over a gap of more than this many intervals of the sampler.
 MAX_GAP_INTERVALS = 5
 
-Readings = tuple[Sequence[float], Sequence[float]]  # times in seconds, ascending, and a value for each
+Readings = tuple[Sequence[float], Sequence[float]]  # times in seconds, ascending, and their values
 Window = tuple[float, float]
 
 
 class EnergyRefusal(StrEnum):
-    """Why a window has no energy."""
+    """The reason why a window has no energy."""
 
     NO_READINGS = "no readings"
     NO_WINDOW = "no window"
@@ -31,7 +34,10 @@ class EnergyRefusal(StrEnum):
 
 @dataclass(frozen=True)
 class Energy:
-    """Joules of a window and their mean power in watts; both None where `refusal` says why, `message` in a sentence."""
+    """A window's energy in joules and mean power in watts.
+
+    Both are None when there is a `refusal`, which `message` explains in a sentence.
+    """
 
     energy_j: float | None
     mean_power_w: float | None = None
@@ -41,10 +47,10 @@ class Energy:
 
 @dataclass(frozen=True)
 class InferenceEnergy:
-    """Joules for each inference: all that flowed, and what flowed beyond idling.
+    """The energy of one inference in joules, gross and net of idling.
 
-    `idle_power_w` is the mean of before and after, or the one that was measured; `idle_drift` is after over before,
-    less 1: None where one is missing. `net_j` is None without any idle power, and below 0 where idling took more.
+    `idle_power_w` is the mean of before and after, or the only measured value. `idle_drift` is after over before,
+    less 1, and None when either is missing. `net_j` is None without any idle power, and below 0 when idling took more.
     """
 
     gross_j: float | None
@@ -58,10 +64,11 @@ class InferenceEnergy:
 def window_energy(
     times_s: Sequence[float], watts: Sequence[float], start_s: float, end_s: float, update_s: float | None = None
 ) -> Energy:
-    """Integrate power over a window by trapezoids, interpolating linearly at its edges.
+    """Integrate power over a window by trapezoids.
 
-    Exact for power that is linear between readings. `update_s` is how often the sensor renews its value, where that is
-    known; else see `seen_update_s`. Raises ValueError for readings that are not finite or not in order.
+    The edges are interpolated, so the result is exact for power that is linear between readings. `update_s` is how
+    often the sensor renews its value, where that is known, otherwise see `seen_update_s`. Raises ValueError for
+    readings that are not finite or not in order, or lack a value.
     """
     if refused := _refused(times_s, watts, (start_s, end_s), update_s):
         return refused
@@ -71,30 +78,32 @@ def window_energy(
 
 
 def rails_energy(rails: Mapping[str, Readings], start_s: float, end_s: float, update_s: float | None = None) -> Energy:
-    """Add up the rails of a set over one window; refused when any of them is.
+    """Add up the energy of a set of rails over one window.
 
-    Each rail is integrated on its own times. That is the integral of their sum on the grid of all times together, both
-    being linear between their readings, and a gap of one rail cannot hide behind another's readings. The rails of a
-    board are renewed alike, so unless `update_s` is known a steady rail is taken to be as quick as the quickest.
+    It is refused when any rail is. Each rail is integrated on its own times. That equals the integral of their sum on
+    all times together, since both are linear between readings, and the readings of one rail cannot hide a gap in
+    another. The rails of a board are renewed equally often, so without a known `update_s` a steady rail is taken to be
+    as fast as the fastest. Raises ValueError as `window_energy` does.
     """
     if not rails:
         return Energy(None, None, EnergyRefusal.NO_READINGS, "no rail was read")
-    seen = [one for one in (seen_update_s(*readings) for readings in rails.values()) if one is not None]
+    seen = [update for update in (seen_update_s(*readings) for readings in rails.values()) if update is not None]
     update_s = update_s or min(seen, default=None)
-    found = {name: window_energy(*readings, start_s, end_s, update_s) for name, readings in rails.items()}
-    for name, one in found.items():
-        if one.refusal is not None:
-            return Energy(None, None, one.refusal, f"{name}: {one.message}")
-    energy_j = fsum(one.energy_j or 0.0 for one in found.values())
+    energies = {name: window_energy(*readings, start_s, end_s, update_s) for name, readings in rails.items()}
+    for name, energy in energies.items():
+        if energy.refusal is not None:
+            return Energy(None, None, energy.refusal, f"{name}: {energy.message}")
+    energy_j = fsum(energy.energy_j or 0.0 for energy in energies.values())
     return Energy(energy_j, energy_j / (end_s - start_s))
 
 
 def counter_energy(
     times_s: Sequence[float], joules: Sequence[float], start_s: float, end_s: float, update_s: float | None = None
 ) -> Energy:
-    """Subtract an energy counter (NVML's, in joules) at a window's edges, interpolated between its readings.
+    """Subtract an energy counter at the edges of a window.
 
-    A counter that went back, because the driver was loaded anew, is refused.
+    The counter (NVML's, in joules) is interpolated between its readings. A counter that went back, because the driver
+    was reloaded, is refused. Raises ValueError as `window_energy` does.
     """
     if refused := _refused(times_s, joules, (start_s, end_s), update_s):
         return refused
@@ -108,13 +117,18 @@ def counter_energy(
 def energy_per_inference(
     measured: Energy, duration_s: float, inferences: int, idle_before: Energy | None, idle_after: Energy | None
 ) -> InferenceEnergy:
-    """Share a window's energy among its inferences, gross, and net of the power of idling for as long."""
+    """Divide a window's energy by its inferences, gross and net.
+
+    Net energy is without the energy of idling for `duration_s`.
+    """
     if measured.energy_j is None:
         return InferenceEnergy(None, refusal=measured.refusal, message=measured.message)
     if inferences < 1:
         return InferenceEnergy(None, refusal=EnergyRefusal.NO_INFERENCES, message="no inference ended in the window")
     gross_j = measured.energy_j / inferences
-    known = [one.mean_power_w for one in (idle_before, idle_after) if one is not None and one.mean_power_w is not None]
+    known = [
+        idle.mean_power_w for idle in (idle_before, idle_after) if idle is not None and idle.mean_power_w is not None
+    ]
     if not known:
         return InferenceEnergy(gross_j)
     idle_w = fsum(known) / len(known)
@@ -125,7 +139,10 @@ def energy_per_inference(
 def _refused(
     times_s: Sequence[float], values: Sequence[float], window: Window, update_s: float | None
 ) -> Energy | None:
-    """Why a window of these readings has no energy; None when it has one."""
+    """Return the refusal of a window, or None.
+
+    Raises ValueError for broken readings.
+    """
     _check(times_s, values)
     start_s, end_s = window
     if not end_s > start_s:
@@ -151,9 +168,9 @@ def _check(times_s: Sequence[float], values: Sequence[float]) -> None:
 
 
 def _gap(times_s: Sequence[float], window: Window) -> Energy | None:
-    """Refuse a window whose edges no reading reaches, or in which readings stopped for several intervals.
+    """Refuse a window with a gap inside or at an edge.
 
-    Beyond the first and last reading a value is held, for no longer than a gap may be.
+    A gap is longer than MAX_GAP_INTERVALS intervals. The first and last reading are held for no longer than that.
     """
     start_s, end_s = window
     intervals = [later - earlier for earlier, later in pairwise(times_s) if later > earlier]
@@ -171,11 +188,11 @@ def _gap(times_s: Sequence[float], window: Window) -> Energy | None:
 
 
 def seen_update_s(times_s: Sequence[float], values: Sequence[float]) -> float | None:
-    """The shortest time between two changes of a value, which is how often its sensor renews it.
+    """Return how often a sensor renews its value, in seconds.
 
-    A sensor that averages over a second and is read ten times a second gives each value ten times. Of the changes the
-    closest two tell, since a steady load repeats values too. None for a value that changed fewer than MIN_UPDATES
-    times: the steps from idling to measuring and back say nothing of a sensor.
+    It is the shortest time between two changes. A sensor that averages over a second and is read ten times a second
+    gives each value ten times. A steady load repeats values too, so longer times do not count. Returns None for a value
+    that changed fewer than MIN_UPDATES times: the steps from idling to measuring and back say nothing about a sensor.
     """
     changes = [time for (_, before), (time, now) in pairwise(zip(times_s, values, strict=True)) if now != before]
     if len(changes) < MIN_UPDATES:
@@ -184,24 +201,27 @@ def seen_update_s(times_s: Sequence[float], values: Sequence[float]) -> float | 
 
 
 def _updates(times_s: Sequence[float], values: Sequence[float], window: Window, update_s: float | None) -> int:
-    """How often the sensor renewed its value in the window: never more often than it was read."""
+    """Count the sensor's updates in the window, at most its readings."""
     start_s, end_s = window
     read = len({time for time in times_s if start_s <= time <= end_s})
     update_s = update_s or seen_update_s(times_s, values)
-    # The slack is for a quotient that should be whole and comes out a rounding error below.
+    # The slack is for a whole quotient that rounding made smaller.
     return min(read, floor((end_s - start_s) / update_s + 1e-6)) if update_s else read
 
 
 def _clipped(
     times_s: Sequence[float], values: Sequence[float], start_s: float, end_s: float
 ) -> list[tuple[float, float]]:
-    """The window's points: its edges, and the readings between them."""
+    """Return the points of a window: its edges and the readings between."""
     inside = [(time, value) for time, value in zip(times_s, values, strict=True) if start_s < time < end_s]
     return [(start_s, _at(times_s, values, start_s)), *inside, (end_s, _at(times_s, values, end_s))]
 
 
 def _at(times_s: Sequence[float], values: Sequence[float], moment_s: float) -> float:
-    """The value at a moment, linear between its neighbours, held beyond the ends."""
+    """Interpolate the value at a moment linearly.
+
+    The first and last value are held beyond the ends.
+    """
     if moment_s <= times_s[0]:
         return values[0]
     for (t0, v0), (t1, v1) in pairwise(zip(times_s, values, strict=True)):

@@ -1,4 +1,4 @@
-"""What a run delivered and what was asked of it: plain values, from which every derived number can be recomputed."""
+"""The facts of a run, from which derived numbers are computed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +15,11 @@ MODEL = "model"  # from before loading to the end
 
 @dataclass(frozen=True)
 class RunFacts:
-    """One run that succeeded.
+    """A succeeded run: its measurements and its request.
 
-    Times count in seconds from the run's start; `series` are readings by name and `windows` the marked parts by name.
+    Times count in seconds from the run's start. `series` are readings by name and `windows` the marked parts by name.
     `conditions` are the agent's, as text, and `readings` its single readings, in the unit of their name. `clocks_asked`
-    says that the user wanted clocks locked.
+    is true when the user asked for locked clocks.
     """
 
     latency_s: Sequence[float]
@@ -35,7 +35,10 @@ class RunFacts:
     clocks_asked: bool = False
 
     def measured(self, name: str) -> list[float]:
-        """The values of a series that were read in the measure window; none where either does not exist."""
+        """Return the values of a series in the measure window.
+
+        The list is empty when either does not exist.
+        """
         if name not in self.series or MEASURE not in self.windows:
             return []
         start_s, end_s = self.windows[MEASURE]
@@ -43,13 +46,16 @@ class RunFacts:
         return [value for time, value in zip(times_s, values, strict=True) if start_s <= time <= end_s]
 
     def target_hz(self, domain: str) -> float | None:
-        """What the clocks of a domain ("gpu", "emc", "cpu") are meant to run at; None where nobody says."""
+        """Return a domain's target clock in hertz, or None when unknown.
+
+        The domains are "gpu", "emc" and "cpu".
+        """
         value = self.readings.get(f"clock_{domain}_target_hz")
         return value if value is not None and value > 0 and isfinite(value) else None
 
 
 def finite_number(text: str | None) -> float | None:
-    """Read a finite number out of a text, or None."""
+    """Parse a finite number from a text, or return None."""
     try:
         value = float(text or "")
     except ValueError:

@@ -1,6 +1,6 @@
-"""The comparability guard: one table of rules that says what forbids a comparison and what is a note below it.
+"""The comparability guard: rules that forbid or annotate a comparison.
 
-`results`, `bench`, `compare` and the view `comparisons` all ask it; docs/comparing.md shows the table.
+`results`, `bench`, `compare` and the view `comparisons` all use it. docs/comparing.md shows its table of rules.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ _Range = tuple[float, float]  # the lowest and the highest clock in hertz
 
 
 @dataclass(frozen=True)
-class Found:
-    """Sentences that name differences."""
+class Differences:
+    """Sentences that name differences, as refusals and footnotes."""
 
     refusals: tuple[str, ...] = ()
     footnotes: tuple[str, ...] = ()
@@ -29,7 +29,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Difference:
-    """One difference as a sentence; a footnote unless it `forbids`."""
+    """A difference as a sentence.
+
+    It is a footnote unless it `forbids` the comparison.
+    """
 
     sentence: str
     forbids: bool
@@ -37,7 +40,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two jobs, what they differ in of model, recipe, device and runtime, and the least effect that counts."""
+    """Two jobs, the subjects they differ in, and the least effect.
+
+    The subjects are model, recipe, device and runtime. A smaller effect does not count.
+    """
 
     a: Side
     b: Side
@@ -46,39 +52,39 @@ class Pair:
 
     @property
     def labels(self) -> tuple[str, str]:
-        """Return what sentences call the two sides."""
+        """The names of the two sides in sentences."""
         return self.a.label or "A", self.b.label or "B"
 
     def values(self, read: Read) -> tuple[list[str], list[str]]:
-        """Return each side's different values, in the order they came."""
+        """Return each side's distinct values in order of appearance."""
         return _values(self.a, read), _values(self.b, read)
 
     def differ(self, read: Read) -> bool:
-        """Return whether any two repeats of the pair have different values."""
+        """Tell whether any two repeats of the pair have different values."""
         theirs, ours = self.values(read)
         return len({*theirs, *ours}) > 1
 
     def sentence(self, label: str, read: Read) -> str:
-        """Name both sides' values."""
+        """Return a sentence with both sides' values."""
         theirs, ours = self.values(read)
         return self.named(label, " and ".join(theirs), " and ".join(ours))
 
     def named(self, label: str, theirs: str, ours: str) -> str:
-        """Name two values of a condition."""
+        """Return a sentence with two values of a condition."""
         return f"{label}: {theirs} for {self.labels[0]}, {ours} for {self.labels[1]}"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What must be the same in all repeats of both jobs, and when a difference is only a footnote.
+    """A condition that must agree in all repeats of both jobs.
 
-    - `comes_with`: subjects that bring other values along, as a footnote.
-    - `lacking_with`: subjects under which a value that one side does not have is a footnote.
-    - `decisive`: a coarser reading; only a difference in it forbids.
-    - `footnote`: nothing forbids.
-    - `of`: "load", "energy" or "memory", for the metrics that this defines; empty for every metric.
-    - `silent_with` and `unless_named`: subjects, and rules that found something, which leave nothing to say.
-    - `words`: said in place of values that are hashes.
+    - `comes_with`: subjects that bring other values along, so that a difference is a footnote.
+    - `lacking_with`: subjects under which a value that one side lacks is a footnote.
+    - `decisive`: a coarser reading. Only a difference in it forbids.
+    - `footnote`: the rule never forbids.
+    - `of`: "load", "energy" or "memory", for the metrics that the condition defines. Empty for every metric.
+    - `silent_with` and `unless_named`: subjects, and rules with a difference, that silence this rule.
+    - `words`: used in place of values that are hashes.
     """
 
     label: str
@@ -93,7 +99,7 @@ class Rule:
     words: str = ""
 
     def judge(self, pair: Pair) -> Difference | None:
-        """Return the difference; None where all values are the same."""
+        """Return the difference, or None when all values are the same."""
         if not pair.differ(self.read):
             return None
         sentence = f"{self.label}: {self.words}" if self.words else pair.sentence(self.label, self.read)
@@ -104,7 +110,7 @@ class Rule:
         if not pair.differ(decisive):
             return False
         theirs, ours = pair.values(decisive)
-        if len(theirs) > 1 or len(ours) > 1:  # it changed within a job, and no subject brings that along
+        if len(theirs) > 1 or len(ours) > 1:  # a change within a job, which no subject brings along
             return True
         if self.comes_with & pair.subjects:
             return False
@@ -113,16 +119,22 @@ class Rule:
 
 @dataclass(frozen=True)
 class ClockRange(Rule):
-    """The range of the GPU's clock while measuring: ranges that do not meet forbid."""
+    """The range of the GPU's clock while measuring.
+
+    Ranges that do not meet forbid.
+    """
 
     def judge(self, pair: Pair) -> Difference | None:
-        """Return the difference; None where both ends of all ranges are within the least effect."""
+        """Return the difference, or None when there is none.
+
+        There is none when both ends of all ranges are within the least effect, or no range was recorded.
+        """
         sides = [_merged(_clock_ranges(side)) for side in (pair.a, pair.b)]
         if not any(sides):
             return None
         words = [" and ".join(map(_megahertz, side)) or UNKNOWN for side in sides]
         sentence = pair.named(self.label, *words)
-        if not all(sides):  # most runtimes use no GPU, and not every board tells its clock
+        if not all(sides):  # most runtimes use no GPU, and not every board reports its clock
             return Difference(sentence, forbids=False)
         if len(sides[0]) > 1 or len(sides[1]) > 1:
             return Difference(sentence, forbids=True)
@@ -133,7 +145,7 @@ class ClockRange(Rule):
         return None if is_near else Difference(sentence, forbids=False)
 
 
-# How two are told apart, and how one is named.
+# For each subject, the reading that distinguishes and the reading that names it.
 SUBJECTS: Mapping[str, tuple[Read, Read]] = {
     MODEL: (column("model"), column("model")),
     RECIPE: (column("recipe"), column("recipe")),
@@ -166,11 +178,11 @@ RULES: tuple[Rule, ...] = (
         comes_with=_OF_VARIANT | _OF_RUNTIME,
         decisive=readings.layer_types,
     ),
-    # What defines a metric; no subject brings another definition along.
+    # These define a metric. No subject brings another definition along.
     Rule("rail set", readings.rail_set, of="energy"),
     Rule("what memory means", column("paper_memory_kind"), of="memory"),
     Rule("the artifact before loading", readings.page_cache, of="load"),
-    # What need not change a number.
+    # These need not change a number.
     Rule("runtime version", column("runtime_version"), footnote=True),
     Rule("NVIDIA driver", readings.driver, footnote=True),
     Rule("CUDA", column("cuda_version"), footnote=True),
@@ -201,10 +213,10 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def guard(a: Side, b: Side, metric: Metric, min_effect: float = MIN_EFFECT) -> Found:
-    """Name every difference between two jobs that bears on a metric.
+def guard(a: Side, b: Side, metric: Metric, min_effect: float = MIN_EFFECT) -> Differences:
+    """Return every difference between two jobs that matters for a metric.
 
-    `min_effect` is the comparison's: ends of a clock range that moved by less are the same.
+    `min_effect` is that of the comparison. Ends of a clock range that moved by less are the same.
     """
     pair = Pair(a, b, frozenset(subjects_of(a, b)), min_effect)
     refusals = _unlike_subjects(pair)
@@ -216,27 +228,40 @@ def guard(a: Side, b: Side, metric: Metric, min_effect: float = MIN_EFFECT) -> F
         if (difference := rule.judge(pair)) is not None:
             named.add(rule.label)
             (refusals if difference.forbids else footnotes).append(difference.sentence)
-    return Found(tuple(refusals), tuple(footnotes))
+    return Differences(tuple(refusals), tuple(footnotes))
 
 
 def subjects_of(a: Side, b: Side) -> list[str]:
-    """Return which of model, recipe, device and runtime the two sides differ in."""
+    """Return the subjects that the two sides differ in.
+
+    The subjects are model, recipe, device and runtime.
+    """
     return [name for name, (key, _) in SUBJECTS.items() if len({*_values(a, key), *_values(b, key)}) > 1]
 
 
 def _unlike_subjects(pair: Pair) -> list[str]:
-    """Refuse one job beside itself, more than one subject, and a subject that changed within a job."""
+    """Return the refusals that concern the subjects of a pair.
+
+    They are for a job compared with itself, more than one subject, and a subject that changed within a job.
+    """
     if pair.a.job_id and pair.a.job_id == pair.b.job_id:
         return [f"both are job {pair.a.job_id}"]
-    told = [_named_subject(pair, name) for name in SUBJECTS if name in pair.subjects]
-    if len(told) > 1:
-        return [f"{len(told)} things differ where one is compared: {'; '.join(told)}"]
+    sentences = [_named_subject(pair, name) for name in SUBJECTS if name in pair.subjects]
+    if len(sentences) > 1:
+        return [f"{len(sentences)} things differ where one is compared: {'; '.join(sentences)}"]
     keys = [SUBJECTS[name][0] for name in pair.subjects]
-    return [f"{told[0]}, which changed within a job" for key in keys if any(len(one) > 1 for one in pair.values(key))]
+    return [
+        f"{sentences[0]}, which changed within a job"
+        for key in keys
+        if any(len(values) > 1 for values in pair.values(key))
+    ]
 
 
 def _named_subject(pair: Pair, name: str) -> str:
-    """Name both sides of a subject; by ids where two devices had one name."""
+    """Return a sentence with both sides of a subject.
+
+    Two devices of one name are named by their ids.
+    """
     key, read = SUBJECTS[name]
     return pair.sentence(name, read if pair.differ(read) else key)
 
@@ -246,7 +271,7 @@ def _applies(rule: Rule, metric: Metric) -> bool:
 
 
 def _other_conditions(pair: Pair) -> list[Rule]:
-    """Return a footnote rule for each condition that has none of its own."""
+    """Return a footnote rule for each condition without its own rule."""
     rows = [row for side in (pair.a, pair.b) for row in side.repeats]
     names = {name for row in rows for name in readings.mapping(row, "conditions")}
     return [Rule(name, condition(name), footnote=True) for name in sorted(names - readings.KNOWN_CONDITIONS)]
@@ -258,22 +283,22 @@ def _clock_ranges(side: Side) -> list[_Range]:
 
 
 def _merged(ranges: Sequence[_Range]) -> list[_Range]:
-    """Put ranges together that meet, ascending."""
-    found: list[_Range] = []
+    """Merge ranges that meet, in ascending order."""
+    merged: list[_Range] = []
     for low, high in sorted(ranges):
-        if found and low <= found[-1][1] * (1 + CLOCK_TOLERANCE):
-            found[-1] = found[-1][0], max(found[-1][1], high)
+        if merged and low <= merged[-1][1] * (1 + CLOCK_TOLERANCE):
+            merged[-1] = merged[-1][0], max(merged[-1][1], high)
         else:
-            found.append((low, high))
-    return found
+            merged.append((low, high))
+    return merged
 
 
 def _megahertz(ends: _Range) -> str:
     return f"{ends[0] / 1e6:.0f}–{ends[1] / 1e6:.0f} MHz"
 
 
-def _near(one: float, other: float, share: float) -> bool:
-    return max(one, other) <= min(one, other) * (1 + share)
+def _near(a: float, b: float, share: float) -> bool:
+    return max(a, b) <= min(a, b) * (1 + share)
 
 
 def _values(side: Side, read: Read) -> list[str]:

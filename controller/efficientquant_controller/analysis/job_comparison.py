@@ -1,4 +1,4 @@
-"""Two jobs beside each other: one answer with its interval, or a refusal that names what differs."""
+"""Comparison of two jobs: an answer with its interval, or a refusal."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -26,12 +26,12 @@ _OF_SAMPLES = "from raw samples of {processes}: not a statement about repeats"
 
 @dataclass(frozen=True)
 class JobComparison:
-    """B beside A in one metric. `ratio` is A's value over B's: above 1 B is better, since less is better.
+    """The comparison of job B with job A in one metric.
 
-    `answer` is one of the metric's two words, "same", "not enough data", or REFUSED, and then there are no numbers.
-    `low` and `high` limit the ratio with 90 % confidence, by `method`. Values are the medians of the repeats, in
-    `unit`; `samples_*` count the raw samples, where they were used. What `refusals` name forbids the comparison; a
-    forced one has that among its `footnotes` instead.
+    `ratio` is A's value over B's. Less is better, so above 1 B is better. `answer` is one of the metric's two words,
+    "same", "not enough data", or REFUSED, which comes without numbers. `low` and `high` limit the ratio with 90 %
+    confidence, by `method`. Values are the medians of the repeats, in `unit`. `samples_*` count the raw samples, where
+    they were used. The `refusals` forbid the comparison. A forced comparison has them among its `footnotes` instead.
     """
 
     metric: str
@@ -57,11 +57,11 @@ class JobComparison:
 
     @property
     def refused(self) -> bool:
-        """True when nothing was compared because the jobs are unlike."""
+        """Whether the guard refused the comparison."""
         return self.answer == REFUSED
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON knows it."""
+        """Return the comparison as JSON values."""
         return {**asdict(self), "refusals": list(self.refusals), "footnotes": list(self.footnotes)}
 
 
@@ -73,7 +73,7 @@ class _Notes:
 
 @dataclass(frozen=True)
 class _Values:
-    """One side's known repeats: a value for each, and their raw samples."""
+    """The values and raw samples of one side's repeats."""
 
     values: list[float]
     samples: list[Sequence[float]]
@@ -81,7 +81,7 @@ class _Values:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What is compared, and how."""
+    """The metric and the options of a comparison."""
 
     metric: Metric
     force: bool
@@ -92,19 +92,20 @@ class _Asked:
 def compare_jobs(
     a: Side, b: Side, metric: Metric, force: bool = False, seed: int = 0, min_effect: float = MIN_EFFECT
 ) -> JobComparison:
-    """Compare B with A, or refuse by naming what differs; `force` makes footnotes of refusals.
+    """Compare job B with job A, or refuse and name the differences.
 
-    Where the repeats allow an interval (three against three at least) they are the unit. With fewer, the raw latencies
-    are resampled in blocks, which speaks of these processes only and says so. INVALID repeats are left out unless
-    `force` is given. `min_effect` is the least that counts: 0.05 is 5 %.
+    `force` turns refusals into footnotes and uses INVALID repeats, which are otherwise left out. The repeats are
+    compared where they allow an interval, which takes three against three. With fewer, the raw latencies are resampled
+    in blocks. Such an answer describes only these processes, as its first footnote says. `min_effect` is the least that
+    counts: 0.05 is 5 %.
     """
     asked = _Asked(metric, force, seed, min_effect)
     notes = _Notes()
     for side, label in ((a, a.label or "A"), (b, b.label or "B")):
         _note_verdicts(label, side, force, notes)
-    found = guard(_used(a, force), _used(b, force), metric, min_effect)
-    notes.refusals += found.refusals
-    notes.footnotes += found.footnotes
+    differences = guard(_used(a, force), _used(b, force), metric, min_effect)
+    notes.refusals += differences.refusals
+    notes.footnotes += differences.footnotes
     if notes.refusals and not force:
         sentence = f"not comparable in {metric.label}: {'; '.join(notes.refusals)}"
         return _result(asked, a, b, REFUSED, sentence, refusals=notes.refusals, footnotes=notes.footnotes)
@@ -112,9 +113,9 @@ def compare_jobs(
 
 
 def _used(side: Side, force: bool) -> Side:
-    """Return a side without its INVALID repeats, which are left out of a comparison; with them if there are no others.
+    """Return a side without its INVALID repeats and without samples.
 
-    Their samples stay behind: the guard reads conditions only.
+    With `force`, or without any other repeats, the INVALID ones stay. The guard reads no samples, only conditions.
     """
     valid = [row for row in side.repeats if force or row.get("verdict") != Grade.INVALID]
     return replace(side, repeats=valid or side.repeats, samples=())
@@ -134,7 +135,7 @@ def _note_verdicts(label: str, side: Side, force: bool, notes: _Notes) -> None:
 
 
 def grade_notes(side: Side, label: str) -> list[str]:
-    """Return a sentence about a side's repeats of grade B; none where there are none."""
+    """Return a sentence about a side's repeats of grade B, if any."""
     doubtful = [row for row in side.repeats if row.get("verdict") == Grade.B]
     return [f"{_of(doubtful, side)} repeats of {label} graded B ({_first_reason(doubtful)})"] if doubtful else []
 
@@ -177,7 +178,10 @@ def _processes(of_a: int, of_b: int) -> str:
 
 
 def _known(side: Side, asked: _Asked) -> _Values:
-    """The repeats that have a value above 0 and are not INVALID: nothing takes no time, no memory and no energy."""
+    """Return the repeats to compare, with their raw samples.
+
+    Their values are above 0, since everything takes time, memory and energy. INVALID repeats only count with `force`.
+    """
     samples = side.samples if len(side.samples) == len(side.repeats) else [()] * len(side.repeats)
     kept = [
         (row[asked.metric.column], raw)
@@ -188,7 +192,10 @@ def _known(side: Side, asked: _Asked) -> _Values:
 
 
 def _by_samples(theirs: _Values, own: _Values, asked: _Asked) -> Comparison | None:
-    """Compare raw latencies; None for a metric that has none, and for too few."""
+    """Compare raw latencies.
+
+    Returns None when the metric has none, or with too few.
+    """
     percent = asked.metric.percent
     if percent is None:
         return None
@@ -201,17 +208,17 @@ def _by_samples(theirs: _Values, own: _Values, asked: _Asked) -> Comparison | No
     return Comparison(answer_within(ratio, low, high, asked.min_effect), ratio, low, high)
 
 
-def _sentence(found: Comparison, answer: str, asked: _Asked) -> str:
+def _sentence(comparison: Comparison, answer: str, asked: _Asked) -> str:
     metric = asked.metric
-    if found.ratio is None:
+    if comparison.ratio is None:
         return f"not enough data in {metric.label}: the ratio of A to B is beyond what can be computed"
-    ratio, low, high = found.ratio, found.low, found.high
-    if found.answer is Answer.SAME:
+    ratio, low, high = comparison.ratio, comparison.low, comparison.high
+    if comparison.answer is Answer.SAME:
         least = f"{asked.min_effect * 100:.3g} %"
         return f"A and B are the same in {metric.label}, within {least}: A over B is {ratio:.2f} ({_limits(low, high)})"
-    if found.answer is Answer.NOT_ENOUGH_DATA:
+    if comparison.answer is Answer.NOT_ENOUGH_DATA:
         return f"not enough data in {metric.label}: A over B is {ratio:.2f} ({_limits(low, high)})"
-    if found.answer is Answer.WORSE and low and high:
+    if comparison.answer is Answer.WORSE and low and high:
         ratio, low, high = 1 / ratio, 1 / high, 1 / low
     return f"B {metric.verb} {ratio:.2f}× {answer} than A in {metric.label} ({_limits(low, high)})"
 
@@ -221,7 +228,7 @@ def _limits(low: float | None, high: float | None) -> str:
 
 
 def _lack(theirs: _Values, own: _Values, metric: Metric) -> str:
-    """What would help where no interval was found at all."""
+    """Return a clause on how many repeats or samples an interval needs."""
     samples = "" if metric.percent is None else f", or {MIN_SAMPLES} raw samples of every one"
     return f"; {len(theirs.values)} and {len(own.values)} repeats allow none, three each do{samples}"
 

@@ -1,4 +1,4 @@
-"""What can be compared of two jobs: the columns, and how an answer is said."""
+"""The metrics of a comparison and the words of its answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,11 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Metric:
-    """One quantity of which less is better: a column of a repeat, in `unit`.
+    """A quantity of a repeat of which less is better.
 
-    `better` and `worse` answer for B beside A, who `verb` ("is", "takes") so much of them. `percent` is the percentile
-    that the raw latencies give, where they do. `definition` is the column that says what was really measured.
+    `column` holds it, in `unit`. An answer says that B `verb` ("is", "takes") so many times `better` or `worse` than A.
+    `percent` is the percentile of the raw latencies that gives the same quantity, where there is one. `definition` is
+    the column that says what was really measured.
     """
 
     name: str
@@ -30,31 +31,33 @@ class Metric:
     is_energy: bool = False
 
 
-def _metric(one: Column, compared: Compared) -> Metric:
+def _metric(column: Column, compared: Compared) -> Metric:
     better, worse = compared.words
     facts = {name: getattr(compared, name) for name in ("verb", "percent", "definition", "is_load", "is_energy")}
-    return Metric(compared.metric, one.name, one.unit, compared.label, better, worse, **facts)
+    return Metric(compared.metric, column.name, column.unit, compared.label, better, worse, **facts)
 
 
-# What the registry of columns offers.
+# The metrics that the registry of columns offers.
 METRICS: Mapping[str, Metric] = {
-    one.compared.metric: _metric(one, one.compared) for one in COLUMNS.values() if one.compared
+    column.compared.metric: _metric(column, column.compared) for column in COLUMNS.values() if column.compared
 }
 
 
 def metrics_listed() -> str:
     """Name every metric for the help of `compare --metric`."""
-    offered = [one.compared for one in COLUMNS.values() if one.compared]
-    names = [f"{one.metric} ({one.explained})" if one.explained else one.metric for one in offered]
+    offered = [column.compared for column in COLUMNS.values() if column.compared]
+    names = [
+        f"{compared.metric} ({compared.explained})" if compared.explained else compared.metric for compared in offered
+    ]
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of two jobs: its succeeded repeats, as rows of the view `run_results`, and a name to say.
+    """One of two compared jobs with its succeeded repeats.
 
-    `samples` are the raw latencies of those repeats, in the same order, where they were asked for. Sentences call the
-    side by its `label`, else A or B.
+    `repeats` are rows of the view `run_results`. `samples` are their raw latencies in the same order, when requested.
+    Sentences call the side by its `label`, or else A or B.
     """
 
     name: str

@@ -1,4 +1,7 @@
-"""What a rule of the guard reads from a repeat: a row of the view `run_results`, as text."""
+"""Readings of a repeat for the rules of the guard, as text.
+
+A repeat is a row of the view `run_results`.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -17,14 +20,17 @@ KNOWN_OPTIONS = frozenset(
 KNOWN_CONDITIONS = KNOWN_OPTIONS | frozenset(
     {
         *("power_mode", "clocks", "rail_set"),
-        # Of agents before protocol 3; the store keeps them as columns.
+        # Conditions of agents before protocol 3. The store keeps them as columns.
         *(f"clock_{domain}_target_hz" for domain in ("gpu", "emc", "cpu")),
     }
 )
 
 
 def column(name: str) -> Read:
-    """Read a column; a mapping in the order of its keys."""
+    """Return a function that reads a column.
+
+    It sorts a mapping by its keys.
+    """
 
     def read(row: Row) -> str:
         value = row.get(name)
@@ -36,25 +42,31 @@ def column(name: str) -> Read:
 
 
 def condition(name: str) -> Read:
-    """Read a condition of the agent, or else the option that the runtime ran with."""
+    """Return a function that reads a condition.
+
+    It is the agent's condition, or else the option that the runtime ran with.
+    """
     return lambda row: str(mapping(row, "conditions").get(name) or mapping(row, "session_options").get(name) or "")
 
 
 def mapping(row: Row, name: str) -> Mapping[str, Any]:
-    """Read a column that holds a mapping, also as JSON text; empty where there is none."""
+    """Read a column with a mapping or its JSON text.
+
+    The result is empty when there is none.
+    """
     value = row.get(name) or {}
-    found = json.loads(value) if isinstance(value, str) else value
-    return found if isinstance(found, Mapping) else {}
+    decoded = json.loads(value) if isinstance(value, str) else value
+    return decoded if isinstance(decoded, Mapping) else {}
 
 
 def weights(row: Row) -> str:
-    """Read the weights: a checkpoint is its content, whatever its file is called."""
+    """Read the weights, and a checkpoint by the hash of its content."""
     sha256 = str(row.get("weights_sha256") or "")
     return f"checkpoint {sha256[:12]}" if sha256 else str(row.get("weights") or "")
 
 
 def device_key(row: Row) -> str:
-    """Read a device's id: a name may have belonged to another device before."""
+    """Read a device's id, because names are reused."""
     return str(row.get("device_id") or device(row))
 
 
@@ -64,32 +76,41 @@ def device(row: Row) -> str:
 
 
 def runtime(row: Row) -> str:
-    """Read a runtime: backend, release and providers."""
+    """Read a runtime's backend, release and providers."""
     words = (str(row.get("backend") or ""), runtime_release(row), str(row.get("providers") or ""))
     return " ".join(word for word in words if word)
 
 
 def runtime_release(row: Row) -> str:
-    """Read the first two numbers of a runtime's version: TensorRT 8.2 and 8.5 are two runtimes."""
+    """Read the first two numbers of a runtime's version.
+
+    TensorRT 8.2 and 8.5 are two runtimes.
+    """
     return ".".join(str(row.get("runtime_version") or "").split(".")[:2])
 
 
 def driver(row: Row) -> str:
-    """Read the version of the NVIDIA driver; empty on a Jetson, whose driver is part of L4T."""
+    """Read the version of the NVIDIA driver.
+
+    It is empty on a Jetson, whose driver is part of L4T.
+    """
     gpus = row.get("gpus") or ()
-    found = json.loads(gpus) if isinstance(gpus, str) else gpus
-    return ", ".join(dict.fromkeys(str(gpu["driver_version"]) for gpu in found if gpu.get("driver_version")))
+    decoded = json.loads(gpus) if isinstance(gpus, str) else gpus
+    return ", ".join(dict.fromkeys(str(gpu["driver_version"]) for gpu in decoded if gpu.get("driver_version")))
 
 
 def cuda_graph(row: Row) -> str:
-    """Read whether a CUDA graph ran: why one could not be captured stands behind a colon."""
+    """Read whether a CUDA graph ran.
+
+    The value may have a colon and the reason why no graph could be captured.
+    """
     return condition("cuda_graph")(row).partition(":")[0]
 
 
 def transfers(row: Row) -> str:
-    """Read whether a latency counts the copies of inputs and outputs that its device needs.
+    """Read whether a latency counts its copies of inputs and outputs.
 
-    Memory that a GPU shares with the CPU needs none, and a runtime that offers no choice leaves none out.
+    Memory that a GPU shares with the CPU needs no copies. A runtime without this option counts them.
     """
     left_out = condition("transfers")(row).startswith("none") and condition("memory_kind")(row) != "mapped"
     return "left out" if left_out else "counted"
@@ -108,7 +129,7 @@ def locked(row: Row) -> str:
 
 
 def clock_target(domain: str) -> Read:
-    """Read what the locked clocks of a domain were meant to run at."""
+    """Return a function that reads the target of a domain's locked clocks."""
 
     def read(row: Row) -> str:
         target_hz = row.get(f"clock_{domain}_target_hz")
@@ -118,23 +139,23 @@ def clock_target(domain: str) -> Read:
 
 
 def page_cache(row: Row) -> str:
-    """Read whether the file lay in the page cache before it was loaded."""
+    """Read whether the file was in the page cache before loading."""
     cold = row.get("load_cold")
     return "" if cold is None else "not in the page cache" if cold else "in the page cache"
 
 
 def rail_set(row: Row) -> str:
-    """Read whose energy it is."""
+    """Read the set of rails of the energy."""
     return str(row.get("rail_set") or condition("rail_set")(row))
 
 
 def layer_counts(row: Row) -> str:
-    """Read how many layers computed in which type."""
+    """Read how many layers computed in each type."""
     counts = mapping(row, "realised_precision")
     return ", ".join(f"{counts[name]} × {name}" for name in sorted(counts) if counts[name])
 
 
 def layer_types(row: Row) -> str:
-    """Read which types the layers computed in."""
+    """Read the types that the layers computed in."""
     counts = mapping(row, "realised_precision")
     return "+".join(name for name in sorted(counts) if counts[name])

@@ -1,4 +1,4 @@
-"""Say in words what was measured: failures, broken rules, and what each recipe bought beside FP32."""
+"""Sentences about results: failures, broken rules, and gains over FP32."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,13 +25,13 @@ PAPER_LEGEND = (
     "paper: its way, for its numbers alone: means over all repeats, load without the first inference, memory of "
     "all that ran on the device"
 )
-# What is compared: how a person says it, and the prefix of its columns.
+# The words for each compared quantity, and the prefix of its columns.
 _COMPARED = (("latency", "latency"), ("load time", "load"), ("peak memory", "peak_pss"))
 
 
 @dataclass
 class Gains:
-    """Short phrases about one variant."""
+    """Short phrases about the effects of one variant's recipe."""
 
     bought: list[str] = field(default_factory=list)
     not_bought: list[str] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Gains:
 
 
 def failure_sentences(rows: Sequence[Row]) -> list[str]:
-    """What did not succeed, each in one line."""
+    """Return a line for each row that failed."""
     return [
         f"{row['device']} · {row['model']} · {row['recipe']}: failed ({row['failure_type']}): {row['failure_message']}"
         for row in rows
@@ -49,7 +49,7 @@ def failure_sentences(rows: Sequence[Row]) -> list[str]:
 
 
 def verdict_sentences(rows: Sequence[Row]) -> list[str]:
-    """Why a row is not an A, each in one line."""
+    """Return a line for each row of grade B or INVALID."""
     return [
         f"{row['device']} · {row['model']} · {row['recipe']}: {row['verdict']}, {_broken_rules(row)}"
         for row in rows
@@ -58,28 +58,37 @@ def verdict_sentences(rows: Sequence[Row]) -> list[str]:
 
 
 def rail_sentences(rows: Sequence[Row]) -> list[str]:
-    """What each device's energy is the energy of: two sets of rails are never to be compared."""
+    """Return a line for each device with its set of rails.
+
+    Energies of two sets of rails are never compared.
+    """
     known = {(row["device"], row["rail_set"]) for row in rows if row["energy_per_inference_j"] is not None}
     return [f"{device}: energy of {rail_set or 'rails it does not name'}" for device, rail_set in sorted(known)]
 
 
 def gains(row: Row, twin: Row | None) -> Gains:
-    """Sort what is known of a variant (a row with the comparison columns) by whether its recipe bought it."""
-    found = Gains(notes=list(row.get("comparison_notes") or ()))
-    _judge_size(row, twin, found)
+    """Sort a variant's facts into bought, not bought and not known.
+
+    `row` has the comparison columns.
+    """
+    phrases = Gains(notes=list(row.get("comparison_notes") or ()))
+    _judge_size(row, twin, phrases)
     refused = [name for name, prefix in _COMPARED if row[f"{prefix}_answer"] in ("", REFUSED)]
     if refused:
-        found.not_known.append(f"{_listed(refused)} beside fp32 ({row['not_compared']})")
+        phrases.not_known.append(f"{_listed(refused)} beside fp32 ({row['not_compared']})")
     for name, prefix in _COMPARED:
         if name not in refused:
-            _judge(name, prefix, row, found)
-    _judge_arithmetic(row, found)
-    found.not_known.append("accuracy (not measured here; 'efficientquant evaluate' does)")
-    return found
+            _judge(name, prefix, row, phrases)
+    _judge_arithmetic(row, phrases)
+    phrases.not_known.append("accuracy (not measured here; 'efficientquant evaluate' does)")
+    return phrases
 
 
 def readable(value: float, unit: str) -> str:
-    """A value in SI units as a person reads it: milliseconds, MiB, millijoules."""
+    """Format a value in SI units for a person.
+
+    Bytes become MiB, and seconds and joules below 1 become milliseconds and millijoules.
+    """
     if unit == "B":
         return f"{value / 2**20:.2f} MiB"
     if unit in ("s", "J") and value < 1:
@@ -88,7 +97,7 @@ def readable(value: float, unit: str) -> str:
 
 
 def is_compared(row: Row) -> bool:
-    """Whether a row was measured and compared with FP32, or refused."""
+    """Tell whether a row was measured and compared with FP32 or refused."""
     return bool(row["runs_done"] and (row["latency_answer"] or row["not_compared"]))
 
 
@@ -102,32 +111,32 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
-def _judge_size(row: Row, twin: Row | None, found: Gains) -> None:
+def _judge_size(row: Row, twin: Row | None, phrases: Gains) -> None:
     ratio = row["size_ratio"]
     if ratio is None or twin is None:
         return
     sizes = f"{twin['artifact_bytes'] / 2**20:.2f} → {row['artifact_bytes'] / 2**20:.2f} MiB"
     least = 1 + MIN_EFFECT  # a file's size is exact and needs no interval
     if ratio >= least:
-        found.bought.append(f"a file {ratio:.2f}× smaller ({sizes})")
+        phrases.bought.append(f"a file {ratio:.2f}× smaller ({sizes})")
     elif ratio <= 1 / least:
-        found.not_bought.append(f"a smaller file: {1 / ratio:.2f}× larger ({sizes})")
+        phrases.not_bought.append(f"a smaller file: {1 / ratio:.2f}× larger ({sizes})")
     else:
-        found.not_bought.append(f"a smaller file: the same ({sizes})")
+        phrases.not_bought.append(f"a smaller file: the same ({sizes})")
 
 
-def _judge(name: str, prefix: str, row: Row, found: Gains) -> None:
+def _judge(name: str, prefix: str, row: Row, phrases: Gains) -> None:
     ratio, answer = row[f"{prefix}_ratio"], row[f"{prefix}_answer"]
     if ratio is None:
-        found.not_known.append(f"{name} (not enough data)")
+        phrases.not_known.append(f"{name} (not enough data)")
     elif answer in ("faster", "smaller"):
-        found.bought.append(f"{name} {ratio:.2f}× {answer}{_interval(prefix, row)}")
+        phrases.bought.append(f"{name} {ratio:.2f}× {answer}{_interval(prefix, row)}")
     elif answer in ("slower", "larger"):
-        found.not_bought.append(f"{name}: {1 / ratio:.2f}× {answer}{_interval(prefix, row, inverted=True)}")
+        phrases.not_bought.append(f"{name}: {1 / ratio:.2f}× {answer}{_interval(prefix, row, inverted=True)}")
     elif answer == "same":
-        found.not_bought.append(f"{name}: the same, {ratio:.2f}×{_interval(prefix, row)}")
+        phrases.not_bought.append(f"{name}: the same, {ratio:.2f}×{_interval(prefix, row)}")
     else:
-        found.not_known.append(f"{name}: {ratio:.2f}×{_interval(prefix, row)}, {answer}")
+        phrases.not_known.append(f"{name}: {ratio:.2f}×{_interval(prefix, row)}, {answer}")
 
 
 def _interval(prefix: str, row: Row, *, inverted: bool = False) -> str:
@@ -137,15 +146,18 @@ def _interval(prefix: str, row: Row, *, inverted: bool = False) -> str:
     return f" ({1 / high:.2f}–{1 / low:.2f})" if inverted else f" ({low:.2f}–{high:.2f})"
 
 
-def _judge_arithmetic(row: Row, found: Gains) -> None:
+def _judge_arithmetic(row: Row, phrases: Gains) -> None:
     if row["integer_operators"] is None:
-        found.not_known.append("arithmetic (the artifact was not checked)")
+        phrases.not_known.append("arithmetic (the artifact was not checked)")
     elif row["integer_operators"]:
-        found.bought.append(row["arithmetic"])
+        phrases.bought.append(row["arithmetic"])
     else:
-        found.not_bought.append(f"integer arithmetic: {row['arithmetic']}")
+        phrases.not_bought.append(f"integer arithmetic: {row['arithmetic']}")
 
 
 def _broken_rules(row: Row) -> str:
-    """The reasons for a verdict, without what could not be checked: those stand in --json and --csv."""
-    return "; ".join(one for one in row["verdict_reasons"] or () if not one.startswith("not checked:"))
+    """Return the broken rules of a verdict.
+
+    Rules that could not be checked are only in --json and --csv.
+    """
+    return "; ".join(reason for reason in row["verdict_reasons"] or () if not reason.startswith("not checked:"))

@@ -1,4 +1,7 @@
-"""Summaries of latency samples, recomputable from the raw samples that the store keeps."""
+"""Summaries of latency samples.
+
+They can be recomputed from the raw samples, which the store keeps.
+"""
 
 import math
 from collections.abc import Sequence
@@ -6,16 +9,19 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import median
 
-# What the numbers of this package mean; it grows with every change that gives another number for the same samples, and
-# is stored beside them: statistics can be recomputed, samples cannot.
+# The version of this package's numbers, which is stored with them. Raise it with every change that gives another number
+# for the same samples: statistics can be recomputed, samples cannot.
 STATISTICS_VERSION = 1
-# Of the bounds; the rule book's, with a tolerance of 0.
+# The confidence of the bounds, as in MLPerf's rules, with a tolerance of 0.
 CONFIDENCE = 0.99
 
 
 @dataclass(frozen=True)
 class LatencySummary:
-    """What a series of latencies looks like; percentiles by linear interpolation, spread as sample statistics."""
+    """A summary of latencies.
+
+    Percentiles are linearly interpolated, and the spread is that of a sample.
+    """
 
     count: int
     min_s: float
@@ -31,9 +37,10 @@ class LatencySummary:
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """Interpolate linearly between the two nearest of `ordered` (ascending), at rank (n - 1) × percent / 100.
+    """Return a percentile of `ordered`, which is ascending.
 
-    It is numpy's default and Hyndman & Fan's type 7 (The American Statistician 50, 1996).
+    It interpolates linearly between the two values nearest to rank (n - 1) × percent / 100. This is numpy's default and
+    Hyndman & Fan's type 7 (The American Statistician 50, 1996).
     """
     rank = (len(ordered) - 1) * percent / 100
     below = math.floor(rank)
@@ -42,7 +49,10 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
 
 
 def summarize(samples_s: Sequence[float]) -> LatencySummary:
-    """Summarize latencies in seconds; raises ValueError when there is none or one is not a finite number."""
+    """Summarize latencies in seconds.
+
+    Raises ValueError when there is none, or one is not a finite number.
+    """
     if not samples_s:
         raise ValueError("no samples to summarize")
     for index, sample in enumerate(samples_s):
@@ -70,9 +80,10 @@ def summarize(samples_s: Sequence[float]) -> LatencySummary:
 
 @dataclass(frozen=True)
 class Bound:
-    """A latency that the percentile does not exceed, at CONFIDENCE; None with too few samples for any.
+    """A latency that the percentile does not exceed, at CONFIDENCE.
 
-    `discarded` samples are slower than the bound; `samples_missing` is how many more give one.
+    `value_s` is None with too few samples. `samples_missing` is how many more give a bound. `discarded` samples are
+    slower than the bound.
     """
 
     percent: int
@@ -81,19 +92,20 @@ class Bound:
     discarded: int
 
     def __str__(self) -> str:
-        """Say it for a person: the bound, or what it lacks."""
+        """Return the bound, or the number of missing samples, as text."""
         if self.value_s is None:
             return f"not enough samples for p{self.percent} ({self.samples_missing} more are needed)"
         return f"p{self.percent} <= {self.value_s} s at {CONFIDENCE:.0%} confidence"
 
 
 def upper_bound(samples_s: Sequence[float], percent: int) -> Bound:
-    """Bound a percentile from above by the early-stopping rule of MLPerf Inference, at 99 % with tolerance 0.
+    """Bound a percentile from above by MLPerf Inference's early-stopping rule.
 
-    With t samples over the true percentile and h under it, n = h + t, the rule asks for the smallest h whose chance to
-    see so few over it, I_p(h, t + 1), is at most 1 %. The estimate is the t-th slowest sample for the largest t that n
-    samples allow: t - 1 are discarded. One t is the least, which takes 64 samples for p90 and 662 for p99. (MLCommons,
-    inference_rules, appendix "Early stopping", and LoadGen's single stream.) Samples are taken as independent.
+    The confidence is 99 %, the tolerance 0. With t samples over the true percentile and h under it, n = h + t, the rule
+    requires the smallest h whose chance of so few samples over it, I_p(h, t + 1), is at most 1 %. The estimate is the
+    t-th slowest sample for the largest t that n samples allow: t - 1 are discarded. t is at least 1, which takes 64
+    samples for p90 and 662 for p99. Samples are taken as independent. Sources: MLCommons, inference_rules, appendix
+    "Early stopping", and LoadGen's single stream.
     """
     if missing := samples_missing(len(samples_s), percent):
         return Bound(percent, None, missing, 0)
@@ -102,9 +114,11 @@ def upper_bound(samples_s: Sequence[float], percent: int) -> Bound:
 
 
 def overlatencies(count: int, percent: int) -> int:
-    """The largest t with P(at most t of `count` lie over the percentile) <= 1 %: I_p(count - t, t + 1); 0 for none.
+    """Return the largest t that MLPerf's early-stopping rule allows.
 
-    The terms of that binomial sum follow from each other; those that are left out below the first weigh under 1e-20.
+    It is the largest t with P(at most t of `count` lie over the percentile) = I_p(count - t, t + 1) <= 1 %, or 0 when
+    there is none. Each term of the binomial sum follows from the previous term. The terms that are left out before the
+    first one weigh less than 1e-20.
     """
     under, over = percent / 100, (100 - percent) / 100
     mean, spread = count * over, math.sqrt(count * over * under)
@@ -122,13 +136,16 @@ def overlatencies(count: int, percent: int) -> int:
 
 
 def samples_missing(count: int, percent: int) -> int:
-    """How many more samples a bound of the percentile takes; 0 where `count` is enough."""
+    """Return how many more samples a bound of the percentile needs."""
     return max(0, samples_needed(percent) - count)
 
 
 @cache
 def samples_needed(percent: int) -> int:
-    """The fewest samples that bound a percentile: 64 for 90, 662 for 99."""
+    """Return the fewest samples that bound a percentile.
+
+    They are 64 for p90 and 662 for p99.
+    """
     count = 2
     while overlatencies(count, percent) < 1:
         count += 1
@@ -136,9 +153,10 @@ def samples_needed(percent: int) -> int:
 
 
 def drift(samples_s: Sequence[float]) -> float | None:
-    """Median of the last third over that of the first, less 1: 0.02 is 2 % slower at the end; None below 3 samples.
+    """Return the relative change of the median over the run.
 
-    None too where the first third's median is 0.
+    It is the last third's median over the first third's, less 1: 0.02 is 2 % slower at the end. Returns None for fewer
+    than 3 samples, and when the first third's median is 0.
     """
     third = len(samples_s) // 3
     if third == 0:

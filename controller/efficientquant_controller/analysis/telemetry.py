@@ -1,4 +1,4 @@
-"""What the series of a run say of its measure window: power, energy, heat, clocks, memory."""
+"""Summaries of a run's series: power, energy, heat, clocks and memory."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -19,15 +19,15 @@ from efficientquant_controller.analysis.energy import (
 from efficientquant_controller.analysis.facts import IDLE_AFTER, IDLE_BEFORE, MEASURE, MODEL, RunFacts
 
 ENERGY_COUNTER = "energy_gpu_j"
-# A discrete GPU gives the mean power of the last second (NVML, from Ampere on); the sensors of a Jetson are quicker
-# than they are read.
+# A discrete GPU gives the mean power of the last second (NVML, from Ampere on). The sensors of a Jetson renew their
+# values more often than they are read.
 _NVML_POWER_UPDATE_S = 1.0
-# The zones that compute; a PMIC's zone is a dummy of 50 or 100 °C on most Jetsons. Agents get it with each assignment.
+# The zones that compute. A PMIC's zone is a dummy of 50 or 100 °C on most Jetsons. Each assignment has this pattern.
 HOT_ZONES = r"temperature_(?:gpu|cpu|tj)[\w.-]*_c"
 _PROCESS_MEMORY = ("gpu_process_bytes", "nvmap_process_bytes")
 # The paper's memory: what the whole device used. The two kinds are never compared with each other.
 _USED_MEMORY = {"gpu_used_bytes": "device used memory", "board_used_bytes": "board used RAM"}
-# The column of each extreme, its series, and which end it is.
+# The column of each extreme, its series, and whether it is the highest or lowest value.
 _PEAKS: Mapping[str, tuple[str, Callable[[Iterable[float]], float]]] = {
     "peak_pss_bytes": ("child_pss_bytes", max),
     "board_available_min_bytes": ("board_available_bytes", min),
@@ -37,7 +37,10 @@ _PEAKS: Mapping[str, tuple[str, Callable[[Iterable[float]], float]]] = {
 
 @dataclass(frozen=True)
 class SeriesSummary:
-    """The measure window in a few numbers; None where nothing was read."""
+    """A summary of the measure window.
+
+    A number is None when nothing was read.
+    """
 
     mean_power_w: float | None = None
     max_temperature_c: float | None = None
@@ -49,7 +52,10 @@ class SeriesSummary:
 
 
 def summarize_series(facts: RunFacts) -> SeriesSummary:
-    """Summarize the measure window; the process's memory has its peak of the whole run, loading included."""
+    """Summarize the measure window.
+
+    The peak of the process's memory is over the whole run, loading included.
+    """
     heat = [value for name in hot_zones(facts.series) for value in facts.measured(name)]
     clocks = facts.measured("clock_gpu_hz")
     held = next((name for name in _PROCESS_MEMORY if name in facts.series and facts.series[name][1]), None)
@@ -66,32 +72,38 @@ def summarize_series(facts: RunFacts) -> SeriesSummary:
 
 
 def peaks(series: Mapping[str, Readings], windows: Mapping[str, Window]) -> dict[str, float]:
-    """Find the extremes of memory from the window `model` on.
+    """Return the extremes of memory from the window `model` on.
 
-    All readings count where there is no such window.
+    All readings count without such a window.
     """
     start_s = windows[MODEL][0] if MODEL in windows else -inf
-    found = {}
+    extremes = {}
     for column, (name, extreme) in _PEAKS.items():
         values = [value for time_s, value in zip(*series.get(name, ((), ())), strict=True) if time_s >= start_s]
         if values:
-            found[column] = extreme(values)
-    return found
+            extremes[column] = extreme(values)
+    return extremes
 
 
 def hot_zones(series: Mapping[str, Readings]) -> list[str]:
-    """The series that hold a temperature of the GPU, of a CPU or of the junction."""
+    """Return the series with temperatures of the GPU, CPUs or junction."""
     return sorted(name for name in series if re.fullmatch(HOT_ZONES, name))
 
 
 def rails(rail_set: str) -> list[str]:
-    """The series of a set of rails, as the agent names them: "GPU+SYS5V" is power_gpu_w and power_sys5v_w."""
+    """Return the names of the series of a set of rails.
+
+    The agent's names for "GPU+SYS5V" are power_gpu_w and power_sys5v_w.
+    """
     words = (re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") for name in rail_set.split("+"))
     return [f"power_{word}_w" for word in words if word]
 
 
 def energy_in(facts: RunFacts, window: str) -> Energy:
-    """The energy of one window, from the GPU's own counter where there is one, else from the run's set of rails."""
+    """Return the energy of one window.
+
+    It is from the GPU's own counter where there is one, otherwise from the run's set of rails.
+    """
     if window not in facts.windows:
         return Energy(None, None, EnergyRefusal.NO_WINDOW, f"the run has no window {window!r}")
     start_s, end_s = facts.windows[window]
@@ -105,7 +117,7 @@ def energy_in(facts: RunFacts, window: str) -> Energy:
 
 
 def inference_energy(facts: RunFacts) -> InferenceEnergy:
-    """The energy of one inference: the measure window's among all its inferences, and less what idling takes."""
+    """Return the energy of one inference, gross and net of idling."""
     start_s, end_s = facts.windows.get(MEASURE, (0.0, 0.0))
     idle_before, idle_after = energy_in(facts, IDLE_BEFORE), energy_in(facts, IDLE_AFTER)
     count = len(facts.latency_s)

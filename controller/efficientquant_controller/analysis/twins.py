@@ -1,4 +1,4 @@
-"""Each variant beside its FP32 twin on the same device: the columns that say what the recipe bought there."""
+"""Comparison of each variant with its FP32 twin on the same device."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,13 @@ from efficientquant_controller.columns import OF_COMPARISONS, Kind
 from efficientquant_controller.model import TWIN_RECIPE, JobState
 
 Row = Mapping[str, Any]
-# What is compared over the repeats: the metric of `compare`, and the prefix of the columns.
+# The metric of each comparison over repeats, and the prefix of its columns.
 _COMPARED = (("latency", "latency"), ("load", "load"), ("memory", "peak_pss"))
 _NUMBERS = ("ratio", "ratio_low", "ratio_high")
-# The columns that `with_comparisons` adds, as they are where there is nothing to say.
+# The columns that `with_comparisons` adds, with the values for a row without a comparison.
 _NOTHING: Mapping[str, Any] = {
-    one.name: [] if one.kind is Kind.JSON else "" if one.kind in (Kind.STRING, Kind.TEXT) else None
-    for one in OF_COMPARISONS
+    column.name: [] if column.kind is Kind.JSON else "" if column.kind in (Kind.STRING, Kind.TEXT) else None
+    for column in OF_COMPARISONS
 }
 
 
@@ -27,14 +27,14 @@ def with_comparisons(
     checks: Mapping[str, Row],
     known: Mapping[str, Row] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """Return the rows of the view `results`, each with the columns of its comparison with FP32.
+    """Return the rows of `results` with their comparisons to FP32.
 
-    `repeats` are the succeeded runs as rows of the view `run_results`, `checks` the library's BuildVerdict.to_dict()
-    by SHA-256, `known` the columns of `twin_columns` by job: these jobs need no repeats.
+    `repeats` are the succeeded runs as rows of the view `run_results`. `checks` are the library's
+    BuildVerdict.to_dict() by SHA-256. `known` has the columns of `twin_columns` by job, and these jobs need no repeats.
     """
     by_job: dict[str, list[Row]] = defaultdict(list)
-    for one in repeats:
-        by_job[one["job_id"]].append(one)
+    for repeat in repeats:
+        by_job[repeat["job_id"]].append(repeat)
     twins = {place(row): row for row in rows if row["recipe"] == TWIN_RECIPE}
     return [
         {
@@ -54,20 +54,21 @@ def place(job: Row) -> tuple[str, str, str]:
 
 
 def twin_columns(twin: Sequence[Row], own: Sequence[Row], recipe: str) -> dict[str, Any]:
-    """Compare a variant with its twin; ratios are None where the guard refuses.
+    """Compare a variant with its twin.
 
     Both are the succeeded repeats of one job, as rows of the view `run_results`. An answer is one of `compare`'s,
-    "not comparable" included. `not_compared` has the refusals, `comparison_notes` the footnotes.
+    "not comparable" included. Ratios are None when the guard refuses. `not_compared` has the refusals,
+    `comparison_notes` the footnotes.
     """
     a, b = Side(TWIN_RECIPE, twin, label=TWIN_RECIPE), Side(recipe, own, label=recipe)
     columns: dict[str, Any] = {}
     refusals: list[str] = []
     notes: list[str] = []
     for metric, prefix in _COMPARED:
-        found = compare_jobs(a, b, METRICS[metric])
-        columns |= _columns(prefix, found)
-        refusals += found.refusals
-        notes += found.footnotes
+        comparison = compare_jobs(a, b, METRICS[metric])
+        columns |= _columns(prefix, comparison)
+        refusals += comparison.refusals
+        notes += comparison.footnotes
     grades = {sentence for side in (a, b) for sentence in grade_notes(side, side.label)}  # `results` shows them anyway
     columns["not_compared"] = "; ".join(dict.fromkeys(refusals))
     columns["comparison_notes"] = [note for note in dict.fromkeys(notes) if note not in grades]
@@ -75,7 +76,10 @@ def twin_columns(twin: Sequence[Row], own: Sequence[Row], recipe: str) -> dict[s
 
 
 def _arithmetic(check: Row | None) -> dict[str, Any]:
-    """Count the check's convolutions, linears and products that compute in integers and in floats."""
+    """Count the integer and float operators of a check.
+
+    They are its convolutions, linears and products.
+    """
     if check is None:
         return {}
     counts: Counter[str] = Counter()
@@ -109,6 +113,6 @@ def _has_ended(job: Row) -> bool:
     return JobState(job["state"]).ended
 
 
-def _columns(prefix: str, found: JobComparison) -> dict[str, Any]:
-    numbers = dict(zip(_NUMBERS, (found.ratio, found.low, found.high), strict=True))
-    return {**{f"{prefix}_{name}": value for name, value in numbers.items()}, f"{prefix}_answer": found.answer}
+def _columns(prefix: str, comparison: JobComparison) -> dict[str, Any]:
+    numbers = dict(zip(_NUMBERS, (comparison.ratio, comparison.low, comparison.high), strict=True))
+    return {**{f"{prefix}_{name}": value for name, value in numbers.items()}, f"{prefix}_answer": comparison.answer}

@@ -1,11 +1,14 @@
-"""The `efficientquant` command: one file per verb, and nothing heavy imported before a verb runs."""
+"""The `efficientquant` command, with one file per verb.
+
+Heavy packages are imported only when a verb runs.
+"""
 
 import os
 import sys
 
 
 def main() -> None:
-    """Run the command line; what the `efficientquant` script calls."""
+    """Run the command line, as the `efficientquant` script does."""
     try:
         from efficientquant_controller.cli.app import run
     except KeyboardInterrupt:  # Ctrl-C while Python is still importing
@@ -15,16 +18,17 @@ def main() -> None:
 
 
 def quiet_libraries() -> None:
-    """Keep the remarks of other libraries, meant for programmers, off a user's stderr.
+    """Silence warnings and log records that other libraries write for programmers.
 
-    Python's -W or PYTHONWARNINGS brings their warnings back, and so do the two variables of torch and the hub.
+    Python's -W or PYTHONWARNINGS brings their warnings back. TORCH_CPP_LOG_LEVEL and HF_HUB_VERBOSITY bring back the
+    messages of torch and the hub.
     """
     import logging
     import warnings
 
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    # The handler for records that no one has configured a logger for.
+    # Python's handler for log records that no other handler takes.
     if logging.lastResort is not None:
         logging.lastResort.setLevel(logging.CRITICAL)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -1,4 +1,4 @@
-"""`python -m efficientquant_controller.cli`: the command without its script."""
+"""The `python -m efficientquant_controller.cli` entry point."""
 
 from efficientquant_controller.cli import main
 

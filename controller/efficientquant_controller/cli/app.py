@@ -1,4 +1,4 @@
-"""The command's verbs put together, and the one place where an error becomes an exit code."""
+"""The Typer application, its verbs and its exit codes."""
 
 import errno
 import sys
@@ -36,15 +36,15 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Verbs(TyperGroup):
-    """The verbs by their names.
+    """The group of verbs.
 
-    One that does not exist is refused with those that do.
+    An unknown verb is refused with similar names, or else with all of them.
     """
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the verb that the first word names.
+        """Resolve the verb that the first word names.
 
-        Raises UsageError when there is none.
+        Raises UserError for an unknown verb, and Typer's UsageError for an unknown option.
         """
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             raise usage.unknown_verb(args[0], list(self.commands))
@@ -92,14 +92,17 @@ for verb in VERBS:
 def command(
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
 ) -> None:
-    """Quantize CNN-transformer hybrids and benchmark them honestly on a fleet of edge devices."""
+    """Quantize CNN-transformer hybrids and benchmark them on a fleet of edge devices."""
     if version:
         print_line(f"efficientquant {installed_version('efficientquant')}")
         raise typer.Exit
 
 
 class ExitCodes:
-    """Turns what escapes a command into its exit code: a user's error is one line, a bug its traceback."""
+    """A context manager that turns exceptions into exit codes.
+
+    A user's error prints one line on stderr, a bug prints its traceback.
+    """
 
     def __init__(self, words: Sequence[str]) -> None:
         self._verb = words[0] if words and not words[0].startswith("-") else ""
@@ -120,14 +123,14 @@ class ExitCodes:
 def _report(
     kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, verb: str
 ) -> int:
-    """Say on stderr why a command ended, and return its exit code."""
+    """Print to stderr why a command ended and return its exit code."""
     if error is None:
         return 0
     if isinstance(error, typer.Exit):
         return error.exit_code
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 0
-    if isinstance(error, UserError | EfficientQuantError):  # both refuse on purpose, and say why
+    if isinstance(error, UserError | EfficientQuantError):  # deliberate refusals with their reason
         print_message(f"error: {error}")
         return 2
     if isinstance(error, usage.USAGE_ERROR):
@@ -146,7 +149,10 @@ def _report(
 
 
 def _require_text(words: Sequence[str]) -> None:
-    """Raise UserError for bytes that are no text: neither a message to the controller nor a terminal takes them."""
+    """Raise UserError for an argument that is not UTF-8 text.
+
+    Neither a message to the controller nor a terminal accepts such bytes.
+    """
     for word in words:
         if not word.isprintable() and any("\ud800" <= character <= "\udfff" for character in word):
             shown = word.encode("utf-8", "backslashreplace").decode()
@@ -154,7 +160,10 @@ def _require_text(words: Sequence[str]) -> None:
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """Run one command and leave with its exit code (SystemExit)."""
+    """Run one command and exit with its code.
+
+    Raises SystemExit.
+    """
     open_missing_streams()
     words = sys.argv[1:] if arguments is None else arguments
     with ExitCodes(words):

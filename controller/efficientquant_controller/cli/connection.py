@@ -1,4 +1,7 @@
-"""The connection to a controller: the only module of the command line that speaks gRPC."""
+"""The connection to a controller over gRPC.
+
+No other module of the command line uses gRPC.
+"""
 
 import hashlib
 import json
@@ -27,16 +30,16 @@ ANSWER_TIMEOUT_S = 30.0
 SUBMIT_TIMEOUT_S = 300.0
 
 _CHANNEL_OPTIONS = (
-    # A proxy for web traffic has no business between a controller and its clients.
+    # Connect directly, also where http_proxy is set.
     ("grpc.enable_http_proxy", 0),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    # A controller that was restarted is found again within seconds, not after gRPC's two minutes.
+    # Reconnect to a restarted controller within seconds. gRPC's own limit is two minutes.
     ("grpc.initial_reconnect_backoff_ms", 200),
-    # How long a connection may take: a busy controller is not one that does not answer.
+    # How long an attempt to connect may take, since a busy controller answers slowly.
     ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    ("grpc.max_receive_message_length", 256 << 20),  # as large as a result that the controller takes
+    ("grpc.max_receive_message_length", 256 << 20),  # the largest result that the controller accepts
 )
 _USER_CODES = (
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -60,13 +63,16 @@ _REASONS = {
     "socket closed": "it closed the connection",
     "connection reset": "it closed the connection",
 }
-# Reasons that say that a controller could be started at that address.
+# Reasons after which a controller can be started at that address.
 _NOBODY_THERE = ("connection refused", "it closed the connection")
 _TRANSPORT_WORDS = ("failed to connect", "goaway", "stream removed", "handshake", "keepalive", "endpoint", "recvmsg")
 
 
 class ControllerUnreachableError(UserError):
-    """No controller answers at `address`; `reason` says why in a few words."""
+    """The error for an address at which no controller answers.
+
+    `reason` says why in a few words.
+    """
 
     def __init__(self, address: str, reason: str) -> None:
         super().__init__(f"no controller answers at {address} ({reason}); {_way_out(address, reason)}")
@@ -75,17 +81,24 @@ class ControllerUnreachableError(UserError):
 
 
 class ControllerBugError(FleetError):
-    """The controller failed in a way that no user can mend; its log has the traceback."""
+    """A failure in the controller that the user cannot fix.
+
+    The controller's log has the traceback.
+    """
 
 
 class Connection:
-    """A controller's FleetControl service; every method raises UserError for what the user can mend.
+    """A client of a controller's FleetControl service.
 
-    Also ControllerUnreachableError (a UserError) when nobody answers, and ControllerBugError.
+    Every method raises UserError for what the user can fix, ControllerUnreachableError (a UserError) when no controller
+    answers, and ControllerBugError when the controller fails.
     """
 
     def __init__(self, address: str) -> None:
-        """Prepare to talk to `address` (HOST:PORT); nothing is sent yet."""
+        """Open a channel to `address` (HOST:PORT) without sending anything yet.
+
+        Raises UserError when `address` is malformed.
+        """
         self.address = address = join_address(*split_address(address))
         self._streams: set[Any] = set()
         self._channel = _open_channel(address)
@@ -100,17 +113,23 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """End the connection; calls under way are cancelled."""
+        """Close the channel and cancel the calls in progress."""
         self._channel.close()
 
     def devices(self) -> tuple[list[DeviceListing], float]:
-        """Every device the controller knows, and its clock (Unix seconds): the client's own may be wrong."""
+        """Return all known devices and the controller's clock.
+
+        The clock is in Unix seconds. It replaces the client's own clock, which may be wrong.
+        """
         answer = self._call(self._control.ListDevices, pb.ListDevicesRequest(), "to list its devices")
-        now_unix_s = answer.controller_unix_s or time.time()  # an older controller does not tell
-        return [convert.device_from_wire(one) for one in answer.devices], now_unix_s
+        now_unix_s = answer.controller_unix_s or time.time()  # an older controller sends none
+        return [convert.device_from_wire(device) for device in answer.devices], now_unix_s
 
     def require_same_protocol(self) -> None:
-        """Raise UserError unless the controller speaks this client's protocol: its results could not be read."""
+        """Raise UserError unless the controller speaks this client's protocol.
+
+        The results of another protocol could not be read.
+        """
         answer = self._call(self._control.ListDevices, pb.ListDevicesRequest(), "to say what it speaks")
         theirs = answer.protocol_version
         if theirs != PROTOCOL_VERSION:
@@ -127,9 +146,9 @@ class Connection:
         return convert.device_from_wire(answer.device)
 
     def upload(self, path: Path) -> str:
-        """Upload a checkpoint, or images, and return its SHA-256.
+        """Upload a checkpoint or images and return the SHA-256.
 
-        Raises UserError when `path` cannot be read.
+        Raises UserError when `path` cannot be read or the upload arrives damaged.
         """
         digest = hashlib.sha256()
         sent_bytes = 0
@@ -150,7 +169,10 @@ class Connection:
     def submit(
         self, request: BenchRequest, weights: Weights, calibration: Calibration | None = None
     ) -> CampaignListing:
-        """Ask for a campaign; nothing is stored when the controller refuses it."""
+        """Submit a campaign and return it.
+
+        Raises UserError when the controller refuses it, and then nothing is stored.
+        """
         message = convert.request_to_wire(request, weights, calibration)
         purpose = "to check models, recipes and devices (it loads PyTorch for the first campaign)"
         return convert.campaign_from_wire(
@@ -158,7 +180,7 @@ class Connection:
         )
 
     def watch(self, campaign_id: str) -> Iterator[CampaignStatus]:
-        """A campaign's status now and after every change, until it has ended."""
+        """Yield a campaign's status now and after every change until it ends."""
         stream = self._control.WatchCampaign(pb.WatchCampaignRequest(campaign_id=campaign_id))
         self._streams.add(stream)
         try:
@@ -171,7 +193,10 @@ class Connection:
             stream.cancel()
 
     def stop_watching(self) -> None:
-        """End every `watch` under way, from any thread: each raises ControllerUnreachableError."""
+        """Cancel every running `watch`, which then raises ControllerUnreachableError.
+
+        May be called from any thread.
+        """
         for stream in tuple(self._streams):
             stream.cancel()
 
@@ -181,30 +206,37 @@ class Connection:
         return convert.campaign_from_wire(self._call(self._control.CancelCampaign, request, "to cancel the campaign"))
 
     def campaigns(self) -> list[CampaignListing]:
-        """Every campaign, newest first."""
+        """Return every campaign, newest first."""
         answer = self._call(self._control.ListCampaigns, pb.ListCampaignsRequest(), "to list its campaigns")
-        return [convert.campaign_from_wire(one) for one in answer.campaigns]
+        return [convert.campaign_from_wire(campaign) for campaign in answer.campaigns]
 
     def results(self, campaign_id: str) -> list[dict[str, Any]]:
-        """The rows of the view `results` for an id or "latest"; for all campaigns when `campaign_id` is empty."""
+        """Return the rows of the view `results`.
+
+        `campaign_id` is an id, "latest", or empty for all campaigns.
+        """
         request = pb.QueryJobsRequest(campaign_id=campaign_id)
         try:
             with Waiting(f"the controller at {self.address} to send results"):
                 answer = self._control.QueryJobs(request, timeout=ANSWER_TIMEOUT_S)
-                return [json.loads(one.columns_json) for one in answer]
+                return [json.loads(row.columns_json) for row in answer]
         except grpc.RpcError as error:
             self._fail(error)
 
     def runs(
         self, campaign_id: str, latencies_of_jobs: Sequence[str] = ()
     ) -> list[tuple[dict[str, Any], Sequence[float]]]:
-        """The rows of the view `run_results`, each with its raw latencies where its job is named, else with none."""
+        """Return the rows of the view `run_results` with raw latencies.
+
+        `campaign_id` is an id, "latest", or empty for all campaigns. Only runs of `latencies_of_jobs` have latencies,
+        the others have none.
+        """
         request = pb.QueryRunsRequest(campaign_id=campaign_id, latencies_of_jobs=latencies_of_jobs)
         try:
             with Waiting(f"the controller at {self.address} to send runs"):
                 return [
-                    (json.loads(one.columns_json), tuple(one.latency_s))
-                    for one in self._control.QueryRuns(request, timeout=ANSWER_TIMEOUT_S)
+                    (json.loads(row.columns_json), tuple(row.latency_s))
+                    for row in self._control.QueryRuns(request, timeout=ANSWER_TIMEOUT_S)
                 ]
         except grpc.RpcError as error:
             self._fail(error)
@@ -251,12 +283,15 @@ def _way_out(address: str, reason: str) -> str:
 
 
 def _open_channel(address: str) -> grpc.Channel:
-    # The wire is plain for now; mutual TLS replaces this call by grpc.secure_channel and changes nothing else.
+    # Not encrypted yet. Mutual TLS will replace only this call, by grpc.secure_channel.
     return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
 
 
 def _is_transport_failure(details: str) -> bool:
-    """Tell gRPC's own UNAVAILABLE from the controller's, which says that its database refuses."""
+    """Tell whether gRPC itself raised UNAVAILABLE.
+
+    The controller also answers UNAVAILABLE, when its database refuses.
+    """
     lowered = details.lower()
     return not details or any(text in lowered for text in (*_REASONS, *_TRANSPORT_WORDS))
 

@@ -1,4 +1,4 @@
-"""The wire's messages turned into the command line's records, here and nowhere else."""
+"""The conversion between protobuf messages and the command line's records."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence as AbstractSequence
@@ -20,7 +20,10 @@ from efficientquant_controller.model import Backend, Calibration, CampaignState,
 
 
 def plain(message: Message) -> dict[str, Any]:
-    """Every field of a message by its name; None where the message says nothing."""
+    """Return a message's fields by name.
+
+    An optional field that is not set is None.
+    """
     return {field.name: _field_value(message, field) for field in message.DESCRIPTOR.fields}
 
 
@@ -29,7 +32,7 @@ def _field_value(message: Message, field: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, AbstractSequence) and not isinstance(value, str | bytes):
-        return [plain(one) if isinstance(one, Message) else one for one in value]
+        return [plain(item) if isinstance(item, Message) else item for item in value]
     if field.has_presence and not message.HasField(field.name):
         return None
     return plain(value) if isinstance(value, Message) else value
@@ -38,15 +41,15 @@ def _field_value(message: Message, field: Any) -> Any:
 def device_from_wire(message: pb.Device) -> DeviceListing:
     """Read a device."""
     snapshot = plain(message.snapshot)
-    snapshot["gpus"] = tuple(Gpu(**plain(one)) for one in message.snapshot.gpus)
-    snapshot["backends"] = tuple(Backend.from_plain(plain(one)) for one in message.snapshot.backends)
+    snapshot["gpus"] = tuple(Gpu(**plain(gpu)) for gpu in message.snapshot.gpus)
+    snapshot["backends"] = tuple(Backend.from_plain(plain(backend)) for backend in message.snapshot.backends)
     return DeviceListing(**{**plain(message), "snapshot": DeviceSnapshot(**snapshot)})
 
 
 def campaign_from_wire(message: pb.Campaign) -> CampaignListing:
     """Read a campaign."""
     values: dict[str, Any] = {
-        name: tuple(one) if isinstance(one, list) else one for name, one in plain(message).items()
+        name: tuple(value) if isinstance(value, list) else value for name, value in plain(message).items()
     }
     values["state"] = CampaignState(message.state)
     return CampaignListing(**values)
@@ -56,16 +59,16 @@ def status_from_wire(message: pb.CampaignStatus) -> CampaignStatus:
     """Read a campaign's status."""
     return CampaignStatus(
         campaign_from_wire(message.campaign),
-        tuple(BuildStatus(**plain(one)) for one in message.builds),
-        tuple(DeviceStatus(**plain(one)) for one in message.devices),
-        tuple(Notice(**plain(one)) for one in message.notices),
+        tuple(BuildStatus(**plain(build)) for build in message.builds),
+        tuple(DeviceStatus(**plain(device)) for device in message.devices),
+        tuple(Notice(**plain(notice)) for notice in message.notices),
     )
 
 
 def request_to_wire(
     request: BenchRequest, weights: Weights, calibration: Calibration | None
 ) -> pb.SubmitCampaignRequest:
-    """Write what a user asks for."""
+    """Write the message that submits a campaign."""
     images = None if calibration is None else pb.Calibration(**vars(calibration))
     return pb.SubmitCampaignRequest(**vars(request), weights=_weights_to_wire(weights), calibration=images)
 

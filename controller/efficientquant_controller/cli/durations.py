@@ -1,8 +1,8 @@
-"""Lengths of time as people read them."""
+"""Durations as text for people."""
 
 
 def duration(seconds: float) -> str:
-    """A length of time in its largest whole unit, e.g. `3 min`."""
+    """Return a duration in its largest whole unit, e.g. `3 min`."""
     for unit, length_s in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= length_s:
             return f"{int(seconds // length_s)} {unit}"
@@ -10,7 +10,10 @@ def duration(seconds: float) -> str:
 
 
 def clock_time(seconds: float) -> str:
-    """A length of time to the second, e.g. `42 s`, `3:05 min` or `1:03:05 h`."""
+    """Return a duration to the second, e.g. `3:05 min`.
+
+    Shorter and longer ones look like `42 s` and `1:03:05 h`.
+    """
     whole = max(int(seconds), 0)
     if whole < 60:
         return f"{whole} s"

@@ -1,4 +1,7 @@
-"""What can be known of a command's options before its work begins, in the first second and without torch."""
+"""The checks of a command's options before its work begins.
+
+They run in the first second and need no torch.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +13,7 @@ DEFAULT_IMAGES = 32
 
 
 def require_inputs(weights: str, *data: Path | None) -> None:
-    """Raise the library's errors for weights or images that are not there."""
+    """Raise the library's errors for weights or images that cannot be used."""
     from efficientquant.files.given_paths import require_images, require_weights
 
     require_weights(weights)
@@ -19,9 +22,9 @@ def require_inputs(weights: str, *data: Path | None) -> None:
 
 
 def image_count(images: int | None, data: Path | None, default: int = DEFAULT_IMAGES) -> int:
-    """Return how many images to take.
+    """Return the number of images to take.
 
-    Raises UserError where a number is given without any data.
+    Raises UserError when a number is given without data.
     """
     if images is not None and data is None:
         raise UserError(f"--images {images} says how many images of --data to take; pass --data PATH, or leave it out")
@@ -29,11 +32,11 @@ def image_count(images: int | None, data: Path | None, default: int = DEFAULT_IM
 
 
 def say_unused(option: str, reason: str) -> None:
-    """Say on stderr that an option changes nothing here."""
+    """Print a note on stderr that an option is not used."""
     print_message(f"note: {option} is not used: {reason}")
 
 
 def say_made(folders: Iterable[Path]) -> None:
-    """Say on stderr which folders a command has made."""
+    """Print on stderr the last folder that a command made."""
     for folder in list(folders)[-1:]:
         print_message(f"made the folder {folder}")

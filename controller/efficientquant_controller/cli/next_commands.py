@@ -1,4 +1,7 @@
-"""Commands to type next, which run as they are printed: quoted, with what the user passed, for the same controller."""
+"""The commands that a user can type next.
+
+They are quoted for a shell, repeat what the user passed, and name the same controller.
+"""
 
 import os
 import shlex
@@ -14,7 +17,7 @@ from efficientquant_controller.model import TWIN_RECIPE
 if TYPE_CHECKING:
     from efficientquant_controller.cli.records import BenchRequest, CampaignListing
 
-# How bench spells the fields of a request that are passed on as they are.
+# The options of bench for the fields of a request that it passes on unchanged.
 _OPTIONS = {
     "repeats": "--repeats",
     "paper": "--paper",
@@ -35,14 +38,17 @@ CHECKPOINT_LABEL = "checkpoint:"
 
 
 def command_line(words: Sequence[str], controller: str) -> str:
-    """Return `efficientquant WORDS`, quoted for a shell, with --controller where another would be asked otherwise."""
+    """Return `efficientquant WORDS`, quoted for a shell.
+
+    --controller is added when the command would otherwise use another controller.
+    """
     usual = os.environ.get("EFFICIENTQUANT_CONTROLLER", DEFAULT_CONTROLLER)
     elsewhere = [] if controller == usual else ["--controller", controller]
     return shlex.join(["efficientquant", *words, *elsewhere])
 
 
 def bench_words(request: "BenchRequest", weights: str | Path, data: Path | None, tier: str) -> list[str]:
-    """Return the words that ask for the same campaign again in another tier."""
+    """Return the words that repeat a campaign in another tier."""
     words = ["bench", *request.models, "--recipes", ",".join(request.recipes), "--tier", tier]
     if TWIN_RECIPE not in request.recipes:
         words.append("--no-twin")
@@ -60,7 +66,10 @@ def bench_words(request: "BenchRequest", weights: str | Path, data: Path | None,
 
 
 def campaign_words(campaign: "CampaignListing", tier: str) -> list[str] | None:
-    """Return the words for a campaign as the controller tells of it; None when its checkpoint is not at hand."""
+    """Return the words that repeat a campaign from the controller's listing.
+
+    Return None when the campaign's checkpoint file is not in the working directory.
+    """
     words = ["bench", *campaign.models, "--recipes", ",".join(campaign.recipes), "--tier", tier]
     if TWIN_RECIPE not in campaign.recipes:
         words.append("--no-twin")

@@ -1,4 +1,7 @@
-"""The options that are numbers: one type for each quantity, so that every verb has the same bounds."""
+"""The numeric options.
+
+Each quantity has one type, so that its bounds are the same in every verb.
+"""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -9,18 +12,18 @@ from efficientquant_controller import bounds
 
 
 def number_option(option: str, allowed: bounds.Bounds, text: str, metavar: str = "N") -> Any:
-    """Make a typer option that takes the numbers `allowed`.
+    """Return a Typer option for the numbers in `allowed`.
 
-    Any other is one sentence that names the option.
+    Any other value raises a UserError that names the option.
     """
     help_text = f"{text} From {allowed.span}."
     return typer.Option(option, parser=reader(option, allowed), metavar=metavar, help=help_text)
 
 
 def reader(option: str, allowed: bounds.Bounds) -> Callable[[str | float], Any]:
-    """Return what reads the value of `option`.
+    """Return a parser for the value of `option`.
 
-    It raises UserError for a number out of bounds.
+    The parser raises UserError for anything but a number in `allowed`.
     """
     return lambda text: allowed.read(option, text)
 

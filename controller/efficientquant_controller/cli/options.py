@@ -16,5 +16,5 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; progre
 
 
 def split_list(text: str) -> list[str]:
-    """Split `a, b,c` into its parts without the empty ones."""
+    """Split `a, b,c` at its commas and drop empty parts."""
     return [part.strip() for part in text.split(",") if part.strip()]

@@ -1,4 +1,4 @@
-"""Where output goes: results to stdout, progress and messages to stderr."""
+"""The output streams: results on stdout, progress and messages on stderr."""
 
 import io
 import json
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-# What a shell shows for a program that SIGPIPE ended.
+# The exit code that a shell reports for a program killed by SIGPIPE.
 READER_GONE_EXIT_CODE = 141
 UNWRITABLE_EXIT_CODE = 2
 
-# Wide enough for every column: a file or a pipe has no width of its own, and a folded table is hard to read.
+# Wide enough for every column. Files and pipes have no width of their own, and folded tables are hard to read.
 PIPE_WIDTH = 200
 
 
@@ -25,9 +25,9 @@ def _console_class() -> "type[Console]":
     from rich.console import Console
 
     class PipeConsole(Console):
-        """A console that leaves it to the command what a closed pipe means.
+        """A console that raises BrokenPipeError for a closed pipe.
 
-        Rich would end with 1.
+        Rich would exit with 1.
         """
 
         def on_broken_pipe(self) -> NoReturn:
@@ -38,20 +38,20 @@ def _console_class() -> "type[Console]":
 
 
 def stdout_console() -> "Console":
-    """The console that results are printed on."""
+    """Return the console for results."""
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     return _console_class()(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
 
 
 def stderr_console() -> "Console":
-    """The console that progress and messages are printed on."""
+    """Return the console for progress and messages."""
     return _console_class()(
         file=sys.stderr, highlight=False, markup=False, emoji=False, soft_wrap=not sys.stderr.isatty()
     )
 
 
 def new_table(*headings: str, title: str | None = None) -> "Table":
-    """An empty table in the product's look."""
+    """Return an empty table in the product's style."""
     from rich import box
     from rich.table import Table
 
@@ -69,25 +69,28 @@ def print_json(value: Any) -> None:
 
 
 def print_line(text: str) -> None:
-    """Print a line of a result on stdout, never folded."""
+    """Print a result line on stdout without folding it."""
     sys.stdout.write(text + "\n")
 
 
 def print_message(text: str) -> None:
-    """Print a line for the person at the terminal, never folded and out of a script's way."""
+    """Print a line on stderr without folding it."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
 
 def open_missing_streams() -> None:
-    """Open the null device for each standard stream that the caller had closed."""
+    """Open the null device for each closed standard stream."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 – it stays open as long as the process lives
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 – it stays open until the process ends
 
 
 def close_output(code: int) -> int:
-    """Write out what is still held back, and return the exit code: `code`, unless nobody can read the output."""
+    """Flush stdout and stderr and return the exit code.
+
+    It is 141 when the reader has closed a stream, 2 when one cannot be written, and otherwise `code`.
+    """
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -103,7 +106,10 @@ def close_output(code: int) -> int:
 
 
 def _silence(stream: Any) -> None:
-    """Point a stream at the null device, or the interpreter complains of what it could not flush."""
+    """Redirect a stream to the null device.
+
+    Otherwise the interpreter complains at exit that it cannot flush the stream.
+    """
     with suppress(io.UnsupportedOperation, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())

@@ -1,4 +1,7 @@
-"""The progress of the library's work on stderr: a bar on a terminal, lines elsewhere, both with the time elapsed."""
+"""The progress of the library's work on stderr.
+
+A terminal shows a bar, a log gets lines, both with the elapsed time.
+"""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -11,12 +14,15 @@ from efficientquant_controller.cli.waiting import Waiting
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, TaskID
 
-# A step was announced when it began; a log hears of it again when it takes long.
+# A log gets a line when a step begins, and further lines when it takes longer than this.
 LOG_SILENT_S = 10.0
 
 
 class PhaseProgress:
-    """Shows phases as they are reported; use it as a context manager around one command's work."""
+    """The display of the phases of one command's work.
+
+    Use it as a context manager.
+    """
 
     def __init__(self) -> None:
         self._bars: Progress | None = None
@@ -41,7 +47,10 @@ class PhaseProgress:
         self._end_step()
 
     def step(self, name: str) -> Callable[[str, float], None]:
-        """Begin a step; returns what the library reports its phases (name, fraction from 0 to 1) to."""
+        """Begin a step and return a callback for its phases.
+
+        The library calls it with a phase's name and its fraction from 0 to 1.
+        """
         if self._bars is None:
             return self._log_step(name)
         if self._task is not None:
@@ -55,7 +64,7 @@ class PhaseProgress:
         return report
 
     def _log_step(self, name: str) -> Callable[[str, float], None]:
-        """Say that a step begins, and now and then how far it is."""
+        """Print that a step begins, then its progress at intervals."""
         self._end_step()
         print_message(f"{name} …")
         where = name
@@ -77,7 +86,7 @@ class PhaseProgress:
 def elapsed_column() -> "ProgressColumn":
     """Return a column with the time since a step began.
 
-    Rich's own stops when the first phase is complete.
+    Rich's own column stops when the first phase is complete.
     """
     from rich.progress import ProgressColumn, Task
     from rich.text import Text
@@ -90,5 +99,8 @@ def elapsed_column() -> "ProgressColumn":
 
 
 def _share(fraction: float) -> str:
-    """Return a phase's share as percent; "" at its ends, where it says nothing of what goes on."""
+    """Return a phase's fraction as percent.
+
+    Return "" at 0 and 1, which say nothing about the progress.
+    """
     return f"{fraction:.0%}" if 0 < fraction < 1 else ""

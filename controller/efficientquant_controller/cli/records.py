@@ -1,4 +1,4 @@
-"""What the controller tells its clients, as the command line knows it."""
+"""The records that the command line exchanges with a controller."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,10 @@ from efficientquant_controller.model import CampaignState, DeviceSnapshot
 
 @dataclass(frozen=True)
 class DeviceListing:
-    """A device the controller knows; `state` is "idle", "busy" or "offline"."""
+    """A device that the controller knows.
+
+    `state` is "idle", "busy" or "offline".
+    """
 
     device_id: str
     name: str
@@ -20,7 +23,7 @@ class DeviceListing:
 
 @dataclass(frozen=True)
 class CampaignListing:
-    """What was asked for, and where it stands."""
+    """A campaign's request and its state."""
 
     campaign_id: str
     state: CampaignState
@@ -38,7 +41,10 @@ class CampaignListing:
 
 @dataclass(frozen=True)
 class BuildStatus:
-    """One artifact in the making; `state` is "queued", "building", "ready" or "failed"."""
+    """The state of one artifact's build.
+
+    `state` is "queued", "building", "ready" or "failed".
+    """
 
     model: str
     recipe: str
@@ -50,7 +56,10 @@ class BuildStatus:
 
 @dataclass(frozen=True)
 class DeviceStatus:
-    """One device's part of a campaign; `fraction` is 0 to 1 within the current run."""
+    """One device's part of a campaign.
+
+    `fraction` is 0 to 1 within the current run.
+    """
 
     name: str
     state: str
@@ -65,7 +74,7 @@ class DeviceStatus:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something a person should know."""
+    """A message for the user."""
 
     time_unix_s: float
     message: str
@@ -73,7 +82,7 @@ class Notice:
 
 @dataclass(frozen=True)
 class CampaignStatus:
-    """All of a campaign at one moment."""
+    """A campaign with its builds, devices and notices at one moment."""
 
     campaign: CampaignListing
     builds: tuple[BuildStatus, ...] = ()
@@ -83,7 +92,10 @@ class CampaignStatus:
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """What a user asks for; no devices means every connected one, and 0 means the default."""
+    """A user's request for a campaign.
+
+    No devices means every connected one, and 0 means the default.
+    """
 
     models: tuple[str, ...]
     recipes: tuple[str, ...]

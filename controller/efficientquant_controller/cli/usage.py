@@ -1,4 +1,7 @@
-"""What is wrong with a command line, as one sentence: asked for, what there is, what to do."""
+"""The one-line errors for wrong command lines.
+
+Each says what was asked for, what exists and what to do.
+"""
 
 import re
 from collections.abc import Sequence
@@ -9,23 +12,23 @@ import typer
 
 from efficientquant_controller.errors import UserError
 
-# typer has click's exceptions inside; its one public exception leads to them in every release.
+# Click's UsageError. Of the usage errors, every release of Typer exports BadParameter, its subclass.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
-# Longer help stays in --help.
+# Longer help texts are shown by --help only.
 _LONGEST_HELP = 140
 
 
 def sentence(error: Any, verb: str) -> str:
-    """Return one line for an error of the parser, with what was meant or what exists.
+    """Return one line for an error of the argument parser.
 
-    `verb` may be empty.
+    It says what was meant or what exists. `verb` may be empty.
     """
     context: Any = getattr(error, "ctx", None)
     where = context.command_path if context is not None else f"efficientquant {verb}".rstrip()
     parameter = getattr(error, "param", None)
     message = " ".join(str(error.message).split()).rstrip(".")
     if message.startswith("No such option") and context is not None:
-        options = [name for one in context.command.params for name in (*one.opts, *one.secondary_opts)]
+        options = [name for option in context.command.params for name in (*option.opts, *option.secondary_opts)]
         text = f"'{where}' has no option {error.option_name}{_meant(error.option_name, options)}"
     elif hasattr(error, "param_type") and parameter is not None:
         text = f"'{where}' needs {_name(parameter)}{_help_of(parameter)}"
@@ -39,7 +42,7 @@ def sentence(error: Any, verb: str) -> str:
 
 
 def unknown_verb(name: str, verbs: Sequence[str]) -> UserError:
-    """Return the refusal of a verb that does not exist."""
+    """Return the error for an unknown verb."""
     meant = _meant(name, verbs) or f"; there are {', '.join(verbs)}."
     return UserError(f"there is no command '{name}'{meant} See 'efficientquant --help'")
 
@@ -56,7 +59,7 @@ def _help_of(parameter: Any) -> str:
 
 
 def _meant(name: str, existing: Sequence[str]) -> str:
-    # Without their dashes, which make any two options look alike.
-    bare = {one.lstrip("-"): one for one in existing if one.startswith("--") or name[:1] != "-"}
+    # Compare without the dashes, which make any two options similar.
+    bare = {other.lstrip("-"): other for other in existing if other.startswith("--") or name[:1] != "-"}
     close = get_close_matches(name.lstrip("-").lower(), list(bare), n=2)
-    return f"; did you mean {' or '.join(bare[one] for one in close)}?" if close else ""
+    return f"; did you mean {' or '.join(bare[key] for key in close)}?" if close else ""

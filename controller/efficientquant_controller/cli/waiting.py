@@ -1,4 +1,7 @@
-"""What is waited for and for how long: one line that counts on a terminal, a line now and then elsewhere."""
+"""The lines on stderr about what a command waits for.
+
+A terminal shows one line that counts the seconds, a log gets a line at intervals.
+"""
 
 import sys
 import time
@@ -9,7 +12,7 @@ from typing import Self
 
 from efficientquant_controller.cli.durations import clock_time
 
-# Nothing is said of a wait that ends sooner.
+# A shorter wait is not reported.
 SILENT_S = 1.0
 TERMINAL_INTERVAL_S = 1.0
 LONGEST_INTERVAL_S = 60.0
@@ -17,9 +20,10 @@ _CLEAR_LINE = "\r\x1b[2K"
 
 
 class Waiting:
-    """Says on stderr what is waited for while a `with` block lasts longer than `silent_s` seconds.
+    """A context manager that reports on stderr what it waits for.
 
-    `what` completes "waiting for …". A function is called for each line.
+    Nothing is reported in the first `silent_s` seconds. `what` completes "waiting for …". A function is called for each
+    line.
     """
 
     def __init__(self, what: str | Callable[[], str], silent_s: float = SILENT_S) -> None:
@@ -38,14 +42,14 @@ class Waiting:
         self.stop()
 
     def start(self) -> None:
-        """Begin to count."""
+        """Start the clock and the reporting thread."""
         self._started_s = time.monotonic()
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop saying so.
+        """Stop reporting and clear the counting line.
 
-        A line that counts is wiped away. Harmless when it was stopped before.
+        May be called more than once.
         """
         self._ended.set()
         self._thread.join()
@@ -71,10 +75,10 @@ def next_pause_s(elapsed_s: float) -> float:
 
 
 def _write(text: str) -> bool:
-    """Write to stderr; False when nobody reads it any more."""
+    """Write to stderr and tell whether that succeeded."""
     try:
         sys.stderr.write(text)
         sys.stderr.flush()
-    except (OSError, ValueError):  # the command itself will meet this too, and ends with it
+    except (OSError, ValueError):  # the command itself gets the same error and ends with it
         return False
     return True

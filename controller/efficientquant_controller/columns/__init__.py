@@ -1,7 +1,7 @@
 """The registry of what is measured, one entry for each column.
 
 Tables, views, JSON and CSV rows, the cells of the terminal's tables, `compare --metric` and the tables of
-docs/database.md follow from it, in the order of COLUMNS. A new entry of the table `runs` takes a migration.
+docs/database.md are made from it, in the order of COLUMNS. A new entry of the table `runs` needs a migration.
 """
 
 from collections.abc import Mapping
@@ -32,8 +32,8 @@ __all__ = [
 ]
 
 COLUMNS: Mapping[str, Column] = {
-    one.name: one
-    for one in (
+    column.name: column
+    for column in (
         *(*IDENTITY, *REPORT, *RUNTIME),
         *(*LATENCY, *LOADING, *MEMORY),
         *COMPARISONS,
@@ -42,27 +42,29 @@ COLUMNS: Mapping[str, Column] = {
     )
 }
 _OF_VARIANTS = ("campaign_id", "job_id", "device", "model", "recipe", "weights", "tier", "runs_done")
-_BESIDE_FP32 = (Origin.SIZE, Origin.GUARD, Origin.CHECK)
+_COMPARED_WITH_FP32 = (Origin.SIZE, Origin.GUARD, Origin.CHECK)
 
-# What a report writes into the table `runs`.
-OF_REPORTS = tuple(one for one in COLUMNS.values() if one.origin.stored)
+# The columns of the table `runs` that a report writes.
+OF_REPORTS = tuple(column for column in COLUMNS.values() if column.origin.stored)
 # The columns of the views `run_results` and `results`.
-OF_RUNS = tuple(one for one in COLUMNS.values() if one.origin.stored or one.run_sql)
-OF_JOBS = tuple(one for one in COLUMNS.values() if one.over or one.job_sql)
-# What the guard says of a variant: the table `job_comparisons`.
-OF_GUARD = tuple(one for one in COLUMNS.values() if one.origin is Origin.GUARD)
-# What the commands add to the view `results`.
-OF_COMPARISONS = tuple(one for one in COLUMNS.values() if one.origin in _BESIDE_FP32)
+OF_RUNS = tuple(column for column in COLUMNS.values() if column.origin.stored or column.run_sql)
+OF_JOBS = tuple(column for column in COLUMNS.values() if column.over or column.job_sql)
+# The guard's answer on a variant, in the table `job_comparisons`.
+OF_GUARD = tuple(column for column in COLUMNS.values() if column.origin is Origin.GUARD)
+# The columns that the commands add to the view `results`.
+OF_COMPARISONS = tuple(column for column in COLUMNS.values() if column.origin in _COMPARED_WITH_FP32)
 # The view `comparisons`.
 OF_PAIRS = tuple(
-    one
-    for one in COLUMNS.values()
-    if one.name in _OF_VARIANTS or one.origin in (Origin.PAIR, Origin.SIZE, Origin.GUARD)
+    column
+    for column in COLUMNS.values()
+    if column.name in _OF_VARIANTS or column.origin in (Origin.PAIR, Origin.SIZE, Origin.GUARD)
 )
 # The rows of `bench` and `results`, in JSON and CSV.
-OF_ROWS = tuple(one for one in COLUMNS.values() if one.over or one.job_sql or one.origin in _BESIDE_FP32)
+OF_ROWS = tuple(
+    column for column in COLUMNS.values() if column.over or column.job_sql or column.origin in _COMPARED_WITH_FP32
+)
 
 
 def names_of_kind(kind: Kind) -> frozenset[str]:
-    """The columns that have a SQL type."""
-    return frozenset(one.name for one in COLUMNS.values() if one.kind is kind)
+    """Return the names of the columns of a kind."""
+    return frozenset(column.name for column in COLUMNS.values() if column.kind is kind)

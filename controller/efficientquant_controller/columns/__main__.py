@@ -1,4 +1,7 @@
-"""`python -m efficientquant_controller.columns docs/database.md`: update the page's tables of columns."""
+"""The command that updates a page's tables of columns.
+
+Usage: `python -m efficientquant_controller.columns docs/database.md`.
+"""
 
 import sys
 from pathlib import Path

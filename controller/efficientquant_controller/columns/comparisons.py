@@ -1,6 +1,6 @@
-"""Each variant beside its fp32 twin.
+"""The columns that compare a variant with its fp32 twin.
 
-That is the fp32 job of the same campaign, device and model.
+The twin is the fp32 job of the same campaign, device and model.
 """
 
 from efficientquant_controller.columns.entry import Column, Kind, Origin

@@ -10,7 +10,7 @@ _MARKED = re.compile(r"(<!-- columns: (\w+) -->\n).*?(<!-- end of columns -->)",
 
 
 def with_tables(page: str) -> str:
-    """Return the page with every marked table written again.
+    """Return the page with its marked tables regenerated.
 
     Raises KeyError for a mark that names no table.
     """
@@ -19,7 +19,7 @@ def with_tables(page: str) -> str:
 
 def _table(columns: Iterable[Column], over_repeats: bool) -> str:
     headings = ["column", "unit", *(["of the repeats"] if over_repeats else []), "meaning"]
-    rows = [headings, ["---"] * len(headings), *(_row(one, over_repeats) for one in columns)]
+    rows = [headings, ["---"] * len(headings), *(_row(column, over_repeats) for column in columns)]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

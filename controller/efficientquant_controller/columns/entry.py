@@ -1,4 +1,4 @@
-"""What an entry of the registry says of one column."""
+"""The fields of an entry of the registry."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,12 +17,12 @@ class Kind(StrEnum):
 
     @property
     def whole(self) -> bool:
-        """True for numbers without a fraction."""
+        """Whether the values are numbers without a fraction."""
         return self in (Kind.INTEGER, Kind.BIGINT)
 
 
 class Origin(StrEnum):
-    """Where a column's value comes from."""
+    """The source of a column's value."""
 
     # In the table `runs`, written with a report; `store/run_records.py` has one source for each of these.
     REPORTED = "reported"  # a field of RunResult
@@ -47,7 +47,7 @@ class Origin(StrEnum):
 
     @property
     def stored(self) -> bool:
-        """True for a column that a report writes into the table `runs`."""
+        """Whether a report writes the column into the table `runs`."""
         return self in _STORED
 
 
@@ -55,7 +55,7 @@ _STORED = frozenset(list(Origin)[: list(Origin).index(Origin.JOB)])
 
 
 class Over(StrEnum):
-    """What the view `results` makes of the succeeded repeats of a job."""
+    """The aggregate of a job's succeeded repeats in the view `results`."""
 
     NONE = ""
     MEDIAN = "median"
@@ -70,10 +70,10 @@ class Over(StrEnum):
 
 @dataclass(frozen=True)
 class Cell:
-    """Where the tables of `results` show a column.
+    """The place of a column in the tables of `results`.
 
-    `up_to` names the column that ends a range which begins with this one. Cells stand in the order of the registry,
-    those with a `place` before the others.
+    `up_to` names the column that ends the range that this column begins. Cells are in the order of the registry, those
+    with a `place` first.
     """
 
     group: str
@@ -86,10 +86,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Compared:
-    """How `compare --metric NAME` offers a column, of which less is better.
+    """The metric that `compare --metric NAME` makes of a column.
 
-    `words` say that B is better or worse than A, who `verb` so much of it. `percent` is the percentile that the raw
-    latencies give. `definition` is the column that says what was really measured. `explained` is for the help.
+    Less is better. `words` say that B is better or worse than A: B `verb` 2× less than A. `percent` is the percentile
+    of the raw latencies. `definition` is the column that says what was really measured. `explained` is for the help.
     """
 
     metric: str
@@ -103,7 +103,7 @@ class Compared:
     is_energy: bool = False
 
 
-# The end of a name says the unit; the longest that fits counts.
+# The end of a name is its unit. The first match counts, so longer ends come first.
 UNITS = {
     "_unix_s": "s since 1970",
     "_s": "s",
@@ -113,7 +113,7 @@ UNITS = {
     "_w": "W",
     "_c": "°C",
 }
-# What people read: of which unit it is made, and by which factor.
+# Units for people, with the SI unit that each is made from and the factor.
 SHOWN = {
     "ms": ("s", 1e3),
     "MiB": ("B", 2.0**-20),
@@ -125,10 +125,10 @@ SHOWN = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the views, whose name carries its unit.
+    """One column of the views, whose name ends in its unit.
 
     `meaning` is one sentence for docs/database.md. `job_sql` and `run_sql` are its expressions in the views `results`
-    and `run_results`, where they are not what `over` and `origin` say.
+    and `run_results`, where they differ from what `over` and `origin` give.
     """
 
     name: str
@@ -143,7 +143,7 @@ class Column:
 
     @property
     def unit(self) -> str:
-        """The unit that the name ends in, empty where there is none."""
+        """The unit that the name ends in, or an empty text."""
         if self.kind in (Kind.STRING, Kind.TEXT, Kind.JSON, Kind.BOOLEAN):
             return ""
         return next((unit for end, unit in UNITS.items() if self.name.endswith(end)), "")

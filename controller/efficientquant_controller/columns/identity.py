@@ -1,4 +1,4 @@
-"""What was run where, and how each repeat was planned."""
+"""The columns that identify jobs, runs, devices and reports."""
 
 from efficientquant_controller.columns.entry import Cell, Column, Kind, Origin, Over
 
@@ -12,7 +12,7 @@ _WEIGHTS = (
 def _fact(name: str, meaning: str, sql: str, run_sql: str | None = None, kind: Kind = Kind.STRING) -> Column:
     """Make an entry of both views.
 
-    `run_sql` is given where a run has a value of its own, and empty where it has none.
+    `run_sql` is given where a run's value differs from its job's, and empty where a run has none.
     """
     return Column(name, kind, Origin.JOB, meaning, job_sql=sql, run_sql=sql if run_sql is None else run_sql)
 
@@ -83,7 +83,7 @@ SNAPSHOT = (
     _device("kernel", "its kernel"),
     _device("l4t", "its release of Jetson Linux; empty elsewhere"),
     _device("jetpack", "its JetPack; empty elsewhere"),
-    _device("cuda_version", "its version of CUDA; empty without"),
+    _device("cuda_version", "its version of CUDA; empty without CUDA"),
     _device("gpus", "its GPUs with their names, compute capabilities and drivers", Kind.JSON),
 )
 REPORT = (

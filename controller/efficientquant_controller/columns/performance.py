@@ -1,4 +1,4 @@
-"""Latency, loading and memory."""
+"""The columns of latency, loading and memory."""
 
 from efficientquant_controller.columns.entry import Cell, Column, Compared, Kind, Origin, Over
 
@@ -19,7 +19,7 @@ def _reading(name: str, meaning: str, kind: Kind = Kind.BIGINT) -> Column:
     return Column(name, kind, Origin.MEASURED, meaning)
 
 
-# Numbers of a job are medians of what each repeat says, host end to end at batch 1.
+# A job's numbers are medians over its repeats, host end to end at batch 1.
 LATENCY = (
     Column("latency_count", Kind.INTEGER, Origin.LATENCIES, "inferences measured", Over.SUM),
     _latency("latency_min_s", "the fastest inference"),
@@ -59,7 +59,7 @@ LOADING = (
         "transfer_s", "fetching the artifact; a repeat that had it in its cache does not count", Over.MEDIAN,
         Cell("memory", "transfer", "ms", place=2),
     ),
-    Column("transfer_bytes", Kind.BIGINT, Origin.STAGES, "what moved"),
+    Column("transfer_bytes", Kind.BIGINT, Origin.STAGES, "how many bytes were fetched"),
     _stage(
         "load_s", "read + session create (with an engine: deserialize + create context) + first inference",
         Over.MEDIAN, Cell("memory", "load", "ms", place=1), Compared("load", "load time", is_load=True),
@@ -89,8 +89,8 @@ MEMORY = (
         "board_memory_delta_bytes", Kind.BIGINT, Origin.RECORDED,
         "how far the board's available memory fell below what it was before loading; 0 where it never did",
         Over.MEDIAN, cell=Cell("memory", "board Δ", "MiB", 1, place=4),
-        # The kind of the paper's memory tells a GPU with memory of its own from one that shares the board's. The
-        # board's memory is another number there, and a process's is counted by NVML there and by nvmap here.
+        # `paper_memory_kind` tells GPUs with their own memory from GPUs that share the board's. The two kinds differ
+        # in what the board's memory includes, and NVML counts a process's GPU memory on the first, nvmap on the second.
         compared=Compared(
             "board-memory", "the board's memory", ("smaller", "larger"), definition="paper_memory_kind"
         ),

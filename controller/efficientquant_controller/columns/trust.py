@@ -1,4 +1,4 @@
-"""How far a number can be trusted, and what really computed it."""
+"""The columns of verdicts, energy, outputs and the paper's numbers."""
 
 from efficientquant_controller.columns.entry import Cell, Column, Compared, Kind, Origin, Over
 
@@ -63,8 +63,8 @@ POWER = (
     _derived("idle_power_w", "power at rest, before and after", Over.MEDIAN),
     _derived(
         "rail_set",
-        "whose energy and power that is, e.g. `POM_5V_IN` or `GPU+CPU+SOC+CV+VDDRQ+SYS5V`: different sets are never "
-        "to be compared",
+        "the power rails that were measured, e.g. `POM_5V_IN` or `GPU+CPU+SOC+CV+VDDRQ+SYS5V`: different sets are "
+        "never to be compared",
         Over.LAST, kind=Kind.STRING,
     ),
     _derived(
@@ -75,8 +75,8 @@ POWER = (
     _derived("gpu_clock_max_hz", "the highest reading of the GPU's clock while measuring", Over.MAX),
     _derived(
         "throttled",
-        "true when the device was held back, by its own word, its heat or a locked clock that fell; NULL when nothing "
-        "that tells was read",
+        "true when the device was throttled, by its own report, its temperature or a locked clock that fell; NULL "
+        "when none of these was read",
         kind=Kind.BOOLEAN,
     ),
 )  # fmt: skip
@@ -95,8 +95,8 @@ PAPER = (
     ),
     _derived(
         "paper_memory_kind",
-        "of what: `board used RAM` or `device used memory`, never to be compared with each other", Over.LAST,
-        Cell("paper", "memory of"), kind=Kind.STRING,
+        "what the paper's memory is of: `board used RAM` or `device used memory`, never to be compared with each other",
+        Over.LAST, Cell("paper", "memory of"), kind=Kind.STRING,
     ),
     _derived(
         "gpu_process_peak_bytes", "the most memory of the GPU that the process held, as NVML or nvmap counts it",

@@ -1,1 +1,1 @@
-"""Building artifacts, scheduling runs, and knowing which devices are alive."""
+"""Artifact builds, run scheduling and device liveness."""

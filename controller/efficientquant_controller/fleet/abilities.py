@@ -1,4 +1,4 @@
-"""What a device can do of what is asked, by what it said of itself: checked before anything is built."""
+"""Checks of a request against what devices report, before anything is built."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -8,7 +8,7 @@ from efficientquant_controller.errors import UserError
 from efficientquant_controller.fleet.variants import Variant
 from efficientquant_controller.model import Device, Measurement
 
-# What only some backends obey, as it is asked for, by field of Measurement.
+# The command-line options that only some backends obey, by field of Measurement.
 _OPTIONS = {
     "cuda_graph": "--cuda-graph",
     "sync_mode": "--sync",
@@ -19,15 +19,18 @@ _CHANGES_CLOCKS = ("root", "helper")
 
 
 def require_abilities(measurement: Measurement, devices: Sequence[tuple[Device, Variant]]) -> None:
-    """Raise UserError for a way to measure that a device, or all of them, cannot have."""
+    """Raise UserError when the devices do not support the requested measurement.
+
+    Every device must support the clocks and the power mode, and at least one selected backend each option.
+    """
     _require_clocks(measurement, [device for device, _ in devices])
     _require_options(measurement, devices)
 
 
 def choose_devices(names: Sequence[str], connected: Sequence[Device], known: Sequence[Device]) -> list[Device]:
-    """The connected devices of these names, or all.
+    """Return the connected devices of these names, or all of them.
 
-    Raises UserError for one that is offline or does not exist.
+    Raises UserError when a device is offline or does not exist, or when none is connected.
     """
     if not connected and not names:
         raise UserError(
@@ -52,7 +55,7 @@ def _absence(name: str, offline: set[str], present: dict[str, Device]) -> str:
 
 
 def _require_clocks(measurement: Measurement, devices: Sequence[Device]) -> None:
-    """Refuse clocks or a power mode that a device lacks or may not set."""
+    """Raise UserError when a device's clocks or power mode cannot be set."""
     if measurement.lock_clocks:
         lacking = [device for device in devices if not _has_clocks(device)]
         if lacking:
@@ -77,8 +80,8 @@ def _require_clocks(measurement: Measurement, devices: Sequence[Device]) -> None
 
 
 def _require_options(measurement: Measurement, devices: Sequence[tuple[Device, Variant]]) -> None:
-    """Refuse an option that no chosen backend obeys."""
-    defaults = {one.name: one.default for one in fields(Measurement)}
+    """Raise UserError when no selected backend obeys an option."""
+    defaults = {field.name: field.default for field in fields(Measurement)}
     asked = [name for name in _OPTIONS if getattr(measurement, name) != defaults[name]]
     backends = [device.snapshot.backend(variant.backend) for device, variant in devices]
     obeyed = {option for backend in backends if backend is not None for option in backend.options}
@@ -91,11 +94,11 @@ def _require_options(measurement: Measurement, devices: Sequence[tuple[Device, V
         for backend in device.snapshot.backends
         if set(refused) <= set(backend.options)
     ]
-    chosen = ", ".join(f"{device.name}: {variant.backend}" for device, variant in devices)
+    selected = ", ".join(f"{device.name}: {variant.backend}" for device, variant in devices)
     them = "it" if len(refused) == 1 else "them"
     raise UserError(
-        f"no chosen backend obeys {' and '.join(_OPTIONS[name] for name in refused)} ({chosen}); leave {them} out, or "
-        f"choose one that does with --devices or --backend (among the chosen devices: {', '.join(able) or 'none'})"
+        f"no chosen backend obeys {' and '.join(_OPTIONS[name] for name in refused)} ({selected}); leave {them} out, "
+        f"or choose one that does with --devices or --backend (among the chosen devices: {', '.join(able) or 'none'})"
     )
 
 

@@ -1,4 +1,4 @@
-"""Files named by their SHA-256: the artifacts devices fetch and the checkpoints users upload."""
+"""Files named by their SHA-256: artifacts and uploaded checkpoints or images."""
 
 import asyncio
 import hashlib
@@ -14,7 +14,10 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class ContentStore:
-    """A folder of files named by their SHA-256; a name never points to half a file."""
+    """A folder of files named by their SHA-256.
+
+    A file gets its name only when it is complete. Raises UserError when the folder cannot be created.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -24,7 +27,7 @@ class ContentStore:
             raise UserError(
                 f"the artifact folder {root} cannot be created: {error.strerror}; pass --artifacts DIR"
             ) from error
-        for leftover in self._incoming.iterdir():  # a killed controller's half files
+        for leftover in self._incoming.iterdir():  # partial files of a killed controller
             leftover.unlink()
 
     @property
@@ -32,7 +35,10 @@ class ContentStore:
         return self.root / "incoming"
 
     def path(self, sha256: str) -> Path:
-        """Where a file lies; raises NotFoundError when it does not."""
+        """Return where a file is stored.
+
+        Raises NotFoundError when the name is not a SHA-256 or the file is not stored.
+        """
         if not _SHA256.fullmatch(sha256):
             raise NotFoundError(f"'{sha256}' is not the name of an artifact: 64 hexadecimal digits are")
         path = self._place(sha256)
@@ -41,25 +47,28 @@ class ContentStore:
         return path
 
     def has(self, sha256: str) -> bool:
-        """True when the file is there."""
+        """Tell whether the file is stored."""
         return self._place(sha256).is_file()
 
     def scratch(self, suffix: str = "") -> Path:
-        """A fresh path to write a file at before `adopt` takes it."""
+        """Return a new path for a file that `adopt` will store."""
         handle, name = tempfile.mkstemp(dir=self._incoming, suffix=suffix)
         os.close(handle)
         return Path(name)
 
     def adopt(self, path: Path, sha256: str | None = None) -> tuple[str, int]:
-        """Move a finished file in under its hash and make that durable; returns (SHA-256, bytes)."""
+        """Store a finished file under its hash and return (SHA-256, bytes).
+
+        The file is on disk when this returns. Raises UserError when its hash is not `sha256`, and deletes it.
+        """
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
             size = os.fstat(file.fileno()).st_size
             os.fsync(file.fileno())
-        if sha256 is not None and found != sha256:
+        if sha256 is not None and actual != sha256:
             path.unlink()
-            raise UserError(f"{path.name} has SHA-256 {found}, not {sha256}: it was damaged on the way; send it again")
-        place = self._place(found)
+            raise UserError(f"{path.name} has SHA-256 {actual}, not {sha256}: it was damaged on the way; send it again")
+        place = self._place(actual)
         place.parent.mkdir(exist_ok=True)
         path.replace(place)
         folder = os.open(place.parent, os.O_RDONLY)
@@ -67,10 +76,13 @@ class ContentStore:
             os.fsync(folder)
         finally:
             os.close(folder)
-        return found, size
+        return actual, size
 
     async def receive(self, chunks: AsyncIterator[tuple[int, bytes]]) -> tuple[str, int]:
-        """Store a file that arrives as (offset, bytes) in order; returns (SHA-256, bytes)."""
+        """Store a file that arrives in chunks and return (SHA-256, bytes).
+
+        Each chunk is (offset, bytes). Raises UserError when a chunk is missing or out of order.
+        """
         path = self.scratch()
         try:
             with path.open("wb") as file:

@@ -1,4 +1,7 @@
-"""Makes artifacts: the only user of the quantization library, which runs in a child process of its own."""
+"""Artifact builds in a child process.
+
+No other module of the fleet uses the quantization library.
+"""
 
 import asyncio
 import hashlib
@@ -27,29 +30,30 @@ from efficientquant_controller.fleet.artifacts import ContentStore
 from efficientquant_controller.fleet.variants import Variant
 from efficientquant_controller.model import Artifact, Calibration, Device, Weights
 
-# Weights and calibration images are drawn with it, so that the same request makes the same artifact anywhere.
+# The seed for random weights and calibration images: the same request makes the same artifact on any machine.
 BUILD_SEED = 0
-# Raise it when an equal request makes more than before: what was made before is then made again.
+# Raise it when an equal request makes another artifact than before: stored artifacts are then built again.
 BUILD_VERSION = 3
 CALIBRATION_IMAGES = 32
-# A sample of 32 photographs takes a tenth of it; an archive that claims more would fill the disk.
+# 32 photographs take a tenth of it. An archive that claims more could fill the disk.
 MAX_UNPACKED_BYTES = 1 << 30
 
 LOG = logging.getLogger(__name__)
 
 
 class BuildError(FleetError):
-    """An artifact could not be made, through no fault of the request."""
+    """Failure to make an artifact from a valid request."""
 
 
 class BuildProcessError(BuildError):
-    """The process that makes artifacts died."""
+    """Death of the build process."""
 
 
 def canonical_recipe(text: str) -> str:
-    """The one name of what `text` asks for: only options that change the recipe, sorted, e.g. `int8:scope=conv`.
+    """Return the canonical name of a recipe.
 
-    Raises the library's UserError for a recipe or an option that does not exist.
+    It has only the options that change the recipe, sorted, for example `int8:scope=conv`. Raises the library's
+    UserError when the recipe or an option does not exist.
     """
     recipe = get_recipe(text)
     base = get_recipe(text.partition(":")[0])
@@ -60,25 +64,25 @@ def canonical_recipe(text: str) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """What an artifact is made from besides a model's name and a recipe."""
+    """The weights and calibration images of an artifact."""
 
     weights: Weights
     calibration: Calibration | None = None
 
 
 def build_key(model: str, recipe: str, target: str, source: Source) -> str:
-    """The name under which an equal request finds the artifact made before (hex SHA-256)."""
+    """Return the cache key of a build request (hex SHA-256)."""
     import efficientquant
 
-    # A checkpoint is its content, whatever the file was called.
+    # The name of a checkpoint file does not matter, only its content.
     identity = {"kind": source.weights.kind, "sha256": source.weights.sha256}
-    chosen = get_recipe(recipe)
-    # Also for recipes that are not calibrated: the reference inputs are the user's images.
+    recipe_options = get_recipe(recipe)
+    # Recipes without calibration need them too: the reference inputs are the user's images.
     images = source.calibration.sha256 if source.calibration else None
     request = {
         "version": BUILD_VERSION,
         "model": model,
-        "recipe": chosen.to_dict(),
+        "recipe": recipe_options.to_dict(),
         "target": target,
         "weights": identity,
         "calibration": images,
@@ -89,9 +93,10 @@ def build_key(model: str, recipe: str, target: str, source: Source) -> str:
 
 
 class Builder:
-    """Runs the library in one child process, started when needed and ended when nothing is left to do.
+    """A runner of the quantization library in one child process.
 
-    torch would otherwise stay in the controller's memory all night, and a crash in native code would end it.
+    The child starts on demand and ends when idle. In the controller's own process torch would keep its memory, and a
+    crash in native code would end the controller.
     """
 
     def __init__(self, artifacts: ContentStore, checkpoints: ContentStore) -> None:
@@ -101,14 +106,17 @@ class Builder:
         self._waiting = 0
 
     def canonical_recipes(self, recipes: tuple[str, ...]) -> tuple[str, ...]:
-        """The recipes by their canonical names, each once; raises UserError for one that does not exist."""
+        """Return the canonical names of recipes without duplicates.
+
+        Raises UserError when a recipe or an option does not exist.
+        """
         try:
-            return tuple(dict.fromkeys(canonical_recipe(one) for one in recipes))
+            return tuple(dict.fromkeys(canonical_recipe(recipe) for recipe in recipes))
         except LibraryUserError as error:
             raise UserError(str(error)) from error
 
     def check_targets(self, devices: Sequence[tuple[Device, Variant]]) -> None:
-        """Raise UserError for a device whose target artifacts cannot be lowered for."""
+        """Raise UserError when artifacts cannot be lowered for a device's target."""
         for device, variant in devices:
             try:
                 get_target(variant.target)
@@ -121,25 +129,35 @@ class Builder:
                 ) from error
 
     def check_calibration(self, calibration: Calibration | None) -> None:
-        """Raise UserError for images that were not uploaded, or of no format that is read."""
+        """Raise UserError when the calibration images cannot be used.
+
+        They must be uploaded (otherwise NotFoundError), and be a .zip or an .npz.
+        """
         if calibration is not None:
             self._checkpoints.path(calibration.sha256)
             if not calibration.filename.endswith((".zip", ".npz")):
                 raise UserError(f"{calibration.filename} is neither a .zip of images nor an .npz; send one of these")
 
     async def check_models(self, models: tuple[str, ...], weights: Weights) -> None:
-        """Load every model with its weights once; raises UserError for what the user got wrong."""
+        """Load every model once with its weights.
+
+        Raises UserError for a wrong model or checkpoint, and BuildError when the load fails otherwise.
+        """
         files = self._files(Source(weights))
         for model in models:
             await self._call(_load, model, files)
 
     async def build(self, model: str, recipe: str, target: str, source: Source) -> Artifact:
-        """Quantize, export and check one model; file and reference are in the artifact store when this returns."""
+        """Quantize, export and check one model.
+
+        The file and its reference are in the artifact store when this returns. Raises UserError for a wrong request or
+        a missing upload, and BuildError when the build fails otherwise.
+        """
         path, weights = self._artifacts.scratch(".onnx"), source.weights
         reference = path.with_suffix(".npz")
         try:
-            wanted = _Request(model, recipe, target)
-            made = await self._call(_build, wanted, self._files(source), path, reference)
+            request = _Request(model, recipe, target)
+            made = await self._call(_build, request, self._files(source), path, reference)
             reference_sha256, reference_bytes = await asyncio.to_thread(
                 self._artifacts.adopt, reference, made.pop("reference_sha256")
             )
@@ -153,19 +171,19 @@ class Builder:
             weights=weights.label,
             reference_sha256=reference_sha256,
             reference_bytes=reference_bytes,
-            **vars(wanted),
+            **vars(request),
             **made,
         )
 
     def close(self) -> None:
-        """End the child process, whatever it does."""
+        """End the child process, even during a build."""
         pool, self._pool = self._pool, None
         if pool is not None:
             if self._waiting:
                 # Python would wait for the child at exit; Executor.terminate_workers only exists from 3.14.
                 for process in list((pool._processes or {}).values()):
                     process.terminate()
-            # An idle child ends by itself: killed, it would leave semaphores that Python reports as leaked.
+            # An idle child exits by itself. A killed one leaves semaphores that Python reports as leaked.
             pool.shutdown(cancel_futures=True)
 
     def _files(self, source: Source) -> "_Files":
@@ -179,7 +197,7 @@ class Builder:
 
     async def _call(self, function: Callable[..., Any], *arguments: object) -> Any:
         if self._pool is None:
-            context = multiprocessing.get_context("spawn")  # fork would copy gRPC's threads half
+            context = multiprocessing.get_context("spawn")  # fork would copy gRPC's state without its threads
             self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_die_with_parent)
         self._waiting += 1
         try:
@@ -193,7 +211,10 @@ class Builder:
                 self._end_when_idle()
 
     def _answered(self, answer: asyncio.Future[Any]) -> Any:
-        """The child's answer; whatever it raised that is not for the user ends this one build, not the campaign."""
+        """Return the child's answer or raise its error.
+
+        Raises BuildProcessError when the child died. An unexpected error becomes a BuildError of this build.
+        """
         error = answer.exception()
         if error is None or isinstance(error, FleetError):
             return answer.result()
@@ -204,7 +225,8 @@ class Builder:
         raise BuildError(f"{type(error).__name__}: {error} (a bug; the controller's log has the traceback)") from error
 
     def _end_when_idle(self, after_s: float = 20.0) -> None:
-        """End the child when nobody asked for anything in a while; starting it costs seconds, keeping it a GiB."""
+        """End the child in `after_s` seconds if it is idle then."""
+        # Starting it costs seconds, keeping it a GiB of memory.
 
         def end() -> None:
             if self._pool is not None and not self._waiting:
@@ -215,13 +237,15 @@ class Builder:
 
 
 def _look_at(answer: asyncio.Future[Any]) -> None:
-    """A build that nobody waits for any more (cancelled, or the controller goes down) may fail without a word."""
+    """Retrieve a build's error, so that asyncio does not log it."""
+    # The caller may have exited: the build was cancelled, or the controller shuts down.
     if not answer.cancelled():
         answer.exception()
 
 
 def _die_with_parent() -> None:
-    """End this child when the controller is killed: a queue it waits on would never tell it."""
+    """Exit this child when the controller is killed."""
+    # The queue that the child waits on does not report that.
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
@@ -234,7 +258,7 @@ def _die_with_parent() -> None:
 
 @dataclass(frozen=True)
 class _Files:
-    """A Source as the child process needs it: where the files lie, and what the user calls them."""
+    """A Source as paths, with the user's names for the files."""
 
     weights: str | Path
     weights_name: str
@@ -244,7 +268,7 @@ class _Files:
 
 @dataclass(frozen=True)
 class _Request:
-    """What is to be made."""
+    """The model, recipe and target of a build."""
 
     model: str
     recipe: str
@@ -261,42 +285,42 @@ def _create(model: str, files: _Files) -> Any:
     try:
         return create_model(model, files.weights, seed=BUILD_SEED)
     except LibraryUserError as error:
-        # The user knows the checkpoint by its own name, not by where we keep it.
+        # The user knows the name of the checkpoint, not its path on the controller.
         name = files.weights_name
         raise UserError(str(error).replace(str(files.weights), name) if name else str(error)) from None
 
 
 def _by_users_name(note: str, files: _Files) -> str:
-    """A note about the checkpoint with the name that the user gave it."""
+    """Return a note with the user's name for the checkpoint."""
     return note.replace(Path(files.weights).name, files.weights_name) if files.weights_name else note
 
 
-def _build(wanted: _Request, files: _Files, path: Path, reference: Path) -> dict[str, Any]:
+def _build(request: _Request, files: _Files, path: Path, reference: Path) -> dict[str, Any]:
     from efficientquant import export_onnx, quantize
 
     from efficientquant_controller.fleet.references import make_reference
 
-    created = _create(wanted.model, files)
-    chosen = get_recipe(wanted.recipe)
+    created = _create(request.model, files)
+    recipe = get_recipe(request.recipe)
     try:
         with _images(created, files) as (images, drawn, seen):
-            quantized = quantize(created, chosen, images)
+            quantized = quantize(created, recipe, images)
             content = _reference_images(created, images)
-        exported = export_onnx(quantized, path, target=wanted.target)
-        checked, notes = _check(path, wanted.target)
+        exported = export_onnx(quantized, path, target=request.target)
+        checked, notes = _check(path, request.target)
     except LibraryUserError as error:
         raise UserError(str(error)) from None
     except EfficientQuantError as error:
         raise BuildError(str(error)) from None
     reference.write_bytes(make_reference(path, content))
-    provenance = {"recipe": chosen.to_dict(), **quantized.provenance, **checked}
-    if files.images is not None and chosen.needs_calibration:
+    provenance = {"recipe": recipe.to_dict(), **quantized.provenance, **checked}
+    if files.images is not None and recipe.needs_calibration:
         upload = {"sha256": files.images.name, "filename": files.images_name}
         provenance["calibration_images"] = {"upload": upload, "drawn": drawn}
     return {
         "sha256": exported.sha256,
         "reference_sha256": hashlib.sha256(reference.read_bytes()).hexdigest(),
-        "recipe_version": chosen.version,
+        "recipe_version": recipe.version,
         "parity_max_abs": exported.parity_max_abs,
         "builder_flags": exported.builder_flags,
         "notes": tuple(_by_users_name(note, files) for note in (*exported.notes, *seen, *notes)),
@@ -306,7 +330,10 @@ def _build(wanted: _Request, files: _Files, path: Path, reference: Path) -> dict
 
 
 def _check(path: Path, target: str) -> tuple[dict[str, Any], list[str]]:
-    """What the target will make of the file; without the optional TensorRT-RTX, a note that it was not asked."""
+    """Return the target's verdict on the file, and notes.
+
+    Without the optional TensorRT-RTX there is only a note that the file was not checked.
+    """
     from efficientquant.checking import check
 
     try:
@@ -316,20 +343,26 @@ def _check(path: Path, target: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def _reference_images(model: Any, images: Any) -> Any:
-    """The first of the user's images, or synthetic ones: what a device is checked and measured with, (n, C, H, W)."""
+    """Return the reference inputs (n, C, H, W).
+
+    They are the first of the user's images, or else synthetic ones. Devices are checked and measured with them.
+    """
     import torch
     from efficientquant.models import input_spec, synthetic_images
 
     from efficientquant_controller.fleet.references import COUNT
 
     spec = input_spec(model)
-    chosen = torch.cat(list(images))[:COUNT] if images is not None else synthetic_images(spec, COUNT, BUILD_SEED)
-    return chosen.numpy()
+    inputs = torch.cat(list(images))[:COUNT] if images is not None else synthetic_images(spec, COUNT, BUILD_SEED)
+    return inputs.numpy()
 
 
 @contextmanager
 def _images(model: Any, files: _Files) -> Iterator[tuple[Any, dict[str, Any], list[str]]]:
-    """The images to calibrate on in batches (None without any), which they are, and notes about them."""
+    """Yield the calibration images in batches, their provenance, and notes.
+
+    The images are None when none were uploaded. Raises UserError when they cannot be read.
+    """
     if files.images is None:
         yield None, {}, []
         return
@@ -354,9 +387,12 @@ def _images(model: Any, files: _Files) -> Iterator[tuple[Any, dict[str, Any], li
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack an uploaded archive; zipfile keeps names with .. or a root inside the folder."""
+    """Unpack an uploaded archive.
+
+    zipfile keeps names with .. or a root inside the folder. Raises UserError above MAX_UNPACKED_BYTES.
+    """
     with zipfile.ZipFile(archive) as images:
-        claimed = sum(one.file_size for one in images.infolist())
+        claimed = sum(info.file_size for info in images.infolist())
         if claimed > MAX_UNPACKED_BYTES:
             raise UserError(f"the images unpack to {claimed / 2**20:.0f} MiB; {MAX_UNPACKED_BYTES >> 20} are the most")
         images.extractall(folder)

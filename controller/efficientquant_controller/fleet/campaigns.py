@@ -1,4 +1,7 @@
-"""One campaign in memory: what the coordinator decides from, always written to the store first."""
+"""A campaign in memory, for the coordinator's decisions.
+
+Every change is written to the store first.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -21,7 +24,7 @@ ENDED_RUN = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
 
 @dataclass(frozen=True)
 class DeviceTally:
-    """How far one device is with a campaign, in runs."""
+    """One device's progress in a campaign, in runs."""
 
     device_id: str
     total: int
@@ -31,7 +34,7 @@ class DeviceTally:
 
 
 class TrackedCampaign:
-    """A campaign with everything that belongs to it."""
+    """A campaign with its builds, jobs, runs and events."""
 
     def __init__(
         self,
@@ -42,13 +45,13 @@ class TrackedCampaign:
         events: Sequence[Event] = (),
     ) -> None:
         self.campaign = campaign
-        self.builds = {(one.model, one.recipe, one.target): one for one in builds}
-        self.jobs = {one.job_id: one for one in jobs}
-        self.runs = {one.run_id: one for one in runs}
+        self.builds = {(build.model, build.recipe, build.target): build for build in builds}
+        self.jobs = {job.job_id: job for job in jobs}
+        self.runs = {run.run_id: run for run in runs}
         self.events = list(events)
         self._by_device: dict[str, list[str]] = defaultdict(list)
         self._by_job: dict[str, list[str]] = defaultdict(list)
-        for run in sorted(runs, key=lambda one: one.position):
+        for run in sorted(runs, key=lambda run: run.position):
             self._by_device[self.jobs[run.job_id].device_id].append(run.run_id)
             self._by_job[run.job_id].append(run.run_id)
 
@@ -58,32 +61,32 @@ class TrackedCampaign:
         return self.campaign.campaign_id
 
     def runs_on(self, device_id: str) -> list[Run]:
-        """A device's runs, by position."""
-        return [self.runs[one] for one in self._by_device[device_id]]
+        """Return a device's runs, by position."""
+        return [self.runs[run_id] for run_id in self._by_device[device_id]]
 
     def runs_of(self, job_id: str) -> list[Run]:
-        """A job's runs, by position."""
-        return [self.runs[one] for one in self._by_job[job_id]]
+        """Return a job's runs, by position."""
+        return [self.runs[run_id] for run_id in self._by_job[job_id]]
 
     def leased_on(self, device_id: str) -> Run | None:
-        """The run that is on the device now."""
-        return next((one for one in self.runs_on(device_id) if one.state is RunState.LEASED), None)
+        """Return the run that is leased to the device."""
+        return next((run for run in self.runs_on(device_id) if run.state is RunState.LEASED), None)
 
     def leased_devices(self) -> set[str]:
-        """The devices that have one of its runs on them."""
-        return {self.jobs[one.job_id].device_id for one in self.runs.values() if one.state is RunState.LEASED}
+        """Return the devices that have a leased run."""
+        return {self.jobs[run.job_id].device_id for run in self.runs.values() if run.state is RunState.LEASED}
 
     def jobs_of_build(self, build: Build) -> list[Job]:
-        """The jobs that wait for an artifact, one for each device of its target."""
+        """Return the jobs of an artifact, one per device of its target."""
         wanted = (build.model, build.recipe, build.target)
-        return [one for one in self.jobs.values() if (one.model, one.recipe, one.target) == wanted]
+        return [job for job in self.jobs.values() if (job.model, job.recipe, job.target) == wanted]
 
     def tallies(self) -> list[DeviceTally]:
-        """How far each device is."""
+        """Return each device's progress."""
         return [self._tally(device_id) for device_id in self.campaign.devices]
 
     def final_state(self) -> CampaignState | None:
-        """The state the campaign ends in once all its jobs have ended, or None while one has not."""
+        """Return the campaign's final state, or None while a job is open."""
         states = {job.state for job in self.jobs.values()}
         if not states <= ENDED_JOB:
             return None
@@ -108,7 +111,7 @@ class TrackedCampaign:
         return DeviceTally(
             device_id,
             total=len(runs),
-            done=sum(one.state in ENDED_RUN for one in runs),
-            failed=sum(one.state is RunState.FAILED for one in runs),
+            done=sum(run.state in ENDED_RUN for run in runs),
+            failed=sum(run.state is RunState.FAILED for run in runs),
             leased=self.leased_on(device_id),
         )

@@ -1,4 +1,4 @@
-"""Results as every client gets them: the rows of the view, with what each recipe bought beside FP32."""
+"""Results for clients, each row with its comparison to FP32."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,10 @@ from efficientquant_controller.store.base import Store
 
 
 def compared_results(store: Store, campaign_id: str | None) -> list[dict[str, Any]]:
-    """The results of one campaign (an id or "latest"), or of all; raises NotFoundError for one that does not exist."""
+    """Return the results of one campaign, or of all.
+
+    `campaign_id` may be "latest". Raises NotFoundError when the campaign does not exist.
+    """
     rows, stored = store.results(campaign_id), store.comparisons(campaign_id)
     return with_comparisons(rows, _repeats_without_answer(store, rows, stored), _checks(store, rows), stored)
 
@@ -29,13 +32,13 @@ def _repeats_without_answer(
 
 
 def _checks(store: Store, rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """What the check of each artifact found; those that were not checked are left out."""
-    found: dict[str, Mapping[str, Any]] = {}
+    """Return the check of each checked artifact, by SHA-256."""
+    checks: dict[str, Mapping[str, Any]] = {}
     for sha256 in {row["artifact_sha256"] for row in rows} - {""}:
         try:
             check = store.artifact(sha256).provenance.get("check")
         except NotFoundError:  # a later build of the same request made another file
             continue
         if isinstance(check, Mapping):
-            found[sha256] = check
-    return found
+            checks[sha256] = check
+    return checks

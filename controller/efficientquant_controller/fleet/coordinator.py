@@ -1,7 +1,7 @@
-"""The fleet's one decision maker: sessions come and go, runs are leased, results are committed, campaigns end.
+"""The fleet's decisions on sessions, leases, results and campaigns.
 
-Everything happens on one event loop under one lock, and is in the store before it is in memory or on the wire: a
-controller that is killed at any point finds its way from the database.
+Everything happens on one event loop under one lock, and is in the store before it is in memory or on the wire. A
+controller that is killed at any point recovers from the database.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ TOUCH_INTERVAL_S = 30.0
 
 
 class Coordinator:
-    """Brings the open sessions and the unfinished campaigns together."""
+    """The assignment of runs of unfinished campaigns to open sessions."""
 
     def __init__(self, store: Store, lease_s: float) -> None:
         self._store = store
@@ -42,59 +42,65 @@ class Coordinator:
         self._db = self._ledger.db
         self._changed = asyncio.Event()
 
-    # what there is
+    # queries
 
     def session(self, device_id: str) -> Session | None:
-        """The device's open session."""
+        """Return the device's open session."""
         return self._liveness.session(device_id)
 
     def device_state(self, device_id: str) -> str:
-        """Answer "idle", "busy" or "offline"."""
+        """Return "idle", "busy" or "offline"."""
         if self._liveness.session(device_id) is None:
             return "offline"
         return "busy" if self._ledger.leased_on(device_id) else "idle"
 
     def connected(self) -> list[Device]:
-        """The devices with an open session, by name."""
-        return sorted((one.device for one in self._liveness.sessions()), key=lambda one: one.name or "")
+        """Return the devices with an open session, sorted by name."""
+        return sorted((session.device for session in self._liveness.sessions()), key=lambda device: device.name or "")
 
     async def campaign(self, campaign_id: str) -> TrackedCampaign:
-        """A campaign as it stands; "latest" is the one created last."""
+        """Return a campaign in its current state.
+
+        "latest" is the campaign created last. Raises NotFoundError when it does not exist.
+        """
         return await self._ledger.campaign(campaign_id)
 
     def next_change(self) -> asyncio.Event:
-        """An event that is set when anything changes after this call."""
+        """Return an event that the next change sets."""
         return self._changed
 
     # campaigns
 
     async def recover(self) -> list[TrackedCampaign]:
-        """Take up every campaign that has not ended; returns those whose artifacts are not all built."""
+        """Resume every unfinished campaign and return those that still need builds."""
         await self._ledger.recover()
         for device_id in self._ledger.devices_with_runs():
             self._liveness.expect(device_id, time.monotonic())
-        return [one for one in self._ledger.active() if one.campaign.state is CampaignState.BUILDING]
+        return [tracked for tracked in self._ledger.active() if tracked.campaign.state is CampaignState.BUILDING]
 
     async def start(self, tracked: TrackedCampaign) -> None:
-        """Record a new campaign whole."""
+        """Record a new campaign with all its builds, jobs and runs."""
         async with self._lock:
             await self._ledger.add(tracked)
             self._announce()
 
     async def build_moved(self, tracked: TrackedCampaign, build: Build) -> None:
-        """Record where a build stands now."""
+        """Record a build's new state."""
         async with self._lock:
             await self._ledger.move_build(tracked, build)
             self._announce()
 
     async def builds_done(self, tracked: TrackedCampaign) -> None:
-        """All artifacts are there or have failed: the devices may start."""
+        """Start a campaign's runs when every build is ready or has failed."""
         async with self._lock:
             await self._ledger.begin_running(tracked)
             await self._dispatch()
 
     async def cancel(self, campaign_id: str) -> Campaign:
-        """End a campaign now; runs on devices are told to stop. Harmless for one that has ended."""
+        """Cancel a campaign and stop its runs on devices.
+
+        An ended campaign stays as it is. Raises NotFoundError when the campaign does not exist.
+        """
         async with self._lock:
             campaign = await self._ledger.cancel(campaign_id)
             await self._dispatch()
@@ -111,7 +117,10 @@ class Coordinator:
         snapshot: DeviceSnapshot,
         active_run_ids: Collection[str],
     ) -> Session:
-        """Register a device that says hello; raises NameTakenError or StaleSessionError."""
+        """Register a device and open its session.
+
+        Raises NameTakenError when another device has the name, and StaleSessionError when the epoch is not new.
+        """
         async with self._lock:
             facts = (device_id, name, agent_version, epoch, snapshot, time.time())
             device = await self._db(self._store.register_device, *facts)
@@ -126,31 +135,37 @@ class Coordinator:
             return session
 
     async def close_session(self, session: Session) -> None:
-        """The connection is gone; the device keeps its run until its lease ends."""
+        """Close a session after its connection was lost.
+
+        The device keeps its run until its lease expires.
+        """
         async with self._lock:
             if not self._liveness.close(session):
                 return
             device = session.device
             LOG.info("%s disconnected", device.name)
             await self._db(self._store.touch_device, device.device_id, time.time())
-            if found := self._ledger.leased_on(device.device_id):
+            if lease := self._ledger.leased_on(device.device_id):
                 message = f"{device.name} disconnected in the middle of a run"
-                await self._ledger.note(found[0], "disconnected", message, device)
+                await self._ledger.note(lease[0], "disconnected", message, device)
             self._announce()
 
     def heard(self, session: Session, active_run_ids: Collection[str]) -> None:
-        """Take a heartbeat."""
+        """Record a heartbeat."""
         session.heard()
         session.active_run_ids = frozenset(active_run_ids)
 
     def progressed(self, session: Session, progress: Progress) -> None:
-        """Take word of how far a run is."""
+        """Record a run's progress."""
         session.heard()
         session.progress = progress
         self._announce()
 
     async def watch_leases(self) -> None:
-        """Once a second at the most: end silent sessions, give runs of lost devices back to the queue."""
+        """Close silent sessions and requeue runs of lost devices.
+
+        Runs until cancelled. Checks at least once a second and four times per lease.
+        """
         while True:
             await asyncio.sleep(min(1.0, self._liveness.lease_s / 4))
             async with self._lock:
@@ -159,14 +174,17 @@ class Coordinator:
     # results
 
     async def record_result(self, result: RunResult) -> bool:
-        """Commit a run's result; returns False when one was committed before."""
+        """Commit a run's result and return False for a duplicate.
+
+        Raises UserError when the run does not exist or belongs to another device, or the result cannot be recorded.
+        """
         async with self._lock:
             run = await self._db(self._store.run, result.run_id)
             job = await self._db(self._store.job, run.job_id)
             if job.device_id != result.device_id:
                 raise UserError(f"run {run.run_id} belongs to device {job.device_id}, not to {result.device_id}")
             new = await self._commit(result)
-            tracked = next((one for one in self._ledger.active() if one.campaign_id == job.campaign_id), None)
+            tracked = next((active for active in self._ledger.active() if active.campaign_id == job.campaign_id), None)
             if new and tracked is not None:
                 await self._ledger.follow_result(tracked, tracked.runs[run.run_id], result)
             await self._dispatch()
@@ -177,13 +195,13 @@ class Coordinator:
     async def _commit(self, result: RunResult) -> bool:
         try:
             return await self._db(self._store.record_result, result, time.time())
-        except ValueError as error:  # asking again cannot help: the agent sets such a result aside
+        except ValueError as error:  # a retry cannot help: on UserError the agent sets the result aside
             raise UserError(f"the result of run {result.run_id} cannot be recorded: {error}") from error
 
     async def _dispatch(self) -> None:
-        boards = {one.device_id: one.device.snapshot.board_id for one in self._liveness.sessions()}
-        busy = {(one, boards.get(one, "")) for one in self._ledger.devices_with_runs()}
-        for session in sorted(self._liveness.sessions(), key=lambda one: one.last_assigned_s):
+        boards = {session.device_id: session.device.snapshot.board_id for session in self._liveness.sessions()}
+        busy = {(device_id, boards.get(device_id, "")) for device_id in self._ledger.devices_with_runs()}
+        for session in sorted(self._liveness.sessions(), key=lambda session: session.last_assigned_s):
             place = (session.device_id, boards[session.device_id])
             if is_free(*place, busy) and await self._assign_next(session):
                 busy.add(place)
@@ -210,13 +228,13 @@ class Coordinator:
         session.commands.put_nowait(order)
 
     async def _reconcile(self, session: Session) -> None:
-        """Take back the runs that the device says it has not, and stop those that nobody wants."""
+        """Requeue leased runs that the device lacks and stop its unwanted runs."""
         wanted = set()
-        while found := self._ledger.leased_on(session.device_id):
-            if found[1].run_id in session.active_run_ids:
-                wanted.add(found[1].run_id)
+        while lease := self._ledger.leased_on(session.device_id):
+            if lease[1].run_id in session.active_run_ids:
+                wanted.add(lease[1].run_id)
                 break
-            await self._ledger.release(*found, session.device, "came back without its run; it is run again")
+            await self._ledger.release(*lease, session.device, "came back without its run; it is run again")
         for run_id in session.active_run_ids - wanted:
             session.commands.put_nowait(CancelRun(run_id))
 
@@ -225,9 +243,9 @@ class Coordinator:
             session.commands.put_nowait(None)
             self._liveness.close(session)
         for device_id in self._liveness.take_expired(now_s):
-            if found := self._ledger.leased_on(device_id):
+            if lease := self._ledger.leased_on(device_id):
                 device = await self._db(self._store.device, device_id)
-                await self._ledger.release(*found, device, "was lost in the middle of a run; the run waits for it")
+                await self._ledger.release(*lease, device, "was lost in the middle of a run; the run waits for it")
         for session in self._liveness.sessions():
             await self._check_session(session, now_s)
         await self._dispatch()
@@ -236,11 +254,11 @@ class Coordinator:
         if now_s - session.last_touched_s > TOUCH_INTERVAL_S:
             session.last_touched_s = now_s
             await self._db(self._store.touch_device, session.device_id, time.time())
-        found = self._ledger.leased_on(session.device_id)
-        if found is None or found[1].run_id in session.active_run_ids:
+        lease = self._ledger.leased_on(session.device_id)
+        if lease is None or lease[1].run_id in session.active_run_ids:
             return
         if now_s - session.last_assigned_s > self._liveness.lease_s:
-            await self._ledger.release(*found, session.device, "does not know of its run; it is run again")
+            await self._ledger.release(*lease, session.device, "does not know of its run; it is run again")
 
     def _tell_to_stop(self, device_id: str, run_id: str) -> None:
         session = self._liveness.session(device_id)
@@ -253,8 +271,9 @@ class Coordinator:
 
 
 def _backend(device: Device, job: Job) -> Backend:
-    """Return the backend that was chosen when the job was planned.
+    """Return the backend of a planned job.
 
-    A job of an earlier release gets the device's preferred one. One that the device has lost has only its name.
+    A job of an earlier release gets the device's preferred backend. A backend that the device no longer has comes with
+    its name only.
     """
     return device.snapshot.backend(job.backend) or Backend(job.backend, "")

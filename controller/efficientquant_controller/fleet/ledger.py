@@ -1,4 +1,4 @@
-"""The campaigns that have not ended: every change goes to the store first, then to memory.
+"""State changes of unfinished campaigns, in the store first, then in memory.
 
 The caller holds the coordinator's lock.
 """
@@ -33,7 +33,10 @@ Answer = TypeVar("Answer")
 
 
 class Ledger:
-    """Moves campaigns, builds, jobs and runs; `unwanted(device_id, run_id)` is told of runs a device should stop."""
+    """The unfinished campaigns and every change of their state.
+
+    Calls `unwanted(device_id, run_id)` for each run that a device should stop.
+    """
 
     def __init__(self, store: Store, unwanted: Callable[[str, str], None]) -> None:
         self._store = store
@@ -41,117 +44,129 @@ class Ledger:
         self._active: dict[str, TrackedCampaign] = {}
         self._artifacts: dict[str, Artifact] = {}
 
-    # what there is
+    # queries
 
     def active(self) -> tuple[TrackedCampaign, ...]:
-        """The campaigns that have not ended, oldest first."""
+        """Return the unfinished campaigns, oldest first."""
         return tuple(self._active.values())
 
     def leased_on(self, device_id: str) -> tuple[TrackedCampaign, Run] | None:
-        """The run that is on a device now."""
+        """Return the run that is leased to a device, with its campaign."""
         for tracked in self._active.values():
             if run := tracked.leased_on(device_id):
                 return tracked, run
         return None
 
     def devices_with_runs(self) -> set[str]:
-        """The devices that have a run on them."""
+        """Return the devices that have a leased run."""
         return {device_id for tracked in self._active.values() for device_id in tracked.leased_devices()}
 
     async def campaign(self, campaign_id: str) -> TrackedCampaign:
-        """A campaign as it stands, ended ones included."""
+        """Return a campaign in its current state, ended or not.
+
+        Raises NotFoundError when it does not exist.
+        """
         campaign = await self.db(self._store.campaign, campaign_id)
         return self._active.get(campaign.campaign_id) or await self._load(campaign)
 
     async def artifact(self, tracked: TrackedCampaign, job: Job) -> Artifact:
-        """The artifact a job runs."""
+        """Return the artifact of a job.
+
+        Raises FleetError when its build has none.
+        """
         build = tracked.builds[job.model, job.recipe, job.target]
         if build.artifact_sha256 is None:
             raise FleetError(f"job {job.job_id} is queued without an artifact")
         name = build.build_key or build.artifact_sha256
         if name not in self._artifacts:
-            # Two requests may make one file, each with reference inputs of its own.
-            found = await self.db(self._store.find_artifact, build.build_key) if build.build_key else None
-            if found is None or found.sha256 != build.artifact_sha256:
-                found = await self.db(self._store.artifact, build.artifact_sha256)
-            self._artifacts[name] = found
+            # Two requests may make the same file with different reference inputs.
+            artifact = await self.db(self._store.find_artifact, build.build_key) if build.build_key else None
+            if artifact is None or artifact.sha256 != build.artifact_sha256:
+                artifact = await self.db(self._store.artifact, build.artifact_sha256)
+            self._artifacts[name] = artifact
         return self._artifacts[name]
 
     async def db(self, call: Callable[..., Answer], *arguments: object) -> Answer:
-        """Run a store call off the event loop: an fsync must not hold up heartbeats."""
+        """Run a store call off the event loop.
+
+        Otherwise an fsync would delay heartbeats.
+        """
         return await asyncio.to_thread(call, *arguments)
 
-    # how it moves
+    # changes
 
     async def recover(self) -> None:
-        """Take up every campaign that has not ended, and finish what a killed controller left between two steps."""
+        """Load every unfinished campaign and complete the steps of a killed controller."""
         for campaign in reversed(await self.db(self._store.campaigns)):
             if not campaign.state.ended:
                 tracked = self._active[campaign.campaign_id] = await self._load(campaign)
                 await self._mend(tracked)
 
     async def add(self, tracked: TrackedCampaign) -> None:
-        """Record a new campaign whole."""
+        """Record a new campaign with all its builds, jobs and runs."""
         parts = list(tracked.builds.values()), list(tracked.jobs.values()), list(tracked.runs.values())
         await self.db(self._store.create_campaign, tracked.campaign, *parts)
         self._active[tracked.campaign_id] = tracked
 
     async def move_build(self, tracked: TrackedCampaign, build: Build) -> None:
-        """Record where a build stands; its jobs follow."""
+        """Record a build's state and move its jobs accordingly."""
         if tracked.campaign_id not in self._active:
             return
         what = (tracked.campaign_id, build.model, build.recipe, build.target)
         facts = (build.state, build.message, build.artifact_sha256, build.build_key)
         await self.db(self._store.set_build_state, *what, *facts)
         tracked.builds[build.model, build.recipe, build.target] = build
-        for job in [one for one in tracked.jobs_of_build(build) if one.state is JobState.PENDING]:
+        for job in [job for job in tracked.jobs_of_build(build) if job.state is JobState.PENDING]:
             if build.state is BuildState.READY:
                 await self._move_job(tracked, job, JobState.QUEUED)
             elif build.state is BuildState.FAILED:
                 await self._fail_job(tracked, job, "quantization_failed", build.message)
 
     async def begin_running(self, tracked: TrackedCampaign) -> None:
-        """All artifacts are there or have failed."""
+        """Mark a campaign running when every build is ready or has failed."""
         if tracked.campaign_id in self._active:
             await self._move_campaign(tracked, CampaignState.RUNNING)
             await self._settle_campaign(tracked)
 
     async def cancel(self, campaign_id: str) -> Campaign:
-        """End a campaign now; harmless for one that has ended."""
+        """Cancel a campaign.
+
+        An ended campaign stays as it is. Raises NotFoundError when the campaign does not exist.
+        """
         campaign = await self.db(self._store.campaign, campaign_id)
         tracked = self._active.get(campaign.campaign_id)
         if tracked is None:
             return campaign
-        for run in [one for one in tracked.runs.values() if one.state not in ENDED_RUN]:
+        for run in [run for run in tracked.runs.values() if run.state not in ENDED_RUN]:
             await self._cancel_run(tracked, run)
-        for job in [one for one in tracked.jobs.values() if one.state not in ENDED_JOB]:
+        for job in [job for job in tracked.jobs.values() if job.state not in ENDED_JOB]:
             await self._move_job(tracked, job, JobState.CANCELLED)
         await self._move_campaign(tracked, CampaignState.CANCELLED)
         return tracked.campaign
 
     async def lease(self, tracked: TrackedCampaign, run: Run) -> Run:
-        """Give a run to its device."""
+        """Lease a run to its device."""
         leased = await self.db(self._store.lease_run, run.run_id, time.time())
         tracked.runs[run.run_id] = leased
         tracked.move_job(run.job_id, JobState.LEASED)
         return leased
 
     async def release(self, tracked: TrackedCampaign, run: Run, device: Device, why: str) -> None:
-        """Take a run back from a device that will not finish it."""
+        """Requeue a run that its device will not finish."""
         await self.db(self._store.release_run, run.run_id)
         tracked.move_run(run, RunState.PLANNED)
         tracked.move_job(run.job_id, JobState.QUEUED)
         await self.note(tracked, "run_released", f"{device.name} {why}", device)
 
     async def give_up(self, tracked: TrackedCampaign, job: Job, run: Run) -> None:
-        """End a run that cost its device too often."""
+        """Fail a run whose device was lost too often."""
         failure, message = _lost(run)
         await self.db(self._store.end_run, run.run_id, RunState.FAILED, failure, message)
         tracked.move_run(run, RunState.FAILED)
         await self._fail_job(tracked, job, failure, message)
 
     async def follow_result(self, tracked: TrackedCampaign, run: Run, result: RunResult) -> None:
-        """A result was committed: the run has ended, and its job may have."""
+        """Update the run and its job after a result was committed."""
         if run.state in ENDED_RUN:
             return
         tracked.move_run(run, RunState.FAILED if result.failure_type else RunState.SUCCEEDED)
@@ -159,22 +174,25 @@ class Ledger:
         if result.failure_type:
             await self._fail_job(tracked, job, result.failure_type, result.failure_message)
             return
-        if result.attempt < run.attempt:  # an answer given up on came after all: the new attempt is not needed
+        if result.attempt < run.attempt:  # the result of an earlier attempt came late: stop the new attempt
             self._unwanted(job.device_id, run.run_id)
         await self._move_job(tracked, job, settled_state(tracked.runs_of(job.job_id)) or JobState.QUEUED)
         await self._settle_campaign(tracked)
 
     async def note(self, tracked: TrackedCampaign, kind: str, message: str, device: Device | None) -> None:
-        """Record something a person may want to know of later."""
+        """Record and log an event of a campaign."""
         LOG.info("campaign %s: %s", tracked.campaign_id, message)
         event = Event(time.time(), tracked.campaign_id, device.device_id if device else None, kind, message)
         await self.db(self._store.add_event, event)
         tracked.events.append(event)
 
-    # what follows
+    # consequences
 
     async def _fail_job(self, tracked: TrackedCampaign, job: Job, failure_type: str, message: str) -> None:
-        """One failed run fails its job: the remaining repeats would fail alike and cost a night."""
+        """Fail a job and cancel its remaining runs.
+
+        They would fail in the same way and cost hours.
+        """
         for run in tracked.runs_of(job.job_id):
             if run.state not in ENDED_RUN:
                 await self._cancel_run(tracked, run)
@@ -207,23 +225,23 @@ class Ledger:
             self._active.pop(tracked.campaign_id, None)
 
     async def _mend(self, tracked: TrackedCampaign) -> None:
-        for job in [one for one in tracked.jobs.values() if one.state in (JobState.LEASED, JobState.QUEUED)]:
+        for job in [job for job in tracked.jobs.values() if job.state in (JobState.LEASED, JobState.QUEUED)]:
             runs = tracked.runs_of(job.job_id)
-            failed = next((one for one in runs if one.state is RunState.FAILED), None)
+            failed = next((run for run in runs if run.state is RunState.FAILED), None)
             if failed is not None:
                 await self._fail_job(tracked, job, *await self._why_failed(failed))
             elif state := settled_state(runs):
                 await self._move_job(tracked, job, state)
-            elif job.state is JobState.LEASED and all(one.state is not RunState.LEASED for one in runs):
+            elif job.state is JobState.LEASED and all(run.state is not RunState.LEASED for run in runs):
                 await self._move_job(tracked, job, JobState.QUEUED)
         await self._settle_campaign(tracked)
 
     async def _why_failed(self, run: Run) -> tuple[str, str]:
         try:
             result = await self.db(self._store.raw_result, run.run_id)
-        except NotFoundError:  # given up on: no result ever came
+        except NotFoundError:  # the controller gave up on the run: no result came
             return _lost(run)
-        # … or one came too late to count
+        # A result without a failure came after the controller had given up on the run.
         return (result.failure_type, result.failure_message) if result.failure_type else _lost(run)
 
     async def _load(self, campaign: Campaign) -> TrackedCampaign:

@@ -1,4 +1,4 @@
-"""Sessions: which devices are connected now, and since when one has been silent."""
+"""Open sessions of devices, and when each was last heard."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ from efficientquant_controller.model import Artifact, Backend, Device, Job, Meas
 
 @dataclass(frozen=True)
 class Assign:
-    """Do this run."""
+    """An order to do a run."""
 
     run: Run
     job: Job
@@ -21,14 +21,14 @@ class Assign:
 
 @dataclass(frozen=True)
 class CancelRun:
-    """Stop this run; its result is no longer wanted."""
+    """An order to stop a run whose result is no longer wanted."""
 
     run_id: str
 
 
 @dataclass(frozen=True)
 class Supersede:
-    """Stop: a newer session of the same device is open."""
+    """An order to stop because the device opened a newer session."""
 
     by_session_epoch: int
 
@@ -38,7 +38,10 @@ Command = Assign | CancelRun | Supersede
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a device is with a run; `fraction` is within the phase."""
+    """The progress of a run.
+
+    `fraction` is the progress within the phase.
+    """
 
     run_id: str
     phase: str
@@ -47,7 +50,10 @@ class Progress:
 
 @dataclass(eq=False)
 class Session:
-    """One agent's open connection. `commands` is what goes down to it; None ends the stream."""
+    """An agent's open connection.
+
+    `commands` are sent to the agent. None ends the stream.
+    """
 
     device: Device
     active_run_ids: frozenset[str]
@@ -59,7 +65,7 @@ class Session:
 
     @property
     def device_id(self) -> str:
-        """The device this session speaks for."""
+        """The id of the session's device."""
         return self.device.device_id
 
     def heard(self) -> None:
@@ -68,7 +74,10 @@ class Session:
 
 
 class Liveness:
-    """The open sessions, and the devices that were lost with when they were last heard of (monotonic seconds)."""
+    """The open sessions and the lost devices.
+
+    A lost device has the time when it was last heard, in monotonic seconds.
+    """
 
     def __init__(self, lease_s: float) -> None:
         self.lease_s = lease_s
@@ -76,22 +85,22 @@ class Liveness:
         self._lost: dict[str, float] = {}
 
     def session(self, device_id: str) -> Session | None:
-        """The device's open session."""
+        """Return the device's open session."""
         return self._sessions.get(device_id)
 
     def sessions(self) -> Iterable[Session]:
-        """All that are open."""
+        """Return all open sessions."""
         return tuple(self._sessions.values())
 
     def open(self, session: Session) -> Session | None:
-        """Record a session; returns the one it supersedes."""
+        """Record a session and return the session that it supersedes."""
         older = self._sessions.get(session.device_id)
         self._sessions[session.device_id] = session
         self._lost.pop(session.device_id, None)
         return older
 
     def close(self, session: Session) -> bool:
-        """Forget a session; False when it was not the device's current one."""
+        """Remove a session, or return False when it is not current."""
         if self._sessions.get(session.device_id) is not session:
             return False
         del self._sessions[session.device_id]
@@ -99,15 +108,18 @@ class Liveness:
         return True
 
     def expect(self, device_id: str, since_s: float) -> None:
-        """A device without a session that may come back with its run until the lease ends."""
+        """Record when a device without a session was last heard.
+
+        It may reconnect with its run before its lease expires.
+        """
         self._lost[device_id] = since_s
 
     def silent(self, now_s: float) -> list[Session]:
-        """Sessions that nothing was heard from for a lease."""
-        return [one for one in self._sessions.values() if now_s - one.last_heard_s > self.lease_s]
+        """Return the sessions that were silent for a whole lease."""
+        return [session for session in self._sessions.values() if now_s - session.last_heard_s > self.lease_s]
 
     def take_expired(self, now_s: float) -> list[str]:
-        """Devices whose lease ended without them coming back; each is returned once."""
+        """Return each lost device once, after its lease has expired."""
         over = [device for device, since in self._lost.items() if now_s - since > self.lease_s]
         for device in over:
             del self._lost[device]

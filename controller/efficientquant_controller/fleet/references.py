@@ -1,4 +1,4 @@
-"""Inputs and the outputs they must give, made with an artifact so that a device can prove that its engine agrees."""
+"""Reference inputs and outputs, with which a device checks its engine."""
 
 import io
 from pathlib import Path
@@ -7,15 +7,16 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-# As many as the protocol stages for a measurement: they are what is measured with, too.
+# As many as the protocol stages for a measurement, which uses the same inputs.
 COUNT = 8
 
 
 def make_reference(artifact: Path, images: NDArray[np.float32]) -> bytes:
-    """Return an .npz with "input:NAME" (n, 1, C, H, W) float16 and "output:K" (n, 1, …) float32 of an artifact.
+    """Return an .npz with an artifact's reference inputs and outputs.
 
-    `images` (n, C, H, W) are rounded to float16 first, so that they travel in half the bytes and lose nothing.
-    Outputs are ONNX Runtime's with basic optimizations only: its others quantize activations on their own.
+    It holds "input:NAME" (n, 1, C, H, W) float16 and "output:K" (n, 1, …) float32. `images` (n, C, H, W) are rounded to
+    float16 first, which halves the bytes to send without further loss. The outputs are from ONNX Runtime with basic
+    optimizations only, because its other optimizations quantize activations on their own.
     """
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -23,8 +24,8 @@ def make_reference(artifact: Path, images: NDArray[np.float32]) -> bytes:
     session = onnxruntime.InferenceSession(str(artifact), options, providers=["CPUExecutionProvider"])
     (node,) = session.get_inputs()
     rounded = images.astype(np.float16)[:, None]
-    answers = [session.run(None, {node.name: one.astype(np.float32)}) for one in rounded]
-    outputs = {f"output:{k}": np.stack([one[k] for one in answers]) for k in range(len(answers[0]))}
+    answers = [session.run(None, {node.name: image.astype(np.float32)}) for image in rounded]
+    outputs = {f"output:{k}": np.stack([answer[k] for answer in answers]) for k in range(len(answers[0]))}
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **{f"input:{node.name}": rounded}, **outputs)
     return content.getvalue()

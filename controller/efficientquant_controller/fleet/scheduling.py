@@ -1,4 +1,4 @@
-"""Pure rules: which runs a campaign consists of, in which order, and which one a device gets next."""
+"""Pure functions that plan a campaign's runs and select the next run."""
 
 import random
 import uuid
@@ -16,19 +16,19 @@ from efficientquant_controller.model import (
     RunState,
 )
 
-# A board that is lost this often in the middle of the same run is not asked again: the run may be what kills it.
+# After a board was lost this often during the same run, the run is not tried again: it may be the cause.
 MAX_ATTEMPTS = 3
-# A Nano takes minutes to build an engine, longer when it swaps.
+# A Jetson Nano builds an engine in minutes, and takes longer when it swaps.
 ENGINE_BUILD_S = 3600.0
 
 
 def plan_campaign(
     campaign: Campaign, devices: Sequence[tuple[Device, Variant]]
 ) -> tuple[list[Build], list[Job], list[Run]]:
-    """Every build, job and run of a campaign: models × recipes (× targets), × devices, × repeats.
+    """Return every build, job and run of a campaign.
 
-    On each device the variants are shuffled anew within every repeat, by the campaign's seed: a drift of the device
-    falls on all of them alike.
+    Builds are models × recipes × targets, jobs models × recipes × devices, runs jobs × repeats. On each device the jobs
+    are shuffled in every repeat, by the campaign's seed, so that a drift of the device affects all of them equally.
     """
     variants = [(model, recipe) for model in campaign.models for recipe in campaign.recipes]
     targets = dict.fromkeys(variant.target for _, variant in devices)
@@ -49,7 +49,10 @@ def plan_campaign(
 
 
 def next_run(runs: Iterable[Run], jobs: dict[str, Job]) -> Run | None:
-    """The first planned run whose job is ready for it; `runs` are one device's, by position."""
+    """Return the first planned run whose job is queued.
+
+    `runs` are those of one device, by position.
+    """
     for run in runs:
         if run.state is RunState.PLANNED and jobs[run.job_id].state is JobState.QUEUED:
             return run
@@ -57,16 +60,16 @@ def next_run(runs: Iterable[Run], jobs: dict[str, Job]) -> Run | None:
 
 
 def is_free(device_id: str, board_id: str, busy: Collection[tuple[str, str]]) -> bool:
-    """True when neither the device nor another one on the same board is measuring.
+    """Tell whether neither the device nor its board has a run.
 
-    `busy` holds (device id, board id) of the devices with a run on them. Two measurements on one board would measure
+    `busy` holds (device id, board id) of the devices with a leased run. Two measurements on one board would disturb
     each other.
     """
     return all(device_id != other and (not board_id or board_id != board) for other, board in busy)
 
 
 def settled_state(runs: Sequence[Run]) -> JobState | None:
-    """The state a job ends in once all its runs have ended, or None while one has not."""
+    """Return a job's final state, or None while a run is open."""
     states = {run.state for run in runs}
     if states & {RunState.PLANNED, RunState.LEASED}:
         return None
@@ -76,7 +79,10 @@ def settled_state(runs: Sequence[Run]) -> JobState | None:
 
 
 def run_timeout_s(measurement: Measurement, *, builds_engine: bool = False) -> float:
-    """How long one run may take before it is killed: room for a slow board, an end for a hung one."""
+    """Return the time limit of one run, in seconds.
+
+    It leaves a slow board enough time and ends a run that hangs.
+    """
     loop_s = measurement.warmup_max_time_s + max(4 * measurement.min_time_s, 2.0 * measurement.min_count)
     preparation_s = measurement.gate_timeout_s + 2 * measurement.idle_s
     return 120 + preparation_s + loop_s + (ENGINE_BUILD_S if builds_engine else 0)

@@ -1,4 +1,4 @@
-"""From a user's request to a campaign: everything is checked before anything is stored, then artifacts are built."""
+"""Submission of campaigns: check the request, store it, build artifacts."""
 
 import asyncio
 import logging
@@ -35,7 +35,10 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CampaignRequest:
-    """What a user asks for; no devices means every connected one, 0 repeats the default."""
+    """A user's request for a campaign.
+
+    Empty `devices` means every connected device, and 0 `repeats` the default.
+    """
 
     models: tuple[str, ...]
     recipes: tuple[str, ...]
@@ -53,7 +56,7 @@ class CampaignRequest:
 
 
 class Submissions:
-    """Accepts campaigns and builds their artifacts, one campaign after the other."""
+    """The accepted campaigns and their builds, one campaign at a time."""
 
     def __init__(self, coordinator: Coordinator, builder: Builder, store: Store, artifacts: ContentStore) -> None:
         self._coordinator = coordinator
@@ -64,14 +67,17 @@ class Submissions:
         self._one_at_a_time = asyncio.Lock()
 
     async def submit(self, request: CampaignRequest) -> TrackedCampaign:
-        """Record a campaign and start building; raises UserError when any part of the request is wrong."""
+        """Record a campaign and start its builds.
+
+        Raises UserError when any part of the request is wrong, and BuildError when a model cannot be checked otherwise.
+        """
         changes = {"intra_op_threads": request.intra_op_threads, "input_seed": request.seed, **request.changes}
         measurement = measurement_for(request.tier, **changes)
         _check_counts(request)
         recipes = self._builder.canonical_recipes(request.recipes)
         known = await asyncio.to_thread(self._store.devices)
-        chosen = choose_devices(request.devices, self._coordinator.connected(), known)
-        devices = [(device, choose_variant(device, request.backend)) for device in chosen]
+        selected = choose_devices(request.devices, self._coordinator.connected(), known)
+        devices = [(device, choose_variant(device, request.backend)) for device in selected]
         require_abilities(measurement, devices)
         self._builder.check_targets(devices)
         self._builder.check_calibration(request.calibration)
@@ -87,7 +93,7 @@ class Submissions:
             created_unix_s=time.time(),
             models=request.models,
             recipes=recipes,
-            devices=tuple(one.device_id for one, _ in devices),
+            devices=tuple(device.device_id for device, _ in devices),
             weights=request.weights,
             measurement=measurement,
             repeats=request.repeats or (PAPER_REPEATS if request.paper else DEFAULT_REPEATS),
@@ -110,7 +116,10 @@ class Submissions:
             task.cancel()
 
     def close(self) -> None:
-        """Stop building; what is not built is built after the next start."""
+        """Stop all builds and end the build process.
+
+        The controller resumes them after its next start.
+        """
         for task in self._tasks.values():
             task.cancel()
         self._builder.close()
@@ -135,11 +144,11 @@ class Submissions:
             await self._moved(tracked, build, BuildState.READY, "; ".join(artifact.notes), artifact.sha256)
 
     async def _made_before(self, key: str) -> Artifact | None:
-        found = await asyncio.to_thread(self._store.find_artifact, key)
-        if found is None:
+        artifact = await asyncio.to_thread(self._store.find_artifact, key)
+        if artifact is None:
             return None
-        files = (found.sha256, *([found.reference_sha256] if found.reference_sha256 else []))
-        return found if all(map(self._artifacts.has, files)) else None
+        files = (artifact.sha256, *([artifact.reference_sha256] if artifact.reference_sha256 else []))
+        return artifact if all(map(self._artifacts.has, files)) else None
 
     async def _make(self, build: Build, source: Source, key: str) -> Artifact:
         made = await self._builder.build(build.model, build.recipe, build.target, source)
@@ -166,7 +175,7 @@ class Submissions:
             )
 
     async def _abandon(self, tracked: TrackedCampaign, why: str) -> None:
-        """Fail what is not built: a campaign must not wait for ever for an artifact that nobody makes."""
+        """Fail every unfinished build, so that the campaign can end."""
         for build in tuple(tracked.builds.values()):
             if build.state is not BuildState.READY:
                 await self._moved(tracked, build, BuildState.FAILED, why)

@@ -1,4 +1,4 @@
-"""Which runtime a device runs a job with, and what the artifact is lowered for: decided by capabilities alone."""
+"""Selection of a device's backend and target by its capabilities alone."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from efficientquant_controller.model import Backend, Device, Gpu
 
 @dataclass(frozen=True)
 class Variant:
-    """A backend of a device, and the target of the artifacts that it gets."""
+    """A backend of a device and the target of its artifacts."""
 
     backend: str
     target: str
@@ -16,7 +16,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Form:
-    """One form of artifact, from an opset on, and its target."""
+    """A form of artifact, its opset and its target."""
 
     name: str
     opset: int
@@ -25,18 +25,18 @@ class Form:
     needs_int8: bool = False  # of the GPU
 
     def fits(self, backend: Backend, gpu: Gpu | None) -> bool:
-        """Return whether a backend builds from this form on this GPU."""
+        """Tell whether a backend builds from this form on this GPU."""
         reads = backend.form == self.name and backend.opset >= self.opset
-        # Without flags the types in the file decide, and a builder that chooses itself is another one.
+        # Without flags the types in the file decide the precision, so the builder must have no flags either.
         takes = set(self.flags) <= set(backend.precision_flags) if self.flags else not backend.precision_flags
         return reads and takes and (not self.needs_int8 or _has_int8(gpu))
 
 
-# The first that fits is taken: the highest opset of a form stands first.
+# The first form that fits is taken, so the highest opset of a form comes first.
 FORMS = (
     Form("tensorrt", 18, "tensorrt-10", ("fp16", "int8")),
     Form("tensorrt", 18, "tensorrt-11"),
-    # Named after the first board of its kind; what decides is whether the GPU computes INT8.
+    # Named after the first board of its kind. Only whether the GPU computes INT8 decides.
     Form("tensorrt", 13, "agx-xavier", ("fp16", "int8"), needs_int8=True),
     Form("tensorrt", 13, "jetson-nano", ("fp16",)),
     Form("tensorrt-rtx", 18, "tensorrt-rtx-sm{sm}"),
@@ -46,9 +46,9 @@ FORMS = (
 
 
 def choose_variant(device: Device, backend: str = "") -> Variant:
-    """The variant for a device: with its preferred backend, or with the one named.
+    """Return the variant for a device's preferred or named backend.
 
-    Raises UserError when the device has no runtime, not the one named, or one of a form that is not made here.
+    Raises UserError when the device has no backend, lacks the named one, or needs a form that is not made here.
     """
     snapshot = device.snapshot
     if not snapshot.backends:
@@ -56,23 +56,23 @@ def choose_variant(device: Device, backend: str = "") -> Variant:
             f"device '{device.name}' has no runtime to run a model with; look at 'efficientquant-agent doctor' there, "
             "or leave it out with --devices"
         )
-    chosen = snapshot.backend(backend)
-    if chosen is None:
+    selected = snapshot.backend(backend)
+    if selected is None:
         raise UserError(
             f"device '{device.name}' has no backend '{backend}' (it has: {_names(device)}); "
             "name one of these with --backend, or leave the device out with --devices"
         )
     gpu = snapshot.computing_gpu
-    form = next((one for one in FORMS if one.fits(chosen, gpu)), None)
+    form = next((form for form in FORMS if form.fits(selected, gpu)), None)
     if form is None:
-        raise UserError(_refusal(device, chosen))
-    return Variant(chosen.name, form.target.format(sm=gpu.compute_capability if gpu else 0))
+        raise UserError(_refusal(device, selected))
+    return Variant(selected.name, form.target.format(sm=gpu.compute_capability if gpu else 0))
 
 
 def _refusal(device: Device, backend: Backend) -> str:
     flags = f"precision flags {', '.join(backend.precision_flags)}" if backend.precision_flags else "no precision flags"
-    # The last of a form has its lowest opset.
-    lowest = {one.name: one.opset for one in FORMS}
+    # The last entry of a form has its lowest opset.
+    lowest = {form.name: form.opset for form in FORMS}
     known = ", ".join(f"{name} from opset {opset}" for name, opset in lowest.items())
     return (
         f"device '{device.name}' would run '{backend.name}', which builds from the form '{backend.form}' (opset "
@@ -82,7 +82,7 @@ def _refusal(device: Device, backend: Backend) -> str:
 
 
 def _names(device: Device) -> str:
-    return ", ".join(one.name for one in device.snapshot.backends)
+    return ", ".join(backend.name for backend in device.snapshot.backends)
 
 
 def _has_int8(gpu: Gpu | None) -> bool:

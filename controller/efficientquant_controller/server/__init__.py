@@ -1,1 +1,1 @@
-"""The two gRPC services and the process they live in."""
+"""The two gRPC services and the controller's process."""

@@ -1,4 +1,4 @@
-"""The service the agents speak to: sessions, artifacts, results."""
+"""The gRPC service for agents: sessions, artifacts and results."""
 
 import asyncio
 import time
@@ -18,12 +18,12 @@ from efficientquant_controller.fleet.liveness import Assign, CancelRun, Command,
 from efficientquant_controller.server import convert
 
 CHUNK_BYTES = 1 << 20
-# Read from the disk at once, away from the event loop, then sent in chunks.
+# The bytes of one read from the disk, in a thread. They are then sent in chunks.
 READ_BYTES = 8 * CHUNK_BYTES
 
 
 class AgentGateway(fleet_pb2_grpc.AgentGatewayServicer):
-    """Wire types in, records to the coordinator, and back."""
+    """The AgentGateway service, which converts messages for the coordinator."""
 
     def __init__(self, coordinator: Coordinator, artifacts: ContentStore, config: ServerConfig) -> None:
         self._coordinator = coordinator
@@ -33,7 +33,10 @@ class AgentGateway(fleet_pb2_grpc.AgentGatewayServicer):
     async def Connect(
         self, request_iterator: AsyncIterator[pb.AgentEvent], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.ControllerCommand]:
-        """Serve one session until either side ends it."""
+        """Serve one session until either side ends it.
+
+        Raises UserError without a complete hello first, and VersionSkewError for another protocol version.
+        """
         session = await self._open(await anext(aiter(request_iterator), pb.AgentEvent()))
         reader = asyncio.create_task(self._listen(request_iterator, session))
         try:
@@ -47,7 +50,10 @@ class AgentGateway(fleet_pb2_grpc.AgentGatewayServicer):
     async def FetchArtifact(
         self, request: pb.FetchArtifactRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.Chunk]:
-        """Send an artifact from an offset on."""
+        """Send an artifact from an offset on.
+
+        Raises NotFoundError when it is not stored, and UserError when the offset is beyond its end.
+        """
         path = self._artifacts.path(request.sha256)
         if request.offset > path.stat().st_size:
             raise UserError(
@@ -63,7 +69,7 @@ class AgentGateway(fleet_pb2_grpc.AgentGatewayServicer):
                 offset += len(block)
 
     async def ReportRun(self, request: pb.ReportRunRequest, context: grpc.aio.ServicerContext) -> pb.ReportRunResponse:
-        """Commit a result; the answer means that it is on disk."""
+        """Commit a result before answering."""
         new = await self._coordinator.record_result(convert.result_from_wire(request.result))
         return pb.ReportRunResponse(committed=True, duplicate=not new)
 
@@ -94,8 +100,8 @@ class AgentGateway(fleet_pb2_grpc.AgentGatewayServicer):
                 if kind == "heartbeat":
                     self._coordinator.heard(session, event.heartbeat.active_run_ids)
                 elif kind == "progress":
-                    told = event.progress
-                    self._coordinator.progressed(session, Progress(told.run_id, told.phase, told.fraction))
+                    progress = event.progress
+                    self._coordinator.progressed(session, Progress(progress.run_id, progress.phase, progress.fraction))
         finally:
             session.commands.put_nowait(None)
 

@@ -1,4 +1,4 @@
-"""The controller's process: opens the store, serves both services, and goes down cleanly."""
+"""The controller's process, from opening the store to a clean shutdown."""
 
 import asyncio
 import fcntl
@@ -26,28 +26,31 @@ from efficientquant_controller.server.fleet_control import FleetControl
 from efficientquant_controller.store.base import Store
 from efficientquant_controller.store.sql import open_store
 
-# The longest run's samples in one message, with room: an agent cannot deliver what is larger, ever.
+# Room for the samples of the longest run. An agent could never deliver a larger message.
 MAX_MESSAGE_BYTES = 256 << 20
 OPTIONS = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 20_000),
-    # Agents ping every 20 s while nothing is said; the default would answer that with "too many pings".
+    # Agents ping every 20 s on an idle connection, which the default answers with "too many pings".
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # Otherwise a second controller on the same port would start, and get every other connection.
+    # Otherwise a second controller could start on the same port and would get every other connection.
     ("grpc.so_reuseport", 0),
 ]
 
 
 def serve(config: ServerConfig) -> None:
-    """Serve until SIGINT or SIGTERM; raises UserError when the configuration cannot be served."""
+    """Serve until SIGINT or SIGTERM.
+
+    Raises UserError when the configuration cannot be served.
+    """
     config = config.checked()
     require_free(config.listen)  # before a database is made or changed
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("alembic.runtime").setLevel(logging.WARNING)  # which dialect it found concerns nobody
+    logging.getLogger("alembic.runtime").setLevel(logging.WARNING)  # it logs the dialect of the database
     root = config.artifacts_folder()
-    # The folder first: its lock tells a second controller before that one touches the database.
+    # The folder first: its lock stops a second controller before that one opens the database.
     with _new_or_kept(root):
         artifacts, checkpoints = ContentStore(root), ContentStore(root / "checkpoints")
         with _alone(root, config.db), closing(open_store(config.db)) as store:
@@ -74,11 +77,14 @@ async def _serve(config: ServerConfig, store: Store, artifacts: ContentStore, ch
     submissions.close()
     await server.stop(grace=1)
     if not leases.cancel():
-        leases.result()  # it never ends by itself: show why it did
+        leases.result()  # it only ends by an error: raise it
 
 
 def _bind(server: grpc.aio.Server, config: ServerConfig) -> int:
-    """Open the port. The one place that will take server credentials once agents enroll."""
+    """Open the port and return its number.
+
+    Server credentials will belong here once agents enroll. Raises UserError when the address cannot be used.
+    """
     try:
         return int(server.add_insecure_port(config.listen))
     except RuntimeError as error:
@@ -98,7 +104,7 @@ def _stop_event() -> asyncio.Event:
 
 @contextmanager
 def _new_or_kept(root: Path) -> Iterator[None]:
-    """Remove an artifact folder that was made in vain: when what was asked cannot be served."""
+    """Remove a new artifact folder when the controller cannot start."""
     is_new = not root.exists()
     try:
         yield
@@ -110,7 +116,10 @@ def _new_or_kept(root: Path) -> Iterator[None]:
 
 @contextmanager
 def _alone(root: Path, db: str) -> Iterator[None]:
-    """Hold the artifact folder: two controllers on one database would lease the same runs."""
+    """Lock the artifact folder against a second controller.
+
+    Two controllers on one database would lease the same runs. Raises UserError when another process holds the lock.
+    """
     with (root / "lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

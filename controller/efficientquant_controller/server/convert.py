@@ -1,4 +1,4 @@
-"""Pairs of to and from: the wire's messages and the controller's records meet here and nowhere else."""
+"""Conversion between wire messages and the controller's records."""
 
 import json
 from collections.abc import Mapping
@@ -39,12 +39,12 @@ def snapshot_from_wire(message: pb.DeviceSnapshot) -> DeviceSnapshot:
         **_read(message, _SNAPSHOT_SCALARS),
         library_versions=dict(message.library_versions),
         backends=tuple(
-            Backend(**_read(one, _BACKEND_SCALARS), **_read_lists(one, _BACKEND_LISTS))
-            for one in message.backends
-            if one.name
+            Backend(**_read(backend, _BACKEND_SCALARS), **_read_lists(backend, _BACKEND_LISTS))
+            for backend in message.backends
+            if backend.name
         ),
         gpus=tuple(
-            Gpu(**_read(one, _GPU_SCALARS), **_read_optional(one, ("memory_total_bytes",))) for one in message.gpus
+            Gpu(**_read(gpu, _GPU_SCALARS), **_read_optional(gpu, ("memory_total_bytes",))) for gpu in message.gpus
         ),
     )
 
@@ -54,13 +54,13 @@ def snapshot_to_wire(snapshot: DeviceSnapshot) -> pb.DeviceSnapshot:
     return pb.DeviceSnapshot(
         **_read(snapshot, _SNAPSHOT_SCALARS),
         library_versions=dict(snapshot.library_versions),
-        backends=[pb.Backend(**vars(one)) for one in snapshot.backends],
-        gpus=[pb.Gpu(**vars(one)) for one in snapshot.gpus],
+        backends=[pb.Backend(**vars(backend)) for backend in snapshot.backends],
+        gpus=[pb.Gpu(**vars(gpu)) for gpu in snapshot.gpus],
     )
 
 
 def device_to_wire(device: Device, state: str) -> pb.Device:
-    """Write a device; `state` is "idle", "busy" or "offline"."""
+    """Write a device and its `state`: "idle", "busy" or "offline"."""
     return pb.Device(
         device_id=device.device_id,
         name=device.name or "",
@@ -72,7 +72,10 @@ def device_to_wire(device: Device, state: str) -> pb.Device:
 
 
 def weights_from_wire(message: pb.Weights) -> Weights:
-    """Read where weights come from; raises UserError when the message does not say."""
+    """Read the source of the weights.
+
+    Raises UserError when the message has none.
+    """
     source = message.WhichOneof("source")
     if source is None:
         raise UserError("the request names no weights; choose pretrained, random or a checkpoint file")
@@ -82,14 +85,14 @@ def weights_from_wire(message: pb.Weights) -> Weights:
 
 
 def calibration_from_wire(message: pb.SubmitCampaignRequest) -> Calibration | None:
-    """Read what to calibrate on; None when the request does not say."""
+    """Read the calibration images, or None when the request has none."""
     if not message.HasField("calibration"):
         return None
     return Calibration(message.calibration.sha256, message.calibration.filename)
 
 
 def measurement_to_wire(measurement: Measurement) -> pb.Measurement:
-    """Write how to measure."""
+    """Write a measurement."""
     return pb.Measurement(**vars(measurement), hot_zones=HOT_ZONES)
 
 
@@ -116,37 +119,42 @@ def assignment_to_wire(
 
 
 def _reference_to_wire(artifact: Artifact) -> pb.ArtifactRef | None:
-    if not artifact.reference_sha256:  # of a release that made none
+    if not artifact.reference_sha256:  # the artifact of a release that made no references
         return None
     return pb.ArtifactRef(sha256=artifact.reference_sha256, size_bytes=artifact.reference_bytes)
 
 
 def changes_from_wire(message: pb.SubmitCampaignRequest) -> dict[str, Any]:
-    """Read how a campaign measures beyond its tier: fields of Measurement; what the request leaves out is left out."""
+    """Read the fields of Measurement that a request changes."""
     changes = {name: value for name in _CHANGES if (value := getattr(message, name))}
     optional = _read_optional(message, _OPTIONAL_CHANGES)
     return changes | {name: value for name, value in optional.items() if value is not None}
 
 
 def result_from_wire(message: pb.RunResult) -> RunResult:
-    """Read a run's result; what the agent left out stays None."""
+    """Read a run's result.
+
+    A field that the agent left out is None.
+    """
     stages = tuple(
-        StageTiming(one.stage, one.duration_s, one.size_bytes if one.HasField("size_bytes") else None, one.cold)
-        for one in message.stages
+        StageTiming(
+            stage.stage, stage.duration_s, stage.size_bytes if stage.HasField("size_bytes") else None, stage.cold
+        )
+        for stage in message.stages
     )
     conditions = dict(message.conditions)
     return RunResult(
         **_read(message, _RESULT_SCALARS),
         **_read_lists(message, _RESULT_LISTS),
         stages=stages,
-        series=tuple(Series(one.name, tuple(one.time_s), tuple(one.value)) for one in message.series),
+        series=tuple(Series(series.name, tuple(series.time_s), tuple(series.value)) for series in message.series),
         library_versions=dict(message.library_versions),
         session_options=dict(message.session_options),
         device=snapshot_from_wire(message.device),
-        windows=tuple(Window(one.name, one.start_s, one.end_s) for one in message.windows),
+        windows=tuple(Window(window.name, window.start_s, window.end_s) for window in message.windows),
         conditions=conditions,
         measured={**_readings_of_protocol_2(message, conditions), **message.measured},
-        findings=tuple(Finding(one.check, one.severity, one.message) for one in message.findings),
+        findings=tuple(Finding(finding.check, finding.severity, finding.message) for finding in message.findings),
         agreement=Agreement(**_read(message.agreement, _AGREEMENT)) if message.HasField("agreement") else None,
         engine=_engine_from_wire(message.engine) if message.HasField("engine") else None,
     )
@@ -155,12 +163,12 @@ def result_from_wire(message: pb.RunResult) -> RunResult:
 def _readings_of_protocol_2(message: pb.RunResult, conditions: dict[str, str]) -> dict[str, float]:
     """Move the readings of an older agent's fields and conditions into `measured`."""
     fields = _read_optional(message, _READINGS_OF_PROTOCOL_2)
-    found: dict[str, float] = {name: value for name, value in fields.items() if value is not None}
+    readings: dict[str, float] = {name: value for name, value in fields.items() if value is not None}
     for name in _TARGETS_OF_PROTOCOL_2:
         if (target := finite_number(conditions.get(name))) is not None:
-            found[name] = target
+            readings[name] = target
             del conditions[name]
-    return found
+    return readings
 
 
 def _engine_from_wire(message: pb.Engine) -> Engine:
@@ -176,14 +184,14 @@ def result_to_wire(result: RunResult) -> pb.RunResult:
     """Write a run's result."""
     return pb.RunResult(
         **_read(result, (*_RESULT_SCALARS, *_RESULT_LISTS)),
-        stages=[pb.StageTiming(**vars(one)) for one in result.stages],
-        series=[pb.Series(name=one.name, time_s=one.time_s, value=one.value) for one in result.series],
+        stages=[pb.StageTiming(**vars(stage)) for stage in result.stages],
+        series=[pb.Series(name=series.name, time_s=series.time_s, value=series.value) for series in result.series],
         library_versions=dict(result.library_versions),
         session_options=dict(result.session_options),
         device=snapshot_to_wire(result.device),
-        windows=[pb.Window(**vars(one)) for one in result.windows],
+        windows=[pb.Window(**vars(window)) for window in result.windows],
         conditions=dict(result.conditions),
-        findings=[pb.Finding(**vars(one)) for one in result.findings],
+        findings=[pb.Finding(**vars(finding)) for finding in result.findings],
         agreement=pb.Agreement(**vars(result.agreement)) if result.agreement else None,
         engine=pb.Engine(**vars(result.engine)) if result.engine else None,
         measured=dict(result.measured),
@@ -191,7 +199,7 @@ def result_to_wire(result: RunResult) -> pb.RunResult:
 
 
 def campaign_to_wire(campaign: Campaign, device_names: Mapping[str, str]) -> pb.Campaign:
-    """Write a campaign; `device_names` by id."""
+    """Write a campaign with its `device_names`, which are by id."""
     job_count = len(campaign.models) * len(campaign.recipes) * len(campaign.devices)
     return pb.Campaign(
         campaign_id=campaign.campaign_id,
@@ -199,7 +207,7 @@ def campaign_to_wire(campaign: Campaign, device_names: Mapping[str, str]) -> pb.
         created_unix_s=campaign.created_unix_s,
         models=campaign.models,
         recipes=campaign.recipes,
-        devices=[device_names.get(one, one) for one in campaign.devices],
+        devices=[device_names.get(device_id, device_id) for device_id in campaign.devices],
         weights=campaign.weights.label,
         tier=campaign.measurement.tier,
         repeats=campaign.repeats,
@@ -210,7 +218,7 @@ def campaign_to_wire(campaign: Campaign, device_names: Mapping[str, str]) -> pb.
 
 
 def build_to_wire(build: Build, artifact: Artifact | None) -> pb.BuildStatus:
-    """Write where a build stands."""
+    """Write a build's status."""
     reference = pb.ArtifactRef(sha256=artifact.sha256, size_bytes=artifact.size_bytes) if artifact else None
     return pb.BuildStatus(
         model=build.model,
@@ -253,7 +261,7 @@ _RESULT_SCALARS = (
     *("run_id", "device_id", "attempt", "failure_type", "failure_message", "started_unix_s", "started_monotonic_s"),
     *("duration_s", "agent_version", "protocol_version", "warmup_converged", "backend"),
 )
-# An upgraded agent may still deliver results that it measured before; see docs/wire.md.
+# An agent may deliver results that it measured before its upgrade, see docs/wire.md.
 _READINGS_OF_PROTOCOL_2 = (
     *("peak_pss_bytes", "board_available_before_bytes", "board_available_min_bytes", "swap_used_before_bytes"),
     *("swap_used_max_bytes", "sampler_cpu_s", "sampler_wakeups", "device_memory_bytes"),

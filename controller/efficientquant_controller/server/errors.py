@@ -1,4 +1,4 @@
-"""The one table from error class to gRPC status, and the interceptor that applies it to every call."""
+"""The table from error class to gRPC status, and its interceptor."""
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,7 +21,7 @@ from efficientquant_controller.errors import (
 
 LOG = logging.getLogger(__name__)
 
-# The sentence of each of these is meant for the person at the other end; every other error is a bug of ours.
+# The messages of these errors are sent to the client. Every other error is a bug.
 STATUS_BY_ERROR: dict[type[FleetError], StatusCode] = {
     NotFoundError: StatusCode.NOT_FOUND,
     NameTakenError: StatusCode.ALREADY_EXISTS,
@@ -35,17 +35,17 @@ STATUS_BY_ERROR: dict[type[FleetError], StatusCode] = {
 
 
 def status_of(error: FleetError) -> StatusCode:
-    """The status of the nearest class in the table."""
-    return next(STATUS_BY_ERROR[one] for one in type(error).__mro__ if one in STATUS_BY_ERROR)
+    """Return the status of the nearest class in the table."""
+    return next(STATUS_BY_ERROR[parent] for parent in type(error).__mro__ if parent in STATUS_BY_ERROR)
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Turns FleetErrors into statuses, on calls of every shape."""
+    """An interceptor that turns FleetErrors into statuses on every call."""
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> grpc.RpcMethodHandler:
-        """Wrap the handler that would have served the call."""
+        """Wrap the handler of the call."""
         handler = await continuation(handler_call_details)
         if handler is None:  # grpc would answer UNIMPLEMENTED, which an older client takes for an older controller
             return grpc.unary_unary_rpc_method_handler(_refusal(handler_call_details.method))
@@ -58,7 +58,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
 
 def _refusal(method: str) -> Callable[..., Awaitable[None]]:
-    """Make the handler of a method that there is none of."""
+    """Return a handler that refuses an unknown method."""
 
     async def call(_: bytes, context: grpc.aio.ServicerContext) -> None:
         await context.abort(

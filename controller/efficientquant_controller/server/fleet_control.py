@@ -1,4 +1,4 @@
-"""The service the command line speaks to: devices, campaigns, results."""
+"""The gRPC service for the command line: devices, campaigns and results."""
 
 import asyncio
 import json
@@ -20,12 +20,12 @@ from efficientquant_controller.model import Device
 from efficientquant_controller.server import convert
 from efficientquant_controller.store.base import Store
 
-# A person's eyes do not need more; a thousand progress events a second would cost the controller a core.
+# Faster is not needed on a screen, and a thousand progress events a second would cost the controller a core.
 WATCH_INTERVAL_S = 0.1
 
 
 class FleetControl(fleet_pb2_grpc.FleetControlServicer):
-    """Wire types in, records to coordinator, submissions and store, and back."""
+    """The FleetControl service, which converts messages for coordinator, submissions and store."""
 
     def __init__(
         self, coordinator: Coordinator, submissions: Submissions, store: Store, checkpoints: ContentStore
@@ -38,10 +38,10 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
     async def ListDevices(
         self, request: pb.ListDevicesRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListDevicesResponse:
-        """Every device that has a name."""
+        """Return every device that has a name."""
         devices = await asyncio.to_thread(self._store.devices)
         return pb.ListDevicesResponse(
-            devices=[self._device(one) for one in devices],
+            devices=[self._device(device) for device in devices],
             controller_unix_s=time.time(),
             protocol_version=PROTOCOL_VERSION,
         )
@@ -49,8 +49,11 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
     async def ForgetDevice(
         self, request: pb.ForgetDeviceRequest, context: grpc.aio.ServicerContext
     ) -> pb.ForgetDeviceResponse:
-        """Free the name of a device that is not connected."""
-        if any(one.name == request.name for one in self._coordinator.connected()):
+        """Free the name of a disconnected device.
+
+        Raises UserError when it is connected, and NotFoundError when no device has the name.
+        """
+        if any(device.name == request.name for device in self._coordinator.connected()):
             raise UserError(f"device '{request.name}' is connected; stop its agent before it is forgotten")
         device = await asyncio.to_thread(self._store.forget_device, request.name)
         return pb.ForgetDeviceResponse(device=self._device(device))
@@ -58,12 +61,18 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
     async def UploadCheckpoint(
         self, request_iterator: AsyncIterator[pb.Chunk], context: grpc.aio.ServicerContext
     ) -> pb.UploadCheckpointResponse:
-        """Store a checkpoint, or images, under its SHA-256."""
-        sha256, size = await self._checkpoints.receive((one.offset, one.data) async for one in request_iterator)
+        """Store a checkpoint or images under their SHA-256.
+
+        Raises UserError when a chunk is missing or out of order.
+        """
+        sha256, size = await self._checkpoints.receive((chunk.offset, chunk.data) async for chunk in request_iterator)
         return pb.UploadCheckpointResponse(sha256=sha256, size_bytes=size)
 
     async def SubmitCampaign(self, request: pb.SubmitCampaignRequest, context: grpc.aio.ServicerContext) -> pb.Campaign:
-        """Check everything, then record the campaign and start building."""
+        """Check the request, record the campaign and start its builds.
+
+        Raises UserError when any part of the request is wrong, and BuildError when a model cannot be checked otherwise.
+        """
         asked = CampaignRequest(
             models=tuple(dict.fromkeys(request.models)),
             recipes=tuple(dict.fromkeys(request.recipes)),
@@ -84,19 +93,25 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
     async def WatchCampaign(
         self, request: pb.WatchCampaignRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.CampaignStatus]:
-        """Send the whole state now and after changes, until the campaign has ended."""
+        """Send the campaign's whole state now and after changes, until it ends.
+
+        Raises NotFoundError when it does not exist.
+        """
         campaign_id = (await self._coordinator.campaign(request.campaign_id)).campaign_id
         while True:
             changed = self._coordinator.next_change()
             status = await self._status(await self._coordinator.campaign(campaign_id))
             yield status
-            if status.campaign.HasField("ended_unix_s"):  # the view itself may have moved on while this was sent
+            if status.campaign.HasField("ended_unix_s"):  # tested on what was sent: the campaign may have changed since
                 return
             await asyncio.sleep(WATCH_INTERVAL_S)
             await changed.wait()
 
     async def CancelCampaign(self, request: pb.CancelCampaignRequest, context: grpc.aio.ServicerContext) -> pb.Campaign:
-        """End a campaign now."""
+        """Cancel a campaign.
+
+        Raises NotFoundError when it does not exist.
+        """
         campaign = await self._coordinator.cancel(request.campaign_id)
         self._submissions.stop(campaign.campaign_id)
         return convert.campaign_to_wire(campaign, await self._names())
@@ -104,15 +119,18 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
     async def ListCampaigns(
         self, request: pb.ListCampaignsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListCampaignsResponse:
-        """All campaigns, newest first."""
+        """Return all campaigns, newest first."""
         campaigns = await asyncio.to_thread(self._store.campaigns)
         names = await self._names()
-        return pb.ListCampaignsResponse(campaigns=[convert.campaign_to_wire(one, names) for one in campaigns])
+        return pb.ListCampaignsResponse(campaigns=[convert.campaign_to_wire(campaign, names) for campaign in campaigns])
 
     async def QueryJobs(
         self, request: pb.QueryJobsRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.JobRow]:
-        """Send rows of the view `results`, each with what the recipe bought beside fp32."""
+        """Send rows of `results`, each with its comparison to FP32.
+
+        Raises NotFoundError when the campaign does not exist.
+        """
         campaign_id = None
         if request.campaign_id:
             campaign_id = (await asyncio.to_thread(self._store.campaign, request.campaign_id)).campaign_id
@@ -122,7 +140,10 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
     async def QueryRuns(
         self, request: pb.QueryRunsRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.RunRow]:
-        """Send rows of the view `run_results`, with raw latencies for the jobs that are named."""
+        """Send rows of `run_results`, with raw latencies for the named jobs.
+
+        Raises NotFoundError when the campaign does not exist.
+        """
         wanted = set(request.latencies_of_jobs)
         for row in await asyncio.to_thread(self._store.run_rows, request.campaign_id or None):
             latency_s: Sequence[float] = ()
@@ -137,7 +158,7 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
         return convert.campaign_to_wire(tracked.campaign, await self._names())
 
     async def _names(self) -> dict[str, str]:
-        return {one.device_id: one.name or "" for one in await asyncio.to_thread(self._store.devices)}
+        return {device.device_id: device.name or "" for device in await asyncio.to_thread(self._store.devices)}
 
     async def _status(self, tracked: TrackedCampaign) -> pb.CampaignStatus:
         names = await self._names()
@@ -150,7 +171,7 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
             campaign=convert.campaign_to_wire(tracked.campaign, names),
             builds=builds,
             devices=[self._device_status(tracked, tally, names) for tally in tracked.tallies()],
-            notices=[pb.Notice(time_unix_s=one.time_unix_s, message=one.message) for one in tracked.events],
+            notices=[pb.Notice(time_unix_s=event.time_unix_s, message=event.message) for event in tracked.events],
         )
 
     def _device_status(self, tracked: TrackedCampaign, tally: DeviceTally, names: dict[str, str]) -> pb.DeviceStatus:

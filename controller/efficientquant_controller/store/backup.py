@@ -1,4 +1,4 @@
-"""A consistent copy of a SQLite database, taken while a controller writes it."""
+"""A consistent copy of a SQLite database that is in use."""
 
 import os
 import secrets
@@ -14,13 +14,13 @@ from efficientquant_controller.errors import StoreError
 from efficientquant_controller.store.opening import check_contents, opening
 from efficientquant_controller.store.write_ahead_log import BUSY_TIMEOUT_S, LOG_SUFFIXES, reading_uri
 
-# 4 MiB at SQLite's usual page size: often enough for progress and Ctrl-C.
+# 4 MiB at SQLite's usual page size, which is often enough for progress and Ctrl-C.
 STEP_PAGES = 1024
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a database holds: its schema, and how much of it."""
+    """A database's schema, with its numbers of campaigns and runs."""
 
     schema: str
     campaigns: int
@@ -28,7 +28,10 @@ class Content:
 
 
 def check_backup(source: Path, copy: Path, *, overwrite: bool) -> None:
-    """Raise StoreError where `source` is no results database, or where `copy` cannot or must not be written."""
+    """Raise StoreError unless `source` can be copied to `copy`.
+
+    `source` must be a results database, and `copy` a file that can and may be written.
+    """
     _check_copy(source, copy, overwrite=overwrite)
     with opening(Location(source)):
         check_contents(Location(source), accept_empty=False, accept_older=True)
@@ -62,10 +65,11 @@ def _check_new(copy: Path, overwrite: bool) -> None:
 
 
 def copy_database(source: Path, copy: Path, *, overwrite: bool, on_progress: Callable[[str, float], None]) -> Content:
-    """Copy a database as it is at one moment, check the copy, and only then give it its name.
+    """Copy a database as it is at one moment, checking the copy.
 
-    Writers go on meanwhile. `on_progress` gets the phase and its fraction from 0 to 1. Raises StoreError for a
-    database or a place that will not do; then, and when interrupted, nothing is left under the name of the copy.
+    Writers go on meanwhile. The copy gets its name after the check. `on_progress` gets the phase and its fraction from
+    0 to 1. Raises StoreError for a database or a path that is unusable. Then, and when interrupted, nothing is left
+    under the name of the copy.
     """
     check_backup(source, copy, overwrite=overwrite)
     with opening(Location(source)), ExitStack() as stack:
@@ -76,7 +80,7 @@ def copy_database(source: Path, copy: Path, *, overwrite: bool, on_progress: Cal
         with _writing(copy):
             partial = stack.enter_context(_partial_file(copy))
             _write(database, partial, content, on_progress)
-            _check_new(copy, overwrite)  # somebody may have made it meanwhile
+            _check_new(copy, overwrite)  # another program may have created it meanwhile
             partial.replace(copy)
             _sync(copy.parent)
     return content
@@ -113,7 +117,7 @@ def _content(connection: sqlite3.Connection) -> Content:
 
 @contextmanager
 def _partial_file(copy: Path) -> Iterator[Path]:
-    """Make a temporary file beside the copy and remove it afterwards."""
+    """Make a temporary file next to the copy and remove it afterwards."""
     partial = copy.with_name(f"{copy.name}.{secrets.token_hex(4)}.partial")
     os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:

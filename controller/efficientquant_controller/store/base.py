@@ -1,4 +1,4 @@
-"""What a store must do: the contract that every implementation is tested against."""
+"""The contract that every implementation of the store is tested against."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -24,14 +24,17 @@ from efficientquant_controller.model import (
 class Store(ABC):
     """Every number the product measured, and the state of every campaign.
 
-    Every method is one transaction: when it returns, what it wrote is on disk (SQLite: synchronous FULL); when it
-    raises, nothing was written. Methods are called from one process, from any thread. `NotFoundError` is raised for an
-    id that does not exist, `StoreError` when the database refuses. Times are seconds since 1970 (UTC).
+    Every method is one transaction. When it returns, its writes are on disk (SQLite: synchronous FULL). When it raises,
+    nothing was written. Methods are called from one process, from any thread. `NotFoundError` is raised for an id that
+    does not exist, `StoreError` when the database refuses. Times are seconds since 1970 (UTC).
     """
 
     @abstractmethod
     def close(self) -> None:
-        """Release the database; MUST be harmless when called twice."""
+        """Release the database.
+
+        A second call MUST be harmless.
+        """
 
     # devices
 
@@ -39,7 +42,7 @@ class Store(ABC):
     def register_device(
         self, device_id: str, name: str, agent_version: str, session_epoch: int, snapshot: DeviceSnapshot, now_s: float
     ) -> Device:
-        """Record a device that says hello, and its snapshot when that differs from the last one.
+        """Record a device's hello, and its snapshot if that changed.
 
         MUST raise NameTakenError when `name` belongs to another device, and StaleSessionError when a session with the
         same or a newer epoch is recorded. A device that changed its name keeps its id and history.
@@ -47,33 +50,39 @@ class Store(ABC):
 
     @abstractmethod
     def touch_device(self, device_id: str, now_s: float) -> None:
-        """Record that the device was heard of."""
+        """Record when the device was last heard from."""
 
     @abstractmethod
     def forget_device(self, name: str) -> Device:
-        """Free a device's name; its history stays. Returns the device as it was."""
+        """Free a device's name and return the device as it was.
+
+        Its history stays.
+        """
 
     @abstractmethod
     def devices(self) -> Sequence[Device]:
-        """Every device that has a name, by name."""
+        """Return every device that has a name, ordered by name."""
 
     @abstractmethod
     def device(self, device_id: str) -> Device:
-        """One device, forgotten ones included."""
+        """Return a device, even a forgotten one."""
 
     # artifacts
 
     @abstractmethod
     def add_artifact(self, artifact: Artifact, build_key: str) -> None:
-        """Record an artifact and the key of the build that made it; MUST accept the same one again."""
+        """Record an artifact and the key of its build.
+
+        MUST accept the same artifact again.
+        """
 
     @abstractmethod
     def find_artifact(self, build_key: str) -> Artifact | None:
-        """The artifact an equal build made before, or None."""
+        """Return the artifact that an equal build made before, or None."""
 
     @abstractmethod
     def artifact(self, sha256: str) -> Artifact:
-        """One artifact."""
+        """Return an artifact."""
 
     # campaigns
 
@@ -81,42 +90,46 @@ class Store(ABC):
     def create_campaign(
         self, campaign: Campaign, builds: Sequence[Build], jobs: Sequence[Job], runs: Sequence[Run]
     ) -> None:
-        """Record a campaign whole, or not at all."""
+        """Record a campaign with all its parts, or nothing of it."""
 
     @abstractmethod
     def campaign(self, campaign_id: str) -> Campaign:
-        """One campaign; the id "latest" means the one created last."""
+        """Return a campaign.
+
+        The id "latest" means the campaign that was created last.
+        """
 
     @abstractmethod
     def campaigns(self) -> Sequence[Campaign]:
-        """All, newest first."""
+        """Return all campaigns, newest first."""
 
     @abstractmethod
     def builds(self, campaign_id: str) -> Sequence[Build]:
-        """A campaign's builds, in the order they were recorded."""
+        """Return a campaign's builds, in the order they were recorded."""
 
     @abstractmethod
     def jobs(self, campaign_id: str) -> Sequence[Job]:
-        """A campaign's jobs, in the order they were recorded."""
+        """Return a campaign's jobs, in the order they were recorded."""
 
     @abstractmethod
     def runs(self, campaign_id: str) -> Sequence[Run]:
-        """A campaign's runs, by position."""
+        """Return a campaign's runs, ordered by position."""
 
     @abstractmethod
     def job(self, job_id: str) -> Job:
-        """One job."""
+        """Return a job."""
 
     @abstractmethod
     def run(self, run_id: str) -> Run:
-        """One run."""
+        """Return a run."""
 
     @abstractmethod
     def set_campaign_state(self, campaign_id: str, state: CampaignState, now_s: float) -> None:
-        """Move a campaign; an ended state records when.
+        """Set a campaign's state.
 
-        SQLite: after an ended state, and after `close`, the main file alone MUST be complete unless another program
-        reads the database just then; a reader MUST neither delay the call nor make it fail.
+        A final state also records the time. SQLite: after a final state, and after `close`, the main file alone MUST be
+        complete unless another program reads the database at that moment. A reader MUST neither delay the call nor make
+        it fail.
         """
 
     @abstractmethod
@@ -131,60 +144,79 @@ class Store(ABC):
         artifact_sha256: str | None,
         build_key: str = "",
     ) -> None:
-        """Move a build."""
+        """Set a build's state."""
 
     @abstractmethod
     def set_job_state(self, job_id: str, state: JobState, failure_type: str = "", failure_message: str = "") -> None:
-        """Move a job; MUST raise ValueError for a move that JOB_TRANSITIONS does not list, except to the same state."""
+        """Set a job's state.
+
+        MUST raise ValueError for a move that JOB_TRANSITIONS does not list, except to the same state.
+        """
 
     @abstractmethod
     def lease_run(self, run_id: str, now_s: float) -> Run:
-        """Move a run and its job to leased, one attempt further; returns the run as it is now."""
+        """Lease a planned run and its job, and return the run.
+
+        The lease counts as one more attempt. MUST raise ValueError for a run that is not planned.
+        """
 
     @abstractmethod
     def release_run(self, run_id: str) -> None:
-        """Move a leased run back to planned and its job back to queued; a run that has ended stays as it is."""
+        """Move a leased run back to planned and its job to queued.
+
+        A run that has ended stays as it is.
+        """
 
     @abstractmethod
     def end_run(self, run_id: str, state: RunState, failure_type: str = "", failure_message: str = "") -> None:
-        """End a run that no result will come for (cancelled, or given up)."""
+        """End a run for which no result will come.
+
+        It was cancelled or given up. MUST raise ValueError for a state other than failed and cancelled.
+        """
 
     # results
 
     @abstractmethod
     def record_result(self, result: RunResult, now_s: float) -> bool:
-        """Commit a reported run: metrics, raw series, and the run's new state, in one transaction.
+        """Commit a reported run in one transaction.
 
-        Returns True when it was recorded and False when a result for this run was recorded before: the first one
-        stands. A result that comes for a cancelled or given-up run MUST still be recorded, without changing its state.
+        This covers its metrics, raw series and new state. Returns True when the result was recorded, and False when a
+        result for this run was recorded before, which stands. A result for a cancelled or given-up run MUST still be
+        recorded, without changing its state.
         """
 
     @abstractmethod
     def results(self, campaign_id: str | None = None) -> Sequence[Mapping[str, Any]]:
-        """The rows of the view `results`, one for each job, of one campaign or of all."""
+        """Return the rows of the view `results`, one for each job.
+
+        They are of one campaign or of all.
+        """
 
     @abstractmethod
     def comparisons(self, campaign_id: str | None = None) -> Mapping[str, Mapping[str, Any]]:
-        """Return the guard's answers for variants beside their fp32 twins, by job.
+        """Return the guard's answers on variants and their fp32 twins, by job.
 
-        MUST have every pair whose jobs have both ended and that was compared by the rules of today. An answer is
-        written in the transaction in which the second job ends. A database of older rules that is only read has none.
+        MUST have every pair whose jobs have both ended and that was compared by the current rules. An answer is written
+        in the transaction in which the second job ends. A database of older rules that is opened read-only has none.
         """
 
     @abstractmethod
     def run_rows(self, campaign_id: str | None = None) -> Sequence[Mapping[str, Any]]:
-        """The rows of the view `run_results` of one campaign or of all, JSON columns and truths as what they say."""
+        """Return the rows of the view `run_results`.
+
+        They are of one campaign or of all, with JSON columns and booleans decoded.
+        """
 
     @abstractmethod
     def raw_result(self, run_id: str) -> RunResult:
-        """Everything that was reported of a run, raw samples included."""
+        """Return everything that was reported of a run, raw samples included."""
 
     # events
 
     @abstractmethod
     def add_event(self, event: Event) -> None:
-        """Record something a person may want to know of later."""
+        """Record an event."""
 
     @abstractmethod
     def events(self, campaign_id: str) -> Sequence[Event]:
-        """A campaign's events, oldest first."""
+        """Return a campaign's events, oldest first."""

@@ -18,10 +18,10 @@ from efficientquant_controller.store.rows import typed
 from efficientquant_controller.store.transactions import Transaction, Transactions
 
 LOG = logging.getLogger(__name__)
-# Until then nobody wonders what takes so long.
-PATIENCE_S = 2.0
-_ENDED = [one for one in JobState if one.ended]
-_GUARD = [one.name for one in OF_GUARD]
+# A comparison that takes longer logs its progress this often.
+PROGRESS_INTERVAL_S = 2.0
+_ENDED = [state for state in JobState if state.ended]
+_GUARD = [column.name for column in OF_GUARD]
 _REPEATS = text(
     "SELECT * FROM run_results WHERE job_id IN :job_ids AND state = :state ORDER BY job_id, repeat_index"
 ).bindparams(bindparam("job_ids", expanding=True))
@@ -30,7 +30,7 @@ _REPEATS = text(
 def compare_with_twin(sql: Transaction, job: Job) -> None:
     """Record the comparisons that the end of a job completes.
 
-    Those are its own, or for an fp32 job those of the variants that have ended before it.
+    They are its own, or for an fp32 job those of the variants that ended before it.
     """
     own = tables.jobs.c
     which = and_(own.campaign_id == job.campaign_id, own.device_id == job.device_id, own.model == job.model)
@@ -40,7 +40,7 @@ def compare_with_twin(sql: Transaction, job: Job) -> None:
 
 
 def stored_comparisons(sql: Transaction, campaign_id: str | None) -> dict[str, dict[str, Any]]:
-    """Read the answers by job, those of other rules left out."""
+    """Return the answers of the current rules, by job."""
     table, jobs = tables.job_comparisons, tables.jobs
     query = select(table.c.job_id, *(table.c[name] for name in _GUARD)).where(table.c.rules_version == RULES_VERSION)
     if campaign_id is not None:
@@ -49,17 +49,17 @@ def stored_comparisons(sql: Transaction, campaign_id: str | None) -> dict[str, d
 
 
 def compare_again(transactions: Transactions, clock: Callable[[], float] = time.monotonic) -> None:
-    """Compare every ended pair that lacks an answer by today's rules.
+    """Compare every ended pair without an answer by the current rules.
 
     Each campaign is one transaction.
     """
     with transactions.read() as sql:
         campaign_ids = sql.scalars(_campaigns_to_compare())
-    told_s = clock()
+    logged_s = clock()
     for done, campaign_id in enumerate(campaign_ids):
-        if clock() - told_s >= PATIENCE_S:
+        if clock() - logged_s >= PROGRESS_INTERVAL_S:
             LOG.info("comparing variants with fp32 by newer rules: %d of %d campaigns", done, len(campaign_ids))
-            told_s = clock()
+            logged_s = clock()
         with transactions.write() as sql:
             _record(sql, tables.jobs.c.campaign_id == campaign_id)
 
@@ -98,9 +98,10 @@ def _record(sql: Transaction, which: ColumnElement[bool]) -> None:
 def _compared(
     job: Mapping[str, Any], twin_id: str, repeats: Mapping[str, Sequence[RowMapping]]
 ) -> dict[str, Any] | None:
-    """Ask the guard; log what it cannot read, and give no answer.
+    """Return the guard's answer, or None for damaged rows.
 
-    An answer can be computed at any time. It must neither keep a job from ending nor a database from opening.
+    A damaged row is logged. An answer can be computed at any later time, so its failure must neither keep a job from
+    ending nor a database from opening.
     """
     try:
         columns = twin_columns(typed(repeats[twin_id]), typed(repeats[job["job_id"]]), job["recipe"])

@@ -22,7 +22,7 @@ from efficientquant_controller.store.views import recreate_views
 from efficientquant_controller.store.write_ahead_log import BUSY_TIMEOUT_S, LOG_SUFFIXES, reading_uri
 
 CONNECT_TIMEOUT_S = 10
-# What every schema of ours has: another program may use alembic too.
+# Every schema of ours has these tables. Another program may use alembic too.
 _OUR_TABLES = {"alembic_version", "meta", "campaigns", "runs"}
 _ADVICE = {
     "depend on it": "remove your own views that read ours, open the database, and create them again",
@@ -34,9 +34,10 @@ _ADVICE = {
 
 
 def open_engine(target: str | Path, read_only: bool) -> Engine:
-    """Open, create and migrate the database at a path or URL; raises StoreError, and then nothing was changed.
+    """Open the database at a path or URL, creating or migrating it.
 
-    With `read_only` nothing is created, migrated or written: a database of an older version is refused too.
+    Raises StoreError, and then nothing was changed. With `read_only` nothing is created, migrated or written, so a
+    database of an older version is refused too.
     """
     location, exists = check_location(target, writing=not read_only)
     with opening(location):
@@ -50,7 +51,10 @@ def open_engine(target: str | Path, read_only: bool) -> Engine:
 
 @contextmanager
 def opening(location: Location) -> Iterator[None]:
-    """Turn a refusal of SQLite, PostgreSQL or the system into a StoreError with what to do."""
+    """Turn errors of databases and the system into StoreError.
+
+    The message says what to do.
+    """
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
@@ -64,7 +68,7 @@ def opening(location: Location) -> Iterator[None]:
 
 
 def describe(url: URL) -> str:
-    """Name a database for a person: the path of a SQLite file, or the URL without its password."""
+    """Return a database's path, or its URL without the password."""
     return str(url.database) if url.get_backend_name() == "sqlite" else hide_password(url.render_as_string())
 
 
@@ -82,7 +86,7 @@ def _engine(location: Location, read_only: bool) -> Engine:
 
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _record: object) -> None:
-        connection.isolation_level = None  # BEGIN is ours: the driver's own would leave DDL outside the transaction
+        connection.isolation_level = None  # we send BEGIN: the driver's own leaves DDL outside the transaction
         connection.execute("PRAGMA foreign_keys = ON")
         if not read_only:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -90,7 +94,7 @@ def _engine(location: Location, read_only: bool) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        # A writer that begins as a reader could find the database changed under it and would have to start again.
+        # A writer that begins as a reader has to start again when the database changes in between.
         immediate = connection.get_execution_options().get("writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
@@ -114,7 +118,11 @@ def _postgresql_engine(location: Location, read_only: bool) -> Engine:
 
 
 def check_contents(location: Location, *, accept_empty: bool, accept_older: bool) -> None:
-    """Refuse what a newer version wrote and what is not ours, and what would have to be made or migrated."""
+    """Raise StoreError unless this is a usable results database.
+
+    Refused are databases of other programs and of a newer version. Those that would have to be created or migrated are
+    refused unless `accept_empty` or `accept_older`.
+    """
     engine = _engine(location, read_only=True)
     try:
         with engine.connect() as connection:
@@ -136,16 +144,16 @@ def check_contents(location: Location, *, accept_empty: bool, accept_older: bool
 
 
 def _check_revision(connection: Connection, location: Location, accept_older: bool) -> None:
-    found = MigrationContext.configure(connection).get_current_revision()
+    revision = MigrationContext.configure(connection).get_current_revision()
     script = ScriptDirectory.from_config(_config())
-    known = {one.revision for one in script.walk_revisions()}
+    known = {migration.revision for migration in script.walk_revisions()}
     ours = f"this is {importlib.metadata.version('efficientquant')} (schema {script.get_current_head()})"
-    theirs = f"was written by efficientquant {_product_version(connection)} (schema {found})"
-    if found not in known:
+    theirs = f"was written by efficientquant {_product_version(connection)} (schema {revision})"
+    if revision not in known:
         raise StoreVersionError(
             f"the database {location} {theirs} and {ours}; upgrade efficientquant or name another database"
         )
-    if not accept_older and found != script.get_current_head():
+    if not accept_older and revision != script.get_current_head():
         raise StoreVersionError(f"the database {location} {theirs} and {ours}; {_migration_advice(location)}")
 
 
@@ -177,9 +185,9 @@ def _migrate(engine: Engine, created: Path | None) -> None:
             connection.execute(meta.delete().where(meta.c.key == "product_version"))
             version = importlib.metadata.version("efficientquant")
             connection.execute(meta.insert().values(key="product_version", value=version))
-            # The views answer, or nothing is kept.
+            # A view that cannot be read undoes the migration.
             connection.execute(text("SELECT 1 FROM results, run_results, comparisons WHERE 1 = 0"))
-        undo.pop_all()  # it is whole: keep it
+        undo.pop_all()  # the database is complete: keep it
 
 
 def _discard(engine: Engine, created: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""Records to rows and back: one pair of functions for each table."""
+"""The conversion of records to rows and back, table by table."""
 
 import hashlib
 import json
@@ -32,18 +32,19 @@ _OF_DEVICE = ("name", "version", "providers")
 
 
 def snapshot_to_row(snapshot: DeviceSnapshot, now_s: float) -> dict[str, Any]:
-    """Name a snapshot by the SHA-256 of what the device is and has.
+    """Make the row of a snapshot, named by a SHA-256.
 
-    What the agent's code says of a backend is left out: an upgrade of the agent changes no device.
+    The hash covers what the device is and has. What the agent's code says of a backend is left out, so that an upgrade
+    of the agent does not change the device.
     """
     content = {**asdict(snapshot), "library_versions": dict(snapshot.library_versions)}
-    backends = [{name: one[name] for name in _OF_DEVICE} for one in content["backends"]]
+    backends = [{name: backend[name] for name in _OF_DEVICE} for backend in content["backends"]]
     digest = hashlib.sha256(json.dumps({**content, "backends": backends}, sort_keys=True).encode()).hexdigest()
     return {**content, "snapshot_sha256": digest, "first_seen_unix_s": now_s}
 
 
 def snapshot_from_row(row: Row) -> DeviceSnapshot:
-    """Inverse of `snapshot_to_row`."""
+    """Read a row that `snapshot_to_row` made."""
     names = [
         "board_id",
         "board",
@@ -65,7 +66,7 @@ def snapshot_from_row(row: Row) -> DeviceSnapshot:
         **{name: row[name] for name in names},
         library_versions=row["library_versions"],
         backends=backends,
-        gpus=tuple(Gpu(**one) for one in row["gpus"]),
+        gpus=tuple(Gpu(**gpu) for gpu in row["gpus"]),
     )
 
 
@@ -103,7 +104,10 @@ def artifact_from_row(row: Row) -> Artifact:
 
 
 def campaign_to_row(campaign: Campaign) -> dict[str, Any]:
-    """Spread weights and calibration over columns, keep the measurement whole and its tier as a column too."""
+    """Make the row of a campaign.
+
+    Weights and calibration are spread over columns. The measurement stays whole, and its tier is also a column.
+    """
     row = asdict(campaign)
     weights, calibration = row.pop("weights"), row.pop("calibration") or {"sha256": None, "filename": None}
     return {
@@ -115,7 +119,7 @@ def campaign_to_row(campaign: Campaign) -> dict[str, Any]:
 
 
 def campaign_from_row(row: Row) -> Campaign:
-    """Inverse of `campaign_to_row`."""
+    """Read a row that `campaign_to_row` made."""
     sha256 = row["calibration_sha256"]
     return Campaign(
         campaign_id=row["campaign_id"],

@@ -1,4 +1,4 @@
-"""Rows of the views with Python's types, whichever database they come from."""
+"""Rows of the views with Python's types, from either database."""
 
 import json
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ _JSON, _BOOLEAN, _DOUBLE = (names_of_kind(kind) for kind in (Kind.JSON, Kind.BOO
 
 
 def typed(rows: Sequence[RowMapping]) -> list[dict[str, Any]]:
-    """Decode the JSON and booleans of rows of a view.
+    """Decode the JSON and booleans of a view's rows.
 
-    SQLite hands them out as text, where an empty one is no JSON, and as 1 and 0. A number that is not finite becomes
-    None: rows travel as JSON, which has none.
+    SQLite returns them as text and as 1 and 0, and an empty text is no JSON. A number that is not finite becomes None,
+    because rows travel as JSON, which cannot hold it.
     """
     if not rows:
         return []

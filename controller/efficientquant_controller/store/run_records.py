@@ -1,4 +1,7 @@
-"""What an agent reports of a run, as a row and back: raw facts, and the numbers that follow from them."""
+"""The conversion of an agent's report to rows and back.
+
+A row has the raw facts and the numbers that follow from them.
+"""
 
 import json
 from collections.abc import Mapping
@@ -29,22 +32,22 @@ from efficientquant_controller.store.series import RawSamples
 
 Row = RowMapping
 
-# What a run must have been loaded by: the stages of one of these.
+# A run is loaded by all stages of one of these.
 _LOADING = (("read", "session_create", "first_inference"), ("read", "deserialize", "create_context", "first_inference"))
 # The first protocol whose agents leave the extremes of their series to the controller.
 _OWN_PEAKS = 3
-# Where SQL's whole numbers end.
+# The limits of SQL's integers.
 _LIMITS = {Kind.INTEGER: 2**31, Kind.BIGINT: 2**63}
 # The paper's load time leaves the first inference out.
 _PAPER_LOADING = (("read", "session_create"), ("read", "deserialize", "create_context"))
 
 
 def result_to_row(result: RunResult, measurement: Measurement, now_s: float) -> dict[str, Any]:
-    """Make every column of a row of runs that a report writes.
+    """Make every column that a report writes into a row of runs.
 
-    `measurement` is what the campaign asked for: a verdict depends on it.
+    `measurement` is what the campaign asked for. A verdict depends on it.
 
-    Raises ValueError when a run that succeeded has no latencies, or one that is not a finite number.
+    Raises ValueError when a run that succeeded has no latencies, or a latency that is not a finite number.
     """
     possible = _possible(result.measured)
     others = {name: value for name, value in result.measured.items() if name not in possible and isfinite(value)}
@@ -60,7 +63,7 @@ def result_to_row(result: RunResult, measurement: Measurement, now_s: float) -> 
         Origin.ENGINE: _engine_columns(result),
         Origin.DERIVED: {} if result.failure_type else derived_columns(facts_of(result, measurement)),
     }
-    values = {one.name: _stored(one.kind, sources[one.origin].get(one.name)) for one in OF_REPORTS}
+    values = {column.name: _stored(column.kind, sources[column.origin].get(column.name)) for column in OF_REPORTS}
     return {
         **values,
         "device_id": result.device_id,
@@ -72,14 +75,17 @@ def result_to_row(result: RunResult, measurement: Measurement, now_s: float) -> 
 def _possible(readings: Mapping[str, float]) -> dict[str, float]:
     """Leave out readings that their columns cannot hold.
 
-    One broken reading must not cost the run.
+    One broken reading must not lose the whole run.
     """
-    limits = {one.name: _LIMITS.get(one.kind, inf) for one in OF_REPORTS}
+    limits = {column.name: _LIMITS.get(column.kind, inf) for column in OF_REPORTS}
     return {name: value for name, value in readings.items() if abs(value) < limits.get(name, 0)}
 
 
 def _stored(kind: Kind, value: Any) -> Any:
-    """A value as its column holds it; None for a number that is beyond it."""
+    """Return a value as its column holds it.
+
+    Returns None for a number that is too large for the column.
+    """
     if not kind.whole or value is None:
         return value
     return whole if abs(whole := round(value)) < _LIMITS[kind] else None
@@ -88,14 +94,14 @@ def _stored(kind: Kind, value: Any) -> Any:
 def _peaks(result: RunResult) -> dict[str, float]:
     """Find the extremes of the series.
 
-    What an agent before protocol 3 found itself goes first.
+    Extremes that an agent before protocol 3 reported take precedence.
     """
-    found = peaks({one.name: _readings(one) for one in result.series}, _windows(result))
-    return _possible(found if result.protocol_version >= _OWN_PEAKS else {**found, **result.measured})
+    extremes = peaks({series.name: _readings(series) for series in result.series}, _windows(result))
+    return _possible(extremes if result.protocol_version >= _OWN_PEAKS else {**extremes, **result.measured})
 
 
 def _recorded(result: RunResult, now_s: float) -> dict[str, Any]:
-    found, before = _peaks(result), result.measured.get
+    extremes, before = _peaks(result), result.measured.get
     return {
         "reported_unix_s": now_s,
         "reported_attempt": result.attempt,
@@ -107,23 +113,23 @@ def _recorded(result: RunResult, now_s: float) -> dict[str, Any]:
         "runtime_version": _runtime_version(result),
         "warmup_count": len(result.warmup_latency_s),
         "conditions": dict(result.conditions),
-        "findings": [asdict(one) for one in result.findings],
+        "findings": [asdict(finding) for finding in result.findings],
         "board_memory_delta_bytes": _rise(
-            found.get("board_available_min_bytes"), before("board_available_before_bytes")
+            extremes.get("board_available_min_bytes"), before("board_available_before_bytes")
         ),
-        "swap_delta_bytes": _rise(before("swap_used_before_bytes"), found.get("swap_used_max_bytes")),
+        "swap_delta_bytes": _rise(before("swap_used_before_bytes"), extremes.get("swap_used_max_bytes")),
         "sampler_core_share": _core_share(result),
     }
 
 
 def facts_of(result: RunResult, measurement: Measurement) -> RunFacts:
-    """What the analysis looks at, of a run that succeeded."""
+    """Return the facts that the analysis needs of a successful run."""
     return RunFacts(
         latency_s=result.latency_s,
         required_count=measurement.min_count,
         required_time_s=measurement.min_time_s,
         warmup_converged=result.warmup_converged,
-        series={one.name: _readings(one) for one in result.series},
+        series={series.name: _readings(series) for series in result.series},
         windows=_windows(result),
         conditions=result.conditions,
         readings=result.measured,
@@ -134,17 +140,23 @@ def facts_of(result: RunResult, measurement: Measurement) -> RunFacts:
 
 
 def _windows(result: RunResult) -> dict[str, tuple[float, float]]:
-    return {one.name: (one.start_s, one.end_s) for one in result.windows}
+    return {window.name: (window.start_s, window.end_s) for window in result.windows}
 
 
 def _readings(series: Series) -> Readings:
-    """A series without what is no number: one broken reading must not cost the run."""
+    """Return the finite readings of a series.
+
+    One broken reading must not lose the whole run.
+    """
     kept = [pair for pair in zip(series.time_s, series.value, strict=True) if all(map(isfinite, pair))]
     return [time_s for time_s, _ in kept], [value for _, value in kept]
 
 
 def engine_to_row(result: RunResult) -> dict[str, Any] | None:
-    """Make the row of engines; None for a runtime that builds none and lists no layers."""
+    """Make the row of a run's engine.
+
+    Returns None for a runtime that builds no engine and lists no layers.
+    """
     if result.engine is None:
         return None
     row = asdict(result.engine)
@@ -158,7 +170,7 @@ def engine_to_row(result: RunResult) -> dict[str, Any] | None:
 
 
 def engine_from_row(row: Row) -> Engine:
-    """Inverse of `engine_to_row`."""
+    """Read a row that `engine_to_row` made."""
     names = ("size_bytes", "from_cache", "workspace_bytes", "settings", "realised_precision")
     return Engine(
         sha256=row["engine_sha256"],
@@ -171,7 +183,7 @@ def engine_from_row(row: Row) -> Engine:
 def result_from_row(
     row: Row, stages: tuple[StageTiming, ...], samples: RawSamples, device: DeviceSnapshot, engine: Engine | None
 ) -> RunResult:
-    """Inverse of `result_to_row`, with what other tables hold."""
+    """Read a row that `result_to_row` made, with the other tables' parts."""
     return RunResult(
         run_id=row["run_id"],
         attempt=row["reported_attempt"],
@@ -182,7 +194,7 @@ def result_from_row(
         library_versions=row["library_versions"],
         session_options=row["session_options"],
         device_id=row["device_id"],
-        **{one.name: row[one.name] for one in OF_REPORTS if one.origin is Origin.REPORTED},
+        **{column.name: row[column.name] for column in OF_REPORTS if column.origin is Origin.REPORTED},
         stages=stages,
         warmup_latency_s=samples.warmup_latency_s,
         latency_s=samples.latency_s,
@@ -190,7 +202,7 @@ def result_from_row(
         device_latency_s=samples.device_latency_s,
         windows=samples.windows,
         conditions=row["conditions"] or {},
-        findings=tuple(Finding(**one) for one in row["findings"] or ()),
+        findings=tuple(Finding(**finding) for finding in row["findings"] or ()),
         agreement=_agreement(row),
         engine=engine,
         device=device,
@@ -204,8 +216,9 @@ def _measured(row: Row) -> dict[str, float]:
     Agents before protocol 3 reported the extremes of their series among them.
     """
     origins = {Origin.MEASURED} if row["protocol_version"] >= _OWN_PEAKS else {Origin.MEASURED, Origin.PEAK}
-    found = {one.name: row[one.name] for one in OF_REPORTS if one.origin in origins and row[one.name] is not None}
-    return {**(row["other_readings"] or {}), **found}
+    names = [column.name for column in OF_REPORTS if column.origin in origins]
+    readings = {name: row[name] for name in names if row[name] is not None}
+    return {**(row["other_readings"] or {}), **readings}
 
 
 def _agreement(row: Row) -> Agreement | None:
@@ -228,12 +241,16 @@ def _latency_columns(result: RunResult) -> dict[str, Any]:
 
 
 def _load_columns(result: RunResult) -> dict[str, Any]:
-    """The stages that have a column of their own; `load_s` is known when all of its parts are."""
+    """Make the columns of the stages.
+
+    `load_s` is known when all of its parts are.
+    """
     durations: dict[str, float] = {}
-    for one in result.stages:
-        durations[one.stage] = durations.get(one.stage, 0.0) + one.duration_s
-    transferred = [one.size_bytes for one in result.stages if one.stage == "transfer" and one.size_bytes is not None]
-    cold = [one.cold for one in result.stages if one.stage == "read"]
+    for timing in result.stages:
+        durations[timing.stage] = durations.get(timing.stage, 0.0) + timing.duration_s
+    transfers = [timing.size_bytes for timing in result.stages if timing.stage == "transfer"]
+    transferred = [size_bytes for size_bytes in transfers if size_bytes is not None]
+    cold = [timing.cold for timing in result.stages if timing.stage == "read"]
     stages = (
         "transfer",
         "parse",
@@ -256,15 +273,15 @@ def _load_columns(result: RunResult) -> dict[str, Any]:
 
 
 def _sum_of(ways: tuple[tuple[str, ...], ...], durations: dict[str, float]) -> float | None:
-    """The duration of the first way of which every stage is known."""
+    """Return the duration of the first way whose stages are all known."""
     return next((sum(durations[name] for name in way) for way in ways if durations.keys() >= set(way)), None)
 
 
 def _output_columns(result: RunResult) -> dict[str, Any]:
-    found = result.agreement
-    if found is None:
+    agreement = result.agreement
+    if agreement is None:
         return {}
-    return {f"output_{name}": value for name, value in asdict(found).items()}
+    return {f"output_{name}": value for name, value in asdict(agreement).items()}
 
 
 def _engine_columns(result: RunResult) -> dict[str, Any]:
@@ -279,13 +296,19 @@ def _engine_columns(result: RunResult) -> dict[str, Any]:
 
 
 def _runtime_version(result: RunResult) -> str:
-    """The version of the runtime, as the device lists its backend; empty where it does not."""
+    """Return the runtime's version from the device's list of backends.
+
+    It is empty when the device does not list the backend.
+    """
     backend = result.device.backend(result.backend)
     return backend.version if backend else ""
 
 
 def _rise(low: float | None, high: float | None) -> float | None:
-    """How far a quantity moved; nothing where it moved the other way, None where an end is unknown."""
+    """Return how far a quantity rose.
+
+    Returns 0 where it fell, and None where an end is unknown.
+    """
     return None if low is None or high is None else max(high - low, 0)
 
 

@@ -32,9 +32,10 @@ from efficientquant_controller.store.transactions import Transaction, Transactio
 
 
 def open_store(target: str | Path, read_only: bool = False) -> "SqlStore":
-    """Open a results database by path or SQLAlchemy URL, creating and migrating it unless `read_only`.
+    """Open a results database by path or SQLAlchemy URL.
 
-    Raises StoreError, with what is wrong and what to do, and StoreVersionError for another version's database.
+    It is created and migrated unless `read_only`. Raises StoreError, with what is wrong and what to do, and
+    StoreVersionError for another version's database.
     """
     transactions = Transactions(open_engine(target, read_only), read_only)
     with ExitStack() as undo:
@@ -46,7 +47,10 @@ def open_store(target: str | Path, read_only: bool = False) -> "SqlStore":
 
 
 class SqlStore(SqlResults):
-    """Every method is one transaction; see `Store` for what each must do."""
+    """The SQL store, whose methods are one transaction each.
+
+    `Store` says what each method must do.
+    """
 
     def close(self) -> None:
         """Release the database."""
@@ -57,7 +61,7 @@ class SqlStore(SqlResults):
     def register_device(
         self, device_id: str, name: str, agent_version: str, session_epoch: int, snapshot: DeviceSnapshot, now_s: float
     ) -> Device:
-        """Record a device that says hello."""
+        """Record a device's hello."""
         with self._transactions.write() as sql:
             self._check_hello(sql, device_id, name, session_epoch)
             facts = {
@@ -87,7 +91,7 @@ class SqlStore(SqlResults):
             raise StaleSessionError(f"device {device_id} has session {recorded}; session {session_epoch} is not newer")
 
     def touch_device(self, device_id: str, now_s: float) -> None:
-        """Record that the device was heard of."""
+        """Record when the device was last heard from."""
         table = tables.devices
         statement = update(table).where(table.c.device_id == device_id).values(last_seen_unix_s=now_s)
         with self._transactions.write() as sql:
@@ -106,14 +110,14 @@ class SqlStore(SqlResults):
             return device
 
     def devices(self) -> Sequence[Device]:
-        """Every device that has a name."""
+        """Return every device that has a name."""
         table = tables.devices
         query = select(table, tables.device_snapshots).join(tables.device_snapshots).where(table.c.name.is_not(None))
         with self._transactions.read() as sql:
             return sorted(map(records.device_from_row, sql.rows(query)), key=lambda device: device.name or "")
 
     def device(self, device_id: str) -> Device:
-        """One device."""
+        """Return a device."""
         with self._transactions.read() as sql:
             return self._device(sql, device_id)
 
@@ -126,7 +130,10 @@ class SqlStore(SqlResults):
     # artifacts
 
     def add_artifact(self, artifact: Artifact, build_key: str) -> None:
-        """Record an artifact and the key of the build that made it; a rebuild of the key replaces what it made."""
+        """Record an artifact and the key of its build.
+
+        A rebuild with the same key replaces the build's artifact.
+        """
         version = artifact.recipe_version
         facts = {
             "artifact_sha256": artifact.sha256,
@@ -152,14 +159,14 @@ class SqlStore(SqlResults):
                 sql.execute(insert(table).values(build_key=build_key, **facts))
 
     def find_artifact(self, build_key: str) -> Artifact | None:
-        """The artifact an equal build made before."""
+        """Return the artifact that an equal build made before, or None."""
         query = select(tables.artifact_builds, tables.artifacts.c.size_bytes).join(tables.artifacts)
         with self._transactions.read() as sql:
             rows = sql.rows(query.where(tables.artifact_builds.c.build_key == build_key))
         return records.artifact_from_row(rows[0]) if rows else None
 
     def artifact(self, sha256: str) -> Artifact:
-        """One artifact, as the build that made it last describes it."""
+        """Return an artifact, as described by its latest build."""
         table = tables.artifact_builds
         query = select(table, tables.artifacts.c.size_bytes).join(tables.artifacts)
         query = query.where(table.c.artifact_sha256 == sha256).order_by(table.c.number.desc()).limit(1)
@@ -171,66 +178,66 @@ class SqlStore(SqlResults):
     def create_campaign(
         self, campaign: Campaign, builds: Sequence[Build], jobs: Sequence[Job], runs: Sequence[Run]
     ) -> None:
-        """Record a campaign whole."""
+        """Record a campaign with all its parts."""
         with self._transactions.write() as sql:
             sql.execute(insert(tables.campaigns).values(records.campaign_to_row(campaign)))
-            sql.insert_all(tables.builds, [{**vars(one), "ordinal": place} for place, one in enumerate(builds)])
-            sql.insert_all(tables.jobs, [{**vars(one), "ordinal": place} for place, one in enumerate(jobs)])
-            sql.insert_all(tables.runs, [{**vars(one), "failure_type": "", "failure_message": ""} for one in runs])
+            sql.insert_all(tables.builds, [{**vars(build), "ordinal": place} for place, build in enumerate(builds)])
+            sql.insert_all(tables.jobs, [{**vars(job), "ordinal": place} for place, job in enumerate(jobs)])
+            sql.insert_all(tables.runs, [{**vars(run), "failure_type": "", "failure_message": ""} for run in runs])
 
     def campaign(self, campaign_id: str) -> Campaign:
-        """One campaign."""
+        """Return a campaign."""
         with self._transactions.read() as sql:
             return records.campaign_from_row(self._campaign_row(sql, campaign_id))
 
     def campaigns(self) -> Sequence[Campaign]:
-        """All, newest first."""
+        """Return all campaigns, newest first."""
         table = tables.campaigns
         with self._transactions.read() as sql:
             return list(map(records.campaign_from_row, sql.rows(select(table).order_by(table.c.number.desc()))))
 
     def builds(self, campaign_id: str) -> Sequence[Build]:
-        """A campaign's builds."""
+        """Return a campaign's builds."""
         table = tables.builds
         query = select(table).order_by(table.c.ordinal)
         with self._transactions.read() as sql:
-            found = self._campaign_row(sql, campaign_id)["campaign_id"]
-            return list(map(records.build_from_row, sql.rows(query.where(table.c.campaign_id == found))))
+            campaign_id = self._campaign_row(sql, campaign_id)["campaign_id"]
+            return list(map(records.build_from_row, sql.rows(query.where(table.c.campaign_id == campaign_id))))
 
     def jobs(self, campaign_id: str) -> Sequence[Job]:
-        """A campaign's jobs."""
+        """Return a campaign's jobs."""
         table = tables.jobs
         query = select(table).order_by(table.c.ordinal)
         with self._transactions.read() as sql:
-            found = self._campaign_row(sql, campaign_id)["campaign_id"]
-            return list(map(records.job_from_row, sql.rows(query.where(table.c.campaign_id == found))))
+            campaign_id = self._campaign_row(sql, campaign_id)["campaign_id"]
+            return list(map(records.job_from_row, sql.rows(query.where(table.c.campaign_id == campaign_id))))
 
     def runs(self, campaign_id: str) -> Sequence[Run]:
-        """A campaign's runs, by position."""
+        """Return a campaign's runs, ordered by position."""
         table = tables.runs
         query = select(table).join(tables.jobs, tables.jobs.c.job_id == table.c.job_id)
         query = query.order_by(table.c.position, tables.jobs.c.ordinal, table.c.repeat_index)
         with self._transactions.read() as sql:
-            found = self._campaign_row(sql, campaign_id)["campaign_id"]
-            return list(map(records.run_from_row, sql.rows(query.where(tables.jobs.c.campaign_id == found))))
+            campaign_id = self._campaign_row(sql, campaign_id)["campaign_id"]
+            return list(map(records.run_from_row, sql.rows(query.where(tables.jobs.c.campaign_id == campaign_id))))
 
     def job(self, job_id: str) -> Job:
-        """One job."""
+        """Return a job."""
         with self._transactions.read() as sql:
             return self._job(sql, job_id)
 
     def run(self, run_id: str) -> Run:
-        """One run."""
+        """Return a run."""
         with self._transactions.read() as sql:
             return records.run_from_row(self._run_row(sql, run_id))
 
     def set_campaign_state(self, campaign_id: str, state: CampaignState, now_s: float) -> None:
-        """Move a campaign."""
+        """Set a campaign's state."""
         table = tables.campaigns
         facts = {"state": state, "ended_unix_s": now_s if state.ended else None}
         with self._transactions.write() as sql:
-            found = self._campaign_row(sql, campaign_id)["campaign_id"]
-            sql.execute(update(table).where(table.c.campaign_id == found).values(facts))
+            campaign_id = self._campaign_row(sql, campaign_id)["campaign_id"]
+            sql.execute(update(table).where(table.c.campaign_id == campaign_id).values(facts))
         if state.ended:
             self._transactions.checkpoint()
 
@@ -245,7 +252,7 @@ class SqlStore(SqlResults):
         artifact_sha256: str | None,
         build_key: str = "",
     ) -> None:
-        """Move a build."""
+        """Set a build's state."""
         table = tables.builds
         named = {"campaign_id": campaign_id, "model": model, "recipe": recipe, "target": target}
         key = [table.c[name] == value for name, value in named.items()]
@@ -255,13 +262,19 @@ class SqlStore(SqlResults):
             sql.update_one(update(table).where(*key).values(facts), f"build of {model} × {recipe} in {campaign_id!r}")
 
     def set_job_state(self, job_id: str, state: JobState, failure_type: str = "", failure_message: str = "") -> None:
-        """Move a job."""
+        """Set a job's state.
+
+        Raises ValueError for a move that JOB_TRANSITIONS does not list.
+        """
         facts = {"failure_type": failure_type, "failure_message": records.storable(failure_message)}
         with self._transactions.write() as sql:
             self._move_job(sql, self._job(sql, job_id), state, facts)
 
     def lease_run(self, run_id: str, now_s: float) -> Run:
-        """Move a run and its job to leased."""
+        """Lease a planned run and its job.
+
+        Raises ValueError when the run is not planned.
+        """
         with self._transactions.write() as sql:
             run = records.run_from_row(self._run_row(sql, run_id))
             if run.state is not RunState.PLANNED:
@@ -271,7 +284,7 @@ class SqlStore(SqlResults):
             return records.run_from_row(self._run_row(sql, run_id))
 
     def release_run(self, run_id: str) -> None:
-        """Move a leased run back to planned and its job back to queued."""
+        """Move a leased run back to planned and its job to queued."""
         with self._transactions.write() as sql:
             run = records.run_from_row(self._run_row(sql, run_id))
             if run.state is not RunState.LEASED:
@@ -282,7 +295,10 @@ class SqlStore(SqlResults):
                 self._move_job(sql, job, JobState.QUEUED)
 
     def end_run(self, run_id: str, state: RunState, failure_type: str = "", failure_message: str = "") -> None:
-        """End a run that no result will come for; one that has ended stays as it is."""
+        """End a run for which no result will come.
+
+        A run that has ended stays as it is. Raises ValueError for a state other than failed and cancelled.
+        """
         if state not in (RunState.FAILED, RunState.CANCELLED):
             raise ValueError(f"a run without a result ends as failed or cancelled, not as {state}")
         message = records.storable(failure_message)
@@ -309,12 +325,12 @@ class SqlStore(SqlResults):
     # results
 
     def results(self, campaign_id: str | None = None) -> Sequence[Mapping[str, Any]]:
-        """The rows of the view `results`."""
+        """Return the rows of the view `results`."""
         with self._transactions.read() as sql:
             if campaign_id is None:
                 return typed(sql.rows(text("SELECT * FROM results")))
-            found = self._campaign_row(sql, campaign_id)["campaign_id"]
-            query = text("SELECT * FROM results WHERE campaign_id = :campaign_id").bindparams(campaign_id=found)
+            campaign_id = self._campaign_row(sql, campaign_id)["campaign_id"]
+            query = text("SELECT * FROM results WHERE campaign_id = :campaign_id").bindparams(campaign_id=campaign_id)
             return typed(sql.rows(query))
 
     # events
@@ -326,9 +342,9 @@ class SqlStore(SqlResults):
             sql.execute(insert(tables.events).values(facts))
 
     def events(self, campaign_id: str) -> Sequence[Event]:
-        """A campaign's events, oldest first."""
+        """Return a campaign's events, oldest first."""
         table = tables.events
         query = select(table).order_by(table.c.time_unix_s, table.c.number)
         with self._transactions.read() as sql:
-            found = self._campaign_row(sql, campaign_id)["campaign_id"]
-            return list(map(records.event_from_row, sql.rows(query.where(table.c.campaign_id == found))))
+            campaign_id = self._campaign_row(sql, campaign_id)["campaign_id"]
+            return list(map(records.event_from_row, sql.rows(query.where(table.c.campaign_id == campaign_id))))

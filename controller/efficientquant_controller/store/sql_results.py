@@ -1,4 +1,4 @@
-"""Recording what agents report of a run, and reading it back whole."""
+"""The part of the SQL store that records and reads results."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,13 +16,16 @@ from efficientquant_controller.store.transactions import Transaction, Transactio
 
 
 class SqlResults(Store):
-    """The results' half of the SQL store."""
+    """The part of the SQL store for results."""
 
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
 
     def record_result(self, result: RunResult, now_s: float) -> bool:
-        """Commit a reported run; raises ValueError for a success without latencies or with one that is not finite."""
+        """Commit a reported run.
+
+        Raises ValueError for a success without latencies, or with a latency that is not finite.
+        """
         row = run_records.result_to_row(result, self._measurement(result.run_id), now_s)
         engine = run_records.engine_to_row(result)
         samples = pack_series(
@@ -31,13 +34,13 @@ class SqlResults(Store):
             )
         )
         with self._transactions.write() as sql:
-            found = self._run_row(sql, result.run_id)
-            if found["reported_unix_s"] is not None:
+            run = self._run_row(sql, result.run_id)
+            if run["reported_unix_s"] is not None:
                 return False
             devices = tables.devices.c.device_id
             sql.one(select(devices).where(devices == result.device_id), f"device {result.device_id!r}")
             snapshot = self._add_snapshot(sql, result.device, now_s)
-            facts = {**row, **_outcome(found, result), "snapshot_sha256": snapshot}
+            facts = {**row, **_outcome(run, result), "snapshot_sha256": snapshot}
             self._update_run(sql, result.run_id, **facts)
             sql.execute(insert(tables.series), {"run_id": result.run_id, "samples": samples})
             sql.insert_all(tables.stages, _stage_rows(result))
@@ -45,7 +48,7 @@ class SqlResults(Store):
             return True
 
     def _measurement(self, run_id: str) -> Measurement:
-        """How the campaign of a run measures."""
+        """Return the measurement that a run's campaign asked for."""
         campaigns, jobs, runs = tables.campaigns, tables.jobs, tables.runs
         query = (
             select(campaigns.c.measurement)
@@ -57,7 +60,10 @@ class SqlResults(Store):
             return Measurement(**sql.one(query, f"run {run_id!r}")["measurement"])
 
     def raw_result(self, run_id: str) -> RunResult:
-        """Everything that was reported of a run."""
+        """Return everything that was reported of a run.
+
+        Raises NotFoundError without a result or its samples, and UserError when the samples cannot be read.
+        """
         table = tables.stages
         with self._transactions.read() as sql:
             row = self._run_row(sql, run_id)
@@ -72,7 +78,7 @@ class SqlResults(Store):
             device = records.snapshot_from_row(sql.one(query, "snapshot"))
             engines = sql.rows(select(tables.engines).where(tables.engines.c.run_id == run_id))
         stages = tuple(
-            StageTiming(one["stage"], one["duration_s"], one["size_bytes"], one["cold"]) for one in stage_rows
+            StageTiming(stage["stage"], stage["duration_s"], stage["size_bytes"], stage["cold"]) for stage in stage_rows
         )
         try:
             samples = unpack_series(blob)
@@ -82,19 +88,21 @@ class SqlResults(Store):
         return run_records.result_from_row(row, stages, samples, device, engine)
 
     def run_rows(self, campaign_id: str | None = None) -> Sequence[Mapping[str, Any]]:
-        """The rows of the view `run_results`."""
+        """Return the rows of the view `run_results`."""
         with self._transactions.read() as sql:
             query = text("SELECT * FROM run_results")
             if campaign_id is not None:
-                found = self._campaign_row(sql, campaign_id)["campaign_id"]
-                query = text("SELECT * FROM run_results WHERE campaign_id = :campaign_id").bindparams(campaign_id=found)
+                campaign_id = self._campaign_row(sql, campaign_id)["campaign_id"]
+                by_campaign = text("SELECT * FROM run_results WHERE campaign_id = :campaign_id")
+                query = by_campaign.bindparams(campaign_id=campaign_id)
             return typed(sql.rows(query))
 
     def comparisons(self, campaign_id: str | None = None) -> Mapping[str, Mapping[str, Any]]:
-        """What the guard said of variants whose twins have ended, by job."""
+        """Return the guard's answers on variants whose twins have ended, by job."""
         with self._transactions.read() as sql:
-            found = None if campaign_id is None else self._campaign_row(sql, campaign_id)["campaign_id"]
-            return stored_comparisons(sql, found)
+            if campaign_id is not None:
+                campaign_id = self._campaign_row(sql, campaign_id)["campaign_id"]
+            return stored_comparisons(sql, campaign_id)
 
     @staticmethod
     def _campaign_row(sql: Transaction, campaign_id: str) -> RowMapping:
@@ -111,7 +119,10 @@ class SqlResults(Store):
 
     @staticmethod
     def _add_snapshot(sql: Transaction, snapshot: DeviceSnapshot, now_s: float, is_newest: bool = False) -> str:
-        """Record a snapshot; the newest says what the agent of today knows of its backends."""
+        """Record a snapshot and return its SHA-256.
+
+        The newest one also updates what the agent says of its backends.
+        """
         row = records.snapshot_to_row(snapshot, now_s)
         digest: str = row.pop("snapshot_sha256")
         table = tables.device_snapshots
@@ -132,9 +143,12 @@ class SqlResults(Store):
 _LISTED_CAMPAIGNS = 5
 
 
-def _outcome(found: RowMapping, result: RunResult) -> dict[str, Any]:
-    """The run's new state: what was reported, unless the run was cancelled or given up before."""
-    if found["state"] in (RunState.CANCELLED, RunState.FAILED):
+def _outcome(run: RowMapping, result: RunResult) -> dict[str, Any]:
+    """Return the run's new state, as reported.
+
+    Returns nothing new for a run that was cancelled or given up before.
+    """
+    if run["state"] in (RunState.CANCELLED, RunState.FAILED):
         return {}
     message = records.storable(result.failure_message)
     state = {"": RunState.SUCCEEDED, "cancelled": RunState.CANCELLED}.get(result.failure_type, RunState.FAILED)
@@ -146,10 +160,10 @@ def _stage_rows(result: RunResult) -> list[dict[str, Any]]:
         {
             "run_id": result.run_id,
             "ordinal": ordinal,
-            "stage": one.stage,
-            "duration_s": one.duration_s,
-            "size_bytes": one.size_bytes,
-            "cold": one.cold,
+            "stage": stage.stage,
+            "duration_s": stage.duration_s,
+            "size_bytes": stage.size_bytes,
+            "cold": stage.cold,
         }
-        for ordinal, one in enumerate(result.stages)
+        for ordinal, stage in enumerate(result.stages)
     ]

@@ -1,4 +1,7 @@
-"""The tables of the results database; what each column means stands in docs/database.md."""
+"""The tables of the results database.
+
+docs/database.md says what each column means.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -38,18 +41,21 @@ metadata = MetaData(
 
 
 class UnsignedBigInteger(TypeDecorator[int]):
-    """The wire's uint64 in SQL's signed 64 bits: numbers from 2**63 on are stored as value - 2**64."""
+    """The wire's uint64 in SQL's signed 64 bits.
+
+    Numbers from 2**63 on are stored as value - 2**64.
+    """
 
     impl = BigInteger
     cache_ok = True
 
     def process_bind_param(self, value: int | None, dialect: Dialect) -> int | None:
-        """Wrap on the way in."""
+        """Wrap a value before it is stored."""
         del dialect
         return value - 2**64 if value is not None and value >= 2**63 else value
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> int | None:
-        """Unwrap on the way out."""
+        """Unwrap a stored value."""
         del dialect
         return value + 2**64 if value is not None and value < 0 else value
 
@@ -113,7 +119,7 @@ artifacts = Table(
     Column("size_bytes", BigInteger, nullable=False),
 )
 
-# Two builds may make the same bytes: what belongs to the build is kept for each of them.
+# Two builds may make the same bytes, so each build has a row of its own.
 artifact_builds = Table(
     "artifact_builds",
     metadata,
@@ -220,14 +226,14 @@ runs = Table(
     Column("leased_unix_s", Double),
     Column("failure_type", String, nullable=False),
     Column("failure_message", Text, nullable=False),
-    # Everything below comes with the report and is NULL before it; most of it stands in the registry of columns.
+    # Everything below comes with the report and is NULL before it. Most of it comes from the registry of columns.
     Column("device_id", ForeignKey(devices.c.device_id)),
     Column("log_tail", JSON),
     *map(_column, OF_REPORTS),
     UniqueConstraint("job_id", "repeat_index"),
 )
 
-# What the guard says of a variant beside its fp32 twin, once both have ended, by the rules of `rules_version`.
+# The guard's answer on a variant and its fp32 twin, once both have ended, by the rules of `rules_version`.
 job_comparisons = Table(
     "job_comparisons",
     metadata,
@@ -237,7 +243,7 @@ job_comparisons = Table(
     *map(_column, OF_GUARD),
 )
 
-# The engine that a run used, and every layer of it.
+# The engine that a run used, with every layer.
 engines = Table(
     "engines",
     metadata,
@@ -252,7 +258,7 @@ engines = Table(
     Column("layers", JSON, nullable=False),
 )
 
-# A table of its own, so that queries over runs never read the blobs' pages.
+# This is a table of its own, so that queries over runs never read the blobs' pages.
 series = Table(
     "series",
     metadata,

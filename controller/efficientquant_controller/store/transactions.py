@@ -1,4 +1,7 @@
-"""Transactions on one engine: many readers, one writer at a time, and the database's refusals as StoreError."""
+"""Transactions on one engine: many readers, one writer at a time.
+
+Refusals of the database are raised as StoreError.
+"""
 
 import logging
 import sqlite3
@@ -19,42 +22,54 @@ LOG = logging.getLogger(__name__)
 
 
 class Transaction:
-    """One open transaction, in the few verbs that the store needs."""
+    """An open transaction, with the few operations that the store needs."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def execute(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> None:
-        """Run a statement whose outcome does not matter; many values go faster as parameters than in the statement."""
+        """Run a statement whose outcome does not matter.
+
+        Many values are faster as parameters than in the statement.
+        """
         self._connection.execute(statement, parameters)
 
     def update(self, statement: Update) -> int:
-        """Run an update; returns how many rows it met."""
+        """Run an update and return how many rows matched."""
         return self._connection.execute(statement).rowcount
 
     def update_one(self, statement: Update, what: str) -> None:
-        """Run an update that must meet a row; raises NotFoundError naming `what`."""
+        """Run an update that must match a row.
+
+        Raises NotFoundError naming `what` when none matches.
+        """
         if not self.update(statement):
             raise NotFoundError(f"there is no {what}")
 
     def insert_all(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Insert rows, none included."""
+        """Insert any number of rows, including none."""
         if rows:
             self._connection.execute(insert(table), rows)
 
     def insert_new(self, table: Table, key: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-        """Insert a row unless its key exists; only one writer is ever open, so nothing comes between."""
+        """Insert a row unless its key exists.
+
+        Only one writer is ever open, so the check and the insert cannot race.
+        """
         columns = [table.c[name] for name in key]
         match = and_(*(column == value for column, value in zip(columns, key.values(), strict=True)))
         if self._connection.execute(select(*columns).where(match)).first() is None:
             self._connection.execute(insert(table).values({**key, **facts}))
 
     def rows(self, query: Executable, parameters: Mapping[str, Any] | None = None) -> Sequence[RowMapping]:
-        """Every row."""
+        """Return every row."""
         return self._connection.execute(query, parameters).mappings().all()
 
     def one(self, query: Executable, what: str) -> RowMapping:
-        """Return the only row; raises NotFoundError naming `what` when there is none."""
+        """Return the first row.
+
+        Raises NotFoundError naming `what` when there is none.
+        """
         row = self._connection.execute(query).mappings().first()
         if row is None:
             raise NotFoundError(f"there is no {what}")
@@ -70,7 +85,10 @@ class Transaction:
 
 
 class Transactions:
-    """Opens transactions; when one ends without an exception, what it wrote is on disk."""
+    """The transactions of an engine.
+
+    When a transaction ends without an exception, its writes are on disk.
+    """
 
     def __init__(self, engine: Engine, read_only: bool) -> None:
         self._engine = engine
@@ -79,20 +97,26 @@ class Transactions:
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
-        """A consistent view of the database, beside the writer."""
+        """Open a consistent view of the database, concurrent with the writer."""
         with self._reporting(), self._engine.connect() as connection, connection.begin():
             yield Transaction(connection)
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
-        """The one writer: commits at the end, rolls back on any exception."""
+        """Open the only writer, which rolls back on any exception.
+
+        It commits at the end.
+        """
         with self._writer, self._reporting(), self._engine.connect() as raw:
             connection = raw.execution_options(writes=True)
             with connection.begin():
                 yield Transaction(connection)
 
     def checkpoint(self) -> None:
-        """Bring SQLite's main file up to date as far as readers allow, without waiting for them."""
+        """Move SQLite's log into the main file as readers allow.
+
+        It does not wait for them.
+        """
         if self._logged_file is None:
             return
         with self._writer, closing(self._engine.raw_connection()) as connection:
@@ -100,13 +124,16 @@ class Transactions:
             try:
                 cursor.execute("PRAGMA busy_timeout = 0")
                 cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            except sqlite3.Error as error:  # what was committed is in the log, and the next one tries again
+            except sqlite3.Error as error:  # commits stay in the log, and the next checkpoint tries again
                 LOG.warning("the log of %s was not folded into it: %s", self._logged_file, error)
             finally:
                 cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
 
     def close(self) -> None:
-        """Close every connection; SQLite's main file is then complete, where no other program reads it."""
+        """Close every connection.
+
+        SQLite's main file is then complete, unless another program reads it.
+        """
         self._engine.dispose()
         if self._logged_file is not None:
             fold_log(self._logged_file)

@@ -1,4 +1,4 @@
-"""SQLite's write-ahead log: reading where none can be made, and folding it into the main file."""
+"""The reading of SQLite files without a log, and the log's removal."""
 
 import logging
 import sqlite3
@@ -10,16 +10,16 @@ from efficientquant_controller.errors import StoreError
 LOG = logging.getLogger(__name__)
 BUSY_TIMEOUT_S = 30
 LOG_SUFFIXES = ("-wal", "-shm", "-journal")
-# Byte 18 of a SQLite file: 2 when reading it takes a log.
+# Byte 18 of a SQLite file is 2 when reading it needs a log.
 _VERSION_OFFSET, _WITH_LOG = 18, 2
 
 
 def reading_uri(path: Path) -> str:
-    """Return the URI that reads a SQLite file from where it lies, a read-only medium included.
+    """Return the URI that reads a SQLite file, even on read-only media.
 
-    SQLite needs to make files beside a database with a log, unless it is called immutable. That is only true where
-    nobody can be writing: no log and no lock file (-shm) lies beside it. Raises StoreError for a log that cannot be
-    read from a read-only place, sqlite3.Error for other refusals.
+    SQLite needs to create files next to a database with a log, unless the database is called immutable. It is called so
+    only where nobody can be writing: where no log and no lock file (-shm) lies next to it. Raises StoreError for a log
+    that cannot be read from a read-only place, and sqlite3.Error for other refusals.
     """
     uri = f"{path.absolute().as_uri()}?mode=ro"
     try:
@@ -28,9 +28,9 @@ def reading_uri(path: Path) -> str:
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
             raise
-        if beside := _logs_beside(path):
+        if logs := _logs_of(path):
             raise StoreError(
-                f"the database {path} was not closed cleanly ({' and '.join(beside)} beside it) and lies where nothing "
+                f"the database {path} was not closed cleanly ({' and '.join(logs)} beside it) and lies where nothing "
                 "can be written; copy these files together to a directory that you can write to, and name that copy"
             ) from error
         if not _takes_log(path):
@@ -40,7 +40,10 @@ def reading_uri(path: Path) -> str:
 
 
 def fold_log(path: Path) -> None:
-    """Move the log into the main file and leave a file that needs none, as far as other programs' readers allow."""
+    """Move SQLite's log into the main file, so that it needs none.
+
+    A reader in another program can prevent this, which is logged.
+    """
     uri = f"{path.absolute().as_uri()}?mode=rw"
     try:
         with closing(sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)) as connection:
@@ -51,11 +54,14 @@ def fold_log(path: Path) -> None:
         LOG.info("%s keeps its log: %s", path, error)
 
 
-def _logs_beside(path: Path) -> list[str]:
-    """The names of the files that hold a part of the database, or say that somebody uses it."""
+def _logs_of(path: Path) -> list[str]:
+    """Return the names of the log and lock files in use.
+
+    They hold a part of the database, or show that another program uses it.
+    """
     real = path.resolve()  # SQLite follows links first
     files = [real.with_name(real.name + suffix) for suffix in LOG_SUFFIXES]
-    return [one.name for one in files if one.exists() and (one.name.endswith("-shm") or one.stat().st_size)]
+    return [file.name for file in files if file.exists() and (file.name.endswith("-shm") or file.stat().st_size)]
 
 
 def _takes_log(path: Path) -> bool:

@@ -1,1 +1,4 @@
-"""Version 1 of the wire: fleet.proto and the code generated from it (protos/generate.sh)."""
+"""Version 1 of the wire protocol.
+
+The package has fleet.proto and the code that protos/generate.sh generates from it.
+"""

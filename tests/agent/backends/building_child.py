@@ -1,4 +1,7 @@
-"""Stands for `python -m efficientquant_agent.child.build` with a runtime whose builds end as the artifact says."""
+"""A double of the building child, with a scripted runtime.
+
+It stands for `python -m efficientquant_agent.child.build`. Its builds end as the artifact says.
+"""
 
 import hashlib
 import os
@@ -13,30 +16,30 @@ from efficientquant_agent.records import BackendInfo
 
 
 class Fake(Backend):
-    """A runtime at whose edge anything can happen."""
+    """A runtime whose builds end as the artifact says."""
 
     name = "fake"
     builds = True
 
     @classmethod
     def probe(cls):
-        """Be there."""
+        """Return version 1."""
         return BackendInfo("fake", "1", [])
 
     @classmethod
     def library_versions(cls):
-        """Be of version 1."""
+        """Return version 1."""
         return {"fake": "1"}
 
     @classmethod
     def load(cls, content, options, stage):
-        """Never be loaded."""
+        """Fail, because a build loads nothing."""
         del content, options, stage
         raise AssertionError("a build loads nothing")
 
     @classmethod
     def build(cls, onnx_path, plan_path, options, log):
-        """End as the artifact says."""
+        """Build, fail, hang or die as the artifact says."""
         with open(onnx_path) as stream:
             how = stream.read()
         log("the artifact says " + how)

@@ -1,4 +1,4 @@
-"""The doubles of TensorRT and CUDA, as fixtures for the tests beside them."""
+"""The doubles of TensorRT and CUDA as fixtures."""
 
 import contextlib
 import sys
@@ -17,7 +17,7 @@ from efficientquant_agent.backends.trt import Tensorrt, TensorrtRtx
 
 @pytest.fixture
 def cuda(monkeypatch):
-    """Return a CUDA runtime that works, and is the one that is found."""
+    """Install a fake CUDA runtime that works, and return it."""
     library = fake_cudart.FakeLibrary()
     monkeypatch.setattr(cudart, "open_library", lambda: cudart.Cudart(library))
     return library
@@ -25,7 +25,10 @@ def cuda(monkeypatch):
 
 @pytest.fixture
 def install(cuda, monkeypatch):
-    """Install the stub of a release; return the backend that runs it."""
+    """Give a function that installs a release's stub.
+
+    It returns the backend that runs the release.
+    """
     for name in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
         monkeypatch.setitem(sys.modules, name, None)
 
@@ -39,7 +42,7 @@ def install(cuda, monkeypatch):
 
 @pytest.fixture
 def untimed():
-    """Stand for the timing of a stage."""
+    """Return a stage that measures no time."""
 
     @contextlib.contextmanager
     def stage(_name):

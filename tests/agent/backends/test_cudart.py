@@ -1,4 +1,4 @@
-"""The CUDA runtime by ctypes: what each call asks for, how errors are told, and which GPU can do what."""
+"""The tests of the CUDA runtime by ctypes."""
 
 import ctypes
 
@@ -9,7 +9,7 @@ from fake_cudart import FakeLibrary
 
 
 def test_a_gpu_is_described(tmp_path):
-    """Name, UUID as NVML writes it, SM, memory and driver of a GPU, and what its SM is fast at."""
+    """A GPU has a name, a UUID as NVML writes it, an SM, memory, a driver and its fast precisions."""
     (tmp_path / "driver/nvidia").mkdir(parents=True)
     version = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\nGCC version:\n"
     (tmp_path / "driver/nvidia/version").write_text(version)
@@ -30,7 +30,7 @@ def test_a_gpu_is_described(tmp_path):
 
 
 def test_a_jetson_is_described(tmp_path):
-    """An integrated GPU says so; where the kernel has no driver version to tell, CUDA's stands for it."""
+    """A Jetson's GPU is integrated, and CUDA's version stands for a missing driver version."""
     (gpu,) = cudart.gpus(Cudart(FakeLibrary(10020, sm=53, integrated=True, name="NVIDIA Tegra X1")), str(tmp_path))
 
     assert (gpu.name, gpu.compute_capability, gpu.integrated) == ("NVIDIA Tegra X1", 53, True)
@@ -45,7 +45,7 @@ def test_a_jetson_is_described(tmp_path):
     ],
 )
 def test_no_gpu_is_a_sentence(code, sentence):
-    """Without a GPU or driver the error has the runtime's name and words, and what to do."""
+    """Without a GPU or driver the error has the runtime's name, its words, and what to do."""
     library = FakeLibrary()
     library.failures["cudaGetDeviceCount"] = code
 
@@ -56,7 +56,7 @@ def test_no_gpu_is_a_sentence(code, sentence):
 
 
 def test_no_library_is_a_sentence(tmp_path):
-    """Without a CUDA runtime the error says what was looked for."""
+    """Without a CUDA runtime the error lists the paths that were tried."""
     with pytest.raises(CudaError, match=r"not found \(tried .*/libcudart.so\); install the CUDA runtime"):
         cudart.open_library(str(tmp_path / "libcudart.so"))
 
@@ -71,7 +71,7 @@ def test_a_library_that_is_none(tmp_path):
 
 
 def test_a_runtime_newer_than_the_driver_is_passed_over(monkeypatch):
-    """Of several runtimes the first whose GPU answers is taken; where none does, the first of all tells why."""
+    """The first runtime whose GPU answers is used, and without any the first of all reports the error."""
     libraries = {"new": FakeLibrary(13000), "old": FakeLibrary(11040)}
     libraries["new"].failures["cudaGetDeviceCount"] = 35
     monkeypatch.setattr(cudart, "_candidates", lambda: ["new", "old"])
@@ -86,7 +86,7 @@ def test_a_runtime_newer_than_the_driver_is_passed_over(monkeypatch):
     ("version", "function"), [(10020, ""), (11000, ""), (11040, "WithFlags"), (13000, "WithFlags")]
 )
 def test_a_graph_in_every_release(version, function):
-    """A graph is instantiated by the function that a release has, is launched again and again, and leaves nothing."""
+    """A graph is instantiated by the release's own function, can be launched repeatedly, and leaves nothing."""
     library = FakeLibrary(version)
     cuda = Cudart(library)
     stream, target = cuda.stream_create(), cuda.malloc(4)
@@ -104,7 +104,7 @@ def test_a_graph_in_every_release(version, function):
 
 
 def test_a_capture_that_fails_ends():
-    """An error while capturing ends the capture and is the one that is told."""
+    """An error while capturing ends the capture and is raised."""
     library = FakeLibrary()
     cuda = Cudart(library)
     stream = cuda.stream_create()
@@ -117,7 +117,7 @@ def test_a_capture_that_fails_ends():
 
 
 def test_flags_of_a_device_in_use():
-    """CUDA 10.2 does not change the flags of a device in use, which is no failure; anything else is."""
+    """A refusal to change the flags of a device in use (CUDA 10.2) is ignored, and other errors are raised."""
     library = FakeLibrary(10020)
     library.failures["cudaSetDeviceFlags"] = 708
     Cudart(library).set_device_flags("spin")
@@ -128,13 +128,13 @@ def test_flags_of_a_device_in_use():
 
 
 def test_a_function_that_a_release_lacks():
-    """A missing function is an error that names it, not a crash."""
+    """A function that a release lacks is an error that names it."""
     with pytest.raises(CudaError, match=r"cudaGraphInstantiateWithFlags.*does not have it"):
         Cudart(FakeLibrary(10020))._call("cudaGraphInstantiateWithFlags", None, 0, 0)
 
 
 def test_mapped_memory_has_two_addresses():
-    """Mapped memory is known to the GPU, pinned memory only to the host."""
+    """Mapped memory has an address on the GPU, pinned memory has none."""
     cuda = Cudart(FakeLibrary())
 
     mapped, pinned = cuda.host_alloc(16, "mapped"), cuda.host_alloc(16, "pinned")
@@ -144,7 +144,7 @@ def test_mapped_memory_has_two_addresses():
 
 
 def test_events_are_in_seconds():
-    """The time between two events is in seconds, and can be asked for as soon as the second one was reached."""
+    """The time between two recorded events is in seconds."""
     cuda = Cudart(FakeLibrary())
     stream, start, end = cuda.stream_create(), cuda.event_create(), cuda.event_create()
 

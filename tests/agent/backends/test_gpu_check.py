@@ -1,4 +1,4 @@
-"""The checks of `make gpu-check`, on pretended GPUs and on the CPU."""
+"""The tests of `make gpu-check`'s checks, on fake GPUs and the CPU."""
 
 import json
 import sys
@@ -31,7 +31,7 @@ def test_cuda_on_a_pretended_gpu(cuda):
 
 
 def test_events_are_held_against_the_hosts_clock(cuda):
-    """The pretended events take a millisecond where the host saw microseconds, which is a failure."""
+    """Events that take a millisecond where the host measured microseconds are a failure."""
     rows = list(rows_of("CUDA", cuda_runtime.check))
 
     (row,) = [row for row in rows if row.check == "CUDA: pinned round trip of 1 MiB"]
@@ -41,7 +41,7 @@ def test_events_are_held_against_the_hosts_clock(cuda):
 
 
 def test_memory_that_cannot_be_mapped_fails_alone(cuda):
-    """Without mapped memory the pinned kind is checked all the same."""
+    """A GPU that cannot map memory fails that check only."""
     cuda.failures["cudaHostGetDevicePointer"] = 2
 
     rows = outcomes(rows_of("CUDA", cuda_runtime.check))
@@ -50,7 +50,7 @@ def test_memory_that_cannot_be_mapped_fails_alone(cuda):
 
 
 def test_an_exception_is_a_row():
-    """A check that raises keeps its earlier rows, and its error is the last one."""
+    """A check that raises keeps its earlier rows, and its error is the last row."""
 
     def broken():
         yield "first", 1
@@ -64,7 +64,7 @@ def test_an_exception_is_a_row():
 
 
 def test_an_unsupported_gpu_is_no_failure(install, cuda):
-    """TensorRT-RTX on an H100 is a row that says so, and fails nothing."""
+    """TensorRT-RTX on an H100 is reported as unsupported and not as a failure."""
     cuda.attributes.update({75: 9, 76: 0})
     install("rtx-1.7.1")
 
@@ -75,7 +75,7 @@ def test_an_unsupported_gpu_is_no_failure(install, cuda):
 
 
 def test_what_is_not_installed_is_absent(cuda, monkeypatch):  # noqa: ARG001
-    """Runtimes and bindings that are not there are rows, and each check goes on to its end."""
+    """Each missing runtime or binding is a row, and each check runs to its end."""
     for name in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "pynvml"):
         monkeypatch.setitem(sys.modules, name, None)
 
@@ -93,7 +93,7 @@ def test_a_runtime_on_the_cpu():
 
 
 def test_wrong_outputs_are_a_failure(monkeypatch):
-    """Outputs beyond the limit fail with how far they lie."""
+    """Outputs beyond the limit fail with their difference."""
     monkeypatch.setitem(tiny_model.MAX_ABS, "fp32", -1.0)
 
     rows = list(rows_of("ONNX Runtime", lambda: onnx_runtime.check(OrtCpu)))
@@ -110,7 +110,7 @@ def test_wrong_outputs_are_a_failure(monkeypatch):
     ],
 )
 def test_the_library_that_a_provider_misses(monkeypatch, provider, library, kind):
-    """A provider that fell back says which library is missing; without TensorRT its provider is absent."""
+    """A fallback names the missing library, and without TensorRT its provider is absent."""
     problem = "{}: cannot open shared object file: No such file or directory".format(library)
     monkeypatch.setattr(onnx_runtime, "loading_problem", lambda _folder, _provider: problem)
 
@@ -121,7 +121,7 @@ def test_the_library_that_a_provider_misses(monkeypatch, provider, library, kind
 
 
 def test_a_library_of_a_provider_that_does_not_load(tmp_path):
-    """The loader's own sentence is what is reported, and nothing where there is no such library."""
+    """The loader's own sentence is reported, and nothing without such a library."""
     assert onnx_runtime.loading_problem(str(tmp_path), "CUDAExecutionProvider") == ""
     for name in ("shared", "cuda"):
         (tmp_path / "libonnxruntime_providers_{}.so".format(name)).write_text("no library")
@@ -131,7 +131,7 @@ def test_a_library_of_a_provider_that_does_not_load(tmp_path):
 
 @pytest.fixture
 def in_children(monkeypatch):
-    """Make the processes of a run find what this one found."""
+    """Let the child processes of a run import what this process imports."""
     monkeypatch.setenv("PYTHONPATH", ":".join(filter(None, sys.path)))
     monkeypatch.setattr(
         whole_run, "MEASUREMENT", whole_run.MEASUREMENT._replace(min_time_s=0.05, sampling_interval_s=0.02)
@@ -139,7 +139,7 @@ def in_children(monkeypatch):
 
 
 def test_a_whole_run_on_the_cpu(in_children):  # noqa: ARG001
-    """Runner, child and result work without a controller: latencies, right outputs, series, and the wire's form."""
+    """Runner, child and result work without a controller: latencies, outputs, series and the wire's form."""
     rows = {row.check: row for row in rows_of("run", lambda: whole_run.check(OrtCpu))}
 
     assert {row.outcome for row in rows.values()} == {OK}
@@ -150,7 +150,7 @@ def test_a_whole_run_on_the_cpu(in_children):  # noqa: ARG001
 
 
 def test_a_whole_run_without_grpc(in_children, monkeypatch):  # noqa: ARG001
-    """Without gRPC the run is the same, and the row of the wire says what is missing."""
+    """Without gRPC the run works, and the row of the wire says what is missing."""
     for name in ("grpc", "efficientquant_agent.link.client"):
         monkeypatch.setitem(sys.modules, name, None)
 
@@ -161,7 +161,7 @@ def test_a_whole_run_without_grpc(in_children, monkeypatch):  # noqa: ARG001
 
 
 def test_a_whole_run_that_fails(in_children, monkeypatch, tmp_path):  # noqa: ARG001
-    """A run that fails is a row with the agent's own failure type and sentence."""
+    """A run that fails is a row with the agent's failure type and sentence."""
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no model")
     monkeypatch.setattr(tiny_model, "MODEL", str(broken))
@@ -173,7 +173,7 @@ def test_a_whole_run_that_fails(in_children, monkeypatch, tmp_path):  # noqa: AR
 
 
 def test_a_backend_that_the_agent_does_not_offer(in_children, cuda, monkeypatch):  # noqa: ARG001
-    """What this process finds and the agent's own probe does not is a failure, with the probe's sentences."""
+    """A backend that only this process finds is a failure with the sentences of the agent's probe."""
     monkeypatch.setattr(OrtCuda, "probe", lambda: object())
 
     (row,) = rows_of("run", lambda: whole_run.check(OrtCuda))
@@ -183,7 +183,7 @@ def test_a_backend_that_the_agent_does_not_offer(in_children, cuda, monkeypatch)
 
 @pytest.mark.parametrize("release", ["10.3.0", "rtx-1.7.1"])
 def test_tensorrt_in_every_mode(install, monkeypatch, tmp_path, release):
-    """With a stub of TensorRT the whole of its check runs, in all its modes."""
+    """With a stub of TensorRT its whole check runs in all modes."""
     backend = install(release)
     pretend_model(monkeypatch, tmp_path)
 
@@ -195,7 +195,7 @@ def test_tensorrt_in_every_mode(install, monkeypatch, tmp_path, release):
 
 
 def test_a_mode_that_fails_is_a_row(install, cuda, monkeypatch, tmp_path):
-    """A GPU that cannot map memory fails in those modes alone."""
+    """A GPU that cannot map memory fails in the mapped modes only."""
     cuda.attributes[19] = 0
     backend = install("10.3.0")
     pretend_model(monkeypatch, tmp_path)
@@ -207,7 +207,7 @@ def test_a_mode_that_fails_is_a_row(install, cuda, monkeypatch, tmp_path):
 
 
 def pretend_model(monkeypatch, folder):
-    """Let the stub of TensorRT have a model that it understands, whose numbers mean nothing."""
+    """Give the stub of TensorRT a model that it understands, with arbitrary numbers."""
     (folder / "model.onnx").write_text("{}")
     monkeypatch.setattr(tiny_model, "MODEL", str(folder / "model.onnx"))
     monkeypatch.setattr(tiny_model, "compared", lambda _model, _precision: "not compared")
@@ -217,7 +217,7 @@ def pretend_model(monkeypatch, folder):
 
 
 def test_a_row_is_a_line_of_the_report():
-    """Bars and line ends of a cell do not break the table, and the head counts the outcomes."""
+    """Bars and line ends in a cell do not break the table, and the head counts the outcomes."""
     rows = [Row("a", OK, "x | y\nz"), Row("b", FAILED, "")]
 
     text = report.markdown(Machine("GPU", sm="8.6"), rows, ["/opt/lib/python3/site-packages/nvidia/cudnn/lib"], 12.4)
@@ -230,7 +230,7 @@ def test_a_row_is_a_line_of_the_report():
 
 
 def test_a_report_is_whole_or_not_there(tmp_path):
-    """A report is named for day and GPU, and a folder that cannot be made leaves nothing."""
+    """A report is named for day and GPU, and is not written to a folder that cannot be made."""
     path = report.write(str(tmp_path / "new" / "folder"), Machine("NVIDIA GeForce RTX 3080"), "text")
     (tmp_path / "file").write_text("")
 

@@ -1,4 +1,4 @@
-"""`make gpu-check` as a person runs it: real processes, with doubles of NVML for a GPU that is not here."""
+"""The tests of `make gpu-check` in real processes, with doubles of NVML."""
 
 import functools
 import os
@@ -19,19 +19,28 @@ CRASH = "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n"
 
 @pytest.fixture
 def environment(tmp_path):
-    """Return an environment without a GPU; modules that a test writes into `modules` come before the installed ones."""
+    """Return an environment without a GPU.
+
+    Modules that a test writes into `modules` come before the installed ones.
+    """
     return environment_in(tmp_path)
 
 
 @pytest.fixture
 def with_gpu(environment, tmp_path):
-    """Let NVML show a GPU; `source` is the module pynvml, by default the double itself."""
+    """Give a function that lets NVML show a GPU.
+
+    `source` is the module pynvml, by default the double itself.
+    """
     return functools.partial(install_gpu, environment, tmp_path)
 
 
 @pytest.fixture(scope="module")
 def crashed(tmp_path_factory):
-    """What a run says in which ONNX Runtime crashes and the report cannot be written: code, output and errors."""
+    """Return exit code, output and errors of a run that crashes.
+
+    ONNX Runtime crashes, and the report cannot be written.
+    """
     folder = tmp_path_factory.mktemp("crashed")
     environment = install_gpu(environment_in(folder), folder)
     (folder / "modules" / "onnxruntime.py").write_text(CRASH)
@@ -63,7 +72,7 @@ def reports(folder):
 
 
 def test_without_a_gpu(environment, tmp_path):
-    """Without a GPU it says so in one sentence, writes nothing and ends with 2."""
+    """Without a GPU it says so in one sentence, writes nothing and exits with 2."""
     code, out, err = run(environment, "--reports", str(tmp_path / "reports"))
 
     assert (code, out, err.count("\n")) == (2, "", 1)
@@ -80,7 +89,7 @@ def test_without_a_gpu(environment, tmp_path):
     ],
 )
 def test_without_numpy(with_gpu, tmp_path, numpy, said):
-    """A Python whose numpy is missing or broken is one sentence with the fix, and ends with 2."""
+    """A missing or broken numpy is one sentence with the fix, and exit code 2."""
     (tmp_path / "modules" / "numpy.py").write_text(numpy)
 
     code, out, err = run(with_gpu(), "--reports", str(tmp_path / "reports"))
@@ -93,7 +102,7 @@ def test_without_numpy(with_gpu, tmp_path, numpy, said):
 
 
 def test_with_a_gpu_that_only_nvml_shows(with_gpu, tmp_path):
-    """Everything is checked that is there, what is not is a row, and the report is named for day and GPU."""
+    """Installed parts are checked, missing parts are rows, and the report is named for day and GPU."""
     code, out, err = run(with_gpu(), "--reports", str(tmp_path))
 
     (report,) = reports(tmp_path)
@@ -105,7 +114,7 @@ def test_with_a_gpu_that_only_nvml_shows(with_gpu, tmp_path):
 
 
 def test_a_check_that_hangs(with_gpu):
-    """A check that hangs is ended, and says after how long."""
+    """A check that hangs is ended, and the error says after how long."""
     environment = with_gpu(HANG.format("nvmlInit"))
     environment["PYTHONPATH"] = os.pathsep.join([environment["PYTHONPATH"], *filter(None, sys.path)])
 
@@ -114,7 +123,7 @@ def test_a_check_that_hangs(with_gpu):
 
 
 def test_a_check_that_crashes(crashed):
-    """A crash of one check is that check's failure, and the others go on."""
+    """A crash of a check is its failure, and the other checks go on."""
     code, out, _ = crashed
 
     assert code == 1
@@ -124,7 +133,7 @@ def test_a_check_that_crashes(crashed):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c(with_gpu, tmp_path, number):
-    """An interrupted run ends at once with 130, and its report says what was not run."""
+    """An interrupted run exits at once with 130, and its report says what was not run."""
     environment = with_gpu(HANG.format("nvmlDeviceGetClockInfo"))
     process = subprocess.Popen(
         [sys.executable, str(SCRIPT), "--reports", str(tmp_path)], stdout=subprocess.PIPE, env=environment
@@ -144,7 +153,7 @@ def test_ctrl_c(with_gpu, tmp_path, number):
 
 
 def test_a_folder_that_takes_no_report(crashed):
-    """Where the report cannot be written it is printed, after one sentence."""
+    """A report that cannot be written is printed, after one sentence."""
     _, out, err = crashed
 
     assert "| NVML: temperature_gpu_c | ok |" in out
@@ -152,7 +161,7 @@ def test_a_folder_that_takes_no_report(crashed):
 
 
 def test_a_reader_that_goes_away(with_gpu, tmp_path):
-    """`| head` ends the output and not the checks: the report is written."""
+    """A reader that exits, such as `head`, does not stop the checks or the report."""
     script = ("sh", "-c", '"$0" "$@" | head -n 1', sys.executable, str(SCRIPT))
 
     _, out, err = run(with_gpu(), "--reports", str(tmp_path), script=script)
@@ -170,14 +179,14 @@ def test_a_reader_that_goes_away(with_gpu, tmp_path):
     ],
 )
 def test_what_cannot_be_meant(environment, arguments, said):
-    """A wrong argument is one sentence, and ends with 2."""
+    """A wrong argument is one sentence, with exit code 2."""
     code, out, err = run(environment, *arguments)
 
     assert (code, out, err.count("\n"), said in err) == (2, "", 1, True)
 
 
 def test_no_time_is_left(monkeypatch):
-    """A check whose time is over before it begins is a failure that says so, and starts no process."""
+    """A check without any time left fails with a sentence, and starts no process."""
     monkeypatch.setattr(bounded, "messages", None)
 
     (row,) = command._rows("NVML", 0.1, {})

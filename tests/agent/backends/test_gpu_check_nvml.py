@@ -1,4 +1,4 @@
-"""The comparison of NVML's sampler with nvidia-smi, by doubles of both."""
+"""The tests of comparing NVML's sampler with nvidia-smi, by doubles of both."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from gpu_check import nvml_readings
 from gpu_check.rows import ABSENT, FAILED, OK, rows_of
 
 DOUBLES = Path(__file__).parent.parent.parent / "fixtures" / "doubles" / "nvml"
-# What the double of NVML says, in the words of nvidia-smi.
+# The readings of NVML's double, in the format of nvidia-smi.
 SMI = {
     "memory.used": "1152",
     "power.draw.instant": "98.00",
@@ -26,7 +26,10 @@ SMI = {
 
 @pytest.fixture
 def check(monkeypatch, tmp_path):
-    """Run the check with what NVML and nvidia-smi say; None is a machine without nvidia-smi."""
+    """Give a function that runs the check with given readings.
+
+    None for `smi` is a machine without nvidia-smi.
+    """
     monkeypatch.syspath_prepend(str(DOUBLES))
     monkeypatch.delitem(sys.modules, "pynvml", raising=False)
     monkeypatch.setenv("PYNVML_DOUBLE", str(tmp_path / "gpu.json"))
@@ -58,7 +61,7 @@ def test_both_say_the_same(check):
     assert {row.outcome for row in rows.values()} == {OK}
     assert set(rows) >= {"NVML: " + name for name in nvml_readings.QUANTITIES}
     assert rows["NVML: clock_gpu_hz"].seen == "1710000000.0 and 1710000000.0, nvidia-smi 1710"
-    # The counter's own figure depends on when this process was scheduled; that it agrees is the outcome above.
+    # The counter's own figure depends on when this process was scheduled. The outcome above says that it agrees.
     assert rows["NVML: energy_gpu_j against power_gpu_w"].seen.endswith(" W by the counter, 98.0 to 98.0 W read")
 
 
@@ -74,12 +77,12 @@ def test_both_say_the_same(check):
     ],
 )
 def test_a_difference_is_a_failure(check, field, said, series):
-    """A quantity that nvidia-smi puts elsewhere, or does not have, fails alone."""
+    """A quantity that nvidia-smi reports differently, or does not report, is the only failure."""
     assert failed(check(dict(SMI, **{field: said}))) == ["NVML: " + series]
 
 
 def test_an_older_nvidia_smi(check):
-    """Names of before are used where today's are refused, and what has no name there is not asked for."""
+    """Older field names are used where today's are refused, and a quantity without any is skipped."""
     old = {name: said for name, said in SMI.items() if not name.startswith(("power.draw.i", "clocks_event", "utiliz"))}
     rows = check(dict(old, **{"clocks_throttle_reasons.active": "0x0000000000000000"}))
 
@@ -89,7 +92,7 @@ def test_an_older_nvidia_smi(check):
 
 
 def test_neither_has_it(check):
-    """What NVML does not support and nvidia-smi calls N/A agrees."""
+    """A quantity that neither NVML nor nvidia-smi has counts as agreeing."""
     rows = check(dict(SMI, **{"utilization.gpu": "[N/A]"}), errors={"nvmlDeviceGetUtilizationRates": 3})
 
     assert rows["NVML: load_gpu"].seen == "None and None, nvidia-smi [N/A]"
@@ -97,7 +100,7 @@ def test_neither_has_it(check):
 
 
 def test_a_sensor_that_fails(check):
-    """An error of NVML is that quantity's failure, and the others are compared."""
+    """An error of NVML fails its quantity only, and the others are compared."""
     assert failed(check(SMI, errors={"nvmlDeviceGetTemperature": 15})) == ["NVML: temperature_gpu_c"]
 
 
@@ -114,7 +117,7 @@ def test_a_power_that_the_counter_contradicts(monkeypatch):
 
 
 def test_without_nvidia_smi(check):
-    """The sampler's values are reported where there is nothing to hold them against."""
+    """Without nvidia-smi the sampler's values are reported without a comparison."""
     rows = check(None)
 
     assert rows["NVML: nvidia-smi"].outcome == ABSENT
@@ -123,7 +126,7 @@ def test_without_nvidia_smi(check):
 
 
 def test_the_gpu_of_cuda_is_asked(check, monkeypatch):
-    """The GPU is the one that CUDA named, and one that NVML does not know is a failure."""
+    """CUDA's GPU is read, and a GPU that NVML does not know is a failure."""
     monkeypatch.setenv("GPU_CHECK_UUID", "GPU-of-another-machine")
 
     assert failed(check(SMI)) == ["NVML"]

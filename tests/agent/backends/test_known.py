@@ -1,4 +1,4 @@
-"""Which backends this agent knows, and what each says of itself to a controller."""
+"""The tests of the known backends and their descriptions."""
 
 import pytest
 from efficientquant_agent import backends
@@ -22,13 +22,13 @@ BACKENDS = (Toy,)
 
 
 def test_the_preferred_comes_first():
-    """Known backends stand in order of their preference, which no two share."""
+    """Known backends are in order of their preference, which no two share."""
     assert [backend.name for backend in backends.known()] == ["trt", "trt-rtx", "ort-cuda", "ort-trt", "ort-cpu"]
     assert len({backend.preference for backend in backends.known()}) == 5
 
 
 def test_a_file_is_a_backend(tmp_path, monkeypatch):
-    """A module in the folder that names BACKENDS is a backend, and one that names none changes nothing."""
+    """A module with BACKENDS is a backend, and a module without it changes nothing."""
     (tmp_path / "toy.py").write_text(ONE_MORE)
     (tmp_path / "toy_building.py").write_text("LIMIT = 3\n")
     monkeypatch.setattr(backends, "__path__", [*backends.__path__, str(tmp_path)])
@@ -41,12 +41,12 @@ def test_a_file_is_a_backend(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("text", ["import no_such_runtime\n", "BACKENDS = (\n", "BACKENDS = missing\n"])
 def test_a_file_that_fails_takes_no_other_with_it(tmp_path, monkeypatch, text):
-    """A module that cannot be imported is named, and all other backends are there."""
+    """A module that cannot be imported is named, and all other backends still work."""
     (tmp_path / "toy_broken.py").write_text(text)
     monkeypatch.setattr(backends, "__path__", [*backends.__path__, str(tmp_path)])
 
     assert [backend.name for backend in backends.known()] == ["trt", "trt-rtx", "ort-cuda", "ort-trt", "ort-cpu"]
-    [sentence] = [one for one in find_runtimes()["broken"] if "toy_broken" in one]
+    [sentence] = [sentence for sentence in find_runtimes()["broken"] if "toy_broken" in sentence]
     assert sentence.startswith("the agent's file backends/toy_broken.py cannot be used: ")
 
 
@@ -60,7 +60,7 @@ def test_a_file_that_fails_takes_no_other_with_it(tmp_path, monkeypatch, text):
     ],
 )
 def test_facts_that_cannot_travel_break_the_backend_alone(facts, problem):
-    """A class that says nothing usable of itself is a broken backend with a sentence."""
+    """A backend class with invalid facts is broken, with a sentence."""
     toy = type("Toy", (OrtCpu,), facts)
 
     with pytest.raises(BackendBrokenError, match=problem):
@@ -68,14 +68,14 @@ def test_facts_that_cannot_travel_break_the_backend_alone(facts, problem):
 
 
 def test_an_unknown_backend_is_named():
-    """A name that no backend has is an error that says it, and not a backend with a GPU."""
+    """A backend name that this agent does not know is an error with the known names."""
     with pytest.raises(UnknownBackendError, match=r"no backend 'ov-cpu' \(it knows: trt, .*ort-cpu\)"):
         backends.find("ov-cpu")
 
 
 @pytest.mark.parametrize("backend", backends.known(), ids=lambda backend: backend.name)
 def test_every_backend_describes_itself(backend):
-    """A backend says what it builds from, oldest release first, and obeys only what a controller can ask for."""
+    """A backend lists its forms with the oldest release first, and only options of a measurement."""
     releases = [form.since for form in backend.forms]
     assert releases == sorted(set(releases))
     assert len(releases) >= 1
@@ -96,12 +96,12 @@ def test_every_backend_describes_itself(backend):
         (OrtCpu, "1.10.0", ("onnxruntime", 13, [])),
         (OrtCpu, "1.16.3", ("onnxruntime", 13, [])),
         (OrtCuda, "1.17.0", ("onnxruntime", 18, [])),
-        (OrtTensorrt, "1.9.0", ("onnxruntime", 13, [])),  # older than all that is known
+        (OrtTensorrt, "1.9.0", ("onnxruntime", 13, [])),  # older than every form
         (OrtCpu, "nightly", ("onnxruntime", 13, [])),
     ],
 )
 def test_the_installed_release_decides_the_form(backend, version, form):
-    """What travels is the form of the installed release; one that says nothing gets the oldest."""
+    """The installed release decides the form, and a release without a number gets the oldest form."""
     described = backend.describe(version, ["P"])
 
     assert (described.form, described.opset, described.precision_flags) == form
@@ -109,9 +109,9 @@ def test_the_installed_release_decides_the_form(backend, version, form):
 
 
 def test_who_builds_an_engine():
-    """Building or loading makes an engine in three of them; only ONNX Runtime on the CPU leaves a GPU alone."""
+    """Three backends build engines, only ort-cpu leaves the GPU alone, and two have options."""
     described = {backend.name: backend.describe("99", []) for backend in backends.known()}
 
-    assert {name for name, one in described.items() if one.builds_engines} == {"trt", "trt-rtx", "ort-trt"}
-    assert {name for name, one in described.items() if not one.uses_gpu} == {"ort-cpu"}
-    assert {name for name, one in described.items() if one.options} == {"trt", "trt-rtx"}
+    assert {name for name, info in described.items() if info.builds_engines} == {"trt", "trt-rtx", "ort-trt"}
+    assert {name for name, info in described.items() if not info.uses_gpu} == {"ort-cpu"}
+    assert {name for name, info in described.items() if info.options} == {"trt", "trt-rtx"}

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, and what its GPU providers are asked for."""
+"""The tests of ONNX Runtime on the CPU, and of its GPU providers' options."""
 
 import contextlib
 import os
@@ -34,7 +34,7 @@ def feed_of(model, value=0.5):
 
 
 def test_without_numpy(monkeypatch):
-    """ONNX Runtime without numpy is broken, not absent, which only its first backend says."""
+    """ONNX Runtime without numpy is broken, which only its first backend reports."""
     monkeypatch.setitem(sys.modules, "numpy", None)
 
     with pytest.raises(BackendBrokenError, match="is installed and needs the module numpy, which is not; install it"):
@@ -43,7 +43,7 @@ def test_without_numpy(monkeypatch):
 
 
 def test_what_an_uninstall_left(monkeypatch, tmp_path):
-    """A folder without the runtime in it is broken, not a crash of the probe."""
+    """A folder that an uninstall left is a broken runtime."""
     (tmp_path / "onnxruntime").mkdir()
     monkeypatch.delitem(sys.modules, "onnxruntime")
     monkeypatch.setattr("sys.path", [str(tmp_path)])
@@ -54,12 +54,12 @@ def test_what_an_uninstall_left(monkeypatch, tmp_path):
 
 
 def test_symbolic_dimensions_are_one(tiny_model):
-    """An input's symbolic batch is 1, its other dimensions are the file's."""
+    """A symbolic batch is 1, and the other dimensions are the file's."""
     assert load(tiny_model).input_shapes() == {"image": (1, 3, 16, 16)}
 
 
 def test_a_non_contiguous_feed_is_staged_once(tiny_model):
-    """Staging lays an input out as the session takes it, whatever the feed looked like."""
+    """Staging makes every feed contiguous."""
     model = load(tiny_model)
     transposed = np.zeros((1, 16, 16, 3), np.float32).transpose(0, 3, 1, 2)
 
@@ -70,7 +70,7 @@ def test_a_non_contiguous_feed_is_staged_once(tiny_model):
 
 
 def test_outputs_are_on_the_host(tiny_model):
-    """One run returns the model's outputs: a softmax over the channels here; asked twice, they are new arrays."""
+    """A run returns the model's outputs (here a softmax), and each call of outputs() returns new arrays."""
     model = load(tiny_model)
     (staged,) = model.stage([feed_of(model)])
 
@@ -97,7 +97,7 @@ def test_loading_is_one_stage(tiny_model):
 
 
 def test_realised_session(tiny_model):
-    """A loaded model says which providers it got and which options change its numbers."""
+    """A loaded model names its providers and the options that change its numbers."""
     model = OrtCpu.load(tiny_model, LoadOptions(intra_op_threads=2), untimed)
 
     assert model.providers == ["CPUExecutionProvider"]
@@ -132,7 +132,7 @@ def test_failing_inference(models):
     ],
 )
 def test_a_session_without_memory(monkeypatch, sentence):
-    """A lack of memory, in whichever of its words, is no fault of the model."""
+    """A lack of memory while loading is an OutOfMemoryError, however the runtime words it."""
 
     def no_memory(*_, **__):
         raise RuntimeError(sentence)
@@ -144,7 +144,7 @@ def test_a_session_without_memory(monkeypatch, sentence):
 
 
 def test_an_inference_without_memory(tiny_model, monkeypatch):
-    """Memory that runs out while the model runs is told apart from a failing inference."""
+    """Memory that runs out during inference is an OutOfMemoryError."""
     model = load(tiny_model)
 
     class Full:
@@ -159,19 +159,19 @@ def test_an_inference_without_memory(tiny_model, monkeypatch):
 
 
 def test_only_a_provider_that_builds_loads_slowly():
-    """ONNX Runtime's TensorRT provider builds an engine in each session: it is loaded once, the others warm again."""
+    """Every provider but TensorRT's, which builds an engine in each session, is loaded a second time."""
     assert [backend.loads_quickly for backend in (OrtCpu, OrtCuda, OrtTensorrt)] == [True, True, False]
 
 
 @pytest.mark.parametrize("backend", [OrtCuda, OrtTensorrt])
 def test_a_provider_that_is_not_built_in_is_absent(backend):
-    """Where ONNX Runtime has no such provider there is no such backend, which is not an error."""
+    """A provider that ONNX Runtime does not have is an absent backend."""
     assert backend.probe() is None
 
 
 @pytest.mark.parametrize("backend", [OrtCuda, OrtTensorrt])
 def test_a_provider_without_a_gpu_is_broken(backend, monkeypatch):
-    """ONNX Runtime for GPUs on a machine without one is broken, in a sentence."""
+    """ONNX Runtime for GPUs is broken on a machine without a GPU."""
 
     def no_gpus():
         raise cudart.CudaError("cudaErrorNoDevice", 100, "no CUDA-capable device is detected")
@@ -184,7 +184,7 @@ def test_a_provider_without_a_gpu_is_broken(backend, monkeypatch):
 
 
 class FakeSession:
-    """Stands for a session with or without the provider that was asked for."""
+    """A session that may get other providers than asked for."""
 
     given = ()
     seen = None
@@ -194,12 +194,12 @@ class FakeSession:
         type(self).seen = provider_options
 
     def get_providers(self):
-        """Return what it got."""
+        """Return the providers that the session got."""
         return list(self.given)
 
 
 def test_a_silent_fallback_is_a_load_error(monkeypatch):
-    """A session that fell back to the CPU is refused, naming what was asked and what came."""
+    """A session that fell back to the CPU is refused, with both providers' names."""
     monkeypatch.setattr(onnxruntime, "InferenceSession", FakeSession)
     monkeypatch.setattr(FakeSession, "given", ("CPUExecutionProvider",))
 
@@ -209,7 +209,7 @@ def test_a_silent_fallback_is_a_load_error(monkeypatch):
 
 @pytest.mark.parametrize(("version", "tf32"), [("1.10.0", None), ("1.18.1", "0"), ("1.32.0", "0")])
 def test_float32_is_not_computed_as_tf32(version, tf32, monkeypatch):
-    """TF32 is off by the environment everywhere, and by the provider's option where a release has it."""
+    """TF32 is off by the environment, and by the provider's option where a release has it."""
     monkeypatch.setattr(onnxruntime, "InferenceSession", FakeSession)
     monkeypatch.setattr(onnxruntime, "__version__", version)
     monkeypatch.setattr(FakeSession, "given", OrtCuda._providers)

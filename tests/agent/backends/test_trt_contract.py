@@ -1,4 +1,4 @@
-"""The TensorRT backend's source against the API of every release that it claims."""
+"""The tests of the TensorRT backend's source against each release's API."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from trt_api import ALLOWED, MODULE_ATTRIBUTES, RELEASES, RTX, api_of, in_table
 from trt_walk import Walk
 
 FOLDER = Path(efficientquant_agent.backends.__file__).parent
-# In the second file `tensor` and in all of it `error` is our own.
+# The names that are our own objects in each file, not TensorRT's.
 FILES = {"trt.py": ("error",), "trt_building.py": (), "trt_running.py": ("tensor", "error"), "trt_log.py": ()}
 NANO, TEN = RELEASES[0], RELEASES[5]
 
@@ -25,12 +25,12 @@ def wrong_in(source, release, not_tensorrt=()):
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_every_attribute_exists_on_the_way(name, release):
-    """Along the branches that a release takes, every TensorRT attribute in the source exists in that release."""
+    """Along a release's branches, every TensorRT attribute in the source exists in that release."""
     assert wrong_in((FOLDER / name).read_text(), release, FILES[name]) == []
 
 
 def test_the_walk_sees_the_backend():
-    """The walk is not blind: it finds each API's own functions where they belong, and only there."""
+    """The walk finds each API's own functions in its releases, and only there."""
     source = (FOLDER / "trt_running.py").read_text()
     old, new = (Walk([source], module_and_classes(release), ("tensor", "error")) for release in (NANO, TEN))
 
@@ -41,7 +41,7 @@ def test_the_walk_sees_the_backend():
 
 
 @pytest.mark.parametrize(
-    ("source", "found"),
+    ("source", "wrong"),
     [
         ("def f(config): config.make_faster()", ["IBuilderConfig.make_faster"]),
         ("def f(trt): return trt.BuilderFlag.FASTER", ["BuilderFlag.FASTER"]),
@@ -55,32 +55,35 @@ def test_the_walk_sees_the_backend():
         ("def f(engine): return _g(engine)\ndef _g(engine): return engine.fast", ["ICudaEngine.fast"]),
     ],
 )
-def test_what_does_not_exist_is_caught(source, found):
-    """A made-up attribute, or another release's, is caught unless a condition keeps this release away from it."""
-    assert wrong_in(source, TEN) == found
+def test_what_does_not_exist_is_caught(source, wrong):
+    """An attribute that the release does not have is reported, unless a condition excludes the release."""
+    assert wrong_in(source, TEN) == wrong
 
 
 def test_the_table_is_not_contradicted():
-    """What is allowed beside the table has no row in it."""
+    """An attribute that is allowed outside the table has no row in it."""
     table = in_table()
 
     assert [
-        (name, one) for name, (attributes, _) in ALLOWED.items() for one in attributes if one in table.get(name, ())
+        (name, attribute)
+        for name, (attributes, _) in ALLOWED.items()
+        for attribute in attributes
+        if attribute in table.get(name, ())
     ] == []
 
 
 def test_allowed_attributes_exist_in_the_real_module():
-    """The real TensorRT-RTX has everything that the stub of its release has."""
+    """The real TensorRT-RTX has every attribute that the stub of its release has."""
     trt = pytest.importorskip(
         "tensorrt_rtx_bindings",
         reason="needs TensorRT-RTX: pip install -e '.[rtx]'",
     )
 
     missing = [
-        "{}.{}".format(name, one)
+        "{}.{}".format(name, attribute)
         for name, attributes in api_of(RTX).items()
-        for one in attributes
-        if not hasattr(getattr(trt, name), one)
+        for attribute in attributes
+        if not hasattr(getattr(trt, name), attribute)
     ]
     assert missing == []
-    assert [one for one in MODULE_ATTRIBUTES if not hasattr(trt, one)] == []
+    assert [attribute for attribute in MODULE_ATTRIBUTES if not hasattr(trt, attribute)] == []

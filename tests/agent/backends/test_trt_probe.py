@@ -1,4 +1,4 @@
-"""What counts as a TensorRT that works here, and the sentence for each that does not."""
+"""The tests of probing TensorRT, and of the sentences for a broken one."""
 
 import enum
 import sys
@@ -21,7 +21,7 @@ NANO, TEN = RELEASES[0], RELEASES[5]
 
 @pytest.mark.parametrize("version", ["8.0.1.6", "8.1.0", "7.1.3"])
 def test_a_release_that_is_too_old(install, monkeypatch, version):
-    """Before 8.2 the backend is broken, with the JetPack to upgrade to."""
+    """A release before 8.2 is broken, with the JetPack to upgrade to."""
     monkeypatch.setattr(sys.modules[install(NANO)._modules[0]], "__version__", version)
 
     with pytest.raises(BackendBrokenError, match="{} is installed, 8.2 or newer .*JetPack 4.6.1".format(version)):
@@ -30,7 +30,7 @@ def test_a_release_that_is_too_old(install, monkeypatch, version):
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_a_release_that_works(install, release):
-    """Every claimed release is found with its version, and names the libraries that change the numbers."""
+    """Every claimed release is probed with its version and the libraries that change the numbers."""
     backend = install(release)
 
     assert backend.probe().version == release.replace("rtx-", "")
@@ -38,7 +38,7 @@ def test_a_release_that_works(install, release):
 
 
 def test_without_a_gpu(install, cuda):
-    """TensorRT without a GPU is broken in a sentence, and so are building and loading."""
+    """Without a GPU, probing, building and loading fail with the same sentence."""
     cuda.failures.update(dict.fromkeys(("cudaDeviceGetAttribute", "cudaGetDeviceCount"), 100))
     backend = install(TEN)
 
@@ -52,7 +52,7 @@ def test_without_a_gpu(install, cuda):
 
 @pytest.mark.parametrize("release", [TEN, RTX])
 def test_what_an_uninstall_left(install, monkeypatch, release):
-    """A module without a version, as a folder that was left behind is one, is broken and not a crash of the probe."""
+    """A module without a version, as an uninstall leaves it, is a broken runtime."""
     backend = install(release)
     monkeypatch.delattr(sys.modules[backend._modules[0]], "__version__")
 
@@ -61,7 +61,7 @@ def test_what_an_uninstall_left(install, monkeypatch, release):
 
 
 def test_a_library_that_does_not_load(install, monkeypatch, tmp_path):
-    """Bindings without their library are broken, which is not the same as absent."""
+    """Bindings without their library are broken, while missing bindings are absent."""
     install(TEN)
     (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.10: cannot open shared object file')")
     monkeypatch.delitem(sys.modules, "tensorrt")
@@ -74,7 +74,7 @@ def test_a_library_that_does_not_load(install, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("release", [NANO, RTX])
 def test_without_numpy(install, monkeypatch, release):
-    """TensorRT without numpy is broken, not absent: numpy is named as what is missing."""
+    """TensorRT without numpy is broken, and the sentence names numpy."""
     backend = install(release)
     monkeypatch.setitem(sys.modules, "numpy", None)
 
@@ -91,7 +91,7 @@ def test_without_numpy(install, monkeypatch, release):
     ],
 )
 def test_causes(install, cuda, monkeypatch, failure, cause):
-    """What broke a runtime travels with its sentence, for the fix."""
+    """Each broken runtime's sentence comes with the name of its cause."""
     module = sys.modules[install(TEN)._modules[0]]
     if failure == "numpy":
         monkeypatch.setitem(sys.modules, "numpy", None)
@@ -100,18 +100,18 @@ def test_causes(install, cuda, monkeypatch, failure, cause):
     else:
         monkeypatch.setattr(module, "__version__", "8.0.1")
 
-    found = find_runtimes()
+    facts = find_runtimes()
 
     assert (
-        dict(zip(found["broken"], found["broken_causes"]))[
-            next(sentence for sentence in found["broken"] if sentence.startswith("backend 'trt' "))
+        dict(zip(facts["broken"], facts["broken_causes"]))[
+            next(sentence for sentence in facts["broken"] if sentence.startswith("backend 'trt' "))
         ]
         == cause
     )
 
 
 def test_a_gpu_that_is_too_old(install, cuda):
-    """TensorRT-RTX does not run on a Jetson Nano's GPU, and lists the SMs that it builds for."""
+    """TensorRT-RTX refuses a Jetson Nano's GPU."""
     cuda.attributes.update({75: 5, 76: 3})
 
     with pytest.raises(BackendBrokenError, match=r"TensorRT-RTX 1.7.1 has no SM 5.3: .* use TensorRT or"):
@@ -120,7 +120,7 @@ def test_a_gpu_that_is_too_old(install, cuda):
 
 @pytest.mark.parametrize(("sm", "written"), [(87, "8.7"), (90, "9.0"), (100, "10.0"), (110, "11.0")])
 def test_an_sm_that_the_bindings_do_not_name(install, cuda, sm, written):
-    """TensorRT-RTX is refused on a GPU between its SMs, such as an H100, in a sentence that lists what there is."""
+    """TensorRT-RTX refuses an SM that its bindings do not name, such as an H100's, and lists the others."""
     cuda.attributes.update({75: sm // 10, 76: sm % 10})
 
     with pytest.raises(UnsupportedGpuError) as refusal:
@@ -141,7 +141,7 @@ def test_an_sm_that_the_bindings_name(install, cuda, sm):
 
 
 def test_bindings_that_name_more(install, cuda, monkeypatch):
-    """A later release that builds for another SM is asked, and no list of ours contradicts it."""
+    """An SM that only newer bindings name is accepted."""
     cuda.attributes.update({75: 9, 76: 0})
     backend = install(RTX)
     members = [("NONE", 0), ("CURRENT", 1), ("SM90", 90)]
@@ -151,7 +151,7 @@ def test_bindings_that_name_more(install, cuda, monkeypatch):
 
 
 def test_bindings_that_name_none(install, cuda, monkeypatch):
-    """Bindings without a list are asked for nothing: from SM 7.5 on the GPU is accepted."""
+    """Without a list in the bindings, every GPU from SM 7.5 on is accepted."""
     backend = install(RTX)
     monkeypatch.delattr(sys.modules["tensorrt_rtx"], "ComputeCapability")
     assert backend.probe().name == "trt-rtx"
@@ -162,11 +162,11 @@ def test_bindings_that_name_none(install, cuda, monkeypatch):
 
 
 def test_what_the_probing_child_says(install, cuda):
-    """The agent's capabilities leave TensorRT-RTX out on SM 9.0 and keep the sentence."""
+    """On SM 9.0 the probe leaves TensorRT-RTX out and keeps the sentence."""
     cuda.attributes.update({75: 9, 76: 0})
     install(RTX)
 
-    found = find_runtimes()
+    facts = find_runtimes()
 
-    assert "trt-rtx" not in [backend["name"] for backend in found["backends"]]
-    assert any("TensorRT-RTX 1.7.1 has no SM 9.0" in sentence for sentence in found["broken"])
+    assert "trt-rtx" not in [backend["name"] for backend in facts["backends"]]
+    assert any("TensorRT-RTX 1.7.1 has no SM 9.0" in sentence for sentence in facts["broken"])

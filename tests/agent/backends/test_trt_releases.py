@@ -1,4 +1,4 @@
-"""The TensorRT backend at work on every release that it claims: stubs that have its attributes and no others."""
+"""The tests of the TensorRT backend on stubs of every claimed release."""
 
 import contextlib
 import json
@@ -24,7 +24,10 @@ WEAKLY_TYPED = RELEASES[:8]
 
 @pytest.fixture
 def build(tmp_path):
-    """Build a model that the stub understands; return the plan's content, the report and the log."""
+    """Give a function that builds a model for the stub.
+
+    It returns the plan's content, the report and the log.
+    """
 
     def build_model(backend, model=(), **options):
         (tmp_path / "model.onnx").write_text(json.dumps(dict(model)))
@@ -43,7 +46,7 @@ def build(tmp_path):
 
 @pytest.fixture
 def load(build, untimed):
-    """Build and load; return the model."""
+    """Give a function that builds, loads and returns the model."""
 
     def load_model(backend, **options):
         content, _, _ = build(backend)
@@ -60,23 +63,23 @@ def feed(value):
 @pytest.mark.parametrize("memory_kind", ["pinned", "mapped", "device"])
 @pytest.mark.parametrize("release", RELEASES)
 def test_a_model_goes_all_the_way(install, load, cuda, release, memory_kind, cuda_graph):
-    """Build, load, run, compare, inspect, profile and close work in every release, memory kind, graph or not."""
+    """Every step from building to closing works in every release, memory kind, and with a graph or without."""
     backend = install(release)
     model = load(backend, memory_kind=memory_kind, cuda_graph=cuda_graph)
     assert model.input_shapes() == {"x": (1, 4)}
     staged = model.stage([feed(5), feed(7)])
 
     for _ in range(3):
-        for one, value in zip(staged, (5, 7)):
-            model.run_once(one)
+        for staged_input, value in zip(staged, (5, 7)):
+            model.run_once(staged_input)
             assert model.device_s() == pytest.approx(0.001)
-            assert model.outputs(one)[0].tolist() == [[2 * value, 2, 4, 6]]
+            assert model.outputs(staged_input)[0].tolist() == [[2 * value, 2, 4, 6]]
 
-    assert all(bool(one.graph) == cuda_graph for one in staged)
+    assert all(bool(staged_input.graph) == cuda_graph for staged_input in staged)
     assert model.session_options["cuda_graph"] == ("on" if cuda_graph else "off")
     assert model.report().realised_precision == {"int8": 1, "fp16": 1, "fp32": 1, "unknown": 1}
     assert model.profile_layers(staged[0], 4) == [("doubling", 0.0005), ("the rest", 0.00025)]
-    assert model.device_memory_bytes() == 4096  # as the engine says: the buffers are smaller
+    assert model.device_memory_bytes() == 4096  # the engine's own figure, because the buffers are smaller
     assert model.providers == [backend._product]
     model.close()
     assert not cuda.held()
@@ -84,7 +87,7 @@ def test_a_model_goes_all_the_way(install, load, cuda, release, memory_kind, cud
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_running_allocates_nothing(install, load, cuda, release):
-    """Between staging and the end of the loop nothing is allocated, and each query has two events and one wait."""
+    """An inference allocates nothing, and has two events and one wait."""
     model = load(install(release), memory_kind="pinned")
     (staged,) = model.stage([feed(5)])
     del cuda.calls[:]
@@ -112,7 +115,7 @@ def test_float32_is_not_tf32(install, build, release):
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_the_network_is_as_the_release_wants_it(install, build, release):
-    """Explicit batch until 8.6; on 10 strongly typed when no flag decides the types; nothing to say from 11 on."""
+    """The batch is explicit until 8.6, and types without flags make the network strongly typed on 10."""
     expected = 1 if release in RELEASES[:4] else 2 if release in WEAKLY_TYPED else 0
 
     content, _, _ = build(install(release))
@@ -122,7 +125,7 @@ def test_the_network_is_as_the_release_wants_it(install, build, release):
 
 @pytest.mark.parametrize("release", WEAKLY_TYPED)
 def test_flags_where_they_exist(install, build, release):
-    """FP16 and INT8 are builder flags until 10, on a network whose types they may change."""
+    """Until 10, FP16 and INT8 are builder flags, on a network whose types they may change."""
     content, report, _ = build(install(release), builder_flags=["fp16", "int8"])
 
     assert json.loads(content.decode())["flags"] == ["FP16", "INT8"]
@@ -132,7 +135,7 @@ def test_flags_where_they_exist(install, build, release):
 
 @pytest.mark.parametrize("release", RELEASES[8:])
 def test_flags_where_they_are_gone(install, build, release):
-    """From 11 on a file that relies on the FP16 flag is refused; INT8 is in its Q/DQ, which is noted."""
+    """From 11 on, a file that needs the FP16 flag is refused, and INT8 is noted."""
     backend = install(release)
 
     _, report, _ = build(backend, builder_flags=["int8"])
@@ -143,7 +146,7 @@ def test_flags_where_they_are_gone(install, build, release):
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_the_workspace_ladder(install, build, release):
-    """Where memory runs out a smaller workspace is tried; where none suffices, that is build_oom."""
+    """A smaller workspace is tried when memory runs out, and build_oom is raised when none suffices."""
     backend = install(release)
 
     content, report, _ = build(backend, {"memory_for": 128 << 20})
@@ -156,7 +159,7 @@ def test_the_workspace_ladder(install, build, release):
 
 @pytest.mark.parametrize("release", RELEASES[:-1])
 def test_timings_are_kept(install, build, tmp_path, release):
-    """A build leaves its timings for the next one; those of another version are replaced."""
+    """A build keeps its timings for the next build, and replaces timings of another version."""
     backend, kept = install(release), tmp_path / "timing.cache"
 
     build(backend)
@@ -172,7 +175,7 @@ def test_timings_are_kept(install, build, tmp_path, release):
 
 
 def test_nothing_is_timed_on_rtx(install, build, tmp_path):
-    """TensorRT-RTX times nothing when it builds, so that there is nothing to keep."""
+    """TensorRT-RTX leaves no timing cache, because it times nothing when it builds."""
     build(install(RTX))
 
     assert not (tmp_path / "timing.cache").exists()
@@ -193,7 +196,7 @@ QUANTIZED = [
 
 @pytest.mark.parametrize("release", WEAKLY_TYPED)
 def test_a_layer_without_an_int8_kernel_falls_back(install, build, release):
-    """Q/DQ is dropped before exactly the layer that has no INT8 kernel, and the report says so."""
+    """Q/DQ is dropped before exactly the layer without an INT8 kernel, and the report says so."""
     model = {"layers": QUANTIZED, "no_kernel": ["conv_1"]}
 
     content, report, _ = build(install(release), model, builder_flags=["int8"])
@@ -217,13 +220,13 @@ def test_a_layer_without_an_int8_kernel_falls_back(install, build, release):
     ],
 )
 def test_a_layer_is_named_by_a_message(message, named):
-    """A layer is found among those that it was fused with, and not taken for one whose name contains its own."""
+    """A message names a layer alone or fused, but not a layer whose name contains its name."""
     assert trt_building._names(message, "conv_1") == named
 
 
 @pytest.mark.parametrize("release", WEAKLY_TYPED)
 def test_a_layer_that_cannot_fall_back_fails(install, build, release):
-    """Where there is no Q/DQ left to drop (here it is the weights'), the build fails in TensorRT's words."""
+    """Without Q/DQ to drop (here only the weights have it), the build fails in TensorRT's words."""
     with pytest.raises(BuildError, match="Could not find any implementation") as caught:
         build(install(release), {"layers": QUANTIZED, "no_kernel": ["conv_10"]}, builder_flags=["int8"])
 
@@ -232,7 +235,7 @@ def test_a_layer_that_cannot_fall_back_fails(install, build, release):
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_an_unsupported_operator_is_named(install, build, release):
-    """What the parser does not support is unsupported_op with the operator; a broken file is build_failed."""
+    """An unsupported operator is unsupported_op with its name, and a broken file is build_failed."""
     backend = install(release)
 
     with pytest.raises(BuildError, match=r"\(Nonsense\): In node 7") as caught:
@@ -244,20 +247,20 @@ def test_an_unsupported_operator_is_named(install, build, release):
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_inputs_are_float32(install, build, release):
-    """A model whose input is of another type cannot be built."""
+    """A model with an input of another type cannot be built."""
     with pytest.raises(BuildError, match="only FLOAT inputs"):
         build(install(release), {"type": "INT32"})
 
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_a_stale_plan_is_told_apart(install, untimed, release):
-    """A plan that TensorRT does not take is stale, in TensorRT's words, so that it can be built again."""
+    """A plan that TensorRT does not accept is stale, so that it is built again."""
     with pytest.raises(StalePlanError, match="not compatible with this version"):
         install(release).load(b"of another GPU", LoadOptions(), untimed)
 
 
 def test_loading_is_timed_in_stages(install, build):
-    """CUDA's own start, deserializing and the context are three stages."""
+    """CUDA's initialization, deserializing and creating the context are three stages."""
     stages = []
 
     @contextlib.contextmanager
@@ -273,7 +276,7 @@ def test_loading_is_timed_in_stages(install, build):
 
 @pytest.mark.parametrize(("sync_mode", "flags"), [("spin", 8 | 1), ("block", 8 | 4)])
 def test_how_the_host_waits(install, load, cuda, sync_mode, flags):
-    """Spin and block are flags of the device, set before anything else, and recorded."""
+    """Spin and block are flags of the device, and are recorded."""
     model = load(install(NANO), sync_mode=sync_mode)
 
     assert cuda.flags == flags
@@ -282,14 +285,14 @@ def test_how_the_host_waits(install, load, cuda, sync_mode, flags):
 
 @pytest.mark.parametrize(("integrated", "kind"), [(0, "pinned"), (1, "mapped")])
 def test_memory_is_mapped_where_it_is_shared(install, load, cuda, integrated, kind):
-    """By itself a model takes mapped memory on an integrated GPU and pinned memory elsewhere, and says which."""
+    """By default, memory is mapped on an integrated GPU and pinned elsewhere, and recorded."""
     cuda.attributes[18] = integrated
 
     assert load(install(XAVIER)).session_options["memory_kind"] == kind
 
 
 def test_memory_that_cannot_be_mapped(install, load, cuda):
-    """Mapped memory that the GPU does not have is refused with what to choose instead."""
+    """Mapped memory is refused on a GPU without it, with what to choose instead."""
     cuda.attributes[19] = 0
 
     with pytest.raises(LoadError, match="choose memory kind pinned or device"):
@@ -297,7 +300,7 @@ def test_memory_that_cannot_be_mapped(install, load, cuda):
 
 
 def test_a_graph_that_cannot_be_captured(install, load, cuda):
-    """Without the graph the model runs on, and says why there is none."""
+    """A model whose graph cannot be captured runs without it, and says why."""
     model = load(install(XAVIER), cuda_graph=True)
     (staged,) = model.stage([feed(5)])
     cuda.failures["cudaStreamBeginCapture"] = 900
@@ -310,7 +313,7 @@ def test_a_graph_that_cannot_be_captured(install, load, cuda):
 
 
 def test_a_failing_inference(install, load, cuda):
-    """A CUDA error in the loop is an InferenceError with the runtime's name for it."""
+    """A CUDA error during inference is an InferenceError with the error's name."""
     model = load(install(TEN))
     (staged,) = model.stage([feed(5)])
     cuda.failures["cudaStreamSynchronize"] = 900
@@ -322,7 +325,7 @@ def test_a_failing_inference(install, load, cuda):
 @pytest.mark.parametrize("function", ["cudaHostAlloc", "cudaMemGetInfo"])
 @pytest.mark.parametrize("release", [NANO, ELEVEN, RTX])
 def test_loading_without_memory(install, load, cuda, release, function):
-    """Memory that CUDA does not have for a model is no fault of the plan."""
+    """A lack of CUDA memory while loading is an OutOfMemoryError."""
     cuda.failures[function] = 2
 
     with pytest.raises(OutOfMemoryError, match="cudaErrorMemoryAllocation"):
@@ -335,7 +338,7 @@ def test_loading_without_memory(install, load, cuda, release, function):
     [("Runtime", "deserialize_cuda_engine"), ("ICudaEngine", "create_execution_context")],
 )
 def test_tensorrt_without_memory(install, load, monkeypatch, release, owner, function):
-    """TensorRT tells a lack of memory in its log alone: the plan is not stale then, and not refused."""
+    """A lack of memory that TensorRT only logs is an OutOfMemoryError, so that the plan is not stale."""
     backend = install(release)
     trt = sys.modules[backend._modules[0]]
 
@@ -351,7 +354,7 @@ def test_tensorrt_without_memory(install, load, monkeypatch, release, owner, fun
 
 
 def test_an_inference_without_memory(install, load, cuda):
-    """Memory that runs out in the loop is told apart from a failing inference."""
+    """Memory that runs out during inference is an OutOfMemoryError."""
     model = load(install(TEN))
     (staged,) = model.stage([feed(5)])
     cuda.failures["cudaStreamSynchronize"] = 2
@@ -362,7 +365,7 @@ def test_an_inference_without_memory(install, load, cuda):
 
 @pytest.mark.parametrize(("release", "builds"), [(TEN, False), (ELEVEN, False), (RTX, True)])
 def test_building_for_another_gpu(install, build, cuda, release, builds):
-    """Only TensorRT-RTX builds for an SM that is not this machine's; it always names the one it builds for."""
+    """Only TensorRT-RTX builds for another SM than this machine's."""
     cuda.attributes.update({75: 8, 76: 9})
     backend = install(release)
 
@@ -374,7 +377,7 @@ def test_building_for_another_gpu(install, build, cuda, release, builds):
 
 
 def test_a_report_says_what_an_engine_was_built_with(install, build):
-    """Release, GPU, types, TF32, workspaces and iterations stand in the report, for a person to read."""
+    """The report has release, GPU, types, TF32, workspaces and iterations, for a person to read."""
     options = {"builder_flags": ["tf32", "fp16"], "workspace_ladder_bytes": [2, 1], "timing_iterations": 4}
 
     _, report, _ = build(install(XAVIER), **options)
@@ -394,7 +397,7 @@ def test_a_report_says_what_an_engine_was_built_with(install, build):
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_options_are_what_was_chosen(install, load, release):
-    """Nothing that every engine has of its own, such as the memory it needs, is told among the options."""
+    """The session options have no measured value, such as the memory of an engine."""
     model = load(install(release))
 
     assert set(model.session_options) == {"sync_mode", "cuda_graph", "memory_kind", "transfers"}

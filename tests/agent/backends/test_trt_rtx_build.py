@@ -1,4 +1,4 @@
-"""The real TensorRT-RTX through the backend: it builds without a GPU, and cannot load without one."""
+"""The tests of the real TensorRT-RTX, which builds without a GPU but does not load."""
 
 import hashlib
 import json
@@ -24,7 +24,10 @@ TINY = Path(__file__).parent.parent.parent / "fixtures" / "models" / "tiny.onnx"
 
 @pytest.fixture
 def build(tmp_path):
-    """Build a file for SM 8.6; return the plan's content, the report and the log."""
+    """Give a function that builds a file for SM 8.6.
+
+    It returns the plan's content, the report and the log.
+    """
 
     def build_file(onnx_path, **options):
         log = []
@@ -39,7 +42,7 @@ def build(tmp_path):
 
 @pytest.fixture
 def no_gpu():
-    """Skip where there is a GPU after all."""
+    """Skip the test on a machine with a GPU."""
     try:
         cudart.open_library().device_count()
     except cudart.CudaError:
@@ -61,7 +64,7 @@ def changed(tmp_path):
 
 
 def test_a_plan_for_another_gpu(build):
-    """A typed file becomes a plan for SM 8.6 with a report of how, on a machine without a GPU."""
+    """A typed file becomes a plan for SM 8.6 with a report, on a machine without a GPU."""
     content, report, _ = build(TINY)
 
     assert report.engine_bytes == len(content) > 1000
@@ -74,7 +77,7 @@ def test_a_plan_for_another_gpu(build):
 
 
 def test_a_second_build_is_not_silenced(build, tmp_path):
-    """TensorRT keeps the first logger of a process: a later build hears its own errors all the same."""
+    """A later build gets its own errors, although TensorRT keeps the first logger of a process."""
     build(TINY)
     (tmp_path / "broken.onnx").write_bytes(b"\xff" * 64)
 
@@ -114,7 +117,7 @@ def test_inputs_are_float32(build, changed):
 
 @pytest.mark.parametrize(("sm", "written"), [(53, "5.3"), (90, "9.0")])
 def test_an_sm_that_it_does_not_know(build, tmp_path, sm, written):
-    """The real TensorRT-RTX builds for neither a Jetson Nano nor an H100, which one sentence says."""
+    """The real TensorRT-RTX builds for neither a Jetson Nano nor an H100, and one sentence says so."""
     with pytest.raises(BuildError, match="^TensorRT-RTX 1.* has no SM {}: it builds for SM 7.5, 8.0".format(written)):
         build(TINY, compute_capability=sm)
 
@@ -128,7 +131,7 @@ def test_the_sms_of_the_real_bindings():
 
 @pytest.mark.usefixtures("no_gpu")
 def test_loading_needs_a_gpu(build, untimed):
-    """Without a GPU loading fails with a sentence that says what is missing, which the probe says too."""
+    """Without a GPU, loading and probing fail with a sentence that says what is missing."""
     content, _, _ = build(TINY)
 
     with pytest.raises(LoadError, match=r"TensorRT-RTX cannot load a plan here: .*(driver|GPU)"):
@@ -139,6 +142,6 @@ def test_loading_needs_a_gpu(build, untimed):
 
 @pytest.mark.usefixtures("no_gpu")
 def test_building_for_this_gpu_needs_one(build):
-    """Without a named SM the plan would be for this machine's GPU, which is not there."""
+    """Building without a named SM fails on a machine without a GPU."""
     with pytest.raises(BuildError, match="TensorRT-RTX cannot build here"):
         build(TINY, compute_capability=0)

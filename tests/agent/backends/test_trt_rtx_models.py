@@ -1,4 +1,7 @@
-"""Engines of all ten MobileViTs for SM 8.6, built by the agent's own backend; slow, so it runs with the ten models."""
+"""The tests of engines of all ten MobileViTs for SM 8.6.
+
+The agent's own backend builds them. They are slow, so they run with the ten models.
+"""
 
 import hashlib
 
@@ -22,7 +25,7 @@ MODELS = [
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_becomes_an_engine(name, tmp_path):
-    """What the library exports for an RTX 3080 is what the agent's backend builds there, as the file asks for it."""
+    """An artifact of the library for an RTX 3080 becomes an engine as the file asks for it."""
     quantized = eq.quantize(eq.create_model(name, "random"), eq.get_recipe("efficientquant"))
     artifact = eq.export_onnx(quantized, tmp_path / "model.onnx", target="rtx-3080")
     plan = tmp_path / "model.plan"

@@ -1,4 +1,4 @@
-"""The child that builds: what it leaves behind, however it ends."""
+"""The tests of the building child, however it ends."""
 
 import json
 import os
@@ -17,7 +17,7 @@ OPTIONS = BuildOptions(builder_flags=["fp16"], workspace_ladder_bytes=[1 << 28])
 
 @pytest.fixture
 def start(tmp_path):
-    """Start the child for an artifact that says how its build ends."""
+    """Give a function that starts the child for a scripted artifact."""
     (tmp_path / "scratch").mkdir()
     children = []
 
@@ -55,7 +55,7 @@ def failure(tmp_path):
 
 
 def test_a_build_leaves_plan_and_report(start, tmp_path):
-    """A build that succeeds leaves the plan and its report; what the runtime says goes to the log, not to progress."""
+    """A good build leaves the plan and its report, and the runtime's output goes to the log."""
     child = start("good")
     progress, log = child.communicate()
 
@@ -84,7 +84,7 @@ def test_a_build_that_fails_says_so(start, tmp_path, how, failure_type, sentence
 
 
 def test_a_killed_build_leaves_nothing(start, tmp_path):
-    """SIGKILL, as the kernel sends it when memory runs out, leaves no result: the parent sees the signal."""
+    """A build that is killed leaves no result, and its parent sees the signal."""
     child = start("killed")
     child.communicate()
 
@@ -93,7 +93,7 @@ def test_a_killed_build_leaves_nothing(start, tmp_path):
 
 
 def test_a_hanging_build_can_be_killed(start, tmp_path):
-    """A build that never ends has told that it began, and dies by its parent's hand without a trace."""
+    """A build that hangs has reported its start, and leaves nothing when its parent kills it."""
     child = start("hangs")
     assert json.loads(child.stdout.readline().decode())["phase"] == "build"
 
@@ -105,7 +105,7 @@ def test_a_hanging_build_can_be_killed(start, tmp_path):
 
 
 def test_a_missing_backend_is_named(start, tmp_path):
-    """A device without the runtime says what it has instead."""
+    """A device without the runtime lists the backends that it has."""
     start("good", backend="trt").communicate()
 
     assert failure(tmp_path).failure_type == "load_failed"

@@ -1,4 +1,4 @@
-"""The child of one run with a backend that fails where a test wants it: what was measured is never lost."""
+"""The tests of the measuring child, with a backend that fails on demand."""
 
 import io
 import os
@@ -27,7 +27,10 @@ BROKEN = CudaError("cudaErrorLaunchFailure", 719, "unspecified launch failure")
 
 
 class Scripted(Backend):
-    """Loads anything; `errors` maps a step, e.g. "report" or "load 2", to what it raises."""
+    """A backend that loads anything and fails where a test asks for it.
+
+    `errors` maps a step, e.g. "report" or "load 2", to what it raises.
+    """
 
     name = "scripted"
     errors = MappingProxyType({})
@@ -35,31 +38,31 @@ class Scripted(Backend):
 
     @classmethod
     def step(cls, name):
-        """Do a step, or fail at it."""
+        """Record a step, or raise its error."""
         cls.done.append(name)
         if name in cls.errors:
             raise cls.errors[name]
 
     @classmethod
     def probe(cls):
-        """Be there."""
+        """Return version 1."""
         return BackendInfo(cls.name, "1", ["P"])
 
     @classmethod
     def library_versions(cls):
-        """Return none."""
+        """Return no versions."""
         return {}
 
     @classmethod
     def load(cls, _content, _options, stage):
-        """Load; "load 1" is the cold one, "load 2" the warm one."""
+        """Load a model, where "load 1" is cold and "load 2" is warm."""
         with stage("session_create"):
             cls.step("load {}".format(1 + sum(name.startswith("load") for name in cls.done)))
         return ScriptedModel()
 
 
 class ScriptedModel(LoadedModel):
-    """Has one layer."""
+    """A model with one layer."""
 
     def input_shapes(self):
         """Return one input."""
@@ -80,23 +83,26 @@ class ScriptedModel(LoadedModel):
         return [np.zeros(1)]
 
     def report(self):
-        """Tell the layer's type."""
+        """Return the layer's type."""
         Scripted.step("report")
         return EngineReport({"fp16": 1}, ({"name": "conv"},))
 
     def profile_layers(self, _staged, _repeats):
-        """Tell the layer's time."""
+        """Return the layer's time."""
         Scripted.step("profile_layers")
         return [("conv", 0.5)]
 
     def close(self):
-        """Close."""
+        """Record that the model was closed."""
         Scripted.step("close")
 
 
 @pytest.fixture
 def work(tmp_path, monkeypatch, quick):
-    """Run the child's main function in this process, failing as told; return its result and its latencies."""
+    """Give a function that runs the child's main function in this process.
+
+    It takes the errors to raise by step, and returns the result and the latencies.
+    """
     (tmp_path / "model").write_bytes(b"model")
     spec = protocol.RunSpec(
         parent_pid=0,
@@ -118,13 +124,13 @@ def work(tmp_path, monkeypatch, quick):
     def run_main(**errors):
         monkeypatch.setattr(Scripted, "errors", errors)
         measure.main()
-        return found()
+        return result()
 
-    def found():
+    def result():
         outcome = protocol.read(str(tmp_path / protocol.OUTCOME_FILE), protocol.decode_outcome)
         return outcome, read_samples(str(tmp_path), protocol.LATENCY_FILE)
 
-    run_main.found = found
+    run_main.result = result
     return run_main
 
 
@@ -161,7 +167,7 @@ def test_a_run_that_goes_well(work):
     ],
 )
 def test_what_comes_after_the_measurement_spoils_nothing(work, step, check, still_there, error):
-    """A failure after the timed loop is a finding about a run that succeeded, and the other steps are still done."""
+    """A failure after the timed loop is a finding of a run that succeeded."""
     result, latency_s = work(**{step: error})
 
     assert result.failure_type == ""
@@ -175,7 +181,7 @@ def test_what_comes_after_the_measurement_spoils_nothing(work, step, check, stil
 @pytest.mark.parametrize("step", ["load 1", "stage", "run_once"])
 @pytest.mark.parametrize("error", [NO_MEMORY, OutOfMemoryError("no workspace"), MemoryError()])
 def test_memory_that_runs_out(work, step, error):
-    """Memory that runs out on the GPU or in the process is runtime_oom, wherever it happens."""
+    """Memory that runs out, on the GPU or in the process, is runtime_oom at every step."""
     result, _ = work(**{step: error})
 
     assert result.failure_type == "runtime_oom"
@@ -194,18 +200,18 @@ def test_memory_that_runs_out(work, step, error):
     ],
 )
 def test_a_failure_has_a_type(work, step, error, failure_type):
-    """A failure of CUDA or the runtime is typed by when it happens, in the runtime's own words."""
+    """A failure of CUDA or the runtime is typed by its step, in the runtime's own words."""
     result, _ = work(**{step: error})
 
     assert (result.failure_type, result.failure_message) == (failure_type, str(error))
 
 
 def test_a_bug_leaves_what_is_known(work, capsys):
-    """What nobody foresaw is an agent_error with its last line; exit code 0, so that the result counts."""
+    """A bug is an agent_error with its last line, and exits with 0 so that the result counts."""
     with pytest.raises(SystemExit) as ended:
         work(stage=KeyError("surprise"))
 
-    result, _ = work.found()
+    result, _ = work.result()
     assert ended.value.code == 0
     assert (result.failure_type, result.failure_message) == (
         *("agent_error", "bug in the agent: KeyError: 'surprise'"),
@@ -215,11 +221,11 @@ def test_a_bug_leaves_what_is_known(work, capsys):
 
 
 def test_a_bug_after_the_measurement(work, capsys):
-    """Even what nobody foresaw does not spoil a measurement that was finished before."""
+    """A bug after the measurement keeps the finished measurement."""
     with pytest.raises(SystemExit):
         work(report=KeyError("surprise"))
 
-    result, latency_s = work.found()
+    result, latency_s = work.result()
     assert result.failure_type == ""
     assert [finding.check for finding in result.findings] == ["agent"]
     assert "KeyError: 'surprise'" in result.findings[0].message
@@ -238,7 +244,7 @@ def test_a_load_that_takes_minutes_is_not_repeated(work, monkeypatch):
 
 
 def test_a_file_that_was_just_written_is_read_cold(tmp_path):
-    """Pages that are not on the disk yet leave the page cache too, wherever any can."""
+    """Pages that are not on the disk yet leave the page cache too, on disks where any can."""
     control, fresh = tmp_path / "control", tmp_path / "fresh"
     control.write_bytes(b"c" * 10**6)
     os.sync()

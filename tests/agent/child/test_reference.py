@@ -1,4 +1,4 @@
-"""Reference outputs: read from whatever came with an artifact, compared exactly, and what follows from a difference."""
+"""The tests of reading and comparing reference outputs."""
 
 import io
 
@@ -26,13 +26,13 @@ def npy(array):
 
 
 def encrypted(content):
-    """Set the flag in the first entry of the archive's directory."""
+    """Set the encryption flag of an archive's first entry."""
     flags = content.index(b"PK\x01\x02") + 8
     return content[:flags] + bytes([content[flags] | 1]) + content[flags + 1 :]
 
 
 def test_read():
-    """Inputs come as float32, one mapping for each; outputs in the order of their numbers, not of their names."""
+    """Inputs are read as float32, one mapping each, and outputs in the order of their numbers."""
     outputs = {"output_{}".format(k): np.full((2, 1), k, dtype=np.float32) for k in reversed(range(11))}
 
     reference = read(npz(input_image=INPUT, **outputs))
@@ -82,20 +82,20 @@ WHOLE = npz(input_image=INPUT, output_0=OUTPUT)
     ],
 )
 def test_garbage_is_refused(content):
-    """Whatever is no reference is refused in a sentence, and nothing in it is executed."""
+    """Content that is no reference is refused in a sentence, and nothing in it is executed."""
     with pytest.raises(WrongReferenceError, match="not a file of reference outputs"):
         read(content)
 
 
 def test_every_byte_that_is_cut_off_is_refused():
-    """No prefix of a reference is one."""
+    """A truncated reference is refused."""
     for size in range(0, len(WHOLE), 7):
         with pytest.raises(WrongReferenceError):
             read(WHOLE[:size])
 
 
 def test_shapes_must_be_the_models_own():
-    """A reference of another model's inputs is refused, naming both."""
+    """A reference with another model's inputs is refused, naming both."""
     reference = read(WHOLE)
 
     check_shapes(reference, {"image": (1, 3)})
@@ -124,18 +124,18 @@ def test_shapes_must_be_the_models_own():
     ],
 )
 def test_compare(expected, got, agreement):
-    """The largest difference, the smallest cosine and the answers that agree, to the last digit."""
-    found = compare(
-        [[np.array(one) for one in outputs] for outputs in expected],
-        [[np.array(one) for one in outputs] for outputs in got],
+    """Comparing gives the largest difference, the smallest cosine and the number of answers that agree."""
+    result = compare(
+        [[np.array(output) for output in outputs] for outputs in expected],
+        [[np.array(output) for output in outputs] for outputs in got],
     )
 
-    assert found._replace(cosine=0.0) == agreement._replace(cosine=0.0)
-    assert found.cosine == pytest.approx(agreement.cosine, abs=1e-15)
+    assert result._replace(cosine=0.0) == agreement._replace(cosine=0.0)
+    assert result.cosine == pytest.approx(agreement.cosine, abs=1e-15)
 
 
 def test_feeds_are_the_same_for_the_same_seed():
-    """Inputs without a reference are float32 in [0, 1), all different, and repeatable."""
+    """Inputs without a reference are float32 in [0, 1), all different, and the same for the same seed."""
     shapes = {"image": (1, 3, 4)}
 
     first, second = [seeded_feeds(shapes, 3, 2**32 + 7) for _ in range(2)]
@@ -149,12 +149,12 @@ def test_feeds_are_the_same_for_the_same_seed():
 def tiny_reference(content, alter=lambda outputs: outputs):
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     images = np.random.RandomState(3).random_sample((8, 1, 3, 16, 16)).astype(np.float16)
-    outputs = np.stack([session.run(None, {"image": one.astype(np.float32)})[0] for one in images])
+    outputs = np.stack([session.run(None, {"image": image.astype(np.float32)})[0] for image in images])
     return npz(input_image=images, output_0=alter(outputs))
 
 
 def test_right_outputs(controller, start_agent, tiny_model):
-    """A model that answers as its reference says is measured on the reference's inputs, and the agreement is kept."""
+    """A model that agrees with its reference is measured on the reference's inputs, and the agreement is kept."""
     start_agent(controller.address)
     controller.assign("run-1", tiny_model, reference=tiny_reference(tiny_model))
 
@@ -167,7 +167,7 @@ def test_right_outputs(controller, start_agent, tiny_model):
 
 
 def test_wrong_outputs(controller, start_agent, tiny_model):
-    """A model that answers differently is not measured: the run fails, says how far off it is, and keeps that."""
+    """A model that disagrees with its reference fails without a measurement, and the agreement is kept."""
     start_agent(controller.address)
     controller.assign("run-1", tiny_model, reference=tiny_reference(tiny_model, lambda outputs: 1 - 4 * outputs))
 
@@ -184,7 +184,7 @@ def test_wrong_outputs(controller, start_agent, tiny_model):
 
 
 def test_reference_of_another_model(controller, start_agent, tiny_model):
-    """A reference that is garbage, or of other inputs, is a failure to load that says so."""
+    """A damaged reference, or a reference with other inputs, is load_failed."""
     start_agent(controller.address)
     controller.assign("run-1", tiny_model, reference=b"PK\x03\x04 and so on")
     controller.assign("run-2", tiny_model, reference=WHOLE)

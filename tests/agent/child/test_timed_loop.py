@@ -1,4 +1,4 @@
-"""The warm-up rule and the timed loop."""
+"""The tests of the warm-up rule and the timed loop."""
 
 import gc
 
@@ -34,7 +34,7 @@ def test_warm_needs_count_and_time(count, min_count, min_time_s, warm):
 
 
 def test_warm_up_gives_up(quick, monkeypatch):
-    """A model that never settles is measured after the time limit, and marked; its samples are kept."""
+    """A model that never settles is measured after the time limit, marked, and keeps its samples."""
     clock_s = iter(range(10**6))
     monkeypatch.setattr("time.perf_counter", lambda: (next(clock_s) ** 2) * 1e-3)
 
@@ -58,7 +58,7 @@ def test_stop_rule(quick, monkeypatch, min_time_s, min_count, expected):
 
 
 def test_inputs_are_cycled(quick):
-    """Inputs are taken in turn, across chunks too, with the garbage collector off."""
+    """Inputs are taken in turn, also across chunks, with the garbage collector off."""
     seen = []
 
     def run_once(staged):

@@ -1,4 +1,4 @@
-"""What the doctor learns from a controller, and what it says about that."""
+"""The doctor's facts about a controller, and its problems."""
 
 import json
 import socket
@@ -60,7 +60,7 @@ def test_clock_offset(controller, behind_s, words):
     [(1.9, 0.0, 0), (2.1, 0.0, 1), (-2.1, 0.0, 1), (2.1, 1.0, 0), (None, 0.1, 0)],
 )
 def test_offsets_that_matter(ahead_s, round_trip_s, expected):
-    """An offset counts from two seconds on, less what half a round trip leaves open."""
+    """An offset counts from two seconds on, less half a round trip."""
     assert len(problems_of(clock_ahead_s=ahead_s, round_trip_s=round_trip_s)) == expected
 
 
@@ -74,14 +74,14 @@ def test_offsets_that_matter(ahead_s, round_trip_s, expected):
     ],
 )
 def test_versions(change, problem, fix):
-    """Of two versions that differ the older side is named as the one to upgrade."""
-    (found,) = problems_of(**change)
+    """When versions differ, the older side is the one to upgrade."""
+    (actual,) = problems_of(**change)
 
-    assert ("{} {}".format(found.severity, found.id), found.fix) == (problem, fix)
+    assert ("{} {}".format(actual.severity, actual.id), actual.fix) == (problem, fix)
 
 
 def test_an_older_controller(controller):
-    """A controller that does not know the question is told from another gRPC server."""
+    """A controller too old for the question is distinguished from another gRPC server."""
     controller.ping_refusal = grpc.StatusCode.UNIMPLEMENTED
 
     facts = ask_port(controller.port)
@@ -107,7 +107,7 @@ def test_another_grpc_server():
 
 
 def test_nothing_listens():
-    """Without a controller the reason is the one that the agent gives."""
+    """Without a controller the reason is the same as the agent gives."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -158,7 +158,7 @@ def test_beside_a_running_agent(controller, start_agent, tmp_path, monkeypatch):
 
 
 def test_environment_names_a_controller(tmp_path, monkeypatch):
-    """The controller that the environment names is asked too; one that is not there is exit code 2."""
+    """The doctor asks the controller that the environment names, and exits with code 2 without it."""
     monkeypatch.setenv("EFFICIENTQUANT_CONTROLLER", "127.0.0.1:1")
 
     code, answer = doctor("--state-dir", str(tmp_path))
@@ -168,7 +168,7 @@ def test_environment_names_a_controller(tmp_path, monkeypatch):
 
 
 def test_without_grpc(tmp_path):
-    """Where gRPC is missing the doctor says so, and everything else."""
+    """Where gRPC is missing the doctor says so, and still reports everything else."""
     block = "sys.modules['grpc'] = None"
 
     code, answer = doctor("--controller", "127.0.0.1:1", "--state-dir", str(tmp_path), block=block)
@@ -195,5 +195,5 @@ def test_durations(duration_s, text):
 
 
 def test_offset_within_the_round_trip():
-    """An offset that half the round trip can explain is none."""
+    """An offset within half the round trip counts as none."""
     assert offset_text(HERE) == "the same as the controller's within 2.0 ms"

@@ -70,20 +70,20 @@ class Powerless(ClockControl):
 
 @pytest.fixture
 def facts_of(tmp_path, monkeypatch):
-    """Return a function that collects the facts of a captured board, as a user who may not become root."""
+    """Return a function that collects the facts of a captured board, without root."""
     monkeypatch.setattr("os.geteuid", lambda: 1000)
 
-    def collect(board, found=None, search_path=()):
+    def collect(board, loaded=None, search_path=()):
         probe = DeviceFiles.of_tree(str(BOARDS / board))
         control = Powerless(probe.clock_paths())
-        found = found or Runtimes({"onnxruntime": "1.10.0"}, [ORT], [])
-        return command.collect(probe, found, str(tmp_path / "new/state"), {}, list(search_path), control)
+        loaded = loaded or Runtimes({"onnxruntime": "1.10.0"}, [ORT], [])
+        return command.collect(probe, loaded, str(tmp_path / "new/state"), {}, list(search_path), control)
 
     return collect
 
 
 def test_facts_of_a_nano(facts_of, tmp_path):
-    """Everything about a Nano that its files tell."""
+    """The facts of a Nano come from its files."""
     facts = facts_of("nano-r32.7.4")
 
     of_this_python = dict.fromkeys(("architecture", "python_version", "python", "prefix"), "")
@@ -243,7 +243,7 @@ def test_sentences(change, problem):
 
 
 def test_versions_without_loading(facts_of, tmp_path):
-    """Versions come from the names of folders: a numpy that dies when it is loaded is still named."""
+    """Versions come from the names of folders, so a numpy that dies on loading is still named."""
     for folder in ("numpy-1.19.5.dist-info", "nvidia_ml_py-12.535.133.dist-info", "onnxruntime_gpu-1.10.0.dist-info"):
         (tmp_path / "venv" / folder).mkdir(parents=True)
     for folder in ("numpy-1.13.3.egg-info", "pip-9.0.1-py3.6.egg-info", "numpydoc-1.0.dist-info"):
@@ -260,7 +260,7 @@ def test_versions_without_loading(facts_of, tmp_path):
 
 
 def test_what_only_root_can_read(tmp_path, closed_to_us):
-    """A folder of debugfs that is closed to this user hides whether a file is there: that is "needs root"."""
+    """A closed folder of debugfs hides whether a file exists, which counts as "needs root" too."""
     (tmp_path / "debug").mkdir()
     closed_to_us(tmp_path / "debug")
 
@@ -291,7 +291,7 @@ def test_system_packages(text, expected, tmp_path):
 
 
 def test_json_is_stable():
-    """The keys are a contract: one may be added here, none may go without a new schema number."""
+    """A key of the JSON may be added, but none may be removed without a new schema number."""
     answer = command.as_json(NANO._replace(swap_total_bytes=0), diagnose(NANO._replace(swap_total_bytes=0)))
 
     answer = json.loads(json.dumps(answer))
@@ -333,7 +333,7 @@ def test_json_is_stable():
 
 
 def test_text(facts_of):
-    """For a person: what is known, one line each, then each problem with its fix below it."""
+    """The text has one line for each fact, then each problem with its fix below it."""
     facts = facts_of("agx-xavier-r35.4.1")._replace(
         architecture="aarch64",
         python_version="3.8.10",
@@ -374,7 +374,7 @@ def test_text(facts_of):
 
 @pytest.mark.parametrize(("backends", "code"), [([ORT], 0), ([], 2)])
 def test_exit_code(backends, code, monkeypatch, capsys, tmp_path):
-    """The exit code says whether this device can run a model; what is printed says the rest."""
+    """The exit code says whether this device can run a model, and the output says the rest."""
     monkeypatch.setattr(command, "runtimes", lambda: Runtimes({}, backends, []))
 
     assert command.main(["--json", "--state-dir", str(tmp_path)], {}) == code

@@ -16,7 +16,7 @@ ORT = BackendInfo("ort-cpu", "1.10.0", ["CPUExecutionProvider"])
 
 @pytest.fixture
 def asked(monkeypatch, capsys, tmp_path):
-    """Ask the doctor for JSON, without looking for runtimes; return the facts."""
+    """Return a function that asks the doctor for facts as JSON, without looking for runtimes."""
     monkeypatch.setattr(command, "runtimes", lambda: Runtimes({}, [ORT], []))
 
     def ask(*options):
@@ -57,7 +57,7 @@ def test_tegrastats(asked, monkeypatch, tmp_path):
     ],
 )
 def test_options_that_cannot_work(options, sentence):
-    """What the agent would refuse the doctor refuses in the same words."""
+    """The doctor refuses what the agent would refuse, in the same words."""
     with pytest.raises(UsageError) as agents:
         config.load(options, {})
     with pytest.raises(UsageError) as doctors:

@@ -1,4 +1,4 @@
-"""The fix beside each problem of a runtime: it mends what is wrong, on this board and with this Python."""
+"""The fixes for problems of a runtime, on this board and with this Python."""
 
 import pytest
 from efficientquant_agent.doctor import command
@@ -44,7 +44,7 @@ def fix_of(problem_id, facts):
     ],
 )
 def test_fix_of_a_broken_runtime(facts, cause, fix):
-    """What helps against a broken runtime follows from what broke it, and pip is never for a Jetson's TensorRT."""
+    """The fix for a broken runtime follows from its error, and is never pip for a Jetson's TensorRT."""
     facts = facts._replace(broken=[TRT + " …"], broken_causes=[cause])
 
     assert fix_of("backend_broken", facts).startswith(fix)
@@ -80,7 +80,7 @@ def test_a_driver_is_mended_as_a_driver(facts):
     ],
 )
 def test_fix_of_an_unused_gpu(facts, fix):
-    """A GPU without a runtime gets the one for its board, driver and SM; one that is broken or hidden is mended."""
+    """The fix for an unused GPU fits its board, driver and SM, or mends a broken or hidden runtime."""
     assert fix_of("gpu_unused", facts).startswith(fix)
 
 
@@ -117,7 +117,7 @@ def test_nothing_can_run():
     ],
 )
 def test_which_cuda(change, rows):
-    """Library, driver and toolkit each have a CUDA version of their own, and the table says which is which."""
+    """The table names the CUDA versions of library, driver and toolkit apart."""
     lines = command.as_text(NO_GPU._replace(**change), []).splitlines()
 
     assert [line for line in rows if line not in lines] == []

@@ -1,4 +1,4 @@
-"""What a board is, read from captured trees."""
+"""The facts about a board, read from captured trees."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ NANO = {
 
 @pytest.fixture
 def probe_of(tmp_path):
-    """Return a probe of a tree that holds these files and nothing else."""
+    """Return a function that makes a probe of a tree with these files and nothing else."""
 
     def build(files):
         for name, content in files.items():
@@ -50,7 +50,7 @@ def test_board_without_a_serial_number(probe_of):
 
 
 def test_nothing_to_be_found(probe_of, monkeypatch):
-    """What a probe does not find stays absent: None and empty, never zero and never a guess."""
+    """What a probe does not find is None or empty, never zero and never a guess."""
     monkeypatch.setattr("socket.gethostname", lambda: "bench-1")
 
     device = probe_of({}).snapshot({}, [])
@@ -70,7 +70,7 @@ def test_nothing_to_be_found(probe_of, monkeypatch):
     ],
 )
 def test_cuda_toolkit(files, version, probe_of):
-    """A toolkit on the disk says its release itself."""
+    """A toolkit's release comes from its own version file."""
     assert probe_of(files).cuda_toolkit() == version
 
 
@@ -143,7 +143,7 @@ PC = {
 
 
 def test_gpu_of_the_driver(probe_of):
-    """A discrete GPU that CUDA does not see is still named by its driver; what it can do is then unknown."""
+    """A discrete GPU that CUDA does not see is named by its driver, with unknown capability."""
     assert probe_of(PC).gpus() == [
         Gpu(
             name="NVIDIA GeForce RTX 3080",
@@ -160,7 +160,7 @@ def test_gpu_of_the_driver(probe_of):
 
 
 def test_gpu_of_the_driver_below_a_relative_root(probe_of, tmp_path, monkeypatch):
-    """A board's root may be given from where the agent was started."""
+    """A board's root may be a relative path."""
     probe_of(PC)
     monkeypatch.chdir(str(tmp_path.parent))
 
@@ -168,7 +168,7 @@ def test_gpu_of_the_driver_below_a_relative_root(probe_of, tmp_path, monkeypatch
 
 
 def test_gpu_of_cuda(probe_of):
-    """What CUDA says about a GPU is believed before all else."""
+    """CUDA's facts about a GPU come before all others."""
     seen = {
         "name": "NVIDIA GeForce RTX 3080",
         "uuid": "GPU-1b2c3d4e-0001-0002-0003-0123456789ab",
@@ -183,14 +183,14 @@ def test_gpu_of_cuda(probe_of):
 
 
 def test_open_kernel_module(probe_of):
-    """The open kernel module words its version in another way."""
+    """The driver's version is read from the open kernel module's wording, too."""
     text = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86.15  Release Build  (root@host)  Mon\n"
 
     assert probe_of({"proc/driver/nvidia/version": text}).driver_version() == "570.86.15"
 
 
 def test_power_mode_and_clocks(probe_of):
-    """The power mode comes with its name, and clocks with what that mode allows."""
+    """The power mode comes with its name, and the clocks with what that mode allows."""
     gpu, cpu = "sys/class/devfreq/57000000.gpu/", "sys/devices/system/cpu/cpu{}/cpufreq/scaling_"
     files = {
         "var/lib/nvpmodel/status": "pmode:0001 fmode:quiet\n",
@@ -213,13 +213,13 @@ def test_no_power_modes(probe_of):
 
 
 def test_runtimes_that_never_answer():
-    """A runtime that hangs while it loads costs a bounded time and is reported."""
+    """A runtime that hangs while it loads is reported after a bounded time."""
     assert runtimes(timeout_s=0.0).broken == ["looking for runtimes took longer than 0 s"]
 
 
 @pytest.fixture
 def looking_runs(monkeypatch, tmp_path):
-    """Let what looks for runtimes be a Python of the test's, which runs this code instead."""
+    """Return a function that replaces the process that looks for runtimes by this code."""
 
     def replace(code):
         script = tmp_path / "python"
@@ -245,12 +245,12 @@ runpy.run_module("efficientquant_agent.backends", run_name="__main__")
 
 
 def test_runtimes_that_talk(looking_runs):
-    """What a runtime prints while it loads, or when its process ends, is no part of the answer."""
+    """What a runtime prints while it loads or when its process ends does not disturb the answer."""
     looking_runs(TALKATIVE)
 
-    found = runtimes()
+    answer = runtimes()
 
-    assert (list(found.library_versions), found.backends, found.broken) == (["python"], [], [])
+    assert (list(answer.library_versions), answer.backends, answer.broken) == (["python"], [], [])
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_runtimes_that_talk(looking_runs):
     ],
 )
 def test_runtimes_without_an_answer(code, said, looking_runs):
-    """An answer that cannot be read is a sentence: the agent starts, and says what it is without."""
+    """An answer that cannot be read becomes a sentence, and no runtimes."""
     looking_runs(code)
 
     assert runtimes().broken == ["looking for runtimes gave no answer that can be read, but: " + said]
@@ -282,5 +282,5 @@ OTHER = RTX._replace(uuid="GPU-2")
     [((), None, None), ((TEGRA,), TEGRA, None), ((RTX, OTHER), RTX, RTX), ((TEGRA, RTX), TEGRA, None)],
 )
 def test_one_gpu_computes(gpus, computing, discrete):
-    """Runtimes compute on CUDA's first GPU: it alone is watched by NVML and locked, where it is a discrete one."""
+    """Runtimes compute on CUDA's first GPU, and NVML watches and locks it if it is discrete."""
     assert (computing_gpu(gpus), discrete_gpu(gpus)) == (computing, discrete)

@@ -1,4 +1,4 @@
-"""Who a device is, and who may speak for it."""
+"""A device's identity, and the lock of its state directory."""
 
 import json
 
@@ -30,7 +30,7 @@ def test_cloned_disk(open_state):
 
 
 def test_cloned_disk_end_to_end(controller, start_agent, tmp_path):
-    """An agent that wakes up on another board says hello with a new id."""
+    """An agent that starts on another board says hello with a new id."""
     start_agent(controller.address).wait_for_line("ready: connected")
     first = controller.hellos.get(timeout=WAIT_S)
     path = tmp_path / "clone"
@@ -47,7 +47,7 @@ def test_cloned_disk_end_to_end(controller, start_agent, tmp_path):
 
 @pytest.mark.parametrize("content", ["", "{}", '{"device_id": 1, "board_id": 2, "session_epoch": "x"}'])
 def test_damaged_identity(open_state, tmp_path, content):
-    """A damaged identity file is named, with what to do; nothing is invented."""
+    """A damaged identity file is named, with what to do, and no identity is invented."""
     (tmp_path / "identity.json").write_text(content)
 
     state = open_state()
@@ -79,7 +79,7 @@ def test_second_agent_on_one_state_directory(controller, start_agent):
 
 
 def test_identity_that_cannot_be_read(open_state, tmp_path):
-    """An identity that is no file is a sentence that names it, not a traceback."""
+    """An identity that is not a file is named in a sentence, without a traceback."""
     (tmp_path / "identity.json").mkdir()
 
     with pytest.raises(UsageError, match=r"cannot be used: .*/identity\.json: is a directory; pass --state-dir"):

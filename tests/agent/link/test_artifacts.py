@@ -17,7 +17,7 @@ def name_of(content):
 
 
 class Source:
-    """Serves contents by their SHA-256 in small chunks, and remembers from which offsets."""
+    """A source of contents by their SHA-256 that records the requested offsets."""
 
     def __init__(self, *contents):
         self.contents = {name_of(content): content for content in contents}
@@ -74,7 +74,7 @@ def test_wrong_bytes_twice(tmp_path):
 
 
 def test_unreachable_source(tmp_path):
-    """A fetch that brings nothing again and again is given up as unavailable, with the reason."""
+    """A fetch that brings nothing again and again fails as unavailable, with the reason."""
     attempts = []
 
     def fetch(_, offset):
@@ -101,7 +101,7 @@ def test_cancelled_fetch(tmp_path):
 
 
 def test_bound(tmp_path):
-    """The least recently used artifact goes first, and never the one that is asked for."""
+    """The least recently used artifact is removed first, and never the requested one."""
     contents = [bytes([number]) * 1000 for number in range(3)]
     cache = open_cache(tmp_path, Source(*contents).fetch, limit_bytes=2000)
     get(cache, contents[0])
@@ -114,7 +114,7 @@ def test_bound(tmp_path):
 
 
 def test_artifact_larger_than_the_cache(tmp_path):
-    """An artifact that exceeds the bound by itself is still there to be run."""
+    """An artifact that alone exceeds the limit is still kept for its run."""
     cache = open_cache(tmp_path, Source(CONTENT).fetch, limit_bytes=0)
 
     assert os.path.getsize(get(cache, CONTENT).path) == len(CONTENT)

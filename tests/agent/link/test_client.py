@@ -9,7 +9,7 @@ ESCAPED = "/N\udcc3\udca4/run"  # a path as Python reads it in a C locale
 
 
 def test_texts_that_are_no_unicode(tmp_path):
-    """A path that Python could not decode does not keep a result from being delivered."""
+    """A path that Python could not decode does not prevent the delivery of a result."""
     device = DeviceFiles.of_tree(str(tmp_path)).snapshot({"python": ESCAPED}, [])
     result = RunResult(
         run_id="run-1",

@@ -1,4 +1,4 @@
-"""Results reach the controller, whatever happens to either side."""
+"""The delivery of results to the controller, whatever happens to either side."""
 
 from concurrent import futures
 
@@ -14,7 +14,10 @@ WAIT_S = 60.0
 
 @pytest.fixture
 def deliver(controller):
-    """Deliver a result of so many bytes to a controller that takes messages up to `limit_bytes` (-1: of any size)."""
+    """Give a function that delivers a result of a size to a controller with a message limit.
+
+    A `limit_bytes` of -1 allows messages of any size.
+    """
     opened = []
 
     def deliver_once(size_bytes, limit_bytes):
@@ -52,7 +55,7 @@ def test_outbox_survives_a_killed_agent(controller, start_agent, tiny_model, tmp
 
 
 def test_report_is_repeated(controller, start_agent, tiny_model):
-    """A report that fails for a passing reason is repeated until the controller has committed it."""
+    """A report that fails for a passing reason is retried until the controller has committed it."""
     controller.report_refusals = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL]
     start_agent(controller.address)
     controller.assign("run-1", tiny_model)
@@ -63,7 +66,7 @@ def test_report_is_repeated(controller, start_agent, tiny_model):
 
 @pytest.mark.parametrize("code", ["INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"])
 def test_refused_report_is_kept(controller, start_agent, tiny_model, tmp_path, code):
-    """A report that the controller will never accept is set aside with a log line, and the next run goes on."""
+    """A report that is refused for good is set aside with a log line, and the next run goes on."""
     controller.report_refusals = [grpc.StatusCode[code]]
     agent = start_agent(controller.address)
     controller.assign("run-1", tiny_model)
@@ -89,7 +92,7 @@ def test_result_that_is_too_large(deliver):
 
 
 def test_damaged_result_is_kept(controller, start_agent, tmp_path):
-    """A file in the outbox that is no result any more is set aside and does not keep the agent from working."""
+    """A damaged file in the outbox is set aside and does not stop the agent."""
     outbox = tmp_path / "state" / "outbox"
     outbox.mkdir(parents=True)
     (outbox / "run-0.pb").write_bytes(b"\xff\xff\xff")
@@ -100,7 +103,7 @@ def test_damaged_result_is_kept(controller, start_agent, tmp_path):
 
 
 def test_result_the_controller_fails_at(controller, start_agent, tiny_model):
-    """A result that the controller fails at does not keep the others from being delivered."""
+    """A result that the controller fails at does not prevent the delivery of the others."""
     controller.report_refusals = [grpc.StatusCode.INTERNAL]
     start_agent(controller.address)
     controller.assign("run-1", tiny_model)
@@ -110,7 +113,7 @@ def test_result_the_controller_fails_at(controller, start_agent, tiny_model):
 
 
 def test_fetch_is_resumed(controller, start_agent, tiny_model):
-    """A fetch that breaks off goes on where it ended."""
+    """A fetch that breaks off resumes where it ended."""
     controller.chunk_bytes = 100
     controller.break_fetch_after = [2, 1]
     start_agent(controller.address)
@@ -123,7 +126,7 @@ def test_fetch_is_resumed(controller, start_agent, tiny_model):
 
 
 def test_flipped_byte_in_the_cache(controller, start_agent, tiny_model, tmp_path):
-    """A cached artifact with a flipped byte is never run: it is fetched anew."""
+    """A cached artifact with a flipped byte is never run but fetched again."""
     agent = start_agent(controller.address)
     controller.assign("run-1", tiny_model)
     controller.reports.get(timeout=WAIT_S)
@@ -152,7 +155,7 @@ def test_killed_agent_takes_its_run_along(controller, start_agent, tiny_model, l
 
 
 def wait_until_gone(stat):
-    """Return when the process behind an open /proc/PID/stat is dead; reading it fails or shows a zombie then."""
+    """Wait until the process behind an open /proc/PID/stat is dead: unreadable or a zombie."""
     while True:
         try:
             stat.seek(0)

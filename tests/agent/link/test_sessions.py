@@ -1,4 +1,4 @@
-"""Sessions: opening, losing, refusing and ending them, and why there is none."""
+"""Sessions: how they open, break, are refused and end."""
 
 import os
 import re
@@ -18,7 +18,7 @@ WAIT_S = 60.0
 
 
 def answer_once_with(data):
-    """Listen on a free port and answer every connection with these bytes; return the socket."""
+    """Return a socket that listens on a free port and answers every connection with these bytes."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(8)
@@ -47,7 +47,7 @@ def test_heartbeats(controller, start_agent):
 
 
 def test_heartbeats_name_the_run(controller, start_agent, tiny_model, long_lasting):
-    """A busy agent's heartbeats say what it is doing."""
+    """A busy agent's heartbeats name its run."""
     start_agent(controller.address)
     controller.assign("run-1", tiny_model, measurement=long_lasting)
     controller.wait_for_phase("measure")
@@ -93,7 +93,7 @@ def test_assignment_sent_twice(controller, start_agent, tiny_model, long_lasting
     [(grpc.StatusCode.FAILED_PRECONDITION, 3), (grpc.StatusCode.ALREADY_EXISTS, 2)],
 )
 def test_refused_session(controller, start_agent, status, exit_code):
-    """A controller that refuses the protocol version or the name is quoted, and the agent ends."""
+    """A controller that refuses the protocol version or the name is quoted, and the agent exits."""
     controller.refusal = (status, "a sentence that says what to do")
 
     agent = start_agent(controller.address)
@@ -103,7 +103,7 @@ def test_refused_session(controller, start_agent, status, exit_code):
 
 
 def test_superseded(controller, start_agent):
-    """An agent whose device has a newer session ends, so that two copies do not fight."""
+    """An agent whose device has a newer session exits, so that two copies do not fight."""
     agent = start_agent(controller.address)
     agent.wait_for_line("ready: connected")
 
@@ -115,7 +115,7 @@ def test_superseded(controller, start_agent):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stop_signal(controller, start_agent, tiny_model, long_lasting, child_of, number):
-    """A stop signal ends the run's process and the agent within 2 s, with exit code 0 and without a report."""
+    """A stop signal ends the run's process and the agent within 2 s, with code 0 and no report."""
     agent = start_agent(controller.address)
     controller.assign("run-1", tiny_model, measurement=long_lasting)
     controller.wait_for_phase("measure")
@@ -141,7 +141,7 @@ def test_stop_signal_without_a_controller(start_agent):
 
 
 def test_refused_connection(start_agent):
-    """A port where nothing listens is said to be that, once and not at each attempt."""
+    """A port where nothing listens is reported as such, once and not at each attempt."""
     agent = start_agent("127.0.0.1:1", "--backoff-max-s", "0.01")
 
     agent.wait_for_line("no controller: connection refused: nothing listens at 127.0.0.1:1; trying again")
@@ -152,7 +152,7 @@ def test_refused_connection(start_agent):
 
 
 def test_name_that_does_not_resolve(start_agent):
-    """A host name that nobody knows is said to be that."""
+    """A host name that does not resolve is reported as such."""
     agent = start_agent("nosuch.invalid:50051", "--insecure")
 
     agent.wait_for_line("no controller: the name 'nosuch.invalid' does not resolve (")
@@ -169,7 +169,7 @@ def test_name_that_does_not_resolve(start_agent):
     ],
 )
 def test_port_of_something_else(start_agent, answer, sentence):
-    """A port where something else listens is said to be that."""
+    """A port where something else listens is reported as such."""
     with answer_once_with(answer) as listener:
         agent = start_agent("127.0.0.1:{}".format(listener.getsockname()[1]))
 
@@ -177,7 +177,7 @@ def test_port_of_something_else(start_agent, answer, sentence):
 
 
 def test_port_that_says_nothing():
-    """A port that accepts and stays silent is said to be that."""
+    """A port that accepts and stays silent is reported as such."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)
@@ -190,12 +190,12 @@ def test_port_that_says_nothing():
 
 
 def test_name_that_is_too_long():
-    """A label that no name server takes is a name that does not resolve."""
+    """A label that is too long for a name server is a name that does not resolve."""
     assert reachability.explain("x" * 64 + ".local", 1, "").endswith("does not resolve (it is no host name)")
 
 
 def test_folder_that_is_a_file(start_agent, tmp_path):
-    """A state directory whose inside is something else ends the agent with a sentence and exit code 2."""
+    """A file in place of a folder of the state directory ends the agent with exit code 2."""
     (tmp_path / "state").mkdir()
     (tmp_path / "state/outbox").write_text("")
 
@@ -206,7 +206,7 @@ def test_folder_that_is_a_file(start_agent, tmp_path):
 
 
 def test_reader_that_has_exited(controller, tmp_path):
-    """An agent whose standard output nobody reads any more goes on."""
+    """An agent goes on when the reader of its standard output has exited."""
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "efficientquant_agent", "--controller", controller.address, "--name", "bench-1"]
@@ -232,7 +232,7 @@ def test_controller_that_comes_later(controller, start_agent):
 
 
 def test_controller_that_comes_back(controller, start_agent):
-    """An agent that found nobody at its controller's address for a while connects when there is one again."""
+    """An agent that lost its controller for a while reconnects when it is back."""
     agent = start_agent(controller.address)
     agent.wait_for_line("ready: connected")
     controller.stop()

@@ -1,4 +1,4 @@
-"""Whole runs with a TensorRT whose engines run on ONNX Runtime: built, kept, stale, killed, hung and wrong."""
+"""Whole runs with a TensorRT double whose engines run on ONNX Runtime."""
 
 import io
 import json
@@ -16,7 +16,7 @@ DOUBLE = Path(__file__).parent.parent.parent / "fixtures" / "doubles" / "tensorr
 
 @pytest.fixture
 def tensorrt(tmp_path, monkeypatch):
-    """Give the agent's processes that TensorRT; return a function that scripts it."""
+    """Give the agent's processes that TensorRT, and return a function that scripts it."""
     script = tmp_path / "tensorrt.json"
     monkeypatch.setenv("PYTHONPATH", str(DOUBLE))
     monkeypatch.setenv("DOUBLE_TENSORRT", str(script))
@@ -30,7 +30,7 @@ def tensorrt(tmp_path, monkeypatch):
 
 @pytest.fixture
 def done():
-    """Return what the double has done, as words in order."""
+    """Return a function that reads what the double has done, as words in order."""
 
     def read(tmp_path):
         return (tmp_path / "tensorrt.json.log").read_text().split()
@@ -39,10 +39,10 @@ def done():
 
 
 def reference_of(content):
-    """Inputs and the outputs that ONNX Runtime gives for them, as the controller makes them."""
+    """Return inputs and the outputs that ONNX Runtime gives for them, as the controller makes them."""
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     inputs = np.random.RandomState(3).random_sample((8, 1, 3, 16, 16)).astype(np.float16)
-    outputs = [session.run(None, {"image": one.astype(np.float32)})[0] for one in inputs]
+    outputs = [session.run(None, {"image": image.astype(np.float32)})[0] for image in inputs]
     stream = io.BytesIO()
     np.savez(stream, **{"input:image": inputs, "output:0": np.stack(outputs)})
     return stream.getvalue()
@@ -50,7 +50,7 @@ def reference_of(content):
 
 @pytest.mark.usefixtures("tensorrt")
 def test_engine_of_a_nano(controller, start_agent, tiny_model, quick, tmp_path, done):
-    """An engine is built once, kept for the next run, checked, measured by both clocks, and reported layer by layer."""
+    """An engine is built once, reused by the next run, checked, measured by both clocks, and reported by layer."""
     start_agent(controller.address)
     asked = quick._replace(profile_layers=True)
     for run_id in ("run-1", "run-2"):
@@ -72,12 +72,12 @@ def test_engine_of_a_nano(controller, start_agent, tiny_model, quick, tmp_path, 
     assert first.session_options["memory_kind"] == "mapped"
     assert first.device.gpus[0].compute_capability == 53
     assert done(tmp_path).count("build") == 1
-    reads = [stage.cold for one in (first, second) for stage in one.stages if stage.stage == "read"]
+    reads = [stage.cold for result in (first, second) for stage in result.stages if stage.stage == "read"]
     assert reads == [can_drop_pages(tmp_path)] * 2
 
 
 def can_drop_pages(folder):
-    """Whether this file system lets a file's pages go at all: on a tmpfs they are all there is of it."""
+    """Tell whether this file system can drop a file's pages, which a tmpfs cannot."""
     control = folder / "control"
     control.write_bytes(b"c" * 10**6)
     os.sync()
@@ -85,7 +85,7 @@ def can_drop_pages(folder):
 
 
 def test_stale_plan_is_built_anew(controller, start_agent, tensorrt, tiny_model, tmp_path, done):
-    """A kept engine that does not load is built again, once, and the result says so."""
+    """A kept engine that does not load is rebuilt, once, and the result says so."""
     start_agent(controller.address)
     tensorrt(stale_plans=1)
     controller.assign("run-1", tiny_model, backend="trt")
@@ -98,7 +98,7 @@ def test_stale_plan_is_built_anew(controller, start_agent, tensorrt, tiny_model,
 
 
 def test_plan_that_never_loads(controller, start_agent, tensorrt, tiny_model):
-    """An engine that does not load when it is new either has failed to load, in TensorRT's words."""
+    """An engine that does not load even when it is new is a load failure, in TensorRT's words."""
     start_agent(controller.address)
     tensorrt(stale_plans=9)
     controller.assign("run-1", tiny_model, backend="trt")
@@ -110,7 +110,7 @@ def test_plan_that_never_loads(controller, start_agent, tensorrt, tiny_model):
 
 
 def test_killed_builds(controller, start_agent, tensorrt, tiny_model):
-    """A build that the kernel kills is tried with less workspace; the engine's notes say which ones died."""
+    """A killed build is retried with less workspace, and the engine's notes name the killed ones."""
     start_agent(controller.address)
     tensorrt(kill_builds=1)
     controller.assign("run-1", tiny_model, backend="trt")
@@ -122,7 +122,7 @@ def test_killed_builds(controller, start_agent, tensorrt, tiny_model):
 
 
 def test_build_out_of_memory(controller, start_agent, tensorrt, tiny_model):
-    """A build that is killed with every workspace is build_oom, with what was tried and what there was."""
+    """A build that is killed with every workspace is build_oom, with the workspaces tried and the memory left."""
     start_agent(controller.address)
     tensorrt(kill_builds=99)
     controller.assign("run-1", tiny_model, backend="trt")
@@ -134,7 +134,7 @@ def test_build_out_of_memory(controller, start_agent, tensorrt, tiny_model):
 
 
 def test_hung_build(controller, start_agent, tensorrt, tiny_model):
-    """A build that never ends is killed at the run's time limit; the agent goes on."""
+    """A build that never ends is killed at the run's time limit, and the agent goes on."""
     start_agent(controller.address)
     tensorrt(hang=True)
     controller.assign("run-1", tiny_model, backend="trt", timeout_s=3.0)
@@ -146,7 +146,7 @@ def test_hung_build(controller, start_agent, tensorrt, tiny_model):
 
 
 def test_wrong_engine_is_a_finding(controller, start_agent, tensorrt, tiny_model):
-    """An engine that answers differently is reported with how far off it is, and nothing is measured."""
+    """An engine with other outputs is reported with their agreement, and nothing is measured."""
     start_agent(controller.address)
     tensorrt(scale=-1.0)
     controller.assign("run-1", tiny_model, backend="trt", reference=reference_of(tiny_model))

@@ -1,4 +1,4 @@
-"""Engines: what a kept one depends on, and what happens to a build that is killed, hangs or fails."""
+"""Engines: when a kept one is reused, and builds that are killed or fail."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ MIB = 1 << 20
 
 
 def device(memory_total_bytes=4059 * MIB, gpu=NANO_GPU, version="8.2.1.8"):
-    """A device with TensorRT."""
+    """Return a device with TensorRT."""
     backends = [BackendInfo("trt", version, ["TensorRT"])]
     return DeviceSnapshot(
         "1422", "Nano", "Ubuntu", "4.9", "aarch64", "", 4, memory_total_bytes, 0, "R32.7.4", {}, backends, gpus=[gpu]
@@ -28,13 +28,13 @@ def device(memory_total_bytes=4059 * MIB, gpu=NANO_GPU, version="8.2.1.8"):
 
 
 def assignment(sha256="ab" * 32, flags=("fp16",)):
-    """An assignment of an artifact to TensorRT."""
+    """Return an assignment of an artifact to TensorRT."""
     return Assignment("r", "j", "c", 1, 0, "m", "fp16", sha256, 1, "trt", None, 60.0, "jetson-nano", flags)
 
 
 @pytest.fixture
 def watcher():
-    """A watcher without sensors."""
+    """Give a watcher without sensors."""
     cancellation = Cancellation()
     yield Watcher(SeriesRecorder(time.monotonic(), print), None, 0.1, float("inf"), cancellation)
     cancellation.close()
@@ -42,7 +42,7 @@ def watcher():
 
 @pytest.fixture
 def children(monkeypatch):
-    """Script how the build's children end: a function of (spec) for each, which returns its exit code."""
+    """Script how the build's children end, by functions from spec to exit code."""
     scripts, specs = [], []
 
     def run_child(module, spec, *_):
@@ -56,7 +56,7 @@ def children(monkeypatch):
 
 
 def succeed(spec):
-    """Leave a plan and its report."""
+    """Write a plan and its report, and return the exit code of success."""
     content = b"plan"
     with open(os.path.join(spec.scratch, protocol.PLAN_FILE), "wb") as stream:
         stream.write(content)
@@ -68,12 +68,12 @@ def succeed(spec):
 
 
 def killed(_):
-    """Die by SIGKILL."""
+    """Return the exit code of SIGKILL."""
     return -signal.SIGKILL
 
 
 def get(tmp_path, watcher, conditions=None, **changes):
-    """Ask for an engine with a scratch folder of its own."""
+    """Return an engine, built in a scratch folder of its own."""
     scratch = tmp_path / "scratch"
     scratch.mkdir(exist_ok=True)
     made = Engines(str(tmp_path / "state"), 1 << 30, "nano-3")
@@ -82,7 +82,7 @@ def get(tmp_path, watcher, conditions=None, **changes):
 
 
 def test_built_once(tmp_path, watcher, children):
-    """An engine is built once and taken from the cache by the next run, also of another agent process."""
+    """An engine is built once and then taken from the cache, also by another agent process."""
     children.scripts.append(succeed)
 
     first, second = get(tmp_path, watcher), get(tmp_path, watcher)
@@ -93,7 +93,7 @@ def test_built_once(tmp_path, watcher, children):
 
 
 def test_other_circumstances_other_engine(tmp_path, watcher, children):
-    """Another artifact, flag or power mode takes another engine."""
+    """Another artifact, flag or power mode needs another engine."""
     children.scripts += [succeed] * 4
 
     keys = {
@@ -107,7 +107,7 @@ def test_other_circumstances_other_engine(tmp_path, watcher, children):
 
 
 def test_another_release_another_engine():
-    """A plan of one TensorRT, driver or GPU is not offered to another."""
+    """A plan of one TensorRT, driver or GPU is not reused for another."""
     usual = build_settings(assignment(), device(), {})
 
     assert build_settings(assignment(), device(version="8.2.2"), {}) != usual
@@ -116,7 +116,7 @@ def test_another_release_another_engine():
 
 
 def test_workspace_of_a_shared_memory():
-    """A 4 GB Nano starts at 256 MiB; a discrete GPU at 1 GiB."""
+    """A 4 GB Nano starts at 256 MiB, and a discrete GPU at 1 GiB."""
     discrete = NANO_GPU._replace(integrated=False)
 
     assert workspace_ladder_bytes(device()) == [256 * MIB, 128 * MIB, 64 * MIB]
@@ -125,7 +125,7 @@ def test_workspace_of_a_shared_memory():
 
 
 def test_killed_build_gets_less_workspace(tmp_path, watcher, children):
-    """A build that the kernel kills is tried again with the next smaller workspace, and the report says so."""
+    """A build that the kernel kills is retried with the next smaller workspace, and the report says so."""
     children.scripts += [killed, succeed]
 
     plan = get(tmp_path, watcher)
@@ -135,7 +135,7 @@ def test_killed_build_gets_less_workspace(tmp_path, watcher, children):
 
 
 def test_build_out_of_memory(tmp_path, watcher, children):
-    """A build that is killed with every workspace is build_oom, and says what was tried and what there was."""
+    """A build that is killed with every workspace is build_oom, with the workspaces tried and the memory left."""
     children.scripts += [killed] * 3
     watcher.recorder.put(time.monotonic(), {"board_available_bytes": 7.0, "swap_used_bytes": 9.0})
 
@@ -148,7 +148,7 @@ def test_build_out_of_memory(tmp_path, watcher, children):
 
 
 def test_build_crashes(tmp_path, watcher, children):
-    """A build that dies of another signal has failed, and its last line is told; it is not tried again."""
+    """A build that dies of another signal fails with its last line and is not retried."""
     children.scripts.append(lambda _: -signal.SIGSEGV)
 
     with pytest.raises(RunFailedError, match="signal 11: the last line") as caught:
@@ -158,7 +158,7 @@ def test_build_crashes(tmp_path, watcher, children):
 
 
 def test_forgotten(tmp_path, watcher, children):
-    """An engine that does not load is built anew."""
+    """An engine that does not load is rebuilt."""
     children.scripts += [succeed, succeed]
     plan = get(tmp_path, watcher)
 

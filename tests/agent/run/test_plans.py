@@ -1,4 +1,4 @@
-"""The plan cache: what makes two plans different, and that nothing damaged comes out of it."""
+"""The plan cache: which plans differ, and what happens to damaged ones."""
 
 import hashlib
 import mmap
@@ -20,7 +20,7 @@ def cache(tmp_path):
 
 @pytest.fixture
 def put(tmp_path):
-    """Build a plan of some bytes and put it into a cache."""
+    """Return a function that builds a plan of some bytes and puts it into a cache."""
 
     def put_plan(cache, key, content=b"plan", used_s=None):
         path = tmp_path / "engine.plan"
@@ -37,7 +37,7 @@ def put(tmp_path):
 
 
 def test_the_key_is_of_everything():
-    """Another artifact or another value of any setting is another plan; the order of settings is not."""
+    """The key depends on the artifact and on each setting, but not on the settings' order."""
     key = plan_key("ab", SETTINGS)
 
     assert key == plan_key("ab", dict(reversed(list(SETTINGS.items()))))
@@ -47,19 +47,19 @@ def test_the_key_is_of_everything():
 
 
 def test_a_plan_comes_back_with_its_report(cache, put):
-    """What was put is found again, with all that is known about it."""
+    """A plan that was put is found again, with its report."""
     kept = put(cache, "k")
 
-    found = cache.find("k")
+    plan = cache.find("k")
 
-    assert found == kept
-    assert Path(found.path).read_bytes() == b"plan"
+    assert plan == kept
+    assert Path(plan.path).read_bytes() == b"plan"
     assert cache.find("other") is None
 
 
 @pytest.mark.parametrize("content", [b"plaN", b"", None])
 def test_a_damaged_plan_is_forgotten(cache, put, content):
-    """A plan that is not what was built, or not there, is never found, and is removed."""
+    """A plan that is damaged or missing is never found, and its files are removed."""
     path = put(cache, "k").path
     if content is None:
         os.unlink(path)
@@ -82,7 +82,7 @@ def test_a_plan_with_a_damaged_report_is_forgotten(cache, put, tmp_path, content
 
 
 def test_a_new_plan_is_on_the_disk(cache, put, tmp_path):
-    """The pages of a plan that was just put can leave the page cache at once, so that its first load is cold."""
+    """The pages of a new plan can leave the page cache at once, so its first load is cold."""
     control = tmp_path / "plans" / "control"
     control.write_bytes(b"c" * 10**6)
     os.sync()
@@ -94,7 +94,7 @@ def test_a_new_plan_is_on_the_disk(cache, put, tmp_path):
 
 
 def left_in_memory(path):
-    """Ask for a file's pages to be dropped, dirty ones excepted; return how many are left."""
+    """Ask the kernel to drop a file's clean pages, and return how many are left."""
     with open(path, "rb") as stream:
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY) as pages:
@@ -102,7 +102,7 @@ def left_in_memory(path):
 
 
 def test_a_stale_plan_is_forgotten(cache, put):
-    """A plan that does not load any more can be put away, once and again."""
+    """A plan can be forgotten, and forgetting it again does no harm."""
     put(cache, "k")
 
     cache.forget("k")
@@ -112,7 +112,7 @@ def test_a_stale_plan_is_forgotten(cache, put):
 
 
 def test_the_least_recently_used_goes(tmp_path, put):
-    """Over the limit the longest unused plans go; finding one makes it used."""
+    """Over the limit the least recently used plans are removed, and finding a plan counts as use."""
     cache = PlanCache(str(tmp_path / "plans"), limit_bytes=3000)
     put(cache, "a", b"a" * 1000, used_s=1)
     put(cache, "b", b"b" * 1000, used_s=2)
@@ -124,7 +124,7 @@ def test_the_least_recently_used_goes(tmp_path, put):
 
 
 def test_the_newest_stays(tmp_path, put):
-    """A plan that alone is over the limit is kept: it is about to be used."""
+    """A new plan that alone exceeds the limit is kept, since it is about to be used."""
     cache = PlanCache(str(tmp_path / "plans"), limit_bytes=10)
     put(cache, "a")
 
@@ -134,7 +134,7 @@ def test_the_newest_stays(tmp_path, put):
 
 
 def test_leftovers_of_a_killed_agent_go(tmp_path):
-    """Half a plan is removed when the cache is opened."""
+    """An unfinished plan is removed when the cache is opened."""
     (tmp_path / "k.plan.part").write_bytes(b"pl")
 
     PlanCache(str(tmp_path), limit_bytes=10)

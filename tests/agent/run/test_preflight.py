@@ -1,4 +1,4 @@
-"""What is checked before a run, and the sentences that come of it."""
+"""The checks before a run, and their sentences."""
 
 import types
 
@@ -12,14 +12,14 @@ HOT_ZONES = r"temperature_(?:gpu|cpu|tj)[\w.-]*_c"
 
 
 class Gpu:
-    """A GPU that is used by processes with these pids, or by nobody knows whom."""
+    """A GPU used by processes with these pids, or by unknown processes."""
 
     def __init__(self, *pids, error=None):
         self._pids = pids
         self._error = error
 
     def processes(self):
-        """List them."""
+        """Return the processes, None when they are unknown."""
         if self._error:
             raise self._error
         if self._pids == (None,):
@@ -40,12 +40,12 @@ class Gpu:
     ],
 )
 def test_hottest(latest, hottest_c):
-    """Of all temperatures those of what computes count; without any there is none, and zero is one."""
+    """Only the zones that compute count: the highest may be zero, and is None without any."""
     assert preflight.hottest_c(latest, HOT_ZONES) == hottest_c
 
 
 def test_no_zones():
-    """Without an expression for the zones that compute, none of them is hot and the gate is open."""
+    """Without an expression for the zones that compute, no temperature counts and the gate is open."""
     latest = {"temperature_gpu_c": 99.0}
 
     assert preflight.hottest_c(latest, "") is None
@@ -54,14 +54,14 @@ def test_no_zones():
 
 @pytest.mark.parametrize(("temperature_c", "cool"), [(59.9, True), (60.0, False), (61.0, False), (None, True)])
 def test_gate(temperature_c, cool):
-    """The board may start below the gate, not at it; where nobody knows, it may."""
+    """The board may start below the gate but not at it, and also at an unknown temperature."""
     latest = {} if temperature_c is None else {"temperature_gpu_c": temperature_c}
 
     assert preflight.Gate(60.0, HOT_ZONES).is_open(latest) is cool
 
 
 def test_too_hot():
-    """A board that did not cool down is a soft finding with both temperatures and the time it was given."""
+    """A board that did not cool down is a soft finding with both temperatures and the waiting time."""
     latest = {"temperature_gpu_c": 71.25, "temperature_cpu_c": 66.0}
 
     assert preflight.Gate(60.0, HOT_ZONES).too_hot(latest, 300.04) == Finding(
@@ -70,7 +70,7 @@ def test_too_hot():
 
 
 def test_enough_memory(tmp_path):
-    """Three times the file is enough; where nobody knows what is left, nothing is refused."""
+    """Three times the file is enough memory, and unknown memory refuses nothing."""
     model = tmp_path / "model"
     model.write_bytes(b"x" * 1000)
 
@@ -79,7 +79,7 @@ def test_enough_memory(tmp_path):
 
 
 def test_too_little_memory(tmp_path):
-    """Less than three times the file is a refusal with both numbers, and what to do."""
+    """Less than three times the file is refused, with both numbers and what to do."""
     model = tmp_path / "model"
     with model.open("wb") as stream:
         stream.truncate(100 << 20)
@@ -117,5 +117,5 @@ def test_too_little_memory(tmp_path):
     ids=["no GPU", "nobody", "no list", "itself", "another", "two others", "not told"],
 )
 def test_gpu_neighbours(gpu, findings):
-    """Who else computes on the GPU makes a result invalid, by pid; not being told does not."""
+    """Other processes on the GPU make a result invalid and are named by pid, an unknown list does not."""
     assert preflight.gpu_neighbours(gpu, [7], "before") == findings

@@ -9,7 +9,7 @@ WAIT_S = 60.0
 
 
 def test_happy_run(controller, start_agent, tiny_model):
-    """A run that succeeds reports every stage, every latency, every series and what the session really was."""
+    """A successful run reports every stage, latency and series, and the real options of its session."""
     agent = start_agent(controller.address)
     agent.wait_for_line("ready: connected to {} as bench-1 (device ".format(controller.address))
     controller.assign("run-1", tiny_model)
@@ -38,7 +38,7 @@ def test_happy_run(controller, start_agent, tiny_model):
 
 
 def test_second_run_comes_from_the_cache(controller, start_agent, tiny_model):
-    """An artifact that is here already is not moved again: its transfer says 0 bytes."""
+    """A cached artifact is not transferred again: its transfer has 0 bytes."""
     start_agent(controller.address)
     controller.assign("run-1", tiny_model)
     controller.assign("run-2", tiny_model)
@@ -61,7 +61,7 @@ def test_cancelled_run(controller, start_agent, tiny_model, long_lasting):
 
 
 def test_observer_is_cheap(controller, start_agent, tiny_model, quick):
-    """The parent blocks between two samples: under 5 % of a core, and it wakes for samples and progress only."""
+    """The parent blocks between samples, takes under 5 % of a core, and wakes only for samples and progress."""
     start_agent(controller.address)
     controller.assign("run-1", tiny_model, measurement=quick._replace(min_time_s=2.0, sampling_interval_s=0.1))
 
@@ -83,7 +83,7 @@ def test_timeout(controller, start_agent, tiny_model, long_lasting):
 
 
 def test_child_killed(controller, start_agent, tiny_model, long_lasting, child_of):
-    """A child killed by somebody else is an out-of-memory kill; the agent lives and does the next run."""
+    """A child killed by somebody else counts as out of memory, and the agent does the next run."""
     agent = start_agent(controller.address)
     controller.assign("run-1", tiny_model, measurement=long_lasting)
     controller.wait_for_phase("measure")
@@ -125,7 +125,7 @@ def test_corrupt_model(controller, start_agent, tiny_model):
     [("fails_at_run", "runtime_error", "Gather"), ("integer_input", "load_failed", "input 'token' is tensor(int64)")],
 )
 def test_model_that_cannot_be_measured(controller, start_agent, models, model, failure_type, words):
-    """A model that loads and cannot be run says why."""
+    """A model that loads but cannot be run gives the reason."""
     start_agent(controller.address)
     controller.assign("run-1", (models / (model + ".onnx")).read_bytes())
 
@@ -136,7 +136,7 @@ def test_model_that_cannot_be_measured(controller, start_agent, models, model, f
 
 
 def test_unknown_backend(controller, start_agent, tiny_model):
-    """A backend that this device lacks is named, with the device and the ones there are."""
+    """A backend that this device lacks is named, with the device and its available backends."""
     start_agent(controller.address)
     controller.assign("run-1", tiny_model, backend="trt")
 
@@ -147,7 +147,7 @@ def test_unknown_backend(controller, start_agent, tiny_model):
 
 
 def test_backend_without_code(controller, start_agent, tiny_model):
-    """A backend that this release of the agent has no code for is named, with the ones that it knows."""
+    """A backend that this release of the agent has no code for is named, with the known ones."""
     start_agent(controller.address)
     controller.assign("run-1", tiny_model, backend="ov-cpu")
 

@@ -1,4 +1,4 @@
-"""The steps of a run with a real measuring process, on a board of files and sensors of the test's own."""
+"""The steps of a run with a real measuring process, on a board of the test's own."""
 
 import os
 import signal
@@ -16,22 +16,22 @@ GIB = 1 << 30
 
 
 class Sensor(Sampler):
-    """Tells what a function of the test returns."""
+    """A sensor whose values come from a function of the test."""
 
     def __init__(self, name, answer):
         self.name = name
         self._answer = answer
 
     def sample(self):
-        """Ask the test."""
+        """Return the test's value."""
         return self._answer()
 
     def close(self):
-        """Hold nothing."""
+        """Do nothing."""
 
 
 class Board:
-    """A board with these sensors, and these of a child."""
+    """A board with these sensors, and others for a child."""
 
     def __init__(self, *sensors, of_child=lambda _: [], available_bytes=GIB, notes=()):
         self._sensors = sensors
@@ -40,26 +40,26 @@ class Board:
         self._notes = notes
 
     def discover(self, interval_s, gpu_uuid, use_gpu):
-        """Find the sensors."""
+        """Return the sensors."""
         del interval_s, gpu_uuid, use_gpu
         return samplers.Discovery(list(self._sensors), None, None, "VDD_IN", list(self._notes))
 
     def child_samplers(self, pid, gpu):
-        """Find the sensors of a child."""
+        """Return the sensors of a child."""
         del gpu
         return self._of_child(pid)
 
     def available_bytes(self):
-        """Tell what memory is left."""
+        """Return the memory that is left."""
         return self._available_bytes
 
     def swap_used_bytes(self):
-        """Tell that nothing is swapped out."""
+        """Return that no swap is used."""
         return 0
 
 
 class Run:
-    """One run of steps."""
+    """One run of the steps."""
 
     def __init__(self, scratch, model, measurement):
         self.phases = []
@@ -71,7 +71,7 @@ class Run:
         self._steps = None
 
     def take(self, board, timeout_s=60.0):
-        """Take the steps; return the result as the runner makes it."""
+        """Take the steps and return the result as the runner makes it."""
         assignment = Assignment(
             *("run-1", "job", "campaign", 1, 0, "tiny", "fp32", "0" * 64, 0, "ort-cpu"), self._measurement, timeout_s
         )
@@ -87,13 +87,13 @@ class Run:
         return steps.finish()
 
     def phases_in_order(self):
-        """Tell each phase once."""
+        """Return each phase once."""
         return sorted(set(self.phases), key=self.phases.index)
 
 
 @pytest.fixture
 def make_run(tmp_path, models, quick):
-    """Make a run of the tiny model, with changes to a quick measurement."""
+    """Return a function that makes a run of the tiny model, with changes to a quick measurement."""
     made = []
 
     def make(**changes):
@@ -115,7 +115,7 @@ def heat(celsius):
 
 
 def test_windows_in_order(make_run):
-    """A run is marked from rest to rest by five windows, around which `model` lasts from loading to the end."""
+    """A run has five windows from rest to rest, and `model` lasts from loading to the end."""
     run = make_run(idle_s=0.1)
 
     result = run.take(Board(heat(40.0)))
@@ -134,16 +134,16 @@ def test_windows_in_order(make_run):
 
 @pytest.mark.parametrize("idle_s", [0.0, 0.1])
 def test_readings_reach_beyond_every_window(make_run, idle_s):
-    """A sensor is read before the first window and after the last: a counter held at an edge would lose energy."""
+    """A sensor is read before the first window and after the last, so that a counter loses no energy."""
     result = make_run(idle_s=idle_s, sampling_interval_s=3600.0).take(Board(heat(40.0)))
 
-    [series] = [one for one in result.series if one.name == "temperature_gpu_c"]
+    [series] = [each for each in result.series if each.name == "temperature_gpu_c"]
     assert series.time_s[0] <= result.windows[0].start_s
     assert series.time_s[-1] >= max(window.end_s for window in result.windows if window.name != "model")
 
 
 def test_board_that_never_cools_down(make_run):
-    """A board that stays above the gate is measured after the time it was given, with a soft finding that says so."""
+    """A board that stays above the gate is measured after the timeout, with a soft finding."""
     run = make_run(hot_zones="temperature_gpu_c", max_start_temperature_c=60.0, gate_timeout_s=0.2)
 
     result = run.take(Board(heat(71.0)))
@@ -163,14 +163,14 @@ def test_board_that_cools_down(make_run):
     result = run.take(Board(Sensor("temperature_gpu_c", lambda: next(falling_c))))
 
     assert (result.failure_type, result.findings) == ("", [])
-    [series] = [one for one in result.series if one.name == "temperature_gpu_c"]
+    [series] = [each for each in result.series if each.name == "temperature_gpu_c"]
     assert series.value[:4] == [70.0, 65.0, 60.0, 59.0]
     assert series.time_s[3] <= result.windows[0].start_s
 
 
 @pytest.mark.parametrize("celsius", [59.0, None], ids=["cool", "not known"])
 def test_gate_that_is_open(make_run, celsius):
-    """A cool board, and one whose temperature nobody knows, start at once."""
+    """A board that is cool or of unknown temperature starts at once."""
     run = make_run(hot_zones="temperature_gpu_c", max_start_temperature_c=60.0, gate_timeout_s=30.0)
 
     assert run.take(Board(heat(celsius))).findings == []
@@ -178,7 +178,7 @@ def test_gate_that_is_open(make_run, celsius):
 
 
 def test_cancelled_at_the_gate(make_run):
-    """A run that is cancelled while its board cools down ends there, and starts no process."""
+    """A run that is cancelled while its board cools down ends there and starts no process."""
     run = make_run(hot_zones="temperature_gpu_c", max_start_temperature_c=60.0, gate_timeout_s=3600.0)
 
     result = run.take(Board(Sensor("temperature_gpu_c", lambda: run.cancellation.set() or 71.0)))
@@ -189,7 +189,7 @@ def test_cancelled_at_the_gate(make_run):
 
 
 def test_time_limit_while_resting(make_run):
-    """The time limit ends a rest, too; what was read until then is delivered with the failure."""
+    """The time limit also ends a rest, and the readings so far are delivered with the failure."""
     run = make_run(idle_s=3600.0)
 
     result = run.take(Board(heat(40.0)), timeout_s=0.2)
@@ -211,7 +211,7 @@ def test_refused_for_memory(make_run):
 
 
 def test_killed_for_memory(make_run):
-    """A measuring process that the kernel kills is runtime_oom with the memory that was seen, from both sides."""
+    """A measuring process that the kernel kills is runtime_oom, with the memory of the process and the board."""
 
     def kill(pid):
         def sample():
@@ -237,7 +237,7 @@ def test_killed_for_memory(make_run):
 
 
 def test_killed_for_memory_unseen(make_run):
-    """Without any sensor the failure is the same, and what is not known is called unknown."""
+    """Without any sensor the failure is the same, with unknown memory."""
     run = make_run()
 
     def kill_at_once(pid):
@@ -251,7 +251,7 @@ def test_killed_for_memory_unseen(make_run):
 
 
 def test_sensor_that_breaks(make_run):
-    """A sensor that breaks costs its own series from there on, and not the run."""
+    """A sensor that breaks loses the rest of its series, and the run goes on."""
     readings = iter([4.5, 4.6])
 
     def read():
@@ -274,19 +274,19 @@ def test_sensor_that_breaks(make_run):
 
 
 def test_notes_are_findings(make_run):
-    """What could not be found on the board is said with the result, and lowers nothing."""
+    """What could not be found on the board is an info finding of the result."""
     result = make_run().take(Board(notes=["no power: nothing here"]))
 
     assert result.findings == [Finding("sensor", "info", "no power: nothing here")]
 
 
 def test_own_memory_is_among_what_was_read_from_outside(make_run):
-    """What the child read of itself joins what was read from outside, in order of time; both travel."""
+    """The child's own readings are merged with those from outside, in order of time."""
     run = make_run()
 
     result = run.take(Board(of_child=lambda _: [Sensor("child_pss_bytes", lambda: 1.0)]))
 
-    [series] = [one for one in result.series if one.name == "child_pss_bytes"]
+    [series] = [each for each in result.series if each.name == "child_pss_bytes"]
     assert series.time_s == sorted(series.time_s)
     assert sum(value > 1.0 for value in series.value) == 3  # after loading, warming up and measuring
     assert 1.0 in series.value

@@ -1,4 +1,4 @@
-"""The loop that watches a run: when it samples, what ends it, and what a sensor that breaks leaves behind."""
+"""The loop that watches a run: its sampling times, what ends it, and broken sensors."""
 
 import os
 import time
@@ -17,7 +17,7 @@ FOREVER_S = float("inf")
 
 
 class Calling(Sampler):
-    """Calls a function of the test for each sample, and answers what it returns."""
+    """A sampler whose values come from a function of the test."""
 
     name = "temperature_gpu_c"
 
@@ -26,16 +26,16 @@ class Calling(Sampler):
         self._answer = answer
 
     def sample(self):
-        """Ask the test."""
+        """Return the test's value."""
         return self._answer()
 
     def close(self):
-        """Count."""
+        """Count the call."""
         self.closed += 1
 
 
 class VirtualTime:
-    """Stands for the modules `time` and `selectors` in the watcher: waiting takes no time, and time passes by it."""
+    """A stand-in for the watcher's `time` and `selectors` whose clock advances by each wait."""
 
     EVENT_READ = 1
     CLOCK_THREAD_CPUTIME_ID = 0
@@ -44,7 +44,7 @@ class VirtualTime:
         self.now_s = 100.0
 
     def DefaultSelector(self):  # noqa: N802 — the name in selectors
-        """Give itself as the selector."""
+        """Return itself as the selector."""
         return self
 
     def __enter__(self):
@@ -54,26 +54,26 @@ class VirtualTime:
         pass
 
     def register(self, *_):
-        """Take no notice."""
+        """Ignore the file."""
 
     def select(self, timeout_s):
-        """Wait for nothing."""
+        """Advance the clock instead of waiting."""
         assert timeout_s >= 0
         self.now_s += timeout_s
         return []
 
     def monotonic(self):
-        """Tell the time."""
+        """Return the time."""
         return self.now_s
 
     def clock_gettime(self, _):
-        """Tell the time that this thread used: none."""
+        """Return the CPU time of this thread, which is always zero."""
         return 0.0
 
 
 @pytest.fixture
 def virtual(monkeypatch):
-    """The watcher's time, passing only where the test or a wait lets it."""
+    """Give the watcher a time that passes only where the test or a wait lets it."""
     clock = VirtualTime()
     monkeypatch.setattr(watching, "time", clock)
     monkeypatch.setattr(watching, "selectors", clock)
@@ -94,7 +94,7 @@ def recorder():
 
 @pytest.mark.usefixtures("virtual")
 def test_samples_come_at_their_interval(recorder, cancellation):
-    """A rest of a second at 10 Hz has a sample at its beginning, one each tenth, and one wake-up for each."""
+    """A rest of a second at 10 Hz samples at its start and each tenth, with one wake-up each."""
     watcher = Watcher(recorder, None, 0.1, FOREVER_S, cancellation)
     recorder.add([Calling(lambda: 40.0)])
 
@@ -106,7 +106,7 @@ def test_samples_come_at_their_interval(recorder, cancellation):
 
 
 def test_late_samples_are_not_made_up_for(virtual, recorder, cancellation):
-    """A sample that took half a second is followed by one an interval later, not by five at once."""
+    """A sample that took half a second is followed by the next an interval later, without catching up."""
     watcher = Watcher(recorder, None, 0.1, FOREVER_S, cancellation)
     taken_s = []
 
@@ -124,7 +124,7 @@ def test_late_samples_are_not_made_up_for(virtual, recorder, cancellation):
 
 
 def test_a_slightly_late_sample_keeps_the_pace(virtual, recorder, cancellation):
-    """A few milliseconds of delay do not add up: the samples stay on their grid."""
+    """Delays of a few milliseconds do not add up: the samples stay on their grid."""
     watcher = Watcher(recorder, None, 0.1, FOREVER_S, cancellation)
     taken_s = []
 
@@ -142,7 +142,7 @@ def test_a_slightly_late_sample_keeps_the_pace(virtual, recorder, cancellation):
 
 @pytest.mark.usefixtures("virtual")
 def test_no_interval_is_too_short(recorder, cancellation):
-    """An interval of nothing becomes a hundredth of a second, not a loop that never rests."""
+    """An interval of zero becomes a hundredth of a second, so the loop still rests."""
     watcher = Watcher(recorder, None, 0.0, FOREVER_S, cancellation)
     recorder.add([Calling(lambda: 40.0)])
 
@@ -152,7 +152,7 @@ def test_no_interval_is_too_short(recorder, cancellation):
 
 
 def test_cancelled_while_resting(recorder, cancellation):
-    """A cancellation ends a rest of an hour at once, and whatever would come after it."""
+    """A cancellation ends a rest of an hour at once, and every wait after it."""
     watcher = Watcher(recorder, None, 0.01, FOREVER_S, cancellation)
     recorder.add([Calling(lambda: cancellation.set() or 40.0)])
 
@@ -164,7 +164,7 @@ def test_cancelled_while_resting(recorder, cancellation):
 
 
 def test_time_limit_while_resting(virtual, recorder, cancellation):
-    """A rest goes no further than the run's time limit; the first reason stays the reason."""
+    """A rest ends at the run's time limit, and the first reason for an end stays."""
     watcher = Watcher(recorder, None, 0.1, 102.0, cancellation)
 
     watcher.rest(3600.0)
@@ -176,7 +176,7 @@ def test_time_limit_while_resting(virtual, recorder, cancellation):
 
 
 def test_waiting_ends_with_what_is_waited_for(virtual, recorder, cancellation):
-    """What is waited for ends the wait with the reading that meets it; what does not come ends it in time."""
+    """A wait ends with the reading that meets its condition, or else at its timeout."""
     heat = iter(range(90, 0, -10))
     watcher = Watcher(recorder, None, 0.1, FOREVER_S, cancellation)
     recorder.add([Calling(lambda: float(next(heat)))])
@@ -189,7 +189,7 @@ def test_waiting_ends_with_what_is_waited_for(virtual, recorder, cancellation):
 
 
 def test_look(recorder, cancellation):
-    """One look reads the sensors and what tegrastats has said, before any wait."""
+    """One look reads the sensors and what tegrastats has printed, before any wait."""
     stream = Tegrastats(REPLAY, 0.01, without=["temperature_gpu_c"])
     stream.first_sample()
     watcher = Watcher(recorder, stream, 0.1, FOREVER_S, cancellation)
@@ -204,7 +204,7 @@ def test_look(recorder, cancellation):
 
 @pytest.mark.parametrize("where", ["waiting", "looking"])
 def test_tegrastats_that_dies(recorder, cancellation, monkeypatch, where):
-    """When tegrastats dies its readings stay, the loss is a finding, and watching goes on with the other sensors."""
+    """When tegrastats dies, its readings stay, the loss is a finding, and the other sensors are still read."""
     monkeypatch.setenv("TEGRASTATS_DIE_AFTER", "3")
     monkeypatch.setenv("TEGRASTATS_DIE_CODE", "7")
     stream = Tegrastats(REPLAY, 0.01)
@@ -228,7 +228,7 @@ def test_tegrastats_that_dies(recorder, cancellation, monkeypatch, where):
 
 
 def test_pieces_become_lines(recorder, cancellation):
-    """What a child writes in any pieces arrives as whole lines, the last without its end too, empty ones not at all."""
+    """A child's pieces of output arrive as whole lines, with an unfinished last line and without empty ones."""
     reader, writer = os.pipe()
     lines = []
     watcher = Watcher(recorder, None, 0.01, FOREVER_S, cancellation)
@@ -247,7 +247,7 @@ def test_pieces_become_lines(recorder, cancellation):
 
 
 def test_childs_sensors_are_let_go(recorder, cancellation):
-    """What is read of a child is read no more when the child has ended; its series stays."""
+    """A dropped sensor is closed once and read no more, but its series stays."""
     sampler = Calling(lambda: 40.0)
     watcher = Watcher(recorder, None, 0.1, FOREVER_S, cancellation)
     recorder.add([sampler])
@@ -261,7 +261,7 @@ def test_childs_sensors_are_let_go(recorder, cancellation):
 
 
 def test_recorder_tells_extremes_and_the_latest():
-    """The recorder knows the newest value of each series and its extremes, None before there is one."""
+    """The recorder knows the latest value and the extremes of each series, None without a value."""
     recorder = SeriesRecorder(10.0, lambda _: None)
 
     recorder.put(11.5, {"a": 3.0})
@@ -274,7 +274,7 @@ def test_recorder_tells_extremes_and_the_latest():
 
 
 def test_recorder_finds_a_broken_sensor_once():
-    """A sensor that breaks is released, is one soft finding that names it, and is not asked again."""
+    """A sensor that breaks is closed, reported in one soft finding that names it, and not read again."""
     answers = [40.0]
 
     def read_once():
@@ -296,7 +296,7 @@ def test_recorder_finds_a_broken_sensor_once():
 
 
 def test_recorder_loses_nothing_that_it_never_had():
-    """A sensor that this user may not read is told once, for every child, and costs the run no trust."""
+    """A sensor that this user may not read is reported once for all children, as an info."""
 
     def denied():
         raise SensorError("/sys/x", "permission denied")
@@ -314,7 +314,7 @@ def test_recorder_loses_nothing_that_it_never_had():
 
 
 class Affinity:
-    """A kernel with eight CPUs of which some are on: it tells and keeps only those, as kernels before 6.2 do."""
+    """A kernel before 6.2 with eight CPUs, which reports and keeps only those online."""
 
     def __init__(self, monkeypatch, online):
         self.online = set(online)
@@ -331,7 +331,7 @@ class Affinity:
 
 @pytest.mark.parametrize("online", [[0], [0, 1]])
 def test_thread_is_left_alone_where_cpus_are_few(online, recorder, cancellation, monkeypatch):
-    """With one CPU or two that are on, the thread is not narrowed, and keeps those that are off for later."""
+    """With one or two CPUs online the thread is not pinned, and keeps those offline for later."""
     kernel = Affinity(monkeypatch, online)
 
     Watcher(recorder, None, 0.01, FOREVER_S, cancellation).rest(0.0)
@@ -340,7 +340,7 @@ def test_thread_is_left_alone_where_cpus_are_few(online, recorder, cancellation,
 
 
 def test_thread_gets_back_cpus_that_were_off(recorder, cancellation, monkeypatch, tmp_path):
-    """A power mode that switches CPUs off takes none of them from the thread for longer than it lasts."""
+    """A thread gets back the CPUs that a power mode has switched off."""
     status = "Name:\tefficientquant\nCpus_allowed:\tff\nCpus_allowed_list:\t0-2,3,4-7\nMems_allowed_list:\t0\n"
     (tmp_path / "status").write_text(status)
     monkeypatch.setattr(watching._allowed_cpus, "__defaults__", (str(tmp_path),))
@@ -357,7 +357,7 @@ def test_thread_gets_back_cpus_that_were_off(recorder, cancellation, monkeypatch
 
 @pytest.mark.parametrize("status", [None, "Name:\tefficientquant\n"])
 def test_allowed_cpus_that_are_not_told(status, tmp_path):
-    """A kernel that does not tell has no answer."""
+    """Without an answer of the kernel the set of allowed CPUs is empty."""
     if status:
         (tmp_path / "status").write_text(status)
 
@@ -365,12 +365,12 @@ def test_allowed_cpus_that_are_not_told(status, tmp_path):
 
 
 def test_allowed_cpus_of_this_process():
-    """The kernel tells at least those CPUs that are on."""
+    """The kernel reports at least those CPUs that are online."""
     assert watching._allowed_cpus() >= os.sched_getaffinity(os.getpid())
 
 
 def test_cancellation_wakes_once():
-    """However often it is set, a cancellation stays readable and holds up nobody who sets it."""
+    """A cancellation can be set any number of times without blocking, and stays readable."""
     cancellation = Cancellation()
 
     for _ in range(100000):

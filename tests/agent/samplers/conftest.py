@@ -1,4 +1,4 @@
-"""Captured boards, whole or copied to be damaged."""
+"""Fixtures for captured boards and their copies."""
 
 import shutil
 import sys
@@ -6,20 +6,23 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # the lines of tegrastats lie beside the tests
+sys.path.insert(0, str(Path(__file__).parent))  # for tegrastats_lines
 
 BOARDS = Path(__file__).parent.parent.parent / "fixtures" / "boards"
 
 
 @pytest.fixture
 def boards():
-    """The folder of captured trees; a board's files lie in proc, sys and etc."""
+    """Return the folder of captured trees.
+
+    A board's files are in proc, sys and etc.
+    """
     return BOARDS
 
 
 @pytest.fixture
 def board_copy(tmp_path):
-    """Copy a board, for a test that takes something away from it; return its folder."""
+    """Copy a board that the test may damage, and return its folder."""
 
     def copy(name):
         return Path(shutil.copytree(str(BOARDS / name), str(tmp_path / name)))
@@ -29,13 +32,13 @@ def board_copy(tmp_path):
 
 @pytest.fixture
 def sampled():
-    """Read every sampler once and close it; return the values by name."""
+    """Read every sampler once, close it, and return the values by name."""
 
     def read(samplers):
-        found = {sampler.name: sampler.sample() for sampler in samplers}
-        assert len(found) == len(samplers)
+        values = {sampler.name: sampler.sample() for sampler in samplers}
+        assert len(values) == len(samplers)
         for sampler in samplers:
             sampler.close()
-        return found
+        return values
 
     return read

@@ -1,4 +1,7 @@
-"""Lines of tegrastats from R28 to R39, as root and not, each with every value that it tells."""
+"""Lines of tegrastats from R28 to R39, with their expected samples.
+
+Some are a root user's lines, some another user's.
+"""
 
 from datetime import datetime
 
@@ -16,10 +19,10 @@ from efficientquant_agent.samplers.tegrastats import (
 KB, MB = 1 << 10, 1 << 20
 
 
-def sample(used_mb, total_mb, **told):
-    """What a line says that tells RAM, and besides only what is named."""
-    silent = Sample(None, Memory(used_mb * MB, total_mb * MB), None, None, None, [], None, None, {}, {}, {})
-    return silent._replace(**told)
+def sample(used_mb, total_mb, **fields):
+    """Return the sample of a line with RAM and these other fields."""
+    ram_only = Sample(None, Memory(used_mb * MB, total_mb * MB), None, None, None, [], None, None, {}, {}, {})
+    return ram_only._replace(**fields)
 
 
 def swap(used_mb, total_mb, cached_mb):
@@ -27,13 +30,13 @@ def swap(used_mb, total_mb, cached_mb):
 
 
 def cores(*load_and_mhz):
-    """Cores from (percent, MHz), None for one that is off."""
-    return [None if one is None else Core(one[0] / 100, one[1] * 1e6) for one in load_and_mhz]
+    """Return cores from (percent, MHz), None for a core that is off."""
+    return [None if core is None else Core(core[0] / 100, core[1] * 1e6) for core in load_and_mhz]
 
 
 def clock(*mhz):
-    """An engine that tells its clocks alone."""
-    return Engine(None, [one * 1e6 for one in mhz])
+    """Return an engine with clocks and no load."""
+    return Engine(None, [megahertz * 1e6 for megahertz in mhz])
 
 
 LINES = {

@@ -1,4 +1,4 @@
-"""Files that stay open, and samplers that are dear."""
+"""Files that stay open, and rate-limited samplers."""
 
 import errno
 import os
@@ -9,7 +9,7 @@ from efficientquant_agent.samplers.base import Budgeted, Number, OpenFile, Sampl
 
 
 class Costly(Sampler):
-    """Costs what the test says, by a clock of its own."""
+    """A sampler that advances its own clock by a given cost."""
 
     name = "costly"
     closed = False
@@ -19,17 +19,17 @@ class Costly(Sampler):
         self._cost_s = cost_s
 
     def sample(self):
-        """Take time."""
+        """Advance the clock."""
         self._clock[0] += self._cost_s
         return 1.0
 
     def close(self):
-        """Say so."""
+        """Record that it was closed."""
         self.closed = True
 
 
 def test_budget(monkeypatch):
-    """After a reading of 2 ms, a share of 0.1 % rests for two seconds."""
+    """After a reading of 2 ms, a sampler with a share of 0.1 % pauses for two seconds."""
     clock = [0.0]
     monkeypatch.setattr("efficientquant_agent.samplers.base.time.clock_gettime", lambda _: clock[0])
     costly = Costly(clock, 0.002)
@@ -43,7 +43,7 @@ def test_budget(monkeypatch):
 
 
 def test_cheap_samplers_are_always_due():
-    """A sampler that says nothing about it may be read at any time."""
+    """A sampler without a rate limit is due at any time."""
     assert Costly([0.0], 0.0).due(-1.0)
 
 
@@ -51,7 +51,7 @@ def test_cheap_samplers_are_always_due():
     ("text", "number"), [("0\n", 0.0), ("-392\n", -0.392), ("4521", 4.521), (" 7 \n", 0.007), ("9" * 20, 1e17)]
 )
 def test_number(tmp_path, text, number):
-    """A whole number, whatever surrounds it, becomes the unit of the name; zero is a number."""
+    """A whole number, zero included, is scaled to the unit of the name."""
     (tmp_path / "value").write_text(text)
 
     assert Number("power_x_w", str(tmp_path / "value"), over=1000).sample() == number
@@ -59,7 +59,7 @@ def test_number(tmp_path, text, number):
 
 @pytest.mark.parametrize("text", ["", "\n", "4.5", "0x10", "12 13", "N/A"])
 def test_not_a_number(tmp_path, text):
-    """Anything else is broken."""
+    """Content that is no whole number is a SensorError."""
     (tmp_path / "value").write_text(text)
 
     with pytest.raises(SensorError, match=r"value: .* is not a whole number"):
@@ -74,7 +74,7 @@ def failing_read(monkeypatch, number):
 
 
 def test_absent_by_the_caller(tmp_path, monkeypatch):
-    """What one kind of file calls absent is broken for another."""
+    """An errno means "absent" only for files that list it, else it is a SensorError."""
     (tmp_path / "value").write_text("1\n")
     failing_read(monkeypatch, errno.EAGAIN)
 
@@ -84,7 +84,7 @@ def test_absent_by_the_caller(tmp_path, monkeypatch):
 
 
 def test_device_that_comes_back(tmp_path, monkeypatch):
-    """A device that was taken away is absent, and its new file is found when it is back."""
+    """A device that was removed is absent, and its new file is read when it is back."""
     (tmp_path / "value").write_text("1\n")
     file = OpenFile(str(tmp_path / "value"))
     seen = [file.read_number()]
@@ -102,7 +102,7 @@ def test_device_that_comes_back(tmp_path, monkeypatch):
 
 
 def test_read_text(tmp_path):
-    """A label comes without the zero byte of a device tree and without its line's end."""
+    """A label is returned without a device tree's zero byte and without the end of its line."""
     (tmp_path / "label").write_bytes(b"VDD_IN\n\0")
 
     assert read_text(str(tmp_path / "label")) == "VDD_IN"

@@ -1,4 +1,4 @@
-"""Load and clock of the GPU, the memory's clock, and the cores'."""
+"""Load of the GPU and clocks of GPU, memory and CPU cores."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from efficientquant_agent.samplers.devfreq import cpu_clocks, emc_clock, gpu_dir
     [("nano-r32.7.4", 0.873, 921.6e6), ("agx-xavier-r35.4.1", 0.421, 1377e6), ("orin-nano-r36.3", 0.0, 306e6)],
 )
 def test_gpu(boards, sampled, board, load, hz):
-    """Each board's GPU is found among its other engines; load is a fraction, and 0 is a load."""
+    """Each board's GPU is found among its other engines, and its load is a fraction that may be 0."""
     sys = str(boards / board / "sys")
 
     assert sampled(gpu_samplers(sys)) == {"load_gpu": load, "clock_gpu_hz": hz}
@@ -21,7 +21,7 @@ def test_gpu(boards, sampled, board, load, hz):
 
 @pytest.mark.parametrize("name", ["57000000.gpu", "17000000.gp10b", "17000000.gv11b", "17000000.ga10b", "gpu-gpc-0"])
 def test_gpu_by_any_name(tmp_path, name):
-    """The GPU goes by a different name on every generation."""
+    """The GPU is found under the name of every generation."""
     for engine in ("154c0000.nvenc", "15340000.vic", "gpu-nvd-0", name):
         (tmp_path / "class/devfreq" / engine).mkdir(parents=True)
 
@@ -29,12 +29,12 @@ def test_gpu_by_any_name(tmp_path, name):
 
 
 def test_no_gpu(boards):
-    """A PC has no integrated GPU here, and no clock of one."""
+    """A PC without an integrated GPU has no samplers of its load and clock."""
     assert gpu_samplers(str(boards / "x86/sys")) == []
 
 
 def test_impossible_load(board_copy):
-    """A load beyond 1000 is broken, not very busy."""
+    """A load beyond 1000 is a SensorError."""
     board = board_copy("nano-r32.7.4")
     (board / "sys/class/devfreq/57000000.gpu/device/load").write_text("1001\n")
 
@@ -44,17 +44,17 @@ def test_impossible_load(board_copy):
 
 @pytest.mark.parametrize(("board", "hz"), [("nano-r32.7.4", 1.6e9), ("agx-xavier-r35.4.1", 2.133e9)])
 def test_emc(boards, sampled, board, hz):
-    """The memory's clock stands where the board's generation keeps it."""
+    """The memory's clock is read from the file of the board's generation."""
     assert sampled([emc_clock(str(boards / board / "sys"))]) == {"clock_emc_hz": hz}
 
 
 def test_emc_absent(boards):
-    """A kernel that shows the memory's clock nowhere has none."""
+    """A kernel without a file for the memory's clock has no sampler of it."""
     assert emc_clock(str(boards / "orin-nano-r36.3/sys")) is None
 
 
 def test_emc_closed(board_copy, closed_to_us):
-    """Debugfs that is closed to this user is broken, which is not the same as absent."""
+    """A debugfs that this user may not open is a SensorError, because the clock exists."""
     board = board_copy("agx-xavier-r35.4.1")
     closed_to_us(board / "sys/kernel/debug")
 
@@ -63,7 +63,7 @@ def test_emc_closed(board_copy, closed_to_us):
 
 
 def test_emc_closed_says_the_system(board_copy, monkeypatch):
-    """A stat that is refused makes a sampler that says so, for any user."""
+    """A stat that the system refuses gives a sampler that raises SensorError, for any user."""
     board = board_copy("agx-xavier-r35.4.1")
 
     def refuse(path, *_, **__):
@@ -79,7 +79,7 @@ def test_emc_closed_says_the_system(board_copy, monkeypatch):
 
 
 def test_cores(boards, sampled):
-    """Clocks of cores are in Hz; a core that is off at the start has none."""
+    """Clocks of cores are in Hz, and a core that is off at the start has none."""
     assert sampled(cpu_clocks(str(boards / "agx-xavier-r35.4.1/sys"))) == {
         "clock_cpu0_hz": 2.2656e9,
         "clock_cpu1_hz": 2.2656e9,
@@ -89,7 +89,7 @@ def test_cores(boards, sampled):
 
 
 def test_core_that_goes_off(board_copy):
-    """A core that is switched off during a run has no clock, and no error."""
+    """A core that is switched off during a run has no clock and raises no error."""
     board = board_copy("nano-r32.7.4")
     clocks = cpu_clocks(str(board / "sys"))
     shutil.rmtree(str(board / "sys/devices/system/cpu/cpu3/cpufreq"))

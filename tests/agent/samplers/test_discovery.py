@@ -1,4 +1,4 @@
-"""Which samplers a board gets: the cheapest source of each quantity, and a note for what is broken."""
+"""Discovery of samplers by the cheapest source, with notes about broken ones."""
 
 import os
 import sys
@@ -10,26 +10,26 @@ from efficientquant_agent.samplers import board_samplers, child_samplers, discov
 
 @pytest.fixture(autouse=True)
 def no_gpu_of_this_machine(monkeypatch):
-    """Whatever GPU this machine has is not the board's."""
+    """Hide this machine's GPU, which is not the board's."""
     monkeypatch.setitem(sys.modules, "pynvml", None)
 
 
 @pytest.fixture
 def discovered(boards):
-    """Discover a board; everything that was opened is closed after the test."""
-    found = []
+    """Discover a board, and close everything after the test."""
+    discoveries = []
 
     def find(board, **options):
         root = boards / board
-        found.append(discover(str(root / "proc"), str(root / "sys"), **options))
-        return found[-1]
+        discoveries.append(discover(str(root / "proc"), str(root / "sys"), **options))
+        return discoveries[-1]
 
     yield find
-    for one in found:
-        for sampler in one.samplers:
+    for discovery in discoveries:
+        for sampler in discovery.samplers:
             sampler.close()
-        if one.stream:
-            one.stream.close()
+        if discovery.stream:
+            discovery.stream.close()
 
 
 def names(samplers):
@@ -62,11 +62,11 @@ OF_THE_CHILD = ["child_pss_bytes", "nvmap_process_bytes"]
 
 
 def test_nano(discovered):
-    """A Nano with its rails in sysfs needs no tegrastats, even where there is one."""
-    found = discovered("nano-r32.7.4", tegrastats_path="/nowhere/tegrastats")
+    """On a Nano with its rails in sysfs, tegrastats is not started."""
+    discovery = discovered("nano-r32.7.4", tegrastats_path="/nowhere/tegrastats")
 
-    assert names(found.samplers) == [name for name in NANO if name not in OF_THE_CHILD]
-    assert (found.stream, found.gpu, found.rail_set, found.notes) == (None, None, "POM_5V_IN", [])
+    assert names(discovery.samplers) == [name for name in NANO if name not in OF_THE_CHILD]
+    assert (discovery.stream, discovery.gpu, discovery.rail_set, discovery.notes) == (None, None, "POM_5V_IN", [])
 
 
 @pytest.mark.parametrize(
@@ -74,12 +74,12 @@ def test_nano(discovered):
     [("agx-xavier-r35.4.1", "GPU+CPU+SOC+CV+VDDRQ+SYS5V"), ("orin-nano-r36.3", "VDD_IN")],
 )
 def test_rail_set(discovered, board, rail_set):
-    """Every board names the rails that make its total."""
+    """The rails that make a board's total are named."""
     assert discovered(board).rail_set == rail_set
 
 
 def test_board_and_child_apart(boards):
-    """The board can be sampled before there is a child: together they are everything."""
+    """The samplers of the board exist before a child does, and both together are all samplers."""
     roots = str(boards / "nano-r32.7.4/proc"), str(boards / "nano-r32.7.4/sys")
 
     board, child = board_samplers(*roots), child_samplers(4242, *roots)
@@ -92,7 +92,7 @@ def test_board_and_child_apart(boards):
 
 
 def test_files_stay_open(boards, monkeypatch):
-    """After the first tick no file is opened any more: a reading is one call, two where a file is long."""
+    """After the first tick no file is opened again."""
     roots = str(boards / "nano-r32.7.4/proc"), str(boards / "nano-r32.7.4/sys")
     samplers = board_samplers(*roots) + child_samplers(4242, *roots)
     opened, first = [], [sampler.sample() for sampler in samplers]
@@ -111,55 +111,55 @@ def test_files_stay_open(boards, monkeypatch):
 
 
 def test_tegrastats_where_there_are_no_rails(discovered, boards):
-    """Without rails in sysfs tegrastats is started; it adds what the files do not tell, and names the rails."""
-    found = discovered("x86", tegrastats_path=str(boards / "tegrastats_replay"), interval_s=0.001)
+    """Without rails in sysfs tegrastats is started, adds the missing series and names the rails."""
+    discovery = discovered("x86", tegrastats_path=str(boards / "tegrastats_replay"), interval_s=0.001)
 
-    (_, values), *_ = found.stream.read()
-    assert found.rail_set == "POM_5V_IN"
+    (_, values), *_ = discovery.stream.read()
+    assert discovery.rail_set == "POM_5V_IN"
     assert values["power_pom_5v_in_w"] == 3.82
     assert "temperature_gpu_c" in values
-    assert not set(values) & set(names(found.samplers))
-    assert found.notes == []
+    assert not set(values) & set(names(discovery.samplers))
+    assert discovery.notes == []
 
 
 def test_tegrastats_that_ends(discovered, boards, monkeypatch):
-    """A tegrastats that says nothing is a note, and the board goes on without it."""
+    """A tegrastats that exits without output is a note, and discovery continues without it."""
     monkeypatch.setenv("TEGRASTATS_DIE_AFTER", "0")
 
-    found = discovered("x86", tegrastats_path=str(boards / "tegrastats_replay"))
+    discovery = discovered("x86", tegrastats_path=str(boards / "tegrastats_replay"))
 
-    assert (found.stream, found.rail_set) == (None, "")
-    assert found.notes[0].endswith("tegrastats_replay: ended with code 0")
-    assert "board_used_bytes" in names(found.samplers)
+    assert (discovery.stream, discovery.rail_set) == (None, "")
+    assert discovery.notes[0].endswith("tegrastats_replay: ended with code 0")
+    assert "board_used_bytes" in names(discovery.samplers)
 
 
 def test_no_power_at_all(discovered):
-    """A board without any source of power says so; power is absent, never 0."""
-    found = discovered("x86")
+    """A board without any source of power has no total and a note about it."""
+    discovery = discovered("x86")
 
-    assert found.rail_set == ""
-    assert found.notes == [
+    assert discovery.rail_set == ""
+    assert discovery.notes == [
         "no power: no rail of an INA3221 and no tegrastats here, and no NVML, which is for runs on a GPU"
     ]
 
 
 def test_broken_label(board_copy):
-    """A label that cannot be read costs its own kind of sampler, and no other."""
+    """A label that cannot be read loses only its own kind of sampler."""
     board = board_copy("nano-r32.7.4")
     label = board / "sys/bus/i2c/devices/6-0040/iio:device0/rail_name_0"
     label.unlink()
     label.mkdir()
 
-    found = discover(str(board / "proc"), str(board / "sys"))
+    discovery = discover(str(board / "proc"), str(board / "sys"))
 
-    assert found.notes[0].endswith("rail_name_0: is a directory")
-    assert "temperature_gpu_c" in names(found.samplers)
+    assert discovery.notes[0].endswith("rail_name_0: is a directory")
+    assert "temperature_gpu_c" in names(discovery.samplers)
     with pytest.raises(SensorError, match="rail_name_0: is a directory"):
         board_samplers(str(board / "proc"), str(board / "sys"))
 
 
 def test_jtop_that_is_missing(discovered, monkeypatch):
-    """The daemon of jetson-stats is asked only by name, and its absence is then a note."""
+    """A missing jetson-stats is a note, only when jtop was requested."""
     monkeypatch.setitem(sys.modules, "jtop", None)
 
     assert "jtop: jetson-stats is not installed" in discovered("orin-nano-r36.3", with_jtop=True).notes

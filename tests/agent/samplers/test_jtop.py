@@ -1,4 +1,7 @@
-"""jetson-stats through a double with the documented shape of its client; the package is not needed here."""
+"""jetson-stats through a double with the documented shape of its client.
+
+The package is not needed here.
+"""
 
 import sys
 import types
@@ -33,7 +36,7 @@ class Client:
         self.alive = True
 
     def is_alive(self):
-        """Say whether connected."""
+        """Tell whether it is connected."""
         return self.alive
 
     def close(self):
@@ -53,7 +56,7 @@ def module(client):
 
 
 def test_values(module, sampled):
-    """The daemon's units become SI; a part that is off has no temperature, a dummy none either."""
+    """The daemon's units become SI, a part that is off has no temperature, dummies are left out."""
     assert sampled(jtop_samplers(0.1, module)) == {
         "board_used_bytes": 1985304 * 1024.0,
         "swap_used_bytes": 0.0,
@@ -66,7 +69,7 @@ def test_values(module, sampled):
 
 
 def test_connection_is_shared(module, client):
-    """The connection ends with its last sampler, not with the first."""
+    """The connection is closed with its last sampler."""
     samplers = jtop_samplers(0.1, module)
     for sampler in samplers[1:]:
         sampler.close()
@@ -77,7 +80,7 @@ def test_connection_is_shared(module, client):
 
 
 def test_daemon_that_ends(module, client):
-    """A daemon that is gone is a broken sensor."""
+    """A daemon that has exited is a SensorError."""
     sampler = jtop_samplers(0.1, module)[0]
     client.alive = False
 
@@ -86,7 +89,7 @@ def test_daemon_that_ends(module, client):
 
 
 def test_another_version(module, client):
-    """A message of another shape is a broken sensor, which says what is missing."""
+    """A message of another shape is a SensorError that names the missing series."""
     sampler = jtop_samplers(0.1, module)[0]
     client.memory = {"tot": 1}
 
@@ -95,7 +98,7 @@ def test_another_version(module, client):
 
 
 def test_daemon_that_refuses(module, client, monkeypatch):
-    """A daemon that does not answer is an error, with its own words."""
+    """A daemon that does not answer is a SensorError with the client's message."""
 
     def refuse():
         raise RefusedError("The jetson_stats.service is not active")
@@ -107,7 +110,7 @@ def test_daemon_that_refuses(module, client, monkeypatch):
 
 
 def test_not_installed(monkeypatch):
-    """Where jetson-stats is not installed there is nothing to ask."""
+    """Without jetson-stats there are no samplers."""
     monkeypatch.setitem(sys.modules, "jtop", None)
 
     assert jtop_samplers(0.1) is None

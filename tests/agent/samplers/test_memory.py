@@ -1,4 +1,4 @@
-"""Memory samplers on captured trees: absent, broken and zero are three answers."""
+"""Memory samplers on captured trees, with absent, broken and zero values."""
 
 import os
 
@@ -35,7 +35,7 @@ Pss:                  28 kB
 
 
 def write_proc(tmp_path, **files):
-    """Write meminfo and the files of process 42; return the root."""
+    """Write meminfo and the files of process 42, and return the root."""
     (tmp_path / "42").mkdir()
     for name, content in files.items():
         (tmp_path / ("meminfo" if name == "meminfo" else "42/" + name)).write_text(content)
@@ -43,7 +43,7 @@ def write_proc(tmp_path, **files):
 
 
 def test_exact_values(tmp_path):
-    """Every quantity is read in bytes; no swap in use is 0, not nothing."""
+    """Every quantity is read in bytes, and unused swap is 0."""
     proc = write_proc(tmp_path, meminfo=MEMINFO, smaps_rollup=ROLLUP)
 
     assert ChildPss(42, proc).sample() == 7693 * 1024
@@ -53,12 +53,12 @@ def test_exact_values(tmp_path):
 
 
 def test_kernel_before_smaps_rollup(tmp_path):
-    """A Jetson Nano's kernel 4.9 has smaps alone: its mappings are added up."""
+    """On a Jetson Nano's kernel 4.9, which has only smaps, the mappings are added up."""
     assert ChildPss(42, write_proc(tmp_path, smaps=SMAPS)).sample() == 128 * 1024
 
 
 def test_absent(tmp_path):
-    """What does not exist is None."""
+    """A quantity that does not exist is None."""
     proc = write_proc(tmp_path, meminfo="MemTotal: 4059220 kB\n")
 
     assert BoardAvailable(proc).sample() is None
@@ -69,7 +69,7 @@ def test_absent(tmp_path):
 
 
 def test_process_that_ended(tmp_path):
-    """A process that has let go of its memory has no PSS any more: None."""
+    """The PSS of a process that has freed its memory is None."""
     assert ChildPss(42, write_proc(tmp_path, smaps_rollup="")).sample() is None
 
 
@@ -83,13 +83,13 @@ def test_process_that_ended(tmp_path):
     ],
 )
 def test_broken(tmp_path, sampler, files, words):
-    """What is there and makes no sense is a SensorError that names the file."""
+    """Content that cannot be parsed is a SensorError that names the file."""
     with pytest.raises(SensorError, match=words):
         sampler(write_proc(tmp_path, **files)).sample()
 
 
 def test_unreadable(tmp_path):
-    """What is there and cannot be read is a SensorError, too."""
+    """An existing file that cannot be read is a SensorError, too."""
     (tmp_path / "meminfo").mkdir()
 
     with pytest.raises(SensorError, match="meminfo: is a directory"):
@@ -105,7 +105,7 @@ def test_own_process():
 
 
 def test_one_reading_for_all(tmp_path):
-    """The three quantities of a tick come from one reading of meminfo, those of the next tick from the next."""
+    """The three quantities of a tick come from one reading of meminfo, and each tick reads it again."""
     proc = write_proc(tmp_path, meminfo=MEMINFO)
     used, available, swap = meminfo_samplers(proc)
 
@@ -121,7 +121,7 @@ def test_one_reading_for_all(tmp_path):
     [("nano-r32.7.4", 80216 * 1024), ("agx-xavier-r35.4.1", 262144 * 1024), ("x86", 786432 * 1024)],
 )
 def test_pss_on_boards(boards, board, expected):
-    """A board's kernel tells the PSS in one file or the other."""
+    """The PSS is read from smaps_rollup or smaps, depending on the board's kernel."""
     assert ChildPss(4242, str(boards / board / "proc")).sample() == expected
 
 
@@ -130,7 +130,7 @@ def statm(tmp_path, pages):
 
 
 def test_pss_is_spaced_out_by_its_price(tmp_path):
-    """While a process does not grow, its PSS waits until the last reading has been paid off."""
+    """While a process does not grow, readings of its PSS are rate-limited by their cost."""
     pss = SparingChildPss(42, write_proc(tmp_path, smaps_rollup=ROLLUP), share=1e-9)
     statm(tmp_path, 10000)
 
@@ -143,7 +143,7 @@ def test_pss_is_spaced_out_by_its_price(tmp_path):
 
 
 def test_pss_of_a_peak_is_never_missed(tmp_path):
-    """A process that grows past its peak is read at once; what it frees and takes again is no peak."""
+    """A process that grows past its peak is read at once, but not when it regains freed memory."""
     pss = SparingChildPss(42, write_proc(tmp_path, smaps_rollup=ROLLUP), share=1e-9)
     due = []
     for pages in (10000, 10050, 10150, 5000, 10150, 10300):
@@ -156,7 +156,7 @@ def test_pss_of_a_peak_is_never_missed(tmp_path):
 
 
 def test_pss_without_statm(tmp_path):
-    """A process whose pages cannot be counted is read at the pace of the price alone."""
+    """For a process whose pages cannot be counted, only the rate limit decides when it is read."""
     pss = SparingChildPss(42, write_proc(tmp_path, smaps_rollup=ROLLUP, statm="gone\n"), share=1e-9)
 
     assert pss.due(100.0)

@@ -1,4 +1,7 @@
-"""NVML through a double with the documented calls, structures and errors: nvidia-ml-py is not needed here."""
+"""NVML through a double with the documented calls, structures and errors.
+
+nvidia-ml-py is not needed here.
+"""
 
 import types
 
@@ -32,7 +35,10 @@ CLOCKS = {0: 1710, 2: 9501}
 
 
 class NvmlDouble:
-    """Answers what it is told to; an answer that is an integer code in `errors` is raised."""
+    """A double of the bindings.
+
+    A call in `errors` raises its error, which is an exception or an integer code. Other calls give `answers`.
+    """
 
     NVML_ERROR_NOT_SUPPORTED = 3
     NVML_ERROR_NO_PERMISSION = 4
@@ -48,14 +54,17 @@ class NvmlDouble:
     nvmlMemory_v2 = 0x02000028  # noqa: N815
 
     class NVMLError(Exception):
-        """Has a code and a sentence."""
+        """An error with a code and a sentence."""
 
         def __init__(self, value):
             super().__init__("Error {}".format(value))
             self.value = value
 
     class NVMLLibraryMismatchError(Exception):
-        """What the bindings raise for an unversioned call that the driver lacks; no NVMLError."""
+        """The bindings' error for an unversioned call that the driver lacks.
+
+        It is no NVMLError.
+        """
 
     def __init__(self, answers=RTX_3080, errors=(), count=1):
         self.answers = dict(answers)
@@ -90,13 +99,13 @@ class NvmlDouble:
         return [types.SimpleNamespace(nvmlReturn=code, value=types.SimpleNamespace(uiVal=241500))]
 
     def nvmlInit(self):  # noqa: N802
-        """Open, or raise."""
+        """Open NVML or raise."""
         if "nvmlInit" in self.errors:
             raise self.NVMLError(self.errors["nvmlInit"])
         self.open += 1
 
     def nvmlShutdown(self):  # noqa: N802
-        """Close."""
+        """Close NVML."""
         self.open -= 1
 
     def nvmlDeviceGetCount(self):  # noqa: N802
@@ -104,13 +113,13 @@ class NvmlDouble:
         return self.count
 
     def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802
-        """Give a handle."""
+        """Return a handle."""
         if "nvmlDeviceGetHandleByIndex" in self.errors:
             raise self.NVMLError(self.errors["nvmlDeviceGetHandleByIndex"])
         return "handle {}".format(index)
 
     def nvmlDeviceGetHandleByUUID(self, uuid):  # noqa: N802
-        """Give the last GPU's handle for its UUID, which old bindings take in bytes."""
+        """Return the last GPU's handle for its UUID, which old bindings take in bytes."""
         if uuid != UUID.encode():
             raise self.NVMLError(self.NVML_ERROR_NOT_FOUND)
         return "handle {}".format(self.count - 1)
@@ -121,7 +130,7 @@ def by_name(samplers):
 
 
 def test_board(sampled):
-    """Every quantity of the GPU is told in SI units, memory without what the driver reserves."""
+    """Every quantity of the GPU is in SI units, and used memory excludes the driver's reserve."""
     gpu = open_gpu(nvml=NvmlDouble())
 
     assert sampled(board_samplers(gpu)) == {
@@ -137,7 +146,7 @@ def test_board(sampled):
 
 
 def test_old_bindings(sampled):
-    """Bindings that know neither the second memory structure, nor fields, nor today's names are served, too."""
+    """Bindings without the second memory structure, fields and today's names work, too."""
     nvml = NvmlDouble()
     reasons = nvml.nvmlDeviceGetCurrentClocksEventReasons
     nvml.nvmlDeviceGetCurrentClocksThrottleReasons = reasons
@@ -150,13 +159,14 @@ def test_old_bindings(sampled):
             setattr(without, name, staticmethod(getattr(without, name)))
     gpu = open_gpu(nvml=without)
 
-    found = sampled(board_samplers(gpu))
+    by_series = sampled(board_samplers(gpu))
 
-    assert (found["gpu_used_bytes"], found["power_gpu_w"], found["throttle_bits"]) == (1610612736.0, 98.123, 4.0)
+    assert by_series["gpu_used_bytes"] == 1610612736.0
+    assert (by_series["power_gpu_w"], by_series["throttle_bits"]) == (98.123, 4.0)
 
 
 def test_average_power(sampled):
-    """A GPU without power of the moment has the driver's average."""
+    """A GPU without the power of this moment has the driver's average."""
     gpu = open_gpu(nvml=NvmlDouble(dict(RTX_3080, field_return=3)))
 
     assert not has_instant_power(gpu)
@@ -164,7 +174,7 @@ def test_average_power(sampled):
 
 
 def test_new_way_to_ask_for_heat(sampled):
-    """The call that stays is asked first; a driver that lacks it is asked in the old way."""
+    """The new temperature call comes first, and a driver that lacks it gets the old call."""
     nvml = NvmlDouble()
     nvml.nvmlDeviceGetTemperatureV = nvml._call("nvmlDeviceGetTemperatureV", lambda *_: 62)
 
@@ -175,7 +185,7 @@ def test_new_way_to_ask_for_heat(sampled):
 
 @pytest.mark.parametrize("code", [3, 13, NvmlDouble.NVMLLibraryMismatchError("too new")])
 def test_not_supported(code):
-    """What a GPU or its driver does not support is absent, and asked once."""
+    """A quantity that the GPU or its driver does not support is absent, and is asked for once."""
     nvml = NvmlDouble(errors={"nvmlDeviceGetTotalEnergyConsumption": code})
     energy = by_name(board_samplers(open_gpu(nvml=nvml)))["energy_gpu_j"]
 
@@ -184,7 +194,7 @@ def test_not_supported(code):
 
 
 def test_broken():
-    """Any other error is a broken sensor, which names the call."""
+    """Any other error is a SensorError that names the call."""
     nvml = NvmlDouble(errors={"nvmlDeviceGetClockInfo": NvmlDouble.NVML_ERROR_GPU_IS_LOST})
     clock = by_name(board_samplers(open_gpu(nvml=nvml)))["clock_gpu_hz"]
 
@@ -194,7 +204,7 @@ def test_broken():
 
 @pytest.mark.parametrize(("pid", "expected"), [(4242, 734003200.0), (77, None), (1, None)])
 def test_memory_of_a_process(pid, expected):
-    """A process has the memory that is booked on it; one without, or of another pid namespace, has no answer."""
+    """A process has its listed memory, and none when it is listed without memory or not at all."""
     (sampler,) = child_samplers(open_gpu(nvml=NvmlDouble()), pid)
 
     assert sampler.name == "gpu_process_bytes"
@@ -202,7 +212,7 @@ def test_memory_of_a_process(pid, expected):
 
 
 def test_other_processes():
-    """Whoever else computes on the GPU is told with what it holds, as far as that is known."""
+    """Other processes that compute on the GPU are listed with their memory, as far as it is known."""
     gpu = open_gpu(nvml=NvmlDouble())
 
     assert other_processes(gpu, [4242]) == [GpuProcess(77, None)]
@@ -210,8 +220,8 @@ def test_other_processes():
     assert other_processes(gpu, [77, 4242]) == []
 
 
-def test_other_processes_not_told():
-    """A list that the driver refuses is an error, never an empty list; one that it does not have is not known."""
+def test_other_processes_unknown():
+    """A list that the driver refuses is a SensorError, and a list that it does not support is None."""
     refused = NvmlDouble(errors={"nvmlDeviceGetComputeRunningProcesses": NvmlDouble.NVML_ERROR_NO_PERMISSION})
     lacking = NvmlDouble(errors={"nvmlDeviceGetComputeRunningProcesses": NvmlDouble.NVML_ERROR_NOT_SUPPORTED})
 
@@ -222,12 +232,12 @@ def test_other_processes_not_told():
 
 @pytest.mark.parametrize("code", [9, 12])
 def test_no_driver(code):
-    """Without a driver there is no GPU, which is not an error."""
+    """Without a driver there is no GPU and no error."""
     assert open_gpu(nvml=NvmlDouble(errors={"nvmlInit": code})) is None
 
 
 def test_no_such_gpu():
-    """A machine with a driver and without that GPU lets go of NVML."""
+    """On a machine with a driver and no GPU, NVML is shut down."""
     nvml = NvmlDouble(count=0)
 
     assert open_gpu(nvml=nvml) is None
@@ -235,7 +245,7 @@ def test_no_such_gpu():
 
 
 def test_gpu_of_a_uuid():
-    """Of two GPUs the one with the UUID is opened, whatever its number, and its errors name it."""
+    """Of two GPUs the one with the UUID is opened, and its errors name the UUID."""
     nvml = NvmlDouble(count=2, errors={"nvmlDeviceGetClockInfo": NvmlDouble.NVML_ERROR_GPU_IS_LOST})
 
     gpu = open_gpu(UUID, nvml)
@@ -246,7 +256,7 @@ def test_gpu_of_a_uuid():
 
 
 def test_no_gpu_of_that_uuid():
-    """A UUID that no GPU has is an error that names it, never another GPU."""
+    """A UUID that no GPU has is a SensorError that names it, and no other GPU is opened."""
     nvml = NvmlDouble(count=2)
 
     with pytest.raises(SensorError, match="nvml gpu GPU-0: error 6"):
@@ -256,7 +266,7 @@ def test_no_gpu_of_that_uuid():
 
 @pytest.mark.parametrize("call", ["nvmlInit", "nvmlDeviceGetHandleByIndex"])
 def test_driver_that_does_not_work(call):
-    """A driver that is there and fails is an error, and NVML is let go of."""
+    """A driver that fails is a SensorError, and NVML is shut down."""
     nvml = NvmlDouble(errors={call: NvmlDouble.NVML_ERROR_GPU_IS_LOST})
 
     with pytest.raises(SensorError, match=r"nvml.*: error 15"):
@@ -265,7 +275,7 @@ def test_driver_that_does_not_work(call):
 
 
 def test_close():
-    """Whoever opened the GPU closes it."""
+    """Closing the GPU shuts NVML down."""
     nvml = NvmlDouble()
     open_gpu(nvml=nvml).close()
 
@@ -274,30 +284,30 @@ def test_close():
 
 @pytest.fixture
 def discovered(boards):
-    """Discover a board with this NVML; what was opened is closed after the test."""
-    found = []
+    """Discover a board with this NVML, and close the samplers after the test."""
+    discoveries = []
 
     def find(board, nvml, **options):
         root = boards / board
-        found.append(discover(str(root / "proc"), str(root / "sys"), nvml_module=nvml, **options))
-        return found[-1]
+        discoveries.append(discover(str(root / "proc"), str(root / "sys"), nvml_module=nvml, **options))
+        return discoveries[-1]
 
     yield find
-    for one in found:
-        for sampler in one.samplers:
+    for discovery in discoveries:
+        for sampler in discovery.samplers:
             sampler.close()
 
 
 def test_discovered(discovered):
-    """A PC with an NVIDIA GPU gets NVML's samplers; its power is the GPU's, and said to be so."""
-    found = discovered("x86", NvmlDouble())
+    """A PC with an NVIDIA GPU gets NVML's samplers, and its total power is named GPU."""
+    discovery = discovered("x86", NvmlDouble())
 
-    assert {"energy_gpu_j", "throttle_bits"} <= set(by_name(found.samplers))
-    assert (found.gpu.handle, found.rail_set, found.notes) == ("handle 0", "GPU", [])
+    assert {"energy_gpu_j", "throttle_bits"} <= set(by_name(discovery.samplers))
+    assert (discovery.gpu.handle, discovery.rail_set, discovery.notes) == ("handle 0", "GPU", [])
 
 
 def test_discovered_by_uuid(discovered):
-    """Of a PC's GPUs the one that the run uses is watched; one that is not there is a note."""
+    """On a PC the GPU that the run uses is watched, and a missing GPU is a note."""
     assert discovered("x86", NvmlDouble(count=3), gpu_uuid=UUID).gpu.handle == "handle 2"
 
     absent = discovered("x86", NvmlDouble(count=3), gpu_uuid="GPU-0")
@@ -306,37 +316,37 @@ def test_discovered_by_uuid(discovered):
 
 
 def test_run_on_the_cpu(discovered):
-    """For a run that uses no GPU, NVML is not even opened, and no GPU's power is taken for the run's."""
+    """For a run without a GPU, NVML is not opened, and no GPU's power is taken as the total."""
     nvml = NvmlDouble(errors={"nvmlInit": NvmlDouble.NVML_ERROR_GPU_IS_LOST})
 
-    found = discovered("x86", nvml, gpu_uuid=UUID, use_gpu=False)
+    discovery = discovered("x86", nvml, gpu_uuid=UUID, use_gpu=False)
 
-    assert (found.gpu, found.rail_set, nvml.calls) == (None, "", [])
-    assert [note[:9] for note in found.notes] == ["no power:"]
-    assert not [name for name in by_name(found.samplers) if "gpu" in name]
+    assert (discovery.gpu, discovery.rail_set, nvml.calls) == (None, "", [])
+    assert [note[:9] for note in discovery.notes] == ["no power:"]
+    assert not [name for name in by_name(discovery.samplers) if "gpu" in name]
 
 
 def test_discovered_without_power_of_the_moment(discovered):
-    """Power that is an average is called one."""
-    found = discovered("x86", NvmlDouble(errors={"nvmlDeviceGetFieldValues": 3}))
+    """A note says when the power is an average."""
+    discovery = discovered("x86", NvmlDouble(errors={"nvmlDeviceGetFieldValues": 3}))
 
-    assert found.notes == ["power_gpu_w is the driver's own average, not of the moment; energy_gpu_j is exact"]
+    assert discovery.notes == ["power_gpu_w is the driver's own average, not of the moment; energy_gpu_j is exact"]
 
 
 def test_discovered_and_broken(discovered):
-    """A driver that fails is a note, and the board goes on without it."""
-    found = discovered("x86", NvmlDouble(errors={"nvmlInit": NvmlDouble.NVML_ERROR_GPU_IS_LOST}))
+    """A driver that fails is a note, and discovery continues without it."""
+    discovery = discovered("x86", NvmlDouble(errors={"nvmlInit": NvmlDouble.NVML_ERROR_GPU_IS_LOST}))
 
-    assert found.gpu is None
-    assert found.notes[0] == "nvml: error 15"
-    assert "board_used_bytes" in by_name(found.samplers)
+    assert discovery.gpu is None
+    assert discovery.notes[0] == "nvml: error 15"
+    assert "board_used_bytes" in by_name(discovery.samplers)
 
 
 def test_one_source_for_each_quantity(boards):
-    """On a board with both, the files go before NVML."""
+    """Where a file and NVML have the same quantity, the file is read."""
     root = boards / "nano-r32.7.4"
-    found = all_board_samplers(str(root / "proc"), str(root / "sys"), open_gpu(nvml=NvmlDouble()))
+    samplers = all_board_samplers(str(root / "proc"), str(root / "sys"), open_gpu(nvml=NvmlDouble()))
 
-    assert len(found) == len(by_name(found))
-    assert by_name(found)["load_gpu"].sample() == 0.873
-    assert by_name(found)["energy_gpu_j"].sample() == 123456.789
+    assert len(samplers) == len(by_name(samplers))
+    assert by_name(samplers)["load_gpu"].sample() == 0.873
+    assert by_name(samplers)["energy_gpu_j"].sample() == 123456.789

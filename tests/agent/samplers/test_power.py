@@ -1,4 +1,4 @@
-"""Rails of INA3221 monitors, and the sets of them that make a board's total."""
+"""Rails of INA3221 monitors, and the rails that make a board's total."""
 
 import pytest
 from efficientquant_agent.errors import SensorError
@@ -6,7 +6,7 @@ from efficientquant_agent.samplers.power import power_rails, rail_set
 
 
 def test_nano_iio(boards, sampled):
-    """JetPack 4's driver tells milliwatts; a rail at 0 mW is 0.0 W."""
+    """JetPack 4's driver gives milliwatts, and a rail at 0 mW is 0.0 W."""
     assert sampled(power_rails(str(boards / "nano-r32.7.4/sys"))) == {
         "power_pom_5v_in_w": 4.521,
         "power_pom_5v_gpu_w": 1.193,
@@ -15,7 +15,7 @@ def test_nano_iio(boards, sampled):
 
 
 def test_xavier_hwmon(boards, sampled):
-    """Since JetPack 5 volts are multiplied by amperes; other chips on the bus and sums of channels are no rails."""
+    """Since JetPack 5 volts are multiplied by amperes, and other chips and sums of channels are no rails."""
     assert sampled(power_rails(str(boards / "agx-xavier-r35.4.1/sys"))) == {
         "power_gpu_w": 4.443264,
         "power_cpu_w": 0.918144,
@@ -27,7 +27,7 @@ def test_xavier_hwmon(boards, sampled):
 
 
 def test_unused_channels(boards, sampled):
-    """Channels that are called NC, that have no name, and that are switched off are left out."""
+    """Channels that are called NC, have no name or are switched off are left out."""
     assert sampled(power_rails(str(boards / "orin-nano-r36.3/sys"))) == {
         "power_vdd_in_w": 4.942464,
         "power_vdd_cpu_gpu_cv_w": 0.647168,
@@ -36,12 +36,12 @@ def test_unused_channels(boards, sampled):
 
 
 def test_no_monitor(boards):
-    """A board without a monitor has no rail, which is not an error."""
+    """A board without a monitor has no rail and raises no error."""
     assert power_rails(str(boards / "x86/sys")) == []
 
 
 def test_only_the_drivers_folder(board_copy, sampled):
-    """Where the bus hides its devices, the driver's folder leads to the same rails."""
+    """Where the bus hides its devices, the rails are found in the driver's folder."""
     board = board_copy("nano-r32.7.4")
     drivers = board / "sys/bus/i2c/drivers/ina3221x"
     drivers.mkdir(parents=True)
@@ -50,8 +50,8 @@ def test_only_the_drivers_folder(board_copy, sampled):
     assert sampled(power_rails(str(board / "sys")))["power_pom_5v_in_w"] == 4.521
 
 
-def test_values_are_read_anew(board_copy):
-    """An open file gives the value of this moment, and None once its device is gone."""
+def test_values_are_read_again(board_copy):
+    """An open file gives the current value, and None once its device is gone."""
     board = board_copy("nano-r32.7.4")
     rail = power_rails(str(board / "sys"))[0]
     path = board / "sys/bus/i2c/devices/6-0040/iio:device0/in_power0_input"
@@ -67,7 +67,7 @@ def test_values_are_read_anew(board_copy):
 
 
 def test_broken(board_copy):
-    """A rail whose file makes no sense is a SensorError that names it."""
+    """A rail whose file cannot be parsed is a SensorError that names the file."""
     board = board_copy("orin-nano-r36.3")
     rail = power_rails(str(board / "sys"))[0]
     (board / "sys/bus/i2c/devices/1-0040/hwmon/hwmon1/curr1_input").write_text("much\n")
@@ -92,5 +92,5 @@ def test_broken(board_copy):
     ],
 )
 def test_rail_set(names, expected):
-    """The board's total is one rail, or six on an AGX Xavier; a set that is not known is no total."""
+    """The board's total is one rail, or six on an AGX Xavier, and an unknown set has no total."""
     assert rail_set(names) == expected

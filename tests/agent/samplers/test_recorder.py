@@ -1,4 +1,4 @@
-"""The recorder: what becomes of a sampler's answers."""
+"""The recorder of samplers' values."""
 
 from efficientquant_agent.errors import SensorError
 from efficientquant_agent.run.watcher import SeriesRecorder
@@ -6,7 +6,7 @@ from efficientquant_agent.samplers.base import Budgeted, Sampler
 
 
 class Scripted(Sampler):
-    """Answers what the test says, one after the other."""
+    """A sampler that gives a list of answers in order."""
 
     def __init__(self, name, *answers):
         self.name = name
@@ -20,14 +20,14 @@ class Scripted(Sampler):
         return answer
 
     def close(self):
-        """Give no more answers."""
+        """Drop the remaining answers."""
         self._answers.clear()
 
 
 def test_recorder():
-    """Absent leaves no sample, broken ends its series with one log line, zero is a sample."""
-    said = []
-    recorder = SeriesRecorder(0.0, said.append)
+    """An absent value gives no sample, an error ends its series with one log line, zero is a sample."""
+    log = []
+    recorder = SeriesRecorder(0.0, log.append)
     recorder.add(
         [
             Scripted("zero", 0.0, 0.0),
@@ -40,15 +40,18 @@ def test_recorder():
     recorder.sample()
 
     assert [(series.name, series.value) for series in recorder.close()] == [("zero", [0.0, 0.0]), ("broken", [1.0])]
-    assert said == ["no more broken in this run: /sys/x: permission denied"]
+    assert log == ["no more broken in this run: /sys/x: permission denied"]
 
 
 def test_recorder_asks_whether_it_is_due():
-    """A dear sampler is left alone until its last reading has been paid off."""
+    """A rate-limited sampler is not read again until it is due."""
     recorder = SeriesRecorder(0.0, str)
-    recorder.add([Budgeted(Scripted("dear", 1.0, 2.0), share=1e-12), Scripted("cheap", 3.0, 4.0)])
+    recorder.add([Budgeted(Scripted("expensive", 1.0, 2.0), share=1e-12), Scripted("cheap", 3.0, 4.0)])
 
     recorder.sample()
     recorder.sample()
 
-    assert [(series.name, series.value) for series in recorder.close()] == [("dear", [1.0]), ("cheap", [3.0, 4.0])]
+    assert [(series.name, series.value) for series in recorder.close()] == [
+        ("expensive", [1.0]),
+        ("cheap", [3.0, 4.0]),
+    ]

@@ -1,4 +1,4 @@
-"""The parser of tegrastats' lines: every value exact, and what is not whole absent."""
+"""The parser of tegrastats' lines, with exact values and incomplete fields absent."""
 
 import pytest
 from efficientquant_agent.errors import SensorError, TegrastatsError
@@ -8,7 +8,7 @@ from tegrastats_lines import LINES, MB, sample
 
 @pytest.mark.parametrize("name", LINES)
 def test_line(name):
-    """Every field of a line is found by its name, with its exact value, and nothing else is."""
+    """Exactly the fields of a line are found, by their names and with exact values."""
     line, expected = LINES[name]
 
     assert parse_line(line) == expected
@@ -30,7 +30,7 @@ def test_line(name):
     ],
 )
 def test_garbage(line, reason):
-    """A line that cannot be trusted is an error of the parser's own, which shows its beginning."""
+    """A line that cannot be trusted raises TegrastatsError, which shows its beginning."""
     with pytest.raises(TegrastatsError) as caught:
         parse_line(line)
 
@@ -40,12 +40,12 @@ def test_garbage(line, reason):
 
 
 def test_the_longest_line():
-    """A line of exactly the greatest length is still read."""
+    """A line of exactly the maximum length is parsed."""
     assert parse_line("RAM 7/8MB".ljust(MAX_LINE)) == sample(7, 8)
 
 
 def test_values_of_a_nano():
-    """A sample becomes series by their names, in SI units."""
+    """A sample becomes values by series, in SI units."""
     line, _ = LINES["R32 Nano, root"]
 
     assert values(parse_line(line)) == {
@@ -74,20 +74,20 @@ def test_values_of_a_nano():
     }
 
 
-def test_values_leave_out_what_is_not_told():
-    """Cores that are off and clocks that only root sees are no values; one that reads 0 is."""
+def test_values_leave_out_missing_fields():
+    """Cores that are off and clocks that only root sees give no values, but 0 is a value."""
     line, _ = LINES["R32 Nano in its 5 W mode, not root: two cores off, no clocks of EMC and GPU, no rails"]
 
-    found = values(parse_line(line))
+    by_series = values(parse_line(line))
 
-    assert found["load_emc"] == 0.0
-    assert {"load_cpu1", "clock_cpu1_hz"} <= set(found)
-    assert not {"load_cpu2", "clock_cpu2_hz", "clock_gpu_hz", "clock_emc_hz"} & set(found)
-    assert not [name for name in found if name.startswith("power")]
+    assert by_series["load_emc"] == 0.0
+    assert {"load_cpu1", "clock_cpu1_hz"} <= set(by_series)
+    assert not {"load_cpu2", "clock_cpu2_hz", "clock_gpu_hz", "clock_emc_hz"} & set(by_series)
+    assert not [name for name in by_series if name.startswith("power")]
 
 
 def test_values_of_a_gpu_in_clusters():
-    """The clock of a GPU with clusters is the fastest one's."""
+    """The clock of a GPU with clusters is that of the fastest cluster."""
     line, _ = LINES["R36 AGX Orin, root: engines off, at work, and one cluster of the GPU without power"]
 
     assert values(parse_line(line))["clock_gpu_hz"] == 1.3e9

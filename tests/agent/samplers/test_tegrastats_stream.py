@@ -1,4 +1,4 @@
-"""A tegrastats process: its lines as they come, its end, and never a zombie."""
+"""A tegrastats process, its lines and its exit, which leaves no zombie."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ WAIT_S = 30.0
 
 @pytest.fixture
 def replay(boards, monkeypatch):
-    """Start the replaying tegrastats with these settings; it is closed after the test."""
+    """Start the replaying tegrastats with these settings, and close it after the test."""
     started = []
 
     def start(without=(), **settings):
@@ -26,13 +26,13 @@ def replay(boards, monkeypatch):
         return started[-1]
 
     yield start
-    for one in started:
-        one.close()
+    for stream in started:
+        stream.close()
 
 
 @pytest.fixture
 def script(tmp_path):
-    """Start a tegrastats that is a few lines of shell; it is closed after the test."""
+    """Start a tegrastats that is a few lines of shell, and close it after the test."""
     started = []
 
     def start(text):
@@ -43,12 +43,12 @@ def script(tmp_path):
         return started[-1]
 
     yield start
-    for one in started:
-        one.close()
+    for stream in started:
+        stream.close()
 
 
 def read_some(stream, count):
-    """Read until so many readings are there."""
+    """Read until there are at least `count` readings."""
     readings = []
     while len(readings) < count:
         assert select.select([stream], [], [], WAIT_S)[0]
@@ -57,7 +57,7 @@ def read_some(stream, count):
 
 
 def read_to_the_end(stream):
-    """Read until the stream fails; return what came before, and the error."""
+    """Read until the stream fails, and return the readings before it and the error."""
     readings = []
     try:
         while True:
@@ -68,12 +68,12 @@ def read_to_the_end(stream):
 
 
 def is_gone(pid):
-    """Say whether a process has ended and was reaped."""
+    """Tell whether a process has exited and was reaped."""
     return not Path("/proc/{}".format(pid)).exists()
 
 
 def wait_until_ended(pid):
-    """Wait for a process that is another's to reap: it is gone, or waits for that."""
+    """Wait until another's child is gone or a zombie."""
     deadline_s = time.monotonic() + WAIT_S
     while not is_gone(pid):
         with contextlib.suppress(FileNotFoundError):
@@ -84,7 +84,7 @@ def wait_until_ended(pid):
 
 
 def test_lines(replay):
-    """Lines come with the time of their arrival and their values, in the order of the file, again and again."""
+    """Each line gives the time of its arrival and its values, in the order of the repeated file."""
     readings = read_some(replay(), 6)
 
     times = [time_s for time_s, _ in readings]
@@ -93,7 +93,7 @@ def test_lines(replay):
 
 
 def test_first_sample(replay):
-    """The first line can be waited for, and is not lost to the reader."""
+    """`first_sample` waits for the first line, and `read` still returns it."""
     stream = replay()
 
     assert sorted(stream.first_sample().rails) == ["POM_5V_CPU", "POM_5V_GPU", "POM_5V_IN"]
@@ -101,14 +101,14 @@ def test_first_sample(replay):
 
 
 def test_without(replay):
-    """A series that comes from elsewhere is left out."""
+    """A series that another sampler reads is left out."""
     stream = replay(without=["board_used_bytes", "load_gpu"])
 
     assert not {"board_used_bytes", "load_gpu"} & set(read_some(stream, 1)[0][1])
 
 
 def test_vanishing(replay):
-    """A process that ends is a broken sensor, which tells its code; what it said before counts."""
+    """A process that exits is a SensorError with its exit code, after its earlier readings."""
     readings, error = read_to_the_end(replay(DIE_AFTER=3, DIE_CODE=7))
 
     assert len(readings) == 3
@@ -116,7 +116,7 @@ def test_vanishing(replay):
 
 
 def test_killed(replay):
-    """A process that is killed is a broken sensor, which tells by what."""
+    """A process that is killed is a SensorError that names the signal."""
     stream = replay()
     read_some(stream, 1)
 
@@ -126,7 +126,7 @@ def test_killed(replay):
 
 
 def test_half_a_line(replay):
-    """A line whose end never came is no reading."""
+    """A line without an end gives no reading."""
     readings, error = read_to_the_end(replay(CUT_AFTER=2))
 
     assert len(readings) == 2
@@ -134,7 +134,7 @@ def test_half_a_line(replay):
 
 
 def test_garbage(replay):
-    """Bad lines in a row are a broken sensor, which shows the last of them."""
+    """Bad lines in a row are a SensorError that shows the last of them."""
     readings, error = read_to_the_end(replay(GARBAGE_AFTER=2))
 
     assert len(readings) == 2
@@ -143,7 +143,7 @@ def test_garbage(replay):
 
 
 def test_a_slip_is_forgiven(script):
-    """Fewer bad lines than that between good ones are passed over."""
+    """Fewer bad lines than MAX_GARBAGE_LINES between good ones are skipped."""
     readings, error = read_to_the_end(
         script("for n in 1 2 3; do echo RAM $n/8MB; for m in 1 2 3 4; do echo oops; done; done")
     )
@@ -169,7 +169,7 @@ def test_a_line_in_pieces(script, tmp_path):
 
 
 def test_endless_line(script):
-    """A line without an end takes no memory, and is refused when it ends after all."""
+    """A line that is too long is not kept in memory, and is skipped when it ends."""
     readings, error = read_to_the_end(script("head -c 300000 /dev/zero; echo; echo RAM 4/8MB"))
 
     assert len(readings) == 1
@@ -177,27 +177,27 @@ def test_endless_line(script):
 
 
 def test_heating(replay):
-    """The replay can heat up, line by line."""
+    """The replayed temperatures rise with every line when the replay is set to heat up."""
     readings = read_some(replay(HEAT_C=2.5), 3)
 
     assert [values["temperature_gpu_c"] for _, values in readings[:3]] == [38.5, 41.5, 44.5]
 
 
 def test_silence(script):
-    """A process that says nothing is not waited for without end."""
+    """Waiting for a process that prints nothing ends with a SensorError after the timeout."""
     with pytest.raises(SensorError, match=r"said nothing within 0\.05 s"):
         script("exec sleep 60").first_sample(0.05)
 
 
 def test_not_there(tmp_path):
-    """An executable that is not there is a broken sensor, named."""
+    """An executable that does not exist is a SensorError that names it."""
     with pytest.raises(SensorError, match="nowhere/tegrastats: no such file or directory"):
         Tegrastats(str(tmp_path / "nowhere" / "tegrastats"))
 
 
 @pytest.mark.parametrize("stubborn", ["0", "1"])
 def test_close(replay, stubborn):
-    """Closing ends the process, by force if need be, and reaps it; closing twice does no harm."""
+    """Closing terminates the process, by SIGKILL if necessary, and reaps it, and can be repeated."""
     stream = replay(STUBBORN=stubborn)
     read_some(stream, 1)
 
@@ -209,7 +209,7 @@ def test_close(replay, stubborn):
 
 
 def test_close_takes_the_whole_family(script):
-    """What the process started ends with it."""
+    """Closing also terminates the processes that it started."""
     stream = script("(while :; do :; done) & echo RAM $!/9999999MB; wait")
     helper = int(read_some(stream, 1)[0][1]["board_used_bytes"]) >> 20
 

@@ -1,4 +1,4 @@
-"""Thermal zones: one name for what kernels and tegrastats call differently, dummies and parts that are off left out."""
+"""Thermal zones, their common names, and zones that are left out."""
 
 import errno
 import os
@@ -42,10 +42,10 @@ from efficientquant_agent.samplers.thermal import thermal_zones, zone_name
     ],
 )
 def test_boards(boards, sampled, board, expected):
-    """Each board's zones have exact temperatures; −256 °C is a part that is off, the PMIC is no sensor."""
-    found = sampled(thermal_zones(str(boards / board / "sys")))
+    """Each board's zones have exact temperatures, except parts that are off (−256 °C) and the PMIC."""
+    by_series = sampled(thermal_zones(str(boards / board / "sys")))
 
-    assert found == {"temperature_{}_c".format(zone): celsius for zone, celsius in expected.items()}
+    assert by_series == {"temperature_{}_c".format(zone): celsius for zone, celsius in expected.items()}
 
 
 @pytest.mark.parametrize(
@@ -64,12 +64,12 @@ def test_boards(boards, sampled, board, expected):
     ],
 )
 def test_zone_name(label, name):
-    """A zone has one name, whoever names it."""
+    """The labels of kernels and tegrastats give the same name for the same zone."""
     assert zone_name(label) == name
 
 
 def test_below_zero(board_copy, sampled):
-    """Frost is a temperature."""
+    """A temperature below zero is a value."""
     board = board_copy("x86")
     (board / "sys/class/thermal/thermal_zone2/temp").write_text("-12500\n")
 
@@ -78,7 +78,7 @@ def test_below_zero(board_copy, sampled):
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.EINVAL])
 def test_zone_without_power(boards, monkeypatch, number):
-    """A kernel that refuses to read a zone whose part has no power means that there is no temperature."""
+    """A zone that the kernel cannot read, because its part has no power, has no temperature."""
     zone = thermal_zones(str(boards / "orin-nano-r36.3/sys"))[0]
 
     def refuse(*_):
@@ -90,7 +90,7 @@ def test_zone_without_power(boards, monkeypatch, number):
 
 
 def test_broken(board_copy):
-    """A zone that says nothing is broken, not cold."""
+    """A zone with an empty file is a SensorError."""
     board = board_copy("x86")
     (board / "sys/class/thermal/thermal_zone0/temp").write_text("")
 

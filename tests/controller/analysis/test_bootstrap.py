@@ -1,4 +1,4 @@
-"""Intervals from raw samples: reproducible, about as often wrong as they say, and wider where samples resemble."""
+"""Tests that intervals from raw samples are reproducible and as often right as they claim."""
 
 import random
 from collections.abc import Callable
@@ -19,13 +19,13 @@ def independent(draw: random.Random, n: int) -> list[float]:
 
 
 def sluggish(draw: random.Random, n: int) -> list[float]:
-    """Each value keeps 0.8 of what the one before it was off: an autocorrelation of 0.8."""
+    """Return values with an autocorrelation of 0.8."""
     noise = (draw.gauss(0, 0.1) for _ in range(n))
     return [10 + value for value in accumulate(noise, lambda before, new: 0.8 * before + new)]
 
 
 def test_the_same_samples_give_the_same_limits() -> None:
-    """Nothing but the samples and the seed decides."""
+    """The limits depend only on the samples and the seed."""
     draw = random.Random(1)
     sides = [[independent(draw, 100)], [independent(draw, 100)]]
 
@@ -35,20 +35,20 @@ def test_the_same_samples_give_the_same_limits() -> None:
 
 
 def test_the_interval_holds_the_ratio() -> None:
-    """Latencies that are twice as long have a ratio around 2, and limits on both sides of it."""
+    """Latencies that are twice as long have a ratio of about 2, within the limits."""
     draw = random.Random(2)
 
-    limits = bootstrap_interval([[2 * one for one in independent(draw, 400)]], [independent(draw, 400)])
+    limits = bootstrap_interval([[2 * latency for latency in independent(draw, 400)]], [independent(draw, 400)])
 
     assert limits is not None
     assert 1.9 < limits[0] < 2 < limits[1] < 2.1
 
 
 def test_a_tail_has_an_interval_of_its_own() -> None:
-    """The 99th percentile sees a tail that the median does not."""
+    """A tail changes the interval of the 99th percentile, and not that of the median."""
     draw = random.Random(3)
     quiet = independent(draw, 1000)
-    tail = [3 * one if n % 50 == 0 else one for n, one in enumerate(quiet)]
+    tail = [3 * latency if n % 50 == 0 else latency for n, latency in enumerate(quiet)]
 
     median, slowest = (bootstrap_interval([tail], [quiet], percent, resamples=200) for percent in (50, 99))
 
@@ -59,7 +59,7 @@ def test_a_tail_has_an_interval_of_its_own() -> None:
 
 @pytest.mark.parametrize("n", [MIN_SAMPLES - 1, 0])
 def test_too_few_samples_have_none(n: int) -> None:
-    """One process with too few samples is enough to say nothing; so is a side without any."""
+    """A process with too few samples, a side without samples, and a sample of 0 give no interval."""
     enough = [1.0 + k / 100 for k in range(MIN_SAMPLES)]
 
     assert bootstrap_interval([enough], [enough, enough[:n]], resamples=10) is None
@@ -70,9 +70,9 @@ def test_too_few_samples_have_none(n: int) -> None:
 
 @pytest.mark.parametrize("make", [independent, sluggish])
 def test_a_limit_is_wrong_about_once_in_twenty(make: Callable[[random.Random, int], list[float]]) -> None:
-    """Of 200 pairs without a difference 9 % at most (and four standard errors) have a lower limit above 1.
+    """Of 200 pairs without a difference at most 9 %, plus four standard errors, have a lower limit above 1.
 
-    5 % is what is meant; 200 samples that keep 0.8 of the one before hold few blocks, and without any it would be 27 %.
+    The goal is 5 %. 200 samples with an autocorrelation of 0.8 give few blocks. Without blocks it would be 27 %.
     """
     draw = random.Random(4)
 
@@ -85,7 +85,7 @@ def test_a_limit_is_wrong_about_once_in_twenty(make: Callable[[random.Random, in
 
 
 def test_samples_that_resemble_their_neighbours_stay_together() -> None:
-    """Independent samples get blocks of n^(1/3), sluggish ones longer, a drift the longest there may be."""
+    """Independent samples get blocks of n^(1/3), sluggish samples longer blocks, and a drift the longest."""
     draw = random.Random(5)
 
     lengths = [block_length(samples) for samples in (independent(draw, 1000), sluggish(draw, 1000), range(1000))]
@@ -96,7 +96,7 @@ def test_samples_that_resemble_their_neighbours_stay_together() -> None:
 
 
 def test_equal_samples_are_no_trouble() -> None:
-    """A clock too coarse to tell latencies apart gives an interval of no width."""
+    """Equal samples give an interval without width."""
     assert bootstrap_interval([[2.0] * 100], [[1.0] * 100], resamples=10) == (2.0, 2.0)
 
 
@@ -104,8 +104,8 @@ def test_equal_samples_are_no_trouble() -> None:
     ("n", "kept"), [(100, 100), (MAX_SAMPLES, MAX_SAMPLES), (2 * MAX_SAMPLES, 2731), (600_000, 4027)]
 )
 def test_long_runs_are_thinned_out_of_step_with_the_inputs(n: int, kept: int) -> None:
-    """Every k-th sample stays, k a prime: each of the eight inputs remains as frequent as it was."""
-    found = thinned(range(n))
+    """Every k-th sample stays, with a prime k, so that all eight inputs remain."""
+    remaining = thinned(range(n))
 
-    assert len(found) == kept <= MAX_SAMPLES
-    assert {sample % 8 for sample in found} == set(range(8))
+    assert len(remaining) == kept <= MAX_SAMPLES
+    assert {sample % 8 for sample in remaining} == set(range(8))

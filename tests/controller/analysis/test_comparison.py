@@ -1,4 +1,4 @@
-"""Comparing repeats: what is said of them, and how often it is wrong."""
+"""Tests of the answers to compared repeats, and how often they are wrong."""
 
 import itertools
 import random
@@ -16,37 +16,37 @@ from efficientquant_controller.analysis.comparison import Answer, Comparison, _a
         ([20.0, 21.0, 22.0], [19.9, 16.0, 20.5], Answer.NOT_ENOUGH_DATA),  # the ranges overlap
         ([20.0, 20.1, 20.2], [19.3, 19.4, 19.5], Answer.SAME),  # apart, by less than 5 %
         ([20.0, 20.1, 21.0], [19.0, 19.3, 19.4], Answer.NOT_ENOUGH_DATA),  # apart by 4 %, and up to 10 %
-        ([20.0, 21.0], [1.0, 2.0, 3.0], Answer.NOT_ENOUGH_DATA),  # two repeats prove nothing
+        ([20.0, 21.0], [1.0, 2.0, 3.0], Answer.NOT_ENOUGH_DATA),  # two repeats are too few
         ([], [1.0, 2.0, 3.0], Answer.NOT_ENOUGH_DATA),
     ],
 )
 def test_answers(twin: list[float], own: list[float], answer: Answer) -> None:
-    """Better and worse take repeats apart and 5 %, the same an interval within 5 %, the rest is not enough data."""
+    """Better and worse need separate repeats and 5 %, and the same needs an interval within 5 %."""
     assert compare(twin, own).answer is answer
 
 
 def test_ratio_and_interval_by_hand() -> None:
-    """Three against three: the ratio of the medians, between the smallest and the largest of the nine ratios."""
-    found = compare([20.0, 24.0, 22.0], [10.0, 11.0, 12.0])
-    assert (found.ratio, found.low, found.high) == (2.0, 20 / 12, 2.4)
+    """Three repeats against three give the ratio of the medians, limited by the smallest and largest ratio."""
+    comparison = compare([20.0, 24.0, 22.0], [10.0, 11.0, 12.0])
+    assert (comparison.ratio, comparison.low, comparison.high) == (2.0, 20 / 12, 2.4)
 
 
 def test_two_repeats_have_a_ratio_and_no_interval() -> None:
-    """What was measured is shown, and that it allows no limits."""
-    found = compare([20.0, 22.0], [10.0, 11.0])
-    assert (found.ratio, found.low, found.high) == (2.0, None, None)
+    """Two repeats give a ratio without limits."""
+    comparison = compare([20.0, 22.0], [10.0, 11.0])
+    assert (comparison.ratio, comparison.low, comparison.high) == (2.0, None, None)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
 def test_no_ratio_of_what_is_not_above_zero(value: float) -> None:
-    """A duration of zero, below it or of no number is refused."""
+    """A value that is zero, negative or NaN is refused."""
     with pytest.raises(ValueError, match="not above 0"):
         compare([1.0, 2.0], [value])
 
 
 @pytest.mark.parametrize(("n", "m"), list(itertools.product(range(1, 6), repeat=2)))
 def test_arrangements_are_those_that_can_be_counted(n: int, m: int) -> None:
-    """Counting the orders of n + m values one by one gives the same numbers."""
+    """The counts equal those of an enumeration of all orders of n + m values."""
     counts = [0] * (n * m + 1)
     for places in itertools.combinations(range(n + m), n):
         counts[sum(place - before for before, place in enumerate(places))] += 1
@@ -54,13 +54,13 @@ def test_arrangements_are_those_that_can_be_counted(n: int, m: int) -> None:
 
 
 def test_places_are_the_published_critical_values() -> None:
-    """One more than the critical U of Mann and Whitney's tables at 5 % on one side, for 3 to 10 against as many."""
+    """Each place is one above Mann and Whitney's critical U, one-sided at 5 %, for 3 to 10."""
     assert [_place(n, n) - 1 for n in range(3, 11)] == [0, 1, 4, 7, 11, 15, 21, 27]
 
 
 @pytest.mark.parametrize("repeats", [3, 5])
 def test_a_limit_is_wrong_at_most_once_in_twenty(repeats: int) -> None:
-    """Of 4,000 pairs without a difference, 5 % at most (and four standard errors) have a lower limit above 1."""
+    """Of 4,000 pairs without a difference at most 5 %, plus four standard errors, have a lower limit above 1."""
     draw = random.Random(0)
 
     def values() -> list[float]:
@@ -71,7 +71,7 @@ def test_a_limit_is_wrong_at_most_once_in_twenty(repeats: int) -> None:
 
 
 def test_more_repeats_say_more() -> None:
-    """One disturbed process of three leaves no answer; of ten it does not matter."""
+    """A disturbed process leaves no answer among three, and does not matter among ten."""
     quiet, fast = [20 + 0.01 * n for n in range(9)], [16 + 0.01 * n for n in range(9)]
     assert compare([*quiet[:2], 15.0], fast[:3]).answer is Answer.NOT_ENOUGH_DATA
     assert compare([*quiet, 15.0], [*fast, 16.0]).answer is Answer.BETTER
@@ -87,15 +87,15 @@ def test_more_repeats_say_more() -> None:
     ],
 )
 def test_the_least_effect_is_the_callers(own: list[float], min_effect: float, answer: Answer) -> None:
-    """What is too small to count for one may count for another; the numbers are the same."""
+    """The caller's least effect changes the answer, and not the numbers."""
     twin = [20.0, 20.1, 20.2]
 
-    found = compare(twin, own, min_effect)
+    comparison = compare(twin, own, min_effect)
 
-    assert found.answer is answer
-    assert (found.ratio, found.low, found.high) == (20.1 / own[1], 20.0 / own[2], 20.2 / own[0])
+    assert comparison.answer is answer
+    assert (comparison.ratio, comparison.low, comparison.high) == (20.1 / own[1], 20.0 / own[2], 20.2 / own[0])
 
 
 def test_a_ratio_beyond_a_float_is_no_answer() -> None:
-    """A time of 1e-310 s is a broken clock's; infinity is no ratio that JSON or SQL could hold."""
+    """An infinite ratio gives no answer, since JSON and SQL cannot hold it."""
     assert compare([0.1] * 3, [1e-310] * 3) == Comparison(Answer.NOT_ENOUGH_DATA)

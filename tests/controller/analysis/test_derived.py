@@ -1,4 +1,4 @@
-"""What is told of a run beside its verdict."""
+"""Tests of the reasons that a run has in addition to its verdict's."""
 
 import pytest
 from efficientquant_controller.analysis.derived import derived_columns
@@ -8,7 +8,7 @@ WINDOWS = {"idle_before": (0.0, 2.0), "measure": (4.0, 12.0), "idle_after": (14.
 
 
 def reasons(idle_before_w: float, idle_after_w: float) -> list[str]:
-    """The reasons of a run at 5 W between two rests."""
+    """Return the reasons about net energy of a run at 5 W between two idle periods."""
     times = [index / 10 for index in range(161)]
     watts = [idle_before_w if time < 3 else 5.0 if time < 13 else idle_after_w for time in times]
     facts = RunFacts(
@@ -20,11 +20,11 @@ def reasons(idle_before_w: float, idle_after_w: float) -> list[str]:
         windows=WINDOWS,
         conditions={"rail_set": "POM_5V_IN"},
     )
-    return [one for one in derived_columns(facts)["verdict_reasons"] if "net energy" in one]
+    return [reason for reason in derived_columns(facts)["verdict_reasons"] if "net energy" in reason]
 
 
 def test_idle_power_that_moved_is_told() -> None:
-    """A board that idles at another power after the run has an uncertain net energy, and the number says so."""
+    """Idle power that changed by more than a tenth makes the net energy uncertain, with the change."""
     assert reasons(2.0, 2.5) == [
         "net energy is uncertain: idle power after the run was 25% above that before it (at most 10%)"
     ]
@@ -33,5 +33,5 @@ def test_idle_power_that_moved_is_told() -> None:
 
 @pytest.mark.parametrize("idle_after_w", [2.0, 2.15])
 def test_idle_power_that_stayed_is_not(idle_after_w: float) -> None:
-    """Within a tenth there is nothing to say."""
+    """Idle power that changed by less than a tenth gives no reason."""
     assert reasons(2.0, idle_after_w) == []

@@ -1,4 +1,4 @@
-"""Energy against signals whose integral is known, and what is refused."""
+"""Tests of energy with signals of known integral, and of refusals."""
 
 import math
 from collections.abc import Callable
@@ -25,35 +25,38 @@ def read(power_w: Callable[[float], float], times_s: list[float] = TENTHS) -> tu
 
 @given(st.floats(0, 4), st.floats(5, 10), st.floats(0, 100))
 def test_a_constant_is_its_power_times_the_time(start_s: float, end_s: float, power_w: float) -> None:
-    """A constant power is exact wherever the edges lie."""
-    found = window_energy(*read(lambda _: power_w), start_s, end_s)
+    """The energy of a constant power is exact for any edges."""
+    energy = window_energy(*read(lambda _: power_w), start_s, end_s)
 
-    assert found.energy_j == pytest.approx(power_w * (end_s - start_s), rel=1e-12)
-    assert found.mean_power_w == pytest.approx(power_w, rel=1e-12)
+    assert energy.energy_j == pytest.approx(power_w * (end_s - start_s), rel=1e-12)
+    assert energy.mean_power_w == pytest.approx(power_w, rel=1e-12)
 
 
 @given(st.floats(0, 4), st.floats(5, 10))
 def test_a_ramp_is_exact_between_readings_too(start_s: float, end_s: float) -> None:
-    """Trapezoids with interpolated edges integrate 3 + 2 t without an error."""
-    found = window_energy(*read(lambda time: 3 + 2 * time), start_s, end_s)
+    """Trapezoids with interpolated edges integrate 3 + 2 t exactly."""
+    energy = window_energy(*read(lambda time: 3 + 2 * time), start_s, end_s)
 
-    assert found.energy_j == pytest.approx(3 * (end_s - start_s) + end_s**2 - start_s**2, rel=1e-12)
+    assert energy.energy_j == pytest.approx(3 * (end_s - start_s) + end_s**2 - start_s**2, rel=1e-12)
 
 
 @given(st.floats(0, 4), st.floats(5, 10))
 def test_a_sine_is_off_by_no_more_than_trapezoids_may_be(start_s: float, end_s: float) -> None:
-    """The error stays under h² / 12 × the length × the largest second derivative, and h² / 8 × h at the edges."""
-    found = window_energy(*read(lambda time: 5 + math.sin(time)), start_s, end_s)
+    """The error stays below the bound of trapezoids, inside and at the edges.
+
+    The bound is h² / 12 × the length × the largest second derivative, and h² / 8 × h at each edge.
+    """
+    energy = window_energy(*read(lambda time: 5 + math.sin(time)), start_s, end_s)
 
     true_j = 5 * (end_s - start_s) + math.cos(start_s) - math.cos(end_s)
-    assert abs((found.energy_j or 0) - true_j) <= 0.1**2 / 12 * (end_s - start_s) + 2 * 0.1**3 / 8
+    assert abs((energy.energy_j or 0) - true_j) <= 0.1**2 / 12 * (end_s - start_s) + 2 * 0.1**3 / 8
 
 
 def test_uneven_readings() -> None:
-    """Readings need no fixed rate: a triangle is exact on its corners."""
-    found = window_energy([0.0, 0.5, 1.0, 1.25, 2.0, 2.5, 3.0], [0.0, 1.0, 2.0, 1.75, 1.0, 0.5, 0.0], 0.0, 3.0)
+    """Readings need no fixed rate, and a triangle is exact when its corners are read."""
+    energy = window_energy([0.0, 0.5, 1.0, 1.25, 2.0, 2.5, 3.0], [0.0, 1.0, 2.0, 1.75, 1.0, 0.5, 0.0], 0.0, 3.0)
 
-    assert found.energy_j == 3.0
+    assert energy.energy_j == 3.0
 
 
 @given(st.floats(0, 4), st.floats(5, 9.5))
@@ -62,14 +65,14 @@ def test_rails_add_up_as_on_a_common_grid(start_s: float, end_s: float) -> None:
     shifted = [time + 0.03 for time in TENTHS]
     gpu, cpu = read(lambda time: 2 * time), read(lambda time: 10 - time, shifted)
 
-    found = rails_energy({"gpu": gpu, "cpu": cpu}, max(start_s, 0.03), end_s)
+    energy = rails_energy({"gpu": gpu, "cpu": cpu}, max(start_s, 0.03), end_s)
 
     begin_s = max(start_s, 0.03)
-    assert found.energy_j == pytest.approx(10 * (end_s - begin_s) + (end_s**2 - begin_s**2) / 2, rel=1e-12)
+    assert energy.energy_j == pytest.approx(10 * (end_s - begin_s) + (end_s**2 - begin_s**2) / 2, rel=1e-12)
 
 
 def test_a_steady_rail_is_as_quick_as_its_neighbours() -> None:
-    """A rail that stepped once in two seconds is not taken for a sensor that is renewed so seldom."""
+    """A steady rail that changed every two seconds is taken to be renewed as often as the others."""
     steady = read(lambda time: 0.466 if time % 4 < 2 else 0.427)
     steady = ([*steady[0], 11.0, 13.0], [*steady[1], 0.427, 0.466])
 
@@ -78,32 +81,32 @@ def test_a_steady_rail_is_as_quick_as_its_neighbours() -> None:
 
 
 def test_steps_from_idle_to_load_and_back_are_no_updates() -> None:
-    """A power that is constant while idling and while measuring changes twice, and its energy is exact."""
-    found = window_energy(*read(lambda time: 5.0 if 2 <= time < 9 else 2.0), 3.0, 8.0)
+    """Two steps of an otherwise constant power are no updates, and its energy is exact."""
+    energy = window_energy(*read(lambda time: 5.0 if 2 <= time < 9 else 2.0), 3.0, 8.0)
 
-    assert found.energy_j == pytest.approx(25.0)
+    assert energy.energy_j == pytest.approx(25.0)
 
 
 def test_one_bad_rail_refuses_the_set() -> None:
-    """A total without one of its rails would be another number; the rail is named."""
+    """One refused rail refuses the whole set, and the message names it."""
     holed = [time for time in TENTHS if not 4 < time < 6]
 
-    found = rails_energy({"gpu": read(lambda _: 1.0), "soc": read(lambda _: 1.0, holed)}, 1.0, 9.0)
+    energy = rails_energy({"gpu": read(lambda _: 1.0), "soc": read(lambda _: 1.0, holed)}, 1.0, 9.0)
 
-    assert (found.energy_j, found.refusal) == (None, EnergyRefusal.GAP)
-    assert found.message == "soc: nothing was read for 2 s, and 0.5 s is the most that is interpolated"
+    assert (energy.energy_j, energy.refusal) == (None, EnergyRefusal.GAP)
+    assert energy.message == "soc: nothing was read for 2 s, and 0.5 s is the most that is interpolated"
 
 
 def test_a_counter_is_read_at_the_edges() -> None:
-    """A counter that grows by 7 W gives 7 J a second, between its readings too."""
-    found = counter_energy(*read(lambda time: 1000 + 7 * time), 1.234, 8.765)
+    """A counter that grows by 7 W gives 7 J a second, also between its readings."""
+    energy = counter_energy(*read(lambda time: 1000 + 7 * time), 1.234, 8.765)
 
-    assert found.energy_j == pytest.approx(7 * (8.765 - 1.234), rel=1e-9)
-    assert found.mean_power_w == pytest.approx(7, rel=1e-9)
+    assert energy.energy_j == pytest.approx(7 * (8.765 - 1.234), rel=1e-9)
+    assert energy.mean_power_w == pytest.approx(7, rel=1e-9)
 
 
 def test_a_counter_that_went_back_is_refused() -> None:
-    """A counter that began anew says nothing of the window, and does outside of it."""
+    """A counter that went back is refused inside the window, and accepted outside of it."""
     times_s, joules = read(lambda time: 7 * time if time < 5 else 7 * time - 30)
 
     assert counter_energy(times_s, joules, 1.0, 9.0).refusal is EnergyRefusal.COUNTER_WENT_BACK
@@ -112,32 +115,32 @@ def test_a_counter_that_went_back_is_refused() -> None:
 
 @pytest.mark.parametrize(("end_s", "refusal"), [(1.4, EnergyRefusal.TOO_FEW_UPDATES), (1.5, None)])
 def test_a_window_needs_five_updates(end_s: float, refusal: EnergyRefusal | None) -> None:
-    """A window of four updates is refused with what it lacks; five are enough."""
+    """A window of four updates is refused, and five are enough."""
     assert MIN_UPDATES == 5
 
-    found = window_energy(*read(lambda time: time), 1.0, end_s)
+    energy = window_energy(*read(lambda time: time), 1.0, end_s)
 
-    assert found.refusal is refusal
-    assert (found.energy_j is None) is (refusal is not None)
+    assert energy.refusal is refusal
+    assert (energy.energy_j is None) is (refusal is not None)
 
 
 def test_a_repeated_value_is_no_update() -> None:
-    """A sensor that averages over a second has renewed its value four times in 4.5 s, however often it is read."""
+    """A sensor that averages over a second has four updates in 4.5 s, however often it is read."""
     stairs = read(lambda time: float(math.floor(time + 1e-9)))
 
-    found = window_energy(*stairs, 0.5, 5.0)
+    energy = window_energy(*stairs, 0.5, 5.0)
 
-    assert found.refusal is EnergyRefusal.TOO_FEW_UPDATES
-    assert found.message == "the sensor renewed its value 4 times in 4.5 s, and 5 are needed"
+    assert energy.refusal is EnergyRefusal.TOO_FEW_UPDATES
+    assert energy.message == "the sensor renewed its value 4 times in 4.5 s, and 5 are needed"
     assert window_energy(*stairs, 0.5, 5.5).energy_j is not None
     assert window_energy(*stairs, 0.5, 5.0, update_s=0.1).energy_j is not None
 
 
 def test_a_steady_load_repeats_its_value() -> None:
-    """A sensor that was seen to change within 0.1 s is trusted where its value stays the same."""
-    found = window_energy(*read(lambda time: 1.0 + time if time < 1 else 2.0), 3.0, 9.0)
+    """A sensor that once changed within 0.1 s counts as updated while its value stays the same."""
+    energy = window_energy(*read(lambda time: 1.0 + time if time < 1 else 2.0), 3.0, 9.0)
 
-    assert found.energy_j == pytest.approx(12.0)
+    assert energy.energy_j == pytest.approx(12.0)
 
 
 @pytest.mark.parametrize(
@@ -156,32 +159,32 @@ def test_a_steady_load_repeats_its_value() -> None:
     ],
 )
 def test_refusals(times_s: list[float], window: tuple[float, float], refusal: EnergyRefusal | None) -> None:
-    """What was not watched has no energy, and the reason has a type and a sentence."""
-    found = window_energy(*read(lambda _: 1.0, times_s), *window)
+    """A window without enough readings is refused with a type and a sentence."""
+    energy = window_energy(*read(lambda _: 1.0, times_s), *window)
 
-    assert found.refusal is refusal
-    assert bool(found.message) is (refusal is not None)
+    assert energy.refusal is refusal
+    assert bool(energy.message) is (refusal is not None)
 
 
 @pytest.mark.parametrize(
     ("times_s", "watts"), [([0.0, 1.0], [1.0]), ([1.0, 0.0], [1.0, 1.0]), ([0.0, 1.0], [1.0, math.nan])]
 )
 def test_broken_readings_are_an_error(times_s: list[float], watts: list[float]) -> None:
-    """Readings out of order, without a value or without a number are a bug, not a refusal."""
+    """Readings out of order, without a value, or not finite raise ValueError instead of a refusal."""
     with pytest.raises(ValueError, match=r"times|finite"):
         window_energy(times_s, watts, 0.0, 1.0)
 
 
 def test_gross_and_net() -> None:
     """600 J over 60 s and 1,000 inferences, with 3.8 and 4.2 W idle: 0.6 J gross, 0.36 J net."""
-    found = energy_per_inference(Energy(600.0, 10.0), 60.0, 1000, Energy(38.0, 3.8), Energy(42.0, 4.2))
+    energy = energy_per_inference(Energy(600.0, 10.0), 60.0, 1000, Energy(38.0, 3.8), Energy(42.0, 4.2))
 
-    assert (found.gross_j, found.net_j) == pytest.approx((0.6, 0.36))
-    assert (found.idle_power_w, found.idle_drift) == pytest.approx((4.0, 4.2 / 3.8 - 1))
+    assert (energy.gross_j, energy.net_j) == pytest.approx((0.6, 0.36))
+    assert (energy.idle_power_w, energy.idle_drift) == pytest.approx((4.0, 4.2 / 3.8 - 1))
 
 
 def test_one_idle_window_subtracts_and_tells_no_drift() -> None:
-    """With idling measured once its power is subtracted and its drift is not known; without any there is no net."""
+    """One idle window gives net energy without a drift, and none gives no net energy."""
     refused = Energy(None, None, EnergyRefusal.GAP, "…")
 
     once = energy_per_inference(Energy(600.0, 10.0), 60.0, 1000, refused, Energy(42.0, 4.0))
@@ -192,7 +195,7 @@ def test_one_idle_window_subtracts_and_tells_no_drift() -> None:
 
 
 def test_a_refused_window_has_no_energy_per_inference() -> None:
-    """The refusal is handed on; a window without an inference has one of its own."""
+    """The window's refusal is passed on, and a window without an inference has its own refusal."""
     refused = energy_per_inference(Energy(None, None, EnergyRefusal.GAP, "a hole"), 60.0, 1000, None, None)
     empty = energy_per_inference(Energy(1.0, 1.0), 1.0, 0, None, None)
 

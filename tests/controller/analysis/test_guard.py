@@ -1,19 +1,19 @@
-"""What may differ between two jobs, what is told, and what forbids to compare them."""
+"""Tests of differences between two jobs: allowed, noted, or forbidding the comparison."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from efficientquant_controller.analysis.guard import Found, guard, rules_table
+from efficientquant_controller.analysis.guard import Differences, guard, rules_table
 from efficientquant_controller.analysis.metrics import METRICS, Side
 from sides import ROW, found, side
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_same_variant_in_two_campaigns_is_comparable(metric: str) -> None:
-    """Nothing differs, nothing is said: whether a device became slower may be asked."""
-    assert found(metric) == Found()
+    """Two equal jobs of two campaigns have no differences."""
+    assert found(metric) == Differences()
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_the_same_variant_in_two_campaigns_is_comparable(metric: str) -> None:
     ],
 )
 def test_what_was_chosen_otherwise_forbids(changes: dict[str, Any], sentence: str) -> None:
-    """Two runs of one variant on one device that were measured otherwise are not compared; the difference is named."""
+    """Another way to measure one variant on one device refuses the comparison and is named."""
     assert sentence in found(**changes).refusals
 
 
@@ -83,18 +83,18 @@ def test_what_was_chosen_otherwise_forbids(changes: dict[str, Any], sentence: st
 def test_a_metrics_definition_is_never_anothers(
     metric: str, changes: dict[str, Any], sentence: str, subject: dict[str, Any]
 ) -> None:
-    """Whatever is compared, memory of a discrete GPU is not a board's RAM, and one rail is not another."""
+    """Another definition of a metric refuses that metric for every subject, and no other metric."""
     assert sentence in found(metric, **changes, **subject).refusals
     assert sentence not in found("latency", **changes, **subject).refusals
 
 
 def test_settings_that_a_runtime_tells_among_its_options() -> None:
-    """What a runtime calls its options is judged by the same rules, each under its own name."""
+    """The rules also judge settings that a runtime lists among its options, each by its name."""
     options = {"sync_mode": "spin", "cuda_graph": "off", "workspace": "128 MiB"}
     bare: dict[str, Any] = {"sync_mode": "", "cuda_graph": "", "session_options": options}
     failed = {**options, "cuda_graph": "off: could not be captured: no"}
 
-    assert found(base=bare, session_options=failed) == Found()
+    assert found(base=bare, session_options=failed) == Differences()
     assert found(base=bare, session_options={**options, "sync_mode": "block", "cuda_graph": "on"}).refusals == (
         *("sync mode: spin for A, block for B", "CUDA graph: off for A, on for B"),
     )
@@ -120,12 +120,12 @@ def test_settings_that_a_runtime_tells_among_its_options() -> None:
     ],
 )
 def test_what_is_only_told(changes: dict[str, Any], footnote: str) -> None:
-    """What need not change the numbers is a footnote."""
-    assert found(**changes) == Found((), (footnote,))
+    """A difference that need not change the numbers is a footnote."""
+    assert found(**changes) == Differences((), (footnote,))
 
 
 def test_a_change_within_one_side_forbids_whatever_is_compared() -> None:
-    """A power mode that changed between two repeats of one job is no property of its device."""
+    """A power mode that changed between two repeats of a job refuses even two devices."""
     a = side("a")
     b = Side("b", [*side("b", device="xavier").repeats, *side("b", device="xavier", power_mode="5W").repeats])
 
@@ -133,19 +133,22 @@ def test_a_change_within_one_side_forbids_whatever_is_compared() -> None:
 
 
 def test_a_job_is_not_compared_with_itself() -> None:
-    """The same job twice is a slip of the hand."""
+    """A comparison of a job with itself is refused."""
     assert guard(side("a"), side("a"), METRICS["latency"]).refusals == ("both are job a",)
 
 
 def test_rows_of_an_older_release() -> None:
-    """Rows without any of the newer columns are comparable with each other and say nothing."""
+    """Rows without the newer columns are comparable with each other without notes."""
     old = {name: ROW[name] for name in ("device", "model", "recipe", "tier", "weights", "backend", "runtime_version")}
 
-    assert guard(Side("a", [{**old, "job_id": "a"}]), Side("b", [{**old, "job_id": "b"}]), METRICS["energy"]) == Found()
+    assert (
+        guard(Side("a", [{**old, "job_id": "a"}]), Side("b", [{**old, "job_id": "b"}]), METRICS["energy"])
+        == Differences()
+    )
 
 
 def test_ranges_of_a_free_clock_move_by_the_least_effect() -> None:
-    """An end of the range that moved by less than the least effect is not worth a note; the ranges here overlap."""
+    """An end of a clock range that moved by less than the least effect gives no footnote."""
     a, b = side("a"), side("b", gpu_clock_min_hz=0.93 * 921.6e6)
 
     assert len(guard(a, b, METRICS["latency"]).footnotes) == 1
@@ -153,32 +156,32 @@ def test_ranges_of_a_free_clock_move_by_the_least_effect() -> None:
 
 
 def test_sentences_name_sides_by_their_labels() -> None:
-    """A twin is called by its recipe."""
+    """Sentences name a side by its label."""
     a, b = replace(side("a"), label="fp32"), replace(side("b", tier="smoke"), label="int8")
 
     assert guard(a, b, METRICS["latency"]).refusals == ("tier: standard for fp32, smoke for int8",)
 
 
 def test_the_documents_table_is_the_guards() -> None:
-    """docs/comparing.md shows the rules that hold; write its table anew with rules_table()."""
+    """docs/comparing.md has the table that rules_table() returns."""
     document = (Path(__file__).parents[3] / "docs/comparing.md").read_text()
 
     assert rules_table() in document
 
 
 def test_two_checkpoints_of_one_name_are_not_the_same_weights() -> None:
-    """The hash tells them apart where the name does not, and one content under two names is one."""
+    """Checkpoints are the same weights when their hashes agree, whatever their names."""
     mine = {"weights": "checkpoint:mine.pth", "weights_sha256": "ab" * 32}
 
     other, copy = found(base=mine, weights_sha256="cd" * 32), found(base=mine, weights="checkpoint:copy.pth")
 
     assert other.refusals == ("weights: checkpoint abababababab for A, checkpoint cdcdcdcdcdcd for B",)
-    assert copy == Found()
+    assert copy == Differences()
 
 
 def clocked(job_id: str, *ranges: tuple[float, float] | None, **changes: Any) -> Side:
-    """A job with a repeat for each range of the GPU's clock."""
-    ends = [one or (None, None) for one in ranges]
+    """Return a job with a repeat for each range of the GPU's clock."""
+    ends = [limits or (None, None) for limits in ranges]
     rows = [side(job_id, gpu_clock_min_hz=low, gpu_clock_max_hz=high, **changes).repeats[0] for low, high in ends]
     return Side(job_id, rows)
 
@@ -200,7 +203,7 @@ FAST, SLOW = (1350e6, 1380e6), (300e6, 310e6)
     ],
 )
 def test_clock_ranges_follow_the_rules_of_all_conditions(a: Any, b: Any, sentence: str, forbids: bool) -> None:
-    """Ranges that do not meet within a job forbid, whatever is compared; a range of one side only is told."""
-    told = guard(clocked("a", *a), clocked("b", *b, device="xavier"), METRICS["latency"])
+    """Ranges that do not meet within a job forbid every comparison, and a missing range is a footnote."""
+    differences = guard(clocked("a", *a), clocked("b", *b, device="xavier"), METRICS["latency"])
 
-    assert f"clock range: {sentence}" in (told.refusals if forbids else told.footnotes)
+    assert f"clock range: {sentence}" in (differences.refusals if forbids else differences.footnotes)

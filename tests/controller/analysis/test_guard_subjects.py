@@ -1,4 +1,4 @@
-"""What comes with another recipe, device or runtime, and what does not."""
+"""Tests of differences that another recipe, device or runtime brings along."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ from sides import found, side
     ],
 )
 def test_one_subject_may_differ(changes: dict[str, Any], subject: str) -> None:
-    """A model, a recipe, a device or a runtime may be compared with another; each alone refuses nothing."""
+    """Jobs that differ only in model, recipe, device or runtime may be compared."""
     base = {"device_id": "d1"}
     a, b = side("a", **base), side("b", **{**base, **changes})
 
@@ -31,39 +31,39 @@ def test_one_subject_may_differ(changes: dict[str, Any], subject: str) -> None:
 
 
 def test_a_device_may_be_renamed() -> None:
-    """The device is its id: another name for it is no other device."""
+    """A device keeps its identity under another name, because its id counts."""
     a, b = side("a", device_id="d1"), side("b", device_id="d1", device="nano-of-the-lab")
 
     assert subjects_of(a, b) == []
 
 
 def test_two_subjects_may_not() -> None:
-    """INT8 on one device beside FP16 on another answers no question; both differences are named."""
+    """Two different subjects refuse the comparison, and both are named."""
     assert found(recipe="int8", device="xavier").refusals == (
         "2 things differ where one is compared: recipe: fp16 for A, int8 for B; device: nano for A, xavier for B",
     )
 
 
 def test_a_device_brings_its_modes_and_clocks() -> None:
-    """Two devices have their own power modes, clocks and buffers, which are told and forbid nothing."""
+    """Power modes, clocks and buffers of two devices are footnotes and forbid nothing."""
     changes = {"power_mode": "", "clock_gpu_target_hz": 1.47e9, "memory_kind": "pinned", "target": "rtx-3080"}
 
-    told = found(device="rtx", gpu_clock_min_hz=1.47e9, gpu_clock_max_hz=1.47e9, **changes)
+    differences = found(device="rtx", gpu_clock_min_hz=1.47e9, gpu_clock_max_hz=1.47e9, **changes)
 
-    assert told.refusals == ()
-    assert [one.partition(":")[0] for one in told.footnotes] == [
+    assert differences.refusals == ()
+    assert [footnote.partition(":")[0] for footnote in differences.footnotes] == [
         *("kind of buffers", "power mode", "GPU clock", "clock range", "target of the artifact"),
     ]
 
 
 def test_a_device_does_not_bring_what_the_user_chose() -> None:
-    """Locked clocks there and free ones here are a choice, on two devices as well."""
+    """Locked clocks against free clocks are refused, also on two devices."""
     assert found(device="rtx", clocks="free").refusals == ("clocks: locked for A, not locked for B",)
     assert found(base={"clocks": "free"}, device="rtx", clocks="unverifiable").refusals == ()
 
 
 def test_a_runtime_lacks_what_it_does_not_know() -> None:
-    """A runtime without CUDA graphs has no such setting, which is told; another setting forbids."""
+    """A setting that a runtime lacks is a footnote, and a different setting is refused."""
     lacking = found(backend="ort-cpu", cuda_graph="", sync_mode="")
     other = found(backend="trt-rtx", cuda_graph="on")
 
@@ -73,7 +73,7 @@ def test_a_runtime_lacks_what_it_does_not_know() -> None:
 
 
 def test_threads_are_a_choice_of_every_runtime_that_has_them() -> None:
-    """Two releases of ONNX Runtime at other numbers of threads are not compared; TensorRT has no such number."""
+    """Different numbers of threads are refused, and a runtime without threads gives a footnote."""
     two, four = ({"session_options": {"intra_op_threads": n}} for n in ("2", "4"))
 
     other = found(base={"backend": "ort-cpu", **two}, runtime_version="10.3.0", **four)
@@ -84,7 +84,7 @@ def test_threads_are_a_choice_of_every_runtime_that_has_them() -> None:
 
 
 def test_a_device_that_shares_its_memory_needs_no_transfers() -> None:
-    """Mapped memory beside pinned is a device beside another; leaving transfers out is a choice on both."""
+    """Mapped memory may be compared with pinned memory, but not with transfers that were left out."""
     mapped = {"memory_kind": "mapped", "transfers": "none: mapped memory"}
 
     pinned = found(base=mapped, device="rtx", memory_kind="pinned", transfers="both ways in every query")
@@ -105,20 +105,20 @@ def test_a_device_that_shares_its_memory_needs_no_transfers() -> None:
     ],
 )
 def test_precision_belongs_to_recipe_and_runtime(changes: dict[str, Any], forbidden: bool) -> None:
-    """INT8 realised as FP32 on one of two devices is not the same variant; recipes and runtimes bring theirs."""
+    """Another realised precision is a footnote for other recipes, models and runtimes, and refused otherwise."""
     sentence = "realised precision: 140 × fp16, 2 × fp32 for A, 35 × int8 for B"
 
-    told = found(realised_precision={"int8": 35}, **changes)
+    differences = found(realised_precision={"int8": 35}, **changes)
 
-    assert (sentence in told.refusals, sentence in told.footnotes) == (forbidden, not forbidden)
+    assert (sentence in differences.refusals, sentence in differences.footnotes) == (forbidden, not forbidden)
 
 
 def test_other_counts_of_the_same_types_are_told() -> None:
-    """A runtime that fuses more has fewer layers of the same precision; counts may come as JSON."""
-    told = found(runtime_version="10.3.0", realised_precision='{"fp16": 90, "fp32": 2}')
+    """Other counts of the same layer types are a footnote, also when they come as JSON."""
+    differences = found(runtime_version="10.3.0", realised_precision='{"fp16": 90, "fp32": 2}')
 
-    assert told.refusals == ()
-    assert "realised precision: 140 × fp16, 2 × fp32 for A, 90 × fp16, 2 × fp32 for B" in told.footnotes
+    assert differences.refusals == ()
+    assert "realised precision: 140 × fp16, 2 × fp32 for A, 90 × fp16, 2 × fp32 for B" in differences.footnotes
 
 
 @pytest.mark.parametrize(
@@ -126,12 +126,12 @@ def test_other_counts_of_the_same_types_are_told() -> None:
     [("trt", "8.5.2.2", "8.5"), ("trt-rtx", "1.7.1", "1.7"), ("ort-cpu", "1.23.2", "1.23"), ("toy", "3", "3")],
 )
 def test_what_a_release_is(backend: str, version: str, release: str) -> None:
-    """A runtime's release is the first two numbers of its version, whatever the runtime."""
+    """The release of every runtime is the first two numbers of its version."""
     assert runtime_release({"backend": backend, "runtime_version": version}) == release
 
 
 def test_a_runtime_that_changed_within_a_job_forbids() -> None:
-    """A runtime that was replaced between two repeats of one job is no subject that both sides have."""
+    """A runtime that changed between two repeats of a job is refused."""
     b = Side("b", [*side("b").repeats, *side("b", runtime_version="8.5.2.2").repeats])
 
     assert guard(side("a"), b, METRICS["latency"]).refusals == (
@@ -140,7 +140,7 @@ def test_a_runtime_that_changed_within_a_job_forbids() -> None:
 
 
 def test_tensorrt_beside_onnx_runtime() -> None:
-    """What comes with a runtime is told and forbids nothing: its buffers, its options, what it says of precision."""
+    """Buffers, options and precision that come with a runtime are footnotes and forbid nothing."""
     trt = {
         "session_options": {"sync_mode": "spin", "cuda_graph": "off", "transfers": "none: mapped memory"},
         "target": "agx-xavier",
@@ -156,24 +156,24 @@ def test_tensorrt_beside_onnx_runtime() -> None:
         "target": "onnxruntime-1.10",
     }
 
-    told = found(base=trt, **ort)
+    differences = found(base=trt, **ort)
 
-    assert told.refusals == ()
-    assert [one.partition(":")[0] for one in told.footnotes] == [
+    assert differences.refusals == ()
+    assert [footnote.partition(":")[0] for footnote in differences.footnotes] == [
         *("sync mode", "kind of buffers", "session options", "target of the artifact", "realised precision"),
         "runtime version",
     ]
 
 
 def test_a_runtime_does_not_bring_left_out_transfers() -> None:
-    """A latency without its copies is another quantity, whatever the runtimes."""
-    told = found(base={"memory_kind": "device", "transfers": "none: they stay"}, backend="ort-cpu", transfers="")
+    """A latency without transfers is not compared with a latency that counts them, whatever the runtimes."""
+    differences = found(base={"memory_kind": "device", "transfers": "none: they stay"}, backend="ort-cpu", transfers="")
 
-    assert "transfers: left out for A, counted for B" in told.refusals
+    assert "transfers: left out for A, counted for B" in differences.refusals
 
 
 def test_two_devices_of_one_name_are_told_by_their_ids() -> None:
-    """A name may have belonged to another device before; a sentence that says the same twice says nothing."""
+    """Two devices of one name are named by their ids."""
     a, b = side("a", device_id="d1"), side("b", device_id="d2", recipe="int8")
 
     assert "device: d1 for A, d2 for B" in guard(a, b, METRICS["latency"]).refusals[0]

@@ -1,4 +1,4 @@
-"""What was measured, in words."""
+"""Tests of the sentences about results."""
 
 import pytest
 from efficientquant_controller.analysis.report import readable, twin_of, verdict_sentences
@@ -15,7 +15,7 @@ from efficientquant_controller.analysis.report import readable, twin_of, verdict
     ],
 )
 def test_values_for_a_person(value: float, unit: str, text: str) -> None:
-    """SI units become those that a person reads."""
+    """Values in SI units are formatted in units for a person."""
     assert readable(value, unit) == text
 
 
@@ -24,14 +24,14 @@ def row(**values):
 
 
 def test_the_twin_is_of_the_same_campaign_device_and_model() -> None:
-    """FP32 of another device is no twin."""
+    """A twin has the same campaign, device and model."""
     other, twin = row(device="xavier", recipe="fp32"), row(recipe="fp32")
     assert twin_of(row(), [other, twin]) is twin
     assert twin_of(row(), [other]) is None
 
 
 def test_a_verdict_names_the_rules_that_were_broken() -> None:
-    """A row that is not an A says why, without the rules that could not be checked."""
+    """A row below grade A has a line with its broken rules, without unchecked rules."""
     reasons = ["the coefficient of variation is 9 %", "not checked: clocks"]
     rows = [row(), row(verdict="B", verdict_reasons=reasons)]
     assert verdict_sentences(rows) == ["nano · m · int8: B, the coefficient of variation is 9 %"]

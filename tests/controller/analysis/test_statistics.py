@@ -1,4 +1,4 @@
-"""Summaries of samples, against numpy."""
+"""Tests of summaries of samples, mostly against numpy."""
 
 import math
 import random
@@ -23,7 +23,7 @@ latencies = st.lists(st.floats(min_value=1e-6, max_value=1e3), min_size=1, max_s
 
 @given(latencies, st.sampled_from([0, 50, 90, 95, 99, 100]))
 def test_percentile(samples: list[float], percent: float) -> None:
-    """A percentile is numpy's default one."""
+    """A percentile equals numpy's default percentile."""
     assert percentile(sorted(samples), percent) == pytest.approx(np.percentile(samples, percent), rel=1e-12)
 
 
@@ -39,7 +39,7 @@ def test_moments(samples: list[float]) -> None:
 
 
 def test_by_hand() -> None:
-    """Five samples give the numbers that a person computes by hand."""
+    """Five samples give the numbers that were computed by hand."""
     summary = summarize([5.0, 1.0, 4.0, 2.0, 3.0])
     assert (summary.p50_s, summary.p90_s, summary.p95_s, summary.p99_s) == (3.0, 4.6, 4.8, 4.96)
     assert (summary.mean_s, summary.mad_s) == (3.0, 1.0)
@@ -49,23 +49,23 @@ def test_by_hand() -> None:
 
 @pytest.mark.parametrize("samples", [[], [1.0, math.nan], [math.inf]])
 def test_refused(samples: list[float]) -> None:
-    """No samples, and samples that are no finite numbers, are refused."""
+    """No samples, and samples that are not finite, raise ValueError."""
     with pytest.raises(ValueError, match=r"no samples|not a finite number"):
         summarize(samples)
 
 
 def exact_chance(over: int, count: int, percent: int) -> Fraction:
-    """P(at most `over` of `count` lie over the percentile), in exact arithmetic."""
+    """Return P(at most `over` of `count` lie over the percentile) exactly."""
     rate = Fraction(100 - percent, 100)
     return sum(math.comb(count, k) * rate**k * (1 - rate) ** (count - k) for k in range(over + 1))
 
 
 @pytest.mark.parametrize(("percent", "fewest"), [(90, 64), (99, 662)])
 def test_the_fewest_samples_of_the_rule_book(percent: int, fewest: int) -> None:
-    """64 samples bound p90 and 662 p99 by their slowest one; one sample less says that one is missing."""
+    """64 samples bound p90 and 662 bound p99, and with one sample less one is missing."""
     samples = [float(n) for n in range(fewest)]
 
-    enough, short, none = (upper_bound(one, percent) for one in (samples, samples[1:], []))
+    enough, short, none = (upper_bound(taken, percent) for taken in (samples, samples[1:], []))
 
     assert (enough.value_s, enough.samples_missing, enough.discarded) == (fewest - 1.0, 0, 0)
     assert (short.value_s, short.samples_missing) == (None, 1)
@@ -76,7 +76,7 @@ def test_the_fewest_samples_of_the_rule_book(percent: int, fewest: int) -> None:
 @pytest.mark.parametrize("percent", [50, 90, 95, 99])
 @pytest.mark.parametrize("count", [63, 64, 65, 661, 662, 663, 1024, 1500])
 def test_as_many_are_over_as_exact_arithmetic_allows(percent: int, count: int) -> None:
-    """The largest t whose chance is at most 1 %, in fractions."""
+    """As many samples are over the percentile as keep the exact chance at most 1 %."""
     over = overlatencies(count, percent)
 
     assert over == 0 or exact_chance(over, count, percent) <= Fraction(1, 100)
@@ -86,7 +86,7 @@ def test_as_many_are_over_as_exact_arithmetic_allows(percent: int, count: int) -
 @pytest.mark.parametrize("count", [10_000, 270_336, 600_000])
 @pytest.mark.parametrize("percent", [90, 99])
 def test_as_many_are_over_as_the_incomplete_beta_function_allows(percent: int, count: int) -> None:
-    """For long runs the same t as I_p(n - t, t + 1), the form of the rule book, says."""
+    """For long runs t agrees with I_p(n - t, t + 1), the form in MLPerf's rules."""
     over = overlatencies(count, percent)
 
     assert special.betainc(count - over, over + 1, percent / 100) <= 0.01
@@ -94,7 +94,7 @@ def test_as_many_are_over_as_the_incomplete_beta_function_allows(percent: int, c
 
 
 def test_the_bound_is_the_t_th_slowest() -> None:
-    """Of 1,024 samples 79 may be slower than p90's bound, which lies above p90 itself."""
+    """The bound of p90 is the t-th slowest of 1,024 samples and above p90 itself."""
     samples = [float(n) for n in range(1024)]
     random.Random(0).shuffle(samples)
 
@@ -105,7 +105,7 @@ def test_the_bound_is_the_t_th_slowest() -> None:
 
 
 def test_a_bound_is_too_low_at_most_once_in_a_hundred() -> None:
-    """Of 4,000 runs of 100 samples, 1 % at most (and four standard errors) bound p90 below its true value."""
+    """Of 4,000 runs of 100 samples at most 1 %, plus four standard errors, bound p90 too low."""
     draw = random.Random(0)
 
     low = sum((upper_bound([draw.random() for _ in range(100)], 90).value_s or 0) < 0.9 for _ in range(4000))
@@ -123,5 +123,5 @@ def test_a_bound_is_too_low_at_most_once_in_a_hundred() -> None:
     ],
 )
 def test_drift(samples: list[float], expected: float | None) -> None:
-    """The last third's median is set against the first's; the middle says nothing."""
+    """The drift compares the medians of the last and the first third only."""
     assert drift(samples) == expected

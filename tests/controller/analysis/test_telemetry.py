@@ -1,4 +1,4 @@
-"""A run's series in a few numbers, and all of its derived columns."""
+"""Tests of the summaries of a run's series and of its derived columns."""
 
 import pytest
 from efficientquant_controller.analysis.derived import derived_columns
@@ -46,12 +46,12 @@ def test_a_rail_set_names_its_series(rail_set: str, names: list[str]) -> None:
 
 
 def test_power_and_energy_of_a_rail() -> None:
-    """5 W while measuring and 2 W idle: 40 J over 8 s and 80 inferences, 0.5 J gross and 0.3 J net."""
+    """5 W over 8 s and 80 inferences with 2 W idle give 0.5 J gross and 0.3 J net."""
     facts = nano(power_pom_5v_in_w=steps(2.0, 5.0))
 
-    found = inference_energy(facts)
+    energy = inference_energy(facts)
 
-    assert (found.gross_j, found.net_j, found.idle_power_w, found.idle_drift) == pytest.approx((0.5, 0.3, 2.0, 0.0))
+    assert (energy.gross_j, energy.net_j, energy.idle_power_w, energy.idle_drift) == pytest.approx((0.5, 0.3, 2.0, 0.0))
     assert summarize_series(facts).mean_power_w == pytest.approx(5.0)
 
 
@@ -63,15 +63,15 @@ def test_a_set_of_rails_adds_up_and_other_rails_stay_out() -> None:
 
 
 def test_a_set_without_one_of_its_rails_has_no_energy() -> None:
-    """A rail that was not read is named, and no smaller total is given."""
-    found = energy_in(xavier(power_gpu_w=steps(0.5, 6.0)), "measure")
+    """A set with a rail that was not read has no energy, and the message names the rail."""
+    energy = energy_in(xavier(power_gpu_w=steps(0.5, 6.0)), "measure")
 
-    assert (found.energy_j, found.refusal) == (None, EnergyRefusal.NO_READINGS)
-    assert found.message == "power_sys5v_w was not read"
+    assert (energy.energy_j, energy.refusal) == (None, EnergyRefusal.NO_READINGS)
+    assert energy.message == "power_sys5v_w was not read"
 
 
 def test_the_counter_goes_before_a_power_reading() -> None:
-    """NVML's counter is what a discrete GPU is asked; its averaged power is not integrated."""
+    """Energy comes from NVML's counter where there is one, not from power readings."""
     counter = (TIMES, [1000 + 20 * time for time in TIMES])
     facts = nano(energy_gpu_j=counter, power_pom_5v_in_w=steps(2.0, 5.0))
 
@@ -79,7 +79,7 @@ def test_the_counter_goes_before_a_power_reading() -> None:
 
 
 def test_a_discrete_gpus_power_is_renewed_once_a_second() -> None:
-    """Without a counter, a window of four seconds of NVML's power is too short however often it was read."""
+    """Without a counter, a window of under five seconds of NVML's power is too short."""
     facts = nano(power_pom_5v_in_w=steps(2.0, 5.0), gpu_used_bytes=steps(1e9, 3e9))
     short = RunFacts(**{**facts.__dict__, "windows": {"measure": (11.0, 15.9)}})
 
@@ -88,7 +88,7 @@ def test_a_discrete_gpus_power_is_renewed_once_a_second() -> None:
 
 
 def test_a_run_without_that_window_says_so() -> None:
-    """No window, no energy."""
+    """A run without the measure window has no energy."""
     facts = RunFacts(**{**nano(power_pom_5v_in_w=steps(2.0, 5.0)).__dict__, "windows": {}})
 
     assert energy_in(facts, "measure").refusal is EnergyRefusal.NO_WINDOW
@@ -96,7 +96,7 @@ def test_a_run_without_that_window_says_so() -> None:
 
 
 def test_heat_clocks_and_memory() -> None:
-    """Extremes come from the measure window, the process's peak from the whole run, the paper's memory is a mean."""
+    """Extremes are from the measure window, the process's peak from the whole run, and the paper's memory is a mean."""
     facts = nano(
         temperature_gpu_c=steps(90.0, 62.5),
         temperature_pmic_c=steps(100.0, 100.0),
@@ -105,37 +105,37 @@ def test_heat_clocks_and_memory() -> None:
         board_used_bytes=steps(1e9, 2e9),
     )
 
-    found = summarize_series(facts)
+    summary = summarize_series(facts)
 
-    assert (found.max_temperature_c, found.gpu_clock_min_hz, found.gpu_clock_max_hz) == (62.5, 76.8e6, 921.6e6)
-    assert (found.gpu_process_peak_bytes, found.paper_memory_bytes) == (3000, 2_000_000_000)
-    assert found.paper_memory_kind == "board used RAM"
+    assert (summary.max_temperature_c, summary.gpu_clock_min_hz, summary.gpu_clock_max_hz) == (62.5, 76.8e6, 921.6e6)
+    assert (summary.gpu_process_peak_bytes, summary.paper_memory_bytes) == (3000, 2_000_000_000)
+    assert summary.paper_memory_kind == "board used RAM"
 
 
 def test_a_discrete_gpu_has_its_own_kind_of_memory() -> None:
-    """Where the GPU has memory of its own, that is what the paper read."""
-    found = summarize_series(nano(gpu_used_bytes=steps(1e9, 3e9), board_used_bytes=steps(1e9, 2e9)))
+    """The paper's memory of a discrete GPU is the GPU's own memory."""
+    summary = summarize_series(nano(gpu_used_bytes=steps(1e9, 3e9), board_used_bytes=steps(1e9, 2e9)))
 
-    assert (found.paper_memory_bytes, found.paper_memory_kind) == (3_000_000_000, "device used memory")
+    assert (summary.paper_memory_bytes, summary.paper_memory_kind) == (3_000_000_000, "device used memory")
 
 
 def test_columns_of_a_run() -> None:
-    """Every column is there with its value in SI units; JSON can hold them all."""
-    found = derived_columns(nano(power_pom_5v_in_w=steps(2.0, 5.0)))
+    """A run has its derived columns with values in SI units, or None."""
+    columns = derived_columns(nano(power_pom_5v_in_w=steps(2.0, 5.0)))
 
-    assert (found["verdict"], found["rail_set"], found["latency_drift"]) == ("A", "POM_5V_IN", 0.0)
-    assert found["energy_per_inference_j"] == pytest.approx(0.5)
-    assert (found["latency_p90_bound_s"], found["latency_p99_bound_s"]) == (0.1, None)
-    assert (found["throttled"], found["max_temperature_c"], found["gpu_process_peak_bytes"]) == (None, None, None)
-    assert all(isinstance(reason, str) for reason in found["verdict_reasons"])
+    assert (columns["verdict"], columns["rail_set"], columns["latency_drift"]) == ("A", "POM_5V_IN", 0.0)
+    assert columns["energy_per_inference_j"] == pytest.approx(0.5)
+    assert (columns["latency_p90_bound_s"], columns["latency_p99_bound_s"]) == (0.1, None)
+    assert (columns["throttled"], columns["max_temperature_c"], columns["gpu_process_peak_bytes"]) == (None, None, None)
+    assert all(isinstance(reason, str) for reason in columns["verdict_reasons"])
 
 
 def test_a_refused_energy_stands_among_the_reasons() -> None:
-    """A board with a power sensor and no energy says why, after what the verdict says; it costs no grade."""
-    found = derived_columns(nano(power_pom_5v_in_w=([11.5, 12.0], [5.0, 5.0])))
+    """A board with a power sensor and no energy gets a last reason, and keeps its grade."""
+    columns = derived_columns(nano(power_pom_5v_in_w=([11.5, 12.0], [5.0, 5.0])))
 
-    assert (found["verdict"], found["energy_per_inference_j"]) == ("A", None)
-    assert found["verdict_reasons"][-1] == (
+    assert (columns["verdict"], columns["energy_per_inference_j"]) == ("A", None)
+    assert columns["verdict_reasons"][-1] == (
         "no energy: power_pom_5v_in_w: the sensor renewed its value 2 times in 8 s, and 5 are needed"
     )
     assert not any("energy" in reason for reason in derived_columns(no_sensor())["verdict_reasons"])
@@ -146,10 +146,10 @@ def no_sensor() -> RunFacts:
 
 
 def test_columns_of_a_run_that_was_not_watched() -> None:
-    """Without a series what is not known is None."""
-    found = derived_columns(nano())
+    """Columns without a series are None or empty."""
+    columns = derived_columns(nano())
 
-    known = {name for name, value in found.items() if value not in (None, "")}
+    known = {name for name, value in columns.items() if value not in (None, "")}
     assert known == {
         *("statistics_version", "verdict", "verdict_reasons", "latency_p90_bound_s", "latency_drift", "rail_set"),
     }

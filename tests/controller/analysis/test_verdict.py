@@ -1,4 +1,4 @@
-"""What a run is worth: every rule broken alone, the edges of each, and what is left unsaid."""
+"""Tests of the verdict: each broken rule, each limit, and unchecked rules."""
 
 from dataclasses import replace
 from typing import Any
@@ -19,7 +19,7 @@ NOT_READ = (
 
 
 def run(**changes: Any) -> RunFacts:
-    """A quiet run on a board with everything watched: 100 samples over 10 s at 1.4 GHz, locked."""
+    """Return a quiet run with all readings: 100 samples over 10 s at locked 1.4 GHz."""
     series = {
         "temperature_gpu_c": (TENTHS, [60.0] * 200),
         "throttle_bits": (TENTHS, [0.0] * 200),
@@ -41,16 +41,16 @@ def run(**changes: Any) -> RunFacts:
 
 
 def watched(name: str, *values: float, rest: float) -> RunFacts:
-    """The quiet run with other readings of one series: `values` at the window's start, then `rest`."""
+    """Return the quiet run with a series of `values` from the window's start, then `rest`."""
     readings = [rest] * 50 + [*values, *[rest] * (150 - len(values))]
     return run(series={**run().series, name: (TENTHS, readings)})
 
 
 def test_a_quiet_run_is_an_a() -> None:
-    """A run that breaks no rule is an A without a reason, under the version of the statistics."""
-    found = judge(run())
+    """A run that breaks no rule gets an A without reasons, and the statistics version."""
+    verdict = judge(run())
 
-    assert (found.grade, found.reasons, found.statistics_version) == (Grade.A, (), STATISTICS_VERSION)
+    assert (verdict.grade, verdict.reasons, verdict.statistics_version) == (Grade.A, (), STATISTICS_VERSION)
 
 
 @pytest.mark.parametrize(
@@ -83,18 +83,18 @@ def test_a_quiet_run_is_an_a() -> None:
     ],
 )
 def test_a_soft_rule_makes_a_b(facts: RunFacts, reason: str) -> None:
-    """One soft rule broken is a B that names it with its number."""
-    found = judge(facts)
+    """One broken soft rule gives a B with a reason that has its number."""
+    verdict = judge(facts)
 
-    assert (found.grade, found.reasons) == (Grade.B, (reason,))
+    assert (verdict.grade, verdict.reasons) == (Grade.B, (reason,))
 
 
 def test_several_soft_rules_make_a_b_that_names_them_all() -> None:
-    """Soft rules break together, by one cause: their number makes no run invalid, and none is left unnamed."""
-    found = judge(run(latency_s=[0.1] * 50 + [0.11] * 50, warmup_converged=False, sampler_core_share=0.02))
+    """Any number of broken soft rules gives a B that names them all."""
+    verdict = judge(run(latency_s=[0.1] * 50 + [0.11] * 50, warmup_converged=False, sampler_core_share=0.02))
 
-    assert found.grade is Grade.B
-    assert [reason.split()[1] for reason in found.reasons] == ["warm-up", "coefficient", "last", "sampler"]
+    assert verdict.grade is Grade.B
+    assert [reason.split()[1] for reason in verdict.reasons] == ["warm-up", "coefficient", "last", "sampler"]
 
 
 @pytest.mark.parametrize(
@@ -122,18 +122,18 @@ def test_several_soft_rules_make_a_b_that_names_them_all() -> None:
     ],
 )
 def test_a_hard_rule_makes_it_invalid(facts: RunFacts, reason: str) -> None:
-    """Throttled, too hot, a locked clock that fell, another process, too few: each alone is INVALID, and named once."""
-    found = judge(facts)
+    """Each broken hard rule alone gives INVALID, with one reason."""
+    verdict = judge(facts)
 
-    assert (found.grade, found.reasons) == (Grade.INVALID, (reason,))
+    assert (verdict.grade, verdict.reasons) == (Grade.INVALID, (reason,))
 
 
 @pytest.mark.parametrize("state", ["free", "unverifiable"])
 def test_clocks_that_were_asked_for_must_be_verified(state: str) -> None:
-    """A user who asked for locked clocks gets no number at others; who did not ask gets it, whatever is observed."""
+    """Clocks that are not locked make a run INVALID only when locked clocks were requested."""
     conditions = {"clocks": state}
 
-    asked, not_asked = (judge(run(conditions=conditions, clocks_asked=one)) for one in (True, False))
+    asked, not_asked = (judge(run(conditions=conditions, clocks_asked=locked)) for locked in (True, False))
 
     assert asked.grade is Grade.INVALID
     assert asked.reasons == (f"locked clocks were asked for, and the clocks are {state}",)
@@ -141,13 +141,13 @@ def test_clocks_that_were_asked_for_must_be_verified(state: str) -> None:
 
 
 def test_locked_clocks_that_nobody_read_are_not_verified() -> None:
-    """Locked before the run is not locked during the run."""
-    series = {name: one for name, one in run().series.items() if name != "clock_gpu_hz"}
+    """Locked clocks without readings of the GPU's clock make a run INVALID."""
+    series = {name: readings for name, readings in run().series.items() if name != "clock_gpu_hz"}
 
-    found = judge(run(series=series))
+    verdict = judge(run(series=series))
 
-    assert found.grade is Grade.INVALID
-    assert "locked clocks were asked for, and the GPU's clock was not read beside its target" in found.reasons
+    assert verdict.grade is Grade.INVALID
+    assert "locked clocks were asked for, and the GPU's clock was not read beside its target" in verdict.reasons
 
 
 @pytest.mark.parametrize(
@@ -166,44 +166,47 @@ def test_locked_clocks_that_nobody_read_are_not_verified() -> None:
     ],
 )
 def test_on_the_right_side_of_a_limit(facts: RunFacts) -> None:
-    """What stays within a rule, or is none, leaves an A."""
-    found = judge(facts)
+    """A value just within a rule keeps the A."""
+    verdict = judge(facts)
 
-    assert (found.grade, [one for one in found.reasons if not one.startswith("not checked")]) == (Grade.A, [])
+    assert (verdict.grade, [reason for reason in verdict.reasons if not reason.startswith("not checked")]) == (
+        Grade.A,
+        [],
+    )
 
 
 def test_what_lies_outside_the_window_does_not_count() -> None:
-    """A board that was hot and throttled while it loaded is judged by how it measured."""
+    """Heat and throttling outside the measure window do not count."""
     hot = [90.0] * 50 + [60.0] * 150
     bits = [64.0] * 50 + [0.0] * 150
 
-    found = judge(run(series={**run().series, "temperature_gpu_c": (TENTHS, hot), "throttle_bits": (TENTHS, bits)}))
+    verdict = judge(run(series={**run().series, "temperature_gpu_c": (TENTHS, hot), "throttle_bits": (TENTHS, bits)}))
 
-    assert found.grade is Grade.A
+    assert verdict.grade is Grade.A
 
 
 def test_what_nobody_could_read_is_listed_and_breaks_nothing() -> None:
-    """A board without sensors may earn an A that says what it did not check."""
-    found = judge(run(series={}, conditions={}, clocks_asked=False, sampler_core_share=None))
+    """A board without sensors can get an A, with the rules that were not checked."""
+    verdict = judge(run(series={}, conditions={}, clocks_asked=False, sampler_core_share=None))
 
-    assert found.grade is Grade.A
-    assert found.reasons == ("not checked: what the sampler cost", *NOT_READ)
+    assert verdict.grade is Grade.A
+    assert verdict.reasons == ("not checked: what the sampler cost", *NOT_READ)
 
 
 def test_reasons_come_in_the_order_of_their_weight() -> None:
-    """What makes a run invalid stands first, then what is soft, then what was not checked."""
-    found = judge(run(latency_s=[0.1, 0.11] * 10, series={}, conditions={}, clocks_asked=False, required_time_s=0.0))
+    """Broken hard rules come first, then broken soft rules, then unchecked rules."""
+    verdict = judge(run(latency_s=[0.1, 0.11] * 10, series={}, conditions={}, clocks_asked=False, required_time_s=0.0))
 
-    assert found.reasons[0] == "too few samples: 20 of 64"
-    assert found.reasons[1].startswith("the coefficient of variation")
-    assert found.reasons[2:] == NOT_READ
+    assert verdict.reasons[0] == "too few samples: 20 of 64"
+    assert verdict.reasons[1].startswith("the coefficient of variation")
+    assert verdict.reasons[2:] == NOT_READ
 
 
 def test_no_samples_at_all() -> None:
-    """A run without a sample is too short and says so."""
-    found = judge(run(latency_s=[], required_count=0, required_time_s=0.0))
+    """A run without a sample is INVALID with too few samples."""
+    verdict = judge(run(latency_s=[], required_count=0, required_time_s=0.0))
 
-    assert (found.grade, found.reasons) == (Grade.INVALID, ("too few samples: 0 of 1",))
+    assert (verdict.grade, verdict.reasons) == (Grade.INVALID, ("too few samples: 0 of 1",))
 
 
 @pytest.mark.parametrize(
@@ -216,5 +219,5 @@ def test_no_samples_at_all() -> None:
     ],
 )
 def test_throttled_is_unknown_where_nothing_tells(facts: RunFacts, throttled: bool | None) -> None:
-    """No reading is not the same as no throttling."""
+    """Without a reading it is unknown whether the device was throttled."""
     assert was_throttled(facts) is throttled

@@ -22,7 +22,10 @@ from efficientquant_protos.v1 import fleet_pb2_grpc
 
 @dataclass
 class ScriptedControl(fleet_pb2_grpc.FleetControlServicer):
-    """Answers what a test says; `refusal` (status, sentence) is given to every call instead."""
+    """A controller that answers as a test scripts it.
+
+    With `refusal` (status, sentence), every call gets that instead.
+    """
 
     refusal: tuple[grpc.StatusCode, str] | None = None
     devices: list[pb.Device] = field(default_factory=list)
@@ -35,7 +38,7 @@ class ScriptedControl(fleet_pb2_grpc.FleetControlServicer):
     address: str = ""
     now_unix_s: float = 0.0
     protocol_version: int = PROTOCOL_VERSION
-    # Cleared by a test that wants to be kept waiting.
+    # Cleared by a test that lets its command wait.
     answering: Event = field(default_factory=Event)
 
     def ListDevices(self, request, context):
@@ -80,7 +83,7 @@ class ScriptedControl(fleet_pb2_grpc.FleetControlServicer):
 
     def QueryJobs(self, request, context):
         self._take(request, context)
-        return iter([pb.JobRow(columns_json=json.dumps(one)) for one in self.rows])
+        return iter([pb.JobRow(columns_json=json.dumps(row)) for row in self.rows])
 
     def _take(self, request, context):
         self.requests.append(request)
@@ -110,9 +113,9 @@ def status_message(state="running", **values) -> pb.CampaignStatus:
 
 
 def job_row(recipe="fp32", p50_s=0.020, **values) -> dict[str, Any]:
-    """A row as a controller sends it, unknown but for some values."""
+    """Return a row from a controller, unknown except for some values."""
     texts = (Kind.STRING, Kind.TEXT)
-    unknown = {one.name: "" if one.kind in texts else None for one in OF_ROWS}
+    unknown = {column.name: "" if column.kind in texts else None for column in OF_ROWS}
     defaults = {
         "paper": False,
         "campaign_id": "c1",
@@ -141,7 +144,7 @@ def job_row(recipe="fp32", p50_s=0.020, **values) -> dict[str, Any]:
 
 @pytest.fixture
 def messages() -> Any:
-    """The makers of messages, as attributes."""
+    """Return the makers of messages as attributes."""
 
     class Makers:
         campaign = staticmethod(campaign_message)
@@ -153,7 +156,10 @@ def messages() -> Any:
 
 @pytest.fixture
 def control(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedControl]:
-    """A scripted controller that listens; the commands find it through the environment."""
+    """Start a scripted controller and yield it.
+
+    The commands find its address in the environment.
+    """
     control = ScriptedControl()
     control.answering.set()
     server = grpc.server(ThreadPoolExecutor(4))
@@ -177,7 +183,7 @@ class Outcome:
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Runs `efficientquant ARGUMENTS` in this process."""
+    """Return a function that runs `efficientquant ARGUMENTS` in this process."""
 
     def call(*arguments: str) -> Outcome:
         with pytest.raises(SystemExit) as left:

@@ -1,4 +1,4 @@
-"""The command as a whole: help, imports, exit codes."""
+"""The help, imports and exit codes of the command."""
 
 import resource
 import subprocess
@@ -40,7 +40,7 @@ def test_help_needs_nothing_heavy(verb):
 
 
 def test_help_is_instant():
-    """Help takes less than half a second of processor time, however busy the machine is."""
+    """Help takes less than half a second of processor time."""
     run_help()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
 
@@ -60,13 +60,13 @@ def test_help_names_verbs_and_exit_codes(command):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_option_has_help(verb):
-    """Every verb and each of its options says what it is."""
+    """Every verb and each of its options has a help text."""
     import typer
 
     command = typer.main.get_command(application.app).commands[verb]
 
     assert command.help
-    assert [one.name for one in command.params if not getattr(one, "help", None)] == []
+    assert [parameter.name for parameter in command.params if not getattr(parameter, "help", None)] == []
 
 
 def test_version(command):
@@ -77,7 +77,7 @@ def test_version(command):
 
 
 def test_user_error_is_one_line(command):
-    """What a user can mend is one line on stderr and exit code 2."""
+    """A user's error is one line on stderr and exit code 2."""
     outcome = command("devices", "--controller", "nonsense")
 
     assert outcome.exit_code == 2
@@ -87,7 +87,7 @@ def test_user_error_is_one_line(command):
 
 @pytest.mark.usefixtures("control")
 def test_bug_shows_its_traceback(command, monkeypatch):
-    """Anything but a user's error shows its traceback and leaves with exit code 70."""
+    """Any other error shows its traceback and exits with code 70."""
     monkeypatch.setattr(devices, "_show", None)
 
     outcome = command("devices")
@@ -98,7 +98,7 @@ def test_bug_shows_its_traceback(command, monkeypatch):
 
 
 def test_controllers_bug_is_told(command, control):
-    """A controller that fails inside is reported as a bug with what it said."""
+    """A failure inside the controller is reported as a bug, with the controller's message."""
     control.refusal = (grpc.StatusCode.INTERNAL, "the store is upside down")
 
     outcome = command("campaigns")
@@ -111,13 +111,13 @@ def test_controllers_bug_is_told(command, control):
     "status", ["INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION", "UNAVAILABLE"]
 )
 def test_controllers_refusal_is_the_sentence(command, control, status):
-    """A refusal by the controller is its own sentence, whatever the command."""
+    """Every command prints a controller's refusal as its own sentence."""
     control.refusal = (grpc.StatusCode[status], "there is no campaign 'c9'; see 'efficientquant campaigns'")
 
     outcomes = [command(*words) for words in (["results"], ["cancel", "c9"], ["watch", "c9"], ["bench", "m"])]
 
     expected = "error: there is no campaign 'c9'; see 'efficientquant campaigns'\n"
-    assert [(one.exit_code, one.out, one.err) for one in outcomes] == [(2, "", expected)] * 4
+    assert [(outcome.exit_code, outcome.out, outcome.err) for outcome in outcomes] == [(2, "", expected)] * 4
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_controllers_refusal_is_the_sentence(command, control, status):
     [["devices"], ["campaigns"], ["results"], ["cancel", "x"], ["watch"], ["bench", "m"], ["results", "--json"]],
 )
 def test_nobody_answers(command, words):
-    """A controller that is not there is said in one line that names the way out."""
+    """Without a controller, one line says so and how to start one."""
     with grpc_free_port() as port:
         outcome = command(*words, "--controller", f"127.0.0.1:{port}")
 
@@ -137,7 +137,7 @@ def test_nobody_answers(command, words):
 
 
 def grpc_free_port():
-    """A port that is bound, so nobody else gets it, and not listened on."""
+    """Yield a port that is bound but does not listen."""
     import contextlib
     import socket
 
@@ -152,7 +152,7 @@ def grpc_free_port():
 
 @pytest.mark.parametrize("address", ["192.0.2.123:50051", "nosuch.invalid:50051"])
 def test_a_controller_elsewhere_is_not_started_here(address):
-    """Nobody is advised to listen on an address that is another machine's."""
+    """The advice to start a controller is not given for another machine's address."""
     sentence = str(ControllerUnreachableError(address, "no answer"))
 
     assert sentence == (
@@ -162,7 +162,7 @@ def test_a_controller_elsewhere_is_not_started_here(address):
 
 
 def test_unknown_name_is_told(command):
-    """A host name that nobody knows is said to be unknown."""
+    """An unknown host name is reported as unknown."""
     outcome = command("devices", "--controller", "nosuch.invalid:50051")
 
     assert outcome.exit_code == 2

@@ -1,11 +1,11 @@
-"""What is known of a command's options before its work begins."""
+"""The checks of a command's options before its work begins."""
 
 import subprocess
 import sys
 
 import pytest
 
-# torch, which timm imports, takes seconds to import; without it, what a command says is said before its work.
+# Importing torch takes seconds. Without it, a message must come before the command's work.
 BLOCKED = """
 import sys
 for name in ("torch", "onnx", "onnxruntime"):
@@ -18,7 +18,7 @@ EMPTY_NPZ = b"PK\x05\x06" + bytes(18)
 
 @pytest.fixture
 def early(tmp_path):
-    """Runs a command without torch in a folder with a file, an empty folder and an .npz."""
+    """Return a runner without torch, in a folder with a file, an empty folder and an .npz."""
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
     (tmp_path / "good.npz").write_bytes(EMPTY_NPZ)
@@ -82,7 +82,7 @@ def early(tmp_path):
     ],
 )
 def test_a_wrong_input_is_told_before_torch_is_imported(early, arguments, sentence):
-    """One sentence and exit code 2, nothing on stdout and nothing written."""
+    """A wrong input is one sentence and exit code 2, and nothing goes to stdout or disk."""
     shown = early(*arguments.split())
 
     assert (shown.returncode, shown.stdout) == (2, "")

@@ -16,14 +16,14 @@ WORDS = """bench m n --recipes fp32,int8:scope=conv+linear --tier smoke --device
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What bench would have submitted, each time: (request, weights, data)."""
+    """Return a list that collects what bench would submit: (request, weights, data)."""
     requests = []
     monkeypatch.setattr(bench, "submit_and_watch", lambda _, *what, **__: requests.append(what))
     return requests
 
 
 def test_the_hint_asks_for_the_same_again(command, asked, tmp_path, messages):
-    """What a person passed to bench stands in the command to try next; typed in, it asks for the same."""
+    """The suggested command repeats every option that was passed to bench."""
     (tmp_path / "my net.pth").write_bytes(b"x")
     (tmp_path / "images.npz").write_bytes(b"x")
     command(*shlex.split(WORDS.format(folder=tmp_path)))
@@ -40,7 +40,7 @@ def test_the_hint_asks_for_the_same_again(command, asked, tmp_path, messages):
 
 @pytest.mark.parametrize("words", [["m"], ["m", "--no-twin", "--recipes", "int8"], ["m", "--weights", "random"]])
 def test_defaults_are_left_out_of_the_hint(command, asked, words):
-    """Only what was passed is repeated."""
+    """The suggested command repeats only the options that were passed."""
     command("bench", *words)
 
     again = bench.bench_words(*asked[0], "standard")
@@ -52,7 +52,7 @@ def test_defaults_are_left_out_of_the_hint(command, asked, words):
 
 @pytest.mark.parametrize("weights", ["pretrained", "random"])
 def test_a_watched_campaign_keeps_devices_and_weights(messages, weights):
-    """Who only watches gets a command with the campaign's own devices and weights."""
+    """A command for a watched campaign has its devices and weights."""
     message = messages.campaign("succeeded", devices=["bench 1", "bench-2"], weights=weights)
 
     words = campaign_words(campaign_from_wire(message), "standard")
@@ -62,7 +62,7 @@ def test_a_watched_campaign_keeps_devices_and_weights(messages, weights):
 
 
 def test_a_cancelled_campaign_can_be_measured_after_all(messages):
-    """Nothing has failed when a person cancels: the same campaign is offered again, with its repeats."""
+    """After a cancellation, the same campaign is suggested with its repeats."""
     campaign = campaign_from_wire(messages.campaign("cancelled", repeats=2))
 
     assert next_step(campaign, "nano-9:1") == (
@@ -72,7 +72,7 @@ def test_a_cancelled_campaign_can_be_measured_after_all(messages):
 
 
 def test_a_checkpoint_that_is_not_at_hand_gives_no_command(messages, tmp_path, monkeypatch):
-    """A command with a file that is not there would not run; one that is there is named."""
+    """A command is suggested only if its checkpoint file exists here."""
     monkeypatch.chdir(tmp_path)
     campaign = campaign_from_wire(messages.campaign("succeeded", weights="checkpoint:mine.pth"))
 
@@ -84,7 +84,7 @@ def test_a_checkpoint_that_is_not_at_hand_gives_no_command(messages, tmp_path, m
 
 
 def test_the_usual_controller_needs_no_option(monkeypatch):
-    """--controller is printed where another controller would be asked without it."""
+    """--controller is printed only if the command would otherwise use another controller."""
     monkeypatch.setenv("EFFICIENTQUANT_CONTROLLER", "nano-9:1")
 
     assert command_line(["watch", "c1"], "nano-9:1") == "efficientquant watch c1"
@@ -93,7 +93,7 @@ def test_the_usual_controller_needs_no_option(monkeypatch):
 
 @pytest.mark.parametrize("words", [["campaigns"], ["results"]])
 def test_an_empty_answer_says_what_to_type(command, control, monkeypatch, words):
-    """The first command to try is a whole one, for the controller that was asked."""
+    """An empty list suggests a complete first command for the same controller."""
     monkeypatch.delenv("EFFICIENTQUANT_CONTROLLER")
 
     out = command(*words, "--controller", control.address).out

@@ -1,4 +1,4 @@
-"""Numbers on the command line: bounds in every verb, before anything is imported or sent."""
+"""The bounds of numeric options, the same in every verb."""
 
 import pytest
 import typer
@@ -30,7 +30,7 @@ CASES = [
 
 
 def test_every_quantity_is_tried():
-    """Every option above belongs to a verb, and the verbs with several have them all."""
+    """Every option above belongs to a verb, and --seed to the four that draw at random."""
     assert {option for _, option in CASES} == set(NUMBERS)
     assert [verb for verb, option in CASES if option == "--seed"] == ["bench", "evaluate", "quantize", "table1"]
 
@@ -38,7 +38,7 @@ def test_every_quantity_is_tried():
 @pytest.mark.parametrize(("verb", "option"), CASES)
 @pytest.mark.parametrize("text", ["99999999999999999999", "-1", "nan", "inf", "many", ""])
 def test_a_number_out_of_bounds_is_refused_at_once(command, verb, option, text):
-    """The refusal names the option, the value and the bounds, and it is the same in every verb."""
+    """Every verb refuses it in the same sentence, with the option, the value and the bounds."""
     outcome = command(verb, *WORDS.get(verb, []), option, text)
 
     assert (outcome.exit_code, outcome.out) == (2, "")
@@ -48,7 +48,7 @@ def test_a_number_out_of_bounds_is_refused_at_once(command, verb, option, text):
 
 @pytest.mark.parametrize(("verb", "option"), CASES)
 def test_help_shows_the_bounds(verb, option):
-    """The help of a number says from where to where it goes."""
-    parameter = next(one for one in COMMANDS[verb].params if option in one.opts)
+    """The help of a numeric option ends with its bounds."""
+    parameter = next(candidate for candidate in COMMANDS[verb].params if option in candidate.opts)
 
     assert parameter.help.endswith(f"From {NUMBERS[option]}.")

@@ -9,14 +9,14 @@ from rich.console import Console
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """A terminal's screen as text."""
+    """Replace stderr by a terminal and return its screen as text."""
     console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
     monkeypatch.setattr(phases, "stderr_console", lambda: console)
     return console.file
 
 
 def test_a_terminal_shows_step_phase_share_and_time(terminal):
-    """What is waited for stands beside how much of it is done and how long it has taken, also after a phase ended."""
+    """A terminal shows the step with its phase, share and duration, also after a phase has ended."""
     with phases.PhaseProgress() as progress:
         report = progress.step("int8 for rtx-3080")
         report("capture", 1.0)
@@ -28,7 +28,7 @@ def test_a_terminal_shows_step_phase_share_and_time(terminal):
 
 
 def test_a_log_gets_a_line_for_each_step(capsys, monkeypatch):
-    """Where there is no terminal, each step is a line when it begins, and a line with its phase when it is long."""
+    """A log gets a line when a step begins, and one with its phase when it takes long."""
     said = []
 
     class Spy(phases.Waiting):

@@ -1,4 +1,4 @@
-"""Remarks of other libraries."""
+"""The messages of other libraries."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ cli.main()
 
 
 def test_remarks_of_other_libraries_stay_off_stderr():
-    """Warnings and log records meant for programmers do not stand beside our sentences, unless asked for."""
+    """Warnings and log records for programmers are printed only on request."""
     quiet, asked = (
         subprocess.run([sys.executable, *options, "-c", NOISY], capture_output=True, text=True, check=True)
         for options in ((), ("-W", "default"))

@@ -1,4 +1,4 @@
-"""A wrong command line is one line on stderr, in every verb."""
+"""The one-line errors for wrong command lines."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ COMMAND = [sys.executable, "-m", "efficientquant_controller.cli"]
 
 
 def refusal(outcome):
-    """The sentence of a refusal that is one line, with nothing on stdout."""
+    """Return the sentence of a one-line refusal with an empty stdout."""
     assert (outcome.exit_code, outcome.out) == (2, "")
     assert outcome.err.startswith("error: ")
     assert outcome.err.count("\n") == 1
@@ -22,15 +22,15 @@ def refusal(outcome):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_an_unknown_option_is_one_line(command, verb):
-    """Every verb names the option that it does not have, and where its options stand."""
+    """Every verb names the unknown option and its own --help."""
     assert refusal(command(verb, "--surely-not")) == (
         f"'efficientquant {verb}' has no option --surely-not. See 'efficientquant {verb} --help'"
     )
 
 
-@pytest.mark.parametrize("verb", [one for one in VERBS if one not in ("bench", "models")])
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("bench", "models")])
 def test_a_word_too_many_is_one_line(command, verb):
-    """Every verb that takes a fixed number of words names those that are too many, or what is missing."""
+    """Every verb with a fixed number of words names the surplus words or the missing option."""
     sentence = refusal(command(verb, "a", "b", "c", "--for", "x") if verb == "quantize" else command(verb, *"abcd"))
 
     assert "takes no further argument, and '" in sentence or "needs --" in sentence
@@ -54,17 +54,17 @@ def test_a_word_too_many_is_one_line(command, verb):
     ],
 )
 def test_the_sentence_says_what_was_meant_or_what_exists(command, words, sentence):
-    """Near names are offered, and what is missing is named."""
+    """The error suggests similar names and names what is missing."""
     assert sentence in refusal(command(*words))
 
 
 def test_an_unknown_verb_lists_all(command):
-    """A verb that resembles none is answered with those there are."""
+    """For an unknown verb without a similar one, the error lists all verbs."""
     assert f"there are {', '.join(typer.main.get_command(app).commands)}. See" in refusal(command("xyzzy"))
 
 
 def test_no_words_show_the_help(command):
-    """The bare command prints its help, which is no error."""
+    """The command without arguments prints its help and exits with 0."""
     outcome = command()
 
     assert (outcome.exit_code, outcome.err) == (0, "")
@@ -73,7 +73,7 @@ def test_no_words_show_the_help(command):
 
 @pytest.mark.parametrize("words", [["recipes"], ["recipes", "--json"], ["--help"], ["bench", "--help"], ["--version"]])
 def test_a_reader_that_leaves_ends_the_command_quietly(words):
-    """A closed stdout, as after `| head`, is exit code 141 without a word."""
+    """A closed stdout, as after `| head`, gives exit code 141 without a message."""
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as closed:
@@ -83,7 +83,7 @@ def test_a_reader_that_leaves_ends_the_command_quietly(words):
 
 
 def test_a_closed_stderr_ends_the_command_quietly():
-    """A message that nobody can read is exit code 141 too, and stdout stays empty."""
+    """A closed stderr gives exit code 141 and an empty stdout."""
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as closed:
@@ -94,7 +94,7 @@ def test_a_closed_stderr_ends_the_command_quietly():
 
 @pytest.mark.parametrize("words", [["recipes"], ["recipes", "--json"]])
 def test_a_full_disk_is_one_line(words):
-    """Output that cannot be written is said in one line with exit code 2."""
+    """Output that cannot be written is one line and exit code 2."""
     with open("/dev/full", "w") as full:
         ended = subprocess.run([*COMMAND, *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
 
@@ -116,5 +116,5 @@ def test_closed_standard_streams_are_no_bug():
     "words", [["watch", "caf\udce9"], ["bench", "caf\udce9"], ["check", "caf\udce9", "--target", "x"]]
 )
 def test_bytes_that_are_no_text_are_one_line(command, words):
-    """A word that is not UTF-8 is shown escaped, before anything else happens."""
+    """An argument that is not UTF-8 is refused first, and shown escaped."""
     assert refusal(command(*words)).startswith(r"the argument 'caf\\udce9' is not UTF-8 text; ")

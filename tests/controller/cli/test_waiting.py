@@ -1,4 +1,4 @@
-"""Waits say what they wait for and how long."""
+"""The messages of a wait and its duration."""
 # ruff: noqa: D102 – the methods of a test's own helper
 
 import io
@@ -14,7 +14,7 @@ from efficientquant_controller.cli.waiting import Waiting, next_pause_s
 
 
 class Listener(io.StringIO):
-    """A stderr that knows when something was written."""
+    """A stderr that sets an event when something is written."""
 
     def __init__(self, terminal: bool) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Listener(io.StringIO):
 
 
 def test_a_log_gets_a_line(monkeypatch):
-    """Without a terminal a wait is a line of its own, with what is waited for."""
+    """Without a terminal, a wait prints a line with its reason."""
     listener = Listener(terminal=False)
     monkeypatch.setattr(sys, "stderr", listener)
 
@@ -42,7 +42,7 @@ def test_a_log_gets_a_line(monkeypatch):
 
 
 def test_a_terminal_gets_a_line_that_is_wiped(monkeypatch):
-    """On a terminal the line is written over, and nothing of it stays."""
+    """On a terminal, the line is overwritten and cleared at the end."""
     listener = Listener(terminal=True)
     monkeypatch.setattr(sys, "stderr", listener)
 
@@ -53,7 +53,7 @@ def test_a_terminal_gets_a_line_that_is_wiped(monkeypatch):
 
 
 def test_a_short_wait_is_silent(capsys):
-    """What ends within a second is not worth a word, and stopping twice is harmless."""
+    """A wait of less than a second prints nothing, and stopping twice is harmless."""
     with Waiting("the sun") as waiting:
         waiting.stop()
 
@@ -61,7 +61,7 @@ def test_a_short_wait_is_silent(capsys):
 
 
 def test_a_reader_that_leaves_does_not_disturb_the_wait(monkeypatch):
-    """A closed stderr ends the lines and not the work."""
+    """A closed stderr ends the lines but not the work."""
     listener = Listener(terminal=False)
     listener.close()
     monkeypatch.setattr(sys, "stderr", listener)
@@ -73,7 +73,7 @@ def test_a_reader_that_leaves_does_not_disturb_the_wait(monkeypatch):
 
 @pytest.mark.parametrize(("elapsed_s", "pause_s"), [(1, 9), (10, 10), (20, 20), (300, 60)])
 def test_lines_in_a_log_grow_rare(elapsed_s, pause_s):
-    """The longer a wait lasts, the less often it is mentioned, once a minute at least."""
+    """The interval between lines grows with the wait, up to one minute."""
     assert next_pause_s(elapsed_s) == pause_s
 
 
@@ -82,12 +82,12 @@ def test_lines_in_a_log_grow_rare(elapsed_s, pause_s):
     [(0.4, "0 s", "0 s"), (59, "59 s", "59 s"), (65, "1 min", "1:05 min"), (3725, "1 h", "1:02:05 h")],
 )
 def test_durations_are_readable(seconds, rough, exact):
-    """Lengths of time are in units that a person thinks in."""
+    """Durations are in readable units."""
     assert (duration(seconds), clock_time(seconds)) == (rough, exact)
 
 
 def test_a_slow_controller_is_waited_for_aloud(command, control, monkeypatch):
-    """A campaign that takes long to be accepted says so on stderr, and stdout stays clean."""
+    """Waiting for a campaign to be accepted is reported on stderr only."""
     listener = Listener(terminal=False)
     listener.heard = control.answering
     control.answering.clear()
@@ -113,7 +113,7 @@ VERBS = {
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_wait_is_said_and_can_be_left(control, verb):
-    """A controller that does not answer is waited for aloud, and Ctrl-C ends the wait with 130 and no traceback."""
+    """Every verb reports that it waits, and Ctrl-C exits with 130 without a traceback."""
     control.answering.clear()
     command = [sys.executable, "-m", "efficientquant_controller.cli", verb, *VERBS[verb]]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -24,7 +24,7 @@ async def chunks(*parts: tuple[int, bytes]) -> AsyncIterator[tuple[int, bytes]]:
 
 
 def test_a_file_is_found_by_its_hash(store: ContentStore) -> None:
-    """What was adopted lies under its SHA-256, and the scratch file is gone."""
+    """An adopted file is stored under its SHA-256, and its scratch file is gone."""
     scratch = store.scratch()
     scratch.write_bytes(CONTENT)
     assert store.adopt(scratch) == (SHA256, len(CONTENT))
@@ -33,7 +33,7 @@ def test_a_file_is_found_by_its_hash(store: ContentStore) -> None:
 
 
 def test_a_file_with_another_hash_is_not_kept(store: ContentStore) -> None:
-    """What arrives damaged leaves nothing behind."""
+    """A damaged file is refused and deleted."""
     scratch = store.scratch()
     scratch.write_bytes(b"something else")
     with pytest.raises(UserError, match="damaged"):
@@ -58,7 +58,7 @@ def test_a_name_that_is_no_hash_is_not_looked_for(store: ContentStore, name: str
 
 
 def test_half_files_of_a_killed_controller_are_removed(store: ContentStore) -> None:
-    """A start finds no leftovers."""
+    """A store deletes partial files when it opens."""
     store.scratch().write_bytes(b"half")
     ContentStore(store.root)
     assert list((store.root / "incoming").iterdir()) == []

@@ -1,4 +1,4 @@
-"""Requests for artifacts: the names of recipes, when an artifact is made again, and images that cannot be used."""
+"""Tests of artifact requests: recipe names, build keys, and unusable images."""
 
 import io
 import zipfile
@@ -30,7 +30,7 @@ RTX = Device("d", "rtx", "0.1.0", 1, 0.0, DeviceSnapshot(backends=(offered("trt-
 
 
 def test_notes_name_the_users_files(tmp_path: Path) -> None:
-    """What is odd in uploaded images is said with the archive's name, and no path of the controller."""
+    """Notes about uploaded images name the archive, not a path of the controller."""
     model = torch.nn.Identity()
     model.pretrained_cfg = {"input_size": (3, 8, 8), "mean": (0, 0, 0), "std": (1, 1, 1), "crop_pct": 1.0}
     content = io.BytesIO()
@@ -62,12 +62,12 @@ def builder(tmp_path: Path) -> Builder:
     ],
 )
 def test_a_recipe_has_one_name(asked: str, name: str) -> None:
-    """Options that are the recipe's own defaults are left out, the others sorted; the name names the same recipe."""
+    """A canonical name omits default options, sorts the others, and is its own canonical name."""
     assert canonical_recipe(asked) == name == canonical_recipe(name)
 
 
 def test_spellings_of_one_recipe_are_one(builder: Builder) -> None:
-    """Asked for twice in different words, a recipe is measured once."""
+    """A recipe that is requested in two spellings is measured once."""
     assert builder.canonical_recipes(("efficientquant:weight_bits=8", "fp32", "efficientquant")) == (
         "efficientquant",
         "fp32",
@@ -78,13 +78,13 @@ def test_spellings_of_one_recipe_are_one(builder: Builder) -> None:
 
 @pytest.mark.parametrize("recipe", ["fp32", "efficientquant:log2_form=G", "int8"])
 def test_other_images_are_another_build(recipe: str) -> None:
-    """Every recipe is built again for other images: the reference inputs are the user's, also without calibration."""
+    """Other images make another build of every recipe, because the reference inputs are among them."""
     keys = {build_key("m", recipe, TARGET, Source(RANDOM, images)) for images in (None, PHOTOS)}
     assert len(keys) == 2
 
 
 def test_what_an_artifact_is_made_of_names_it() -> None:
-    """Model, recipe, target and weights each make another build; what files are called makes none."""
+    """Model, recipe, target and weights each change the build key, and file names do not."""
     photos = replace(PHOTOS, filename="others.zip")
     mine, yours = (Weights("checkpoint", "cd" * 32, name) for name in ("mine.pth", "yours.pth"))
     base = build_key("m", "fp32", TARGET, Source(mine, PHOTOS))
@@ -101,7 +101,7 @@ def test_what_an_artifact_is_made_of_names_it() -> None:
 
 
 def test_a_target_that_nothing_is_lowered_for_is_refused(builder: Builder) -> None:
-    """A device that needs a target nobody knows is one sentence, before anything is built."""
+    """A device with an unknown target is refused before anything is built."""
     builder.check_targets([(RTX, Variant("trt-rtx", "jetson-nano")), (RTX, Variant("ort-cpu", "onnxruntime"))])
     with pytest.raises(UserError, match=r"device 'rtx' would run 'trt-rtx', .* form 'tensorrt-rtx', .*-sm0.*--backend"):
         builder.check_targets([(RTX, Variant("trt-rtx", "tensorrt-rtx-sm0"))])
@@ -131,7 +131,7 @@ def test_images_that_are_not_there_are_refused(
 def test_uploaded_images_that_cannot_be_used_are_one_sentence(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mobilevit: object
 ) -> None:
-    """The sentence names the upload as the user knows it, not where the controller keeps it."""
+    """The error names the user's file, not the controller's path."""
     path = tmp_path / PHOTOS.sha256
     path.write_bytes(b"PK")
     if kind != "no archive":

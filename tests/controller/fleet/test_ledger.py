@@ -1,4 +1,4 @@
-"""The ledger's view of artifacts."""
+"""Tests of the artifacts in the ledger."""
 
 import asyncio
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ def artifact(reference: str) -> Artifact:
 
 
 def test_each_request_keeps_its_reference_inputs() -> None:
-    """Two requests that made the same file, on other images, each get the inputs of their own."""
+    """Two requests that made the same file from different images keep their own reference inputs."""
     made = {"synthetic": artifact("11" * 32), "photographs": artifact("22" * 32)}
     store: Any = SimpleNamespace(find_artifact=made.get, artifact=lambda _: made["photographs"])
     ledger = Ledger(store, lambda *_: None)

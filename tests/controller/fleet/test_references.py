@@ -1,4 +1,4 @@
-"""Reference inputs and outputs, as a device reads them."""
+"""Tests of reference inputs and outputs, as a device reads them."""
 
 import hashlib
 import io
@@ -18,7 +18,7 @@ CLASSES = 5
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A classifier with a second output: flattened pixels by a matrix, and the pixels doubled."""
+    """Return the path of a classifier with a second output, the doubled pixels."""
     random = np.random.default_rng(0)
     weights = random.standard_normal((np.prod(SHAPE), CLASSES)).astype(np.float32)
     graph = helper.make_graph(
@@ -50,9 +50,9 @@ def read(content: bytes) -> Mapping[str, np.ndarray]:
 
 
 def test_what_is_in_it(artifact: Path, images: np.ndarray) -> None:
-    """Inputs come by name and outputs by place, one entry per image with its batch of one; nothing is pickled."""
-    found = read(make_reference(artifact, images))
-    assert {name: (found[name].dtype, found[name].shape) for name in found} == {
+    """Inputs are keyed by name and outputs by index, with a batch of one per image and no pickles."""
+    reference = read(make_reference(artifact, images))
+    assert {name: (reference[name].dtype, reference[name].shape) for name in reference} == {
         "input:pixels": (np.float16, (COUNT, *SHAPE)),
         "output:0": (np.float32, (COUNT, 1, CLASSES)),
         "output:1": (np.float32, (COUNT, *SHAPE)),
@@ -60,18 +60,18 @@ def test_what_is_in_it(artifact: Path, images: np.ndarray) -> None:
 
 
 def test_inputs_are_exact_in_half_the_bytes(artifact: Path, images: np.ndarray) -> None:
-    """The outputs belong to the inputs as they travel, rounded to float16: the doubled pixels show it bit by bit."""
-    found = read(make_reference(artifact, images))
-    assert np.array_equal(found["input:pixels"][:, 0], images.astype(np.float16))
-    assert np.array_equal(found["output:1"], found["input:pixels"].astype(np.float32) * 2)
+    """Outputs are computed from the inputs as rounded to float16, which the doubled pixels show exactly."""
+    reference = read(make_reference(artifact, images))
+    assert np.array_equal(reference["input:pixels"][:, 0], images.astype(np.float16))
+    assert np.array_equal(reference["output:1"], reference["input:pixels"].astype(np.float32) * 2)
 
 
 def test_outputs_reproduce(artifact: Path, images: np.ndarray) -> None:
-    """Running the artifact on the inputs gives the outputs again, and another time the same file."""
+    """Running the artifact on the inputs gives the outputs, and a second reference is identical."""
     content = make_reference(artifact, images)
-    found = read(content)
+    reference = read(content)
     session = onnxruntime.InferenceSession(str(artifact), providers=["CPUExecutionProvider"])
-    for pixels, logits in zip(found["input:pixels"], found["output:0"], strict=True):
+    for pixels, logits in zip(reference["input:pixels"], reference["output:0"], strict=True):
         (again, _) = session.run(None, {"pixels": pixels.astype(np.float32)})
         np.testing.assert_allclose(again, logits, rtol=1e-5, atol=1e-5)
     assert hashlib.sha256(make_reference(artifact, images)).digest() == hashlib.sha256(content).digest()

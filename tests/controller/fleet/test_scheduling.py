@@ -1,4 +1,4 @@
-"""The rules by which runs are planned and given out."""
+"""Tests of the rules that plan and select runs."""
 
 import itertools
 from dataclasses import replace
@@ -39,14 +39,14 @@ CAMPAIGN = Campaign(
     seed=7,
 )
 VARIANT = Variant("ort-cpu", "onnxruntime")
-DEVICES = [(Device(f"d{one}", f"bench-{one}", "0.1.0", 1, 0.0, DeviceSnapshot()), VARIANT) for one in (1, 2)]
+DEVICES = [(Device(f"d{n}", f"bench-{n}", "0.1.0", 1, 0.0, DeviceSnapshot()), VARIANT) for n in (1, 2)]
 
 
 def order_of(campaign: Campaign, device_id: str) -> list[tuple[int, str, str]]:
     _, jobs, runs = plan_campaign(campaign, DEVICES)
     by_id = {job.job_id: job for job in jobs}
-    mine = sorted((one for one in runs if by_id[one.job_id].device_id == device_id), key=lambda one: one.position)
-    return [(one.repeat_index, by_id[one.job_id].model, by_id[one.job_id].recipe) for one in mine]
+    mine = sorted((run for run in runs if by_id[run.job_id].device_id == device_id), key=lambda run: run.position)
+    return [(run.repeat_index, by_id[run.job_id].model, by_id[run.job_id].recipe) for run in mine]
 
 
 def test_a_campaign_is_models_by_recipes_by_devices_by_repeats() -> None:
@@ -59,13 +59,14 @@ def test_a_campaign_is_models_by_recipes_by_devices_by_repeats() -> None:
 def test_devices_of_one_target_share_their_artifacts() -> None:
     """An artifact is built once for each target, and each job gets its device's own target and backend."""
     nano, xavier = Variant("trt", "jetson-nano"), Variant("trt", "agx-xavier")
-    devices = [(replace(DEVICES[0][0], device_id=f"d{n}"), one) for n, one in enumerate((nano, nano, xavier, VARIANT))]
+    variants = (nano, nano, xavier, VARIANT)
+    devices = [(replace(DEVICES[0][0], device_id=f"d{n}"), variant) for n, variant in enumerate(variants)]
 
     builds, jobs, _ = plan_campaign(CAMPAIGN, devices)
 
-    assert [one.target for one in builds[:3]] == ["jetson-nano", "agx-xavier", "onnxruntime"]
-    assert len({(one.model, one.recipe, one.target) for one in builds}) == len(builds) == 18
-    assert {(one.device_id, one.backend, one.target) for one in jobs} == {
+    assert [build.target for build in builds[:3]] == ["jetson-nano", "agx-xavier", "onnxruntime"]
+    assert len({(build.model, build.recipe, build.target) for build in builds}) == len(builds) == 18
+    assert {(job.device_id, job.backend, job.target) for job in jobs} == {
         ("d0", "trt", "jetson-nano"),
         ("d1", "trt", "jetson-nano"),
         ("d2", "trt", "agx-xavier"),
@@ -74,22 +75,22 @@ def test_devices_of_one_target_share_their_artifacts() -> None:
 
 
 def test_variants_are_interleaved_across_repeats() -> None:
-    """No repeat starts before every variant had the one before: drift falls on all alike."""
+    """No repeat starts before every variant finished the previous repeat, so drift affects all equally."""
     order = order_of(CAMPAIGN, "d1")
-    for repeat, block in itertools.groupby(order, key=lambda one: one[0]):
-        variants = [one[1:] for one in block]
+    for repeat, block in itertools.groupby(order, key=lambda entry: entry[0]):
+        variants = [entry[1:] for entry in block]
         assert len(variants) == len(set(variants)) == 6, repeat
 
 
 def test_the_order_is_random_and_follows_the_seed() -> None:
-    """The same seed gives the same order, another seed another, and two devices differ."""
+    """The same seed gives the same order, and another seed or device gives another order."""
     assert order_of(CAMPAIGN, "d1") == order_of(CAMPAIGN, "d1")
     assert order_of(CAMPAIGN, "d1") != order_of(replace(CAMPAIGN, seed=8), "d1")
     assert order_of(CAMPAIGN, "d1") != order_of(CAMPAIGN, "d2")
 
 
 def test_the_next_run_is_the_first_whose_job_is_queued() -> None:
-    """Runs that ended, and jobs whose artifact is not there, are passed over."""
+    """Ended runs, and runs of jobs without an artifact, are skipped."""
     jobs = {"p": Job("p", "c", "d", "m", "r", JobState.PENDING), "q": Job("q", "c", "d", "m", "r", JobState.QUEUED)}
     done = Run("1", "q", 0, 0, RunState.SUCCEEDED)
     pending = Run("2", "p", 0, 1)
@@ -105,11 +106,11 @@ def test_the_next_run_is_the_first_whose_job_is_queued() -> None:
         ("d1", "b1", {("d1", "b1")}, False),
         ("d1", "b1", {("d2", "b1")}, False),
         ("d1", "b1", {("d2", "b2")}, True),
-        ("d1", "", {("d2", "")}, True),  # two boards that could not be told apart are not one board
+        ("d1", "", {("d2", "")}, True),  # two boards without an id are not one board
     ],
 )
 def test_a_board_measures_one_thing_at_a_time(device: str, board: str, busy: set[tuple[str, str]], free: bool) -> None:
-    """A device is free when neither it nor another agent on its board is measuring."""
+    """A device is free when neither it nor another agent on its board has a run."""
     assert is_free(device, board, busy) is free
 
 
@@ -124,20 +125,20 @@ def test_a_board_measures_one_thing_at_a_time(device: str, board: str, busy: set
     ],
 )
 def test_a_job_ends_with_its_last_run(states: str, settled: str | None) -> None:
-    """One failed run fails the job; an unfinished one keeps it open."""
+    """A failed run fails the job, but an unfinished run keeps it open."""
     runs = [Run(str(i), "j", i, i, RunState(state)) for i, state in enumerate(states.split())]
     assert settled_state(runs) == settled
 
 
 @pytest.mark.parametrize("tier", TIERS.values(), ids=TIERS)
 def test_the_time_limit_leaves_room_for_a_slow_board(tier: object) -> None:
-    """A run may take four times its minimum, and a second for each inference it must do."""
+    """The limit allows four times the minimum time, and a second for each required inference."""
     assert run_timeout_s(tier) >= 4 * tier.min_time_s + tier.warmup_max_time_s
     assert run_timeout_s(tier) >= 1.0 * tier.min_count
 
 
 def test_the_time_limit_leaves_room_for_what_comes_before_the_loop() -> None:
-    """Cooling down, both rests and an engine's build come on top."""
+    """The limit adds the time to cool down, both idle periods, and an engine build."""
     smoke = TIERS["smoke"]
     cooler, rested = replace(smoke, gate_timeout_s=smoke.gate_timeout_s + 60), replace(smoke, idle_s=smoke.idle_s + 10)
     assert run_timeout_s(cooler) == run_timeout_s(smoke) + 60

@@ -1,5 +1,5 @@
-"""Requests for campaigns: what is refused before anything is stored, and what is planned from the rest."""
-# ruff: noqa: D102 – the methods of the doubles are those of what they stand for
+"""Tests of campaign requests: what is refused, and what is planned."""
+# ruff: noqa: D102 – the methods of the doubles are those of the real classes
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -40,7 +40,7 @@ def device(name: str, clock_control: str = "none", *backends: Backend, int8: boo
 
 
 class Coordinator:
-    """Holds the devices that are connected, and keeps what was submitted."""
+    """A coordinator that has connected devices and records campaigns and builds."""
 
     def __init__(self, devices: Sequence[Device]) -> None:
         self.devices = devices
@@ -62,7 +62,7 @@ class Coordinator:
 
 
 class OfflineBuilder(Builder):
-    """Looks at requests as the real one does, and makes nothing: no model is loaded."""
+    """A builder that checks requests but loads no model and builds no file."""
 
     made = ()
     dies = False
@@ -80,7 +80,7 @@ class OfflineBuilder(Builder):
 
 @pytest.fixture
 def fleet(tmp_path: Any) -> Callable[..., tuple[Submissions, Coordinator, OfflineBuilder]]:
-    """Make Submissions with the devices given connected, and artifacts that were made before, by nothing."""
+    """Return a function that makes Submissions for connected devices and an earlier artifact."""
 
     def make(*devices: Device, before: Artifact | None = None) -> tuple[Submissions, Coordinator, OfflineBuilder]:
         coordinator, artifacts = Coordinator(devices), ContentStore(tmp_path / "artifacts")
@@ -105,7 +105,7 @@ def run(work: Awaitable[TrackedCampaign]) -> TrackedCampaign:
 @pytest.mark.parametrize("changes", [{"lock_clocks": True}, {"power_mode": "MAXN"}])
 @pytest.mark.parametrize("control", ["none", ""])
 def test_clocks_that_nobody_may_set_are_refused(fleet: Callable, changes: dict[str, Any], control: str) -> None:
-    """A device whose agent may not set clocks or modes is named before the night, not found in it."""
+    """A request for clocks or modes names the devices whose agents may not set them."""
     submissions, coordinator, _ = fleet(device("nano-1", "root"), device("nano-2", control), device("nano-3", control))
     with pytest.raises(UserError, match="the agent on 'nano-2', 'nano-3' may not set them; install its root helper"):
         run(submissions.submit(replace(REQUEST, changes=changes)))
@@ -114,7 +114,7 @@ def test_clocks_that_nobody_may_set_are_refused(fleet: Callable, changes: dict[s
 
 @pytest.mark.parametrize("control", ["root", "helper"])
 def test_clocks_are_set_where_the_agent_may(fleet: Callable, control: str) -> None:
-    """Root and the helper may; nobody has to be able to where nothing was asked for."""
+    """Root and the helper may set clocks, and a request without clocks needs neither."""
     asked = {"lock_clocks": True, "power_mode": "MAXN"}
     able, _, _ = fleet(device("nano-1", control))
     unable, _, _ = fleet(device("nano-1", "none"))
@@ -137,7 +137,7 @@ def test_clocks_are_set_where_the_agent_may(fleet: Callable, control: str) -> No
 def test_a_way_to_measure_that_does_not_exist_is_refused(
     fleet: Callable, changes: dict[str, Any], sentence: str
 ) -> None:
-    """What no agent would understand is one sentence with what there is."""
+    """An unknown or out-of-range setting is refused with the allowed values."""
     submissions, coordinator, _ = fleet(device("nano-1"))
     with pytest.raises(UserError, match=sentence):
         run(submissions.submit(replace(REQUEST, changes=changes)))
@@ -159,7 +159,7 @@ JETSON = {"gpus": (Gpu("Tegra X1", integrated=True),), "l4t": "R32.7.4"}
 def test_clocks_that_a_device_does_not_have_are_refused(
     fleet: Callable, changes: dict[str, Any], sentence: str, control: str
 ) -> None:
-    """A device without clocks or modes is named, whatever its agent may do, and no helper is recommended."""
+    """A device without clocks or modes is named, and the error recommends no helper."""
     boards = (device("nano-1", "root", **JETSON), *(device(f"pc-{n}", control, **NO_CLOCKS) for n in (1, 2)))
     submissions, coordinator, _ = fleet(*boards)
 
@@ -180,7 +180,7 @@ def test_clocks_that_a_device_does_not_have_are_refused(
     ],
 )
 def test_an_option_needs_a_backend_that_obeys_it(fleet: Callable, changes: dict[str, Any], option: str) -> None:
-    """Where no chosen backend obeys an option it is refused; where one does, it is taken."""
+    """An option is refused when no selected backend obeys it, and accepted otherwise."""
     nano = device("nano-1", "none", offered("trt", "8.2.1"), offered("ort-cpu", "1.10.0"))
     submissions, coordinator, _ = fleet(nano, device("pc-1"))
     asked = replace(REQUEST, changes=changes)
@@ -203,7 +203,7 @@ def test_an_option_needs_a_backend_that_obeys_it(fleet: Callable, changes: dict[
     ],
 )
 def test_devices_that_are_not_there_are_refused(fleet: Callable, names: tuple[str, ...], sentence: str) -> None:
-    """A device that is offline is told from one that does not exist."""
+    """Different errors report an offline device and an unknown device."""
     submissions, coordinator, _ = fleet(device("nano-1"), device("pc-1"))
     with pytest.raises(UserError, match=sentence):
         run(submissions.submit(replace(REQUEST, devices=names)))
@@ -211,7 +211,7 @@ def test_devices_that_are_not_there_are_refused(fleet: Callable, names: tuple[st
 
 
 def test_the_only_device_is_named_when_it_is_offline(fleet: Callable) -> None:
-    """Who names a device hears of that device, and who names none how to start one."""
+    """A named device is reported offline, and a request without names explains how to start a device."""
     submissions, coordinator, _ = fleet()
     with pytest.raises(UserError, match=r"device 'nano-away' is offline, .* \(connected: none\)"):
         run(submissions.submit(replace(REQUEST, devices=("nano-away",))))
@@ -231,7 +231,7 @@ def test_the_only_device_is_named_when_it_is_offline(fleet: Callable) -> None:
     ],
 )
 def test_numbers_from_any_client_have_the_same_bounds(fleet: Callable, change: dict[str, Any], sentence: str) -> None:
-    """What the command line refuses is refused from the wire too."""
+    """Values that the command line refuses are refused from the wire too."""
     submissions, coordinator, _ = fleet(device("nano-1"))
     with pytest.raises(UserError, match=sentence):
         run(submissions.submit(replace(REQUEST, **change)))
@@ -239,7 +239,7 @@ def test_numbers_from_any_client_have_the_same_bounds(fleet: Callable, change: d
 
 
 def test_a_backend_that_one_device_lacks_is_refused(fleet: Callable) -> None:
-    """All devices must have the backend asked for; the one that has not is named."""
+    """Every device must have the requested backend, and the error names a device that lacks it."""
     trt, ort = offered("trt", "8.2.1"), offered("ort-cpu", "1.10.0")
     submissions, coordinator, _ = fleet(device("nano-1", "none", trt, ort), device("pc-1", "none", ort))
     with pytest.raises(UserError, match=r"device 'pc-1' has no backend 'trt' \(it has: ort-cpu\)"):
@@ -249,7 +249,7 @@ def test_a_backend_that_one_device_lacks_is_refused(fleet: Callable) -> None:
 
 
 def test_a_gpu_that_artifacts_cannot_be_lowered_for_is_refused(fleet: Callable) -> None:
-    """A device of a target nobody knows is refused before anything is built."""
+    """A device with an unknown target is refused before anything is built."""
     submissions, coordinator, _ = fleet(device("pc-1", "none", offered("trt-rtx", "1.7.1")))
     with pytest.raises(UserError, match=r"device 'pc-1' would run 'trt-rtx', .* its artifacts cannot be made"):
         run(submissions.submit(REQUEST))
@@ -258,7 +258,7 @@ def test_a_gpu_that_artifacts_cannot_be_lowered_for_is_refused(fleet: Callable) 
 
 @pytest.mark.parametrize(("paper", "asked", "repeats"), [(True, 0, PAPER_REPEATS), (True, 4, 4), (False, 0, 3)])
 def test_the_paper_averages_ten_repeats(fleet: Callable, paper: bool, asked: int, repeats: int) -> None:
-    """--paper is ten repeats unless a number was named; without either it is three."""
+    """A campaign has ten repeats with --paper and three without, unless the user names a number."""
     submissions, _, _ = fleet(device("nano-1"))
     tracked = run(built(submissions, replace(REQUEST, paper=paper, repeats=asked)))
     assert (tracked.campaign.paper, tracked.campaign.repeats, len(tracked.runs)) == (paper, repeats, repeats)
@@ -276,7 +276,7 @@ def test_the_measurement_is_the_tiers_with_what_was_asked_for(fleet: Callable) -
 
 
 def test_each_target_gets_one_artifact(fleet: Callable) -> None:
-    """Two devices of one target share what is built; a device of another has its own, with its own backend."""
+    """Two devices of one target share an artifact, and each job has its device's backend."""
     trt, ort = offered("trt", "8.2.1"), offered("ort-cpu", "1.23.2")
     devices = (device("nano-1", "none", trt), device("nano-2", "none", trt), device("pc-1", "none", ort))
     submissions, coordinator, builder = fleet(*devices)
@@ -284,11 +284,11 @@ def test_each_target_gets_one_artifact(fleet: Callable) -> None:
     tracked = run(built(submissions, REQUEST))
 
     assert builder.made == (("m", "fp32", "jetson-nano"), ("m", "fp32", "onnxruntime"))
-    assert [(one.target, one.state) for one in coordinator.moved if one.state is BuildState.READY] == [
+    assert [(build.target, build.state) for build in coordinator.moved if build.state is BuildState.READY] == [
         ("jetson-nano", BuildState.READY),
         ("onnxruntime", BuildState.READY),
     ]
-    assert [(one.device_id, one.backend) for one in tracked.jobs.values()] == [
+    assert [(job.device_id, job.backend) for job in tracked.jobs.values()] == [
         ("nano-1", "trt"),
         ("nano-2", "trt"),
         ("pc-1", "ort-cpu"),
@@ -296,7 +296,7 @@ def test_each_target_gets_one_artifact(fleet: Callable) -> None:
 
 
 def test_an_artifact_whose_reference_is_gone_is_made_again(fleet: Callable, tmp_path: Any) -> None:
-    """What was made before is used when file and reference are both there: a device fetches both."""
+    """A stored artifact is reused only when both its file and its reference exist."""
     store = ContentStore(tmp_path / "artifacts")
     hashes = []
     for content in (b"file", b"reference"):
@@ -314,7 +314,7 @@ def test_an_artifact_whose_reference_is_gone_is_made_again(fleet: Callable, tmp_
 
 
 def test_a_check_that_runs_out_of_memory_is_a_refusal(fleet: Callable) -> None:
-    """A process that dies while models are checked is said in one sentence, and no campaign is stored."""
+    """When the build process dies during the check of the models, the campaign is refused."""
     submissions, coordinator, builder = fleet(device("pc-1"))
     builder.dies = True
 

@@ -1,4 +1,4 @@
-"""Which runtime a device runs a job with, and what its artifacts are lowered for."""
+"""Tests of a device's backend and the target of its artifacts."""
 
 import pytest
 from efficientquant.targets import Half, get_target
@@ -14,7 +14,7 @@ RTX_3080 = Gpu("NVIDIA GeForce RTX 3080", compute_capability=86, fp16=True, int8
 
 
 def device(*backends: tuple[str, str] | Backend, gpu: Gpu | None = None, **snapshot: str) -> Device:
-    listed = tuple(one if isinstance(one, Backend) else offered(*one) for one in backends)
+    listed = tuple(backend if isinstance(backend, Backend) else offered(*backend) for backend in backends)
     gpus = () if gpu is None else (gpu,)
     return Device("d1", "bench-1", "0.1.0", 1, 0.0, DeviceSnapshot(backends=listed, gpus=gpus, **snapshot))
 
@@ -42,16 +42,16 @@ def device(*backends: tuple[str, str] | Backend, gpu: Gpu | None = None, **snaps
     ],
 )
 def test_runtime_version_and_gpu_decide_the_target(backend: tuple[str, str], gpu: Gpu | None, target: str) -> None:
-    """TensorRT 8 goes by INT8, 10 and 11 by version, RTX by SM, ONNX Runtime by version; each target exists."""
+    """INT8 decides for TensorRT 8, the SM for TensorRT-RTX, the version for the rest, and each target exists."""
     assert choose_variant(device(backend, gpu=gpu)) == Variant(backend[0], target)
     assert get_target(target).name == target
 
 
 @pytest.mark.parametrize(
-    "backend", [offered(one.name, ".".join(map(str, form.since))) for one in known() for form in one.forms]
+    "backend", [offered(backend.name, ".".join(map(str, form.since))) for backend in known() for form in backend.forms]
 )
 def test_every_backend_reads_what_it_is_sent(backend: Backend) -> None:
-    """The target of each form that an agent may offer is in no newer opset than it reads."""
+    """The target of each form that an agent may offer has an opset that the form reads."""
     target = get_target(choose_variant(device(backend, gpu=RTX_3080)).target)
     assert target.opset <= backend.opset
     assert (target.half is Half.BUILDER_FLAG) == bool(backend.precision_flags)
@@ -59,9 +59,9 @@ def test_every_backend_reads_what_it_is_sent(backend: Backend) -> None:
 
 @pytest.mark.parametrize("capability", [75, 80, 86, 89, 120, 121])
 def test_every_sm_that_tensorrt_rtx_builds_for_is_a_target(capability: int) -> None:
-    """An engine of TensorRT-RTX is for one SM, which the target names."""
-    chosen = choose_variant(device(("trt-rtx", "1.7.1"), gpu=Gpu("any", compute_capability=capability)))
-    assert get_target(chosen.target).compute_capability == capability
+    """Each SM of TensorRT-RTX has its own target."""
+    variant = choose_variant(device(("trt-rtx", "1.7.1"), gpu=Gpu("any", compute_capability=capability)))
+    assert get_target(variant.target).compute_capability == capability
 
 
 @pytest.mark.parametrize(
@@ -76,26 +76,26 @@ def test_every_sm_that_tensorrt_rtx_builds_for_is_a_target(capability: int) -> N
     ],
 )
 def test_a_version_is_read_as_numbers(version: str, target: str) -> None:
-    """Versions compare by their leading numbers, not as text; one that says nothing gets the narrowest form."""
+    """Versions compare by their leading numbers, and a version without numbers gets the narrowest form."""
     assert choose_variant(device(("trt", version), gpu=NANO)).target == target
 
 
 def test_the_preferred_backend_is_taken() -> None:
-    """Without a wish a device runs the backend of the lowest preference; with one, what was asked for."""
+    """A device runs its backend of the lowest preference unless another is requested."""
     both = device(("ort-cpu", "1.10.0"), ("trt", "8.2.1"), gpu=NANO)
     assert choose_variant(both) == Variant("trt", "jetson-nano")
     assert choose_variant(both, "ort-cpu") == Variant("ort-cpu", "onnxruntime-1.10")
 
 
 def test_names_decide_nothing() -> None:
-    """A board that calls itself something else gets the same variant: capabilities decide alone."""
+    """A board with another name gets the same variant, because only capabilities decide."""
     plain = device(("trt", "8.5.2"), gpu=XAVIER)
     named = device(("trt", "8.5.2"), gpu=XAVIER, board="Jetson Nano", l4t="R32.7.4", cpu_model="RTX 3080")
     assert choose_variant(plain) == choose_variant(named)
 
 
 def test_a_backend_that_is_not_there_is_a_sentence() -> None:
-    """It names the device, what it has, and both ways out."""
+    """The error names the device, its backends, and both ways out."""
     with pytest.raises(UserError) as caught:
         choose_variant(device(("trt", "8.2.1"), ("ort-cpu", "1.10.0"), gpu=NANO), "ort-cuda")
     assert str(caught.value) == (
@@ -106,7 +106,7 @@ def test_a_backend_that_is_not_there_is_a_sentence() -> None:
 
 @pytest.mark.parametrize("backend", ["", "ort-cpu"])
 def test_a_device_without_a_runtime_is_a_sentence(backend: str) -> None:
-    """A device that can run nothing is refused with where to look."""
+    """A device without a runtime is refused, and the error says where to look."""
     with pytest.raises(
         UserError, match="device 'bench-1' has no runtime to run a model with; look at 'efficientquant-"
     ):
@@ -128,7 +128,7 @@ TOY = Backend("toy", "1.0", preference=1, form="toy", opset=18)
     ],
 )
 def test_a_form_that_is_not_made_is_a_sentence(backend: Backend, described: str) -> None:
-    """It names device, backend and form, the forms that there are, and what to do; the name decides nothing."""
+    """The error names device, backend, form, the known forms and what to do, whatever the backend's name."""
     with pytest.raises(UserError) as caught:
         choose_variant(device(backend))
 
@@ -139,7 +139,7 @@ def test_a_form_that_is_not_made_is_a_sentence(backend: Backend, described: str)
 
 
 def test_another_backend_of_the_device_can_be_named() -> None:
-    """A preferred backend of an unknown form leaves the device's others to choose from."""
+    """A preferred backend of an unknown form does not prevent a request for another backend."""
     assert choose_variant(device(TOY, ("ort-cpu", "1.17.0")), "ort-cpu") == Variant("ort-cpu", "onnxruntime")
 
 
@@ -154,7 +154,7 @@ def test_another_backend_of_the_device_can_be_named() -> None:
     ],
 )
 def test_an_artifact_asks_for_no_flag_that_the_builder_lacks(opset: int, flags: tuple[str, ...], target: str) -> None:
-    """A builder that takes FP16 alone gets no artifact that wants INT8."""
+    """A builder that only takes FP16 gets no artifact that asks for INT8."""
     backend = Backend("b", "1", form="tensorrt", opset=opset, precision_flags=flags)
 
     assert choose_variant(device(backend, gpu=XAVIER)).target == target
@@ -162,7 +162,7 @@ def test_an_artifact_asks_for_no_flag_that_the_builder_lacks(opset: int, flags: 
 
 @pytest.mark.parametrize("flags", [("int8",), ("int4", "bf16")])
 def test_flags_that_no_artifact_has_are_refused(flags: tuple[str, ...]) -> None:
-    """The sentence names them."""
+    """The error names the flags that fit no form."""
     backend = Backend("b", "1", form="tensorrt", opset=13, precision_flags=flags)
 
     with pytest.raises(UserError, match=f"opset 13, precision flags {', '.join(flags)}"):
@@ -170,7 +170,7 @@ def test_flags_that_no_artifact_has_are_refused(flags: tuple[str, ...]) -> None:
 
 
 def test_of_two_backends_of_one_name_the_preferred_counts() -> None:
-    """Target and time limit are of the same one."""
+    """The target and the time limit come from the same backend."""
     second = Backend("d", "1", preference=1, form="onnxruntime", opset=18)
     both = device(Backend("d", "1", preference=5, form="onnxruntime", opset=13, builds_engines=True), second)
 

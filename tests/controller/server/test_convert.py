@@ -1,4 +1,4 @@
-"""Records and messages are the same thing in two shapes."""
+"""Tests of the conversion between records and messages."""
 
 import re
 from dataclasses import asdict, fields, replace
@@ -90,7 +90,7 @@ ARTIFACT = Artifact(
 )
 
 
-# Fields of agents of protocol 2, which now travel in `measured`; regexes of zones come from analysis/telemetry.py.
+# Fields of agents of protocol 2, which are now in `measured`. The pattern of zones comes from analysis/telemetry.py.
 OLD_FIELDS = {
     *("peak_pss_bytes", "board_available_before_bytes", "board_available_min_bytes", "swap_used_before_bytes"),
     *("swap_used_max_bytes", "sampler_cpu_s", "sampler_wakeups", "device_memory_bytes", "hot_zones"),
@@ -98,7 +98,7 @@ OLD_FIELDS = {
 
 
 def test_a_result_survives_both_ways() -> None:
-    """A reading that is absent stays absent, and a zero stays a zero."""
+    """A round trip keeps a result equal, with absent readings absent and zeros zero."""
     assert convert.result_from_wire(convert.result_to_wire(RESULT)) == RESULT
     assert convert.result_from_wire(convert.result_to_wire(replace(RESULT, measured={}))).measured == {}
 
@@ -110,7 +110,7 @@ def test_what_a_device_has_not_stays_absent() -> None:
 
 
 def test_a_result_of_an_older_agent() -> None:
-    """A message without the newer fields reads as one that knows nothing of them."""
+    """A message without the newer fields gives empty values for them."""
     message = convert.result_to_wire(RESULT)
     newer = ("device_latency_s", "windows", "conditions", "findings", "agreement", "engine", "measured")
     for name in newer:
@@ -141,7 +141,7 @@ def test_the_zones_that_compute_travel_with_the_assignment() -> None:
 
 
 def test_record_and_message_have_the_same_fields() -> None:
-    """A field added on one side only would be dropped without a word."""
+    """Record and message have the same fields, since a missing one would be dropped silently."""
     for record, message in (
         (RunResult, pb.RunResult),
         (DeviceSnapshot, pb.DeviceSnapshot),
@@ -155,25 +155,27 @@ def test_record_and_message_have_the_same_fields() -> None:
         (StageTiming, pb.StageTiming),
         (Series, pb.Series),
     ):
-        assert {one.name for one in fields(record)} == {one.name for one in message.DESCRIPTOR.fields} - OLD_FIELDS
+        assert {field.name for field in fields(record)} == {
+            field.name for field in message.DESCRIPTOR.fields
+        } - OLD_FIELDS
 
 
 def test_a_snapshot_survives_both_ways() -> None:
-    """What a board says of itself is what is stored."""
+    """A round trip keeps a snapshot equal."""
     assert convert.snapshot_from_wire(convert.snapshot_to_wire(SNAPSHOT)) == SNAPSHOT
 
 
 def test_a_measurement_is_sent_whole() -> None:
-    """Every field arrives with its value."""
+    """Every field of a measurement is sent with its value."""
     message = convert.measurement_to_wire(MEASUREMENT)
-    assert {one.name: getattr(message, one.name) for one in fields(Measurement)} == asdict(MEASUREMENT)
-    defaults = {one.name: one.default for one in fields(Measurement)}
+    assert {field.name: getattr(message, field.name) for field in fields(Measurement)} == asdict(MEASUREMENT)
+    defaults = {field.name: field.default for field in fields(Measurement)}
     assert all(value != defaults[name] for name, value in asdict(MEASUREMENT).items()), "a default would prove nothing"
 
 
 @pytest.mark.parametrize("builds_engines", [True, False])
 def test_an_assignment_says_what_to_run_and_how(builds_engines: bool) -> None:
-    """It names file, reference, target and flags; a runtime that builds engines gets the time for it."""
+    """An assignment names file, reference, target and flags, and its time limit includes an engine build."""
     backend = Backend("any", "1", builds_engines=builds_engines)
     run, job = Run("r", "j", 2, 5, attempt=3), Job("j", "c", "d", "m", "int8", target="agx-xavier")
 
@@ -188,7 +190,7 @@ def test_an_assignment_says_what_to_run_and_how(builds_engines: bool) -> None:
 
 
 def test_an_artifact_of_an_older_release_has_no_reference() -> None:
-    """Without a reference the assignment has none, so that the agent does not look for it."""
+    """An artifact without a reference gives an assignment without one."""
     old = replace(ARTIFACT, reference_sha256="", reference_bytes=0)
     run, job = Run("r", "j", 0, 0), Job("j", "c", "d", "m", "int8")
     message = convert.assignment_to_wire(run, job, old, Backend("trt", "8.2.1"), MEASUREMENT)
@@ -209,12 +211,12 @@ CHANGES = {
 
 @pytest.mark.parametrize("changes", [{}, CHANGES, *({name: value} for name, value in CHANGES.items())])
 def test_only_what_was_asked_for_changes_a_tier(changes: dict[str, Any]) -> None:
-    """What a request leaves out is left to the tier; a zero that was asked for is a zero."""
+    """A request changes only the fields that it sets, and a requested zero is a change."""
     assert convert.changes_from_wire(pb.SubmitCampaignRequest(models=["m"], **changes)) == changes
 
 
 def test_a_build_says_for_what() -> None:
-    """A build's status has its target, and its artifact once there is one."""
+    """A build's status has its target, and its artifact once it is built."""
     build = Build("c", "m", "int8", BuildState.READY, "done", "ab" * 32, "agx-xavier")
     message = convert.build_to_wire(build, ARTIFACT)
     assert (message.target, message.state, message.artifact.size_bytes) == ("agx-xavier", "ready", 5)

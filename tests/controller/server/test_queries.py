@@ -1,4 +1,4 @@
-"""Results and runs as a client gets them from a controller, beside what the database holds."""
+"""Tests that a client gets the results and runs that the database holds."""
 
 import asyncio
 import json
@@ -24,7 +24,11 @@ OLD = Path(__file__).parents[2] / "fixtures" / "databases" / "0.1.0-schema-2.db"
 
 @pytest.fixture
 def database(tmp_path: Path) -> str:
-    """A migrated database with campaign c1: one job, two runs of an earlier release; and c2 with a new run and none."""
+    """Return a migrated database.
+
+    Campaign c1 has one job with two runs of an earlier release. Campaign c2 has one job with a new result, and one
+    without.
+    """
     path = str(copy(OLD, tmp_path / "results.db"))
     store = open_store(path)
     _add_campaign(store)
@@ -35,18 +39,18 @@ def database(tmp_path: Path) -> str:
 def _add_campaign(store: SqlStore) -> None:
     campaign, job, run = store.campaign("c1"), store.job("j1"), store.run("r0")
     jobs = [replace(job, job_id=name, campaign_id="c2", recipe=name, target="jetson-nano") for name in ("fp32", "int8")]
-    runs = [replace(run, run_id=f"new-{one.job_id}", job_id=one.job_id, state="planned") for one in jobs]
+    runs = [replace(run, run_id=f"new-{job.job_id}", job_id=job.job_id, state="planned") for job in jobs]
     store.create_campaign(replace(campaign, campaign_id="c2", paper=True), [], jobs, runs)
-    told: RunResult = replace(
+    result: RunResult = replace(
         store.raw_result("r0"), run_id="new-fp32", conditions={"clocks": "free"}, agreement=Agreement(0.5, 0.9, 7, 8),
         findings=(Finding("processes", "invalid", "another process was on the GPU"),),
     )  # fmt: skip
-    store.record_result(told, 9.0)
+    store.record_result(result, 9.0)
 
 
 @pytest.fixture
 def connection(database: str) -> Iterator[Connection]:
-    """A client of a controller that serves the database."""
+    """Connect a client to a controller that serves the database."""
     store, ports = open_store(database), []
     loop, ready = asyncio.new_event_loop(), threading.Event()
     stop = asyncio.Event()
@@ -72,29 +76,29 @@ def connection(database: str) -> Iterator[Connection]:
 
 
 def test_runs_have_the_columns_of_the_view(connection: Connection, database: str) -> None:
-    """Each run comes with its columns as the database has them, and without raw latencies unless asked for."""
+    """Each run has the columns of the database, and no raw latencies unless they are requested."""
     store = open_store(database, read_only=True)
-    rows = {one["run_id"]: json.loads(json.dumps(dict(one))) for one in store.run_rows()}
+    rows = {row["run_id"]: json.loads(json.dumps(dict(row))) for row in store.run_rows()}
     store.close()
 
-    found = connection.runs("")
+    runs = connection.runs("")
 
-    assert {row["run_id"]: row for row, _ in found} == rows
+    assert {row["run_id"]: row for row, _ in runs} == rows
     assert sorted(rows) == ["new-fp32", "new-int8", "r0", "r1"]
-    assert {latency_s for _, latency_s in found} == {()}
+    assert {latency_s for _, latency_s in runs} == {()}
 
 
 def test_latencies_come_for_the_jobs_that_are_named(connection: Connection) -> None:
-    """Raw latencies are sent bit by bit for reported runs of the jobs named, and for no others."""
-    found = {row["run_id"]: latency_s for row, latency_s in connection.runs("", ["j1", "int8"])}
-    assert found == {"r0": (0.125, 0.25, 0.5), "r1": (0.375, 0.75, 1.5), "new-fp32": (), "new-int8": ()}
+    """Exact raw latencies are sent for the reported runs of the named jobs only."""
+    latencies = {row["run_id"]: latency_s for row, latency_s in connection.runs("", ["j1", "int8"])}
+    assert latencies == {"r0": (0.125, 0.25, 0.5), "r1": (0.375, 0.75, 1.5), "new-fp32": (), "new-int8": ()}
 
 
 @pytest.mark.parametrize(
     ("asked", "runs"), [("c1", {"r0", "r1"}), ("c2", {"new-fp32", "new-int8"}), ("latest", {"new-fp32", "new-int8"})]
 )
 def test_runs_of_one_campaign(connection: Connection, asked: str, runs: set[str]) -> None:
-    """An id or "latest" names whose runs come."""
+    """An id or "latest" selects the campaign whose runs are sent."""
     assert {row["run_id"] for row, _ in connection.runs(asked)} == runs
 
 
@@ -113,7 +117,7 @@ def test_rows_are_the_same_with_and_without_a_controller(
 
 
 def test_a_verdict_travels(connection: Connection) -> None:
-    """The verdict, its reasons and the conditions arrive as they were recorded; a job without runs has none."""
+    """Verdict, reasons and conditions arrive as recorded, and are empty for a job without results."""
     fp32, int8 = sorted(connection.results("c2"), key=lambda row: row["recipe"])
     assert (fp32["verdict"], fp32["conditions"], fp32["target"]) == ("INVALID", {"clocks": "free"}, "jetson-nano")
     assert "another process was on the GPU" in fp32["verdict_reasons"]
@@ -122,7 +126,7 @@ def test_a_verdict_travels(connection: Connection) -> None:
 
 
 def test_a_call_of_another_release_is_refused_in_a_sentence(connection: Connection) -> None:
-    """A client that asks for what this release does not offer is told to install the same one."""
+    """An unknown call is refused with the advice to install the same release."""
     call = connection._channel.unary_unary("/efficientquant.v1.FleetControl/QueryResults")
 
     with pytest.raises(UserError, match=r"is efficientquant \S+ and has no QueryResults; install the same release"):

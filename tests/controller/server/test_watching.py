@@ -1,4 +1,4 @@
-"""The stream of a campaign's states that a client watches."""
+"""Tests of the stream of a campaign's states."""
 
 import asyncio
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ DATABASE = Path(__file__).parents[2] / "fixtures" / "databases" / "0.1.0-schema-
 
 
 class OneCampaign:
-    """A coordinator of one campaign, in which something has always changed."""
+    """A coordinator of one campaign that always reports a change."""
 
     def __init__(self, tracked: TrackedCampaign) -> None:
         self._tracked = tracked
@@ -28,7 +28,7 @@ class OneCampaign:
         return self._tracked
 
     def next_change(self) -> asyncio.Event:
-        """Return an event that is set already."""
+        """Return an event that is already set."""
         changed = asyncio.Event()
         changed.set()
         return changed
@@ -36,14 +36,14 @@ class OneCampaign:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[SqlStore]:
-    """A store with a campaign c1."""
+    """Open a store with a campaign c1."""
     store = open_store(str(copy(DATABASE, tmp_path / "results.db")))
     yield store
     store.close()
 
 
 def test_the_end_is_always_sent(store: SqlStore) -> None:
-    """A campaign that ends while a state is being sent is sent once more, ended."""
+    """A campaign that ends while a state is sent is sent again in its final state."""
     running = replace(store.campaign("c1"), devices=(), state=CampaignState.RUNNING, ended_unix_s=None)
     tracked = TrackedCampaign(running, [], [], [])
     control = FleetControl(OneCampaign(tracked), None, store, None)

@@ -1,4 +1,4 @@
-"""Every contract test runs on SQLite and on a real PostgreSQL server."""
+"""Fixtures that run each contract test on SQLite and on real PostgreSQL."""
 
 import os
 import pwd
@@ -35,7 +35,7 @@ SNAPSHOT = DeviceSnapshot(
     jetpack="4.6.4", cuda_version="10.2", power_mode="MAXN", clock_control="helper",
     gpus=(Gpu("tegra", "", 53, None, True, True, False, False, ""), Gpu("RTX", "GPU-1", 86, 10 << 30, tf32=True)),
 )  # fmt: skip
-# As an agent of protocol 2 reported them, extremes of its series included.
+# Readings as an agent of protocol 2 reported them, with the extremes of its series.
 READINGS = {
     "peak_pss_bytes": 1000, "board_available_before_bytes": 900, "board_available_min_bytes": 700,
     "swap_used_before_bytes": 5, "swap_used_max_bytes": 8, "sampler_cpu_s": 0.08, "sampler_wakeups": 80,
@@ -51,12 +51,15 @@ def _postgres_folder() -> Path | None:
 
 @pytest.fixture(scope="session")
 def postgres_socket() -> Iterator[str]:
-    """A private server on a Unix socket; PostgreSQL refuses to run as root, so root hands it to another user."""
+    """Start a private PostgreSQL server and return its socket's folder.
+
+    PostgreSQL refuses to run as root, so root runs it as another user.
+    """
     binaries = _postgres_folder()
     if binaries is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("needs PostgreSQL: apt-get install postgresql")
     with tempfile.TemporaryDirectory(prefix="eq-pg-", dir="/tmp") as name:
-        names = {one.pw_name for one in pwd.getpwall()}
+        names = {account.pw_name for account in pwd.getpwall()}
         user = ("postgres" if "postgres" in names else "nobody") if os.getuid() == 0 else None
         if user:
             shutil.chown(name, user)
@@ -76,7 +79,10 @@ def postgres_socket() -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database that does not exist yet, or is empty."""
+    """Return the path or URL of a new database.
+
+    The SQLite file does not exist yet, and the PostgreSQL database is empty.
+    """
     if request.param == "sqlite":
         return str(tmp_path / "results.db")
     socket = request.getfixturevalue("postgres_socket")
@@ -88,7 +94,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def store(target: str) -> Iterator[SqlStore]:
-    """An open store with nothing in it."""
+    """Open an empty store."""
     opened = open_store(target)
     yield opened
     opened.close()
@@ -121,7 +127,7 @@ def artifact() -> Artifact:
 
 @pytest.fixture
 def campaign() -> Campaign:
-    """A campaign with numbers at the ends of their ranges."""
+    """Make a campaign with numbers at the ends of their ranges."""
     measurement = Measurement(
         "smoke", 6.0, 64, input_seed=2**64 - 1, cuda_graph=True, sync_mode="block", memory_kind="mapped", idle_s=2.5,
         profile_layers=True, lock_clocks=True, power_mode="MAXN",
@@ -135,7 +141,10 @@ def campaign() -> Campaign:
 
 @pytest.fixture
 def planned(store: SqlStore, campaign: Campaign, snapshot: DeviceSnapshot) -> SqlStore:
-    """A store with device d1 and campaign c1: one build, job j1 and runs r0 to r3."""
+    """Fill a store with device d1 and campaign c1.
+
+    The campaign has one build, job j1 and runs r0 to r3.
+    """
     store.register_device("d1", "bench-1", "0.1.0", 1, snapshot, 1.0)
     job = Job("j1", "c1", "d1", "mobilevit_xxs", "fp32", target="jetson-nano", backend="trt")
     runs = [Run(f"r{index}", "j1", index, 3 - index) for index in range(4)]

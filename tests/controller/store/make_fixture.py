@@ -1,9 +1,11 @@
-"""Write tests/fixtures/databases/VERSION[-schema-N].db: run once for each schema, before it changes.
+"""The program that writes tests/fixtures/databases/VERSION[-schema-N].db.
 
-python tests/controller/store/make_fixture.py tests/fixtures/databases/0.1.0.db
+Run it once for each schema, before the schema changes:
 
-0.1.0-schema-2.db and 0.1.0-schema-3.db are of the same, unreleased version. Schema 2 had the view `comparisons`
-already. Schema 3 has a second campaign, c0, with what that schema added: an fp32 job, a variant, clock targets.
+    python tests/controller/store/make_fixture.py tests/fixtures/databases/0.1.0.db
+
+0.1.0-schema-2.db and 0.1.0-schema-3.db are of the same, unreleased version. Schema 2 already had the view
+`comparisons`. Schema 3 has a second campaign, c0, with what that schema added: an fp32 job, a variant, clock targets.
 """
 
 import sqlite3
@@ -57,7 +59,7 @@ def result(run_id: str, middle: float) -> RunResult:
 
 
 def trusted_result(run_id: str, latency_s: float) -> RunResult:
-    """A run with what schema 3 added."""
+    """Make the result of a run with what schema 3 added."""
     tenths = tuple(number / 10 for number in range(121))
     return replace(
         result(run_id, latency_s),
@@ -83,7 +85,7 @@ def trusted_result(run_id: str, latency_s: float) -> RunResult:
 
 
 def add_twins(store: SqlStore) -> None:
-    """Campaign c0: fp32 and int8, three repeats each."""
+    """Add campaign c0 with fp32 and int8, three repeats each."""
     recipes = {"fp32": 0.2, "int8": 0.1}
     names = ((MODEL,), tuple(recipes), ("bench-1",))
     measurement = Measurement("demo", 1.0, 32, lock_clocks=True)
@@ -118,7 +120,7 @@ def main(path: str) -> None:
     store.set_campaign_state("c1", CampaignState.SUCCEEDED, 8.0)
     store.add_event(Event(7.0, "c1", "d1", "note", "a note"))
     store.close()
-    with sqlite3.connect(path) as connection:  # one file to check in: no -wal beside it
+    with sqlite3.connect(path) as connection:  # leaves one file to check in, without a -wal
         connection.execute("PRAGMA journal_mode = DELETE")
     connection.execute("VACUUM")
 

@@ -17,7 +17,7 @@ from efficientquant_controller.store.backup import Content, copy_database
 from efficientquant_controller.store.sql import SqlStore, open_store
 
 DATABASES = Path(__file__).parents[2] / "fixtures" / "databases"
-# A copy that stops after its first page, says so and waits.
+# A copy that stops after its first page, prints the phase and waits.
 STUCK = """
 import sys
 from pathlib import Path
@@ -46,23 +46,23 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def served(path: Path) -> Iterator[SqlStore]:
-    """The database as a controller holds it."""
+    """Open the database as a controller does."""
     store = open_store(path)
     yield store
     store.close()
 
 
 def ignore(*_progress: object) -> None:
-    """Do nothing with a copy's progress."""
+    """Ignore a copy's progress."""
 
 
 def names(folder: Path) -> list[str]:
-    """The files of a folder, less what a served database has beside it."""
-    return sorted(one for one in os.listdir(folder) if not one.startswith("results.db"))
+    """Return the names of a folder's files, except the database and its log."""
+    return sorted(name for name in os.listdir(folder) if not name.startswith("results.db"))
 
 
 def test_a_copy_of_a_served_database(path: Path, served: SqlStore) -> None:
-    """A copy has what was committed, is one file without a log, and says what is in it."""
+    """A copy has what was committed, is one file without a log, and reports its content."""
     served.touch_device("d1", 77.0)
     copy = path.with_name("copy.db")
 
@@ -70,13 +70,13 @@ def test_a_copy_of_a_served_database(path: Path, served: SqlStore) -> None:
 
     assert content == Content("0004", campaigns=1, runs=2)
     assert names(path.parent) == ["copy.db"]
-    assert copy.read_bytes()[18:20] == b"\1\1"  # no write-ahead log: it opens from a read-only medium
+    assert copy.read_bytes()[18:20] == b"\1\1"  # no write-ahead log, so it opens from a read-only medium
     with closing(sqlite3.connect(copy)) as connection:
         assert connection.execute("SELECT last_seen_unix_s FROM devices").fetchall() == [(77.0,)]
 
 
 def test_a_copy_ends_under_constant_writes(path: Path, served: SqlStore) -> None:
-    """A write between any two pages neither starts the copy again nor gets into it."""
+    """A write between any two pages neither restarts the copy nor enters it."""
     fractions = []
 
     def write(phase: str, fraction: float) -> None:
@@ -112,17 +112,17 @@ def test_an_interrupted_copy_leaves_nothing(path: Path) -> None:
 
 
 def test_a_killed_copy_has_no_name(path: Path) -> None:
-    """What a killed copy leaves behind is called partial."""
+    """A killed copy leaves only files that are named partial."""
     command = [sys.executable, "-c", STUCK]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, cwd=path.parent, text=True, **pipes) as process:
         assert process.stdout.readline() == "copying\n"
         process.kill()
-    assert all(one.startswith("copy.db.") and one.endswith(".partial") for one in names(path.parent))
+    assert all(name.startswith("copy.db.") and name.endswith(".partial") for name in names(path.parent))
 
 
 def test_a_full_disk(path: Path) -> None:
-    """When the disk is full the sentence names the copy, and nothing of it is kept."""
+    """On a full disk the error names the copy, and nothing of it is kept."""
     done = subprocess.run([sys.executable, "-c", FULL], cwd=path.parent, capture_output=True, text=True, check=False)
     assert "StoreError: cannot write the copy copy.db: " in done.stderr
     assert "check the disk space and permissions there; nothing was kept" in done.stderr
@@ -130,7 +130,7 @@ def test_a_full_disk(path: Path) -> None:
 
 
 def test_a_disk_that_is_known_to_be_too_small(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A copy that cannot fit is refused before it is begun."""
+    """A copy that cannot fit is refused before it begins."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=9))
     with pytest.raises(StoreError, match=r"it takes 0\.\d MiB and 0\.0 MiB are free; make room"):
         copy_database(path, path.with_name("copy.db"), overwrite=False, on_progress=ignore)
@@ -150,7 +150,7 @@ def test_a_damaged_database_is_not_copied(path: Path) -> None:
 
 
 def test_overwriting_is_asked_for(path: Path) -> None:
-    """An existing file stays, unless it is meant to be replaced."""
+    """An existing file is replaced only with `overwrite`."""
     copy = path.with_name("copy.db")
     copy.write_text("mine")
     with pytest.raises(StoreError, match=r"copy\.db: it exists; name a new file, or replace this one with --overwrite"):
@@ -162,7 +162,7 @@ def test_overwriting_is_asked_for(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["results.db", "results.db-wal", "results.db-journal", "symbolic", "hard"])
 def test_a_database_is_not_copied_onto_itself(path: Path, served: SqlStore, name: str) -> None:
-    """Neither the database nor its log is a place for the copy, by whatever name."""
+    """Neither the database nor its log can be the copy's path, under any name."""
     path.with_name("symbolic").symlink_to(path)
     path.with_name("hard").hardlink_to(path)
     with pytest.raises(StoreError, match="it belongs to the database"):
@@ -171,7 +171,7 @@ def test_a_database_is_not_copied_onto_itself(path: Path, served: SqlStore, name
 
 
 def test_the_log_of_another_database_is_in_the_way(path: Path) -> None:
-    """A copy never lies beside another database's log, which SQLite would take for its own."""
+    """A copy is refused next to another database's log, which SQLite would use as the copy's."""
     path.with_name("copy.db-wal").touch()
     with pytest.raises(StoreError, match=r"copy\.db-wal of another database lies there"):
         copy_database(path, path.with_name("copy.db"), overwrite=True, on_progress=ignore)
@@ -181,7 +181,7 @@ def test_the_log_of_another_database_is_in_the_way(path: Path) -> None:
     ("name", "problem"), [("", "is a directory"), ("missing/copy.db", "does not exist"), ("n" * 300, "name too long")]
 )
 def test_a_place_that_will_not_do(path: Path, name: str, problem: str) -> None:
-    """A place that cannot hold the copy is named, and nothing is made."""
+    """A path that cannot hold the copy is named, and nothing is created."""
     with pytest.raises(StoreError, match=f"cannot write the copy .*{problem}"):
         copy_database(path, path.parent / name, overwrite=True, on_progress=ignore)
     assert names(path.parent) == []

@@ -30,9 +30,9 @@ def view(store: SqlStore, campaign_id: str = "c2") -> list[dict[str, Any]]:
 
 @pytest.fixture
 def twins(planned: SqlStore, campaign: Campaign, make_result: Callable) -> SqlStore:
-    """Campaign c2 with fp32, int8 and fp16, none of them ended.
+    """Add campaign c2 with jobs for fp32, int8 and fp16, none of them ended.
 
-    int8 is twice as fast; fp16 has no result.
+    int8 is twice as fast, and fp16 has no result.
     """
     recipes = {"fp32": 1.0, "int8": 0.5, "fp16": None}
     measurement = Measurement("demo", 0.1, 3)
@@ -72,7 +72,7 @@ def test_a_variant_that_ends_last_is_compared(twins: SqlStore) -> None:
 
 
 def test_the_commands_say_what_the_view_says(twins: SqlStore) -> None:
-    """Rows of `results` have the view's answers, stored or not."""
+    """Rows of `results` have the same answers as the view, whether stored or not."""
     before = {row["job_id"]: [row[name] for name in GUARD] for row in compared_results(twins, "c2")}
     for job_id in ("j-fp32", "j-int8"):
         twins.set_job_state(job_id, JobState.SUCCEEDED)
@@ -84,7 +84,7 @@ def test_the_commands_say_what_the_view_says(twins: SqlStore) -> None:
 
 
 def test_a_refusal_has_no_ratio(twins: SqlStore) -> None:
-    """Where the guard refuses, the view says why instead of a number."""
+    """Where the guard refuses, the view gives the reason instead of a number."""
     with twins._transactions.write() as sql:
         sql.execute(text("UPDATE runs SET session_options = '{\"sync_mode\": \"block\"}' WHERE job_id = 'j-int8'"))
     for job_id in ("j-fp32", "j-int8"):
@@ -105,7 +105,7 @@ def test_an_old_database_is_compared_when_it_is_opened(tmp_path: Path) -> None:
 
 
 def test_newer_rules_compare_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers of other rules are replaced by who writes, ignored by who reads."""
+    """Answers of other rules are replaced when the database is opened, and ignored when it is only read."""
     path = shutil.copy(SCHEMA_3, tmp_path / "old.db")
     open_store(path).close()
     monkeypatch.setattr(comparisons, "RULES_VERSION", 1000)
@@ -122,7 +122,7 @@ def test_newer_rules_compare_again(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_comparison_that_fails_leaves_no_open_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The write-ahead log is folded into the file, as after every close."""
+    """A failed comparison at opening still folds the write-ahead log into the file."""
     path = Path(shutil.copy(SCHEMA_3, tmp_path / "old.db"))
 
     def fail(transactions: Transactions) -> None:
@@ -138,7 +138,7 @@ def test_a_comparison_that_fails_leaves_no_open_database(tmp_path: Path, monkeyp
 
 
 def test_a_long_comparison_says_how_far_it_is(twins: SqlStore, caplog: pytest.LogCaptureFixture) -> None:
-    """More than two seconds of comparing are announced, less are not."""
+    """Comparing for more than two seconds logs its progress, and for less logs nothing."""
     caplog.set_level(logging.INFO)
     with twins._transactions.write() as sql:
         sql.execute(text("UPDATE jobs SET state = 'succeeded' WHERE campaign_id = 'c2'"))
@@ -159,7 +159,7 @@ def end(store: SqlStore, *job_ids: str) -> None:
 
 
 def test_a_twin_is_on_the_same_device_whatever_it_is_called(twins: SqlStore, snapshot: DeviceSnapshot) -> None:
-    """A device that takes a forgotten one's name takes none of its jobs."""
+    """A device with a forgotten device's name gets none of its jobs as twins."""
     twins.register_device("d2", "orin", "0.1.0", 1, snapshot, 1.0)
     jobs = [Job(f"o-{recipe}", "c2", "d2", "m", recipe, JobState.QUEUED) for recipe in ("fp32", "int8")]
     with twins._transactions.write() as sql:
@@ -176,7 +176,7 @@ def test_a_twin_is_on_the_same_device_whatever_it_is_called(twins: SqlStore, sna
 
 
 def test_a_damaged_row_keeps_no_job_from_ending(twins: SqlStore, caplog: pytest.LogCaptureFixture) -> None:
-    """What the guard cannot read has no answer and is logged; the next opening goes on, too."""
+    """A row that the guard cannot read gets no answer, is logged, and blocks no later opening."""
     with twins._transactions.write() as sql:
         sql.execute(
             text("UPDATE runs SET conditions = '[1]', gpu_clock_min_hz = 1, realised_precision = '{\"a\": []}'")
@@ -193,7 +193,7 @@ def test_a_damaged_row_keeps_no_job_from_ending(twins: SqlStore, caplog: pytest.
 
 
 def test_a_damaged_row_costs_only_its_own_pair(twins: SqlStore) -> None:
-    """The other variants of the campaign are compared."""
+    """Despite a damaged row, the campaign's other variants are compared."""
     with twins._transactions.write() as sql:
         sql.execute(
             text("UPDATE runs SET state = 'succeeded', verdict = 'B', verdict_reasons = '7' WHERE job_id = 'j-fp16'")
@@ -205,7 +205,7 @@ def test_a_damaged_row_costs_only_its_own_pair(twins: SqlStore) -> None:
 
 
 def test_an_answer_holds_no_nul(twins: SqlStore) -> None:
-    """PostgreSQL's text has none: an odd agent's words are stored without."""
+    """NUL in an answer is replaced, because PostgreSQL's text cannot hold it."""
     with twins._transactions.write() as sql:
         update = tables.runs.update().where(tables.runs.c.job_id == "j-int8")
         sql.execute(update.values(verdict="INVALID"))
@@ -218,7 +218,7 @@ def test_an_answer_holds_no_nul(twins: SqlStore) -> None:
 
 
 def test_twins_are_found_by_an_index(tmp_path: Path) -> None:
-    """Opening a database of many campaigns looks each twin up, and meets no job of another campaign."""
+    """Opening a database looks each twin up by an index, without scanning jobs of other campaigns."""
     store = open_store(tmp_path / "results.db")
     query = comparisons._campaigns_to_compare().compile(compile_kwargs={"literal_binds": True})
 

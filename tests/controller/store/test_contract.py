@@ -1,4 +1,4 @@
-"""The contract of store/base.py, one rule at a time."""
+"""The contract of store/base.py, rule by rule."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -43,14 +43,14 @@ def test_register_round_trip(store: SqlStore, snapshot: DeviceSnapshot) -> None:
 def test_an_upgrade_of_the_agent_changes_no_device(
     planned: SqlStore, snapshot: DeviceSnapshot, make_result: Callable
 ) -> None:
-    """What a newer agent says of its backends counts from its hello on, and is no other snapshot of the device."""
+    """A newer agent's description of its backends counts from its hello on and makes no new snapshot."""
     [backend] = snapshot.backends
     newer = replace(snapshot, backends=(replace(backend, form="onnxruntime", opset=18),))
 
     planned.record_result(make_result("r0", device=snapshot), 3.0)
     planned.register_device("d1", "bench-1", "0.2.0", 2, newer, 4.0)
     planned.record_result(make_result("r1", device=newer), 5.0)
-    planned.record_result(make_result("r2", device=snapshot), 6.0)  # from an outbox of before
+    planned.record_result(make_result("r2", device=snapshot), 6.0)  # from an outbox of the older agent
 
     assert planned.device("d1").snapshot == newer
     assert len({run["snapshot_sha256"] for run in planned.run_rows("c1") if run["snapshot_sha256"]}) == 1
@@ -77,13 +77,13 @@ def test_renamed_device(planned: SqlStore, snapshot: DeviceSnapshot) -> None:
     """A device that changed its name keeps its id and history, and its old name is free."""
     planned.register_device("d1", "bench-9", "0.2.0", 2, replace(snapshot, board="new"), 2.0)
     planned.register_device("d2", "bench-1", "0.1.0", 1, snapshot, 3.0)
-    assert [(one.device_id, one.name) for one in planned.devices()] == [("d2", "bench-1"), ("d1", "bench-9")]
+    assert [(device.device_id, device.name) for device in planned.devices()] == [("d2", "bench-1"), ("d1", "bench-9")]
     assert planned.device("d1").snapshot.board == "new"
     assert planned.results()[0]["device"] == "bench-9"
 
 
 def test_forget_device(planned: SqlStore, snapshot: DeviceSnapshot) -> None:
-    """A forgotten device frees its name and keeps its history under it."""
+    """A forgotten device frees its name, and its history keeps that name."""
     assert planned.forget_device("bench-1").name == "bench-1"
     assert (planned.devices(), planned.device("d1").name) == ([], None)
     assert planned.results("c1")[0]["device"] == "bench-1"
@@ -93,14 +93,14 @@ def test_forget_device(planned: SqlStore, snapshot: DeviceSnapshot) -> None:
 
 
 def test_touch_device(store: SqlStore, snapshot: DeviceSnapshot) -> None:
-    """A device that was heard of says when."""
+    """Touching a device records the time."""
     store.register_device("d1", "bench-1", "0.1.0", 1, snapshot, 1.0)
     store.touch_device("d1", 9.25)
     assert store.device("d1").last_seen_unix_s == 9.25
 
 
 def test_artifacts(store: SqlStore, artifact: Artifact) -> None:
-    """An artifact is found by its hash and its build's key, and the same one is accepted again."""
+    """An artifact is found by its hash and its build's key, and recording it again is accepted."""
     assert store.find_artifact("key") is None
     store.add_artifact(artifact, "key")
     store.add_artifact(artifact, "key")
@@ -108,7 +108,7 @@ def test_artifacts(store: SqlStore, artifact: Artifact) -> None:
 
 
 def test_artifact_of_two_builds(store: SqlStore, artifact: Artifact) -> None:
-    """Two builds that made the same bytes each keep their own evidence; a rebuild replaces its key's artifact."""
+    """Two builds of the same bytes keep their own evidence, and a rebuild replaces its key's artifact."""
     other = replace(artifact, recipe="efficientquant", parity_max_abs=None)
     store.add_artifact(artifact, "key")
     store.add_artifact(other, "other")
@@ -128,17 +128,17 @@ def test_campaign_round_trip(planned: SqlStore, campaign: Campaign) -> None:
 
 
 def test_campaign_without_images(planned: SqlStore, campaign: Campaign) -> None:
-    """A campaign that was calibrated on synthetic images names no others."""
+    """A campaign that was calibrated on synthetic images reads back without calibration images."""
     plain = replace(campaign, campaign_id="c2", calibration=None)
     planned.create_campaign(plain, [], [], [])
     assert planned.campaign("c2") == plain
 
 
 def test_latest_is_created_last(planned: SqlStore, campaign: Campaign) -> None:
-    """Latest means created last, whatever the clock said."""
+    """The id "latest" means the campaign created last, whatever the clock said."""
     planned.create_campaign(replace(campaign, campaign_id="c2", created_unix_s=0.0), [], [], [])
     assert planned.campaign("latest").campaign_id == "c2"
-    assert [one.campaign_id for one in planned.campaigns()] == ["c2", "c1"]
+    assert [campaign.campaign_id for campaign in planned.campaigns()] == ["c2", "c1"]
 
 
 def test_campaign_whole_or_not_at_all(planned: SqlStore, campaign: Campaign) -> None:
@@ -147,10 +147,10 @@ def test_campaign_whole_or_not_at_all(planned: SqlStore, campaign: Campaign) -> 
         planned.create_campaign(
             replace(campaign, campaign_id="c2"), [], [Job("j2", "c2", "nobody", "m", "fp32")], [Run("r9", "j2", 0, 0)]
         )
-    assert [one.campaign_id for one in planned.campaigns()] == ["c1"]
+    assert [campaign.campaign_id for campaign in planned.campaigns()] == ["c1"]
 
 
-@pytest.mark.parametrize(("state", "ended_unix_s"), [(one, 7.0 if one.ended else None) for one in CampaignState])
+@pytest.mark.parametrize(("state", "ended_unix_s"), [(state, 7.0 if state.ended else None) for state in CampaignState])
 def test_campaign_state(planned: SqlStore, state: CampaignState, ended_unix_s: float | None) -> None:
     """An ended campaign records when it ended."""
     planned.set_campaign_state("c1", state, 7.0)
@@ -167,16 +167,16 @@ def test_build_state(planned: SqlStore, artifact: Artifact) -> None:
 
 
 def test_builds_of_two_targets(planned: SqlStore, campaign: Campaign, artifact: Artifact) -> None:
-    """One model under one recipe has a build for each target, and a row has the artifact of its own."""
+    """One model × recipe has a build for each target, and a row has its own target's artifact."""
     planned.add_artifact(artifact, "key")
-    builds = [Build("c2", "mobilevit_xxs", "fp32", target=one) for one in ("onnxruntime", TARGET)]
+    builds = [Build("c2", "mobilevit_xxs", "fp32", target=target) for target in ("onnxruntime", TARGET)]
     planned.create_campaign(
         replace(campaign, campaign_id="c2"), builds, [replace(JOB, job_id="j2", campaign_id="c2")], []
     )
 
     planned.set_build_state("c2", "mobilevit_xxs", "fp32", "onnxruntime", BuildState.READY, "", artifact.sha256)
 
-    assert [one.state for one in planned.builds("c2")] == [BuildState.READY, BuildState.QUEUED]
+    assert [build.state for build in planned.builds("c2")] == [BuildState.READY, BuildState.QUEUED]
     (row,) = planned.results("c2")
     assert (row["target"], row["artifact_sha256"]) == (TARGET, "")
     with pytest.raises(NotFoundError, match="there is no"):
@@ -186,7 +186,7 @@ def test_builds_of_two_targets(planned: SqlStore, campaign: Campaign, artifact: 
 @pytest.mark.parametrize("after", JobState)
 @pytest.mark.parametrize("before", JobState)
 def test_job_transitions(planned: SqlStore, before: JobState, after: JobState) -> None:
-    """A job makes exactly the moves that the state table lists, and to its own state."""
+    """A job makes exactly the moves that JOB_TRANSITIONS lists, and moves to its own state."""
     for step in PATHS[before]:
         planned.set_job_state("j1", step)
     if after is before or after in JOB_TRANSITIONS[before]:
@@ -200,7 +200,7 @@ def test_job_transitions(planned: SqlStore, before: JobState, after: JobState) -
 
 
 def test_lease_and_release(planned: SqlStore) -> None:
-    """A lease moves run and job one attempt further; a release takes both back and keeps the count."""
+    """A lease counts an attempt, and a release takes run and job back and keeps the count."""
     planned.set_job_state("j1", JobState.QUEUED)
     leased = planned.lease_run("r0", 5.0)
     assert (leased.state, leased.attempt, planned.job("j1").state) == (RunState.LEASED, 1, JobState.LEASED)
@@ -221,7 +221,7 @@ def test_release_of_an_ended_run(planned: SqlStore, make_result: Callable) -> No
 
 @pytest.mark.parametrize("state", [RunState.PLANNED, RunState.LEASED, RunState.SUCCEEDED])
 def test_end_run_needs_an_ending(planned: SqlStore, state: RunState) -> None:
-    """A run without a result cannot end as anything but failed or cancelled."""
+    """A run without a result can end only as failed or cancelled."""
     with pytest.raises(ValueError, match="failed or cancelled"):
         planned.end_run("r0", state)
 
@@ -257,7 +257,7 @@ def test_not_found(store: SqlStore, call: Callable) -> None:
 
 
 def test_events(planned: SqlStore) -> None:
-    """A campaign's events come oldest first, and other campaigns' do not come."""
+    """A campaign's events come oldest first, without those of other campaigns."""
     later, earlier = Event(9.0, "c1", "d1", "lost", "later"), Event(2.0, "c1", None, "note", "earlier")
     for event in (later, earlier, Event(1.0, None, None, "note", "of no campaign")):
         planned.add_event(event)

@@ -1,4 +1,4 @@
-"""docs/database.md against the database."""
+"""The agreement of docs/database.md with the database."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def examples(language: str) -> list[str]:
 
 
 def described(title: str) -> list[str]:
-    """Every name in the first column of a section's table."""
+    """Return every name in the first column of a section's table."""
     section = next(text for name, text in SECTIONS.items() if name.startswith(title))
     cells = re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE)
     return [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
@@ -40,7 +40,7 @@ def described(title: str) -> list[str]:
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sqlite3.Connection]:
     shutil.copy(ROOT / "tests" / "fixtures" / "databases" / "0.1.0.db", tmp_path / "results.db")
-    open_store(tmp_path / "results.db").close()  # which migrates it
+    open_store(tmp_path / "results.db").close()  # migrates it
     monkeypatch.chdir(tmp_path)
     with closing(sqlite3.connect("results.db")) as connection:
         yield connection
@@ -48,18 +48,18 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sqlite
 
 @pytest.mark.parametrize("view", ["results", "run_results", "comparisons"])
 def test_columns(database: sqlite3.Connection, view: str) -> None:
-    """Every column of a view is described, once, and nothing else is."""
-    columns = [one[0] for one in database.execute(f"select * from {view}").description]
+    """The page describes exactly the columns of each view, each once."""
+    columns = [column[0] for column in database.execute(f"select * from {view}").description]
     assert sorted(described(f"View `{view}`")) == sorted(columns)
 
 
 def test_rows_of_the_commands() -> None:
     """Every column that the commands add to the view `results` is described."""
-    assert sorted(described("Rows of")) == sorted(one.name for one in OF_COMPARISONS)
+    assert sorted(described("Rows of")) == sorted(column.name for column in OF_COMPARISONS)
 
 
 def test_tables_of_columns_are_those_of_the_registry() -> None:
-    """The page's tables of columns are what the registry makes."""
+    """The page's tables of columns are up to date with the registry."""
     assert with_tables(PAGE) == PAGE, "run: python -m efficientquant_controller.columns docs/database.md"
 
 
@@ -68,7 +68,7 @@ def test_tables() -> None:
     assert sorted(described("Tables")) == sorted(metadata.tables)
 
 
-@pytest.mark.parametrize("query", [one for block in examples("sql") for one in block.split(";") if one.strip()])
+@pytest.mark.parametrize("query", [query for block in examples("sql") for query in block.split(";") if query.strip()])
 def test_queries(database: sqlite3.Connection, query: str) -> None:
     """Every example query runs."""
     assert database.execute(query).description
@@ -76,7 +76,7 @@ def test_queries(database: sqlite3.Connection, query: str) -> None:
 
 @pytest.mark.usefixtures("database")
 def test_printed_commands(capsys: pytest.CaptureFixture) -> None:
-    """Every command on the page works as printed, beside a results.db."""
+    """Every command on the page works as printed in a folder with a results.db."""
     for line in documents.command_lines("docs/database.md"):
         with pytest.raises(SystemExit) as left:
             run(shlex.split(line.text)[1:])
@@ -84,7 +84,7 @@ def test_printed_commands(capsys: pytest.CaptureFixture) -> None:
 
 
 def test_format_of_samples() -> None:
-    """The header on the page is the one that is written."""
+    """The page shows the header that blobs have."""
     packed = zlib.decompress(pack_series(RawSamples((), (), (Series("a", (), ()),), (), (Window("b", 0.0, 1.0),))))
     header = json.loads(packed[4 : 4 + int.from_bytes(packed[:4], "little")])
     section = next(text for name, text in SECTIONS.items() if name == "Raw samples")
@@ -96,7 +96,7 @@ def test_conditions() -> None:
     """Every condition that a comparison looks at, and every severity, is described."""
     section = next(text for name, text in SECTIONS.items() if name == "Conditions and findings")
     assert {name for name in KNOWN_CONDITIONS if f"`{name}`" not in section} == set()
-    assert all(f"`{one}`" in section for one in ("invalid", "soft", "info"))
+    assert all(f"`{severity}`" in section for severity in ("invalid", "soft", "info"))
 
 
 @pytest.mark.usefixtures("database")

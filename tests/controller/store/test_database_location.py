@@ -1,4 +1,4 @@
-"""What `--db` accepts, and the sentence for everything else."""
+"""The values that `--db` accepts, and the errors for all others."""
 
 import os
 from pathlib import Path
@@ -21,13 +21,13 @@ from efficientquant_controller.store.sql import open_store
     ],
 )
 def test_a_file(target: str, path: str) -> None:
-    """A path names a file, and so does SQLite's URL."""
+    """A path and a SQLite URL both name a file."""
     assert locate(target) == Location(Path(path))
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg", "PostgreSQL"])
 def test_a_server(scheme: str) -> None:
-    """Every usual spelling of PostgreSQL means the one driver, which a message does not show."""
+    """Every usual spelling of PostgreSQL means psycopg, which messages do not show."""
     location = locate(f"{scheme}://me:secret@host:5432/name")
     assert location.url == "postgresql+psycopg://me:secret@host:5432/name"
     assert str(location) == "postgresql://me:***@host:5432/name"
@@ -56,7 +56,7 @@ def test_a_server(scheme: str) -> None:
     ],
 )
 def test_what_is_not_supported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, sentence: str) -> None:
-    """The sentence says what is wrong and what is accepted, shows no password, and nothing is made."""
+    """The error says what is wrong and what is accepted, shows no password, and nothing is created."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StoreError, match=sentence) as refused:
         open_store(target)
@@ -65,7 +65,7 @@ def test_what_is_not_supported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_port_that_is_no_number() -> None:
-    """The sentence shows what a URL looks like and no password."""
+    """The error shows what a URL looks like and no password."""
     with pytest.raises(StoreError, match=r"postgresql://me:\*\*\*@host:port/x: .*with a number as PORT") as refused:
         open_store("postgresql://me:secret@host:port/x")
     assert "secret" not in str(refused.value)
@@ -73,7 +73,7 @@ def test_a_port_that_is_no_number() -> None:
 
 @pytest.mark.parametrize("password", ["me:secret@", "me:se/cret@", "%3A:secret@"])
 def test_a_server_that_does_not_answer(tmp_path: Path, password: str) -> None:
-    """The sentence says what to check in the URL, and shows no password, wherever it stands."""
+    """The error says what to check in the URL and shows no password, wherever the URL has it."""
     for url in (f"{password}/x?host={tmp_path}", f"me@/x?host={tmp_path}&password=secret"):
         with pytest.raises(StoreError, match="check the host, port, user, password and name") as refused:
             open_store(f"postgresql://{url}")
@@ -89,7 +89,7 @@ def test_a_wrong_name_on_a_server(postgres_socket: str) -> None:
 
 @pytest.mark.parametrize("writing", [False, True])
 def test_a_server_without_the_driver(monkeypatch: pytest.MonkeyPatch, writing: bool) -> None:
-    """Without the extra the sentence has the command that installs it, before anything else is done."""
+    """Without the driver the error gives the install command before anything else is done."""
     monkeypatch.setattr(module, "find_spec", lambda _name: None)
     with pytest.raises(StoreError, match="psycopg, which PostgreSQL takes, is not installed; install it: ") as refused:
         check_location("postgresql://me:secret@host/x", writing=writing)

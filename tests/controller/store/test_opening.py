@@ -1,4 +1,4 @@
-"""Opening: creation, migration, old and newer databases, and everything that is no results database."""
+"""The opening of databases: new, old, newer and damaged, and files of other kinds."""
 
 import os
 import shutil
@@ -51,13 +51,13 @@ def _run_sql(path: Path, *statements: str) -> None:
 
 
 def test_fixtures_exist() -> None:
-    """A database of each schema before this one is checked in, and of no other."""
-    found = []
+    """Exactly one database of each schema before the current schema is checked in."""
+    schemas = []
     for path in DATABASES.glob("*.db"):
         with closing(sqlite3.connect(path)) as connection:
-            found += [one for (one,) in connection.execute("SELECT version_num FROM alembic_version")]
+            schemas += [schema for (schema,) in connection.execute("SELECT version_num FROM alembic_version")]
     versions = Path(migrations.__file__).parent / "versions"
-    assert sorted(found) == sorted(path.name[1:5] for path in versions.glob("v*.py"))[:-1]
+    assert sorted(schemas) == sorted(path.name[1:5] for path in versions.glob("v*.py"))[:-1]
 
 
 def test_old_database(old_database: Path) -> None:
@@ -68,14 +68,14 @@ def test_old_database(old_database: Path) -> None:
     assert store.raw_result("r1").latency_s == (0.375, 0.75, 1.5)
     assert store.raw_result("r1").series[0].value == (10.0, 20.0)
     assert store.campaign("c1").state is CampaignState.SUCCEEDED
-    assert [one.message for one in store.events("c1")] == ["a note"]
-    assert [one["latency_p50_s"] for one in store.run_rows("c1")] == [0.25, 0.75]
+    assert [event.message for event in store.events("c1")] == ["a note"]
+    assert [row["latency_p50_s"] for row in store.run_rows("c1")] == [0.25, 0.75]
     store.close()
 
 
 @pytest.mark.parametrize("name", ["0.1.0.db", "0.1.0-schema-2.db"])
 def test_old_results_know_nothing_of_what_came_later(tmp_path: Path, name: str) -> None:
-    """What an earlier release did not record is absent after the migration, and is neither zero nor a verdict."""
+    """What an earlier release did not record is absent after the migration, without zeros or a verdict."""
     store = open_store(shutil.copy(DATABASES / name, tmp_path / "old.db"))
     (row,), runs, result = store.results("c1"), store.run_rows("c1"), store.raw_result("r0")
     names = ("energy_per_inference_j", "latency_p99_bound_s", "output_cosine", "gpu_clock_min_hz", "engine_bytes")
@@ -94,10 +94,10 @@ def test_old_results_know_nothing_of_what_came_later(tmp_path: Path, name: str) 
 
 
 def test_old_campaign_goes_on(old_database: Path) -> None:
-    """Builds, jobs, artifacts and measurements of an earlier release read as they were, with the defaults of today."""
+    """Builds, jobs, artifacts and measurements of an earlier release read as they were, with the current defaults."""
     store = open_store(old_database)
-    assert [(one.target, one.state) for one in store.builds("c1")] == [("", BuildState.READY)]
-    assert [(one.target, one.backend) for one in store.jobs("c1")] == [("", "")]
+    assert [(build.target, build.state) for build in store.builds("c1")] == [("", BuildState.READY)]
+    assert [(job.target, job.backend) for job in store.jobs("c1")] == [("", "")]
     artifact = store.artifact("ab" * 32)
     assert (artifact.target, artifact.builder_flags, artifact.reference_sha256) == ("", (), "")
     campaign = store.campaign("c1")
@@ -112,7 +112,7 @@ def test_old_campaign_goes_on(old_database: Path) -> None:
 
 def columns_of(path: Path, view: str) -> list[str]:
     with closing(sqlite3.connect(path)) as connection:
-        return [one[0] for one in connection.execute(f"SELECT * FROM {view}").description]
+        return [column[0] for column in connection.execute(f"SELECT * FROM {view}").description]
 
 
 @pytest.mark.parametrize("view", ["results", "run_results", "comparisons"])
@@ -141,7 +141,7 @@ def test_targets_of_clocks_become_numbers(tmp_path: Path) -> None:
 
 
 def test_old_database_is_only_read_after_it_was_migrated(old_database: Path) -> None:
-    """Reading an older release's database asks to open it once; then it has the newer views."""
+    """Reading an older database is refused until it was opened for writing, which adds the newer views."""
     with pytest.raises(StoreVersionError, match=r"schema 000[123].*open it once with `efficientquant serve --db`"):
         open_store(old_database, read_only=True)
     open_store(old_database).close()
@@ -159,7 +159,7 @@ def test_migrated_schema_is_the_tables(store: SqlStore, target: str) -> None:
 
 
 def test_newer_database(store: SqlStore, target: str) -> None:
-    """A database of a newer version is refused with both versions and what to do, and is not changed."""
+    """A newer version's database is refused with both versions and what to do, and stays unchanged."""
     store.close()
     engine = create_engine(target if "://" in target else f"sqlite:///{target}")
     with engine.begin() as connection:
@@ -174,7 +174,7 @@ def test_newer_database(store: SqlStore, target: str) -> None:
 
 
 def test_somebody_elses_database(tmp_path: Path) -> None:
-    """A SQLite database of another program is refused and stays as it is, byte by byte."""
+    """A SQLite database of another program is refused and stays unchanged, byte by byte."""
     path = tmp_path / "other.db"
     _run_sql(path, "CREATE TABLE mine (x)")
     before = path.read_bytes()
@@ -185,7 +185,7 @@ def test_somebody_elses_database(tmp_path: Path) -> None:
 
 
 def test_not_a_database(tmp_path: Path) -> None:
-    """A file that is no database is refused and stays as it is."""
+    """A file that is no database is refused and stays unchanged."""
     path = tmp_path / "notes.txt"
     path.write_text("these are my notes, and no database")
     with pytest.raises(StoreError, match=r"notes\.txt: it is not a SQLite database"):
@@ -194,14 +194,14 @@ def test_not_a_database(tmp_path: Path) -> None:
 
 
 def test_a_pipe_is_no_database(tmp_path: Path) -> None:
-    """A file that would be waited for is refused at once."""
+    """A pipe, on which a read would block, is refused at once."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(StoreError, match="it is not a regular file"):
         open_store(tmp_path / "pipe")
 
 
 def test_another_program_with_migrations(tmp_path: Path) -> None:
-    """Alembic's table alone does not make a database one of ours."""
+    """A database that has only Alembic's table is refused."""
     path = tmp_path / "other.db"
     _run_sql(path, "CREATE TABLE alembic_version (version_num)", "INSERT INTO alembic_version VALUES ('9')")
     with pytest.raises(StoreError, match="not a results database"):
@@ -210,7 +210,7 @@ def test_another_program_with_migrations(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("read_only", [False, True])
 def test_an_empty_file(tmp_path: Path, read_only: bool) -> None:
-    """An empty file may be what is left of a database: it is refused, and stays."""
+    """An empty file, which may be the rest of a database, is refused and stays."""
     (tmp_path / "empty.db").touch()
     with pytest.raises(StoreError, match="the file is empty; name the file that 'efficientquant serve' writes, or a "):
         open_store(tmp_path / "empty.db", read_only=read_only)
@@ -218,7 +218,7 @@ def test_an_empty_file(tmp_path: Path, read_only: bool) -> None:
 
 
 def test_a_database_without_tables_holds_no_results(tmp_path: Path) -> None:
-    """A database without a table, which `cp` makes of one that is served, is called empty by whoever reads it."""
+    """Reading a database without tables, as `cp` makes of a served database, says that it is empty."""
     path = tmp_path / "copied.db"
     _run_sql(path, "PRAGMA journal_mode = WAL")
     with pytest.raises(StoreError, match=r"is empty; .*copy that file with 'efficientquant backup'"):
@@ -226,7 +226,7 @@ def test_a_database_without_tables_holds_no_results(tmp_path: Path) -> None:
 
 
 def test_damaged_database(tmp_path: Path) -> None:
-    """A damaged database is a StoreError that names it."""
+    """A damaged database raises a StoreError that names it."""
     path = tmp_path / "damaged.db"
     path.write_bytes(b"SQLite format 3\0" + b"\xff" * 4096)
     with pytest.raises(StoreError, match=r"damaged\.db.*restore it from a copy"):
@@ -244,20 +244,20 @@ def test_damaged_database(tmp_path: Path) -> None:
     ],
 )
 def test_bad_path(tmp_path: Path, name: str, problem: str, read_only: bool) -> None:
-    """A path that cannot hold a database is named with what is wrong, and nothing is created."""
+    """A path that cannot hold a database is named with the problem, and nothing is created."""
     with pytest.raises(StoreError, match=problem):
         open_store(tmp_path / name, read_only=read_only)
     assert os.listdir(tmp_path) == []
 
 
 def test_not_writable() -> None:
-    """A place where nobody can write, root included, is named with what to do."""
+    """A path where nobody can write, root included, is named with what to do."""
     with pytest.raises(StoreError, match=r"/proc/results\.db: .*check the path and its permissions"):
         open_store("/proc/results.db")
 
 
 def test_unreachable_server(tmp_path: Path) -> None:
-    """A server that does not answer is a StoreError that hides the password."""
+    """A server that does not answer raises a StoreError that hides the password."""
     with pytest.raises(StoreError, match="cannot open the database") as caught:
         open_store(f"postgresql+psycopg://me:secret@/x?host={tmp_path}")
     assert "secret" not in str(caught.value)
@@ -283,13 +283,13 @@ def test_durability_settings(tmp_path: Path) -> None:
     """SQLite runs with a write-ahead log, full synchronization and enforced foreign keys."""
     store = open_store(tmp_path / "a.db")
     with store._transactions.write() as sql:
-        found = [sql.scalar(text(f"PRAGMA {name}")) for name in ("journal_mode", "synchronous", "foreign_keys")]
+        settings = [sql.scalar(text(f"PRAGMA {name}")) for name in ("journal_mode", "synchronous", "foreign_keys")]
     store.close()
-    assert found == ["wal", 2, 1]
+    assert settings == ["wal", 2, 1]
 
 
 def test_kill(tmp_path: Path) -> None:
-    """Every result that was acknowledged before SIGKILL is there afterwards, whole."""
+    """Every result that was acknowledged before SIGKILL is complete afterwards."""
     path = shutil.copy(DATABASES / "0.1.0.db", tmp_path / "killed.db")
     with subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True) as writer:
         acknowledged = [writer.stdout.readline().strip() for _ in range(50)]
@@ -301,7 +301,7 @@ def test_kill(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_asks_for_room(tmp_path: Path) -> None:
-    """A disk without room is no question of permissions."""
+    """The advice for a full disk is to make room, without a word on permissions."""
     with (
         pytest.raises(StoreError, match=r"disk is full; make room there, or name another file with --db$"),
         opening(Location(tmp_path / "results.db")),

@@ -1,4 +1,4 @@
-"""Databases where nothing can be written, read as a user would: by a process of its own."""
+"""Databases on read-only media, read by a separate process as a user would."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ import pytest
 from efficientquant_controller.store.sql import open_store
 
 OLD = Path(__file__).parents[2] / "fixtures" / "databases" / "0.1.0.db"
-# Root may write everywhere, unless it gives that right up.
+# Root may write everywhere, so root gives that right up.
 WITHOUT_RIGHTS = ["setpriv", "--bounding-set=-dac_override", "--"] if os.getuid() == 0 else []
 # A controller that is killed in the middle of its work.
 KILLED = """
@@ -28,7 +28,10 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder with a database that was served and closed; a test makes it read-only."""
+    """Make a folder with a database that was served and closed.
+
+    A test makes it read-only.
+    """
     folder = tmp_path / "medium"
     folder.mkdir()
     shutil.copy(OLD, folder / "results.db")
@@ -43,7 +46,7 @@ def make_read_only(folder: Path) -> None:
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run `efficientquant ARGUMENTS` as somebody whom permissions bind."""
+    """Run `efficientquant ARGUMENTS` with permissions enforced, even for root."""
     command = [*WITHOUT_RIGHTS, sys.executable, "-m", "efficientquant_controller.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
@@ -59,18 +62,18 @@ def closed(folder: Path) -> None:
 
 
 def closed_by_an_earlier_release(folder: Path) -> None:
-    """Leave the database marked as one with a log, as a plain copy of a served one is."""
+    """Mark the database as having a log, as in a plain copy of a served database."""
     set_journal_mode(folder / "results.db", "WAL")
 
 
 def killed(folder: Path) -> None:
-    """Leave the log and the lock file that a killed controller leaves."""
+    """Leave the log and the lock file of a killed controller."""
     subprocess.run([sys.executable, "-c", KILLED, folder / "results.db"], check=False)
 
 
 @pytest.mark.parametrize("leave", [closed, closed_by_an_earlier_release, killed])
 def test_results_on_a_read_only_medium(folder: Path, leave: Callable[[Path], None]) -> None:
-    """`results --db` reads a database where nothing can be written, and leaves nothing there."""
+    """`results --db` reads a database on a read-only medium and creates no files."""
     leave(folder)
     make_read_only(folder)
     before = sorted(os.listdir(folder))
@@ -83,7 +86,7 @@ def test_results_on_a_read_only_medium(folder: Path, leave: Callable[[Path], Non
 
 
 def test_backup_from_a_read_only_medium(folder: Path, tmp_path: Path) -> None:
-    """`backup` copies a database from where nothing can be written."""
+    """`backup` copies a database from a read-only medium."""
     make_read_only(folder)
     done = run("backup", tmp_path / "copy.db", "--db", folder / "results.db")
     assert done.returncode == 0, done.stderr
@@ -91,7 +94,7 @@ def test_backup_from_a_read_only_medium(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_closed_database_needs_no_log(folder: Path) -> None:
-    """After a clean close other programs read the file alone, without options, where nothing can be written."""
+    """After a clean close other programs read the file on a read-only medium without options."""
     make_read_only(folder)
     code = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('select count(*) from results').fetchone())"
     command = [*WITHOUT_RIGHTS, sys.executable, "-c", code, folder / "results.db"]
@@ -99,7 +102,7 @@ def test_a_closed_database_needs_no_log(folder: Path) -> None:
 
 
 def test_a_log_without_its_lock_file(folder: Path) -> None:
-    """A log that cannot be read from a read-only medium is named with what to copy, instead of being left out."""
+    """A log that cannot be read from a read-only medium is an error that says what to copy."""
     killed(folder)
     (folder / "results.db-shm").unlink()
     make_read_only(folder)
@@ -113,7 +116,7 @@ def test_a_log_without_its_lock_file(folder: Path) -> None:
 
 
 def test_a_database_in_use_is_not_taken_for_an_unchanging_one(folder: Path) -> None:
-    """What a running controller has only in its log is read, from a place where the reader cannot write."""
+    """What a running controller has only in its log is read from a read-only place too."""
     store = open_store(folder / "results.db")
     store.create_campaign(replace(store.campaign("c1"), campaign_id="c2"), [], [], [])
     make_read_only(folder)
@@ -126,7 +129,7 @@ def test_a_database_in_use_is_not_taken_for_an_unchanging_one(folder: Path) -> N
 
 
 def test_an_older_database_on_a_read_only_medium(folder: Path) -> None:
-    """A database that has to be migrated first is to be copied to where that can be done."""
+    """An older database on a read-only medium is refused with advice to copy it for the migration."""
     shutil.copy(OLD, folder / "results.db")
     make_read_only(folder)
 
@@ -138,7 +141,7 @@ def test_an_older_database_on_a_read_only_medium(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["results.db", "new.db"])
 def test_serve_on_a_read_only_medium(folder: Path, name: str) -> None:
-    """`serve` refuses a file or a folder that it cannot write, and makes nothing."""
+    """`serve` refuses a file or a folder that it cannot write, and creates nothing."""
     make_read_only(folder)
     before = sorted(os.listdir(folder))
 

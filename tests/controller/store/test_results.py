@@ -1,4 +1,4 @@
-"""Recorded results, and the numbers of the views, by hand."""
+"""Recorded results, and the numbers of the views computed by hand."""
 
 import json
 import math
@@ -38,7 +38,7 @@ def test_round_trip(planned: SqlStore, make_result: Callable) -> None:
 
 
 def test_round_trip_of_nothing_known(planned: SqlStore, make_result: Callable) -> None:
-    """What a device could not measure stays unknown; NUL in a message does not refuse the result."""
+    """What a device could not measure stays unknown, and NUL in a message is replaced."""
     unknown = dict.fromkeys(make_result().measured)
     empty = {"stages": (), "latency_s": (), "warmup_latency_s": (), "series": (), "providers": (), "log_tail": ("\0",)}
     result = make_result(failure_type="load_failed", failure_message="a\0b", measured=unknown, **empty)
@@ -49,18 +49,18 @@ def test_round_trip_of_nothing_known(planned: SqlStore, make_result: Callable) -
 
 @given(floats, floats, floats, st.lists(st.tuples(st.text(), floats, floats), max_size=3), windows)
 def test_samples_bit_exact(latency_s: tuple, warmup_s: tuple, device_s: tuple, series: list, windows: tuple) -> None:
-    """Samples come back bit by bit, NaN, infinity and minus zero included, and windows as they were marked."""
-    given_samples = RawSamples(latency_s, warmup_s, tuple(Series(*one) for one in series), device_s, windows)
-    found = unpack_series(pack_series(given_samples))
+    """Samples come back bit by bit, NaN, infinity and minus zero included, and windows come back equal."""
+    given_samples = RawSamples(latency_s, warmup_s, tuple(Series(*fields) for fields in series), device_s, windows)
+    unpacked = unpack_series(pack_series(given_samples))
 
     def bits(samples: RawSamples) -> list[bytes]:
         arrays = [samples.latency_s, samples.warmup_latency_s, samples.device_latency_s]
-        arrays += [array for one in samples.series for array in (one.time_s, one.value)]
+        arrays += [array for entry in samples.series for array in (entry.time_s, entry.value)]
         return [struct.pack(f"<{len(array)}d", *array) for array in arrays]
 
-    assert bits(found) == bits(given_samples)
-    assert [one.name for one in found.series] == [one[0] for one in series]
-    assert found.windows == windows
+    assert bits(unpacked) == bits(given_samples)
+    assert [entry.name for entry in unpacked.series] == [name for name, _, _ in series]
+    assert unpacked.windows == windows
 
 
 def blob(version: int, *arrays: float, **header: object) -> bytes:
@@ -69,14 +69,14 @@ def blob(version: int, *arrays: float, **header: object) -> bytes:
 
 
 def test_samples_of_the_first_format() -> None:
-    """A blob of format 1 reads as one without device latencies and windows."""
+    """A blob of format 1 reads as a blob without device latencies and windows."""
     series = [{"name": "child_pss_bytes", "time_s": 1, "value": 1}]
     old = blob(1, 0.1, 0.2, 0.3, 0.0, 9.0, latency_s=2, warmup_latency_s=1, series=series)
     assert unpack_series(old) == RawSamples((0.1, 0.2), (0.3,), (Series("child_pss_bytes", (0.0,), (9.0,)),))
 
 
 def test_samples_of_a_format_to_come() -> None:
-    """A blob of a format this version does not know is refused with both."""
+    """A blob of an unknown format is refused, naming both formats."""
     with pytest.raises(ValueError, match="in format 3, this version reads 1 and 2"):
         unpack_series(blob(3))
 
@@ -117,7 +117,7 @@ def test_state_from_report(planned: SqlStore, make_result: Callable, failure_typ
 
 @pytest.mark.parametrize("latency_s", [(), (0.1, math.nan)])
 def test_success_without_numbers(planned: SqlStore, make_result: Callable, latency_s: tuple) -> None:
-    """A success without latencies, or with one that is no number, is refused whole."""
+    """A success without latencies, or with a latency that is no number, is refused whole."""
     with pytest.raises(ValueError, match=r"no samples|not a finite"):
         planned.record_result(make_result(latency_s=latency_s), 5.0)
     with pytest.raises(NotFoundError, match="no result"):
@@ -132,7 +132,7 @@ def test_unknown_device(planned: SqlStore, make_result: Callable) -> None:
 
 
 def test_view_before_any_result(planned: SqlStore) -> None:
-    """A job without results has its names, and no numbers."""
+    """A job without results has its names and no numbers."""
     row = planned.results("latest")[0]
     known = {name: row[name] for name in ("state", "weights", "tier", "runs_planned", "runs_done", "backend")}
     assert known == {
@@ -144,7 +144,7 @@ def test_view_before_any_result(planned: SqlStore) -> None:
 
 @pytest.mark.parametrize(("repeats", "p50_s", "pss"), [(3, 0.4, 1002), (4, 0.3, 1002)])
 def test_medians(planned: SqlStore, make_result: Callable, repeats: int, p50_s: float, pss: int) -> None:
-    """Numbers are medians over the succeeded repeats: the middle one of three, the mean of the middle two of four."""
+    """Numbers are medians over the succeeded repeats, for odd and even counts."""
     middles = [0.8, 0.2, 0.4, 0.2][:repeats]
     for index, middle in enumerate(middles):
         latency_s = (middle / 2, middle, middle * 1.5)
@@ -163,7 +163,7 @@ def test_medians(planned: SqlStore, make_result: Callable, repeats: int, p50_s: 
 
 
 def test_load_and_memory(planned: SqlStore, make_result: Callable) -> None:
-    """Load is read + session create + first inference; the memory delta is the drop of what was available."""
+    """Load is read + session create + first inference, and the memory delta is the drop in available memory."""
     planned.record_result(make_result(), 5.0)
     planned.record_result(
         make_result("r1", stages=make_result().stages[1:], measured={"board_available_min_bytes": 950}), 5.0
@@ -178,10 +178,10 @@ RECIPE = "efficientquant:scope=conv+linear:weight_bits=4"
 
 
 def test_comparisons_view(planned: SqlStore, campaign: object, make_result: Callable) -> None:
-    """A variant whose name has options stands beside its FP32 twin: FP32's value over its own, as a float."""
+    """A variant with options is compared with its FP32 twin: FP32's value divided by its own."""
     twins = [Job(f"t{n}", "c2", "d1", "mobilevit_xxs", recipe) for n, recipe in enumerate(("fp32", RECIPE))]
-    builds = [Build("c2", one.model, one.recipe) for one in twins]
-    runs = [Run(f"{one.job_id}-{n}", one.job_id, n, n) for one in twins for n in range(2)]
+    builds = [Build("c2", job.model, job.recipe) for job in twins]
+    runs = [Run(f"{job.job_id}-{n}", job.job_id, n, n) for job in twins for n in range(2)]
     planned.create_campaign(
         replace(campaign, campaign_id="c2", measurement=Measurement("demo", 0.1, 3)), builds, twins, runs
     )
@@ -211,18 +211,18 @@ def test_a_number_that_is_not_finite_is_not_known(planned: SqlStore, make_result
     """A number that is not finite is None in a row."""
     wrong = Agreement(math.inf, 0.5, 0, 8)
     planned.record_result(make_result(failure_type="wrong_outputs", agreement=wrong), 5.0)
-    [run] = [one for one in planned.run_rows("c1") if one["run_id"] == "r0"]
+    [run] = [row for row in planned.run_rows("c1") if row["run_id"] == "r0"]
     assert (run["output_max_abs"], run["output_cosine"]) == (None, 0.5)
     json.dumps(run, allow_nan=False)
     assert planned.raw_result("r0").agreement == wrong
 
 
 def test_an_impossible_reading_costs_no_run(planned: SqlStore, make_result: Callable) -> None:
-    """A reading that its column cannot hold is None there; a number is kept by its name, with those of no column."""
+    """A finite reading that its column cannot hold is kept in `other_readings`, like readings without a column."""
     broken = {"board_available_before_bytes": math.nan, "swap_used_before_bytes": 1e300, "sampler_wakeups": 80.4}
     broken |= {"sampler_cpu_s": math.inf, "not known here": 1.0}
     planned.record_result(make_result(measured=broken), 5.0)
-    [run] = [one for one in planned.run_rows("c1") if one["run_id"] == "r0"]
+    [run] = [row for row in planned.run_rows("c1") if row["run_id"] == "r0"]
     names = [*broken][:-1]
     assert [run[name] for name in names] == [None, None, 80, None]
     assert run["other_readings"] == {"swap_used_before_bytes": 1e300, "not known here": 1.0}
@@ -232,12 +232,12 @@ def test_an_impossible_reading_costs_no_run(planned: SqlStore, make_result: Call
 
 @pytest.mark.parametrize("name", ["board_used_bytes", "gpu_process_bytes", "child_pss_bytes"])
 def test_an_impossible_series_costs_no_run(planned: SqlStore, make_result: Callable, name: str) -> None:
-    """What is computed of a broken sensor is None where no column can hold it; the series is kept as it came."""
+    """A broken sensor's number that no column can hold is None, and its series is kept."""
     broken = (Series(name, (1.0, 2.0), (1e300, 1e300)),)
     windows = (Window("measure", 0.5, 3.0),)
     planned.record_result(make_result(series=broken, windows=windows, protocol_version=3), 5.0)
 
-    [run] = [one for one in planned.run_rows("c1") if one["run_id"] == "r0"]
+    [run] = [row for row in planned.run_rows("c1") if row["run_id"] == "r0"]
     assert (run["paper_memory_bytes"], run["gpu_process_peak_bytes"], run["peak_pss_bytes"]) == (None, None, None)
     assert planned.raw_result("r0").series == broken
 
@@ -254,7 +254,7 @@ def test_threads(planned: SqlStore, campaign: object, make_result: Callable) -> 
 
 
 def test_survives_reopening(target: str, planned: SqlStore, make_result: Callable) -> None:
-    """A reopened database holds what was recorded, and a reader sees it beside the writer."""
+    """A reopened database holds what was recorded, and a reader sees it while a writer is open."""
     planned.record_result(make_result(), 5.0)
     for read_only in (False, True):
         again = open_store(Path(target) if "://" not in target else target, read_only=read_only)
@@ -263,7 +263,7 @@ def test_survives_reopening(target: str, planned: SqlStore, make_result: Callabl
 
 
 def test_a_device_is_named_as_the_release_before_named_it(tmp_path: Path) -> None:
-    """The SHA-256 of a snapshot is the one that schema 3 holds, so that an upgrade is no change of the device."""
+    """A snapshot's SHA-256 is the same as in schema 3, so an upgrade does not change the device."""
     store = open_store(copy(SCHEMA_3, tmp_path / "old.db"), read_only=False)
     with store._transactions.read() as sql:
         rows = sql.rows(text("SELECT snapshot_sha256 FROM device_snapshots"))

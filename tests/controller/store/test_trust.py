@@ -1,4 +1,4 @@
-"""What a recorded run says of how far it can be trusted, and what the views make of several."""
+"""The columns that say how far a run and a job can be trusted."""
 
 import json
 from collections.abc import Callable
@@ -19,20 +19,26 @@ ENGINE = Engine(
 
 
 def series(name: str, *values: float) -> Series:
-    """121 readings, ten a second: one value throughout, or one for each third of the run."""
+    """Make a series of 121 readings, ten a second.
+
+    It has one value throughout, or one value for each third of the run.
+    """
     thirds = values * 3 if len(values) == 1 else values
     return Series(name, TENTHS, tuple(thirds[min(int(time_s // 4), 2)] for time_s in TENTHS))
 
 
 @pytest.fixture
 def make_trusted(make_result: Callable) -> Callable[..., RunResult]:
-    """Make the result of a run with everything a device can tell, which is an A, with changes.
+    """Make the result of a run with everything that a device can report, with changes.
+
+    Unchanged, its verdict is A.
+
 
     12 s: 4 s idle at 2 W, 4 s (64 inferences of 1/16 s) at 6 W, 4 s idle at 2 W.
     """
 
     def make(run_id: str = "r0", **changes: Any) -> RunResult:
-        told: dict[str, Any] = {
+        report: dict[str, Any] = {
             "latency_s": (0.1,) * 64,
             "device_latency_s": (0.09,) * 63 + (0.125,),
             "windows": (Window("idle_before", 0.0, 3.9), Window("measure", 4.0, 8.0), Window("idle_after", 8.1, 12.0)),
@@ -53,13 +59,13 @@ def make_trusted(make_result: Callable) -> Callable[..., RunResult]:
             "engine": ENGINE,
             "measured": {"sampler_cpu_s": 0.008, "device_memory_bytes": 2**33, "clock_gpu_target_hz": 1e9},
         }  # fmt: skip
-        return make_result(run_id, **{**told, **changes})
+        return make_result(run_id, **{**report, **changes})
 
     return make
 
 
 def numbers(planned: SqlStore) -> dict[str, Any]:
-    (row,) = [one for one in planned.run_rows("c1") if one["run_id"] == "r0"]
+    (row,) = [row for row in planned.run_rows("c1") if row["run_id"] == "r0"]
     return row
 
 
@@ -70,7 +76,7 @@ def test_everything_reads_back(planned: SqlStore, make_trusted: Callable) -> Non
 
 
 def test_layers_are_kept_as_json(planned: SqlStore, make_trusted: Callable) -> None:
-    """However an agent wrote its layers, they are a list in the table `engines`, and the same list again."""
+    """Layers are a list in the table `engines` and read back equal, however the agent wrote them."""
     compact = replace(ENGINE, layers_json=json.dumps(LAYERS, separators=(",", ":")))
     planned.record_result(make_trusted(engine=compact), 5.0)
     planned.record_result(make_trusted("r1", engine=replace(ENGINE, layers_json="")), 5.0)
@@ -82,14 +88,14 @@ def test_layers_are_kept_as_json(planned: SqlStore, make_trusted: Callable) -> N
 
 
 def test_layers_that_are_no_json_are_refused_whole(planned: SqlStore, make_trusted: Callable) -> None:
-    """An agent that writes nonsense is told so, and nothing is half recorded."""
+    """Layers that are no JSON raise an error, and nothing of the result is recorded."""
     with pytest.raises(ValueError, match="Expecting value"):
         planned.record_result(make_trusted(engine=replace(ENGINE, layers_json="nonsense")), 5.0)
     assert planned.run("r0").state == "planned"
 
 
 def test_a_broken_reading_costs_no_run(planned: SqlStore, make_trusted: Callable) -> None:
-    """A reading that is no number is kept as it came and left out of what is computed."""
+    """A reading that is no number is kept unchanged and left out of computed numbers."""
     good = make_trusted()
     power = good.series[0]
     broken = replace(power, value=(float("nan"), *power.value[1:]))
@@ -100,7 +106,7 @@ def test_a_broken_reading_costs_no_run(planned: SqlStore, make_trusted: Callable
 
 
 def test_columns_of_a_run(planned: SqlStore, make_trusted: Callable) -> None:
-    """What follows from a run's windows and series stands in its row, in SI units, by hand."""
+    """A run's row has what follows from its windows and series, in SI units."""
     planned.record_result(make_trusted(), 5.0)
     row = numbers(planned)
 
@@ -131,7 +137,7 @@ def test_every_column_is_filled(planned: SqlStore, make_trusted: Callable) -> No
 
 def test_the_controller_finds_the_extremes(planned: SqlStore, make_result: Callable) -> None:
     """The controller finds memory's extremes, also of a failed run."""
-    told = (
+    reported = (
         Series("child_pss_bytes", (0.0, 2.0, 4.0), (900.0, 500.0, 700.0)),
         Series("board_available_bytes", (0.0, 2.0, 4.0), (100.0, 800.0, 600.0)),
         Series("swap_used_bytes", (2.0, 4.0), (3.0, 9.0)),
@@ -141,7 +147,7 @@ def test_the_controller_finds_the_extremes(planned: SqlStore, make_result: Calla
         "board_available_before_bytes": 1000, "swap_used_before_bytes": 2,
     }  # fmt: skip
     windows, state = (Window("model", 1.0, 5.0),), {"failure_type": "runtime_oom", "protocol_version": 3}
-    result = make_result(series=told, windows=windows, measured=readings, **state)
+    result = make_result(series=reported, windows=windows, measured=readings, **state)
     planned.record_result(result, 5.0)
     row = numbers(planned)
     names = ("peak_pss_bytes", "board_available_min_bytes", "board_memory_delta_bytes", "swap_used_max_bytes")
@@ -151,14 +157,14 @@ def test_the_controller_finds_the_extremes(planned: SqlStore, make_result: Calla
 
 def test_what_an_older_agent_found_goes_before(planned: SqlStore, make_result: Callable) -> None:
     """The extremes that an agent of protocol 2 reported stand."""
-    told = (Series("child_pss_bytes", (0.0,), (5.0,)),)
-    planned.record_result(make_result(series=told, protocol_version=2), 5.0)
+    reported = (Series("child_pss_bytes", (0.0,), (5.0,)),)
+    planned.record_result(make_result(series=reported, protocol_version=2), 5.0)
     assert numbers(planned)["peak_pss_bytes"] == 1000
     assert planned.raw_result("r0").measured["peak_pss_bytes"] == 1000
 
 
 def test_json_and_truths_are_alike_on_both_databases(planned: SqlStore, make_trusted: Callable) -> None:
-    """JSON columns of the views come as what they say and truths as bool, whichever database holds them."""
+    """JSON columns and booleans of the views are decoded alike on both databases."""
     planned.record_result(make_trusted(), 5.0)
     run, (row,) = numbers(planned), planned.results("c1")
 
@@ -168,12 +174,12 @@ def test_json_and_truths_are_alike_on_both_databases(planned: SqlStore, make_tru
     assert run["library_versions"] == {"onnxruntime": "1.32.0"}
     assert (run["verdict_reasons"], row["verdict_reasons"]) == ([], [])
     truths = (run["warmup_converged"], run["load_cold"], run["throttled"], row["paper"])
-    assert [type(one) for one in truths] == [bool] * 4
-    json.dumps([run, row])  # as they travel
+    assert [type(value) for value in truths] == [bool] * 4
+    json.dumps([run, row])  # rows travel as JSON
 
 
 def test_a_run_that_failed_has_no_verdict(planned: SqlStore, make_trusted: Callable) -> None:
-    """Only a measurement can be judged; what a failed run told is kept."""
+    """A failed run gets no verdict, and what it reported is kept."""
     failed = make_trusted(failure_type="wrong_outputs", agreement=Agreement(9.0, 0.1, 0, 8))
     planned.record_result(failed, 5.0)
     row = numbers(planned)
@@ -198,7 +204,7 @@ SOFT, HARD = (Finding("processes", kind, f"{kind} thing") for kind in ("soft", "
 def test_the_worst_repeat_is_the_verdict(
     planned: SqlStore, make_trusted: Callable, of_repeats: list, verdict: str, reason: str | None
 ) -> None:
-    """A row is no surer than the worst of its repeats, whose reasons it gives."""
+    """A job's row has the worst verdict of its repeats, with that repeat's reasons."""
     for index, findings in enumerate(of_repeats):
         planned.record_result(make_trusted(f"r{index}", findings=findings), 5.0)
     (row,) = planned.results("c1")
@@ -206,7 +212,7 @@ def test_the_worst_repeat_is_the_verdict(
 
 
 def test_repeats_without_a_verdict_do_not_make_one(planned: SqlStore, make_trusted: Callable) -> None:
-    """A repeat of an earlier release has no verdict: that of the others stands."""
+    """A repeat without a verdict, of an earlier release, leaves the other repeats' verdict."""
     for name in ("r0", "r1"):
         planned.record_result(make_trusted(name), 5.0)
     with planned._transactions.write() as sql:
@@ -215,15 +221,15 @@ def test_repeats_without_a_verdict_do_not_make_one(planned: SqlStore, make_trust
 
 
 def test_numbers_over_the_repeats(planned: SqlStore, make_trusted: Callable) -> None:
-    """Energy is a median; heat, deviation and agreement are the worst; clocks the whole range."""
+    """Energy is a median, temperature and agreement are the worst repeat's, and clocks the whole range."""
     for index, (power_w, heat_c, hz, wrong) in enumerate([(4, 40, 9e8, 0), (5, 60, 1e9, 1), (9, 50, 1e9, 4)]):
-        told = (
+        reported = (
             series("power_pom_5v_in_w", 2.0, power_w, 2.0),
             series("temperature_gpu_c", heat_c),
             series("clock_gpu_hz", hz),
         )
         agreement = Agreement(wrong / 8, 1 - wrong / 16, 8 - wrong, 8)
-        planned.record_result(make_trusted(f"r{index}", series=told, agreement=agreement), 5.0)
+        planned.record_result(make_trusted(f"r{index}", series=reported, agreement=agreement), 5.0)
     (row,) = planned.results("c1")
 
     assert row["energy_per_inference_j"] == pytest.approx(5 * 4 / 64, rel=0.02)
@@ -254,7 +260,7 @@ def test_the_papers_numbers_are_averages(planned: SqlStore, make_trusted: Callab
 
 
 def test_loading_an_engine(planned: SqlStore, make_trusted: Callable) -> None:
-    """With an engine, loading is reading, deserializing, creating the context and the first inference; warm apart."""
+    """With an engine, loading is read + deserialize + create context + first inference, without the warm stages."""
     names = ("read", "deserialize", "create_context", "first_inference", "warm_read", "warm_deserialize")
     stage = make_trusted().stages[1]
     stages = [replace(stage, stage=name, duration_s=2.0**-n) for n, name in enumerate((*names, "warm_create_context"))]
@@ -265,7 +271,7 @@ def test_loading_an_engine(planned: SqlStore, make_trusted: Callable) -> None:
 
 
 def test_a_full_row(planned: SqlStore, make_trusted: Callable, campaign: Campaign) -> None:
-    """A row with everything lacks only what this run could not have."""
+    """A full row lacks only what this run could not have."""
     planned.record_result(make_trusted(), 5.0)
     (row,) = planned.results(campaign.campaign_id)
     unknown = {"artifact_bytes", "latency_p99_bound_s", "build_s", "warm_load_s"}

@@ -47,7 +47,7 @@ def test_a_released_database_holds_its_schemas_views(name: str, views: dict[str,
 
 
 def test_the_newest_migration_names_the_current_views() -> None:
-    """An entry of the registry that changes a view takes a migration."""
+    """A registry entry that changes a view needs a migration."""
     newest = max(path.stem for path in Path(versions.__file__).parent.glob("v*.py"))
     migration = import_module(f"{versions.__name__}.{newest}")
     assert views_sha256() == getattr(migration, "VIEWS_SHA256", "missing"), (
@@ -62,23 +62,23 @@ def test_views_have_the_columns_of_the_registry(tmp_path: Path, name: str) -> No
     if name:
         shutil.copy(DATABASES / name, path)
     open_store(path).close()
-    found = {}
+    columns = {}
     with closing(sqlite3.connect(path)) as connection:
         for view in ("results", "run_results", "comparisons"):
-            found[view] = [one[0] for one in connection.execute(f"SELECT * FROM {view}").description]
-    assert sorted(found["results"]) == sorted(one.name for one in OF_JOBS)
-    assert sorted(found["run_results"]) == sorted(one.name for one in OF_RUNS)
-    assert sorted(found["comparisons"]) == sorted(one.name for one in OF_PAIRS)
+            columns[view] = [column[0] for column in connection.execute(f"SELECT * FROM {view}").description]
+    assert sorted(columns["results"]) == sorted(column.name for column in OF_JOBS)
+    assert sorted(columns["run_results"]) == sorted(column.name for column in OF_RUNS)
+    assert sorted(columns["comparisons"]) == sorted(column.name for column in OF_PAIRS)
 
 
 @pytest.mark.parametrize("view", ["results", "run_results", "comparisons"])
 def test_views_keep_their_columns_in_their_places(tmp_path: Path, view: str) -> None:
-    """A program that reads by position finds what it found in schema 3."""
+    """The columns of schema 3 keep their positions, because some programs read by position."""
     path = shutil.copy(DATABASES / "0.1.0-schema-3.db", tmp_path / "results.db")
 
     def columns() -> list[str]:
         with closing(sqlite3.connect(path)) as connection:
-            return [one[0] for one in connection.execute(f"SELECT * FROM {view}").description]
+            return [column[0] for column in connection.execute(f"SELECT * FROM {view}").description]
 
     before = columns()
     open_store(path).close()

@@ -1,4 +1,4 @@
-"""The main file of a SQLite database alone: when it is complete."""
+"""The times at which a SQLite database's main file alone is complete."""
 
 import shutil
 import sqlite3
@@ -13,7 +13,7 @@ from efficientquant_controller.model import CampaignState
 from efficientquant_controller.store.sql import SqlStore, open_store
 
 OLD = Path(__file__).parents[2] / "fixtures" / "databases" / "0.1.0.db"
-# Another program that reads: it says when it has begun, and goes on until its input ends.
+# Another program that reads. It prints when it has begun, and reads until its input ends.
 READER = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -38,8 +38,8 @@ def served(path: Path) -> Iterator[SqlStore]:
 
 @pytest.fixture
 def reader(path: Path, served: SqlStore) -> Iterator[None]:
-    """Another process in the middle of a read transaction."""
-    del served  # which has migrated it
+    """Start another process in the middle of a read transaction."""
+    del served  # the store has migrated the database
     command = [sys.executable, "-c", READER, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "reading\n"
@@ -48,14 +48,14 @@ def reader(path: Path, served: SqlStore) -> Iterator[None]:
 
 
 def state_in_a_copy(path: Path) -> str:
-    """The campaign's state in a copy of the main file alone."""
+    """Return the campaign's state in a copy of the main file alone."""
     copy = shutil.copy(path, path.with_name("copy.db"))
     with closing(sqlite3.connect(copy)) as connection:
         return str(connection.execute("SELECT state FROM campaigns").fetchone()[0])
 
 
 def test_the_main_file_is_complete_when_a_campaign_has_ended(path: Path, served: SqlStore) -> None:
-    """Once a campaign has ended, a copy of the main file has it; before, it need not."""
+    """A copy of the main file has a campaign's state once the campaign has ended."""
     served.set_campaign_state("c1", CampaignState.RUNNING, 1.0)
     assert state_in_a_copy(path) != "running"
     served.set_campaign_state("c1", CampaignState.FAILED, 2.0)
@@ -66,7 +66,7 @@ def test_the_main_file_is_complete_when_a_campaign_has_ended(path: Path, served:
 @pytest.mark.usefixtures("reader")
 def test_a_reader_holds_up_no_campaign(served: SqlStore) -> None:
     """A campaign ends, and the next write is made, while another program is reading."""
-    with served._transactions.read() as sql:  # ours too
+    with served._transactions.read() as sql:  # a reader of our own too
         served.set_campaign_state("c1", CampaignState.CANCELLED, 2.0)
         served.touch_device("d1", 3.0)
         del sql
@@ -74,12 +74,12 @@ def test_a_reader_holds_up_no_campaign(served: SqlStore) -> None:
 
 
 def test_a_closed_database_is_one_file(path: Path) -> None:
-    """After a clean close nothing lies beside the database, and closing twice is harmless."""
+    """After a clean close the database is a single file, and closing twice is harmless."""
     store = open_store(path)
     store.set_campaign_state("c1", CampaignState.RUNNING, 1.0)
     store.close()
     store.close()
-    assert [one.name for one in path.parent.iterdir()] == ["results.db"]
+    assert [file.name for file in path.parent.iterdir()] == ["results.db"]
     assert state_in_a_copy(path) == "running"
 
 
@@ -95,9 +95,9 @@ def test_a_reader_holds_up_no_close(path: Path) -> None:
 
 
 def test_a_closed_database_that_is_gone(path: Path) -> None:
-    """Closing makes no file in the place of one that was removed."""
+    """Closing does not create a database that was removed."""
     store = open_store(path)
-    for one in path.parent.iterdir():
-        one.unlink()
+    for file in path.parent.iterdir():
+        file.unlink()
     store.close()
     assert list(path.parent.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The install lines that the documents print, taken out of them."""
+"""The install lines of the documents."""
 
 import re
 import shlex
@@ -10,13 +10,16 @@ import documents
 ROOT = Path(__file__).parent.parent.parent.parent
 PAGES = ("docs/boards.md", "agent/README.md")
 INSTALLS = re.compile(r"\bpip3?\b.*\bdownload\b|\b(?:pip3?|apt|apt-get|snap)\b.*\binstall\b|wheelhouse\.sh")
-# Which boards a wheelhouse of a line is for; agent/README.md prints its lines for both.
+# The boards of each wheelhouse folder in a line. agent/README.md prints its lines for both boards.
 BOARDS = {"wheelhouse-nano": ("nano",), "wheelhouse-xavier": ("xavier",), "wheelhouse": ("nano", "xavier")}
 SYSTEM_PACKAGES = {"python3-venv", "python3-pip", "nvidia-jetpack"}
 
 
 class InstallLine(NamedTuple):
-    """One line: where it runs ("nano", "xavier", "pc", "computer", "system" or "unknown"), and what pip gets."""
+    """One install line of a page.
+
+    `place` is where it runs: "nano", "xavier", "pc", "computer", "system" or "unknown". `arguments` are those of pip.
+    """
 
     page: str
     line: str
@@ -26,16 +29,19 @@ class InstallLine(NamedTuple):
 
 
 def install_lines(page: str) -> list[InstallLine]:
-    """Return every install line of a page, of its blocks and its sentences; a line for two boards comes twice."""
+    """Return the install lines of a page's blocks and sentences.
+
+    A line for two boards comes twice.
+    """
     sentences = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
     lines = [line.text for line in documents.command_lines(page)] + re.findall(r"`([^`]+)`", sentences)
-    return [known for line in lines if INSTALLS.search(line) for known in read_line(page, line)]
+    return [install for line in lines if INSTALLS.search(line) for install in read_line(page, line)]
 
 
 def read_line(page: str, line: str) -> list[InstallLine]:
-    """Return what a line installs and where."""
-    commands = [list(words) for words in _commands(line)]
-    return [each for words in commands if INSTALLS.search(" ".join(words)) for each in _read_command(page, line, words)]
+    """Return the installs of a line, each with its place."""
+    commands = [words for words in _commands(line) if INSTALLS.search(" ".join(words))]
+    return [install for words in commands for install in _read_command(page, line, words)]
 
 
 def _commands(line: str) -> list[list[str]]:

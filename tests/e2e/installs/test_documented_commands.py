@@ -1,7 +1,7 @@
-"""Every command that README.md prints, run in a new folder as a newcomer would type it.
+"""Every command of README.md, run as a newcomer types it.
 
 Only three things differ from a person's machine: the controller listens on a free port instead of 50051, the tier
-`smoke` is short, and the hub's files of the pretrained models lie in a local cache with random weights.
+`smoke` is short, and the hub's files of the pretrained models are in a local cache with random weights.
 """
 
 import os
@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 PRINTED_ADDRESS = "127.0.0.1:50051"
-# What CI runs by itself; see .ci/run.
+# Commands that CI runs, see .ci/run.
 RUN_BY_CI = ("make demo", "make test")
 WNIDS = ("n01440764", "n01443537")
 
@@ -45,7 +45,7 @@ class Newcomer:
         }
 
     def run(self, line: str, *expected_codes: int) -> str:
-        """Type a printed line, and return what it printed on both outputs."""
+        """Run a printed line and return both of its outputs."""
         done = subprocess.run(
             ["bash", "-c", self._here(line)],
             cwd=self.folder,
@@ -61,7 +61,7 @@ class Newcomer:
         return done.stdout + done.stderr
 
     def start(self, line: str, ready: str) -> Process:
-        """Type a line that goes on running, and wait for its ready line."""
+        """Start a line that keeps running, and wait for its ready line."""
         program = ["bash", "-c", f"cd '{self.folder}'; exec {self._here(line)}"]
         process = Process(program, self.folder / f"{len(self._started)}.log", **self.environment)
         self._started.append(process)
@@ -72,7 +72,7 @@ class Newcomer:
         return process
 
     def close(self) -> None:
-        """End what was started."""
+        """Kill the started processes."""
         for process in self._started:
             process.kill()
 
@@ -83,7 +83,7 @@ class Newcomer:
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of the hub with random weights for the models that the README names."""
+    """Make a cache of the hub with random weights for the README's models."""
     folder = tmp_path_factory.mktemp("hub")
     for name in ("mobilevit_xxs", "mobilevitv2_050"):
         model = timm.create_model(name)
@@ -99,21 +99,21 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def newcomer(tmp_path: Path, hub: Path) -> Iterator[Newcomer]:
-    """A newcomer whose programs are all ended afterwards."""
+    """Return a newcomer whose processes are killed after the test."""
     newcomer = Newcomer(tmp_path, hub)
     yield newcomer
     newcomer.close()
 
 
 def printed(start: str) -> str:
-    """Return the one line of README.md that begins so."""
+    """Return the only line of README.md that begins with `start`."""
     lines = [line.text for line in documents.command_lines("README.md") if line.text.startswith(start)]
     assert len(lines) == 1, f"{start}: {lines}"
     return lines[0]
 
 
 def test_the_walk_on_your_own_devices(newcomer: Newcomer) -> None:
-    """Controller, doctor, agent, benchmark, results, comparison and SQL work as printed, in the order of the page."""
+    """Controller, doctor, agent, benchmark, results, comparison and SQL work as printed, in the page's order."""
     newcomer.start(printed("efficientquant serve"), "ready: ")
     assert "ort-cpu" in newcomer.run(printed("efficientquant-agent doctor"))
     newcomer.start(printed("efficientquant-agent --controller"), "ready: ")
@@ -126,7 +126,7 @@ def test_the_walk_on_your_own_devices(newcomer: Newcomer) -> None:
 
 
 def test_quantizing_without_a_fleet(newcomer: Newcomer) -> None:
-    """Every line of "Quantize without a fleet" works as printed; table1, which takes long, is stopped on its way."""
+    """Every line of "Quantize without a fleet" works as printed, except table1, which has its own test."""
     make_imagenet(newcomer.folder / "IMAGENET")
 
     newcomer.run(printed("efficientquant inspect"))
@@ -141,7 +141,7 @@ def test_quantizing_without_a_fleet(newcomer: Newcomer) -> None:
 
 
 def test_table1_goes_on_where_it_was_stopped(newcomer: Newcomer) -> None:
-    """The paper's table starts as printed; stopped after its first cell, it keeps that cell and says so."""
+    """The paper's table starts as printed, and after a stop it keeps its first cell and says so."""
     make_imagenet(newcomer.folder / "IMAGENET")
     (newcomer.folder / "IMAGENET/val").rename(newcomer.folder / "IMAGENET_VAL")
     (newcomer.folder / "IMAGENET/train").rename(newcomer.folder / "train")
@@ -155,9 +155,9 @@ def test_table1_goes_on_where_it_was_stopped(newcomer: Newcomer) -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "docs/quantization.md"])
 def test_the_library_as_printed(newcomer: Newcomer, page: str) -> None:
-    """The Python that a page prints runs, with a checkpoint and ImageNet where the page has them.
+    """The Python program that a page prints runs, with the checkpoint and ImageNet that it uses.
 
-    The file of a recipe is tried by tests/efficientquant/test_adding_a_recipe.py.
+    The page's file of a recipe is run by tests/efficientquant/test_adding_a_recipe.py.
     """
     make_imagenet(newcomer.folder / "imagenet")
     save_file(timm.create_model("mobilevit_xxs").state_dict(), newcomer.folder / "weights.safetensors")
@@ -169,7 +169,7 @@ def test_the_library_as_printed(newcomer: Newcomer, page: str) -> None:
 
 
 def test_no_printed_line_is_left_out() -> None:
-    """A command that is added to README.md is run by a test here, or by CI itself."""
+    """Every command of README.md is run by a test here or by CI."""
     source = Path(__file__).read_text()
     tried = [*re.findall(r'printed\("([^"]+)"\)', source), *RUN_BY_CI, "export PATH"]
     lines = [line.text for line in documents.command_lines("README.md")]
@@ -177,7 +177,7 @@ def test_no_printed_line_is_left_out() -> None:
 
 
 def make_imagenet(folder: Path) -> None:
-    """Write pictures of two of ImageNet's classes into train/ and val/, as ImageNet's archives unpack."""
+    """Write pictures of two ImageNet classes into train/ and val/, like ImageNet's archives."""
     random = np.random.default_rng(0)
     for split in ("train", "val"):
         for wnid in WNIDS:

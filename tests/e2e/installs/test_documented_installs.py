@@ -1,4 +1,4 @@
-"""Every install line of the documents resolves, with the wheels of the device it is for."""
+"""Every install line of the documents, resolved with its device's wheels."""
 
 import json
 import os
@@ -14,17 +14,18 @@ from install_lines import PAGES, ROOT, InstallLine, install_lines, read_line
 
 Wheelhouse = Callable[[str], Path]
 LINES = [line for page in PAGES for line in install_lines(page)]
-# What the boards' systems take, glibc 2.27 and 2.31; and the pip that their python3-venv puts into an environment.
+# The wheel tags of the boards' systems, glibc 2.27 and 2.31.
 NANO = ("36", "cp36m", ["2014", "_2_17"])
 XAVIER = ("38", "cp38", ["2014", "_2_17", "_2_27", "_2_28"])
 PYTHONS = {"nano": NANO, "xavier": XAVIER}
+# The pip that the boards' python3-venv puts into an environment.
 FIRST_PIPS = {"nano": "9.0.1", "xavier": "20.0.2"}
-# Neither the environment nor a file of this machine adds a place to look for wheels.
+# Neither the environment nor a configuration file of this machine adds a source of wheels.
 CLEAN = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INPUT": "1"}
 
 
 def lines_for(*places: str) -> list[object]:
-    return [pytest.param(each, id=f"{each.place}: {each.line}") for each in LINES if each.place in places]
+    return [pytest.param(line, id=f"{line.place}: {line.line}") for line in LINES if line.place in places]
 
 
 def run(command: list[object], environment: Mapping[str, str] = os.environ) -> str:
@@ -36,24 +37,23 @@ def run(command: list[object], environment: Mapping[str, str] = os.environ) -> s
 
 
 def pip_of_a_board(python: str, pip: Path, *arguments: object) -> None:
-    """Run a pip right from its wheel, with nothing of this machine's configuration."""
+    """Run a pip from its wheel, without this machine's configuration."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")}
     run([python, pip / "pip", *arguments], {**environment, **CLEAN})
 
 
 @pytest.fixture(scope="session")
 def first_pips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The wheel of each board's own pip."""
+    """Download the wheel of each board's own pip."""
     folder = tmp_path_factory.mktemp("pips")
-    wanted = [f"pip=={version}" for version in FIRST_PIPS.values()]
-    for each in wanted:
-        run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, each])
+    for version in FIRST_PIPS.values():
+        run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, f"pip=={version}"])
     return {board: next(folder.glob(f"pip-{version}-*.whl")) for board, version in FIRST_PIPS.items()}
 
 
 @pytest.fixture(scope="session")
 def nvidia_wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Empty wheels in place of the two that tensorrt fetches from NVIDIA's own server: 2 GB."""
+    """Write empty wheels for the two (2 GB) that tensorrt fetches from NVIDIA's own server."""
     folder = tmp_path_factory.mktemp("nvidia")
     report = json.loads(dry_run(["--no-deps", "tensorrt"]))
     [requirement] = report["install"][0]["metadata"]["requires_dist"]
@@ -78,7 +78,7 @@ def pins(version: str) -> dict[str, str]:
 
 
 def test_every_install_line_is_tested() -> None:
-    """Each place has its lines, and no line is printed that no test here knows how to try."""
+    """Each place has install lines, and a test here can try every printed line."""
     assert [line for line in LINES if line.place == "unknown"] == []
     assert {line.place for line in LINES} == {"nano", "xavier", "pc", "computer", "system"}
 
@@ -94,12 +94,12 @@ def test_every_install_line_is_tested() -> None:
 )
 def test_other_install_lines_are_noticed(line: str) -> None:
     """A line of another form counts as unknown."""
-    assert [each.place for each in read_line("page", line)] == ["unknown"]
+    assert [install.place for install in read_line("page", line)] == ["unknown"]
 
 
 @pytest.mark.parametrize("line", lines_for("computer"))
 def test_a_printed_wheelhouse_can_be_made(line: InstallLine, wheelhouse: Wheelhouse) -> None:
-    """The script knows the target, and puts the versions there that the tests run with."""
+    """The script knows the target and collects the versions that the tests use."""
     names = [path.name for path in wheelhouse(line.arguments[0]).iterdir()]
 
     version = {"nano": "3.6", "xavier": "3.8"}[line.arguments[0]]
@@ -109,14 +109,14 @@ def test_a_printed_wheelhouse_can_be_made(line: InstallLine, wheelhouse: Wheelho
 
 
 def test_a_house_from_before_is_brought_up_to_date(wheelhouse: Wheelhouse) -> None:
-    """Versions that an older script left are gone: each package is there once."""
+    """Wheels of an older script are removed, so that each package is in the folder once."""
     packages = [path.name.split("-")[0] for path in wheelhouse("nano").iterdir()]
 
     assert sorted(packages) == sorted(set(packages))
 
 
 @pytest.mark.parametrize(
-    "line", [each for each in lines_for("nano", "xavier") if "--upgrade" in each.values[0].arguments]
+    "line", [line for line in lines_for("nano", "xavier") if "--upgrade" in line.values[0].arguments]
 )
 def test_the_boards_own_pip_can_upgrade_itself(
     line: InstallLine,
@@ -125,23 +125,23 @@ def test_the_boards_own_pip_can_upgrade_itself(
     board_pythons: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    """The first line works with the pip that a fresh environment has, which knows few tags."""
+    """The first line works with the pip of a fresh environment, which knows few tags."""
     house = wheelhouse(line.place)
-    asked = [word for word in line.arguments if word != "--upgrade"]
+    requirements = [word for word in line.arguments if word != "--upgrade"]
     options = ["--no-index", "--find-links", house, "--no-deps", "--dest", tmp_path]
 
-    pip_of_a_board(board_pythons[line.place], first_pips[line.place], "download", *options, *asked)
+    pip_of_a_board(board_pythons[line.place], first_pips[line.place], "download", *options, *requirements)
 
     assert [path.name for path in tmp_path.iterdir()] == [path.name for path in house.glob("pip-*")]
 
 
 @pytest.mark.parametrize(
-    "line", [each for each in lines_for("nano", "xavier") if "--upgrade" not in each.values[0].arguments]
+    "line", [line for line in lines_for("nano", "xavier") if "--upgrade" not in line.values[0].arguments]
 )
 def test_a_board_resolves_its_wheels(
     line: InstallLine, wheelhouse: Wheelhouse, board_pythons: dict[str, str], tmp_path: Path
 ) -> None:
-    """With the pip of the house and no index, every requirement of the board's own wheels is met by the house."""
+    """With the pip of the house and no index, every requirement of a board's line is met by the house."""
     house = wheelhouse(line.place)
     python, abi, tags = PYTHONS[line.place]
     platforms = [word for tag in tags for word in ("--platform", f"manylinux{tag}_aarch64")]
@@ -159,15 +159,15 @@ def test_a_board_resolves_its_wheels(
 
 @pytest.mark.parametrize("line", lines_for("pc"))
 def test_a_pc_resolves_its_line(line: InstallLine, wheelhouse: Wheelhouse, nvidia_wheels: Path) -> None:
-    """From a checkout, with the index: all that the extras ask for is there for the current Python."""
-    # The wheels in the house were built from the folders that the line names, and are for every Python.
-    wheels = {each: next(wheelhouse("nano").glob(f"efficientquant_{each}-*.whl")) for each in ("protos", "agent")}
+    """From a checkout and with the index, the extras' requirements exist for the current Python."""
+    # The wheels in the house were built from the line's folders, and are for every Python.
+    wheels = {name: next(wheelhouse("nano").glob(f"efficientquant_{name}-*.whl")) for name in ("protos", "agent")}
     folders = [re.fullmatch(r"\./(\w+)(.*)", word).groups() for word in line.arguments]
 
     report = json.loads(
         dry_run(["--find-links", nvidia_wheels, *(f"{wheels[name]}{extras}" for name, extras in folders)])
     )
 
-    resolved = {each["metadata"]["name"].replace("_", "-").lower() for each in report["install"]}
+    resolved = {package["metadata"]["name"].replace("_", "-").lower() for package in report["install"]}
     runtime = "tensorrt-rtx-cu13-libs" if "tensorrt-rtx" in line.line else "tensorrt"
     assert resolved >= {"efficientquant-agent", "grpcio", "numpy", "onnxruntime", "nvidia-ml-py", runtime}

@@ -1,4 +1,4 @@
-"""The agent installs on a device that has no network, the way agent/README.md says."""
+"""Installation of the agent without a network, as in agent/README.md."""
 
 import subprocess
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def run(*command: object) -> str:
-    done = subprocess.run([str(one) for one in command], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -14,7 +14,7 @@ def run(*command: object) -> str:
 def test_the_agent_installs_offline_on_python_36(
     wheelhouse: Callable[[str], Path], python36: str, tmp_path: Path
 ) -> None:
-    """From the wheelhouse alone: the command is there, with ONNX Runtime, under its own name and version."""
+    """The wheelhouse alone gives the agent's command and ONNX Runtime, with the right names and versions."""
     house = wheelhouse("nano-x86_64")
     venv = tmp_path / "venv"
     run(Path(python36).resolve(), "-m", "venv", venv)

@@ -1,4 +1,4 @@
-"""The script that collects a board's wheels, as a person meets it: what is wrong comes in one sentence."""
+"""The script that collects a board's wheels, and its errors of one sentence."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ case "$*" in *-m*pip*) {pip} ;; *) exec {python} "$@" ;; esac
 
 
 def collect(*arguments: object, **environment: object) -> tuple[int, str]:
-    """Run the script; return its exit code and what it wrote to standard error."""
+    """Run the script, and return its exit code and standard error."""
     command = [str(ROOT / "deploy/agent/wheelhouse.sh"), *map(str, arguments)]
     changed = {"PYTHON": sys.executable, **{name: str(value) for name, value in environment.items()}}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **changed})
@@ -48,12 +48,12 @@ def python_with(tmp_path: Path) -> Callable[[str], Path]:
     ],
 )
 def test_arguments(arguments: list[str], sentence: str) -> None:
-    """A wrong target or folder is refused at once, in one sentence that says what to do."""
+    """A wrong target or folder is refused with one sentence that says what to do."""
     assert collect(*arguments) == (2, f"wheelhouse.sh: {sentence}\n")
 
 
 def test_no_python(tmp_path: Path) -> None:
-    """Without a Python the sentence says what to install; no folder is left."""
+    """Without a Python the sentence says what to install, and no folder is made."""
     sentence = "'no-python' does not run; install python3 and python3-pip, or set PYTHON to a Python"
 
     assert collect("nano", tmp_path / "a", PYTHON="no-python") == (2, f"wheelhouse.sh: {sentence}\n")
@@ -68,7 +68,7 @@ def test_no_python(tmp_path: Path) -> None:
     ],
 )
 def test_pip(pip: str, sentence: str, python_with: Callable[[str], Path], tmp_path: Path) -> None:
-    """A pip that is missing or too old is said before anything is made."""
+    """A pip that is missing or too old is refused before a folder is made."""
     code, error = collect("xavier", tmp_path / "a", PYTHON=python_with(pip))
 
     assert (code, error.count("\n"), sentence in error) == (2, 1, True)
@@ -77,7 +77,7 @@ def test_pip(pip: str, sentence: str, python_with: Callable[[str], Path], tmp_pa
 
 @pytest.mark.parametrize("before", [None, "six-1.0-py3-none-any.whl"])
 def test_no_network(before: str | None, tmp_path: Path) -> None:
-    """Without an index the folder stays as it was, or is not there."""
+    """Without an index an existing folder stays as it was, and no new one is left."""
     if before:
         (tmp_path / "a").mkdir()
         (tmp_path / "a" / before).touch()
@@ -90,7 +90,7 @@ def test_no_network(before: str | None, tmp_path: Path) -> None:
 
 
 def test_an_index_without_the_wheels(tmp_path: Path) -> None:
-    """Where pip is told of no index, the sentence names what it did not find."""
+    """Without the wheels in the index, the sentence names the missing package."""
     failure = collect("nano", tmp_path / "a", PIP_NO_INDEX=1, PIP_FIND_LINKS=tmp_path)
 
     sentence = "the package index has no pip==21.3.1 or cannot be reached; run this on a computer with a network"
@@ -98,7 +98,7 @@ def test_an_index_without_the_wheels(tmp_path: Path) -> None:
 
 
 def test_an_older_python(python36: str, tmp_path: Path) -> None:
-    """Python 3.6 with its last pip can run the script as far as the index."""
+    """Python 3.6 with its last pip can run the script up to its use of the index."""
     code, error = collect("nano", tmp_path / "a", PYTHON=python36, HTTPS_PROXY="http://127.0.0.1:9", PIP_RETRIES=1)
 
     assert (code, "cannot be reached" in error) == (2, True)

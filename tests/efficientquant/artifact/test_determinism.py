@@ -18,7 +18,10 @@ for recipe in sys.argv[2:]:
 
 @pytest.fixture(scope="module")
 def hashes(tmp_path_factory):
-    """Return {hash seed: the hashes that a process of its own wrote, one for each recipe}; all at the same time."""
+    """Return the hashes of each recipe by Python's hash seed.
+
+    Each seed has a process of its own, and all run at the same time.
+    """
     started = {}
     for seed in ("0", "4242"):
         command = [sys.executable, "-c", PROGRAM, tmp_path_factory.mktemp(seed) / "model.onnx", *RECIPES]
@@ -30,9 +33,9 @@ def hashes(tmp_path_factory):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_process_writes_the_same_bytes(hashes, recipe):
     """Same model, recipe, images and seed: the same SHA-256, whatever the order of Python's sets and dictionaries."""
-    found = [lines[RECIPES.index(recipe)] for lines in hashes.values()]
-    assert len(set(found)) == 1
-    assert all(len(digest) == 64 for digest in found)
+    digests = [lines[RECIPES.index(recipe)] for lines in hashes.values()]
+    assert len(set(digests)) == 1
+    assert all(len(digest) == 64 for digest in digests)
 
 
 def test_recipes_write_different_bytes(hashes):

@@ -23,7 +23,7 @@ NOT_IN_TENSORRT_8 = {"LayerNormalization", "InstanceNormalization", "GroupNormal
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_one_dequantize_per_quantized_weight(artifacts, name):
-    """Every convolution weight is int8 behind a three-input DequantizeLinear on axis 0; fp32 has none."""
+    """Every convolution weight is int8 behind a three-input DequantizeLinear on axis 0, and fp32 has none."""
     graph = onnx.load(artifacts[name, "efficientquant"].path).graph
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     nodes = [node for node in graph.node if node.op_type == "DequantizeLinear"]
@@ -73,10 +73,10 @@ def test_parity_on_real_images(artifacts, key):
 
 def test_a_file_says_what_it_is(artifacts):
     """Recipe, target and builder flags travel in the file, for whoever finds it without its report."""
-    found = {p.key: p.value for p in onnx.load(artifacts["mobilevit_xxs", "efficientquant"].path).metadata_props}
-    assert found["efficientquant.target"] == "onnxruntime-1.10"
-    assert json.loads(found["efficientquant.recipe"]) == eq.get_recipe("efficientquant").to_dict()
-    assert found["efficientquant.builder_flags"] == ""
+    metadata = {p.key: p.value for p in onnx.load(artifacts["mobilevit_xxs", "efficientquant"].path).metadata_props}
+    assert metadata["efficientquant.target"] == "onnxruntime-1.10"
+    assert json.loads(metadata["efficientquant.recipe"]) == eq.get_recipe("efficientquant").to_dict()
+    assert metadata["efficientquant.builder_flags"] == ""
 
 
 def test_the_file_by_itself_computes_the_eager_logits(artifacts, quantized, real_images):

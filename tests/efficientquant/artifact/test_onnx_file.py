@@ -1,4 +1,4 @@
-"""Files given as ONNX that are none, or not whole."""
+"""Files given as ONNX that are none or are damaged."""
 
 import numpy as np
 import onnx
@@ -50,7 +50,7 @@ def external(tmp_path):
     ],
 )
 def test_other_kinds_of_files_are_named(tmp_path, content, problem):
-    """What is not ONNX is refused in a sentence that says what it is, where that can be told."""
+    """A file that is not ONNX is refused, with its kind where that is known."""
     (tmp_path / "model.onnx").write_bytes(content)
 
     with pytest.raises(ArtifactFileError, match=problem):
@@ -58,7 +58,7 @@ def test_other_kinds_of_files_are_named(tmp_path, content, problem):
 
 
 def test_what_is_no_file_is_named(tmp_path):
-    """A folder is refused with a file that lies in it, and a missing file is missing."""
+    """The error for a folder suggests an ONNX file in it, and a missing file is reported as missing."""
     (tmp_path / "model.onnx").touch()
 
     with pytest.raises(ArtifactFileError, match=r"is a directory; give an .onnx file, for example .*model\.onnx"):
@@ -86,7 +86,7 @@ def test_more_than_two_gibibytes_are_refused_unread(tmp_path, external):
 
 @pytest.mark.parametrize("place", [{}, {"offset": 16}, {"offset": 16, "length": WEIGHT_BYTES}])
 def test_external_data_are_read(tmp_path, external, place):
-    """Weights beside the file are read, with offset and length or without."""
+    """Weights in a separate file are read, with offset and length or without."""
     (tmp_path / "weights.bin").write_bytes(bytes(16) + np.ones(WEIGHT_BYTES // 4, np.float32).tobytes())
 
     weight = onnx.numpy_helper.to_array(load_onnx(external(**place)).graph.initializer[0])

@@ -14,8 +14,8 @@ def test_a_mobilevit_goes_all_the_way(name, real_images, then_and_now, tmp_path)
     quantized = eq.quantize(model, eq.get_recipe("efficientquant"))
     artifact = eq.export_onnx(quantized, tmp_path / "model.onnx", images=real_images[:2])
     operators = [e.operator for e in quantized.manifest.entries.values() if e.parameter.endswith(".weight")]
-    found = (operators.count("conv2d"), operators.count("linear"), len(quantized.manifest.softmax_sites))
-    assert found == COUNTS[name]
+    counts = (operators.count("conv2d"), operators.count("linear"), len(quantized.manifest.softmax_sites))
+    assert counts == COUNTS[name]
     assert artifact.parity_max_abs <= 1e-4
     then, now = then_and_now(artifact.path, real_images[:2])
     assert np.abs(now - then).max() <= 1e-2  # a log2 code on a boundary may move by one step

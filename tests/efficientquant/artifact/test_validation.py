@@ -9,8 +9,8 @@ from onnx_graphs import GraphWriter, convolution
 
 
 def broken(model, target):
-    """The (rule, node) pairs that a model breaks."""
-    return {(one.rule, one.node) for one in find_violations(model, get_target(target))}
+    """Return the (rule, node) pairs that a model breaks."""
+    return {(violation.rule, violation.node) for violation in find_violations(model, get_target(target))}
 
 
 @pytest.mark.parametrize("target", list_targets())
@@ -20,7 +20,7 @@ def test_a_plain_float_convolution_keeps_every_rule(target):
 
 
 def test_each_target_takes_the_quantization_that_it_can_run():
-    """Weights alone are for targets that dequantize; Xavier wants both inputs; a Nano no quantizer at all."""
+    """Targets that dequantize take weights alone, Xavier needs both inputs quantized, and a Nano takes no quantizer."""
     weights_only, both = convolution(quantize_input=False), convolution(quantize_input=True)
 
     assert [broken(weights_only, target) for target in ("rtx-3080", "tensorrt-11", "onnxruntime-1.10")] == [set()] * 3
@@ -50,11 +50,11 @@ def test_a_quantizer_of_another_form_is_named(rule, changes):
 
     for target in ("agx-xavier", "rtx-3080"):
         assert (rule, "quantize") in broken(write.model(), target)
-    assert not {found for found, _ in broken(write.model(), "onnxruntime")} - {"io-type", "float-types"}
+    assert not {name for name, _ in broken(write.model(), "onnxruntime")} - {"io-type", "float-types"}
 
 
 def test_a_missing_zero_point_and_another_axis_are_named():
-    """Three inputs, and the scales of a weight along its outputs, which come first."""
+    """A quantizer needs three inputs, and a weight's scales lie along its outputs, which come first."""
     write = GraphWriter()
     scale = write.constant("scale", np.float32(0.5))
     write.add("DequantizeLinear", write.add("QuantizeLinear", "x", scale, name="two"), scale, name="of-two")
@@ -68,7 +68,7 @@ def test_a_missing_zero_point_and_another_axis_are_named():
 
 
 def test_tensorrt_8_has_opset_13_and_no_more():
-    """Other opsets, newer operators, axes as inputs and FP16 in the file are each named for 8.x, and fine for 11."""
+    """Other opsets, newer operators, axes as inputs and stored FP16 break rules of TensorRT 8, not of 11."""
     write = GraphWriter()
     ones = write.constant("ones", np.ones(16, np.float32))
     write.add("LayerNormalization", "x", ones, ones, name="norm")
@@ -92,7 +92,7 @@ def test_reduce_sum_keeps_its_axes_input():
 
 
 def test_other_outputs_domains_and_mixed_types_are_named():
-    """FP32 in and out, standard operators, and one float type per operator."""
+    """Inputs and outputs are FP32, operators are standard, and each operator has one float type."""
     write = GraphWriter()
     half = write.constant("half", np.ones(16, np.float16))
     write.add("Add", "x", half, name="mixed")
@@ -106,7 +106,7 @@ def test_other_outputs_domains_and_mixed_types_are_named():
 
 
 def test_a_violation_is_a_sentence_that_names_the_node_and_what_to_do():
-    """Whoever reads it knows where to look and what to change."""
+    """A violation names the node and says what to change."""
     (violation,) = find_violations(convolution(quantize_input=False), get_target("agx-xavier"))
 
     assert str(violation) == (

@@ -1,4 +1,7 @@
-"""Other timm models than the MobileViTs, all the way: hybrids, transformers and plain CNNs. `make zoo` runs it."""
+"""Other timm models than the MobileViTs, from quantization to parity.
+
+They are hybrids, transformers and plain CNNs. `make zoo` runs it.
+"""
 
 import efficientquant as eq
 import pytest
@@ -38,7 +41,7 @@ NO_OP = "the model has no softmax: the log2 part of the recipe did nothing"
 @pytest.mark.parametrize("recipe", ["efficientquant", "int8"])
 @pytest.mark.parametrize("name", SOFTMAXES)
 def test_a_model_goes_all_the_way(name, recipe, tmp_path):
-    """Quantize → export → checker → ONNX Runtime parity, with every softmax found; a warning would be an error."""
+    """Quantization, export, checks and parity in ONNX Runtime pass without a warning, with every softmax found."""
     quantized = eq.quantize(eq.create_model(name, "random"), eq.get_recipe(recipe))
     artifact = eq.export_onnx(quantized, tmp_path / "model.onnx")
     assert artifact.path.stat().st_size == artifact.size_bytes

@@ -29,7 +29,7 @@ class Hostile:
 
 
 def settings():
-    """Return what training scripts put beside their weights."""
+    """Return what training scripts save along with their weights."""
     parameters = [torch.nn.Parameter(torch.ones(2))]
     optimizer = torch.optim.AdamW(parameters)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 3)
@@ -49,7 +49,7 @@ def settings():
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_settings_of_a_training_run_are_taken_and_not_run(tmp_path, zipped):
-    """Arguments, metrics, optimizers and random states beside the weights keep no checkpoint from loading."""
+    """A checkpoint loads although it holds arguments, metrics, optimizers and random states too."""
     path = tmp_path / "run.pth.tar"
     torch.save({"state_dict": STATE, "epoch": 3, **settings()}, path, _use_new_zipfile_serialization=zipped)
     stored = read_checkpoint(path)
@@ -60,7 +60,7 @@ def test_settings_of_a_training_run_are_taken_and_not_run(tmp_path, zipped):
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, zipped):
-    """The function is named, nothing of it is run, and no sentence advises to allow it."""
+    """The error names the function, does not advise allowing it, and nothing of the file is run."""
     path = tmp_path / "hostile.pth"
     torch.save({"state_dict": STATE, "x": Hostile(tmp_path / "ran")}, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(CheckpointError, match=r"hostile\.pth: cannot be read safely: it asks to run") as caught:
@@ -72,7 +72,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, zipped):
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_whole_model_is_refused(tmp_path, zipped):
-    """A pickled module is code; the sentence says how to save its weights."""
+    """A pickled module is refused as code, and the error says how to save its weights."""
     path = tmp_path / "model.pth"
     torch.save({"model": torch.nn.Linear(2, 2)}, path, _use_new_zipfile_serialization=zipped)
     sentence = r"it is a whole pickled model .*torch\.save\(model\.state_dict\(\), FILE\)"
@@ -81,7 +81,7 @@ def test_a_whole_model_is_refused(tmp_path, zipped):
 
 
 def test_a_program_is_refused(tmp_path):
-    """What torch.export writes is a program and no checkpoint."""
+    """A file that torch.export writes is refused as a program."""
     program = torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))
     torch.export.save(program, tmp_path / "program.pt2")
     with pytest.raises(CheckpointError, match=r"it is a program of torch\.export"):
@@ -89,7 +89,7 @@ def test_a_program_is_refused(tmp_path):
 
 
 def test_torchscript_is_refused(tmp_path):
-    """A zip with code in it is a TorchScript program."""
+    """A zip archive with code in it is refused as a TorchScript program."""
     with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
         for name in ("script/data.pkl", "script/constants.pkl", "script/code/__torch__.py"):
             archive.writestr(name, "")
@@ -117,13 +117,13 @@ def test_torchscript_is_refused(tmp_path):
     ],
 )
 def test_any_other_file_is_called_what_it_is(tmp_path, content, sentence):
-    """A pointer, a page, a text or an archive is one sentence with the file's name."""
+    """The error for a pointer, a page, a text or an archive names its kind and the file."""
     (tmp_path / "other.pth").write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"other\.pth: cannot be read as weights: {sentence}"):
         read_checkpoint(tmp_path / "other.pth")
 
 
-def test_an_onnx_file_is_told_from_a_checkpoint(tmp_path, pytestconfig):
+def test_an_onnx_file_is_recognized(tmp_path, pytestconfig):
     """An exported model is recognized by its content."""
     model = onnx.load(pytestconfig.rootpath / "tests/fixtures/models/tiny.onnx")
     onnx.save(model, tmp_path / "model.pth")
@@ -141,7 +141,7 @@ def test_a_later_pickle_protocol_is_named(tmp_path):
 @pytest.mark.parametrize("name", ["a.pth", "legacy.pth", "a.safetensors"])
 @pytest.mark.parametrize("share", [0.3, 0.9])
 def test_a_file_that_is_cut_off_says_so(tmp_path, name, share):
-    """Half a download is told from a file of another kind."""
+    """The error for half a download says that it is cut off or damaged."""
     path = tmp_path / name
     if path.suffix == ".safetensors":
         save_file({"a": torch.ones(1000)}, path)
@@ -162,8 +162,8 @@ def test_the_content_decides_and_not_the_name(tmp_path):
         assert torch.equal(read_checkpoint(tmp_path / name)["conv.weight"], STATE["conv.weight"])
 
 
-def test_a_folder_and_a_missing_file_are_told_apart(tmp_path):
-    """A path without a file says what is there."""
+def test_a_path_without_a_file_is_named(tmp_path):
+    """A folder, a missing file and an impossible name are three different errors."""
     with pytest.raises(CheckpointError, match="is a folder; pass the file with the weights in it"):
         read_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="there is no such file"):

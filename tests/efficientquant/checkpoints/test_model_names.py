@@ -1,4 +1,4 @@
-"""Names of timm's models that exist, and those that do not."""
+"""Names of timm's models."""
 
 import pytest
 from efficientquant.checkpoints.model_names import require_model, require_models
@@ -21,7 +21,7 @@ from efficientquant.errors import PretrainedUnavailableError, UnknownModelError
     ],
 )
 def test_a_name_that_does_not_exist_is_one_sentence(name, sentence):
-    """A wrong name comes with near ones, and a wrong tag with the tags that there are."""
+    """The error for a wrong name lists near names, and for a wrong tag the model's tags."""
     with pytest.raises(UnknownModelError) as refused:
         require_model(name)
 

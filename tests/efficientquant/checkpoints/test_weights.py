@@ -28,7 +28,7 @@ def prefixed(prefix, state):
 
 
 def require_trained(path, trained):
-    """Fail unless the file gives the trained model; return what is said of it."""
+    """Return the notes about a file, which must give the trained model."""
     model = eq.create_model(digits.MODEL, path)
     loaded = model.state_dict()
     parameters = [name for name in trained if not name.endswith("num_batches_tracked")]
@@ -62,7 +62,7 @@ def test_averaged_weights_have_any_prefix_that_says_so(tmp_path, trained, noise,
 
 
 def test_of_two_whole_sets_the_chosen_one_is_said(tmp_path, trained, noise):
-    """A student and a teacher in one file are both named."""
+    """The note names both a student and a teacher of one file."""
     torch.save({"state_dict": prefixed("teacher.", noise) | prefixed("net.", trained)}, tmp_path / "a.ckpt")
     notes = require_trained(tmp_path / "a.ckpt", trained)
     assert notes == ["checkpoint a.ckpt: the weights under 'net.' are taken, not those under 'teacher.'"]
@@ -70,7 +70,7 @@ def test_of_two_whole_sets_the_chosen_one_is_said(tmp_path, trained, noise):
 
 @pytest.mark.parametrize("averages", [{"shadow_params": [torch.zeros(3)], "decay": 0.99}, [torch.zeros(3)]])
 def test_averages_without_names_are_said_to_be_left_out(tmp_path, trained, averages):
-    """EMA weights as a bare list cannot be told apart, so the others are taken and a note says so."""
+    """EMA weights without names are left out, and a note says so."""
     torch.save({"state_dict": trained, "ema": averages}, tmp_path / "a.pth")
     notes = require_trained(tmp_path / "a.pth", trained)
     assert notes == ["checkpoint a.pth: 'ema' is no state dict, so no averaged (EMA) weights are taken"]
@@ -86,14 +86,14 @@ def test_averages_without_names_are_said_to_be_left_out(tmp_path, trained, avera
     ],
 )
 def test_a_file_without_weights_says_what_it_holds(tmp_path, stored, sentence):
-    """The keys are named, so that their owner sees which one was meant."""
+    """The error for a file without a state dict names its keys."""
     torch.save(stored, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match=sentence):
         eq.create_model(digits.MODEL, tmp_path / "a.pth")
 
 
 def test_without_averaged_weights_the_others_are_taken(tmp_path, trained):
-    """An EMA entry that is None says nothing."""
+    """An EMA entry that is None is ignored without a note."""
     torch.save({"state_dict": trained, "state_dict_ema": None}, tmp_path / "a.pth")
     assert require_trained(tmp_path / "a.pth", trained) == []
 
@@ -112,7 +112,7 @@ def test_prefixes_of_wrappers_are_taken_off(tmp_path, trained, prefix, suffix):
 
 
 def test_lightnings_other_tensors_are_left(tmp_path, trained):
-    """The weights of a loss function beside the model's are none of the model's."""
+    """The weights of a loss function are left out."""
     state = prefixed("model.", trained) | {"loss.weight": torch.ones(10)}
     torch.save({"state_dict": state, "hyper_parameters": {"lr": 0.1}}, tmp_path / "a.ckpt")
     require_trained(tmp_path / "a.ckpt", trained)
@@ -179,7 +179,7 @@ def test_jax_weights_of_another_model_are_refused(tmp_path):
     ],
 )
 def test_what_differs_is_said(tmp_path, trained, change, sentence):
-    """Channels, classes, width, missing parts, broken numbers and integers are six sentences."""
+    """Each way in which weights can differ from the model has an error of its own."""
     state = dict(trained)
     change(state)
     torch.save(state, tmp_path / "a.pth")
@@ -188,7 +188,7 @@ def test_what_differs_is_said(tmp_path, trained, change, sentence):
 
 
 def test_the_right_model_is_named(tmp_path):
-    """Weights of a wider model of the family say which model they fit."""
+    """The error for weights of a wider model of the family names the model they fit."""
     torch.save(timm.create_model("mobilevit_xs", num_classes=10).state_dict(), tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match="; the weights look like mobilevit_xs"):
         eq.create_model("mobilevit_xxs", tmp_path / "a.pth")

@@ -1,4 +1,4 @@
-"""What a given path must be."""
+"""Checks of given paths."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from efficientquant.files.given_paths import checkpoint_of, require_images, requ
 
 
 def test_images(tmp_path):
-    """A folder with an image somewhere in it and an .npz pass; what is missing or of another kind is named."""
+    """A folder with an image at any depth and an .npz pass, and other paths are refused by name."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "labels.csv").touch()
@@ -32,7 +32,7 @@ def test_images(tmp_path):
 
 
 def test_weights(tmp_path):
-    """A checkpoint is a file; of a folder of checkpoints the one with the model's name is taken."""
+    """Existing files and named weights pass, and a folder gives the checkpoint with the model's name."""
     (tmp_path / "resnet18.pth").write_bytes(b"weights")
     (tmp_path / "empty.pth").touch()
 

@@ -9,7 +9,7 @@ import pytest
 from efficientquant.errors import OutputError
 from efficientquant.files.whole_files import require_folder, require_writable, scratch_folder, write_together
 
-# Writes an artifact and its report, and is killed in the call of a function of `os` that is numbered from 1.
+# Writes an artifact and its report, and is killed in the given call (from 1) of a function of `os`.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -28,7 +28,7 @@ whole_files.write_together({folder / "m.json": b"new report", folder / "m.onnx":
 
 @contextmanager
 def limited_file_size(size_bytes):
-    """Stand in for a full disk: no file can grow beyond so many bytes."""
+    """Let no file grow beyond a size, like a full disk."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
     try:
@@ -39,7 +39,7 @@ def limited_file_size(size_bytes):
 
 @pytest.mark.parametrize(("function", "number"), [("fsync", 1), ("fsync", 2), ("replace", 1), ("replace", 2)])
 def test_killed_at_any_moment_no_file_lacks_its_report(tmp_path, function, number):
-    """Whenever the power goes, no file stands without its own report, and the next run removes what is left."""
+    """After a kill at any moment no file stands without its report, and the next run removes what is left."""
     write_together({tmp_path / "m.json": b"old report", tmp_path / "m.onnx": b"old file"})
 
     killed = subprocess.run([sys.executable, "-c", KILLED, function, str(number), str(tmp_path)], check=False)
@@ -65,7 +65,7 @@ def test_folders_are_made_and_returned(tmp_path):
 
 
 def test_a_full_disk_leaves_nothing(tmp_path):
-    """A disk that takes no more is one sentence, and neither a file nor a new folder remains."""
+    """A full disk raises an error, and neither a file nor a new folder remains."""
     with (
         limited_file_size(8192),
         pytest.raises(OutputError, match=r"cannot be written \(File too large\); free some space"),
@@ -76,7 +76,7 @@ def test_a_full_disk_leaves_nothing(tmp_path):
 
 
 def test_a_place_that_takes_no_file_is_known_before(tmp_path):
-    """A file where a folder is needed, a folder of the file's name and a closed file system are refused, untouched."""
+    """A path that takes no file is refused before anything is written, and nothing is left there."""
     (tmp_path / "file").touch()
     (tmp_path / "m.onnx").mkdir()
 
@@ -94,7 +94,7 @@ def test_a_place_that_takes_no_file_is_known_before(tmp_path):
 
 
 def test_a_temporary_folder_without_room_says_what_to_do(tmp_path, monkeypatch):
-    """Work that needs more room than the temporary folder has ends in a sentence about TMPDIR."""
+    """Work that needs more room than the temporary folder has raises an error that names TMPDIR."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
     with pytest.raises(OutputError, match=r"has no room for .* MiB; set TMPDIR"), scratch_folder("test", 1 << 60):

@@ -1,8 +1,8 @@
-"""The table of the design: how much of an attention's output survives each 8-bit post-softmax quantizer.
+"""The design's table: SQNR of an attention's output after each 8-bit post-softmax quantizer.
 
 Logits N(0, σ²), values N(0, 1), 8192 rows of attention for each column. The table does not say how its attention was
-made; σ = 1, 3, 2 and 2 reproduce all of its columns at once: uniform uint8 alone fixes σ to a few hundredths, and
-the other rows follow.
+made. σ = 1, 3, 2 and 2 reproduce all of its columns at once: uniform uint8 alone fixes σ to a few hundredths, and the
+other rows follow.
 """
 
 import pytest
@@ -16,12 +16,12 @@ TOLERANCE_DB = 0.5
 
 COLUMNS = {"256 diffuse": (256, 1.0), "256 peaky": (256, 3.0), "64": (64, 2.0), "16": (16, 2.0)}
 TABLE = {  # dB, in the order of the columns
-    # A constant function: the largest probability of the sample decides, in the first column by several dB.
+    # A constant function: the result depends on the sample's largest probability, in the first column by several dB.
     "as printed": (-32.5, -30.8, -25.7, -16.1),
     "A": (39.6, 37.6, 37.8, 37.9),
     "G": (36.0, 36.0, 36.0, 36.1),
     "log2": (13.7, 13.7, 13.7, 13.6),
-    # The design has 20.4 in the last column; over 65,536 rows it converges to 19.8, and sixteen maps may give 20.4.
+    # The design has 20.4 in the last column. Over 65,536 rows it converges to 19.8, but sixteen maps may give 20.4.
     "log-√2": (19.9, 19.9, 20.0, 19.9),
     "uint8": (14.6, 33.9, 33.7, 42.0),
     "int8": (9.3, 29.1, 28.4, 36.0),
@@ -53,6 +53,6 @@ def test_attention_output_keeps_the_tabulated_sqnr(column):
         "twin-uniform": choose_twin_split(attention, 8, values),
     }
     exact = attention @ values
-    found = {key: p.sqnr_db(exact, q.dequantize(q.quantize(attention)) @ values) for key, q in quantizers.items()}
+    sqnr = {key: p.sqnr_db(exact, q.dequantize(q.quantize(attention)) @ values) for key, q in quantizers.items()}
     index = list(COLUMNS).index(name)
-    assert found == pytest.approx({key: row[index] for key, row in TABLE.items()}, abs=TOLERANCE_DB)
+    assert sqnr == pytest.approx({key: row[index] for key, row in TABLE.items()}, abs=TOLERANCE_DB)

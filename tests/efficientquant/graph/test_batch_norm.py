@@ -18,7 +18,7 @@ def codes(weight, granularity):
 
 
 def fold(factors):
-    """Return a model of conv and batch norm with these factors, its folded graph, and the weight before and after."""
+    """Return a model of conv and batch norm, its folded graph, and the weight before and after."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, eps=0.0)).eval()
     with torch.no_grad():
@@ -33,14 +33,14 @@ POWERS = [2.0**exponent * sign for exponent, sign in zip(range(-12, 12, 3), [1, 
 
 
 def test_folding_commutes_with_per_channel_codes():
-    """W·f has the codes of W, bit for bit, and their mirror image where f is negative (f exact: powers of two)."""
+    """With powers of two as f, W·f has the codes of W, negated where f is negative."""
     _, _, before, after = fold(POWERS)
     signs = torch.tensor(POWERS).sign().int().reshape(-1, 1, 1, 1)
     assert torch.equal(codes(after, Granularity.PER_CHANNEL), codes(before, Granularity.PER_CHANNEL) * signs)
 
 
 def test_folding_does_not_commute_with_per_tensor_codes():
-    """One scale for all channels is set by the largest factor: the other channels lose their codes and 20 dB."""
+    """With one scale for all channels, folding changes most codes and costs the worst channel 20 dB."""
     _, _, before, after = fold(POWERS)
     changed = codes(after, Granularity.PER_TENSOR) != codes(before, Granularity.PER_TENSOR)
     assert float(changed.float().mean()) > 0.5
@@ -55,7 +55,7 @@ def test_folding_does_not_commute_with_per_tensor_codes():
 @few
 @given(WEIGHTS, FACTORS)
 def test_any_factor_leaves_per_channel_codes(weight, factors):
-    """Codes of W·f and W differ in nothing but f's sign, except for a value that lies between two codes."""
+    """Codes of W·f and W differ only in f's sign, except for values halfway between two codes."""
     scale = p.choose_scale(weight, 8, Granularity.PER_CHANNEL)
     assume(bool((weight.abs().amax(1) > 1e-3).all()))
     between = ((weight / scale).abs() % 1 - 0.5).abs() < 1e-9
@@ -65,7 +65,7 @@ def test_any_factor_leaves_per_channel_codes(weight, factors):
 
 @pytest.mark.parametrize("granularity", Granularity)
 def test_a_channel_that_batch_norm_switched_off_is_exactly_its_offset(granularity):
-    """γ = 0 makes a dead channel: finite scale, codes of zero, and the output is β."""
+    """A channel with γ = 0 has a finite scale and codes of zero, and its output is β."""
     _, graph, _, after = fold([0.0] + [1.0] * 7)
     scale = p.choose_scale(after, 8, granularity)
     restored = p.dequantize(p.quantize(after, scale, 8), scale)
@@ -76,7 +76,7 @@ def test_a_channel_that_batch_norm_switched_off_is_exactly_its_offset(granularit
 
 
 def test_folding_leaves_what_the_model_computes():
-    """The folded graph gives the eager model's output to float rounding, with factors over seven decades."""
+    """The folded graph computes the eager model's output to float rounding, with factors over seven decades."""
     model, graph, _, _ = fold(POWERS)
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

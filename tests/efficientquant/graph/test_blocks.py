@@ -1,4 +1,4 @@
-"""What a block is: found in the graph and the modules, never by name."""
+"""Blocks, which are found from the graph and the modules and never by name."""
 
 import efficientquant as eq
 import pytest
@@ -28,7 +28,7 @@ def captured(model, shape):
 
 @pytest.fixture(scope="module")
 def graph_of():
-    """Return a function: a timm model's name → its captured graph."""
+    """Return a function that captures the graph of a timm model by name."""
 
     def make(name):
         model = eq.create_model(name, "random")
@@ -59,16 +59,16 @@ def test_the_blocks_of_a_mobilevit_are_its_residual_and_bridge_blocks(graph_of):
     ("name", "blocks"), [("resnet18", 10), ("test_vit", 8), ("test_convnext", 14), ("mobilevitv2_050", 11)]
 )
 def test_blocks_are_a_chain_that_holds_every_layer_once(graph_of, name, blocks):
-    """The output of a block is the source of the next one, and no layer is left out or counted twice."""
+    """The output of a block is the source of the next block, and every layer is in one block."""
     graph = graph_of(name)
-    found = find_blocks(graph)
-    assert len(found) == blocks
-    assert [block.output for block in found[:-1]] == [block.source for block in found[1:]]
-    assert [layer for block in found for layer in block.layers] == find_layers(graph)
+    chain = find_blocks(graph)
+    assert len(chain) == blocks
+    assert [block.output for block in chain[:-1]] == [block.source for block in chain[1:]]
+    assert [layer for block in chain for layer in block.layers] == find_layers(graph)
 
 
 def test_a_shortcut_across_modules_makes_them_one_block():
-    """Where two tensors pass between modules these are one block, since a block has one input."""
+    """Modules with two tensors between them are one block, since a block has one input."""
 
     class Across(nn.Module):
         def __init__(self):
@@ -82,20 +82,20 @@ def test_a_shortcut_across_modules_makes_them_one_block():
             x = self.stem(x)
             return self.last(self.right(self.left(x)) + x)
 
-    found = find_blocks(captured(Across(), (3, 8, 8)))
-    assert [len(block.layers) for block in found] == [1, 4, 2]
+    blocks = find_blocks(captured(Across(), (3, 8, 8)))
+    assert [len(block.layers) for block in blocks] == [1, 4, 2]
 
 
 def test_a_container_is_split_and_a_module_that_computes_is_not():
-    """Sequentials of blocks are opened however deep they are, and a chain of single layers stays one block."""
+    """Sequentials of blocks are split at any depth, and a chain of single layers stays one block."""
     chain = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1))
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.Sequential(Residual(4), Residual(4)), chain))
-    found = find_blocks(captured(model, (3, 8, 8)))
-    assert [(block.name, len(block.layers)) for block in found] == [("0", 1), ("1.0.0", 2), ("1.0.1", 2), ("1.1", 3)]
+    blocks = find_blocks(captured(model, (3, 8, 8)))
+    assert [(block.name, len(block.layers)) for block in blocks] == [("0", 1), ("1.0.0", 2), ("1.0.1", 2), ("1.1", 3)]
 
 
 def test_a_layer_knows_its_window():
-    """Kernel, stride, padding, dilation and groups come from the operator, whatever form they were written in."""
+    """Kernel, stride, padding, dilation and groups come from the operator, in whatever form they are written."""
     model = nn.Conv2d(4, 8, (1, 3), stride=(1, 2), padding=(0, 1), dilation=1, groups=2)
     (layer,) = find_layers(captured(model, (4, 8, 8)))
     assert (layer.window.kernel, layer.window.stride, layer.window.padding) == ((1, 3), (1, 2), (0, 1))

@@ -16,7 +16,7 @@ COUNTS = {
 
 @pytest.fixture(scope="module")
 def inspections():
-    """Return each model inspected by the graph rule, without weights."""
+    """Return the inspection of each model by the graph rule, without weights."""
     return {name: eq.inspect(name) for name in COUNTS}
 
 
@@ -30,7 +30,7 @@ def test_counts(inspections, name):
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_macs_are_those_that_torch_counts(inspections, name):
-    """Convolutions, linears and attention products together are half of torch's count of operations."""
+    """The MACs of convolutions, linears and attention products are half of torch's count of operations."""
     model = create_skeleton(name)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, *input_spec(model).shape, device="meta"))
@@ -40,31 +40,31 @@ def test_macs_are_those_that_torch_counts(inspections, name):
 @pytest.mark.parametrize("name", COUNTS)
 def test_groups_account_for_everything_once(inspections, name):
     """The roles add up to all parameters of the model and to all MACs."""
-    found = inspections[name]
+    inspection = inspections[name]
     expected = sum(parameter.numel() for parameter in create_skeleton(name).parameters())
-    assert sum(group.parameters for group in found.groups) == found.manifest.parameters == expected
-    assert sum(group.macs for group in found.groups) == found.manifest.macs
+    assert sum(group.parameters for group in inspection.groups) == inspection.manifest.parameters == expected
+    assert sum(group.macs for group in inspection.groups) == inspection.manifest.macs
 
 
 def test_paper_rule_reports_its_defects(models):
-    """On MobileViTv2 the printed rule loses every name, the head is a transformer, 36 convolutions are CNN."""
+    """On MobileViTv2 the printed rule breaks names, and misplaces the head and 36 convolutions."""
     model = models["mobilevitv2_050"]
-    found = eq.inspect(model, "paper", name="mobilevitv2_050")
-    text = "\n".join(found.defects)
+    inspection = eq.inspect(model, "paper", name="mobilevitv2_050")
+    text = "\n".join(inspection.defects)
     assert "do not resolve, because they are joined without a separator: 113" in text
     assert "classifiers listed as Transformer: 1 (for instance head.fc)" in text
     assert "convolutions inside transformer blocks listed as CNN: 36" in text
-    assert len(found.convolutional) == 64
-    assert all(model.get_submodule(module) is not None for module in found.convolutional + found.transformer)
-    assert sum(group.parameters for group in found.groups) == found.manifest.parameters
+    assert len(inspection.convolutional) == 64
+    assert all(model.get_submodule(module) is not None for module in inspection.convolutional + inspection.transformer)
+    assert sum(group.parameters for group in inspection.groups) == inspection.manifest.parameters
 
 
 def test_rules_divide_modules(inspections):
-    """By the graph, MobileViTv2's 36 transformer convolutions are transformer; its classifier is neither."""
-    found = inspections["mobilevitv2_050"]
-    assert (len(found.convolutional), len(found.transformer)) == (28, 36)
-    assert not set(found.convolutional) & set(found.transformer)
-    assert "head.fc" not in found.convolutional + found.transformer
+    """By the graph rule MobileViTv2 has 28 convolutional and 36 transformer modules, and its classifier is neither."""
+    inspection = inspections["mobilevitv2_050"]
+    assert (len(inspection.convolutional), len(inspection.transformer)) == (28, 36)
+    assert not set(inspection.convolutional) & set(inspection.transformer)
+    assert "head.fc" not in inspection.convolutional + inspection.transformer
 
 
 def test_no_weights_are_made(inspections):
@@ -74,6 +74,6 @@ def test_no_weights_are_made(inspections):
 
 
 def test_an_unknown_model_names_near_ones():
-    """A misspelt name is refused with what was probably meant."""
+    """A misspelt name is refused, and the error suggests a similar name."""
     with pytest.raises(UnknownModelError, match="did you mean mobilevit_xxs"):
         eq.inspect("mobilevit_xx")

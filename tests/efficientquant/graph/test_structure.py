@@ -53,12 +53,12 @@ def test_only_convolution_weights_lose_bits(quantized, name):
 @pytest.mark.parametrize("name", COUNTS)
 def test_bridges_are_found_in_the_graph(quantized, name):
     """The convolutions before each unfold and behind each fold are bridges, and no others."""
-    found = [entry.module for entry in weights(quantized[name, "fp32"], "conv2d") if entry.role is Role.BRIDGE]
-    assert found == BRIDGES
+    bridges = [entry.module for entry in weights(quantized[name, "fp32"], "conv2d") if entry.role is Role.BRIDGE]
+    assert bridges == BRIDGES
 
 
 def test_attention_roles_follow_the_softmax(quantized):
-    """Of MobileViTv2's transformer convolutions, qkv feed the softmax, out_proj follows it, the rest are MLP."""
+    """In MobileViTv2's transformers qkv feeds the softmax, out_proj follows it, and other convolutions are MLP."""
     expected = {
         "qkv_proj": Role.ATTENTION_QKV,
         "out_proj": Role.ATTENTION_PROJ,
@@ -72,7 +72,7 @@ def test_attention_roles_follow_the_softmax(quantized):
 
 
 def test_stem_and_head_are_the_ends(quantized):
-    """One stem and one head, at the two ends of the network."""
+    """A network has one stem and one head, at its two ends."""
     entries = quantized["mobilevit_xxs", "fp32"].manifest.entries
     assert [e.parameter for e in entries.values() if e.role is Role.STEM] == ["stem.conv.weight"]
     assert [e.parameter for e in entries.values() if e.role is Role.HEAD] == ["head.fc.weight", "head.fc.bias"]
@@ -80,7 +80,7 @@ def test_stem_and_head_are_the_ends(quantized):
 
 @pytest.mark.parametrize(("name", "convolutions"), [("mobilevit_xxs", 35), ("mobilevitv2_050", 64)])
 def test_the_paper_rule_lists_names_that_resolve(models, name, convolutions):
-    """The printed rule finds every Conv2d, the head in Transformer, and names get_submodule can find."""
+    """The printed rule lists every Conv2d, the head as Transformer, and names that get_submodule finds."""
     convolutional, transformer = paper_blocks(models[name])
     assert len(convolutional) == convolutions
     assert "head.fc" in transformer
@@ -107,11 +107,11 @@ SCOPES = {
 @pytest.mark.parametrize("rule", IdentificationRule)
 @pytest.mark.parametrize(("name", "scope"), SCOPES)
 def test_a_scope_names_the_weights_it_covers(models, graphs, name, scope, rule):
-    """MobileViTv2 has 36 convolutions inside its transformers, MobileViT none; either rule finds the same."""
-    found = find_weights(models[name], graphs[name], scope, rule)
-    assert len(found) == SCOPES[name, scope]
-    assert all(models[name].get_parameter(weight).ndim in (2, 4) for weight in found)
-    inner = [weight for weight in found if ".transformer." in weight and models[name].get_parameter(weight).ndim == 4]
+    """Both rules find the same weights: MobileViTv2 has 36 convolutions inside its transformers, MobileViT none."""
+    names = find_weights(models[name], graphs[name], scope, rule)
+    assert len(names) == SCOPES[name, scope]
+    assert all(models[name].get_parameter(weight).ndim in (2, 4) for weight in names)
+    inner = [weight for weight in names if ".transformer." in weight and models[name].get_parameter(weight).ndim == 4]
     assert bool(inner) == (name == "mobilevitv2_050" and scope is not Scope.CONV_OUTSIDE_TRANSFORMERS)
 
 
@@ -127,7 +127,7 @@ def test_a_shared_weight_is_listed_once():
 
 
 def test_a_standardized_weight_belongs_to_its_convolution():
-    """A weight that is computed before use is accounted to the convolution, but cannot be quantized by name."""
+    """A weight that is computed before use belongs to its convolution, but cannot be quantized by name."""
 
     class Standardized(nn.Conv2d):
         def forward(self, x):
@@ -150,7 +150,7 @@ STACKS = {
 
 @pytest.mark.parametrize("kind", STACKS)
 def test_identification_is_linear_in_the_number_of_nodes(kind):
-    """Four times the blocks take at most four times the steps: lines of Python, counted, not timed."""
+    """The number of executed lines grows at most 2 % faster than the number of nodes."""
     make, shape = STACKS[kind]
     block = make().eval()
     graph = capture(block, shape)
@@ -161,7 +161,7 @@ def test_identification_is_linear_in_the_number_of_nodes(kind):
 
 
 def chain(module, copies):
-    """Return a graph that runs a captured block again and again, on its own output."""
+    """Return a graph that runs a captured block `copies` times, each on the previous output."""
     graph = fx.Graph()
     value = graph.placeholder("input")
     body = next(node for node in module.graph.nodes if node.op == "placeholder")
@@ -172,7 +172,7 @@ def chain(module, copies):
 
 
 def steps_of(model, graph):
-    """Count the lines of the identification that run."""
+    """Return the number of executed lines of the identification."""
     files = {module.__file__ for module in (roles, manifest, macs)}
     steps = 0
 
@@ -193,7 +193,7 @@ def steps_of(model, graph):
 
 
 def test_an_unused_parameter_is_accounted_for():
-    """A parameter that no operator reads appears as unused, not at all missing."""
+    """A parameter that no operator reads is in the manifest as unused."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3))
     model.spare = nn.Parameter(torch.zeros(5))
     manifest = build_manifest(model, capture(nn.Sequential(model[0]), (3, 8, 8)))
@@ -201,7 +201,7 @@ def test_an_unused_parameter_is_accounted_for():
 
 
 def test_folding_leaves_the_function_and_commutes_with_per_channel_scales(models, real_images):
-    """Folded and eager agree to float rounding; per-channel codes of W·f equal those of W up to the sign of f."""
+    """Folding keeps the outputs to float rounding, and per-channel codes up to the sign of f."""
     graph = capture(models["mobilevit_xxs"], (3, 256, 256))
     before = graph.get_parameter("stem.conv.weight").clone()
     folded = fold_batch_norm(graph)

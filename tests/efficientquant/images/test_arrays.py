@@ -40,7 +40,7 @@ def test_16_bits_are_the_picture_with_8(tmp_path, kind, first):
     ],
 )
 def test_numbers_that_would_be_another_picture_are_refused(tmp_path, images, sentence):
-    """Arrays that would be white, black or pale are one sentence with the array's range."""
+    """Arrays that would be read as white, black or pale are refused with the array's range."""
     np.savez(tmp_path / "a.npz", images=images)
     with pytest.raises(DataError, match=rf"a\.npz: 'images' {sentence}"):
         open_images(tmp_path / "a.npz", NORMALIZED)

@@ -36,25 +36,25 @@ def test_hash_and_chunks_do_not_depend_on_the_batching(images):
     ways = [images, list(images.split(5)), iter(images.split(9)), tuple(images.split(1))]
     expected = hashlib.sha256(images.numpy().tobytes()).hexdigest()
     for way in ways:
-        found = collect_images(way, SPEC)
+        collected = collect_images(way, SPEC)
         recorder = Recorder()
-        run_calibration(recorder, found, None)
-        assert (found.sha256, len(found)) == (expected, 21)
+        run_calibration(recorder, collected, None)
+        assert (collected.sha256, len(collected)) == (expected, 21)
         assert [len(batch) for batch in recorder.batches] == [CHUNK, CHUNK, 5]
         assert torch.equal(torch.cat(recorder.batches), images)
 
 
 def test_an_iterator_can_be_run_again(images):
-    """What can be iterated once is kept: a recipe may run its data several times."""
-    found = collect_images((batch for batch in images.split(4)), SPEC)
+    """An iterator's images are kept, since a recipe may run its data several times."""
+    collected = collect_images((batch for batch in images.split(4)), SPEC)
     first, second = Recorder(), Recorder()
-    run_calibration(first, found, None)
-    run_calibration(second, found, None)
+    run_calibration(first, collected, None)
+    run_calibration(second, collected, None)
     assert torch.equal(torch.cat(first.batches), torch.cat(second.batches))
 
 
 def test_what_is_kept_has_a_bound(images, monkeypatch):
-    """An iterator beyond the bound is refused with the way out, a list of the same batches is not."""
+    """An iterator beyond the bound is refused with a remedy, a list of the same batches is accepted."""
     monkeypatch.setattr(calibration, "BUFFER_LIMIT_BYTES", 10_000)
     with pytest.raises(CalibrationError, match="pass fewer, a list of batches, or efficientquant"):
         collect_images(iter(images.split(4)), SPEC)
@@ -62,13 +62,13 @@ def test_what_is_kept_has_a_bound(images, monkeypatch):
 
 
 def test_of_a_folder_32_images_are_taken(tmp_path):
-    """Image data that were not sampled give 32 images, spread over the classes; a sample is taken whole."""
+    """Image data that were not sampled give 32 images, spread over the classes, and a sample is taken whole."""
     pixels = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "a.npz", images=pixels, labels=np.arange(64) % 4)
     data = eq.open_images(tmp_path / "a.npz", SPEC)
-    found = collect_images(data, SPEC)
-    assert len(found) == 32
-    assert found.provenance == data.sample(32).provenance()
+    collected = collect_images(data, SPEC)
+    assert len(collected) == 32
+    assert collected.provenance == data.sample(32).provenance()
     assert len(collect_images(data.sample(40), SPEC)) == 40
 
 

@@ -38,7 +38,7 @@ def classes(picture, tmp_path):
 
 def everything(data, batch=32):
     batches = list(data.batches(batch))
-    labels = None if batches[0][1] is None else torch.cat([one for _, one in batches])
+    labels = None if batches[0][1] is None else torch.cat([label for _, label in batches])
     return torch.cat([images for images, _ in batches]), labels
 
 
@@ -60,7 +60,7 @@ def test_class_folders_are_labels_in_sorted_order(classes):
 
 
 def test_a_flat_folder_has_no_labels(picture, tmp_path):
-    """Images alone are good for calibration; asked for labels, the folder says how to give them."""
+    """Images alone can be read, and asking for their labels raises an error that says how to give them."""
     picture(tmp_path / "one.png")
     data = open_images(tmp_path, SPEC)
     assert everything(data)[1] is None
@@ -79,7 +79,7 @@ def test_a_root_gives_the_split_that_is_asked_for(picture, tmp_path):
 
 
 def test_a_root_without_the_split_says_what_it_has(picture, tmp_path):
-    """A missing split is named beside those that are there."""
+    """The error for a missing split lists the splits that exist."""
     picture(tmp_path / "val" / "cat" / "v.png")
     with pytest.raises(DataError, match=r"has no train/ folder \(it has val\)"):
         open_images(tmp_path, SPEC, split="train")
@@ -114,7 +114,7 @@ def test_imagenets_flat_images_take_labels_from_a_file_beside_them(picture, tmp_
 
 
 def test_the_devkits_numbers_are_refused(picture, tmp_path):
-    """ILSVRC2012_IDs look like class indices and are in another order: taking them would be silently wrong."""
+    """ILSVRC2012_IDs are refused, since they look like class indices but are in another order."""
     picture(tmp_path / "ILSVRC2012_val_00000001.JPEG")
     (tmp_path / "ILSVRC2012_validation_ground_truth.txt").write_text("490\n")
     with pytest.raises(DataError, match="its numbers are ILSVRC2012_IDs, which are not the model's class indices"):
@@ -134,7 +134,7 @@ def test_an_npz_is_resized_bilinearly_and_normalized(tmp_path):
 
 
 def test_channels_first_and_floats(tmp_path):
-    """uint8 (N, C, H, W) is the same data as (N, H, W, C); floats are taken as they are."""
+    """uint8 (N, C, H, W) is read like (N, H, W, C), and floats are taken as they are."""
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     floats = np.random.default_rng(0).standard_normal((2, 3, 32, 32))
     for name, array in (("last", images), ("first", images.transpose(0, 3, 1, 2)), ("float", floats)):
@@ -147,11 +147,11 @@ def test_channels_first_and_floats(tmp_path):
 
 
 def test_a_sample_is_seeded_and_spread_over_classes(classes):
-    """The same seed draws the same images, as many of each class; another seed draws others."""
+    """The same seed draws the same images, as many of each class, and another seed draws others."""
     data = open_images(classes, SPEC)
-    one = data.sample(4, seed=1)
-    assert one.indices == open_images(classes, SPEC).sample(4, seed=1).indices
-    assert sorted(one.labels[index] for index in one.indices) == [0, 0, 1, 1]
+    sample = data.sample(4, seed=1)
+    assert sample.indices == open_images(classes, SPEC).sample(4, seed=1).indices
+    assert sorted(sample.labels[index] for index in sample.indices) == [0, 0, 1, 1]
     assert len({data.sample(4, seed=seed).indices for seed in range(8)}) > 1
 
 
@@ -166,7 +166,7 @@ def test_provenance_depends_on_content_and_not_on_the_place(classes, picture, tm
 
 
 def test_a_corrupt_image_is_named(classes):
-    """A file that cannot be decoded is one sentence with its path, when its batch is read."""
+    """A file that cannot be decoded raises an error with its path when its batch is read."""
     broken = classes / "dog" / "1.png"
     broken.write_bytes(broken.read_bytes()[:200])
     with pytest.raises(DataError, match=re.escape(f"{broken}: cannot be decoded")):
@@ -176,14 +176,14 @@ def test_a_corrupt_image_is_named(classes):
         everything(open_images(classes, SPEC))
 
 
-def test_a_class_mismatch_is_told(classes):
+def test_a_class_mismatch_is_named(classes):
     """Two class folders do not fit a model of ten outputs."""
     with pytest.raises(DataError, match="has 2 classes, but the model has 10 outputs"):
         open_images(classes, SPEC).for_classes(10)
 
 
-def test_folders_without_images_are_told(classes, picture, tmp_path):
-    """No images at all, an empty class, and images beside class folders are three sentences."""
+def test_folders_without_images_are_named(classes, picture, tmp_path):
+    """No images at all, an empty class, and images next to class folders are three different errors."""
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: holds no images"):
         open_images(tmp_path / "empty", SPEC)
@@ -207,7 +207,7 @@ def test_folders_without_images_are_told(classes, picture, tmp_path):
         ({"images": np.array([None, 1])}, "cannot be read as an .npz"),
     ],
 )
-def test_a_wrong_npz_is_told(tmp_path, arrays, sentence):
+def test_a_wrong_npz_is_named(tmp_path, arrays, sentence):
     """What is wrong in an .npz is one sentence naming file and array."""
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(DataError, match=sentence) as error:
@@ -215,8 +215,8 @@ def test_a_wrong_npz_is_told(tmp_path, arrays, sentence):
     assert str(tmp_path / "a.npz") in str(error.value)
 
 
-def test_paths_that_are_no_data_are_told(tmp_path):
-    """A path that does not exist, a text file and a broken archive are told apart."""
+def test_paths_that_are_no_data_are_named(tmp_path):
+    """A path that does not exist, a text file and a broken archive are three different errors."""
     with pytest.raises(DataError, match="there is no such file or folder"):
         open_images(tmp_path / "nowhere", SPEC)
     (tmp_path / "a.txt").write_text("x")
@@ -228,7 +228,7 @@ def test_paths_that_are_no_data_are_told(tmp_path):
 
 
 def test_a_label_outside_the_model_is_named(tmp_path):
-    """A label that the model has no output for is told with its image."""
+    """The error for a label that the model has no output for names its image."""
     np.savez(tmp_path / "a.npz", images=np.zeros((2, 8, 8, 3), np.uint8), labels=np.array([3, 10]))
     with pytest.raises(DataError, match=r"images\[1\] has label 10, but the model has 10 outputs, 0 to 9"):
         open_images(tmp_path / "a.npz", SPEC).for_classes(10)

@@ -51,7 +51,10 @@ def load(folder, spec=SPEC):
 
 @pytest.fixture
 def png():
-    """Return a function (pixels (H, W, C), colour type) → a PNG's bytes, also with depths that Pillow cannot write."""
+    """Return a function that gives the PNG file of some pixels.
+
+    It takes pixels (H, W, C) and a colour type, also with depths that Pillow cannot write.
+    """
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -63,7 +66,7 @@ def png():
         for row in pixels:
             rows.write(b"\0" + row.tobytes())
         chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.getvalue())), (b"IEND", b""))
-        return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks)
+        return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*parts) for parts in chunks)
 
     return write
 
@@ -123,7 +126,7 @@ def test_16_bit_colours_are_read(tmp_path, png, channels, colour):
     ],
 )
 def test_numbers_that_could_mean_two_pictures_are_refused(tmp_path, pixels, tags, sentence):
-    """Where nothing says what is white, the file is named and no picture is guessed."""
+    """A file is refused by name where nothing says which number is white."""
     write_tiff(tmp_path / "odd.tif", pixels, **tags)
     with pytest.raises(DataError, match=rf"odd\.tif: holds {sentence}"):
         load(tmp_path)
@@ -236,7 +239,7 @@ def test_a_path_that_the_system_refuses_is_one_sentence(tmp_path):
 
 
 def test_models_of_other_channels_take_no_image_files(tmp_path):
-    """Files have one or three channels; a model of five takes arrays."""
+    """Image files fit models of one or three channels, and a model of five needs arrays."""
     COLOURS.save(tmp_path / "a.png")
     five = InputSpec((5, 96, 96), "bicubic", (0,) * 5, (1,) * 5, 1.0)
     with pytest.raises(DataError, match=r"the model takes 5 channels, image files have 1 or 3; give an \.npz"):

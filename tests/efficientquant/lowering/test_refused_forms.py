@@ -1,4 +1,4 @@
-"""Quantizers that a target has no form of are refused by name, all others are exported."""
+"""Refusal of quantizers that a target has no form of."""
 
 import efficientquant as eq
 import onnx
@@ -18,7 +18,10 @@ AFFINE_INPUT = "affine input"
 
 @pytest.fixture(scope="module")
 def quantized():
-    """Return small models with one kind of quantizer each: [form], or [form, "inputs"] with quantized inputs too."""
+    """Return a function that makes a small model with one kind of quantizer.
+
+    It takes the form, and whether inputs are quantized too.
+    """
 
     def make(form, inputs=False):
         torch.manual_seed(0)
@@ -108,7 +111,7 @@ def test_affine_and_per_channel_activations_are_refused(quantized, tmp_path, for
 
 
 def test_no_marker_is_left_out_because_it_is_unknown(quantized, tmp_path):
-    """A marker that lowering has no rule for is an error, never a quantizer that silently disappears."""
+    """A marker without a rule for lowering is an error."""
     model = quantized(AFFINE)
     canonical = model.canonical.clone()
     next(node for node in canonical.graph if node.domain == "efficientquant").op_type = "Unheard"

@@ -39,7 +39,7 @@ def test_a_nano_gets_dequantized_weights(artifacts):
 
 
 def test_a_xavier_gets_int8_only_where_both_inputs_have_it(artifacts):
-    """Weights alone are folded back; with activations they are FP32 constants that the builder quantizes itself."""
+    """Weights alone are folded back, and with activations they are FP32 constants that the builder quantizes."""
     weights_only, both = (artifacts["mobilevit_xxs", r, "agx-xavier"] for r in ("efficientquant", "int8"))
     assert "DequantizeLinear" not in operators(weights_only)
     assert weights_only.builder_flags == ()
@@ -52,7 +52,7 @@ def test_a_xavier_gets_int8_only_where_both_inputs_have_it(artifacts):
 
 @pytest.mark.parametrize("target", CODES)
 def test_codes_are_signed_for_tensorrt_and_unsigned_for_onnx_runtime(artifacts, target):
-    """The same numbers: uint8 with zero-point 128 where kernels want it, int8 with 0 where nothing else is accepted."""
+    """Codes are uint8 with zero-point 128 for ONNX Runtime, and int8 with zero-point 0 for TensorRT."""
     graph = onnx.load(artifacts["mobilevit_xxs", "int8", target].path).graph
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     quantizers = [node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] not in constants]
@@ -63,7 +63,7 @@ def test_codes_are_signed_for_tensorrt_and_unsigned_for_onnx_runtime(artifacts, 
 
 
 def test_integer_kernels_do_not_saturate(artifacts, quantized, real_images):
-    """With all of ONNX Runtime's optimizations, int8 logits keep what the eager model's have: 20 dB to each other."""
+    """With all of ONNX Runtime's optimizations, int8 logits agree with the eager model's by more than 20 dB."""
     session = onnxruntime.InferenceSession(str(artifacts["mobilevit_xxs", "int8", "onnxruntime"].path))
     logits = [session.run(None, {"input": image[None].numpy()})[0] for image in real_images]
     eager = quantized["mobilevit_xxs", "int8"](real_images)
@@ -75,13 +75,13 @@ def test_int8_runs_in_integers(artifacts, tmp_path):
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
     onnxruntime.InferenceSession(str(artifacts["mobilevit_xxs", "int8", "onnxruntime"].path), options)
-    found = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
-    assert (found["QLinearConv"], found["Conv"] + found["FusedConv"]) == (35, 0)
-    assert found["MatMul"] + found["FusedMatMul"] + found["Gemm"] <= 1  # maybe the head, whose output stays in float
+    kinds = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert (kinds["QLinearConv"], kinds["Conv"] + kinds["FusedConv"]) == (35, 0)
+    assert kinds["MatMul"] + kinds["FusedMatMul"] + kinds["Gemm"] <= 1  # maybe the head, whose output stays in float
 
 
 def test_fp16_is_typed_or_a_flag(artifacts):
-    """A typed target gets FP16 constants with FP32 at both ends; a Nano gets FP32 and the builder's flag."""
+    """A typed target gets FP16 constants with FP32 at both ends, and a Nano gets FP32 and the builder's flag."""
     typed, flagged = (artifacts["mobilevit_xxs", "fp16", target] for target in ("rtx-3080", "jetson-nano"))
     graph = onnx.load(typed.path).graph
     assert {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)} == {TensorProto.FLOAT}
@@ -105,7 +105,7 @@ def test_normalizations_stay_in_float32(artifacts):
     ("emulation", "rounds", "bits"), [("keep", 6, "8 log2-A"), ("drop", 0, "32"), ("move", 6, "8 log2-A")]
 )
 def test_log2_is_kept_dropped_or_moved(artifacts, emulation, rounds, bits):
-    """The emulation stands behind the softmax, nowhere, or before it; the artifact's bit table tells which."""
+    """The emulation stands behind the softmax, nowhere, or before it, as the artifact's bit table says."""
     artifact = artifacts["test_vit", f"efficientquant:log2_emulation={emulation}", "onnxruntime"]
     model = onnx.load(artifact.path)
     products = [node for node in model.graph.node if node.op_type == "MatMul"]

@@ -1,4 +1,4 @@
-"""A recipe is one file: the example of the documentation, dropped into a copy of the package."""
+"""The documentation's example of a recipe, added to a copy of the package."""
 
 import os
 import re

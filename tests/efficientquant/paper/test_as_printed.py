@@ -15,7 +15,7 @@ TABLE = {(256, 1.0): -32.5, (256, 3.0): -30.8, (64, 2.0): -25.7, (16, 2.0): -16.
 
 
 def test_every_probability_gets_the_top_code():
-    """The printed Eq. 4-5 is a constant function: whatever the range, all below 1 - ε get code 255."""
+    """The printed Eq. 4-5 is a constant function that gives all below 1 - ε code 255, whatever the range."""
     for smallest in (1e-30, 1e-6, 1e-3, 0.4):
         codec = as_printed.choose_log2(smallest, 1.0)
         probabilities = torch.logspace(math.log10(smallest), -1e-4, 1000)
@@ -32,8 +32,8 @@ def test_the_attention_output_is_noise(tokens, deviation):
     values = torch.randn(8192 // tokens, tokens, 32, generator=generator)
     low, high = (float(bound) for bound in attention.aminmax())
     codec = as_printed.choose_log2(low, high)
-    found = sqnr_db(attention @ values, codec.dequantize(codec.quantize(attention)) @ values)
-    assert found == pytest.approx(TABLE[tokens, deviation], abs=0.5)
+    sqnr = sqnr_db(attention @ values, codec.dequantize(codec.quantize(attention)) @ values)
+    assert sqnr == pytest.approx(TABLE[tokens, deviation], abs=0.5)
 
 
 @pytest.mark.parametrize("bits", [8, 6, 4])
@@ -50,7 +50,7 @@ def test_weights_are_shifted_and_saturated(bits):
 
 
 def test_degenerate_weights():
-    """A constant weight gives zeros; NaN is refused."""
+    """A constant weight gives zeros, and NaN is refused."""
     assert not as_printed.quantize_weight(torch.ones(2, 2)).any()
     with pytest.raises(NonFiniteError):
         as_printed.quantize_weight(torch.tensor([[math.nan]]))
@@ -69,7 +69,7 @@ def test_only_the_audit_uses_the_printed_formulas():
 
 
 def test_there_is_no_recipe_of_that_name():
-    """`as-printed` is refused as a recipe, with the command that has it."""
+    """`as-printed` is refused as a recipe, and the error names the command that has it."""
     with pytest.raises(UnknownRecipeError, match="'efficientquant audit'"):
         eq.get_recipe("as-printed")
     assert "as-printed" not in eq.list_recipes()

@@ -16,60 +16,60 @@ def small():
 
 
 @pytest.fixture(scope="module")
-def found(small):
-    """Return the audit of that model, its labels being what it answers."""
+def audited(small):
+    """Return the audit of that model, with its own answers as labels."""
     model, images = small
     with torch.no_grad():
         return audit(model, images, model(images).argmax(1))
 
 
-def test_weights_are_compared_one_by_one(found):
+def test_weights_are_compared_one_by_one(audited):
     """Each of the 64 convolutions is noise as printed and passes the 38 dB gate per channel."""
-    assert len(found.weights) == 64
+    assert len(audited.weights) == 64
     # A random network starts with one convolution silenced by its batch norm: zeros are exact in every form.
-    noisy = [one for one in found.weights if math.isfinite(one.sqnr_db[CHANNEL])]
+    noisy = [weight for weight in audited.weights if math.isfinite(weight.sqnr_db[CHANNEL])]
     assert len(noisy) == 63
-    assert all(one.sqnr_db[PRINTED] < 0 < 38 < one.sqnr_db[CHANNEL] for one in noisy)
+    assert all(weight.sqnr_db[PRINTED] < 0 < 38 < weight.sqnr_db[CHANNEL] for weight in noisy)
 
 
-def test_flooring_costs_six_decibels(found):
+def test_flooring_costs_six_decibels(audited):
     """Rounding beats flooring by about 6 dB, and one scale per channel beats one per tensor."""
-    total = found.total_sqnr_db
+    total = audited.total_sqnr_db
     assert total["symmetric per tensor"] - total["floor per tensor"] == pytest.approx(6.0, abs=0.7)
     assert total[CHANNEL] > total["affine per tensor"] >= total["symmetric per tensor"] - 0.5
 
 
-def test_each_attention_is_compared_alone(found):
+def test_each_attention_is_compared_alone(audited):
     """At all nine sites the printed quantizer leaves noise, and both corrected forms more than 30 dB."""
-    assert found.softmax[0].module == "stages.2.1.transformer.0.attn"
-    assert len(found.softmax) == 9
-    for one in (one for one in found.softmax if one.module.startswith(("stages.2", "stages.3"))):
-        assert one.sqnr_db[PRINTED] < 0
-        assert min(one.sqnr_db[CALIBRATED], one.sqnr_db[DATA_FREE]) > 30
-        assert one.output_sqnr_db[CALIBRATED] > 30 > 0 > one.output_sqnr_db[PRINTED]
+    assert audited.softmax[0].module == "stages.2.1.transformer.0.attn"
+    assert len(audited.softmax) == 9
+    for site in (site for site in audited.softmax if site.module.startswith(("stages.2", "stages.3"))):
+        assert site.sqnr_db[PRINTED] < 0
+        assert min(site.sqnr_db[CALIBRATED], site.sqnr_db[DATA_FREE]) > 30
+        assert site.output_sqnr_db[CALIBRATED] > 30 > 0 > site.output_sqnr_db[PRINTED]
     # At 64 × 64 the last stage attends to a single token, whose probability is always 1.
-    assert all(one.sqnr_db[CALIBRATED] > 60 for one in found.softmax if one.module.startswith("stages.4"))
+    assert all(site.sqnr_db[CALIBRATED] > 60 for site in audited.softmax if site.module.startswith("stages.4"))
 
 
-def test_logits_end_with_the_float_model(found):
-    """The float model agrees with itself; log2 A keeps every class, and top-1 is reported with labels."""
-    rows = {(one.weights, one.softmax): one for one in found.logits}
+def test_logits_end_with_the_float_model(audited):
+    """The float model agrees with itself, log2 A keeps every class, and top-1 is reported with labels."""
+    rows = {(row.weights, row.softmax): row for row in audited.logits}
     assert (rows["float", "float"].agreement, rows["float", "float"].top1) == (1.0, 1.0)
     assert rows["float", CALIBRATED].agreement == 1.0
     assert rows[PRINTED, PRINTED].agreement < 1.0
-    assert all(one.sqnr_db is None or math.isfinite(one.sqnr_db) for one in found.logits)
-    json.dumps(found.to_dict(), allow_nan=False)
+    assert all(row.sqnr_db is None or math.isfinite(row.sqnr_db) for row in audited.logits)
+    json.dumps(audited.to_dict(), allow_nan=False)
 
 
-def test_the_conclusion_is_made_of_the_numbers(found):
-    """One sentence has the printed and the corrected figure of weights and attention."""
-    assert f"the weights keep {found.total_sqnr_db[PRINTED]:.1f} dB" in found.conclusion
-    assert f"{found.total_sqnr_db[CHANNEL]:.1f} dB with one scale per channel" in found.conclusion
-    worst = min(one.output_sqnr_db[CALIBRATED] for one in found.softmax)
-    assert f"{worst:.1f} dB with log2 A" in found.conclusion
+def test_the_conclusion_is_made_of_the_numbers(audited):
+    """The conclusion has the printed and the corrected figure of weights and attention."""
+    assert f"the weights keep {audited.total_sqnr_db[PRINTED]:.1f} dB" in audited.conclusion
+    assert f"{audited.total_sqnr_db[CHANNEL]:.1f} dB with one scale per channel" in audited.conclusion
+    worst = min(site.output_sqnr_db[CALIBRATED] for site in audited.softmax)
+    assert f"{worst:.1f} dB with log2 A" in audited.conclusion
 
 
-def test_the_model_is_left_as_it_was(small, found):  # noqa: ARG001 - the audit has run
+def test_the_model_is_left_as_it_was(small, audited):  # noqa: ARG001 - the audit has run
     """The eager model still has its own float weights."""
     model, _ = small
     again = eq.create_model("mobilevitv2_050", "random", input_size=64).state_dict()
@@ -77,7 +77,7 @@ def test_the_model_is_left_as_it_was(small, found):  # noqa: ARG001 - the audit 
 
 
 def test_images_of_another_size_are_refused(small):
-    """What the model cannot take is said with both shapes."""
+    """The error for images of a wrong size has both shapes."""
     model, images = small
     with pytest.raises(CalibrationError, match=r"\(4, 3, 32, 32\); the model takes \(N, 3, 64, 64\)"):
         audit(model, images[..., :32, :32])

@@ -23,14 +23,14 @@ KEY = {"model": "m", "recipe": {"name": "fp32"}}
 
 @pytest.fixture
 def cell():
-    """Return a cell that nobody measured."""
+    """Return a cell with made-up numbers."""
     bits = {"rest": "32"}
-    found = Evaluation("artifact", "onnxruntime 1", 4, 0.5, 0.25, None, 0.5, 0.0, 0.0, 1.0, 60.0, 1e-3, bits, {})
-    return Cell("m", "fp32", KEY, found, ("a note",))
+    evaluation = Evaluation("artifact", "onnxruntime 1", 4, 0.5, 0.25, None, 0.5, 0.0, 0.0, 1.0, 60.0, 1e-3, bits, {})
+    return Cell("m", "fp32", KEY, evaluation, ("a note",))
 
 
 def test_a_cell_survives_its_file(cell, tmp_path):
-    """What is stored is read back whole, and nothing else lies in the folder."""
+    """A stored cell is read back whole, and no other file is left in the folder."""
     write_cell(tmp_path / "cell.json", cell)
     assert read_cell(tmp_path / "cell.json", KEY) == cell
     assert [path.name for path in tmp_path.iterdir()] == ["cell.json"]
@@ -44,13 +44,13 @@ def test_a_broken_cell_is_measured_again(tmp_path, content):
 
 
 def test_a_cell_of_other_circumstances_is_not_taken(cell, tmp_path):
-    """Other weights, data, recipe or library version: another cell."""
+    """A cell of other weights, data, recipe or library version is not taken."""
     write_cell(tmp_path / "cell.json", cell)
     assert read_cell(tmp_path / "cell.json", {**KEY, "weights": "other"}) is None
 
 
 def test_the_table_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    """Stopped in the middle of a cell, the finished ones are kept and are not measured again."""
+    """After a stop in the middle of a cell, the finished ones are kept and not measured again."""
     folder = digits.save_npz(tmp_path)
     recipes = [eq.get_recipe(name) for name in ("fp32", "efficientquant:softmax_bits=none")]
     request = TableRequest(
@@ -80,8 +80,8 @@ def test_the_table_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert next(measure_table(request, tmp_path / "cells", begin)).key["weights"] != cells[0].key["weights"]
 
 
-def test_a_missing_checkpoint_is_told_before_anything_is_measured(tmp_path):
-    """Of a folder of checkpoints every one must be there, before the first model costs hours."""
+def test_a_missing_checkpoint_is_refused_before_anything_is_measured(tmp_path):
+    """A folder that lacks a model's checkpoint is refused before anything is measured."""
     (tmp_path / f"{digits.MODEL}.pth").write_bytes(b"never read")
     request = TableRequest(
         models=[digits.MODEL, "mobilevit_s"], recipes=[], data=tmp_path, calibration=None, weights=str(tmp_path)
@@ -92,7 +92,7 @@ def test_a_missing_checkpoint_is_told_before_anything_is_measured(tmp_path):
 
 
 def test_calibration_never_comes_from_the_evaluated_images(tmp_path):
-    """What is given is taken, then a train split beside the data, then nothing."""
+    """The given source is taken, else a train split of the data, else nothing."""
     assert calibration_source(tmp_path, tmp_path / "x") == tmp_path / "x"
     assert calibration_source(tmp_path, None) is None
     (tmp_path / "train").mkdir()
@@ -102,19 +102,19 @@ def test_calibration_never_comes_from_the_evaluated_images(tmp_path):
 
 def test_weights_have_an_identity():
     """The same seed gives the same hash, another seed another."""
-    one, same, other = (weights_sha256(eq.create_model(digits.MODEL, "random", seed=seed)) for seed in (0, 0, 1))
-    assert one == same != other
+    first, same, other = (weights_sha256(eq.create_model(digits.MODEL, "random", seed=seed)) for seed in (0, 0, 1))
+    assert first == same != other
 
 
 def test_what_is_published_is_complete():
-    """Ten models, six methods, and an FP32 figure for each, all JSON-ready."""
+    """The published tables have ten models, six methods and an FP32 figure for each, all JSON-ready."""
     assert tuple(published.TABLE_1) == tuple(published.FP32) == published.MODELS
     assert {len(row) for row in published.TABLE_1.values()} == {len(published.METHODS)}
     json.dumps(published.TABLE_1)
 
 
 def test_images_without_labels_are_refused_before_anything_is_quantized(tmp_path):
-    """A table of accuracies needs labels."""
+    """Images without labels are refused, since a table of accuracies needs labels."""
     np.savez(tmp_path / "a.npz", images=np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8))
     request = TableRequest(
         models=[digits.MODEL], recipes=[], data=tmp_path / "a.npz", calibration=None, weights="random"

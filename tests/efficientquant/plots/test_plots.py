@@ -40,7 +40,7 @@ def test_weights_have_two_panels_a_layer(figures):
 
 
 def test_softmax_shows_each_quantizers_levels(figures):
-    """Beside the values stand the levels of log2 A, log2 G and uniform int8, each with its SQNR."""
+    """Below the values stand the levels of log2 A, log2 G and uniform int8, each with its SQNR."""
     values, levels = figures["softmax"].axes[:2]
     assert values.get_xscale() == levels.get_xscale() == "log"
     labels = [label.get_text() for label in levels.get_yticklabels()]
@@ -66,12 +66,12 @@ def test_sqnr_has_a_bar_for_every_layer(figures):
 
 @pytest.mark.parametrize("kind", ["weights", "softmax", "sqnr"])
 def test_the_same_figure_gives_the_same_files(figures, kind, tmp_path):
-    """PNG and SVG are written whole, without a date, and twice the same."""
+    """The same figure gives the same PNG and SVG, without a date, and no other file."""
     paths = [picture_paths(tmp_path / folder, kind) for folder in ("a", "b")]
-    for chosen in paths:
-        save_figure(figures[kind], chosen)
+    for files in paths:
+        save_figure(figures[kind], files)
     assert [path.name for path in paths[0]] == [f"{kind}.png", f"{kind}.svg"]
-    first, second = ([path.read_bytes() for path in chosen] for chosen in paths)
+    first, second = ([path.read_bytes() for path in files] for files in paths)
     assert first == second
     assert first[0].startswith(b"\x89PNG")
     assert b"dc:date" not in first[1]
@@ -79,7 +79,7 @@ def test_the_same_figure_gives_the_same_files(figures, kind, tmp_path):
 
 
 def test_a_wrong_block_names_near_ones(model):
-    """A misspelt block is refused with blocks that there are."""
+    """The error for a misspelt block lists blocks that exist."""
     with pytest.raises(UnknownBlockError, match=r"'stages\.2\.9' holds no softmax; there is for example stages\.2\.1"):
         plot_softmax(model, block="stages.2.9")
     with pytest.raises(UnknownBlockError, match=r"'stm' holds no weight; there is for example stem"):
@@ -87,7 +87,7 @@ def test_a_wrong_block_names_near_ones(model):
 
 
 def test_what_cannot_be_drawn_is_refused(model, figures, tmp_path):
-    """A recipe without quantized weights, an unknown file type and an unwritable place each get a sentence."""
+    """A recipe without quantized weights, an unknown file type and an unwritable place raise an error each."""
     with pytest.raises(RecipeFormatError, match="'fp32' leaves the weights in float"):
         plot_weights(model, "fp32")
     with pytest.raises(PictureError, match=r"can end in \.png or \.svg"):

@@ -9,7 +9,7 @@ from onnx_graphs import GraphWriter, convolution
 
 
 def rules(verdict):
-    """{rule: outcome} of a verdict's reasons."""
+    """Return {rule: outcome} of a verdict's reasons."""
     return {reason.rule: str(reason.outcome) for reason in verdict.reasons}
 
 
@@ -25,7 +25,7 @@ def rules(verdict):
     ],
 )
 def test_a_float_file_builds(target, gain):
-    """Builders with flags choose FP16 by themselves; typed ones keep the file's FP32."""
+    """Builders with flags choose FP16 by themselves, and typed ones keep the file's FP32."""
     verdict = predict(convolution(quantize_input=False, quantize_weight=False), get_target(target))
 
     assert (verdict.outcome, verdict.basis, verdict.gain) == ("builds", "predicted", gain)
@@ -42,7 +42,7 @@ def test_the_nano_refuses_quantizers():
 
 
 def test_weights_alone_are_stored_and_not_computed_with():
-    """TensorRT 10 and 11 dequantize on every inference: a fallback, and a gain in storage only."""
+    """TensorRT 10 and 11 dequantize on every inference, which is a fallback with a gain in storage only."""
     verdict = predict(convolution(quantize_input=False), get_target("tensorrt-10"))
 
     assert (verdict.outcome, rules(verdict)) == ("builds_with_fallback", {"fallback": "builds_with_fallback"})
@@ -50,17 +50,17 @@ def test_weights_alone_are_stored_and_not_computed_with():
 
 
 def test_xavier_computes_in_integers_only_where_both_inputs_are_quantized():
-    """One quantized input ends in an error of the builder; two are INT8."""
-    one, both = (predict(convolution(quantize_input=q), get_target("agx-xavier")) for q in (False, True))
+    """One quantized input ends in an error of the builder, and two are INT8."""
+    weight, both = (predict(convolution(quantize_input=q), get_target("agx-xavier")) for q in (False, True))
 
-    assert (one.outcome, rules(one)["float-input"]) == ("fails", "fails")
+    assert (weight.outcome, rules(weight)["float-input"]) == ("fails", "fails")
     assert both.precisions() == {"conv": {"int8": 1}}
     # Constants stored in int8 are known to fail up to 8.4.1, and nothing is known for 8.5.
     assert (both.outcome, rules(both)) == ("unknown", {"int8-constant": "unknown"})
 
 
 def test_a_depthwise_convolution_with_silu_has_no_kernel_on_8_5():
-    """Depthwise convolution, SiLU, QuantizeLinear: no implementation there; a full convolution has one."""
+    """A depthwise convolution with SiLU and QuantizeLinear has no implementation, while a full convolution has one."""
     depthwise, full = (
         predict(convolution(quantize_input=True, silu=True, group=group), get_target("agx-xavier")) for group in (8, 1)
     )
@@ -82,7 +82,7 @@ def test_an_operator_that_the_parser_does_not_know_is_named():
 
 
 def test_operator_lists_only_grow():
-    """A newer release reads what an older one read; LayerNormalization came with 8.6, Gelu with 10."""
+    """A newer release reads what an older one read: LayerNormalization came with 8.6, Gelu with 10."""
     old, xavier, between, new = (supported_operators(version) for version in ((8, 2), (8, 5), (8, 6), (10,)))
 
     assert old < xavier < between < new
@@ -90,8 +90,8 @@ def test_operator_lists_only_grow():
     assert ("Gelu" in between, "Gelu" in new) == (False, True)
 
 
-def test_products_are_told_apart():
-    """A matrix product with a weight is a linear, also behind a transpose; one of two activations is a product."""
+def test_linears_and_products_are_distinguished():
+    """A matrix product with a weight is a linear, also behind a transpose, and one of two activations a product."""
     write = GraphWriter()
     weight = write.add("Transpose", write.constant("w", np.ones((4, 16), np.float32)), perm=[1, 0])
     y = write.add("MatMul", "x", weight, name="linear")
@@ -103,7 +103,7 @@ def test_products_are_told_apart():
 
 
 def test_many_nodes_are_one_reason():
-    """One sentence for each rule, with how many other nodes it is true of."""
+    """Each rule has one sentence, with the number of other nodes that break it."""
     write = GraphWriter()
     y = write.add("Reciprocal", "x")
     for _ in range(3):

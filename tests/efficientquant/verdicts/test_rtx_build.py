@@ -29,7 +29,7 @@ DEQUANTIZE = (
 
 
 def test_a_logged_layer_is_read_with_its_types_and_nodes():
-    """One kernel for both products and the softmax is fused attention; a kernel of constants alone dequantizes."""
+    """A kernel of both products and the softmax is fused attention, and a kernel of constants alone dequantizes."""
     attention, dequantize = parse_layers(f"Layers:\n{ATTENTION}\n{DEQUANTIZE}\n")
 
     assert (attention.is_fused_attention, attention.is_dequantize, attention.precision) == (True, False, "fp16")
@@ -50,7 +50,7 @@ def test_the_targets_are_what_the_bindings_build_for():
 
 
 def test_an_sm_that_the_bindings_lack_is_no_crash():
-    """A build for SM 9.0 fails with the builder's version and the SM."""
+    """A build for SM 9.0 fails with an error that has the builder's version and the SM."""
     result = rtx_build.build(convolution(quantize_input=True), 90)
 
     assert result.ending is rtx_build.Ending.FAILED
@@ -59,13 +59,12 @@ def test_an_sm_that_the_bindings_lack_is_no_crash():
 
 @pytest.mark.parametrize("capability", RTX_COMPUTE_CAPABILITIES)
 def test_every_compute_capability_builds_a_quantized_convolution(capability):
-    """With both inputs quantized a convolution is INT8 from SM 8.0 on; on SM 7.5 this release dequantizes both."""
+    """With both inputs quantized a convolution is INT8 from SM 8.0 on, and dequantized on SM 7.5."""
     expected = ("builds", "int8", 0) if capability > 75 else ("builds_with_fallback", "fp32", 1)
 
     verdict = rtx_build.verdict_of_build(convolution(quantize_input=True), get_target(f"tensorrt-rtx-sm{capability}"))
 
-    found = (verdict.outcome, verdict.layers[0].precision, verdict.facts["dequantize_kernels"])
-    assert found == expected
+    assert (verdict.outcome, verdict.layers[0].precision, verdict.facts["dequantize_kernels"]) == expected
     assert verdict.facts["compute_capability"] == capability
     assert 0 < verdict.facts["plan_bytes"] < 10**7
 
@@ -86,7 +85,7 @@ def test_the_parser_names_the_node_that_it_refuses():
 
 
 def test_a_crash_and_a_slow_build_are_endings(monkeypatch, tmp_path):
-    """A builder that dies takes nobody along; one that takes too long is stopped and nothing is known."""
+    """A builder that crashes gives a failure, and a slow build is stopped with an unknown outcome."""
     model = convolution(quantize_input=True)
     crash = tmp_path / "tensorrt_rtx_bindings.py"
     crash.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
@@ -101,7 +100,7 @@ def test_a_crash_and_a_slow_build_are_endings(monkeypatch, tmp_path):
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch):
-    """One sentence says what to install."""
+    """A build without the library raises an error that says what to install."""
     monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", None)
 
     with pytest.raises(MissingExtraError, match=r"pip install .*\[rtx\]' adds it"):

@@ -1,14 +1,17 @@
-"""The documented engines of mobilevit_xxs, built anew; slow, so it runs with the ten models."""
+"""The documented engines of mobilevit_xxs, built again.
+
+This is slow, so it runs with the ten models.
+"""
 
 import onnx
 import pytest
 from efficientquant.targets import get_target
 from efficientquant.verdicts import rtx_build
 
-# recipe: layers documented, layers more that the exporter explains, fused attention, dequantize kernels, INT8 convs.
+# recipe: documented layers, further layers due to the exporter, fused attentions, dequantize kernels, INT8 convs.
 # FP32 islands cost the layers: LayerNorm's (two more), and the log2 quantizer's, which FP16 cannot compute.
 # 35 kernels dequantize: the documented 34 and the stem's, which also pads its channels and has another name.
-# 201 was with an FP32 rest; in FP16 the attention fuses again, which makes 23 layers less.
+# 201 was with an FP32 rest. In FP16 the attention fuses again, which makes 23 layers fewer.
 TABLE = {
     "fp16": (147, range(3), 9, 0, 0),
     "efficientquant-log2:rest=fp16": (170, range(4), 0, 0, 0),
@@ -20,7 +23,7 @@ TABLE = {
 
 @pytest.mark.parametrize("recipe", TABLE)
 def test_the_documented_engines_of_mobilevit_xxs(artifacts, recipe):
-    """What each recipe buys on SM 8.6 is what the documentation says, to within what the exporter explains."""
+    """Each recipe gives the documented engine on SM 8.6, up to the layers that the exporter adds."""
     layers, more, fused, dequantize, integer = TABLE[recipe]
 
     artifact = artifacts["mobilevit_xxs", recipe, "rtx-3080"]

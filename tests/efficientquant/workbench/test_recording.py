@@ -1,4 +1,4 @@
-"""What calibration images show of a network: tensors, samples of them, gradients."""
+"""Recordings of a network on calibration images: tensors, samples and gradients."""
 
 import efficientquant as eq
 import pytest
@@ -9,7 +9,7 @@ from efficientquant.options import Granularity
 from efficientquant.workbench.recording import Sample
 from torch.nn import functional as F  # noqa: N812
 
-IMAGES = 12  # a whole chunk and a part of one
+IMAGES = 12  # one whole chunk and a part of a second
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def mobilevit():
 
 @pytest.fixture(scope="module")
 def only_bench(mobilevit):
-    """Return the one workbench of this file: a capture takes a second."""
+    """Return the file's only workbench, since a capture takes a second."""
     return Workbench(*mobilevit, None)
 
 
@@ -33,7 +33,7 @@ def bench(only_bench):
 
 
 def hooked(model, module, images):
-    """Return what enters and leaves a module of the eager model."""
+    """Return the input and output of a module of the eager model."""
     seen = []
     hook = model.get_submodule(module).register_forward_hook(lambda _m, x, y: seen.extend((x[0].clone(), y.clone())))
     with torch.no_grad():
@@ -44,23 +44,23 @@ def hooked(model, module, images):
 
 @pytest.mark.parametrize("name", ["stages.1.1", "stages.2.1", "head"])
 def test_the_float_tensors_of_a_block_are_the_eager_models(mobilevit, bench, name):
-    """What enters and leaves a block is what a hook on the eager module sees."""
+    """A block's recorded input and output are those of the eager module."""
     block = next(block for block in bench.blocks if block.name == name)
-    found = bench.record([Tap(block.source), Tap(block.output)], on=Network.FLOAT)
+    recorded = bench.record([Tap(block.source), Tap(block.output)], on=Network.FLOAT)
     expected = hooked(mobilevit[0], name, mobilevit[1])
-    for tensor, reference in zip(found, expected, strict=True):
+    for tensor, reference in zip(recorded, expected, strict=True):
         assert torch.allclose(tensor, reference, atol=1e-4)
 
 
 def test_a_recorded_tensor_is_not_changed_by_a_later_operator_in_place(bench):
-    """A convolution's output is kept as it was before the activation function overwrote it."""
+    """A convolution's output is recorded before an in-place activation function overwrites it."""
     layer = bench.layers[0]
     (output,) = bench.record([layer.output], on=Network.FLOAT)
-    assert float(output.min()) < -0.2785  # below anything that SiLU gives
+    assert float(output.min()) < -0.2785  # below SiLU's smallest output
 
 
 def test_the_blocks_one_by_one_compute_what_the_network_does(mobilevit, bench):
-    """A walk over all blocks ends with the logits, on both networks, and leaves the images as they were."""
+    """A walk over all blocks ends with the logits and does not change the images."""
     model, images = mobilevit
     before = images.clone()
     for step in bench.walk():
@@ -81,7 +81,7 @@ def test_the_blocks_of_other_hybrids_compute_the_logits_too(name):
 
 
 def test_a_walk_gives_the_inputs_of_the_network_quantized_so_far(bench):
-    """A block's quantized input comes from the blocks before it as the caller left them."""
+    """A block's quantized input comes from the previous blocks as the caller edited them."""
     distances = []
     for step in bench.walk():
         float_input, quantized_input = (
@@ -96,7 +96,7 @@ def test_a_walk_gives_the_inputs_of_the_network_quantized_so_far(bench):
 
 @pytest.mark.parametrize("place", [0, 2, 8, 30, 71])
 def test_the_rows_of_a_layer_reproduce_its_output(bench, place):
-    """Sampled im2col rows times the weight, plus the bias, are the outputs at the same positions."""
+    """Sampled im2col rows times the weight, plus the bias, equal the outputs at the same positions."""
     layer = bench.layers[place]
     rows = bench.record_layer(layer, on=Network.FLOAT, sample=Sample(200))
     weight, bias = bench.parameter(layer.weight), bench.bias(layer)
@@ -107,7 +107,7 @@ def test_the_rows_of_a_layer_reproduce_its_output(bench, place):
 
 
 def test_a_sample_is_the_same_for_both_networks_and_for_the_gradient(bench):
-    """Positions depend on the seed and on their number only."""
+    """A sample's positions depend only on the seed and on the number of positions."""
     layer = bench.layers[5]
     whole = bench.record([layer.output], on=Network.FLOAT)[0].movedim(1, -1).flatten(0, -2)
     sample = Sample(50, seed=3)
@@ -130,22 +130,22 @@ def divergence(logits, reference):
 
 
 def test_the_gradient_at_a_layer_is_the_one_of_the_eager_model(mobilevit, bench):
-    """A gradient at a layer's output is autograd's, for each image, in the output's shape."""
+    """A gradient at a layer's output equals autograd's, for each image, in the output's shape."""
     model, images = mobilevit
     layer = next(layer for layer in bench.layers if layer.weight == "stages.2.1.transformer.0.mlp.fc1.weight")
-    (found,) = bench.gradients([layer.output], fisher, on=Network.FLOAT)
+    (gradient,) = bench.gradients([layer.output], fisher, on=Network.FLOAT)
     kept = []
     module = model.get_submodule("stages.2.1.transformer.0.mlp.fc1")
     hook = module.register_forward_hook(lambda _m, _x, y: (y.retain_grad(), kept.append(y))[0])
     fisher(model(images[:8]), None).backward()
     hook.remove()
     model.zero_grad()
-    assert found.shape[0] == IMAGES * 4  # tokens of four positions in a patch
-    assert torch.allclose(found[: len(kept[0])], kept[0].grad, atol=1e-5)
+    assert gradient.shape[0] == IMAGES * 4  # tokens of four positions in a patch
+    assert torch.allclose(gradient[: len(kept[0])], kept[0].grad, atol=1e-5)
 
 
 def test_a_divergence_has_no_gradient_in_float_and_one_when_quantized(bench):
-    """KL(p ‖ p) has float noise only, and rounding does not stop the gradient of the quantized network."""
+    """KL's gradient is float noise in the float network, and passes through rounding in the quantized network."""
     taps = [bench.layers[place].output for place in (0, 20, 60)]
     silent = bench.gradients(taps, divergence, on=Network.FLOAT)
     for layer in bench.layers:
@@ -158,7 +158,7 @@ def test_a_divergence_has_no_gradient_in_float_and_one_when_quantized(bench):
 
 
 def test_unknown_tensors_are_named(bench):
-    """A tap that the network has not is an error that names it."""
+    """A tap of an unknown node or operand raises an error that names it."""
     with pytest.raises(ValueError, match="no node 'conv2d_999'"):
         bench.record([Tap("conv2d_999")], on=Network.FLOAT)
     with pytest.raises(ValueError, match="operand 3 of"):
@@ -166,7 +166,7 @@ def test_unknown_tensors_are_named(bench):
 
 
 def test_a_weight_is_no_tensor_of_the_images(bench):
-    """Recording and gradients refuse what is the same for all images, once a weight is quantized too."""
+    """Recording and gradients refuse a tap of a weight, also of a quantized weight."""
     tap = Tap(bench.layers[0].node, 1)
     bench.quantize_weight(bench.layers[0].weight, 8, Granularity.PER_CHANNEL)
     for on in Network:
@@ -177,7 +177,7 @@ def test_a_weight_is_no_tensor_of_the_images(bench):
 
 
 def test_a_loss_of_a_blocks_output_has_gradients_inside_the_block(bench):
-    """They are those of the squared error to the float output, and zero while nothing is quantized."""
+    """A block's gradients match its loss, and are zero while nothing is quantized."""
 
     def distance(output, expected):
         return (output - expected).square().sum()

@@ -1,4 +1,4 @@
-"""What a recipe can do with a workbench, and the order in which it may."""
+"""The edits that a recipe can make on a workbench, and their order."""
 
 from functools import partial
 
@@ -26,7 +26,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def only_bench(small):
-    """Return the one workbench of this file: a capture takes a second."""
+    """Return the file's only workbench, since a capture takes a second."""
     return Workbench(*small, None)
 
 
@@ -42,7 +42,10 @@ def layer_of(bench, weight):
 
 
 def round_affine(weight, bits, group_size=None):
-    """Return codes, scale and zero-points of a weight (O, ...) per channel or group, the range forced to hold 0."""
+    """Return affine codes, scales and zero-points of a weight (O, ...), per channel or group.
+
+    Each range includes 0.
+    """
     rows = weight.flatten(1)
     size = group_size or rows.shape[1]
     parts = rows.split(size, 1)
@@ -64,7 +67,7 @@ def round_affine(weight, bits, group_size=None):
 )
 @pytest.mark.parametrize("group_size", [None, 32, 7])
 def test_codes_that_a_method_chose_stand_for_the_weight(bench, name, group_size):
-    """set_weight takes affine codes, one scale per channel or group of columns, and records their SQNR."""
+    """set_weight takes affine codes with one scale per channel or group of columns, and records their SQNR."""
     weight = bench.parameter(name).clone()
     codes, scale, zero = round_affine(weight, 4, group_size)
     if group_size is None:
@@ -88,16 +91,16 @@ def test_codes_that_a_method_chose_stand_for_the_weight(bench, name, group_size)
 def test_smaller_groups_lose_less(bench):
     """The SQNR in the manifest grows as groups get smaller."""
     name = "stages.2.1.conv_kxk.conv.weight"
-    found = []
+    sqnr = []
     for group_size in (432, 32, 8):
         codes, scale, zero = round_affine(bench.parameter(name), 4, group_size)
         bench.set_weight(name, codes, scale, zero, bits=4, group_size=group_size)
-        found.append(bench.manifest.entries[name].sqnr_db)
-    assert found == sorted(found)
+        sqnr.append(bench.manifest.entries[name].sqnr_db)
+    assert sqnr == sorted(sqnr)
 
 
 def test_a_weight_may_be_set_again_and_is_judged_by_the_float_one(bench):
-    """A second quantization of a weight replaces the first."""
+    """A second quantization of a weight starts from the float weight and replaces the first."""
     name = bench.layers[0].weight
     bench.quantize_weight(name, 2, PER_CHANNEL)
     coarse = bench.manifest.entries[name].sqnr_db
@@ -120,7 +123,7 @@ def test_a_weight_may_be_set_again_and_is_judged_by_the_float_one(bench):
     ],
 )
 def test_codes_that_do_not_fit_are_refused(bench, change, sentence):
-    """What a weight cannot be made of is an error before anything is changed."""
+    """Codes, scales and zero-points that do not fit are refused before anything is changed."""
     given = {"codes": torch.zeros(16, 3, 3, 3, dtype=torch.int8), "scale": torch.ones(16), "bits": 4} | change
     with pytest.raises(ValueError, match=sentence):
         bench.set_weight("stem.conv.weight", **given)
@@ -129,7 +132,7 @@ def test_codes_that_do_not_fit_are_refused(bench, change, sentence):
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_layer_gets_a_bias(bias):
-    """set_bias replaces a bias, and gives one to a layer that has none."""
+    """set_bias replaces a layer's bias, or adds a bias to a layer without one."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=bias), nn.Flatten(), nn.Linear(4 * 36, 5, bias=bias))
     model.pretrained_cfg = {"input_size": (3, 8, 8)}
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -147,7 +150,7 @@ def test_a_layer_gets_a_bias(bias):
 
 
 def test_a_parameter_is_changed_in_float_before_it_is_quantized(bench):
-    """A reparameterization of norm and linear leaves the logits as they are."""
+    """A reparameterization of norm and linear keeps the logits, and is refused after quantization."""
     norm, linear = ("stages.2.1.transformer.0.norm1", "stages.2.1.transformer.0.attn.qkv")
     factor = torch.linspace(0.5, 2.0, 64)
     for name in (f"{norm}.weight", f"{norm}.bias"):
@@ -161,7 +164,7 @@ def test_a_parameter_is_changed_in_float_before_it_is_quantized(bench):
 
 
 def test_a_quantizer_at_an_operand_belongs_to_one_reader(bench):
-    """A quantizer at one operand rounds each channel by its own step and leaves other readers alone."""
+    """A quantizer at one operand rounds each channel by its own step and does not affect other readers."""
     first, second = (layer_of(bench, f"stages.2.1.{name}.conv.weight") for name in ("conv_kxk", "conv_fusion"))
     raw = bench.record([first.input], on=Network.FLOAT)[0]
     steps = torch.linspace(0.1, 0.4, raw.shape[1])
@@ -176,7 +179,7 @@ def test_a_quantizer_at_an_operand_belongs_to_one_reader(bench):
 
 
 def test_a_tap_may_be_quantized_again(bench):
-    """The second quantizer takes the place of the first one."""
+    """The second quantizer at a tap replaces the first."""
     tap = bench.layers[3].input
     bench.quantize_activation(tap, 8, 0.5)
     bench.quantize_activation(tap, 8, 0.01, zero_point=5)
@@ -186,7 +189,7 @@ def test_a_tap_may_be_quantized_again(bench):
 
 
 def test_two_taps_cannot_share_a_quantizer(bench):
-    """A name that another tap's quantizer has, or the network itself, is refused."""
+    """A quantizer's name that is taken at another tap or in the network is refused."""
     first, second = bench.layers[0].input, bench.layers[1].input
     bench.quantize_activation(first, 8, 0.5)
     for site in ("activation_quantizer_0", "stem"):
@@ -196,11 +199,11 @@ def test_two_taps_cannot_share_a_quantizer(bench):
 
 @pytest.mark.parametrize(("zero_point", "smallest"), [(None, -7.0), (0, -8.0)])
 def test_symmetric_codes_leave_out_the_smallest(bench, zero_point, smallest):
-    """Below 8 bits a symmetric quantizer has 2^bits - 1 codes, one with a zero-point 2^bits."""
+    """Below 8 bits a symmetric quantizer has 2^bits - 1 codes, and with a zero-point it has 2^bits."""
     layer = bench.layers[1]
     bench.quantize_activation(layer.input, 4, 0.01, zero_point=zero_point)
     bench.set_parameter(bench.layers[0].weight, bench.parameter(bench.layers[0].weight) * 0)
-    bench.set_bias(bench.layers[0], torch.full((16,), -1.0))  # SiLU gives -0.27
+    bench.set_bias(bench.layers[0], torch.full((16,), -1.0))  # SiLU(-1) is -0.27
     (rounded,) = bench.record([layer.input], on=Network.QUANTIZED)
     assert rounded.unique().tolist() == pytest.approx([smallest / 100])
 
@@ -214,13 +217,13 @@ def test_symmetric_codes_leave_out_the_smallest(bench, zero_point, smallest):
     ],
 )
 def test_parameters_that_no_quantizer_has_are_refused(bench, given, sentence):
-    """Scales are positive, several need an axis, and a zero-point is one of the codes."""
+    """Zero scales, several scales without an axis, and a zero-point outside the codes are refused."""
     with pytest.raises(ValueError, match=sentence):
         bench.quantize_activation(bench.layers[0].input, 8, **given)
 
 
 def test_activations_after_weights_need_a_named_network(bench):
-    """Once a weight is quantized, a recipe has to say which network its activations are calibrated on."""
+    """Once a weight is quantized, a recipe has to name the network that calibrates its activations."""
     bench.quantize_weight(bench.layers[0].weight, 2, PER_CHANNEL)
     tap = bench.layers[1].input
     with pytest.raises(RecipeOrderError, match=r"on=Network\.FLOAT or on=Network\.QUANTIZED"):
@@ -234,7 +237,7 @@ def test_activations_after_weights_need_a_named_network(bench):
 
 
 def test_an_observer_may_have_arguments(bench):
-    """Observers are made by a callable, so that a method can give them bits, percentiles or an axis."""
+    """Observers are made by a callable, which can pass them arguments."""
 
     class Counter(RangeObserver):
         def __init__(self, axis):
@@ -246,7 +249,7 @@ def test_an_observer_may_have_arguments(bench):
 
 
 def test_reset_goes_back_to_the_float_network(bench):
-    """After a trial with everything quantized, the network and the manifest are as they were."""
+    """After reset, the network and the manifest are those of the float model."""
     before = bench.manifest.to_dict()
     bench.quantize_activations(Scope.CONV, 8, 8, RangeRule.MINMAX)
     bench.quantize_weights(Scope.CONV, 4, PER_CHANNEL)
@@ -259,7 +262,7 @@ def test_reset_goes_back_to_the_float_network(bench):
 
 
 def test_what_a_recipe_reads_and_gives_are_copies(bench):
-    """Changing a tensor that came from the workbench, or went into it, changes no network."""
+    """Changing a tensor that was read from the workbench, or given to it, changes no network."""
     layer = bench.layers[0]
     before = bench.record([layer.output], on=Network.FLOAT)[0]
     bench.parameter(layer.weight).mul_(3)
@@ -287,7 +290,7 @@ def test_what_a_recipe_reads_and_gives_are_copies(bench):
     ],
 )
 def test_a_bias_or_parameter_that_does_not_fit_is_refused(bench, value, sentence):
-    """Shape, type and numbers are checked before anything is changed."""
+    """A bias or parameter with a wrong shape or type, or with NaN, is refused."""
     layer = bench.layers[0]
     with pytest.raises(ValueError, match=sentence):
         bench.set_bias(layer, value)
@@ -296,7 +299,7 @@ def test_a_bias_or_parameter_that_does_not_fit_is_refused(bench, value, sentence
 
 
 def test_only_weights_have_codes_and_a_scale_may_be_a_number(bench):
-    """A bias and an unknown name are refused by name."""
+    """set_weight refuses a bias and an unknown name, and takes one number as a scale."""
     codes = torch.zeros(16, dtype=torch.int8)
     with pytest.raises(ValueError, match=r"'stem.conv.bias' has shape \(16,\) and is no weight"):
         bench.set_weight("stem.conv.bias", codes, 0.5, bits=8)

@@ -1,4 +1,4 @@
-"""What stands at a place of the network: one quantizer, other modules, and their records."""
+"""The quantizer and other modules at a place of the network, and their records."""
 
 import efficientquant as eq
 import pytest
@@ -16,7 +16,7 @@ CONV = "conv2d"
 
 
 class Scaled(nn.Module):
-    """Multiplies by a factor."""
+    """A multiplication by a factor."""
 
     def __init__(self, factor):
         super().__init__()
@@ -28,7 +28,7 @@ class Scaled(nn.Module):
 
 
 class Attention(nn.Module):
-    """A convolution, and one attention whose linear is used twice."""
+    """A convolution, and an attention that uses one linear twice."""
 
     def __init__(self):
         super().__init__()
@@ -63,17 +63,17 @@ def seen(bench, tap):
 
 
 def quantizers_between(bench, tap):
-    """Return the quantizers on the way to an operand."""
-    node, found = tap.find(bench.graph), []
+    """Return the names of the quantizers in front of an operand."""
+    node, sites = tap.find(bench.graph), []
     while node.op == "call_module":
         module = bench.graph.get_submodule(node.target)
-        found += [module.site] if isinstance(module, CodeQuantizer) else []
+        sites += [module.site] if isinstance(module, CodeQuantizer) else []
         node = node.args[0]
-    return found
+    return sites
 
 
 def test_a_multiplication_stays_where_a_quantizer_is_put(bench, tmp_path):
-    """A module and a quantizer at one tap compute in the order of their insertion, in the file too."""
+    """A module and a quantizer at the same tap compute in the order of their insertion."""
     tap = bench.layers[1].input
     raw = seen(bench, tap)
     bench.insert_module(tap, "up", Scaled(torch.linspace(1, 4, 8)))
@@ -90,7 +90,7 @@ def test_a_multiplication_stays_where_a_quantizer_is_put(bench, tmp_path):
 
 @pytest.mark.parametrize("operand", [None, 0])
 def test_a_module_may_go_in_front_of_the_quantizer(bench, operand):
-    """`before_quantizer` multiplies what is rounded, and the same name replaces the module."""
+    """With `before_quantizer` the module comes before the rounding, and the same name replaces the module."""
     tap = Tap(bench.layers[0].node, operand, 1)
     raw = seen(bench, Tap(bench.layers[0].node, 0, 1)) if operand == 0 else seen(bench, Tap(CONV))
     bench.quantize_activation(tap, 8, 0.5)
@@ -101,7 +101,7 @@ def test_a_module_may_go_in_front_of_the_quantizer(bench, operand):
 
 
 def test_modules_and_quantizers_have_calls_of_their_own(bench):
-    """Each call refuses what belongs to the other, and names that are taken."""
+    """insert_quantizer refuses other modules, insert_module refuses quantizers and taken names."""
     tap = bench.layers[1].input
     bench.insert_module(tap, "mine", Scaled(1.0))
     with pytest.raises(ValueError, match="insert it with insert_module"):
@@ -114,7 +114,7 @@ def test_modules_and_quantizers_have_calls_of_their_own(bench):
 
 
 def test_quantizing_one_operand_again_leaves_one_quantizer(bench):
-    """After all activations were quantized, one operand gets another quantizer and its neighbours keep theirs."""
+    """An operand that is quantized again gets one new quantizer, and its neighbours keep theirs."""
     bench.quantize_activations(Scope.ALL, 8, 8, RangeRule.MINMAX)
     before = len(bench.manifest.activation_sites)
     first, second = bench.layers[1].input, bench.layers[2].input
@@ -131,7 +131,7 @@ def test_quantizing_one_operand_again_leaves_one_quantizer(bench):
 
 
 def test_a_quantizer_behind_a_node_replaces_those_of_its_readers(bench):
-    """A tensor that is quantized for all readers has no second quantizer at one of them."""
+    """A quantizer behind a node replaces the quantizers of single readers."""
     norm = bench.norms[0]
     bench.quantize_activation(bench.layers[1].input, 4, 0.5)
     bench.quantize_activation(norm.output, 8, 0.1)
@@ -142,7 +142,7 @@ def test_a_quantizer_behind_a_node_replaces_those_of_its_readers(bench):
 @pytest.mark.parametrize("emulation", Log2Emulation)
 @pytest.mark.parametrize("first", [Log2Emulation.KEEP, Log2Emulation.MOVE])
 def test_a_softmax_quantized_again_has_one_quantizer(bench, first, emulation):
-    """The second log2 quantizer of a softmax takes the place of the first."""
+    """The second log2 quantizer of a softmax replaces the first."""
     for bits, how in ((4, first), (6, emulation)):
         bench.quantize_softmax(bits, Log2Form.DATA_FREE, 1e-5, 20, how)
     assert len(bench.graph.graph.find_nodes(op="call_module")) == 1
@@ -152,7 +152,7 @@ def test_a_softmax_quantized_again_has_one_quantizer(bench, first, emulation):
 
 
 def test_inserted_quantizers_are_in_the_bit_table(bench, tmp_path):
-    """A quantizer says its bits: the manifest and the file record them, and replacing it updates both."""
+    """The manifest and the file record the bits of an inserted quantizer, and a replacement updates them."""
     bench.insert_quantizer(bench.softmaxes[0].output, Log2Quantizer("mine", DataFreeLog2(4, 20)))
     bench.insert_quantizer(bench.layers[0].input, ActivationQuantizer("input", 0.1, 8))
     bench.insert_quantizer(bench.layers[0].input, ActivationQuantizer("input", 0.2, 3))
@@ -168,7 +168,7 @@ def test_inserted_quantizers_are_in_the_bit_table(bench, tmp_path):
 
 @pytest.mark.parametrize("bits", [1, 9, 16])
 def test_bits_that_no_file_has_are_refused(bench, bits):
-    """2 to 8 bits are possible, for activations, weights and inserted quantizers."""
+    """Activations, weights and inserted quantizers with other than 2 to 8 bits are refused."""
     tap, weight = bench.layers[0].input, bench.layers[0].weight
     codes = torch.zeros(8, 3, 3, 3, dtype=torch.int8)
     for edit in (
@@ -181,7 +181,7 @@ def test_bits_that_no_file_has_are_refused(bench, bits):
 
 
 def test_a_quantizer_without_bits_is_refused(bench):
-    """What does not say its bits cannot be recorded."""
+    """A quantizer without bits is refused, since they cannot be recorded."""
     quantizer = ActivationQuantizer("mine", 0.1, 8)
     del quantizer.bits
     with pytest.raises(ValueError, match="does not say its bits"):
@@ -200,7 +200,7 @@ def test_a_quantizer_without_bits_is_refused(bench):
     ],
 )
 def test_places_and_scales_that_do_not_fit_are_refused(bench, tap, given, sentence):
-    """A wrong axis, number of scales or operand is one sentence before anything is changed."""
+    """A wrong axis, number of scales or operand is refused before anything is changed."""
     with pytest.raises(ValueError, match=sentence):
         bench.quantize_activation(tap, 8, **given)
     assert (bench.manifest.activation_sites, code_quantizers(bench.graph)) == ([], {})
@@ -217,7 +217,7 @@ def test_places_and_scales_that_do_not_fit_are_refused(bench, tap, given, senten
     ],
 )
 def test_calibration_never_guesses_between_networks_that_differ(bench, edit):
-    """From the first edit on, calibration has to name its network."""
+    """After the first edit, calibration has to name its network."""
     bench.quantize_activations(Scope.CONV, 8, None, RangeRule.MINMAX)
     bench.reset()
     edit(bench)
@@ -226,17 +226,17 @@ def test_calibration_never_guesses_between_networks_that_differ(bench, edit):
 
 
 def test_products_softmaxes_and_norms_are_listed(bench):
-    """The operators without a weight have taps for what they read and give."""
+    """Operators without a weight have taps for their operands and outputs."""
     scores, values = bench.products
     (softmax,), (norm,) = bench.softmaxes, bench.norms
-    found = bench.record([*values.operands, softmax.output, norm.output], on=Network.FLOAT)
-    assert torch.equal(found[0], found[2])
-    assert [tuple(x.shape[1:]) for x in found] == [(36, 36), (36, 8), (36, 36), (36, 8)]
+    tensors = bench.record([*values.operands, softmax.output, norm.output], on=Network.FLOAT)
+    assert torch.equal(tensors[0], tensors[2])
+    assert [tuple(x.shape[1:]) for x in tensors] == [(36, 36), (36, 8), (36, 36), (36, 8)]
     assert [tap.operand for tap in scores.operands] == [0, 1]
 
 
 def test_calibration_sees_the_modules_in_front_of_a_quantizer(bench):
-    """All activations are quantized behind the modules, which only the quantized network has."""
+    """Activations are quantized behind inserted modules, so that calibration needs the quantized network."""
     tap = bench.layers[1].input
     (peak,) = (float(x.abs().max()) for x in bench.record([tap], on=Network.FLOAT))
     bench.insert_module(tap, "up", Scaled(100.0))
@@ -250,7 +250,7 @@ def test_calibration_sees_the_modules_in_front_of_a_quantizer(bench):
 
 
 def test_one_reader_cannot_change_what_it_shares(bench):
-    """Edits of one operand that would reach other readers are refused, and the sentence says where to do it."""
+    """An edit of one operand that would affect other readers is refused, and the sentence names the alternative."""
     norm, tap = bench.norms[0], bench.layers[1].input
     bench.quantize_activation(norm.output, 8, 0.1)
     with pytest.raises(ValueError, match="'activation_quantizer_0' has other readers too; insert behind 'layer_norm'"):

@@ -1,1 +1,4 @@
-"""The checks behind `make gpu-check`, each in a process of its own with a time limit."""
+"""The checks of `make gpu-check`, each in its own process.
+
+Each process has a time limit.
+"""

@@ -1,4 +1,4 @@
-"""Child processes that end in time: their lines of JSON as they come, and the reason when they end early."""
+"""Child processes with a time limit, and their lines of JSON."""
 
 import contextlib
 import json
@@ -10,22 +10,23 @@ import sys
 import time
 from typing import Any, Dict, Iterator, Mapping, Sequence
 
-# A process that hangs inside a driver cannot be killed; it is left behind after this long.
+# A process that hangs inside a driver cannot be killed. It is left behind after this time.
 _REAP_S = 2.0
 _TAIL_BYTES = 4096
 
 
 class ChildError(Exception):
-    """A child hung or died.
+    """A child that hung or died.
 
-    The message says which, and after what.
+    The message says which of both, and its exit code, signal or time limit.
     """
 
 
 def messages(arguments: Sequence[str], limit_s: float, environment: Mapping[str, str]) -> Iterator[Dict[str, Any]]:
-    """Yield the objects that `python -m gpu_check.child ARGUMENTS` prints as lines of JSON, until its "end".
+    """Run `python -m gpu_check.child ARGUMENTS` and yield its JSON objects.
 
-    Raises ChildError when `limit_s` is over or the child dies; nothing of the child is left running.
+    It prints an object per line until its "end". Raises ChildError when `limit_s` is over or the child dies. The child
+    and its own children are killed in every case.
     """
     deadline_s = time.monotonic() + limit_s
     child = subprocess.Popen(
@@ -75,7 +76,7 @@ def _death(child: Any, deadline_s: float, stderr: bytes) -> str:
 
 
 def _end(child: Any) -> None:
-    """Kill the child and all that it started, and release its pipes."""
+    """Kill the child and its own children, and close its pipes."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
     with contextlib.suppress(subprocess.TimeoutExpired):

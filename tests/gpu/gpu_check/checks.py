@@ -1,4 +1,4 @@
-"""Every check with its share of the time, in the order of the report."""
+"""The checks with their shares of the time, in the report's order."""
 
 import importlib
 import platform
@@ -23,9 +23,9 @@ _PACKAGES = (
 
 
 class Check(NamedTuple):
-    """A check.
+    """A check and its share of the time.
 
-    What it leaves of its share goes to those after it.
+    The unused part of a share goes to the later checks.
     """
 
     share_s: float
@@ -33,7 +33,7 @@ class Check(NamedTuple):
 
 
 def check_packages() -> Seen:
-    """Each package of interest with its version."""
+    """Yield the version of each package."""
     yield "Python", platform.python_version()
     for name in _PACKAGES:
         try:

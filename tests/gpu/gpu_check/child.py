@@ -1,4 +1,7 @@
-"""The process of one check: `python -m gpu_check.child check NAME` or `find SOURCE`, answered in lines of JSON."""
+"""The process of one check, which prints lines of JSON.
+
+Usage: `python -m gpu_check.child check NAME` or `python -m gpu_check.child find SOURCE`.
+"""
 
 import json
 import sys
@@ -10,9 +13,9 @@ from gpu_check.rows import encode, rows_of
 
 
 def main(kind: str, name: str) -> None:
-    """Do what is named.
+    """Run the named check or search.
 
-    Whatever a runtime prints meanwhile goes to standard error.
+    The output of a runtime goes to standard error.
     """
     with claim_standard_output() as answer:
         if kind == "find":

@@ -1,4 +1,4 @@
-"""The command: what must be there, every check within its time, the report, and the exit code."""
+"""The command that runs all checks and writes the report."""
 
 import argparse
 import os
@@ -14,15 +14,15 @@ from gpu_check.rows import FAILED, NOT_RUN, Row, decode
 
 LIMIT_S = 300.0
 EXIT_FAILED, EXIT_CANNOT, EXIT_INTERRUPTED = 1, 2, 130
-# A server with many GPUs starts CUDA slowly, and a board reads numpy slowly for the first time.
+# CUDA starts slowly on a server with many GPUs, and numpy loads slowly for the first time on a board.
 _FIND_S = {"CUDA": 30.0, "NVML": 10.0, "nvidia-smi": 10.0, "board": 5.0, "numpy": 20.0}
-# For ending the last child and writing.
+# The time to kill the last child and to write the report.
 _SPARE_S = 5.0
 _LEAST_S = 0.5
 
 
 class _Options(argparse.ArgumentParser):
-    """Refuses in one sentence."""
+    """A parser whose errors are one sentence."""
 
     def error(self, message: str) -> None:
         """Print one line and exit with 2."""
@@ -31,16 +31,16 @@ class _Options(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str], reports: str) -> int:
-    """Check everything, write the report.
+    """Run all checks, write the report and return the exit code.
 
-    Return 0, 1 (a check failed), 2 (no GPU or numpy) or 130 (interrupted).
+    The code is 0, 1 (a check failed), 2 (no GPU or numpy) or 130 (interrupted).
     """
     parser = _Options(prog="make gpu-check", description="Checks what runs on this machine's NVIDIA GPU, and reports.")
     parser.add_argument("--reports", metavar="DIR", default=reports, help="where the report goes (docs/gpu-checks)")
     parser.add_argument("--seconds", metavar="N", type=_seconds, default=LIMIT_S, help="the most it may take (300)")
     options = parser.parse_args(list(arguments))
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+        if signal.getsignal(number) is not signal.SIG_IGN:  # which nohup sets
             signal.signal(number, _interrupt)
     started_s = time.monotonic()
     folders = machine.library_folders()
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str], reports: str) -> int:
     rows: List[Row] = []
     code = _run_checks(rows, environment, started_s, options.seconds)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the report is written in every case
+        signal.signal(number, signal.SIG_IGN)  # so that the report is written in every case
     _publish(options.reports, here, report.markdown(here, rows, folders, time.monotonic() - started_s), rows)
     return code or (EXIT_FAILED if any(row.outcome == FAILED for row in rows) else 0)
 
@@ -71,9 +71,9 @@ def _interrupt(_number: int, _frame: Any) -> None:
 
 
 def _prepare(environment: Dict[str, str]) -> Optional[Machine]:
-    """Return the GPU, None after one sentence that says what is missing."""
+    """Return the GPU, or print what is missing and return None."""
     here = _find_gpu(environment)
-    numpy = _found("numpy", environment)
+    numpy = _facts_of("numpy", environment)
     missing = []
     if not here.name:
         missing.append(
@@ -90,14 +90,14 @@ def _prepare(environment: Dict[str, str]) -> Optional[Machine]:
 def _find_gpu(environment: Dict[str, str]) -> Machine:
     trouble = ""
     for source in ("CUDA", "NVML", "nvidia-smi", "board"):
-        found = _found(source, environment)
-        if "name" in found:
-            return Machine(**dict(found, trouble=trouble))
-        trouble = trouble or found["trouble"]
+        facts = _facts_of(source, environment)
+        if "name" in facts:
+            return Machine(**dict(facts, trouble=trouble))
+        trouble = trouble or facts["trouble"]
     return Machine("", trouble=trouble)
 
 
-def _found(source: str, environment: Dict[str, str]) -> Dict[str, str]:
+def _facts_of(source: str, environment: Dict[str, str]) -> Dict[str, str]:
     try:
         return next(bounded.messages(["find", source], _FIND_S[source], environment))
     except bounded.ChildError as error:
@@ -105,9 +105,9 @@ def _found(source: str, environment: Dict[str, str]) -> Dict[str, str]:
 
 
 def _run_checks(rows: List[Row], environment: Dict[str, str], started_s: float, limit_s: float) -> int:
-    """Add the rows of every check.
+    """Run every check and add its rows.
 
-    Return 130 when the user interrupts, else 0.
+    Returns 130 when the user interrupts, else 0.
     """
     available_s = limit_s - _SPARE_S - (time.monotonic() - started_s)
     unit_s = available_s / sum(check.share_s for check in CHECKS.values())
@@ -142,10 +142,7 @@ def _rows(name: str, limit_s: float, environment: Dict[str, str]) -> Iterator[Ro
 
 
 def _publish(folder: str, here: Machine, text: str, rows: List[Row]) -> None:
-    """Write the report.
-
-    Print it where it cannot be written.
-    """
+    """Write the report, or print it when it cannot be written."""
     try:
         path = report.write(folder, here, text)
     except OSError as error:
@@ -161,7 +158,7 @@ def _publish(folder: str, here: Machine, text: str, rows: List[Row]) -> None:
 def _say(line: str) -> None:
     """Print a line.
 
-    A reader that has gone stops nothing.
+    A closed output is replaced by the null device, so that the checks continue.
     """
     try:
         encoding = sys.stdout.encoding or "ascii"

@@ -14,7 +14,10 @@ MODES = list(itertools.product(("pinned", "mapped", "device"), (False, True), ("
 
 
 def check(backend) -> Seen:
-    """An engine is built, loads, and gives the expected outputs with every kind of memory, graph and waiting."""
+    """Build an engine, load it and compare its outputs in every mode.
+
+    A mode is a kind of memory, a CUDA graph or none, and a kind of waiting. Raises Absent without the backend.
+    """
     info = backend.probe()
     if info is None:
         raise Absent("{} is not installed".format(backend._product))
@@ -31,7 +34,7 @@ def check(backend) -> Seen:
         what = "{}, {}, graph {}, {}".format(precision, kind, "on" if graph else "off", sync)
         try:
             yield what, _one_mode(backend, plans[precision], options, precision)
-        except Exception as error:  # noqa: BLE001 — the other modes go on
+        except Exception as error:  # noqa: BLE001 — the other modes are still checked
             yield what, error
     try:
         backend.load(plans["fp32"][: len(plans["fp32"]) // 2], LoadOptions(), tiny_model.no_stage)
@@ -42,7 +45,10 @@ def check(backend) -> Seen:
 
 
 def _one_mode(backend, plan, options, precision):
-    """Return what was seen of a plan in one mode: outputs, times, graph, layers, profile, memory."""
+    """Run a plan in one mode, and return its results as text.
+
+    They are outputs, times, graph, layers, profile and memory.
+    """
     model = backend.load(plan, options, tiny_model.no_stage)
     try:
         (staged, *_) = model.stage(tiny_model.expected().feeds)
@@ -59,7 +65,7 @@ def _one_mode(backend, plan, options, precision):
 
 
 def _build(backend, folder, flags):
-    """Return a plan's content and how it was built."""
+    """Build a plan, and return it with a description of the build."""
     path = os.path.join(folder, "model.plan")
     options = BuildOptions(builder_flags=flags, timing_cache_path=os.path.join(folder, "timing.cache"))
     made = backend.build(tiny_model.MODEL, path, options, lambda _line: None)

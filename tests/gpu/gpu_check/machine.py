@@ -1,4 +1,7 @@
-"""What this machine has: its GPU by whoever sees it, numpy, and the folders of NVIDIA's libraries from pip."""
+"""This machine's GPU, numpy and folders of NVIDIA's libraries.
+
+The GPU is found by CUDA, NVML, nvidia-smi or the board. The libraries are those of pip and of a CUDA toolkit.
+"""
 
 import glob
 import os
@@ -19,7 +22,7 @@ SMI_TIMEOUT_S = 8.0
 class Machine(NamedTuple):
     """The GPU under test.
 
-    Empty is not known. `trouble` is what CUDA says where it does not answer.
+    Unknown fields are empty. `trouble` is CUDA's error when CUDA finds no GPU.
     """
 
     name: str
@@ -81,7 +84,7 @@ def by_smi() -> Dict[str, str]:
 
 
 def by_board() -> Dict[str, str]:
-    """Return the GPU that belongs to a Jetson's system on chip, or {"trouble"}."""
+    """Return the GPU of a Jetson's system on chip, or {"trouble"}."""
     gpus = DeviceFiles().gpus() if DeviceFiles().soc() else []
     if not gpus:
         return {"trouble": "this is no Jetson"}
@@ -107,7 +110,10 @@ SOURCES: Mapping[str, Callable[[], Dict[str, str]]] = {
 
 
 def no_numpy(trouble: str) -> str:
-    """Return what is missing in a Python without a numpy that works, and how to get it."""
+    """Return the sentence for a Python without a working numpy.
+
+    It says how to install numpy.
+    """
     return (
         "numpy, which {} (Python {}) cannot import ({}): install it with {} -m pip install numpy or as the system's "
         "package python3-numpy, or name another Python: make gpu-check PYTHON=/path/to/python".format(
@@ -117,18 +123,21 @@ def no_numpy(trouble: str) -> str:
 
 
 def library_folders() -> List[str]:
-    """Return where pip put NVIDIA's libraries and a CUDA toolkit its own, the preferred first."""
+    """Return the folders of NVIDIA's libraries, the preferred first.
+
+    They are those of pip's packages and of a CUDA toolkit.
+    """
     roots = list(sys.path) + (site.getsitepackages() if hasattr(site, "getsitepackages") else [])
-    found: List[str] = []
+    folders: List[str] = []
     for root in roots:
-        found += sorted(glob.glob(os.path.join(glob.escape(root or "."), "nvidia", "*", "lib")), reverse=True)
-        found += sorted(glob.glob(os.path.join(glob.escape(root or "."), "tensorrt*_libs")))
-    found += [folder for folder in ("/usr/local/cuda/lib64",) if os.path.isdir(folder)]
-    return list(dict.fromkeys(os.path.abspath(folder) for folder in found))
+        folders += sorted(glob.glob(os.path.join(glob.escape(root or "."), "nvidia", "*", "lib")), reverse=True)
+        folders += sorted(glob.glob(os.path.join(glob.escape(root or "."), "tensorrt*_libs")))
+    folders += [folder for folder in ("/usr/local/cuda/lib64",) if os.path.isdir(folder)]
+    return list(dict.fromkeys(os.path.abspath(folder) for folder in folders))
 
 
 def with_libraries(environment: Mapping[str, str], folders: List[str]) -> Dict[str, str]:
-    """Return the environment with these folders behind its own library path."""
+    """Return the environment with these folders appended to its library path."""
     path = [environment.get("LD_LIBRARY_PATH", "")] + folders
     return dict(environment, LD_LIBRARY_PATH=os.pathsep.join(filter(None, path)))
 

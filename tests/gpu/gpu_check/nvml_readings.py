@@ -1,4 +1,4 @@
-"""The agent's NVML sampler beside nvidia-smi: the same quantities in the same units."""
+"""The agent's NVML sampler compared with nvidia-smi."""
 
 import os
 import subprocess
@@ -12,12 +12,17 @@ from gpu_check.machine import SMI_TIMEOUT_S
 from gpu_check.rows import Absent, Seen
 
 ENERGY_S = 1.0
-# Clocks and loads change between two readings: nvidia-smi's lies between the sampler's before and after it, in one try.
+# Clocks and loads change between two readings. In one of these tries, nvidia-smi's must lie between the sampler's
+# readings before and after it.
 _TRIES = 4
 
 
 class Quantity(NamedTuple):
-    """A series, the names that nvidia-smi has had for it (the newest first), its unit there, and what may differ."""
+    """A series in nvidia-smi.
+
+    `fields` are its names there, the newest first. `unit` is its unit there. `absolute` and `relative` are the
+    accepted differences.
+    """
 
     fields: Sequence[str]
     unit: float
@@ -37,7 +42,10 @@ QUANTITIES = {
 
 
 def check() -> Seen:
-    """Every quantity of the sampler is what nvidia-smi says of the same GPU."""
+    """Compare every quantity of the sampler with nvidia-smi's, on the same GPU.
+
+    Raises Absent without NVML.
+    """
     gpu = nvml.open_gpu(os.environ.get("GPU_CHECK_UUID", ""))
     if gpu is None:
         raise Absent("there is no NVML here, or no module pynvml (pip install nvidia-ml-py)")
@@ -62,15 +70,18 @@ def check() -> Seen:
 
 
 def _compared(samplers, quantities, names, uuid):
-    """Yield a row for each quantity: agreed in one of a few tries, else what differed in the last."""
+    """Yield a row for each quantity.
+
+    A quantity agrees when it does so in one try. Otherwise its row is the difference in the last try.
+    """
     open_names = list(quantities)
     rows = {}
     for _ in range(_TRIES):
         before = {name: reading(samplers[name]) for name in open_names}
-        said = ask({name: names[name] for name in open_names if name in names}, uuid)
+        theirs = ask({name: names[name] for name in open_names if name in names}, uuid)
         after = {name: reading(samplers[name]) for name in open_names}
         for name in open_names:
-            rows[name] = compare(quantities[name], (before[name], after[name]), said.get(name, ""))
+            rows[name] = compare(quantities[name], (before[name], after[name]), theirs.get(name, ""))
         open_names = [name for name in open_names if isinstance(rows[name], Exception)]
         if not open_names:
             break
@@ -78,21 +89,25 @@ def _compared(samplers, quantities, names, uuid):
 
 
 def reading(sampler):
-    """Return a sampler's value, None where it has none, or the SensorError."""
+    """Return a sampler's value, None without one, or the SensorError."""
     try:
         return sampler.sample()
     except SensorError as error:
         return error
 
 
-def compare(quantity: Quantity, ours: Sequence, said: str):
-    """Return what was seen: text where both agree or nvidia-smi says nothing, an error where they differ."""
+def compare(quantity: Quantity, ours: Sequence, text: str):
+    """Compare the sampler's values with nvidia-smi's text.
+
+    Returns both as text when they agree or nvidia-smi gave nothing, an AssertionError when they differ, and the
+    sampler's own error.
+    """
     for value in ours:
         if isinstance(value, Exception):
             return value
-    theirs = number(said)
-    words = "{} and {}, nvidia-smi {}".format(ours[0], ours[1], said or "was not asked")
-    if not said:
+    theirs = number(text)
+    words = "{} and {}, nvidia-smi {}".format(ours[0], ours[1], text or "was not asked")
+    if not text:
         return words
     values = [value for value in ours if value is not None]
     if theirs is None or not values:
@@ -102,16 +117,19 @@ def compare(quantity: Quantity, ours: Sequence, said: str):
     return words if min(values) - slack <= theirs <= max(values) + slack else AssertionError(words)
 
 
-def number(said: str) -> Optional[float]:
-    """Return what nvidia-smi says as a number, None for "[N/A]" and its like."""
+def number(text: str) -> Optional[float]:
+    """Parse a value of nvidia-smi, None for "[N/A]" and similar."""
     try:
-        return float(int(said, 16)) if said.startswith("0x") else float(said)
+        return float(int(text, 16)) if text.startswith("0x") else float(text)
     except ValueError:
         return None
 
 
 def known_fields(uuid: str, quantities) -> Dict[str, str]:
-    """Return the name that this nvidia-smi has for each quantity; Absent where there is no nvidia-smi."""
+    """Return this nvidia-smi's name of each quantity that it knows.
+
+    Raises Absent without a working nvidia-smi.
+    """
     newest = {name: quantity.fields[0] for name, quantity in quantities.items()}
     code, _ = _smi(list(newest.values()), uuid)
     if code == 0:
@@ -127,7 +145,10 @@ def known_fields(uuid: str, quantities) -> Dict[str, str]:
 
 
 def ask(fields: Dict[str, str], uuid: str) -> Dict[str, str]:
-    """Return what nvidia-smi says of each quantity."""
+    """Return nvidia-smi's text for each quantity.
+
+    Raises AssertionError when its answer is not one value for each.
+    """
     if not fields:
         return {}
     code, text = _smi(list(fields.values()), uuid)
@@ -138,7 +159,10 @@ def ask(fields: Dict[str, str], uuid: str) -> Dict[str, str]:
 
 
 def _smi(fields: List[str], uuid: str) -> Tuple[int, str]:
-    """Return nvidia-smi's exit code and its first line; Absent where there is none or it hangs."""
+    """Return nvidia-smi's exit code and its first line.
+
+    Raises Absent when it is missing or hangs.
+    """
     command = ["nvidia-smi", "--query-gpu=" + ",".join(fields), "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(
@@ -153,7 +177,10 @@ def _smi(fields: List[str], uuid: str) -> Tuple[int, str]:
 
 
 def energy(samplers):
-    """Return the rise of the energy counter over a second as power, beside the power that was read meanwhile."""
+    """Compare the energy counter's rise over a second with the power.
+
+    Returns both as text, an AssertionError when they differ, or the counter's own error.
+    """
     counter, power = samplers["energy_gpu_j"], samplers["power_gpu_w"]
     first_j, started_s = reading(counter), time.monotonic()
     if first_j is None or isinstance(first_j, Exception):

@@ -13,7 +13,10 @@ _LIBRARIES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "ten
 
 
 def check(backend) -> Seen:
-    """The provider starts, falls back to no other one, and gives the expected outputs."""
+    """Load the model with the provider and compare its outputs.
+
+    A fallback to another provider is a failure. Raises Absent without the provider.
+    """
     info = backend.probe()
     provider = backend._providers[0]
     if info is None:
@@ -30,9 +33,9 @@ def check(backend) -> Seen:
 
 
 def explained(error: LoadError, provider: str, package: str) -> Exception:
-    """Return the failure with the library that the provider misses; without TensorRT its provider is absent.
+    """Return the error with the name of the missing library.
 
-    Every onnxruntime-gpu lists the TensorRT provider, whether or not TensorRT is there.
+    Without TensorRT it is Absent for TensorRT's provider, because every onnxruntime-gpu lists that provider.
     """
     problem = loading_problem(os.path.join(package, "capi"), provider)
     if provider.startswith("Tensorrt") and re.search(r"libnv(infer|onnxparser)\S*: cannot open", problem):
@@ -41,7 +44,10 @@ def explained(error: LoadError, provider: str, package: str) -> Exception:
 
 
 def loading_problem(folder: str, provider: str) -> str:
-    """Return why a provider's library does not load, empty where it does or there is none."""
+    """Return the loading error of a provider's library, or "".
+
+    It is "" when the library loads or does not exist.
+    """
     name = "libonnxruntime_providers_{}.so".format(_LIBRARIES.get(provider, ""))
     if not os.path.exists(os.path.join(folder, name)):
         return ""

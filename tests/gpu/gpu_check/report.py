@@ -1,4 +1,4 @@
-"""The report as Markdown, whole on the disk or not there."""
+"""The report in Markdown, written atomically."""
 
 import contextlib
 import datetime
@@ -44,7 +44,7 @@ def count(rows: Sequence[Row]) -> str:
 def write(folder: str, machine: Machine, text: str) -> str:
     """Write the report and return its path.
 
-    OSError where that is not possible, with nothing left behind.
+    Raises OSError when it cannot be written, and leaves no file then.
     """
     slug = re.sub(r"[^a-z0-9]+", "-", machine.name.lower()).strip("-") or "gpu"
     path = os.path.join(folder, "{}-{}.md".format(datetime.date.today().isoformat(), slug))

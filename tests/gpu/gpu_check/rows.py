@@ -1,4 +1,4 @@
-"""The rows of a report, and how a check's process hands them to its parent."""
+"""The rows of a report, and their form between child and parent."""
 
 import json
 from typing import Any, Callable, Dict, Iterator, NamedTuple, Tuple
@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, Iterator, NamedTuple, Tuple
 from efficientquant_agent.backends.base import UnsupportedGpuError
 
 OK, ABSENT, UNSUPPORTED, FAILED, NOT_RUN = "ok", "absent", "unsupported", "FAILED", "not run"
-# What a check yields: what was looked at, and what was seen of it. An exception in place of the latter is a failure.
+# A check yields (title, result). A result that is an exception is a failure.
 Seen = Iterator[Tuple[str, Any]]
 
 
@@ -21,20 +21,20 @@ class Row(NamedTuple):
     seen: str
 
 
-class Absent(Exception):  # noqa: N818 — no error: what is to be checked is not installed
-    """There is nothing to check."""
+class Absent(Exception):  # noqa: N818 — no error, the package to check is not installed
+    """The absence of the package or device that a check needs."""
 
 
 def rows_of(name: str, check: Callable[[], Seen]) -> Iterator[Row]:
     """Yield the rows of a check.
 
-    The exception that ends it is its last row.
+    An exception that ends the check is its last row.
     """
     try:
         for what, seen in check():
             title = "{}: {}".format(name, what) if what else name
             yield _row(title, seen) if isinstance(seen, Exception) else Row(title, OK, str(seen))
-    except Exception as error:  # noqa: BLE001 — whatever goes wrong is what the report is for
+    except Exception as error:  # noqa: BLE001 — the report shows every error
         yield _row(name, error)
 
 
@@ -52,5 +52,5 @@ def encode(row: Row) -> str:
 
 
 def decode(message: Dict[str, Any]) -> Row:
-    """Return the row that a line of JSON holds."""
+    """Return the row of a JSON object."""
     return Row(**{name: str(message[name]) for name in Row._fields})

@@ -1,4 +1,4 @@
-"""The small model that every runtime is given, and the outputs that it must give."""
+"""The small model for all runtimes, and its expected outputs."""
 
 import contextlib
 import itertools
@@ -12,7 +12,7 @@ MODELS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "f
 MODEL = os.path.join(MODELS, "tiny.onnx")
 REFERENCE = os.path.join(MODELS, "tiny_reference.npz")
 QUERIES = 200
-# FP32 without TF32 on another device sums in another order; FP16 has 11 bits.
+# FP32 without TF32 sums in another order on another device. FP16 has 11 bits.
 MAX_ABS = {"fp32": 1e-4, "fp16": 2e-2}
 
 
@@ -23,15 +23,18 @@ def content():
 
 
 def expected():
-    """Return the inputs and outputs, which ONNX Runtime gave on a CPU when they were checked in."""
+    """Return the inputs and expected outputs.
+
+    The outputs are those of ONNX Runtime on a CPU.
+    """
     with open(REFERENCE, "rb") as stream:
         return reference.read(stream.read())
 
 
 def compared(model, precision):
-    """Return how far a loaded model's outputs lie from the expected ones.
+    """Return the difference between a loaded model's and the expected outputs.
 
-    AssertionError beyond the limit.
+    It is text. Raises AssertionError for a difference beyond MAX_ABS.
     """
     right = expected()
     given = [model.outputs(staged) for staged in model.stage(right.feeds)]
@@ -43,7 +46,11 @@ def compared(model, precision):
 
 
 def timed(model):
-    """Return the medians of host and device time over some queries, after as many for warming up."""
+    """Return the medians of host and device time as text.
+
+    They are those of QUERIES queries after as many warm-up queries. Raises AssertionError when the device's is not
+    within the host's.
+    """
     staged = model.stage(expected().feeds)
     host_s, device_s = [], []
     for feed in itertools.islice(itertools.cycle(staged), 2 * QUERIES):
@@ -60,5 +67,5 @@ def timed(model):
 
 @contextlib.contextmanager
 def no_stage(_name):
-    """Stand for the timing of a stage."""
+    """Do nothing, in place of the timing of a stage."""
     yield

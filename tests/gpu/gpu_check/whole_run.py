@@ -1,4 +1,7 @@
-"""A whole run of the agent without a controller: runner, child processes, samplers and result."""
+"""A whole run of the agent without a controller.
+
+It has the agent's runner, child processes, samplers and result.
+"""
 
 import importlib.util
 import os
@@ -19,7 +22,7 @@ from efficientquant_agent.run.watcher import Cancellation
 from gpu_check import tiny_model
 from gpu_check.rows import Absent, Seen
 
-# Below a check's own share, so that the agent's own sentence is what the report has.
+# Below a check's own share of the time, so that the report has the agent's own sentence.
 TIMEOUT_S = 18.0
 MEASUREMENT = Measurement(
     tier="smoke",
@@ -36,14 +39,19 @@ MEASUREMENT = Measurement(
 
 
 def check(backend) -> Seen:
-    """A run gives every latency, the expected outputs, the GPU's series, and a result that the wire takes."""
+    """Run the model once and check the result.
+
+    It must have all latencies, the expected outputs and the GPU's series, and fit on the wire. Raises Absent without
+    the backend, and AssertionError when the agent does not offer it or the run fails.
+    """
     if backend.probe() is None:
         raise Absent("backend '{}' is not here".format(backend.name))
-    found = runtimes()
-    if backend.name not in [info.name for info in found.backends]:
-        raise AssertionError("the agent does not offer it: {}".format("; ".join(found.broken) or "it says no reason"))
+    installed = runtimes()
+    if backend.name not in [info.name for info in installed.backends]:
+        reason = "; ".join(installed.broken) or "it says no reason"
+        raise AssertionError("the agent does not offer it: {}".format(reason))
     device = DeviceFiles().snapshot(
-        found.library_versions, found.backends, found.gpus, found.cuda_version, ClockControl().access()
+        installed.library_versions, installed.backends, installed.gpus, installed.cuda_version, ClockControl().access()
     )
     result, log = _run(backend.name, device)
     if result.failure_type:
@@ -73,7 +81,7 @@ def check(backend) -> Seen:
 
 
 def _run(backend_name, device):
-    """Return the result of one run and what the runner logged."""
+    """Return the result of one run and the runner's log."""
     log = []
     folder = tempfile.mkdtemp(prefix="efficientquant-gpu-check-")
     try:
@@ -103,7 +111,7 @@ def _run(backend_name, device):
 
 
 def _sees_nvml(backend_name, device):
-    """Whether the run must have watched a discrete GPU by NVML."""
+    """Tell whether the run must have watched a discrete GPU by NVML."""
     watched = backends.find(backend_name).uses_gpu and discrete_gpu(device.gpus) is not None
     return watched and importlib.util.find_spec("pynvml") is not None
 
@@ -113,7 +121,10 @@ def _require(holds, seen):
 
 
 def _encoded(result):
-    """Return how large the result is on the wire; Absent without gRPC, which only the wire needs."""
+    """Return the size of the result on the wire, as text.
+
+    Returns Absent without gRPC, which only the wire needs.
+    """
     try:
         from efficientquant_agent.link.client import encode_result
     except ImportError as error:

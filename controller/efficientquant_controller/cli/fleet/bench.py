@@ -99,7 +99,10 @@ def command(
     controller: Controller = DEFAULT_CONTROLLER,
     as_json: Json = False,
 ) -> None:
-    """Quantize models, measure them on devices and show the results; Ctrl-C offers to cancel or detach."""
+    """Quantize models, measure them on devices and show the results.
+
+    Ctrl-C offers to cancel the campaign or to detach from it.
+    """
     names = _named(recipes, "--recipes", "fp32,efficientquant")
     adds_twin = not no_twin and TWIN_RECIPE not in names
     request = BenchRequest(
@@ -135,12 +138,15 @@ def submit_and_watch(
     detach: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Submit a campaign, then watch it to its end unless `detach`; leaves with the exit code (typer.Exit)."""
+    """Submit a campaign and watch it to its end unless `detach`.
+
+    Raises typer.Exit with the exit code after watching.
+    """
     from efficientquant_controller.cli.connection import Connection
     from efficientquant_controller.cli.fleet.watching import LONGER_TIER, watch_to_end
 
     with Connection(controller) as connection:
-        # Found before minutes of packing, sending and measuring.
+        # Check before minutes of packing, sending and measuring.
         connection.require_same_protocol()
         if data is not None or isinstance(source, Path):
             _require_known(request)
@@ -163,7 +169,10 @@ def submit_and_watch(
 
 
 def _require_known(request: BenchRequest) -> None:
-    """Raise UserError, or the library's error, for a tier, a way to measure or a recipe that does not exist."""
+    """Raise an error for an unknown tier, measurement option or recipe.
+
+    It is a UserError or the library's error.
+    """
     from efficientquant.recipe import get_recipe
 
     changes = {"sync_mode": request.sync_mode, "memory_kind": request.memory_kind}
@@ -180,7 +189,10 @@ def _named(text: str, option: str, example: str) -> list[str]:
 
 
 def _device_names(text: str) -> tuple[str, ...]:
-    """Return the devices named, or none for all of them."""
+    """Return the named devices, or none for all of them.
+
+    Raises UserError when `all` is not the only name.
+    """
     names = _named(text, "--devices", "all or bench-1,bench-2")
     if "all" in names and len(names) > 1:
         raise UserError(f"--devices {text}: all stands alone; give all, or names without it")

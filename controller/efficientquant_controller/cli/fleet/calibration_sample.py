@@ -1,4 +1,7 @@
-"""Images to calibrate on, packed for the upload: of a folder only as many as calibration looks at."""
+"""The images to calibrate on, packed for the upload.
+
+Of a folder, only as many are packed as calibration uses.
+"""
 
 import zipfile
 from pathlib import Path
@@ -10,22 +13,23 @@ from efficientquant_controller.cli import output
 from efficientquant_controller.errors import UserError
 
 SAMPLE_IMAGES = 32
-# Which files are drawn does not depend on what a model makes of them; three channels of any size will do.
+# The drawn files do not depend on the model, so any input with three channels works.
 _ANY_MODEL = InputSpec(shape=(3, 224, 224), interpolation="bicubic", mean=(0, 0, 0), std=(1, 1, 1), crop_pct=1.0)
 # A file's own date would give equal samples different hashes.
 _NO_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def pack_images(path: Path, folder: Path) -> Path:
-    """The file to upload for `path`: an .npz is that file itself; of a folder, 32 images in a .zip inside `folder`.
+    """Return the file to upload for `path`.
 
-    Of a data set's root the training split is taken. The same images give the same bytes. Raises the library's
-    DataError for what holds no images or one that cannot be decoded, and UserError for a file that cannot be read.
+    An .npz is uploaded itself. Of a folder, 32 images are packed in a .zip inside `folder`. Of a data set's root, the
+    training split is taken. The same images give the same bytes. Raises the library's DataError for a path without
+    images and for an image that cannot be decoded, and UserError for a file that cannot be read.
     """
     if path.suffix == ".npz" and path.is_file():
         return path
     images = open_images(path, _ANY_MODEL, split="train").sample(SAMPLE_IMAGES)
-    for _ in images.batches():  # a file that no model can take is named here, and not after the upload
+    for _ in images.batches():  # report a file that cannot be decoded before the upload
         pass
     for note in images.notes():
         output.print_message(f"note: {note}")

@@ -1,4 +1,7 @@
-"""The files that a campaign is given: checked before anything is imported or sent, then uploaded."""
+"""The weights and images of a campaign.
+
+They are checked before anything is imported or sent, then uploaded.
+"""
 
 import os
 from pathlib import Path
@@ -19,9 +22,9 @@ _DATA = "give a folder of images or an .npz"
 
 
 def weights_source(weights: str) -> str | Path:
-    """`pretrained` and `random` as they are, anything else as a file.
+    """Return `pretrained` and `random` unchanged, anything else as a path.
 
-    Raises UserError when it cannot be one.
+    Raises UserError when the path is no readable file.
     """
     if weights in ("pretrained", "random"):
         return weights
@@ -33,9 +36,9 @@ def weights_source(weights: str) -> str | Path:
 
 
 def checked_data(data: Path | None) -> Path | None:
-    """`data` when images may come from there.
+    """Return `data` if images may come from there, or None without data.
 
-    Raises UserError or DataError for what holds none.
+    Raises UserError or DataError otherwise.
     """
     if data is None:
         return None
@@ -53,9 +56,9 @@ def checked_data(data: Path | None) -> Path | None:
 
 
 def upload_weights(connection: "Connection", source: str | Path) -> Weights:
-    """Upload a checkpoint file.
+    """Upload a checkpoint file and return the campaign's weights.
 
-    Return where the campaign's weights come from.
+    Nothing is uploaded for `pretrained` and `random`.
     """
     if isinstance(source, str):
         return Weights(source)
@@ -65,7 +68,7 @@ def upload_weights(connection: "Connection", source: str | Path) -> Weights:
 def upload_images(connection: "Connection", data: Path) -> Calibration:
     """Draw and upload images to calibrate on.
 
-    Raises UserError when there are none.
+    Raises DataError when there are none, and UserError for a file that cannot be read.
     """
     from tempfile import TemporaryDirectory
 

@@ -1,4 +1,4 @@
-"""`efficientquant campaigns`: what was asked for, and where it stands."""
+"""`efficientquant campaigns`: the campaigns and their states."""
 
 from dataclasses import asdict
 from datetime import datetime
@@ -18,23 +18,31 @@ def command(controller: Controller = DEFAULT_CONTROLLER, as_json: Json = False) 
     from efficientquant_controller.cli.connection import Connection
 
     with Connection(controller) as connection:
-        found = connection.campaigns()
+        campaigns = connection.campaigns()
     if as_json:
-        output.print_json([asdict(one) for one in found])
-    elif found:
-        output.stdout_console().print(campaign_table(found))
+        output.print_json([asdict(campaign) for campaign in campaigns])
+    elif campaigns:
+        output.stdout_console().print(campaign_table(campaigns))
     else:
         output.print_line(f"no campaigns yet; start one: {command_line(FIRST_BENCH, connection.address)}")
 
 
 def campaign_table(campaigns: list[CampaignListing]) -> "Table":
-    """The campaigns as a table, with local times."""
+    """Return the campaigns as a table with local times."""
     table = output.new_table()
     for heading in ("campaign", "state", "created", "models", "recipes", "devices", "weights", "tier"):
         table.add_column(heading, no_wrap=heading in ("campaign", "state"))
     table.add_column("runs", justify="right")
-    for one in campaigns:
-        created = datetime.fromtimestamp(one.created_unix_s).astimezone().strftime("%Y-%m-%d %H:%M")
-        named = (", ".join(names) for names in (one.models, one.recipes, one.devices))
-        table.add_row(one.campaign_id, one.state, created, *named, one.weights, one.tier, str(one.run_count))
+    for campaign in campaigns:
+        created = datetime.fromtimestamp(campaign.created_unix_s).astimezone().strftime("%Y-%m-%d %H:%M")
+        named = (", ".join(names) for names in (campaign.models, campaign.recipes, campaign.devices))
+        table.add_row(
+            campaign.campaign_id,
+            campaign.state,
+            created,
+            *named,
+            campaign.weights,
+            campaign.tier,
+            str(campaign.run_count),
+        )
     return table

@@ -16,7 +16,7 @@ def command(
     controller: Controller = DEFAULT_CONTROLLER,
     as_json: Json = False,
 ) -> None:
-    """Cancel a campaign; what was measured so far stays."""
+    """Cancel a campaign and keep the results measured so far."""
     from efficientquant_controller.cli.connection import Connection
 
     with Connection(controller) as connection:

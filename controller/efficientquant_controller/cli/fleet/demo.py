@@ -28,7 +28,7 @@ FOLDER = Path("efficientquant-demo")
 HUB = "https://huggingface.co"
 HUB_FILE = "/timm/mobilevit_xxs.cvnets_in1k/resolve/main/config.json"
 HUB_TIMEOUT_S = 5.0
-# Measured on two cores: from the start to the first run, and what a run takes beyond its measured time.
+# Measured on two cores: from the start to the first run, and the time of a run beyond its measurement.
 START_S = 30.0
 RUN_OVERHEAD_S = 2.0
 
@@ -40,7 +40,10 @@ def command(
     tier: Annotated[str, typer.Option("--tier", metavar="TIER", help="How long to measure.")] = "demo",
     repeats: Repeats = 3,
 ) -> None:
-    """Start a controller and two agents here, benchmark two models, show the results, leave nothing running."""
+    """Run a controller and two agents here and benchmark two models.
+
+    The results are shown, and all processes end with the command.
+    """
     request = BenchRequest(MODELS, RECIPES, (), tier, repeats)
     output.print_message(plan(measurement_for(tier), repeats))
     from efficientquant_controller.cli.fleet.demo_fleet import DemoFleet
@@ -61,7 +64,7 @@ def command(
 
 
 def plan(measurement: Measurement, repeats: int) -> str:
-    """Return the one line that says what the demo will do and how long that takes."""
+    """Return one line on what the demo does and its duration."""
     run_count = len(MODELS) * len(RECIPES) * len(AGENTS) * repeats
     run_s = measurement.min_time_s + 2 * measurement.idle_s + RUN_OVERHEAD_S
     times = "once" if repeats == 1 else f"{repeats} times"
@@ -73,13 +76,16 @@ def plan(measurement: Measurement, repeats: int) -> str:
 
 
 def _leave(number: int, frame: Any) -> NoReturn:
-    """Let the fleet's own clean-up run, as it would not when the signal killed this process."""
+    """Exit so that the fleet's own cleanup runs.
+
+    It would not run if the signal killed this process. Raises SystemExit.
+    """
     del frame
     raise SystemExit(128 + number)
 
 
 def fresh_folder(wanted: Path) -> Path:
-    """`wanted`, or the first of wanted-2, wanted-3, … that does not exist."""
+    """Return the first free folder of `wanted`, wanted-2, wanted-3 and so on."""
     number = 2
     folder = wanted
     while folder.exists():
@@ -89,7 +95,10 @@ def fresh_folder(wanted: Path) -> Path:
 
 
 def measure(fleet: "DemoFleet", request: BenchRequest) -> "CampaignListing | None":
-    """Run the demo's campaign, with random weights where there are no others; None when Ctrl-C ended it."""
+    """Run the demo's campaign and return it.
+
+    The weights are random where timm's cannot be fetched. Return None when Ctrl-C ended the campaign.
+    """
     output.print_message(f"starting a controller and two agents; logs and database in {fleet.folder}/")
     fleet.start()
     output.print_message("both agents share this board's cores, so they are measured one after the other")
@@ -105,7 +114,7 @@ def measure(fleet: "DemoFleet", request: BenchRequest) -> "CampaignListing | Non
 
 
 def hub_answers() -> bool:
-    """True when the hub that timm's weights come from can be reached from here."""
+    """Tell whether the hub with timm's weights can be reached."""
     from urllib.request import Request, urlopen
 
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
@@ -119,7 +128,7 @@ def hub_answers() -> bool:
 
 
 def _program() -> str:
-    """How the person got here, so that the commands to try next can be pasted."""
+    """Return this program's name for commands that can be pasted."""
     return "efficientquant" if shutil.which("efficientquant") else os.path.relpath(sys.argv[0])
 
 
@@ -137,8 +146,11 @@ def _print_end(folder: Path, database: Path, campaign: "CampaignListing") -> Non
 
 
 def next_commands(program: str, folder: Path, database: Path) -> list[str]:
-    """What to type next; `program` is how the person calls this one."""
-    # With its state directory the agent is the same device as before; without, its name would be taken.
+    """Return the commands to try next.
+
+    `program` is the name by which the user calls this program.
+    """
+    # With its state directory the agent is the same device as before. Without it, the name would be taken.
     agent = f"--name {AGENTS[0]} --state-dir {shlex.quote(str(folder / AGENTS[0]))}"
     db = shlex.quote(str(database))
     return [

@@ -1,4 +1,7 @@
-"""A controller and two agents as processes on this machine, for as long as one `with` block lasts."""
+"""A controller and two agents as processes on this machine.
+
+They run as long as a `with` block.
+"""
 
 import os
 import signal
@@ -24,15 +27,15 @@ READY = "ready: "
 
 
 class DemoProcess:
-    """One process in a process group of its own, with its log in a file."""
+    """A process in its own process group that logs to a file."""
 
     def __init__(self, name: str, module: str, arguments: list[str], folder: Path) -> None:
-        """Start `python -m module arguments`; its stderr goes to FOLDER/NAME.log."""
+        """Start `python -m module arguments` with its stderr in FOLDER/NAME.log."""
         self.name = name
         self.log = folder / f"{name}.log"
         self.stopping = False
         with self.log.open("ab") as log:
-            # A session of its own: Ctrl-C in the terminal reaches only the demo, which then ends all in order.
+            # In its own session, so that Ctrl-C in the terminal reaches only the demo, which then ends all in order.
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -43,9 +46,12 @@ class DemoProcess:
             )
 
     def wait_ready(self) -> str:
-        """Wait for the ready line and return what follows in it; raises UserError when it does not come."""
+        """Wait for the ready line and return the text after it.
+
+        Raises UserError when it does not come.
+        """
         assert self._process.stdout is not None
-        # A process that hangs is killed, which ends the pipe and so the loop.
+        # Killing a process that hangs closes the pipe, which ends the loop.
         with _call_after(START_TIMEOUT_S, self._process.kill):
             for line in self._process.stdout:
                 if line.startswith(READY):
@@ -53,16 +59,16 @@ class DemoProcess:
         raise UserError(f"{self.name} did not start: {self._last_line()} (log: {self.log})")
 
     def wait(self) -> int:
-        """Wait until it has ended by itself or was stopped; returns its exit code."""
+        """Wait for the process to end and return its exit code."""
         return self._process.wait()
 
     def stop(self) -> None:
-        """End the whole group, first politely, then not, and reap it."""
+        """Stop the group with SIGTERM, then SIGKILL, and reap the process."""
         self.stopping = True
         self._signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_TIMEOUT_S)
-        # Whatever the leader has left behind.
+        # Children that the leader left behind.
         self._signal(signal.SIGKILL)
         self._process.wait()
         if self._process.stdout is not None:
@@ -91,7 +97,10 @@ def _call_after(timeout_s: float, action: Callable[[], None]) -> Iterator[None]:
 
 
 class DemoFleet:
-    """The processes of the demo; leaving the `with` block ends every one of them, whatever happened in it."""
+    """The processes of the demo.
+
+    Leaving the `with` block ends all of them, also after an error.
+    """
 
     def __init__(self, folder: Path, database: Path, agents: Sequence[str]) -> None:
         self.folder = folder
@@ -108,14 +117,19 @@ class DemoFleet:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # A second Ctrl-C must not leave half of them behind.
-        before = {one: signal.signal(one, signal.SIG_IGN) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        before = {
+            number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        }
         for process in reversed(self._processes):
             process.stop()
         for number, handler in before.items():
             signal.signal(number, handler)
 
     def start(self) -> None:
-        """Start all three and wait until both agents are connected; raises UserError naming the log that says why."""
+        """Start the controller and the agents and wait until they are ready.
+
+        Raises UserError when one does not start, and names its log.
+        """
         if find_spec("efficientquant_agent") is None:
             raise UserError(
                 "the demo runs agents on this machine and efficientquant-agent is not installed here; install "
@@ -130,9 +144,10 @@ class DemoFleet:
             agent.wait_ready()
 
     def run(self, request: BenchRequest, weights: Weights) -> CampaignListing | None:
-        """Run one campaign with progress on stderr; None when Ctrl-C ended it.
+        """Run one campaign with progress on stderr.
 
-        Raises UserError when the campaign is refused, or a process ends before it does.
+        Return None when Ctrl-C ended it. Raises UserError when the campaign is refused, or a process ends before it
+        does.
         """
         with Connection(self._address) as connection:
             campaign = connection.submit(request, weights)
@@ -164,7 +179,7 @@ class DemoFleet:
 
 
 def report_death(process: DemoProcess, fail: Callable[[Exception], None]) -> None:
-    """Wait until a process has ended, and call `fail` unless it was stopped."""
+    """Wait for a process to end and call `fail` unless stopped."""
     code = process.wait()
     if not process.stopping:
         fail(UserError(f"{process.name} ended unexpectedly (exit code {code}); its log: {process.log}"))

@@ -1,4 +1,4 @@
-"""`efficientquant devices`: who is connected, and what they can do."""
+"""`efficientquant devices`: the devices and what they can do."""
 
 import shlex
 from dataclasses import asdict
@@ -25,7 +25,7 @@ def command(
     controller: Controller = DEFAULT_CONTROLLER,
     as_json: Json = False,
 ) -> None:
-    """List the devices: who is connected, and what they can do."""
+    """List the devices with their state and what they can do."""
     from efficientquant_controller.cli.connection import Connection
 
     with Connection(controller) as connection:
@@ -45,7 +45,7 @@ def _show_forgotten(device: DeviceListing, as_json: bool) -> None:
 
 def _show(devices: list[DeviceListing], now_unix_s: float, controller: str, as_json: bool) -> None:
     if as_json:
-        output.print_json([asdict(one) for one in devices])
+        output.print_json([asdict(device) for device in devices])
     elif devices:
         output.stdout_console().print(device_table(devices, now_unix_s))
     else:
@@ -54,9 +54,9 @@ def _show(devices: list[DeviceListing], now_unix_s: float, controller: str, as_j
 
 
 def device_table(devices: list[DeviceListing], now_unix_s: float) -> "Table":
-    """The devices as a table.
+    """Return the devices as a table.
 
-    `now_unix_s` is the controller's clock, as are its devices' times.
+    `now_unix_s` is the controller's clock, as are the devices' times.
     """
     table = output.new_table("device", "state", "board", "runs models with", "system")
     for device in devices:
@@ -82,7 +82,10 @@ def _board(device: DeviceListing) -> str:
 
 def _capabilities(device: DeviceListing) -> str:
     backends = device.snapshot.backends
-    listed = ", ".join(f"{one.name} {one.version}" for one in backends) or "nothing: see 'efficientquant-agent doctor'"
+    listed = (
+        ", ".join(f"{backend.name} {backend.version}" for backend in backends)
+        or "nothing: see 'efficientquant-agent doctor'"
+    )
     return ", ".join([listed, *map(_gpu, device.snapshot.gpus)])
 
 

@@ -1,4 +1,7 @@
-"""A campaign's progress: live bars on a terminal, a line for each change elsewhere."""
+"""The display of a campaign's progress.
+
+A terminal shows live bars, a log gets a line for each change.
+"""
 
 import shlex
 import time
@@ -23,7 +26,10 @@ BAR_WIDTH = 30
 
 
 class ProgressDisplay(ABC):
-    """Shows a campaign's status as it changes, and every `tick_s` seconds how much time is left."""
+    """The display of a campaign's status as it changes.
+
+    The remaining time is shown every `tick_s` seconds.
+    """
 
     tick_s: ClassVar[float]
 
@@ -37,7 +43,10 @@ class ProgressDisplay(ABC):
         self._noticed: set[tuple[float, str]] = set()
 
     def show(self, status: "CampaignStatus") -> None:
-        """Show a new status; a notice is said once, also when a restarted controller repeats it."""
+        """Show a new status.
+
+        A notice is printed once, also when a restarted controller repeats it.
+        """
         for notice in status.notices:
             if (notice.time_unix_s, notice.message) not in self._noticed:
                 self._noticed.add((notice.time_unix_s, notice.message))
@@ -47,9 +56,9 @@ class ProgressDisplay(ABC):
         self._draw(status)
 
     def tick(self) -> None:
-        """Show how the time goes by where nothing else has changed.
+        """Show the time again after `tick_s` seconds without a change.
 
-        Call it as often as you like.
+        May be called at any rate.
         """
         if self._status is not None and self._clock() - self._drawn_s >= self.tick_s:
             self._drawn_s = self._clock()
@@ -62,11 +71,11 @@ class ProgressDisplay(ABC):
 
     @abstractmethod
     def say(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a permanent line."""
 
     @abstractmethod
     def pause(self) -> None:
-        """Leave the terminal to someone else until the next status."""
+        """Stop drawing until the next status."""
 
     @abstractmethod
     def _draw(self, status: "CampaignStatus") -> None: ...
@@ -76,9 +85,10 @@ class ProgressDisplay(ABC):
 
 
 class LiveDisplay(ProgressDisplay):
-    """One line for each build while building, one bar for each device.
+    """The display for a terminal.
 
-    Drawn once a second at the most when idle.
+    Each build has a line while building, each device has a bar. It is drawn at most once a second while nothing
+    changes.
     """
 
     tick_s = 1.0
@@ -93,14 +103,14 @@ class LiveDisplay(ProgressDisplay):
         self._console.print(text, soft_wrap=True)
 
     def pause(self) -> None:
-        """Stop drawing; the bars as they are stay above what follows."""
+        """Stop drawing and leave the bars above the following output."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
     def _draw(self, status: "CampaignStatus") -> None:
         if self._live is None:
-            # No refresh of its own: waking up ten times a second costs the board that may be measured right now.
+            # No automatic refresh: waking up ten times a second would disturb a board that is being measured.
             self._live = Live(console=self._console, auto_refresh=False)
             self._live.start()
         self._live.update(render(status, self._address, self._time_text(status)), refresh=True)
@@ -111,7 +121,7 @@ class LiveDisplay(ProgressDisplay):
 
 
 class LineDisplay(ProgressDisplay):
-    """One line for each change, for logs and pipes."""
+    """The display for logs and pipes, with one line per change."""
 
     tick_s = 60.0
 
@@ -125,13 +135,13 @@ class LineDisplay(ProgressDisplay):
         self._console.print(text, soft_wrap=True)
 
     def pause(self) -> None:
-        """Do nothing: lines are in nobody's way."""
+        """Do nothing, because nothing is drawn."""
 
     def _draw(self, status: "CampaignStatus") -> None:
         for build in status.builds:
             self._say_change(_build_name(build), _build_text(build))
         for device in status.devices:
-            # Without the phase and its percentage: one line for each run, not a thousand.
+            # Without the phase and its percentage, which would give a thousand lines for each run.
             text = f"{_count_text(device)} {_activity(status, device, self._address)}"
             measuring = device.runs_done < device.runs_total
             self._say_change(device.name, text, self._pace.left(status, self._clock()) if measuring else "")
@@ -149,7 +159,10 @@ class LineDisplay(ProgressDisplay):
 
 
 def render(status: "CampaignStatus", address: str, time_text: str = "") -> RenderableType:
-    """The whole picture of a campaign; `address` is the controller's, for what an offline device needs."""
+    """Return the whole display of a campaign.
+
+    `address` is the controller's. The command for an offline device contains it.
+    """
     footer = [Text(time_text, style="dim")] if time_text and not status.campaign.state.ended else []
     return Group(*_build_lines(status), _device_table(status, address), *footer)
 

@@ -30,9 +30,10 @@ def command(
     heartbeat_interval: HeartbeatInterval = ServerConfig.heartbeat_interval_s,
     lease: Lease = ServerConfig.lease_s,
 ) -> None:
-    """Run the controller until Ctrl-C; it prints `ready: listening on HOST:PORT` once it can be used.
+    """Run the controller until Ctrl-C.
 
-    Listening on every interface (0.0.0.0 or [::]), it prints the address that other machines reach it by.
+    It prints `ready: listening on HOST:PORT` once it can be used. Listening on every interface (0.0.0.0 or [::]), it
+    prints the address by which other machines reach it.
     """
     config = ServerConfig(
         db=db,

@@ -1,4 +1,4 @@
-"""`efficientquant watch`: come back to a campaign."""
+"""`efficientquant watch`: the progress of a campaign."""
 
 from typing import Annotated
 
@@ -12,7 +12,10 @@ def command(
     controller: Controller = DEFAULT_CONTROLLER,
     as_json: Json = False,
 ) -> None:
-    """Watch a campaign to its end and show its results; Ctrl-C offers to cancel or detach."""
+    """Watch a campaign to its end and show its results.
+
+    Ctrl-C offers to cancel the campaign or to detach from it.
+    """
     from efficientquant_controller.cli.connection import Connection
     from efficientquant_controller.cli.fleet.watching import watch_to_end
 

@@ -1,4 +1,7 @@
-"""Watching a campaign to its end: reconnects to a lost controller, and Ctrl-C offers to cancel or detach."""
+"""The watch of a campaign until its end.
+
+It reconnects to a lost controller, and Ctrl-C offers to cancel or detach.
+"""
 
 import signal
 import sys
@@ -24,26 +27,27 @@ from efficientquant_controller.model import CampaignState
 LONGER_TIER = "standard"
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 10.0
-# A signal may meet one of gRPC's threads; its handler only runs once the main thread wakes.
+# A signal may arrive in one of gRPC's threads. Its handler runs only when the main thread wakes.
 SIGNAL_POLL_S = 0.1
 DETACHED_EXIT_CODE = 130
 
 
 class _Interrupt:
-    """Ctrl-C was pressed."""
+    """The event of a pressed Ctrl-C."""
 
 
 class _StreamEnded:
-    """The controller closed the stream."""
+    """The event of a stream that the controller closed."""
 
 
 Arrival = CampaignStatus | Exception | _Interrupt | _StreamEnded
 
 
 class Watch:
-    """One campaign being watched. `reached` is true when the controller has already answered about it.
+    """The watch of one campaign.
 
-    `ask` is called on the first Ctrl-C and answers whether to cancel; None, or a second Ctrl-C, detaches at once.
+    `reached` is true when the controller has already answered about it. `ask` is called on the first Ctrl-C and returns
+    whether to cancel. With None, or on a second Ctrl-C, the watch detaches at once.
     """
 
     def __init__(
@@ -69,9 +73,10 @@ class Watch:
         self._arrivals: SimpleQueue[Arrival] = SimpleQueue()
 
     def run(self) -> CampaignStatus | None:
-        """Watch until the campaign has ended and return its last status, or None when the user detached.
+        """Watch until the campaign ends and return its last status.
 
-        Raises ControllerUnreachableError when the controller never answered; once it has, its return is waited for.
+        Return None when the user detached. Raises ControllerUnreachableError when the controller never answered. A
+        controller that answered once is waited for.
         """
         with _sigint_calls(self._interrupt), self._connecting:
             self._start_reader()
@@ -148,7 +153,10 @@ class Watch:
         self._arrivals.put(_Interrupt())
 
     def fail(self, error: Exception) -> None:
-        """End the watch with `error`; may be called from any thread."""
+        """End the watch with `error`.
+
+        May be called from any thread.
+        """
         self._arrivals.put(error)
 
     def _start_reader(self) -> None:
@@ -157,7 +165,7 @@ class Watch:
         self._reader.start()
 
     def _stop_reader(self) -> None:
-        # A thread that is inside gRPC when the interpreter goes down can keep the process from ending.
+        # A thread inside gRPC can keep the process from ending when the interpreter shuts down.
         while self._reader.is_alive():
             self._connection.stop_watching()
             self._reader.join(0.1)
@@ -169,7 +177,10 @@ class Watch:
 
 
 class _HandOver:
-    """Hands how a thread's work ended to the main thread, which raises what has to be raised."""
+    """A context manager that reports a thread's end to the main thread.
+
+    The main thread raises the thread's exception.
+    """
 
     def __init__(self, arrivals: SimpleQueue[Arrival]) -> None:
         self._arrivals = arrivals
@@ -192,7 +203,10 @@ def _sigint_calls(handler: Any) -> Iterator[None]:
 
 
 def ask_on_terminal() -> bool:
-    """Ask whether to cancel or to detach; Enter, end of input and Ctrl-C detach."""
+    """Ask whether to cancel the campaign.
+
+    Enter, end of input and Ctrl-C detach.
+    """
     output.print_message("Ctrl-C: [c] cancel the campaign, [d] or Enter: detach and let it go on")
     try:
         return sys.stdin.readline().strip().lower().startswith("c")
@@ -201,7 +215,10 @@ def ask_on_terminal() -> bool:
 
 
 def open_display(address: str, *, as_json: bool) -> ProgressDisplay:
-    """Bars when a person looks on, else lines; both on stderr, so that stdout holds results only."""
+    """Return live bars for a person at a terminal, otherwise lines.
+
+    Both go to stderr, because stdout has results only.
+    """
     console = output.stderr_console()
     live = sys.stderr.isatty() and (as_json or sys.stdout.isatty())
     return LiveDisplay(console, address) if live else LineDisplay(console, address)
@@ -210,9 +227,9 @@ def open_display(address: str, *, as_json: bool) -> ProgressDisplay:
 def watch_to_end(
     connection: Connection, campaign_id: str, *, as_json: bool, reached: bool, again: Sequence[str] | None = None
 ) -> None:
-    """Watch a campaign, print its results, and leave with its exit code (typer.Exit).
+    """Watch a campaign, print its results and raise typer.Exit.
 
-    `again` are the words that ask for it once more in a longer tier, where the caller knows them.
+    `again` are the words that repeat it in a longer tier, where the caller knows them.
     """
     display = open_display(connection.address, as_json=as_json)
     ask = ask_on_terminal if sys.stdin.isatty() and sys.stderr.isatty() else None
@@ -227,7 +244,7 @@ def watch_to_end(
 
 
 def print_way_back(campaign_id: str, address: str) -> None:
-    """Say on stderr how to come back to a campaign that goes on, and how to end it."""
+    """Print on stderr how to return to a campaign or cancel it."""
     output.print_message(f"detached: campaign {campaign_id} goes on")
     output.print_message(f"  come back:  {command_line(['watch', campaign_id], address)}")
     output.print_message(f"  cancel it:  {command_line(['cancel', campaign_id], address)}")
@@ -236,7 +253,7 @@ def print_way_back(campaign_id: str, address: str) -> None:
 def print_end(
     connection: Connection, campaign: CampaignListing, *, as_json: bool, again: Sequence[str] | None = None
 ) -> None:
-    """Print the results of a campaign that has ended, where they are, and what to try next."""
+    """Print a campaign's results, their location and what to try next."""
     rows = connection.results(campaign.campaign_id)
     if as_json:
         output.print_json({"campaign": asdict(campaign), "results": si_rows(rows)})
@@ -245,14 +262,14 @@ def print_end(
     print_results(rows, controller=connection.address)
     results = command_line(["results", "--campaign", campaign.campaign_id], connection.address)
     output.print_line(f"these rows again: {results}")
-    output.print_line("  every column: add --csv or --json; in SQL: the display 'results' of the controller's database")
+    output.print_line("  every column: add --csv or --json; in SQL: the view 'results' of the controller's database")
     output.print_line(next_step(campaign, connection.address, again))
 
 
 def next_step(campaign: CampaignListing, address: str, again: Sequence[str] | None = None) -> str:
-    """What to try after a campaign.
+    """Return the suggestion for what to do after a campaign.
 
-    `again` are the words of the same one in a longer tier, where they are known.
+    `again` are the words that repeat it in a longer tier, where known.
     """
     if campaign.state is CampaignState.CANCELLED:
         words = again or campaign_words(campaign, campaign.tier)

@@ -1,4 +1,4 @@
-"""`efficientquant audit`: what the paper's printed formulas do to a model, beside corrected ones."""
+"""`efficientquant audit`: the paper's printed formulas and corrected ones on a model."""
 
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,10 @@ def command(
     input_size: InputSize = None,
     as_json: Json = False,
 ) -> None:
-    """Show what equations 1 to 6 of the paper do to a model, as printed and as corrected."""
+    """Compare the paper's equations as printed and as corrected.
+
+    Equations 1 to 6 are applied to a model.
+    """
     require_model(model)
     require_inputs(weights, data)
     with PhaseProgress() as bars:
@@ -40,51 +43,57 @@ def command(
 
         module = open_model(model, weights, input_size)
         batch, labels = open_batch(data, input_spec(module), images or DEFAULT_IMAGES)
-        found = audit(module, batch, labels, progress=report)
+        findings = audit(module, batch, labels, progress=report)
     if as_json:
-        output.print_json(found.to_dict())
+        output.print_json(findings.to_dict())
         return
     console = output.stdout_console()
-    for table in (weight_table(found), softmax_table(found), logit_table(found)):
+    for table in (weight_table(findings), softmax_table(findings), logit_table(findings)):
         if table.rows:
             console.print(table)
             console.print()
     source = "synthetic images" if data is None else f"images of {data.name}"
-    output.print_line(f"on {found.images} {source}: {found.conclusion}")
+    output.print_line(f"on {findings.images} {source}: {findings.conclusion}")
 
 
-def weight_table(found: "Audit") -> "Table":
-    """SQNR of every convolution weight under each formula, and of all together."""
-    formulas = list(found.total_sqnr_db)
+def weight_table(findings: "Audit") -> "Table":
+    """Return the SQNR of every convolution weight under each formula.
+
+    The last row has all weights together.
+    """
+    formulas = list(findings.total_sqnr_db)
     table = _numbers("convolution weight, SQNR in dB", *formulas)
-    for one in found.weights:
-        table.add_row(one.parameter, *(_decibels(one.sqnr_db[formula]) for formula in formulas))
-    if found.weights:
+    for weight in findings.weights:
+        table.add_row(weight.parameter, *(_decibels(weight.sqnr_db[formula]) for formula in formulas))
+    if findings.weights:
         table.add_section()
-        table.add_row("all together", *map(_decibels, found.total_sqnr_db.values()))
+        table.add_row("all together", *map(_decibels, findings.total_sqnr_db.values()))
     return table
 
 
-def softmax_table(found: "Audit") -> "Table":
-    """SQNR of the probabilities and of the attention output, for each softmax and quantizer."""
-    codecs = list(found.softmax[0].sqnr_db) if found.softmax else []
+def softmax_table(findings: "Audit") -> "Table":
+    """Return the SQNR of each softmax under each quantizer.
+
+    It is measured at the probabilities and at the attention output.
+    """
+    codecs = list(findings.softmax[0].sqnr_db) if findings.softmax else []
     columns = [f"{codec}: {what}" for what in ("probabilities", "output") for codec in codecs]
     table = _numbers("softmax in, SQNR in dB", *columns)
-    for one in found.softmax:
-        outputs = (one.output_sqnr_db.get(codec) for codec in codecs)
-        table.add_row(one.module, *map(_decibels, one.sqnr_db.values()), *map(_decibels, outputs))
+    for site in findings.softmax:
+        outputs = (site.output_sqnr_db.get(codec) for codec in codecs)
+        table.add_row(site.module, *map(_decibels, site.sqnr_db.values()), *map(_decibels, outputs))
     return table
 
 
-def logit_table(found: "Audit") -> "Table":
-    """What each choice does to the model's answers."""
-    labelled = any(one.top1 is not None for one in found.logits)
+def logit_table(findings: "Audit") -> "Table":
+    """Return the effect of each choice on the model's answers."""
+    labelled = any(row.top1 is not None for row in findings.logits)
     table = _numbers("weights", "softmax", "logits, SQNR in dB", "agrees with FP32", *(["top-1"] if labelled else []))
     table.columns[1].justify = "left"
-    for one in found.logits:
-        top1 = [] if one.top1 is None else [f"{one.top1:.2%}"]
-        logits = "overflow" if one.finite < 1 else "exact" if one.sqnr_db is None else _decibels(one.sqnr_db)
-        table.add_row(one.weights, one.softmax, logits, f"{one.agreement:.1%}", *top1)
+    for row in findings.logits:
+        top1 = [] if row.top1 is None else [f"{row.top1:.2%}"]
+        logits = "overflow" if row.finite < 1 else "exact" if row.sqnr_db is None else _decibels(row.sqnr_db)
+        table.add_row(row.weights, row.softmax, logits, f"{row.agreement:.1%}", *top1)
     return table
 
 

@@ -1,4 +1,4 @@
-"""`efficientquant check`: what a device will make of an artifact, before it is shipped there."""
+"""`efficientquant check`: what a target makes of an artifact."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,10 +40,11 @@ def command(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say whether a target builds an artifact, in which arithmetic, and what the quantization buys there.
+    """Check whether and how a target builds an artifact.
 
-    Classic TensorRT is predicted from rules; TensorRT-RTX builds an engine here, without a GPU; ONNX Runtime loads
-    the file. The exit code is 1 where the file fails to build there or nothing is known.
+    The verdict names the arithmetic of the layers and what quantization gains there. Classic TensorRT is predicted from
+    rules. TensorRT-RTX builds an engine here, without a GPU. ONNX Runtime loads the file. The exit code is 1 where the
+    file fails to build there or nothing is known.
     """
     from efficientquant.files.given_paths import require_artifact
     from efficientquant.targets import get_target
@@ -64,7 +65,10 @@ def command(
 
 
 def _require_builder(target: "Target", *, predict: bool) -> None:
-    """Raise UserError where a build is asked for that cannot be made here, or a prediction that there is none of."""
+    """Raise UserError when this machine cannot build for the target.
+
+    With `predict`, raise it when the target is not TensorRT.
+    """
     from efficientquant.errors import MissingExtraError
     from efficientquant.installation import require_builder
 
@@ -78,7 +82,7 @@ def _require_builder(target: "Target", *, predict: bool) -> None:
 
 
 def verdict_table(verdict: "BuildVerdict") -> "Table":
-    """What was found, one fact a row."""
+    """Return a verdict as a table with one fact per row."""
     table = output.new_table("verdict", str(verdict.outcome).replace("_", " "))
     table.add_row("target", verdict.target)
     table.add_row("runtime", f"{verdict.runtime}: {HOW[verdict.basis]}")
@@ -92,7 +96,10 @@ def verdict_table(verdict: "BuildVerdict") -> "Table":
 
 
 def layer_table(verdict: "BuildVerdict") -> "Table":
-    """Every convolution and matrix product with its arithmetic and the reason for it."""
+    """Return every convolution and matrix product with its arithmetic.
+
+    The last column has the reason.
+    """
     table = output.new_table("node", "kind", "computes in", "because")
     for layer in verdict.layers:
         table.add_row(layer.node, str(layer.operator), str(layer.precision), layer.reason)
@@ -111,7 +118,10 @@ def _print(verdict: "BuildVerdict", layers: bool) -> None:
 
 
 def _fact(name: str, value: Any) -> tuple[str, str]:
-    """A fact's name and value as people write them: `plan_bytes` 10260188 is "plan" "9.78 MiB"."""
+    """Return a fact's name and value in readable form.
+
+    `plan_bytes` 10260188 becomes "plan" and "9.78 MiB".
+    """
     if name.endswith("_bytes") and value is not None:
         return name.removesuffix("_bytes"), f"{value / 2**20:.2f} MiB"
     if name.endswith("_s") and value is not None:

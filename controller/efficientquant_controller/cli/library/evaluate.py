@@ -1,4 +1,7 @@
-"""`efficientquant evaluate`: accuracy and fidelity of recipes on your images, eager and as artifacts."""
+"""`efficientquant evaluate`: accuracy and fidelity of recipes on your images.
+
+Each recipe runs eager and as an artifact.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,7 +65,10 @@ def command(
     seed: EvaluationSeed = 0,
     as_json: Json = False,
 ) -> None:
-    """Quantize a model and evaluate it, eager and as an ONNX file in ONNX Runtime, beside FP32."""
+    """Quantize a model and evaluate it against FP32 on your images.
+
+    Each recipe runs eager and as an ONNX file in ONNX Runtime.
+    """
     names = split_list(recipe)
     if not names:
         raise UserError("--recipe names nothing; give for example fp32,efficientquant")
@@ -82,7 +88,7 @@ def command(
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for."""
+    """The options of an evaluation."""
 
     model: str
     recipes: Sequence[str]
@@ -97,7 +103,11 @@ class Request:
 
 
 def evaluate_recipes(request: Request) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the rows (timm's FP32, then each recipe eager and as an artifact) and what is to be said of them."""
+    """Return the rows of an evaluation and the notes on them.
+
+    The rows are timm's FP32, then each recipe eager and as an artifact. Raises UserError or the library's errors for
+    inputs that cannot be used.
+    """
     from efficientquant.recipe import get_recipe
     from efficientquant.targets import get_target
 
@@ -123,24 +133,27 @@ def evaluate_recipes(request: Request) -> tuple[list[dict[str, Any]], list[str]]
         subjects: list[Any] = [model]
         labels = ["fp32 (timm)"]
         with scratch_folder("evaluate") as folder:
-            for one in recipes:
-                report = progress.step(f"{one.name}")
-                quantized = quantize(model, one, images if one.needs_calibration else None, progress=report)
+            for recipe in recipes:
+                report = progress.step(f"{recipe.name}")
+                quantized = quantize(model, recipe, images if recipe.needs_calibration else None, progress=report)
                 path = folder / f"{len(subjects)}.onnx"
                 artifact = export_onnx(quantized, path, target=request.target, progress=report)
                 subjects += [quantized, artifact]
-                labels += [one.name, one.name]
-                notes += [f"{one.name}: {note}" for note in artifact.notes if note not in notes]
+                labels += [recipe.name, recipe.name]
+                notes += [f"{recipe.name}: {note}" for note in artifact.notes if note not in notes]
             report = progress.step(f"evaluating {len(subjects)} models on {len(data)} images")
-            found = evaluate_all(subjects, data, reference=model, progress=report)
+            evaluations = evaluate_all(subjects, data, reference=model, progress=report)
     notes += [note for note in data.notes() if note not in notes]
-    return [_row(label, one) for label, one in zip(labels, found, strict=True)], notes
+    return [_row(label, evaluation) for label, evaluation in zip(labels, evaluations, strict=True)], notes
 
 
 def open_data(
     request: Request, recipes: "Sequence[Recipe]", spec: "InputSpec"
 ) -> "tuple[ImageData, ImageData | None, list[str]]":
-    """Return the images to evaluate, those to calibrate on (None: synthetic ones), and a note where that matters."""
+    """Return the images to evaluate, those to calibrate on, and notes.
+
+    None stands for calibration on synthetic images. Raises UserError for --calibration-images without calibration data.
+    """
     from efficientquant.evaluation import LIMIT_SEED
     from efficientquant.images.data import open_images
     from efficientquant.paper.table1 import calibration_source
@@ -169,7 +182,10 @@ def open_data(
 
 
 def accuracy_table(rows: Sequence[Row]) -> "Table":
-    """Accuracies in percent with their standard errors, and the distance from FP32."""
+    """Return accuracies with their standard errors and the distance from FP32.
+
+    Accuracies are in percent.
+    """
     table = output.new_table(
         "recipe", "run as", "images", "top-1 %", "top-5 %", "Δ top-1", "agree %", "SQNR dB", "max |Δ|"
     )
@@ -191,7 +207,7 @@ def accuracy_table(rows: Sequence[Row]) -> "Table":
 
 
 def bits_table(rows: Sequence[Row]) -> "Table":
-    """How many bits each class of tensors has in each row."""
+    """Return the bits of each class of tensors in each row."""
     classes = list(dict.fromkeys(name for row in rows for name in row["bit_table"]))
     table = output.new_table("recipe", "run as", *classes)
     for row in rows:
@@ -202,12 +218,12 @@ def bits_table(rows: Sequence[Row]) -> "Table":
 
 
 def percent(fraction: float | None) -> str:
-    """A fraction as percent with two digits."""
+    """Return a fraction as percent with two decimals."""
     return ABSENT if fraction is None else f"{fraction:.2%}".removesuffix("%")
 
 
 def with_error(fraction: float | None, error: float | None, *, sign: bool = False) -> str:
-    """A fraction and its standard error, both in percentage points."""
+    """Return a fraction and its standard error in percentage points."""
     if fraction is None or error is None:
         return ABSENT
     return f"{fraction * 100:{'+' if sign else ''}.2f} ± {error * 100:.2f}"

@@ -1,4 +1,4 @@
-"""`efficientquant inspect`: what a model is made of."""
+"""`efficientquant inspect`: the blocks, parameters and MACs of a model."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +29,10 @@ def command(
     parameters: Annotated[bool, typer.Option("--parameters", help="List every parameter, not only the roles.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show a model's blocks, parameters and MACs by role; no weights are loaded, since structure needs none."""
+    """Show a model's blocks, parameters and MACs by role.
+
+    Only the structure is read, so no weights are loaded.
+    """
     if rule not in RULES:
         raise UserError(f"--rule {rule} is not known; choose {' or '.join(RULES)}")
     require_model(model)
@@ -37,27 +40,27 @@ def command(
         progress.step(f"capturing {model}: its structure only, no weights are loaded")
         from efficientquant.graph.inspection import inspect
 
-        found = inspect(model, rule)
+        inspection = inspect(model, rule)
     if as_json:
-        output.print_json(found.to_dict())
+        output.print_json(inspection.to_dict())
         return
     console = output.stdout_console()
     if parameters:
-        console.print(parameter_table(found.manifest))
+        console.print(parameter_table(inspection.manifest))
         console.print()
-    console.print(group_table(found))
-    for line in _facts(found):
+    console.print(group_table(inspection))
+    for line in _facts(inspection):
         output.print_line(line)
 
 
-def group_table(found: "Inspection") -> "Table":
-    """Roles (or printed blocks) with their shares, and the totals."""
-    heading = "role" if found.rule == "graph" else "block"
+def group_table(inspection: "Inspection") -> "Table":
+    """Return the shares of roles or printed blocks, and the totals."""
+    heading = "role" if inspection.rule == "graph" else "block"
     table = output.new_table(heading, "modules", "parameters", "share", "MACs per image", "share")
-    parameters, macs = found.manifest.parameters, found.manifest.macs
+    parameters, macs = inspection.manifest.parameters, inspection.manifest.macs
     for column in table.columns[1:]:
         column.justify = "right"
-    for group in found.groups:
+    for group in inspection.groups:
         held, work = f"{group.parameters:,}", f"{group.macs:,}"
         shares = f"{group.parameters / max(parameters, 1):.1%}", f"{group.macs / max(macs, 1):.1%}"
         table.add_row(group.name, str(group.modules), held, shares[0], work, shares[1])
@@ -67,7 +70,7 @@ def group_table(found: "Inspection") -> "Table":
 
 
 def parameter_table(manifest: "Manifest") -> "Table":
-    """Every parameter once."""
+    """Return a table with one row per parameter."""
     table = output.new_table("parameter", "operator", "role", "shape", "parameters", "MACs", "bits", "granularity")
     for column in table.columns[4:7]:
         column.justify = "right"
@@ -78,16 +81,17 @@ def parameter_table(manifest: "Manifest") -> "Table":
     return table
 
 
-def _facts(found: "Inspection") -> list[str]:
-    """The counts that the table does not hold, and the printed rule's defects."""
-    weights = [entry for entry in found.manifest.entries.values() if len(entry.shape) > 1]
+def _facts(inspection: "Inspection") -> list[str]:
+    """Return the counts below the table and the printed rule's defects."""
+    weights = [entry for entry in inspection.manifest.entries.values() if len(entry.shape) > 1]
     counts = {kind: sum(entry.operator == kind for entry in weights) for kind in ("conv2d", "linear")}
-    tokens = sorted({site.tokens for site in found.manifest.softmax_sites}, reverse=True)
+    tokens = sorted({site.tokens for site in inspection.manifest.softmax_sites}, reverse=True)
     over = f" (over {', '.join(map(str, tokens))} tokens)" if tokens else ""
     return [
         "",
         f"convolutions: {counts['conv2d']}, linears: {counts['linear']}, "
-        f"softmax sites: {len(found.manifest.softmax_sites)}{over}",
-        f"modules by this rule: {len(found.convolutional)} convolutional, {len(found.transformer)} transformer",
-        *(f"defect of the printed rule: {defect}" for defect in found.defects),
+        f"softmax sites: {len(inspection.manifest.softmax_sites)}{over}",
+        f"modules by this rule: {len(inspection.convolutional)} convolutional, "
+        f"{len(inspection.transformer)} transformer",
+        *(f"defect of the printed rule: {defect}" for defect in inspection.defects),
     ]

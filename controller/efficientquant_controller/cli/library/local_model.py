@@ -1,4 +1,4 @@
-"""What the verbs that work on this machine load: a model with its weights, and images to run through it."""
+"""The model, weights and images that verbs load on this machine."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,7 +31,10 @@ DataSource = Annotated[
 
 
 def open_model(name: str, weights: str, input_size: int | None) -> "nn.Module":
-    """Load a model; raises the library's errors for a name, weights or checkpoint that cannot be had."""
+    """Load a model and print the notes on its checkpoint.
+
+    Raises the library's errors for an unknown name, or weights that cannot be loaded.
+    """
     from efficientquant.models import checkpoint_notes, create_model
 
     model = create_model(name, weights, input_size=input_size)
@@ -41,7 +44,10 @@ def open_model(name: str, weights: str, input_size: int | None) -> "nn.Module":
 
 
 def open_batch(data: Path | None, spec: "InputSpec", count: int) -> "tuple[Tensor, Tensor | None]":
-    """Return (images (N, C, H, W), labels (N,) or None), N at most `count`; labels only where the data have them."""
+    """Return at most `count` images and their labels.
+
+    The images are (N, C, H, W), the labels (N,), or None where the data have none.
+    """
     import torch
     from efficientquant.images.data import open_images
     from efficientquant.models import synthetic_images
@@ -52,5 +58,5 @@ def open_batch(data: Path | None, spec: "InputSpec", count: int) -> "tuple[Tenso
     batches = list(sample.batches())
     for note in sample.notes():
         output.print_message(f"note: {note}")
-    labels = [found for _, found in batches if found is not None]
+    labels = [part for _, part in batches if part is not None]
     return torch.cat([images for images, _ in batches]), torch.cat(labels) if labels else None

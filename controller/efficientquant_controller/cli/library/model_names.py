@@ -1,4 +1,7 @@
-"""The names of timm's models, read from its source files: importing timm imports torch and takes long."""
+"""The names of timm's models, read from its source files.
+
+Importing timm takes long, because it imports torch.
+"""
 
 import re
 import sys
@@ -16,7 +19,7 @@ _REGISTERED = re.compile(r"^@register_model\b.*\n(?:[@#].*\n)*def (\w+)", re.MUL
 
 
 def model_names(pattern: str) -> list[str]:
-    """Return the names timm knows that match, sorted.
+    """Return the sorted names of timm's models that match `pattern`.
 
     A pattern without wildcards matches anywhere in a name.
     """
@@ -25,9 +28,9 @@ def model_names(pattern: str) -> list[str]:
 
 
 def all_names() -> list[str]:
-    """Return every name, as timm.list_models() orders them."""
+    """Return every name in the order of timm.list_models()."""
     names = {name for source in _sources() for name in _REGISTERED.findall(source)}
-    if not names:  # not as files, or a release that registers in another way
+    if not names:  # timm is not installed as files, or registers models in another way
         import timm
 
         return list(timm.list_models())
@@ -35,8 +38,11 @@ def all_names() -> list[str]:
 
 
 def require_model(name: str) -> None:
-    """Raise UnknownModelError for a name that timm lacks, importing it only where its sources cannot tell."""
-    if "timm" in sys.modules:  # imported already, and it may have models from elsewhere
+    """Raise UnknownModelError for a name that timm lacks.
+
+    timm is imported only when its sources do not list the names.
+    """
+    if "timm" in sys.modules:  # already imported, perhaps with models that others registered
         from efficientquant.checkpoints.model_names import require_model as ask_timm
 
         ask_timm(name)
@@ -47,7 +53,7 @@ def require_model(name: str) -> None:
 def require_in_sources(name: str) -> None:
     """Raise UnknownModelError for a name that timm's sources lack.
 
-    What they do not say passes.
+    Older names pass. Any tag passes where the sources list none for the model.
     """
     architecture, _, tag = name.partition(".")
     sources = _sources()
@@ -60,7 +66,10 @@ def require_in_sources(name: str) -> None:
 
 @cache
 def _sources() -> list[str]:
-    """Return the text of each of timm's files that register models, empty where they are no files."""
+    """Return the text of timm's files that register models.
+
+    Empty where timm is not installed as files.
+    """
     spec = find_spec("timm")
     folder = Path(spec.origin or "").parent / "models" if spec else Path()
     if not (folder / "__init__.py").is_file():

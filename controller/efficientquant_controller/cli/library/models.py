@@ -16,7 +16,10 @@ def command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the timm models; the ones this product is made for are the mobilevit and mobilevitv2 families."""
+    """List the names of timm's models.
+
+    This product is made for the mobilevit and mobilevitv2 families.
+    """
     names = model_names(pattern or "*")
     if not names:
         raise UserError(f"no model matches '{pattern}'; try a pattern such as '*vit*', or no pattern for all")

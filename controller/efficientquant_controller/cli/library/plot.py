@@ -50,7 +50,10 @@ def command(
     input_size: InputSize = None,
     as_json: Json = False,
 ) -> None:
-    """Draw a model's weights, attention or SQNR as PNG and SVG, and print the files' names."""
+    """Draw a model's weights, attention or SQNR as PNG and SVG.
+
+    The names of the files are printed.
+    """
     if figure not in FIGURES:
         raise UserError(f"there is no picture {figure!r}; choose {', '.join(FIGURES)}")
     from efficientquant.files.given_paths import picture_paths
@@ -94,10 +97,10 @@ def _draw(
     from efficientquant.plots import plot_softmax, plot_sqnr, plot_weights
     from efficientquant.recipe import get_recipe
 
-    chosen = get_recipe(recipe)
+    parsed_recipe = get_recipe(recipe)
     module = open_model(model, weights, input_size)
     if figure == "softmax":
         batch, _ = open_batch(data, input_spec(module), images)
         return plot_softmax(module, batch, block, name=model)
     draw = plot_weights if figure == "weights" else plot_sqnr
-    return draw(module, chosen, block, name=model)
+    return draw(module, parsed_recipe, block, name=model)

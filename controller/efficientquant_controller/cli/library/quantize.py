@@ -1,4 +1,4 @@
-"""`efficientquant quantize`: one model under one recipe becomes one checked ONNX file for one target."""
+"""`efficientquant quantize`: a checked ONNX file for one target."""
 
 import json
 import re
@@ -41,19 +41,22 @@ def command(
     seed: CalibrationSeed = 0,
     as_json: Json = False,
 ) -> None:
-    """Quantize a model, write the ONNX file that a target takes, and say what it will make of it."""
+    """Quantize a model and write the ONNX file for a target.
+
+    The output says what the target makes of the file.
+    """
     from efficientquant.files.whole_files import require_writable
     from efficientquant.recipe import get_recipe
     from efficientquant.targets import get_target
 
-    chosen, capabilities = get_recipe(recipe), get_target(target)
+    parsed_recipe, capabilities = get_recipe(recipe), get_target(target)
     require_model(model)
     count = image_count(images, data)
     require_inputs(weights, data)
-    path = out / f"{file_stem(model, chosen.name, target)}.onnx"
+    path = out / f"{file_stem(model, parsed_recipe.name, target)}.onnx"
     require_writable(path, report_path(path))
-    if data is not None and not chosen.needs_calibration:
-        say_unused("--data", f"{chosen.name} needs no calibration")
+    if data is not None and not parsed_recipe.needs_calibration:
+        say_unused("--data", f"{parsed_recipe.name} needs no calibration")
         data = None
     missing = missing_builder(capabilities)
     if missing:
@@ -66,12 +69,12 @@ def command(
 
         created = open_model(model, weights, input_size)
         calibration = _open_data(data, input_spec(created), count, seed)
-        report = progress.step(f"{chosen.name} for {target}")
-        quantized = quantize(created, chosen, calibration, progress=report)
+        report = progress.step(f"{parsed_recipe.name} for {target}")
+        quantized = quantize(created, parsed_recipe, calibration, progress=report)
         rendered = render_onnx(quantized, path, target=target, progress=report)
         progress.step(f"checking what {capabilities.name} makes of it")
         verdict = judge(rendered.model, capabilities, predict_only=bool(missing))
-    facts = artifact_facts(rendered.artifact, verdict) | {"model": model, "recipe": chosen.to_dict()}
+    facts = artifact_facts(rendered.artifact, verdict) | {"model": model, "recipe": parsed_recipe.to_dict()}
     facts["notes"] = [*facts["notes"], *([PREDICTED.format(target)] if missing else [])]
     say_made(write_with_report(rendered, facts | {"provenance": quantized.provenance}))
     if as_json:
@@ -81,7 +84,10 @@ def command(
 
 
 def missing_builder(target: "Target") -> str:
-    """Return what is missing to build for a target here and how it is installed, "" where nothing is."""
+    """Return what is missing here to build for a target.
+
+    The sentence says how to install it. It is empty where nothing is missing.
+    """
     from efficientquant.errors import MissingExtraError
     from efficientquant.installation import require_builder
 
@@ -93,12 +99,15 @@ def missing_builder(target: "Target") -> str:
 
 
 def file_stem(model: str, recipe: str, target: str) -> str:
-    """The file's name without its ending, of characters that every file system takes."""
+    """Return the artifact's file name without its ending.
+
+    Its characters are those that every file system takes.
+    """
     return re.sub(r"[^\w.+-]", "_", f"{model}-{recipe.replace('=', '-')}-{target}")
 
 
 def artifact_facts(artifact: "Artifact", verdict: "BuildVerdict") -> dict[str, Any]:
-    """What a person wants to know of a file before shipping it."""
+    """Return the facts of an artifact and its verdict."""
     return {
         "path": str(artifact.path),
         "sha256": artifact.sha256,
@@ -115,12 +124,12 @@ def artifact_facts(artifact: "Artifact", verdict: "BuildVerdict") -> dict[str, A
 
 
 def report_path(path: Path) -> Path:
-    """Return where the report of an artifact lies: beside it."""
+    """Return the path of an artifact's report, in the same folder."""
     return path.with_suffix(".json")
 
 
 def write_with_report(rendered: "Rendered", report: dict[str, Any]) -> list[Path]:
-    """Write an artifact and all that is known of it as JSON, both or neither.
+    """Write an artifact and its JSON report, both or neither.
 
     Return the folders that were made.
     """

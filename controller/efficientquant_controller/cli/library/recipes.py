@@ -10,25 +10,25 @@ if TYPE_CHECKING:
 
 
 def command(as_json: Json = False) -> None:
-    """List the recipes: how a model can be quantized."""
-    found = recipe_facts()
+    """List the recipes for quantizing a model."""
+    facts = recipe_facts()
     if as_json:
-        output.print_json(found)
+        output.print_json(facts)
     else:
-        output.stdout_console().print(recipe_table(found))
+        output.stdout_console().print(recipe_table(facts))
 
 
 def recipe_facts() -> list[dict[str, Any]]:
-    """Each recipe in its stored form, with its summary."""
+    """Return each recipe in its stored form, with its summary."""
     from efficientquant.recipe import get_recipe, list_recipes
 
-    found = [get_recipe(name) for name in list_recipes()]
-    return [{**one.to_dict(), "summary": one.summary} for one in found]
+    recipes = [get_recipe(name) for name in list_recipes()]
+    return [{**recipe.to_dict(), "summary": recipe.summary} for recipe in recipes]
 
 
 def recipe_table(facts: list[dict[str, Any]]) -> "Table":
-    """The recipes as a table."""
+    """Return the recipes as a table."""
     table = output.new_table("recipe", "version", "what it does")
-    for one in facts:
-        table.add_row(one["name"], str(one["version"]), one["summary"])
+    for recipe in facts:
+        table.add_row(recipe["name"], str(recipe["version"]), recipe["summary"])
     return table

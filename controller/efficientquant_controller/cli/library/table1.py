@@ -1,4 +1,4 @@
-"""`efficientquant table1`: the paper's Table 1, published and measured side by side."""
+"""`efficientquant table1`: the paper's Table 1, published and measured."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -52,7 +52,10 @@ def command(
     seed: WeightsSeed = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure models × recipes as artifacts in ONNX Runtime; stopped at any moment, the same command goes on."""
+    """Measure models × recipes as artifacts in ONNX Runtime.
+
+    The paper's published Table 1 is printed too. After an interruption the same command continues.
+    """
     from efficientquant.files.given_paths import checkpoint_of, require_images
     from efficientquant.files.whole_files import require_folder
     from efficientquant.paper.published import MODELS
@@ -108,7 +111,10 @@ def command(
 
 
 def print_tables(models: Sequence[str], recipes: Sequence[str], cells: "Sequence[Cell]") -> None:
-    """Print what others published, then what was measured here with its bits, then what must be said of both."""
+    """Print the published, the measured and the bit table.
+
+    Sources and notes follow.
+    """
     from efficientquant.paper.published import CAVEAT, FP32_SOURCE, TABLE_1_SOURCE
 
     console = output.stdout_console()
@@ -120,7 +126,7 @@ def print_tables(models: Sequence[str], recipes: Sequence[str], cells: "Sequence
 
 
 def published_table(models: Sequence[str]) -> "Table":
-    """ImageNet top-1 in percent, as published."""
+    """Return the published ImageNet top-1 accuracies in percent."""
     from efficientquant.paper.published import FP32, METHODS, TABLE_1
 
     table = output.new_table("model", "FP32", *METHODS, title="published, ImageNet top-1 %")
@@ -131,22 +137,30 @@ def published_table(models: Sequence[str]) -> "Table":
 
 
 def measured_table(models: Sequence[str], recipes: Sequence[str], cells: "Sequence[Cell]") -> "Table":
-    """Top-1 in percent with its standard error: FP32 in torch, then each recipe's artifact."""
-    found = {(cell.model, cell.recipe): cell.evaluation for cell in cells}
+    """Return the measured top-1 accuracies with their standard errors.
+
+    They are in percent, for FP32 in torch, then for each recipe's artifact.
+    """
+    evaluations = {(cell.model, cell.recipe): cell.evaluation for cell in cells}
     table = output.new_table("model", "images", "FP32 eager", *recipes, title="measured here, top-1 % ± standard error")
     for model in models:
-        row = [found.get((model, recipe)) for recipe in recipes]
-        first = next((one for one in row if one is not None), None)
+        row = [evaluations.get((model, recipe)) for recipe in recipes]
+        first = next((evaluation for evaluation in row if evaluation is not None), None)
         if first is None:
             continue
         fp32 = ABSENT if first.reference_top1 is None else f"{first.reference_top1 * 100:.2f}"
-        figures = [ABSENT if one is None else with_error(one.top1, one.top1_error) for one in row]
+        figures = [
+            ABSENT if evaluation is None else with_error(evaluation.top1, evaluation.top1_error) for evaluation in row
+        ]
         table.add_row(model, str(first.images), fp32, *figures)
     return _right(table, 1)
 
 
 def cell_bits_table(recipes: Sequence[str], cells: "Sequence[Cell]") -> "Table":
-    """The bits of each recipe's artifacts; a recipe has a row for each way in which models differ."""
+    """Return the bits of each recipe's artifacts.
+
+    A recipe has a row for each set of bits in which its models differ.
+    """
     classes = list(dict.fromkeys(name for cell in cells for name in cell.evaluation.bit_table))
     table = output.new_table("recipe", "models", *classes, title="bits")
     for recipe in recipes:
@@ -161,7 +175,7 @@ def cell_bits_table(recipes: Sequence[str], cells: "Sequence[Cell]") -> "Table":
 
 
 def published_facts(models: Sequence[str]) -> dict[str, Any]:
-    """The published figures as JSON-ready values, with their sources."""
+    """Return the published figures and their sources as JSON-ready values."""
     from efficientquant.paper.published import CAVEAT, FP32, FP32_SOURCE, METHODS, TABLE_1, TABLE_1_SOURCE
 
     rows = {

@@ -1,4 +1,7 @@
-"""`efficientquant backup`: a consistent copy of the results database, also while it is served."""
+"""`efficientquant backup`: a consistent copy of the results database.
+
+A controller may serve the database meanwhile.
+"""
 
 import re
 import shlex
@@ -21,7 +24,7 @@ def command(
     ] = "results.db",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE when it exists.")] = False,
 ) -> None:
-    """Copy the results database as it is now, while a controller writes it or not.
+    """Copy the results database, even while it is in use.
 
     Artifacts are not copied.
     """
@@ -49,7 +52,10 @@ def command(
 
 
 def without_password(location: Location) -> str:
-    """Return a PostgreSQL URL as PostgreSQL's own programs take it, less the password, which they ask for."""
+    """Return a PostgreSQL URL without its password.
+
+    PostgreSQL's own programs take it and ask for the password.
+    """
     return re.sub(r"(//[^:/?@]*):.*@", r"\1@", location.url.replace("+psycopg", "", 1))
 
 

@@ -1,4 +1,4 @@
-"""`efficientquant compare`: two jobs, one answer, or the difference that forbids one."""
+"""`efficientquant compare`: two jobs and the difference between them."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -55,54 +55,66 @@ def command(
     controller: Controller = DEFAULT_CONTROLLER,
     as_json: Json = False,
 ) -> None:
-    """Compare two jobs, of any campaigns and devices: whether B is faster, slower, the same, or there is too little."""
+    """Compare two jobs of any campaigns and devices.
+
+    The answer is that B is faster, slower or the same, or that there is not enough data.
+    """
     from efficientquant_controller.analysis.job_comparison import compare_jobs
 
-    chosen = _metric(metric)
+    compared_metric = _metric(metric)
     with _opened(db, controller) as runs:
-        sides = find_sides(runs, a, b, with_samples=chosen.percent is not None)
+        sides = find_sides(runs, a, b, with_samples=compared_metric.percent is not None)
     with Waiting("the comparison to be computed"):
-        found = compare_jobs(*sides, chosen, force=force, min_effect=min_effect / 100)
-    print_comparison(found, as_json=as_json)
+        comparison = compare_jobs(*sides, compared_metric, force=force, min_effect=min_effect / 100)
+    print_comparison(comparison, as_json=as_json)
 
 
-def print_comparison(found: "JobComparison", *, as_json: bool = False) -> None:
-    """Print an answer with its interval, counts and footnotes; raises UserError, or leaves with 2, for a refusal."""
+def print_comparison(comparison: "JobComparison", *, as_json: bool = False) -> None:
+    """Print an answer with its interval, counts and footnotes.
+
+    Raises UserError for a refusal, or typer.Exit(2) with `as_json`.
+    """
     if as_json:
-        output.print_json(found.to_dict())
-        if found.refused:
+        output.print_json(comparison.to_dict())
+        if comparison.refused:
             raise typer.Exit(2)
         return
     for label, name, value, repeats, samples in (
-        ("A", found.a, found.value_a, found.repeats_a, found.samples_a),
-        ("B", found.b, found.value_b, found.repeats_b, found.samples_b),
+        ("A", comparison.a, comparison.value_a, comparison.repeats_a, comparison.samples_a),
+        ("B", comparison.b, comparison.value_b, comparison.repeats_b, comparison.samples_b),
     ):
-        counts = "" if found.refused else f" · {_counted(repeats, 'repeat')}"
+        counts = "" if comparison.refused else f" · {_counted(repeats, 'repeat')}"
         counts += f" · {_counted(samples, 'sample')}" if samples else ""
-        output.print_line(f"{label}: {name}{'' if value is None else f' · {readable(value, found.unit)}'}{counts}")
-    if not found.refused:
-        output.print_line(found.sentence + (f", by {found.method}" if found.method else ""))
-    for footnote in found.footnotes:
+        output.print_line(f"{label}: {name}{'' if value is None else f' · {readable(value, comparison.unit)}'}{counts}")
+    if not comparison.refused:
+        output.print_line(comparison.sentence + (f", by {comparison.method}" if comparison.method else ""))
+    for footnote in comparison.footnotes:
         output.print_line(f"  note: {footnote}")
-    if found.refused:
-        raise UserError(f"{found.sentence}; pass --force to compare them all the same, with this as a footnote")
+    if comparison.refused:
+        raise UserError(f"{comparison.sentence}; pass --force to compare them all the same, with this as a footnote")
 
 
 class Runs(Protocol):
-    """Where repeats come from: a database, or a controller."""
+    """The source of repeats, a database or a controller."""
 
     def campaign_ids(self) -> Sequence[str]:
-        """Every campaign, newest first."""
+        """Return every campaign's id, newest first."""
 
     def rows(self, campaign_id: str) -> Sequence[Row]:
-        """The rows of the view `run_results` of one campaign, or of all when it is empty."""
+        """Return one campaign's rows of the view `run_results`.
+
+        Return those of all campaigns when `campaign_id` is empty.
+        """
 
     def latencies(self, repeats: Sequence[Row]) -> list[Sequence[float]]:
-        """The raw latencies of some of those rows, which are of one job, in their order."""
+        """Return the raw latencies of rows of one job, in their order."""
 
 
 def find_sides(runs: Runs, a: str, b: str, *, with_samples: bool) -> "tuple[Side, Side]":
-    """Find the two jobs that names mean, with their succeeded repeats; raises UserError for a name that means none."""
+    """Return the two jobs that names mean, with their succeeded repeats.
+
+    Raises UserError for a name that means no job or several.
+    """
     from efficientquant_controller.analysis.metrics import Side
 
     campaigns = runs.campaign_ids()
@@ -120,10 +132,11 @@ def find_sides(runs: Runs, a: str, b: str, *, with_samples: bool) -> "tuple[Side
 
 
 def choose(name: str, rows: Sequence[Row], latest: str) -> Row:
-    """The one job that a name means, as one of its rows; raises UserError where it means none or several.
+    """Return the job that a name means, as one of its rows.
 
-    A name is a job's id, or parts of CAMPAIGN/DEVICE/MODEL/RECIPE in this order, each the beginning of what it names;
-    one that is named in full goes before those that only begin so.
+    A name is a job's id, or parts of CAMPAIGN/DEVICE/MODEL/RECIPE in this order, each the beginning of what it names.
+    The job with the most parts named in full goes first. Where no part fits, the name may be the beginning of a job's
+    id. Raises UserError where it means none or several.
     """
     jobs = {str(row["job_id"]): row for row in rows}
     if name in jobs:
@@ -131,13 +144,13 @@ def choose(name: str, rows: Sequence[Row], latest: str) -> Row:
     parts = name.split("/")
     ranks = {job_id: _rank(parts, row, latest) for job_id, row in jobs.items()}
     best = max(ranks.values(), default=-1)
-    found = [jobs[job_id] for job_id, rank in ranks.items() if rank == best >= 0]
-    if not found and len(name) >= _MIN_ID_PREFIX:
-        found = [row for job_id, row in jobs.items() if job_id.startswith(name)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UserError(f"{name!r} means several jobs: {_listed(found)}; name more of it, or a job's id")
+    matches = [jobs[job_id] for job_id, rank in ranks.items() if rank == best >= 0]
+    if not matches and len(name) >= _MIN_ID_PREFIX:
+        matches = [row for job_id, row in jobs.items() if job_id.startswith(name)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise UserError(f"{name!r} means several jobs: {_listed(matches)}; name more of it, or a job's id")
     raise _no_job(name, list(jobs.values()))
 
 
@@ -153,12 +166,15 @@ def _no_job(name: str, jobs: Sequence[Row]) -> UserError:
 
 
 def full_name(row: Row) -> str:
-    """A job's name in full."""
+    """Return a job's full name."""
     return "/".join(str(row[part]) for part in _PARTS)
 
 
 def _rank(parts: Sequence[str], row: Row, latest: str) -> int:
-    """How many parts name their columns in full, in the best way to share them out; -1 where there is none."""
+    """Return how many parts name their columns in full.
+
+    The best assignment of parts to columns counts. Return -1 where none fits.
+    """
     ways = combinations(_PARTS, len(parts))
     return max((_rank_of(zip(columns, parts, strict=True), row, latest) for columns in ways), default=-1)
 
@@ -175,7 +191,10 @@ def _rank_of(pairs: Iterable[tuple[str, str]], row: Row, latest: str) -> int:
 
 
 def _campaign_of(name: str, campaigns: Sequence[str]) -> str:
-    """The campaign that a name begins with, so that no other needs to be read; empty for all."""
+    """Return the campaign that a name begins with.
+
+    No other needs to be read. Empty means all campaigns.
+    """
     first = name.partition("/")[0]
     if first == LATEST and campaigns:
         return campaigns[0]
@@ -222,40 +241,43 @@ def _opened(db: str | None, controller: str) -> Iterator[Runs]:
 
 
 class DatabaseRuns:
-    """Repeats out of a database."""
+    """The repeats in a database."""
 
     def __init__(self, store: "Store") -> None:
         self._store = store
 
     def campaign_ids(self) -> Sequence[str]:
-        """Every campaign, newest first."""
-        return [one.campaign_id for one in self._store.campaigns()]
+        """Return every campaign's id, newest first."""
+        return [campaign.campaign_id for campaign in self._store.campaigns()]
 
     def rows(self, campaign_id: str) -> Sequence[Row]:
-        """The view's rows."""
+        """Return the view's rows."""
         return self._store.run_rows(campaign_id or None)
 
     def latencies(self, repeats: Sequence[Row]) -> list[Sequence[float]]:
-        """The raw latencies of some of them."""
+        """Return the raw latencies of some rows."""
         return [self._store.raw_result(row["run_id"]).latency_s for row in repeats]
 
 
 class ControllerRuns:
-    """Repeats from a controller, by QueryRuns."""
+    """The repeats of a controller, read by QueryRuns."""
 
     def __init__(self, connection: "Connection") -> None:
         self._connection = connection
 
     def campaign_ids(self) -> Sequence[str]:
-        """Every campaign, newest first."""
-        return [one.campaign_id for one in self._connection.campaigns()]
+        """Return every campaign's id, newest first."""
+        return [campaign.campaign_id for campaign in self._connection.campaigns()]
 
     def rows(self, campaign_id: str) -> Sequence[Row]:
-        """The view's rows, without samples."""
+        """Return the view's rows without samples."""
         return [row for row, _ in self._connection.runs(campaign_id)]
 
     def latencies(self, repeats: Sequence[Row]) -> list[Sequence[float]]:
-        """The raw latencies of some of them."""
+        """Return the raw latencies of some rows.
+
+        Raises UserError when the controller no longer has one of the runs.
+        """
         answer = self._connection.runs(repeats[0]["campaign_id"], latencies_of_jobs=[repeats[0]["job_id"]])
         samples = {row["run_id"]: latency_s for row, latency_s in answer}
         if gone := [str(row["run_id"]) for row in repeats if row["run_id"] not in samples]:

@@ -1,4 +1,7 @@
-"""Result rows as tables for a person: milliseconds and MiB, speed-up against FP32, failures as sentences."""
+"""The result tables for people.
+
+They have milliseconds and MiB, the speed-up against FP32, and failures as sentences.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -31,21 +34,27 @@ ABSENT = "–"
 
 
 def print_result_tables(rows: Sequence[Row], console: Console) -> None:
-    """Print each campaign's rows, in several tables where one is too wide; then what failed, and what was bought."""
+    """Print each campaign's rows, then its failures and its gains.
+
+    The rows take several tables where one is too wide.
+    """
     for of_campaign in _grouped(rows, "campaign_id"):
         console.print(_heading(of_campaign[0]), soft_wrap=True)
         for table in _tables(of_campaign, console):
             console.print()
             console.print(table)
         said = (failure_sentences, verdict_sentences, rail_sentences)
-        for sentence in ("", *(one for of_rows in said for one in of_rows(of_campaign))):
+        for sentence in ("", *(text for of_rows in said for text in of_rows(of_campaign))):
             console.print(sentence, soft_wrap=True)
         print_gains(of_campaign, console)
     console.print("; ".join(_legends(rows)))
 
 
 def print_gains(rows: Sequence[Row], console: Console) -> None:
-    """Print a paragraph for each variant that was measured; nothing where there is none, or where nothing is known."""
+    """Print a paragraph on the gains of each measured variant.
+
+    Print nothing where no variant was measured or nothing is known.
+    """
     variants = [row for row in rows if row["recipe"] != TWIN_RECIPE and is_compared(row)]
     if not variants:
         return
@@ -57,7 +66,7 @@ def print_gains(rows: Sequence[Row], console: Console) -> None:
 
 
 def _paragraph(variant: Gains) -> Table:
-    """Three lines with a hanging indent."""
+    """Return the gains as lines with a hanging indent."""
     table = Table.grid(padding=(0, 2, 0, 0))
     for label, phrases in (
         ("bought", variant.bought),
@@ -71,7 +80,7 @@ def _paragraph(variant: Gains) -> Table:
 
 
 def _legends(rows: Sequence[Row]) -> list[str]:
-    """The words for the columns that are shown."""
+    """Return the legends of the columns that are shown."""
     judged = [VERDICT_LEGEND] if any(row["verdict"] for row in rows) else []
     return [LEGEND, *([PAPER_LEGEND] if any(_has(row, _PAPER) for row in rows) else []), *judged]
 
@@ -81,7 +90,10 @@ def _heading(row: Row) -> str:
 
 
 def _tables(rows: Sequence[Row], console: Console) -> list[Table]:
-    """The rows in the first layout that fits; the narrowest one folds names, and never numbers."""
+    """Return the rows in the first layout that fits.
+
+    The narrowest layout folds names, but never numbers.
+    """
     shown = [_LATENCY, _MEMORY, *(group for group in (_ENERGY, _PAPER) if any(_has(row, group) for row in rows))]
     tables: list[Table] = []
     for apart, naming in _LAYOUTS:
@@ -91,7 +103,7 @@ def _tables(rows: Sequence[Row], console: Console) -> list[Table]:
             for part in _grouped(rows, *apart)
             for columns in packed
         ]
-        if all(_natural_width(one, console) <= console.width for one in tables):
+        if all(_natural_width(table, console) <= console.width for table in tables):
             break
     return tables
 
@@ -99,7 +111,10 @@ def _tables(rows: Sequence[Row], console: Console) -> list[Table]:
 def _packed(
     rows: Sequence[Row], groups: Sequence[Mapping[str, Cell]], naming: Mapping[str, Cell], console: Console
 ) -> list[dict[str, Cell]]:
-    """Groups of columns put together, in their order, as many as fit side by side after the naming columns."""
+    """Return groups of columns merged into as few tables as fit.
+
+    The groups keep their order and follow the naming columns.
+    """
     packed: list[dict[str, Cell]] = []
     for group in groups:
         wider = {**packed[-1], **group} if packed else {**_STANDING, **group}
@@ -111,7 +126,7 @@ def _packed(
 
 
 def _has(row: Row, group: Mapping[str, Cell]) -> bool:
-    """Whether a row has anything to say in a group of columns."""
+    """Tell whether a row has a value in a group of columns."""
     if group is _PAPER and not row["paper"]:
         return False
     return any(cell(row) != ABSENT for cell in group.values())
@@ -135,12 +150,12 @@ def _table(shown: Sequence[Row], rows: Sequence[Row], columns: Mapping[str, Cell
         left_out.add("state")
     if not any(row["verdict"] for row in rows):
         left_out.add("verdict")
-    chosen = {heading: cell for heading, cell in columns.items() if heading not in left_out}
-    for heading in chosen:
+    visible = {heading: cell for heading, cell in columns.items() if heading not in left_out}
+    for heading in visible:
         is_number = "\n" in heading
         table.add_column(heading, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
     for row in shown:
-        table.add_row(*(cell(row) for cell in chosen.values()))
+        table.add_row(*(cell(row) for cell in visible.values()))
     return table
 
 
@@ -155,7 +170,7 @@ def _state(row: Row) -> str:
 
 
 def _number(column: Column, shown: Shown) -> Cell:
-    """Show a number, or a range, in the unit for people."""
+    """Return a cell for a number or a range in readable units."""
     _, factor = SHOWN[shown.unit]
     names = (column.name, shown.up_to) if shown.up_to else (column.name,)
 
@@ -172,11 +187,11 @@ def _optional_text(name: str) -> Cell:
 
 
 def _group(name: str) -> dict[str, Cell]:
-    """Make the cells of one group of the registry, by their headings.
+    """Return the cells of one group of the registry by heading.
 
     Only numbers have a unit, in the heading's second line.
     """
-    shown = [(one, one.cell) for one in COLUMNS.values() if one.cell and one.cell.group == name]
+    shown = [(column, column.cell) for column in COLUMNS.values() if column.cell and column.cell.group == name]
     cells: dict[str, Cell] = {}
     for column, cell in sorted(shown, key=lambda pair: pair[1].place):
         if cell.unit:
@@ -187,21 +202,20 @@ def _group(name: str) -> dict[str, Cell]:
 
 
 def _speed_up(row: Row) -> str:
-    """Show the guard's ratio: none where it forbids the comparison."""
+    """Return the guard's ratio, absent where it forbids the comparison."""
     is_twin = row["recipe"] == TWIN_RECIPE and row["latency_p50_s"] is not None
     ratio = 1.0 if is_twin else row["latency_ratio"]
     return ABSENT if ratio is None else f"{ratio:.2f}×"
 
 
 _NAMES: Mapping[str, Cell] = {name: _text(name) for name in ("device", "model", "recipe")}
-# What is told in a table's title, and the columns that tell the rest: the widest layout first.
+# The names in a table's title and the columns for the other names, widest layout first.
 _LAYOUTS: Sequence[tuple[Sequence[str], Mapping[str, Cell]]] = [
     (apart, {name: cell for name, cell in _NAMES.items() if name not in apart})
     for apart in ((), ("device",), ("device", "model"))
 ]
 _STANDING: Mapping[str, Cell] = {"state": _state, "verdict": lambda row: row["verdict"] or ABSENT}
-# A heading of two lines has its unit in the second: those columns are numbers.
 _OF_LATENCY = list(_group("latency").items())
-# How many times faster than fp32 is a matter of two rows; it stands after the median and its range.
+# The speed-up needs two rows, so the registry has no column for it. It follows the median and its range.
 _LATENCY: Mapping[str, Cell] = dict([*_OF_LATENCY[:2], ("speed-up\nvs fp32", _speed_up), *_OF_LATENCY[2:]])
 _MEMORY, _ENERGY, _PAPER = _group("memory"), _group("energy"), _group("paper")

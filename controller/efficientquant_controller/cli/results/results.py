@@ -31,7 +31,7 @@ def command(
     controller: Controller = DEFAULT_CONTROLLER,
     as_json: Json = False,
 ) -> None:
-    """Show what was measured: one row for each device, model and recipe."""
+    """Show the results, one row for each device, model and recipe."""
     if as_csv and as_json:
         raise UserError("--csv and --json were both given; choose one")
     campaign_id = "" if campaign == "all" else campaign
@@ -47,7 +47,10 @@ def _rows_from_controller(controller: str, campaign_id: str) -> Rows:
 
 
 def rows_from_database(db: str, campaign_id: str) -> Rows:
-    """The rows of one campaign (an id or "latest"), or of all when it is empty, read without a controller."""
+    """Return result rows from a database, without a controller.
+
+    `campaign_id` is an id, "latest", or empty for all campaigns. Raises StoreError when the database cannot be read.
+    """
     check_location(db, writing=False)  # importing SQLAlchemy takes longer than finding a mistyped path
     from efficientquant_controller.fleet.comparing import compared_results
     from efficientquant_controller.store.sql import open_store
@@ -63,9 +66,9 @@ def rows_from_database(db: str, campaign_id: str) -> Rows:
 def print_results(
     rows: Rows, *, as_csv: bool = False, as_json: bool = False, controller: str = DEFAULT_CONTROLLER
 ) -> None:
-    """Print rows on stdout in one of the three forms.
+    """Print rows on stdout as tables, CSV or JSON.
 
-    `controller` is for what to type next.
+    `controller` is for the commands to type next.
     """
     if as_json:
         output.print_json(si_rows(rows))
@@ -76,18 +79,21 @@ def print_results(
 
 
 def si_rows(rows: Rows) -> list[dict[str, Any]]:
-    """The rows with exactly the documented columns in their order; None where there is no value."""
-    return [{one.name: row.get(one.name) for one in OF_ROWS} for row in rows]
+    """Return the rows with exactly the documented columns, in their order.
+
+    A missing value is None.
+    """
+    return [{column.name: row.get(column.name) for column in OF_ROWS} for row in rows]
 
 
 def _print_csv(rows: list[dict[str, Any]]) -> None:
-    writer = csv.DictWriter(sys.stdout, fieldnames=[one.name for one in OF_ROWS], lineterminator="\n")
+    writer = csv.DictWriter(sys.stdout, fieldnames=[column.name for column in OF_ROWS], lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _csv_cell(value) for name, value in row.items()} for row in rows)
 
 
 def _csv_cell(value: Any) -> Any:
-    """A cell's value; lists and mappings as JSON, which other programs can read."""
+    """Return a cell's value, with lists and mappings as JSON."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
 
 

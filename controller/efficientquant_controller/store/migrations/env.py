@@ -1,4 +1,7 @@
-"""What Alembic runs: the migrations, on the connection and in the transaction that the store opened."""
+"""The entry point of Alembic.
+
+The migrations run on the connection and in the transaction that the store opened.
+"""
 
 from alembic import context
 

@@ -2,11 +2,11 @@
 
 v1 to v3 are as they were released. From schema 4 on the views are made from the registry of columns (`current`), and a
 migration creates none. When migrations have brought the tables to the newest schema, the store replaces all views in
-the same transaction (`recreate_views`). Nobody reads them between two migrations. So a metric takes one entry and one
-migration that adds its column, and what a released migration does never depends on entries that came later.
+the same transaction (`recreate_views`), and nobody reads the views between two migrations. So a new metric needs one
+entry and one migration that adds its column, and a released migration never depends on entries that came later.
 
-Each of these migrations names the views of its schema by `VIEWS_SHA256`. A test compares the newest one with the
-registry: an entry without a migration fails there, as readers would meet one schema with two kinds of views.
+Each of these migrations names the views of its schema by `VIEWS_SHA256`. A test compares the newest hash with the
+registry. It fails for an entry without a migration, since one schema would then have two kinds of views.
 """
 
 import hashlib

@@ -35,19 +35,22 @@ def current_views() -> dict[str, str]:
 
 
 def _in_order(columns: Sequence[Column], released: str) -> list[Column]:
-    """Put the columns of a released view first, in their order: some programs read by position."""
+    """Put the columns of a released view first, in their order.
+
+    Some programs read columns by position.
+    """
     places = {name: place for place, name in enumerate(selected(released))}
-    return sorted(columns, key=lambda one: places.get(one.name, len(places)))
+    return sorted(columns, key=lambda column: places.get(column.name, len(places)))
 
 
 def _results() -> str:
-    columns = ",\n".join(f"{_of_job(one)} AS {one.name}" for one in _in_order(OF_JOBS, v3.RESULTS))
+    columns = ",\n".join(f"{_of_job(column)} AS {column.name}" for column in _in_order(OF_JOBS, v3.RESULTS))
     return f"CREATE VIEW results AS\nSELECT {columns}\n{_JOINS}\nORDER BY campaigns.number DESC, jobs.ordinal"
 
 
 def _run_results() -> str:
     columns = ",\n".join(
-        f"{one.run_sql or f'runs.{one.name}'} AS {one.name}" for one in _in_order(OF_RUNS, v3.RUN_RESULTS)
+        f"{column.run_sql or f'runs.{column.name}'} AS {column.name}" for column in _in_order(OF_RUNS, v3.RUN_RESULTS)
     )
     return (
         f"CREATE VIEW run_results AS\nSELECT {columns}\n{_JOINS}\nJOIN runs ON runs.job_id = jobs.job_id\n"
@@ -58,12 +61,12 @@ def _run_results() -> str:
 def _comparisons() -> str:
     """Make the view of the guard's answers.
 
-    It has NULL, or an empty text, where the guard has given none.
+    It has NULL, or an empty text, where the guard gave no answer.
     """
-    of_guard = {one.name: _of_guard(one) for one in OF_GUARD}
+    of_guard = {column.name: _of_guard(column) for column in OF_GUARD}
     spread = {name: f"CASE WHEN stored.latency_ratio IS NOT NULL THEN {sql} END" for name, sql in _SPREAD.items()}
     known = {**of_guard, **spread}
-    names = [*_FIRST, *(one.name for one in OF_GUARD if one.name not in _FIRST)]
+    names = [*_FIRST, *(column.name for column in OF_GUARD if column.name not in _FIRST)]
     columns = ",\n".join(f"{known[name]} AS {name}" for name in names)
     return f"""CREATE VIEW comparisons AS
 SELECT own.campaign_id, own.job_id, fp32.job_id AS fp32_job_id, own.device, own.model, own.recipe, own.weights,
@@ -83,7 +86,7 @@ def _of_guard(column: Column) -> str:
 
 
 def _of_job(column: Column) -> str:
-    """The expression of a column in the view `results`."""
+    """Return the expression of a column in the view `results`."""
     if column.origin is Origin.REPEATS:
         return over_succeeded(column.job_sql)
     return column.job_sql or _over_repeats(column)

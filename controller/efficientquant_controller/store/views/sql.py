@@ -1,15 +1,15 @@
 """Pieces of SQL that views of several schemas share.
 
-A released view is made of them, so that none of them ever changes.
+Released views are made of them, so none of them ever changes.
 """
 
 import re
 
 
 def median(column: str, integer: bool = False) -> str:
-    """Median of a column over a job's succeeded runs, NULL without any.
+    """Return the median of a column over a job's succeeded runs.
 
-    It is the mean of the one or two middle values.
+    It is the mean of the one or two middle values, and NULL without any.
     """
     value = "CAST(round(avg(value)) AS BIGINT)" if integer else "avg(value)"
     return (
@@ -21,14 +21,14 @@ def median(column: str, integer: bool = False) -> str:
 
 
 def over_succeeded(expression: str) -> str:
-    """An aggregate over a job's succeeded runs."""
+    """Return an aggregate over a job's succeeded runs."""
     return f"(SELECT {expression} FROM runs WHERE runs.job_id = jobs.job_id AND runs.state = 'succeeded')"  # noqa: S608
 
 
 def of_last_report(column: str) -> str:
-    """A column of the job's last reported repeat.
+    """Return a column of the job's last reported repeat.
 
-    A succeeded one goes before any other. It is empty before there is one.
+    A succeeded repeat goes before any other. The value is empty before the first report.
     """
     return (
         f"coalesce((SELECT runs.{column} FROM runs "  # noqa: S608
@@ -38,9 +38,9 @@ def of_last_report(column: str) -> str:
 
 
 def of_one_run(column: str, order: str) -> str:
-    """A column of the first succeeded run in an order, as text.
+    """Return a column of the first succeeded run, as text.
 
-    It is empty before there is one.
+    `order` defines which run is first. The value is empty before a run has succeeded.
     """
     return (
         f"coalesce((SELECT CAST(runs.{column} AS TEXT) FROM runs "  # noqa: S608
@@ -58,7 +58,7 @@ WEIGHTS = (
 
 
 def selected(statement: str) -> list[str]:
-    """Return the names of the columns that a CREATE VIEW selects, in their order."""
+    """Return the names of a CREATE VIEW's columns, in their order."""
     names, depth, start = [], 0, statement.index("SELECT ") + len("SELECT ")
     for place in range(start, len(statement)):
         depth += {"(": 1, ")": -1}.get(statement[place], 0)
@@ -72,8 +72,8 @@ def selected(statement: str) -> list[str]:
 
 
 def ratio(column: str, own: str | None = None) -> str:
-    """FP32's value over the variant's own, as a float.
+    """Return FP32's value divided by the variant's own, as a float.
 
-    It is NULL where either is unknown.
+    It is NULL where either value is unknown.
     """
     return f"CAST(fp32.{column} AS DOUBLE PRECISION) / NULLIF(own.{own or column}, 0)"

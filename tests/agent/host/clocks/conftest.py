@@ -1,4 +1,4 @@
-"""The board that the tests of clocks work on."""
+"""The fixtures of the tests of clocks."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# Where the processes that a test starts find it, too.
+# For nano_board, which stands in this folder.
 sys.path.insert(0, str(Path(__file__).parent))
 
 from nano_board import Board
@@ -15,23 +15,26 @@ from nano_board import Board
 
 @pytest.fixture
 def board(tmp_path):
-    """A Nano at rest."""
+    """Return a Nano at rest."""
     return Board(str(tmp_path)).build()
 
 
 def need(program, package):
-    """Skip without a program; in CI, which installs the package, fail."""
+    """Skip a test without a program.
+
+    Fail in CI, which installs the package.
+    """
     if shutil.which(program) is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("needs {}: apt-get install {}".format(program, package))
 
 
 @pytest.fixture
 def c_compiler():
-    """A small libnvidia-ml is compiled."""
+    """Require a compiler for a small libnvidia-ml."""
     need("cc", "gcc")
 
 
 @pytest.fixture
 def visudo():
-    """Sudo's own checker of rules."""
+    """Require sudo's own checker of rules."""
     need("visudo", "sudo")

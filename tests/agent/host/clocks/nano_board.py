@@ -1,4 +1,7 @@
-"""A Jetson Nano made of files, with an nvpmodel and a jetson_clocks that work on them as the real ones do."""
+"""A Jetson Nano made of files, with its own nvpmodel and jetson_clocks.
+
+The tools work on the files as the real ones do.
+"""
 
 import json
 import os
@@ -14,8 +17,8 @@ LOCK_5W = ClockRequest(power_mode="5W", lock=True)
 LOCK_GPU = ClockRequest(lock=True, gpu_uuid=GPU)
 
 # What the real tools do to a Nano's files: nvpmodel moves the limits, jetson_clocks pulls each clock up to its limit.
-# A clock that nothing holds runs at its minimum. `kill` names a tool's call that, half-way through, kills the agent,
-# `hold` one that says so in `held`; both then wait for a line in `gate`.
+# A clock that nothing holds runs at its minimum. `kill` names a tool's call that kills the agent half-way through,
+# `hold` a call that writes to `held` half-way through. Both then wait for a line in `gate`.
 _TOOLS = """#!/bin/sh
 board={board}
 gpu=$board/sys/class/devfreq/57000000.gpu
@@ -107,7 +110,8 @@ for _cpu in (0, 1):
     for _name, _value in (("min", 102000), ("max", 1479000), ("cur", 102000)):
         _FILES["sys/devices/system/cpu/cpu{}/cpufreq/scaling_{}_freq".format(_cpu, _name)] = _value
 
-# The helper as a process of its own, as sudo would start it; "before 2" kills who calls it second, before it acts.
+# The helper as a process of its own, as sudo would start it. "before 2" kills the agent at its second call,
+# before the helper acts.
 _HELPER = """
 import sys
 sys.path[:0] = {paths!r}
@@ -121,23 +125,26 @@ sys.exit(code)
 """
 
 
-# Processes start without site-packages, which is ten times as fast: what they need is here.
+# Processes start without site-packages, which is ten times as fast. These are the folders they need.
 _PATHS = [str(Path(__file__).parent), str(Path(clock_helper.__file__).parent.parent.parent)]
 
 
 class FakeNvml:
-    """A discrete GPU in a file; its clock rests below a lock until there is work."""
+    """A discrete GPU in a file.
+
+    Its clock rests below a lock until there is work.
+    """
 
     def __init__(self, path):
         self._path = path
 
     def lock(self, _, min_mhz, max_mhz):
-        """Note the lock, unless this GPU ignores locks."""
+        """Set the lock, unless this GPU ignores locks."""
         if not self.state.get("ignores_locks"):
             self._update([min_mhz, max_mhz])
 
     def reset(self, _):
-        """Forget the lock."""
+        """Remove the lock."""
         self._update(None)
 
     def clocks_hz(self, _):
@@ -146,7 +153,7 @@ class FakeNvml:
 
     @property
     def state(self):
-        """What the file says."""
+        """The content of the file."""
         return json.loads(Path(self._path).read_text())
 
     def _update(self, lock):
@@ -172,7 +179,7 @@ class Board:
         self.journal = str(self.root / "state" / "clocks.json")
 
     def build(self):
-        """Write the files; return the board."""
+        """Write the files and return the board."""
         for name, value in _FILES.items():
             self.write(name, value)
         for name, script in (("nvpmodel", _NVPMODEL), ("jetson_clocks", _JETSON_CLOCKS)):
@@ -204,21 +211,21 @@ class Board:
         return path.read_text().splitlines() if path.exists() else []
 
     def condition(self):
-        """Return all that a run could change and must put back."""
+        """Return everything that a run may change and must restore."""
         files = [path for path in sorted(self.root.glob("sys/**/*")) if path.is_file()]
-        found = {str(path.relative_to(self.root)): path.read_text() for path in files}
-        found["mode"] = self.read("mode")
-        found["lock"] = FakeNvml(str(self.root / "gpu.json")).state["lock"]
-        found["kept"] = sorted(path.name for path in self.root.glob("root-state/*") if path.name != "lock")
-        found["journal"] = os.path.exists(self.journal)
-        return found
+        state = {str(path.relative_to(self.root)): path.read_text() for path in files}
+        state["mode"] = self.read("mode")
+        state["lock"] = FakeNvml(str(self.root / "gpu.json")).state["lock"]
+        state["kept"] = sorted(path.name for path in self.root.glob("root-state/*") if path.name != "lock")
+        state["journal"] = os.path.exists(self.journal)
+        return state
 
     def control(self, **options):
         """Return a control that acts through a helper process."""
         return ClockControl(paths=self.paths, helper=self.helper, **options)
 
     def next_step(self):
-        """Count the calls of the helper."""
+        """Count a call of the helper and return its number."""
         path = self.root / "steps"
         step = int(path.read_text()) + 1 if path.exists() else 1
         path.write_text(str(step))

@@ -13,7 +13,7 @@ from nano_board import GPU
 
 @pytest.fixture
 def ask(board, capsys):
-    """Return a function that serves one request in this process: (exit code, answer)."""
+    """Return a function that serves one request in this process and returns (exit code, answer)."""
 
     def serve(*request, **paths):
         code = clock_helper.main(list(request), board.paths._replace(**paths))
@@ -44,7 +44,7 @@ def test_status(ask):
 
 
 def test_mode_from_the_status_file(ask, board):
-    """Where nvpmodel refuses to tell, the mode comes from what it keeps for the next boot."""
+    """Where nvpmodel refuses to answer, the mode comes from what it keeps for the next boot."""
     board.write("deny-query")
     board.write("status", "pmode:0001 fmode:quiet")
 
@@ -52,7 +52,7 @@ def test_mode_from_the_status_file(ask, board):
 
 
 def test_mode_beside_error_lines(board):
-    """R35's nvpmodel tells a user the mode and then complains about a file; the mode counts."""
+    """The mode that R35's nvpmodel prints counts, although it then complains about a file."""
     (board.root / "nvpmodel").write_text(
         "#!/bin/sh\necho 'NV Power Mode: MODE_15W_6CORE\n2\nNVPM ERROR: x : 13'; exit 3\n"
     )
@@ -72,7 +72,7 @@ def test_memory_clock_from_tegra186_on(board):
 
 
 def test_any_machine(tmp_path, ask):
-    """A machine without any of it has no power mode and no clocks, which is not an error."""
+    """A machine without tools and clocks has no power mode and no clocks, which is not an error."""
     nowhere = str(tmp_path / "nowhere")
     paths = dict.fromkeys(("nvpmodel", "jetson_clocks", "sys", "nvpmodel_conf", "nvpmodel_status"), nowhere)
 
@@ -108,7 +108,7 @@ def test_any_machine(tmp_path, ask):
     ],
 )
 def test_garbage_is_refused(request_, ask, board):
-    """What is not exactly a verb with its arguments is refused with exit code 2, and nothing is done."""
+    """Anything but a verb with its exact arguments is refused with exit code 2 and changes nothing."""
     before = board.condition()
 
     code, answer = ask(*request_)
@@ -127,7 +127,7 @@ def test_garbage_is_refused(request_, ask, board):
     ],
 )
 def test_what_was_meant(request_, sentence, board, capsys):
-    """A refusal says what was asked and what exists, as JSON and for a person on one line."""
+    """A refusal says what was asked and what exists, as JSON and as one line for a person."""
     assert clock_helper.main(request_, board.paths) == 2
 
     printed = capsys.readouterr()
@@ -137,7 +137,7 @@ def test_what_was_meant(request_, sentence, board, capsys):
 
 
 def test_root_only(ask, board, monkeypatch):
-    """Whoever is not root can look and change nothing."""
+    """A user who is not root can read everything and change nothing."""
     monkeypatch.setattr("os.geteuid", lambda: 1000)
 
     assert ask("status", needs_root=True)[0] == 0
@@ -149,7 +149,7 @@ def test_root_only(ask, board, monkeypatch):
 
 @pytest.mark.parametrize("spoil", ["mode", "link"])
 def test_state_directory_of_others(spoil, ask, board):
-    """A directory that others can write to, or a link to one, is not used: its content goes to /sys as root."""
+    """A state directory that others can write to is refused, since root writes its content to /sys."""
     (board.root / "other").mkdir()
     if spoil == "link":
         (board.root / "root-state").symlink_to(board.root / "other")
@@ -164,7 +164,7 @@ def test_state_directory_of_others(spoil, ask, board):
 
 
 def test_lock_and_restore(ask, board):
-    """Lock stores before it locks, once; restore puts back what was stored, once."""
+    """Lock stores before it locks, once, and restore brings the stored state back, once."""
     before = board.condition()
 
     assert [ask("lock")[0], ask("lock")[0]] == [0, 0]
@@ -177,7 +177,7 @@ def test_lock_and_restore(ask, board):
 
 
 def test_half_a_store_is_not_used(ask, board):
-    """What a killed helper stored half-way is dropped, not restored from."""
+    """A store that a killed helper left unfinished is dropped."""
     (board.root / "root-state").mkdir(mode=0o700)
     board.write("root-state/stored.conf.new", "/nonsense:1")
 
@@ -187,7 +187,7 @@ def test_half_a_store_is_not_used(ask, board):
 
 
 def test_power_mode(ask, board):
-    """A power mode is set once: asked for the mode it is in, nvpmodel may demand a reboot."""
+    """A power mode is not set again, since nvpmodel may then demand a reboot."""
     assert ask("set-power-mode", "1")[1] == {"ok": True, "changed": True}
     assert ask("set-power-mode", "1")[1] == {"ok": True, "changed": False}
 
@@ -195,7 +195,7 @@ def test_power_mode(ask, board):
 
 
 def test_power_mode_that_does_not_exist(ask, board):
-    """A power mode that is not in nvpmodel.conf is named, with those that are."""
+    """A power mode that nvpmodel.conf lacks is named, with those that it has."""
     code, answer = ask("set-power-mode", "7")
 
     assert (code, board.calls()) == (1, [])
@@ -203,7 +203,7 @@ def test_power_mode_that_does_not_exist(ask, board):
 
 
 def test_power_mode_behind_a_reboot(ask, board):
-    """The question of nvpmodel whether to reboot is answered by nobody, and the person is told what to do."""
+    """A reboot that nvpmodel asks for is not confirmed, and the error says what to do."""
     board.write("needs-reboot")
 
     code, answer = ask("set-power-mode", "1")
@@ -213,7 +213,7 @@ def test_power_mode_behind_a_reboot(ask, board):
 
 
 def test_power_mode_that_is_not_taken(ask, board, monkeypatch):
-    """Nobody takes nvpmodel's word for it: the mode must be reported."""
+    """A power mode counts as set only when nvpmodel reports it."""
     monkeypatch.setattr(clock_helper, "_MODE_TIMEOUT_S", 0.0)
     monkeypatch.setattr(clock_helper, "_MODE_POLL_S", 0.0)
     board.write("stuck-mode")
@@ -236,7 +236,7 @@ def test_missing_and_failing_tools(ask, board):
 
 
 def test_caller_that_died(board):
-    """A helper whose caller is gone changes nothing, but still restores."""
+    """A helper whose caller has exited changes nothing, but still restores."""
     reader, writer = os.pipe()
     os.close(writer)
 

@@ -1,4 +1,4 @@
-"""Clocks: set in order, verified, journalled before each change, and put back whatever dies when."""
+"""Clocks: set in order, verified, journalled before each change, and restored."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def test_nothing_is_touched_unasked(board):
 
 
 def test_order(board):
-    """Power mode first, then store, then lock; restoring goes the other way, and leaves the board as it was."""
+    """Power mode, store and lock come in this order, and restoring reverses it and all changes."""
     before = board.condition()
     control = board.control()
 
@@ -52,7 +52,7 @@ def test_order(board):
 
 
 def test_comparison_with_targets(board):
-    """Each clock is compared with its target; one that cannot be read is None."""
+    """Each clock is compared with its target, and is None when it cannot be read."""
     control = board.control()
     applied = control.apply(ClockRequest(lock=True), board.journal)
     board.write("sys/class/devfreq/57000000.gpu/cur_freq", 460800000)
@@ -86,7 +86,7 @@ def test_memory_clock_that_cannot_be_read(board):
 
 
 def test_no_clocks_at_all(board):
-    """A virtual machine shows no clocks: nothing can be said about them."""
+    """The clocks of a virtual machine, which shows none, are unverifiable."""
     paths = board.paths._replace(sys="/nowhere", nvpmodel="/nowhere", nvpmodel_status="/nowhere")
 
     assert ClockControl(paths=paths).observe() == AppliedClocks("", "unverifiable", {})
@@ -100,7 +100,7 @@ def test_no_clocks_at_all(board):
     ],
 )
 def test_failure_changes_nothing(spoil, sentence, board):
-    """What cannot be reached is one sentence, and the board is as it was."""
+    """A clock or mode that cannot be reached gives one sentence, and the board is as it was."""
     before = board.condition()
     board.write(spoil)
 
@@ -128,7 +128,7 @@ def test_power_mode_alone(board):
 
 
 def test_machine_without_clocks_to_lock(board):
-    """Where nothing can be locked, asking for it is an error of its own."""
+    """Where nothing can be locked, asking for a lock is "unsupported"."""
     board.remove("jetson_clocks")
 
     with pytest.raises(ClockError) as caught:
@@ -156,7 +156,7 @@ def test_user_with_the_helper(board, monkeypatch):
 
 
 def test_journal_is_written_before_the_change(board):
-    """A change that cannot be noted is not made."""
+    """A change that cannot be journalled is not made."""
     (board.root / "state").rmdir()
 
     with pytest.raises(FileNotFoundError):
@@ -177,7 +177,7 @@ def test_restore_twice(board):
 
 
 def test_second_run_keeps_the_first_state(board):
-    """A run that finds the clocks still changed restores them first: what it notes is how the board really was."""
+    """A run that finds changed clocks restores them first, so it journals the board's own state."""
     before = board.condition()
     board.control().apply(LOCK_5W, board.journal)
 
@@ -188,7 +188,7 @@ def test_second_run_keeps_the_first_state(board):
 
 
 def test_restore_that_fails_is_not_forgotten(board):
-    """What cannot be undone stays in the journal, and the sentence says what a person can do."""
+    """A change that cannot be undone stays in the journal, and the sentence says what to do."""
     control = board.control()
     control.apply(LOCK_5W, board.journal)
     board.write("needs-reboot")
@@ -201,7 +201,7 @@ def test_restore_that_fails_is_not_forgotten(board):
 
 
 def test_journal_of_an_earlier_release(board):
-    """A journal whose numbers are text is undone as one with numbers."""
+    """A journal with numbers as text is undone like a journal with numbers."""
     board.control().apply(ClockRequest(power_mode="5W"), board.journal)
     board.write("state/clocks.json", '{"undo": [["set-power-mode", ["0"]]]}')
 
@@ -222,7 +222,7 @@ def test_damaged_journal(content, board):
 
 
 def test_discrete_gpu(board):
-    """A discrete GPU is locked at what it can hold, 1470 MHz of an RTX 3080's 2100, and given back to its driver."""
+    """An RTX 3080 is locked at the 1470 of its 2100 MHz that it can hold, and later reset."""
     control = board.control()
 
     applied = control.apply(LOCK_GPU, board.journal)
@@ -234,7 +234,7 @@ def test_discrete_gpu(board):
 
 
 def test_gpu_that_ignores_its_lock(board):
-    """A GPU above its lock is not locked."""
+    """A GPU that runs above its lock counts as not locked."""
     state = {"current_hz": 1900000000, "max_hz": 2100000000, "lock": None, "ignores_locks": True}
     board.write("gpu.json", json.dumps(state))
 

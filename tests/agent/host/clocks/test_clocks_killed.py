@@ -1,4 +1,4 @@
-"""Agents that die or are told to end between any two steps: the board is always put back."""
+"""Agents that are killed or stopped between any two steps: the board is always restored."""
 
 import os
 import signal
@@ -22,8 +22,8 @@ from efficientquant_agent.host.clocks import recover
 print(recover(os.path.dirname(board.journal), board.control()))
 """
 # What the helper is asked: status, set-power-mode, lock, status, and twice status to verify; for a GPU: status,
-# nvml-status, nvml-lock, nvml-status, status. Before a change its journal is written already; before anything else
-# the board is as after the step before. "never" is a kill while the run lasts.
+# nvml-status, nvml-lock, nvml-status, status. Before a change its journal is written already. Before anything else
+# the board is as after the previous step. "never" is a kill while the run lasts.
 KILLS = [(LOCK_5W, "before", 2), (LOCK_5W, "before", 3), (LOCK_GPU, "before", 3)]
 KILLS += [(LOCK_5W, "after", step) for step in (1, 2, 3, 4, 5, 6)]
 KILLS += [(LOCK_GPU, "after", step) for step in (2, 3, 4, 5)]
@@ -34,7 +34,7 @@ KILLS += [(LOCK_5W, "never", 0), (LOCK_GPU, "never", 0)]
     ("request_", "moment", "step"), KILLS, ids=lambda value: getattr(value, "power_mode", str(value))
 )
 def test_killed_between_two_steps(request_, moment, step, board):
-    """An agent killed between any two steps leaves a board that the next agent puts back as it was."""
+    """An agent killed between any two steps leaves a board that the next agent restores."""
     before = board.condition()
     board.write("kill-at", "{} {}".format(moment, step))
     agent = board.start(APPLY.format(request_))
@@ -51,7 +51,7 @@ def test_killed_between_two_steps(request_, moment, step, board):
 
 @pytest.mark.parametrize("call", ["nvpmodel -m 1", "jetson_clocks --store", "jetson_clocks"])
 def test_killed_while_a_tool_works(call, board):
-    """Where agent and helper are killed half-way through a tool's work, the next agent waits for the tool's end."""
+    """When agent and helper are killed while a tool works, the next agent waits for the tool's end."""
     before = board.condition()
     board.write("kill", call)
     agent = board.start(APPLY.format(LOCK_5W))
@@ -68,7 +68,7 @@ def test_killed_while_a_tool_works(call, board):
 
 
 def test_killed_while_it_restores(board):
-    """An agent killed half-way through restoring is followed by one that restores everything."""
+    """When an agent is killed half-way through restoring, the next agent restores everything."""
     before = board.condition()
     board.control().apply(LOCK_5W, board.journal)
     board.write("kill", "jetson_clocks --restore")
@@ -84,10 +84,10 @@ def test_killed_while_it_restores(board):
     assert board.condition() == before
 
 
-# An agent with everything real but the session: one run that sets clocks, and puts them back at once or when it ends.
+# An agent where all but the session is real: one run that sets clocks, and restores them at once or when it ends.
 AGENT = """
 import threading, time, types
-from efficientquant_agent import clocks, device
+from efficientquant_agent.host import clocks, device
 from efficientquant_agent.host.clocks import ClockRequest
 stopping = threading.Event()
 
@@ -138,7 +138,7 @@ agent._serve(config.load(["--name", "nano-1", "--state-dir", os.path.dirname(boa
     ],
 )
 def test_told_to_end_while_a_tool_works(call, wait, board):
-    """An agent that is told to end half-way through setting or restoring clocks ends with them as they were."""
+    """An agent that is stopped while it sets or restores clocks leaves them as they were."""
     before = board.condition()
     board.write("hold", call)
     agent = board.start(AGENT.format(request=LOCK_5W, wait=wait))
@@ -155,7 +155,7 @@ def test_told_to_end_while_a_tool_works(call, wait, board):
 
 @pytest.mark.parametrize("request_", [LOCK_5W, ClockRequest(lock=True), LOCK_GPU])
 def test_closed(request_, board):
-    """A control that is closed changes nothing, and notes nothing to undo."""
+    """A closed control changes nothing and journals nothing."""
     before = board.condition()
     control = board.control()
     control.close()
@@ -167,7 +167,7 @@ def test_closed(request_, board):
 
 
 def test_closed_still_restores(board):
-    """A control that is closed puts back what it had set, the power mode too."""
+    """A closed control restores what it had set, the power mode too."""
     before = board.condition()
     control = board.control()
     control.apply(LOCK_5W, board.journal)
@@ -179,7 +179,7 @@ def test_closed_still_restores(board):
 
 
 def test_undone_change_is_dropped_by_what_it_is(board):
-    """What is undone leaves the journal whatever came after it; twice, or without a journal, does no harm."""
+    """An undone change is removed from anywhere in the journal, and removing it again does no harm."""
     journal = Journal(board.journal)
     journal.add("set-power-mode", "0")
     journal.add("restore")

@@ -12,7 +12,7 @@ SUDOERS = Path(__file__).parents[4] / "deploy/agent/sudoers"
 
 
 def test_sudoers_names_the_helper():
-    """The rule for sudo allows exactly the helper that the agent calls, without a password, and nothing else."""
+    """The rule for sudo allows exactly the helper that the agent calls, without a password."""
     rules = [line for line in SUDOERS.read_text().splitlines() if line and not line.startswith("#")]
 
     assert rules == ["efficientquant ALL=(root) NOPASSWD: " + HELPER[-1]]

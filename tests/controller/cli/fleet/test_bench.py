@@ -1,4 +1,4 @@
-"""`efficientquant bench`: what is asked of the controller, and how it ends."""
+"""`efficientquant bench`: its request to the controller, and how it ends."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ RANDOM = pb.Weights(random=True)
 
 
 def submitted(control) -> pb.SubmitCampaignRequest:
-    (request,) = [one for one in control.requests if isinstance(one, pb.SubmitCampaignRequest)]
+    (request,) = [asked for asked in control.requests if isinstance(asked, pb.SubmitCampaignRequest)]
     return request
 
 
@@ -78,7 +78,7 @@ def test_every_option(command, control):
     ],
 )
 def test_how_to_measure(command, control, options, asked):
-    """Each option beyond the tier reaches the controller as its own field, a zero as a zero, and nothing else does."""
+    """Each option reaches the controller as its own field, even a zero, and sets no other field."""
     command("bench", "m", "--weights", "random", *options.split(), "--detach")
 
     base = {"models": ["m"], "recipes": ["fp32", "efficientquant"], "tier": "standard", "weights": RANDOM}
@@ -87,7 +87,7 @@ def test_how_to_measure(command, control, options, asked):
 
 
 def test_every_field_of_a_request_has_an_option(command, control, tmp_path):
-    """What the wire can ask for, a person can: no field of a request is out of reach."""
+    """Every field of the request has an option."""
     images = tmp_path / "images.npz"
     np.savez(images, images=np.zeros((2, 8, 8, 3), np.uint8))
     options = (
@@ -106,7 +106,7 @@ RECIPE = "efficientquant:weight_bits=4:scope=conv+linear"
 
 
 def test_fp32_is_measured_beside_what_was_asked_for(command, control):
-    """A recipe that was asked for alone gets its FP32 twin, and the command says so."""
+    """A recipe alone gets its FP32 twin, and the command says so."""
     outcome = command("bench", "m", "--recipes", RECIPE, "--detach")
 
     assert submitted(control).recipes == ["fp32", RECIPE]
@@ -115,7 +115,7 @@ def test_fp32_is_measured_beside_what_was_asked_for(command, control):
 
 @pytest.mark.parametrize("options", [["--recipes", RECIPE, "--no-twin"], ["--recipes", f"{RECIPE},fp32"]])
 def test_no_second_twin_and_none_that_is_not_wanted(command, control, options):
-    """The recipes stay as they are with fp32 among them, or with --no-twin."""
+    """With fp32 among them or with --no-twin, the recipes stay unchanged."""
     outcome = command("bench", "m", *options, "--detach")
 
     assert submitted(control).recipes == options[1].split(",")
@@ -123,7 +123,7 @@ def test_no_second_twin_and_none_that_is_not_wanted(command, control, options):
 
 
 def test_checkpoint_is_uploaded(command, control, tmp_path):
-    """A checkpoint file is uploaded in pieces and then named by its hash and file name."""
+    """A checkpoint file is uploaded in chunks, then named by its hash and file name."""
     path = tmp_path / "mine.safetensors"
     path.write_bytes(bytes(range(256)) * 8192 + b"end")
 
@@ -135,7 +135,7 @@ def test_checkpoint_is_uploaded(command, control, tmp_path):
 
 
 def test_images_are_uploaded(command, control, tmp_path):
-    """--data uploads the images and names them by their hash; their ending tells the format."""
+    """--data uploads the images and names them by hash and file name."""
     path = tmp_path / "images.npz"
     np.savez(path, images=np.zeros((2, 8, 8, 3), np.uint8))
 
@@ -148,7 +148,7 @@ def test_images_are_uploaded(command, control, tmp_path):
 
 
 def test_data_without_images_are_refused_before_anything_is_sent(command, control, tmp_path):
-    """A folder that holds no images is one line, and neither images nor a campaign are sent."""
+    """A folder without images is one line, and nothing is sent."""
     (tmp_path / "notes.txt").write_text("no image")
 
     outcome = command("bench", "m", "--data", str(tmp_path))
@@ -167,7 +167,7 @@ def test_data_without_images_are_refused_before_anything_is_sent(command, contro
     ],
 )
 def test_names_are_checked_before_a_checkpoint_is_sent(command, control, tmp_path, options, sentence):
-    """A checkpoint of gigabytes is not uploaded for a recipe or a tier that does not exist."""
+    """An unknown tier, recipe or buffer kind is refused before a checkpoint is uploaded."""
     (tmp_path / "w.pth").write_bytes(b"x")
 
     outcome = command("bench", "m", "--weights", str(tmp_path / "w.pth"), *options.split())
@@ -179,7 +179,7 @@ def test_names_are_checked_before_a_checkpoint_is_sent(command, control, tmp_pat
 
 
 def test_all_stands_alone(command, control):
-    """All devices are no name among others."""
+    """--devices refuses `all` together with names."""
     outcome = command("bench", "m", "--devices", "all,bench-1")
 
     assert (outcome.exit_code, control.requests) == (2, [])
@@ -187,7 +187,7 @@ def test_all_stands_alone(command, control):
 
 
 def test_a_refused_campaign_announces_no_twin(command, control):
-    """A refusal is one line, also where fp32 would have been added."""
+    """A refusal is one line, even if fp32 would have been added."""
     control.refusal = (grpc.StatusCode.INVALID_ARGUMENT, "no")
 
     assert command("bench", "m", "--recipes", "int8").err == "error: no\n"
@@ -196,7 +196,7 @@ def test_a_refused_campaign_announces_no_twin(command, control):
 @pytest.mark.parametrize("name", ["empty.npz", "empty"])
 @pytest.mark.parametrize("option", ["--data", "--weights"])
 def test_empty_inputs_are_refused_at_once(command, control, tmp_path, name, option):
-    """An empty file and an empty folder are found before torch is imported and before anything is sent."""
+    """An empty file or folder is refused before torch is imported or anything is sent."""
     path = tmp_path / name
     if path.suffix:
         path.touch()
@@ -210,7 +210,7 @@ def test_empty_inputs_are_refused_at_once(command, control, tmp_path, name, opti
 
 
 def test_a_controller_that_is_away_is_found_before_images_are_packed(command, tmp_path, monkeypatch):
-    """Whether the controller answers is asked first, since packing and sending take long."""
+    """An unreachable controller is reported before images are packed."""
     (tmp_path / "a.png").write_bytes(b"not looked at")
     monkeypatch.setitem(sys.modules, "efficientquant_controller.cli.fleet.calibration_sample", None)
 
@@ -233,7 +233,7 @@ def test_a_controller_that_is_away_is_found_before_images_are_packed(command, tm
     ],
 )
 def test_wrong_option_is_refused_before_anything_is_sent(command, control, options, sentence):
-    """A mistake that can be seen here is one line, and nothing is sent."""
+    """A wrong option is one line, and nothing is sent."""
     outcome = command("bench", "m", *options)
 
     assert outcome.exit_code == 2
@@ -243,7 +243,7 @@ def test_wrong_option_is_refused_before_anything_is_sent(command, control, optio
 
 @pytest.mark.usefixtures("control")
 def test_detach(command):
-    """--detach prints the id for scripts, and for people how to come back."""
+    """--detach prints the id on stdout, and on stderr how to come back."""
     outcome = command("bench", "m", "--detach")
 
     assert (outcome.exit_code, outcome.out) == (0, "c1\n")
@@ -265,7 +265,7 @@ def test_exit_code_tells_how_it_ended(command, control, messages, state, exit_co
 
 
 def test_end_shows_results_and_the_way_on(command, control, messages):
-    """At the end come the table, where the rows are, and what to try next."""
+    """At the end come the table, its location, and what to try next."""
     control.statuses.put(messages.status("succeeded"))
     control.rows = [messages.row(), messages.row("efficientquant", 0.016, latency_ratio=1.25)]
 
@@ -278,7 +278,7 @@ def test_end_shows_results_and_the_way_on(command, control, messages):
 
 
 def test_other_controller_is_in_the_commands_to_type_next(command, control, messages, monkeypatch):
-    """Commands offered to be typed next reach the controller that was named by an option."""
+    """The suggested commands name the controller that was passed by option."""
     control.statuses.put(messages.status("succeeded"))
     monkeypatch.delenv("EFFICIENTQUANT_CONTROLLER")
 
@@ -315,10 +315,10 @@ def test_json(command, control, messages):
     ],
 )
 def test_a_controller_of_another_protocol_is_refused_before_anything_is_measured(command, control, theirs, sentence):
-    """Its results could not be read: nothing is submitted, and the sentence says which side to upgrade."""
+    """With another protocol nothing is submitted, and the sentence says which side to upgrade."""
     control.protocol_version = theirs
 
     outcome = command("bench", "mobilevit_xxs")
 
     assert (outcome.exit_code, outcome.err) == (2, f"error: the controller at {control.address} {sentence}\n")
-    assert [type(one).__name__ for one in control.requests] == ["ListDevicesRequest"]
+    assert [type(request).__name__ for request in control.requests] == ["ListDevicesRequest"]

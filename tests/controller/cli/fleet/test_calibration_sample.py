@@ -12,7 +12,7 @@ from PIL import Image
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A data set's root: 40 training images in two classes, and a validation image."""
+    """Return a data set's root with 40 training images in two classes and a validation image."""
     for index in range(40):
         folder = tmp_path / "photos" / "train" / ("cat" if index % 2 else "dog")
         folder.mkdir(parents=True, exist_ok=True)
@@ -23,7 +23,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_a_folder_becomes_a_sample_of_its_training_images(photos: Path, tmp_path: Path) -> None:
-    """32 of the training images, as many of each class, byte by byte as they were."""
+    """32 training images are packed unchanged, the same number of each class."""
     packed = pack_images(photos, tmp_path)
 
     with zipfile.ZipFile(packed) as archive:
@@ -35,20 +35,20 @@ def test_a_folder_becomes_a_sample_of_its_training_images(photos: Path, tmp_path
 
 
 def test_equal_samples_are_equal_files(photos: Path, tmp_path: Path) -> None:
-    """Packed again, the same images are the same upload, so that an artifact made before is found."""
+    """Packing the same images twice gives the same bytes, so that an existing artifact is reused."""
     (tmp_path / "again").mkdir()
     assert pack_images(photos, tmp_path).read_bytes() == pack_images(photos, tmp_path / "again").read_bytes()
 
 
 def test_arrays_are_sent_as_they_are(tmp_path: Path) -> None:
-    """An .npz is uploaded itself: the controller draws from it."""
+    """An .npz is uploaded itself."""
     path = tmp_path / "images.npz"
     np.savez(path, images=np.zeros((2, 8, 8, 3), np.uint8))
     assert pack_images(path, tmp_path / "nowhere") == path
 
 
 def test_an_image_that_cannot_be_read_is_named_before_the_upload(photos: Path, tmp_path: Path) -> None:
-    """A damaged file ends the command on this machine, and no archive is left."""
+    """A damaged image is an error before the upload, and no archive is left."""
     for path in (photos / "train").rglob("*.png"):
         path.write_bytes(path.read_bytes()[:45])
     with pytest.raises(DataError, match=r"photos/train/(cat|dog)/\d+\.png: cannot be decoded"):
@@ -57,7 +57,7 @@ def test_an_image_that_cannot_be_read_is_named_before_the_upload(photos: Path, t
 
 
 def test_images_of_equal_pixels_are_named(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Images without content are uploaded, and messages name them."""
+    """Images of equal pixels are uploaded, and messages name them."""
     pack_images(photos, tmp_path)
     lines = capsys.readouterr().err.splitlines()
     assert all(line.startswith("note: data photos: ") for line in lines)
@@ -67,7 +67,7 @@ def test_images_of_equal_pixels_are_named(photos: Path, tmp_path: Path, capsys: 
 
 @pytest.mark.parametrize("name", ["nowhere", "photos/val", "notes.txt"])
 def test_what_holds_no_training_images_is_refused(photos: Path, tmp_path: Path, name: str) -> None:
-    """No such folder, a folder without images and a file of another kind are each named."""
+    """A missing folder, a folder without images and another kind of file are each refused."""
     (photos / "val/cat/v.png").unlink()
     (tmp_path / "notes.txt").write_text("notes")
     with pytest.raises(DataError, match=name):

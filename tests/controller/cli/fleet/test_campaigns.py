@@ -7,7 +7,7 @@ from efficientquant_protos.v1 import fleet_pb2 as pb
 
 
 def test_list(command, control, messages):
-    """The list names each campaign with its state and what was asked for."""
+    """The list has each campaign's state and request."""
     control.campaigns = [messages.campaign("running"), messages.campaign("failed", campaign_id="c0")]
 
     lines = command("campaigns").out.splitlines()
@@ -19,7 +19,7 @@ def test_list(command, control, messages):
 
 
 def test_json(command, control, messages):
-    """--json prints the campaigns; one that has not ended has a null for its end."""
+    """--json prints the campaigns, with null as the end of a running one."""
     control.campaigns = [messages.campaign("running")]
 
     (shown,) = json.loads(command("campaigns", "--json").out)
@@ -35,7 +35,7 @@ def test_none(command):
 
 
 def test_cancel(command, control):
-    """Cancelling says that what was measured stays, and where."""
+    """Cancelling says that the results stay, and how to show them."""
     outcome = command("cancel", "latest")
 
     assert control.requests == [pb.CancelCampaignRequest(campaign_id="latest")]
@@ -47,12 +47,12 @@ def test_cancel(command, control):
 
 @pytest.mark.usefixtures("control")
 def test_cancel_json(command):
-    """--json prints the campaign as it is now."""
+    """--json prints the cancelled campaign."""
     assert json.loads(command("cancel", "c1", "--json").out)["state"] == "cancelled"
 
 
 def test_cancel_too_late(command, control):
-    """A campaign that had ended stays as it was, and the command says so."""
+    """A campaign that had already ended is unchanged, and the command says so."""
     control.state_after_cancel = "succeeded"
 
     assert command("cancel", "c1").out == "campaign c1 had already ended: succeeded\n"

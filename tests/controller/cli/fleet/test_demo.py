@@ -1,4 +1,4 @@
-"""`efficientquant demo`: what it decides before and says after its processes have run."""
+"""The decisions and messages of `efficientquant demo`."""
 # ruff: noqa: D102, ARG002 – the methods of a test's own stand-in
 
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -16,7 +16,7 @@ from efficientquant_controller.errors import UserError
     [("demo", 3, "3 times each: about 2 minutes"), ("demo", 1, "once each: about 1 minute")],
 )
 def test_plan_says_what_and_how_long(tier, repeats, ending):
-    """The demo's first line names its models, its agents and the minutes it takes."""
+    """The demo's first line names its models, its agents and its duration."""
     line = demo.plan(measurement_for(tier), repeats)
 
     assert line.startswith("this quantizes mobilevit_xxs and mobilevitv2_050 and measures them on two agents")
@@ -24,7 +24,7 @@ def test_plan_says_what_and_how_long(tier, repeats, ending):
 
 
 def test_unknown_tier_is_refused_before_anything_is_made(tmp_path, monkeypatch):
-    """A mistyped tier leaves no folder behind."""
+    """An unknown tier leaves no folder."""
     monkeypatch.chdir(tmp_path)
 
     with pytest.raises(UserError, match="unknown tier 'smok'"):
@@ -35,7 +35,7 @@ def test_unknown_tier_is_refused_before_anything_is_made(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A hub on this machine that answers with `hub.status`."""
+    """Start a local hub that answers with `hub.status`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self):
@@ -58,7 +58,7 @@ def hub(monkeypatch):
 
 @pytest.mark.parametrize(("status", "answers"), [(200, True), (403, False), (500, False)])
 def test_hub(hub, status, answers):
-    """A hub counts as reachable only when it gives the file."""
+    """A hub counts as reachable only if it serves the file."""
     hub.status = status
 
     assert demo.hub_answers() is answers
@@ -67,25 +67,25 @@ def test_hub(hub, status, answers):
 @pytest.mark.parametrize(("flag", "answers"), [("1", False), ("true", False), ("0", True), ("", True)])
 @pytest.mark.usefixtures("hub")
 def test_offline_flag(monkeypatch, flag, answers):
-    """HF_HUB_OFFLINE keeps the demo from asking; its 0 does not."""
+    """HF_HUB_OFFLINE skips the request to the hub, unless it is 0 or empty."""
     monkeypatch.setenv("HF_HUB_OFFLINE", flag)
 
     assert demo.hub_answers() is answers
 
 
 def test_every_demo_has_a_new_folder(tmp_path):
-    """A second demo leaves the first one's folder alone."""
+    """A second demo gets its own folder."""
     wanted = tmp_path / "demo"
     made = []
     for _ in range(3):
         made.append(demo.fresh_folder(wanted))
         made[-1].mkdir()
 
-    assert [one.name for one in made] == ["demo", "demo-2", "demo-3"]
+    assert [folder.name for folder in made] == ["demo", "demo-2", "demo-3"]
 
 
 def test_next_commands_can_be_pasted():
-    """The commands to try next quote the paths, and keep the demo's device what it was."""
+    """The suggested commands quote paths and reuse the demo's device."""
     commands = demo.next_commands("efficientquant", Path("my demo"), Path("my demo/results.db"))
 
     assert commands[:4] == [
@@ -98,7 +98,7 @@ def test_next_commands_can_be_pasted():
 
 
 class ScriptedFleet:
-    """Answers to `run` one after the other; notes the kinds of weights asked for."""
+    """A fleet with scripted build failures that records the kinds of weights."""
 
     folder = Path("demo")
     builds_failed = False
@@ -121,7 +121,7 @@ class ScriptedFleet:
     [(True, [False], ["pretrained"]), (False, [False], ["random"]), (True, [True, False], ["pretrained", "random"])],
 )
 def test_random_weights_only_when_needed(monkeypatch, capsys, hub_answers, builds_failed, kinds):
-    """Random weights are used, and said to be, when the hub does not answer or does not give the weights."""
+    """Random weights are used, with a message, if the hub is unreachable or a build fails."""
     monkeypatch.setattr(demo, "hub_answers", lambda: hub_answers)
     fleet = ScriptedFleet(*builds_failed)
 

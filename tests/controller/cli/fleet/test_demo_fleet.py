@@ -1,4 +1,4 @@
-"""The demo's processes: found ready, watched, and never left behind."""
+"""The demo's processes: their start, their watch and their end."""
 
 import os
 import select
@@ -11,7 +11,7 @@ from efficientquant_controller.errors import UserError
 
 @pytest.fixture
 def launch(tmp_path, monkeypatch):
-    """Starts Python text as a module the way the demo starts its processes."""
+    """Return a function that starts Python text as a process of the demo."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     started = []
 
@@ -26,7 +26,7 @@ def launch(tmp_path, monkeypatch):
 
 
 def test_ready_line(launch):
-    """The ready line is found among others, and what follows it is returned."""
+    """The ready line is read among others, and the text after it is returned."""
     process = launch(
         "import sys; print('hello'); print('ready: listening on 127.0.0.1:5', flush=True); sys.stdin.read()"
     )
@@ -35,7 +35,7 @@ def test_ready_line(launch):
 
 
 def test_process_that_does_not_start(launch, tmp_path):
-    """A process that ends before it is ready is an error with its last words and its log."""
+    """A process that ends before it is ready is an error with its last line and log."""
     process = launch("import sys; sys.exit('error: the port is taken')")
 
     with pytest.raises(UserError) as caught:
@@ -73,13 +73,13 @@ def select_one(descriptor: int) -> bool:
 
 
 def test_unexpected_end_ends_the_watch(launch, tmp_path):
-    """A process that ends by itself ends the watch, with its exit code and log."""
+    """A process that ends unexpectedly ends the watch, with its exit code and log."""
     process = launch("import sys; sys.exit(3)")
     errors: list[Exception] = []
 
     report_death(process, errors.append)
 
-    assert [str(one) for one in errors] == [
+    assert [str(error) for error in errors] == [
         f"bench-1 ended unexpectedly (exit code 3); its log: {tmp_path / 'bench-1.log'}"
     ]
 
@@ -107,7 +107,7 @@ def test_stopped_twice(launch):
 
 
 def test_folder_that_cannot_be_made(tmp_path):
-    """A folder that cannot be made is one sentence, and nothing was started."""
+    """A folder that cannot be made is one sentence, and no process starts."""
     (tmp_path / "file").write_text("")
 
     with (
@@ -118,7 +118,7 @@ def test_folder_that_cannot_be_made(tmp_path):
 
 
 def test_agent_missing(tmp_path, monkeypatch):
-    """Without the agent's package the demo says what to install, before it makes a folder."""
+    """Without the agent's package the demo says what to install, and makes no folder."""
     monkeypatch.setattr("efficientquant_controller.cli.fleet.demo_fleet.find_spec", lambda _: None)
 
     with (

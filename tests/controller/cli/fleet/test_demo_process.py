@@ -1,4 +1,4 @@
-"""`efficientquant demo` as a process: whatever ends it, nothing is left running."""
+"""`efficientquant demo` as a process that leaves nothing running."""
 
 import os
 import signal
@@ -10,21 +10,21 @@ import pytest
 
 
 def running_with(text: str) -> list[str]:
-    """The command lines of all processes that name `text`."""
-    found = []
+    """Return the command lines of all processes that contain `text`."""
+    command_lines = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().decode(errors="replace")
         except OSError:  # it has ended meanwhile
             continue
         if text in words:
-            found.append(words.replace("\0", " "))
-    return found
+            command_lines.append(words.replace("\0", " "))
+    return command_lines
 
 
 @pytest.fixture
 def demo(tmp_path):
-    """A demo that has started a controller and two agents and asked for its campaign."""
+    """Start a demo and wait until its campaign is submitted."""
     process = subprocess.Popen(
         [sys.executable, "-m", "efficientquant_controller.cli", "demo", "--db", str(tmp_path / "results.db")],
         stderr=subprocess.PIPE,

@@ -22,7 +22,7 @@ def nano(**values) -> pb.Device:
 
 
 def test_table_says_what_a_device_can_do(command, control):
-    """The table shows state, board, runtimes and system of each device."""
+    """The table has the state, board, runtimes and system of each device."""
     control.devices = [nano()]
 
     lines = command("devices").out.splitlines()
@@ -51,7 +51,7 @@ def test_table_says_what_a_device_can_do(command, control):
 
 
 def shown(command, control, *devices: pb.Device) -> str:
-    """The table in one line: a cell that was folded reads on."""
+    """Return the table as one line, in which folded cells are whole."""
     control.devices = list(devices)
     return " ".join(command("devices").out.split())
 
@@ -70,14 +70,14 @@ def shown(command, control, *devices: pb.Device) -> str:
     ],
 )
 def test_gpu_says_what_it_computes(command, control, gpu, text):
-    """A GPU is shown by name with its SM and the types it computes in."""
+    """A GPU is shown with its SM and its arithmetic types."""
     device = nano(snapshot=pb.DeviceSnapshot(backends=[pb.Backend(name="trt", version="8.2.1")], gpus=[gpu]))
 
     assert f"trt 8.2.1, {text}" in shown(command, control, device)
 
 
 def test_jetpack_and_mode_stand_with_the_system(command, control):
-    """A Jetson shows its release under both names, and the power mode it is in."""
+    """A Jetson shows its L4T and JetPack release and its power mode."""
     device = nano()
     device.snapshot.jetpack, device.snapshot.power_mode = "4.6.4", "MAXN"
 
@@ -85,7 +85,7 @@ def test_jetpack_and_mode_stand_with_the_system(command, control):
 
 
 def test_no_jetpack_without_l4t(command, control):
-    """Where there is neither, nothing is said of them."""
+    """Missing facts of a device are left out."""
     out = shown(command, control, nano(snapshot=pb.DeviceSnapshot(os="Debian 12", architecture="x86_64")))
 
     assert "Debian 12, x86_64" in out
@@ -93,7 +93,7 @@ def test_no_jetpack_without_l4t(command, control):
 
 
 def test_offline_device_says_since_when(command, control, now_s):
-    """A device that is gone shows for how long."""
+    """An offline device shows for how long."""
     control.devices = [nano(state="offline", last_seen_unix_s=now_s - 185)]
 
     assert "offline for 3 min" in command("devices").out
@@ -101,7 +101,7 @@ def test_offline_device_says_since_when(command, control, now_s):
 
 @pytest.mark.parametrize("off_s", [-7200.0, 7200.0])
 def test_ages_are_by_the_controllers_clock(command, control, now_s, off_s):
-    """A client whose clock is two hours off shows the same age, since the controller tells its own time."""
+    """The age is by the controller's clock, even if the client's is two hours off."""
     control.devices = [nano(state="offline", last_seen_unix_s=now_s + off_s - 185)]
     control.now_unix_s = now_s + off_s
 
@@ -109,7 +109,7 @@ def test_ages_are_by_the_controllers_clock(command, control, now_s, off_s):
 
 
 def test_device_without_runtime(command, control):
-    """A device that can run nothing says so."""
+    """A device without a runtime says so."""
     control.devices = [pb.Device(name="bare", state="idle")]
 
     out = command("devices").out
@@ -119,7 +119,7 @@ def test_device_without_runtime(command, control):
 
 
 def test_no_device(command, control):
-    """With no device the command says how to connect one."""
+    """Without a device the command says how to connect one."""
     outcome = command("devices")
 
     assert outcome.exit_code == 0
@@ -127,11 +127,11 @@ def test_no_device(command, control):
 
 
 def test_json_is_the_record(command, control):
-    """--json prints the devices with all they told, and nothing else."""
+    """--json prints the whole record of each device."""
     control.devices = [nano(last_seen_unix_s=12.5, agent_version="0.1.0")]
-    told = control.devices[0].snapshot
-    told.jetpack, told.clock_control = "4.6.4", "helper"
-    told.gpus.append(pb.Gpu(name="Tegra X1", compute_capability=53, integrated=True, fp16=True))
+    snapshot = control.devices[0].snapshot
+    snapshot.jetpack, snapshot.clock_control = "4.6.4", "helper"
+    snapshot.gpus.append(pb.Gpu(name="Tegra X1", compute_capability=53, integrated=True, fp16=True))
 
     (device,) = json.loads(command("devices", "--json").out)
 
@@ -158,5 +158,5 @@ def test_forget(command, control):
     ("seconds", "text"), [(-3, "0 s"), (59.9, "59 s"), (60, "1 min"), (7199, "1 h"), (3 * 86400, "3 d")]
 )
 def test_duration(seconds, text):
-    """A length of time is told in its largest whole unit."""
+    """A duration is shown in its largest whole unit."""
     assert duration(seconds) == text

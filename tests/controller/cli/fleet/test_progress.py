@@ -1,4 +1,4 @@
-"""What progress looks like, on a terminal and in a log."""
+"""The display of progress on a terminal and in a log."""
 
 import io
 
@@ -41,7 +41,7 @@ def build(recipe, state, message="", size_bytes=0) -> pb.BuildStatus:
     ],
 )  # fmt: skip
 def test_device_line(messages, values, campaign_state, text):
-    """Each device has one line with a bar, its count, and what it does or waits for."""
+    """Each device has one line with a bar, its count and its activity."""
     status = status_from_wire(messages.status(campaign_state, devices=[device(**values)]))
 
     (line,) = lines_of(render(status, ADDRESS))
@@ -52,9 +52,9 @@ def test_device_line(messages, values, campaign_state, text):
 
 
 def test_bar_grows_within_a_run(messages):
-    """A bar counts the part of the current run that is done."""
-    halves = [device(runs_total=2, runs_done=0, current_model="m", fraction=one) for one in (0.0, 1.0)]
-    statuses = [status_from_wire(messages.status(devices=[one])) for one in halves]
+    """A bar includes the fraction of the current run."""
+    halves = [device(runs_total=2, runs_done=0, current_model="m", fraction=fraction) for fraction in (0.0, 1.0)]
+    statuses = [status_from_wire(messages.status(devices=[half])) for half in halves]
 
     bars = [render(status, ADDRESS).renderables[-1].columns[1]._cells[0] for status in statuses]
 
@@ -62,7 +62,7 @@ def test_bar_grows_within_a_run(messages):
 
 
 def test_builds_show_while_building(messages):
-    """While building each build has a line; later only what could not be built."""
+    """While building each build has a line, and later only failed builds have one."""
     builds = [build("fp32", "ready", size_bytes=5 << 20), build("efficientquant", "failed", "no such weights")]
 
     during = lines_of(render(status_from_wire(messages.status("building", builds=builds)), ADDRESS))
@@ -74,7 +74,7 @@ def test_builds_show_while_building(messages):
 
 
 def test_builds_of_two_targets_are_told_apart(messages):
-    """One model under one recipe for two kinds of device is two lines, in a picture and in a log."""
+    """Builds of one model and recipe for two targets are two lines."""
     builds = [build("fp32", "building"), build("fp32", "ready", size_bytes=5 << 20)]
     builds[0].target, builds[1].target = "jetson-nano", "agx-xavier"
     status = status_from_wire(messages.status("building", builds=builds))
@@ -88,7 +88,7 @@ def test_builds_of_two_targets_are_told_apart(messages):
 
 
 def test_lines_only_for_changes(messages):
-    """In a log a line is written when something changed, not for each percent."""
+    """A log gets a line for each change, but not for each percent."""
     display = LineDisplay(Console(file=io.StringIO(), width=200), ADDRESS)
     busy = {"state": "busy", "current_model": "m", "current_recipe": "fp32", "phase": "measure"}
     steps = [device(**busy, fraction=0.1), device(**busy, fraction=0.9), device(runs_done=4)]
@@ -105,7 +105,7 @@ def test_lines_only_for_changes(messages):
 
 @pytest.mark.parametrize(("seconds", "lines"), [(59.0, 0), (60.0, 2)])
 def test_a_log_says_now_and_then_how_long_it_takes(messages, seconds, lines):
-    """A run of half an hour is no half hour of silence: each minute a log has the phase and the time left."""
+    """A log gets the phase and the remaining time once a minute."""
     now_s = [0.0]
     display = LineDisplay(Console(file=io.StringIO(), width=200), ADDRESS, clock=lambda: now_s[0])
     busy = device(state="busy", current_model="m", current_recipe="fp32", phase="measure", fraction=0.25)
@@ -124,7 +124,7 @@ def test_a_log_says_now_and_then_how_long_it_takes(messages, seconds, lines):
 
 
 def test_a_terminal_counts_the_time(messages):
-    """On a terminal the time is drawn again each second, though nothing else has changed."""
+    """A terminal redraws the time each second without other changes."""
     now_s = [0.0]
     console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
     display = LiveDisplay(console, ADDRESS, clock=lambda: now_s[0])
@@ -139,7 +139,7 @@ def test_a_terminal_counts_the_time(messages):
 
 
 def test_long_lines_are_not_folded_in_a_log(messages):
-    """A line in a log stays one line however long it is."""
+    """A long line in a log is not folded."""
     display = LineDisplay(Console(file=io.StringIO(), width=40), ADDRESS)
 
     display.show(status_from_wire(messages.status(notices=[pb.Notice(message="word " * 40)])))
@@ -148,7 +148,7 @@ def test_long_lines_are_not_folded_in_a_log(messages):
 
 
 def test_notice_is_said_once(messages):
-    """A notice is said once, also when a restarted controller repeats it."""
+    """A notice is printed once, even if a restarted controller repeats it."""
     display = LineDisplay(Console(file=io.StringIO(), width=200), ADDRESS)
     first, second = (pb.Notice(time_unix_s=time_s, message=f"notice {time_s}") for time_s in (1, 2))
 
@@ -159,7 +159,7 @@ def test_notice_is_said_once(messages):
 
 
 def test_live_view_prints_above_the_bars(messages):
-    """On a terminal notices stand above the bars, and pausing leaves the terminal to others."""
+    """On a terminal notices are printed above the bars, and pausing restores the cursor."""
     console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
     display = LiveDisplay(console, ADDRESS)
     display.show(status_from_wire(messages.status(devices=[device()])))

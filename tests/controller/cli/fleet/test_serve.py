@@ -18,7 +18,7 @@ PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY
 
 @pytest.fixture
 def served(monkeypatch) -> list[ServerConfig]:
-    """What the server would have been started with."""
+    """Replace the server and return the configurations that it is started with."""
     configs: list[ServerConfig] = []
     module = ModuleType("efficientquant_controller.server.app")
     module.serve = configs.append
@@ -56,7 +56,7 @@ def test_every_option(command, served):
     ],
 )
 def test_wrong_configuration(command, served, options, sentence):
-    """What cannot be served is one line and exit code 2, before the server is imported."""
+    """A wrong configuration is one line and exit code 2, before the server is imported."""
     outcome = command("serve", *options)
 
     assert outcome.exit_code == 2
@@ -66,7 +66,7 @@ def test_wrong_configuration(command, served, options, sentence):
 
 @contextmanager
 def serving(folder: Path, *options: str) -> Iterator[str]:
-    """A real controller; gives the address of its ready line."""
+    """Start a controller and yield the address of its ready line."""
     words = [*COMMAND, "--db", str(folder / "results.db"), *options]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
@@ -79,7 +79,7 @@ def serving(folder: Path, *options: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("listen", ["[::1]:0", "127.0.0.1:0", "localhost:0"])
 def test_the_address_that_is_printed_is_the_one_to_pass(command, tmp_path, listen):
-    """What the ready line says is what --controller takes, for IPv6 too."""
+    """--controller takes the address of the ready line, also for IPv6."""
     with serving(tmp_path, "--listen", listen) as address:
         outcome = command("devices", "--controller", address)
 
@@ -89,7 +89,7 @@ def test_the_address_that_is_printed_is_the_one_to_pass(command, tmp_path, liste
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0"])
 def test_every_interface_is_printed_as_one_to_connect_to(command, tmp_path, listen, monkeypatch):
-    """All interfaces are no address to connect to: the ready line has one of this machine's, and no proxy is asked."""
+    """For all interfaces the ready line has one of this machine's addresses, and proxies are ignored."""
     for name in PROXIES:
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     monkeypatch.delenv("no_proxy", raising=False)
@@ -109,7 +109,7 @@ def test_every_interface_is_printed_as_one_to_connect_to(command, tmp_path, list
     ],
 )
 def test_half_of_what_is_served_is_not_left_behind(tmp_path, options, sentence):
-    """A database without its artifact folder is not made, nor a folder without its database."""
+    """A refused start leaves neither a database nor an artifact folder."""
     (tmp_path / "notes.txt").write_text("these are my notes, and no database")
 
     words = [*COMMAND, "--listen", "127.0.0.1:0", *options]
@@ -121,7 +121,7 @@ def test_half_of_what_is_served_is_not_left_behind(tmp_path, options, sentence):
 
 
 def test_a_second_controller_is_one_line(tmp_path):
-    """Of two controllers on one database the second is told which process serves it, at once."""
+    """A second controller on one database is refused with the process that serves it."""
     words = [*COMMAND, "--listen", "127.0.0.1:0"]
     with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as first:
         first.stdout.readline()
@@ -135,7 +135,7 @@ def test_a_second_controller_is_one_line(tmp_path):
 
 
 def test_a_port_in_use_leaves_nothing_behind(tmp_path):
-    """A port that is taken is one line, before a database or a folder is made."""
+    """A port in use is one line, before a database or a folder is made."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         listen = f"127.0.0.1:{other.getsockname()[1]}"
         words = [*COMMAND, "--db", str(tmp_path / "results.db"), "--listen", listen]

@@ -1,4 +1,4 @@
-"""How long a campaign will still take."""
+"""The estimate of a campaign's remaining time."""
 
 import pytest
 from efficientquant_controller.cli.fleet.time_left import Pace
@@ -9,7 +9,7 @@ from efficientquant_controller.model import CampaignState
 
 @pytest.fixture
 def campaign(messages):
-    """Makes a status of a campaign with these devices."""
+    """Return a function that makes a status of a campaign with these devices."""
     from efficientquant_controller.cli.convert import campaign_from_wire
 
     def make(*devices: DeviceStatus, state: str = "running", tier: str = "smoke") -> CampaignStatus:
@@ -23,7 +23,7 @@ def device(name: str, done: int, total: int = 10, state: str = "busy") -> Device
 
 
 def test_before_a_run_has_ended_the_tier_is_the_estimate(campaign):
-    """A run of tier smoke measures 6 s between two rests of 2 s, and what surrounds it is guessed."""
+    """The tier smoke measures 6 s between two rests of 2 s, and the overhead is estimated."""
     status = campaign(device("a", 0))
     pace = Pace()
     pace.note(status, 0.0)
@@ -41,7 +41,7 @@ def test_runs_of_this_campaign_set_the_pace(campaign):
 
 
 def test_runs_before_the_watch_began_do_not_count(campaign):
-    """A campaign that is met in the middle has the pace of what was seen."""
+    """A campaign that is joined in the middle has the pace since then."""
     pace = Pace()
     pace.note(campaign(device("a", 5)), 0.0)
 
@@ -49,7 +49,7 @@ def test_runs_before_the_watch_began_do_not_count(campaign):
 
 
 def test_the_slowest_device_decides(campaign):
-    """Devices work side by side; one that is offline cannot be estimated and is left out."""
+    """The slowest device sets the time, and offline devices are left out."""
     pace = Pace()
     devices = [device("a", 0), device("b", 0), device("c", 0, state="offline")]
     pace.note(campaign(*devices), 0.0)
@@ -60,7 +60,7 @@ def test_the_slowest_device_decides(campaign):
 
 
 def test_while_artifacts_are_built_only_measuring_is_estimated(campaign):
-    """How long a build takes is not known, and the sentence does not claim it."""
+    """While artifacts are built, the sentence estimates the measuring only."""
     status = campaign(device("a", 0), state="building")
     pace = Pace()
     pace.note(status, 0.0)
@@ -69,19 +69,19 @@ def test_while_artifacts_are_built_only_measuring_is_estimated(campaign):
     assert pace.left(status, 60.0) == sentence
 
 
-@pytest.mark.parametrize("state", [one.value for one in CampaignState if one.ended])
+@pytest.mark.parametrize("state", [state.value for state in CampaignState if state.ended])
 def test_a_campaign_that_has_ended_has_no_time_left(campaign, state):
-    """Nothing is said once nothing will run."""
+    """An ended campaign has no estimate."""
     assert Pace().left(campaign(device("a", 3), state=state), 5.0) == ""
 
 
 def test_nothing_is_said_where_nothing_is_known(campaign):
-    """A tier of another release has no estimate, and devices that are done need none."""
+    """An unknown tier has no estimate, and devices that are done need none."""
     assert Pace().left(campaign(device("a", 0), tier="of-tomorrow"), 5.0) == ""
     assert Pace().left(campaign(device("a", 10)), 5.0) == ""
 
 
 @pytest.mark.parametrize("tier", TIERS)
 def test_every_tier_has_an_estimate(campaign, tier):
-    """No tier leaves a person without a number."""
+    """Every tier has an estimate."""
     assert Pace().left(campaign(device("a", 0), tier=tier), 0.0).startswith("about ")

@@ -1,4 +1,4 @@
-"""Watching: lost controllers and Ctrl-C, in this process and in a real one."""
+"""Watching with lost controllers and Ctrl-C."""
 # ruff: noqa: D102 – the methods of a test's own helper
 
 import io
@@ -18,22 +18,22 @@ DEVICE = pb.DeviceStatus(name="bench-1", state="idle", runs_total=8, runs_done=3
 
 
 def test_watch_latest_stays_with_its_campaign(command, control, messages):
-    """A watched "latest" stays the same campaign after the connection was lost."""
+    """After a lost connection, watching "latest" stays with the same campaign."""
     control.statuses.put(messages.status())
     control.statuses.put(ConnectionError())
     control.statuses.put(messages.status("succeeded"))
 
     outcome = command("watch")
 
-    watched = [one.campaign_id for one in control.requests if isinstance(one, pb.WatchCampaignRequest)]
+    watched = [request.campaign_id for request in control.requests if isinstance(request, pb.WatchCampaignRequest)]
     assert (outcome.exit_code, watched) == (0, ["latest", "c1"])
 
 
 def test_lost_controller_is_waited_for(command, control, messages):
-    """A controller that goes away is said once, and its return too."""
+    """The loss of a controller is reported once, and so is its return."""
     control.statuses.put(messages.status())
-    for one in (ConnectionError(), ConnectionError(), messages.status("succeeded")):
-        control.statuses.put(one)
+    for status in (ConnectionError(), ConnectionError(), messages.status("succeeded")):
+        control.statuses.put(status)
 
     err = command("watch", "c1").err
 
@@ -43,7 +43,7 @@ def test_lost_controller_is_waited_for(command, control, messages):
 
 
 def test_waits_grow_and_are_bounded(monkeypatch):
-    """The pauses between tries double up to a limit."""
+    """The pauses between retries double up to a limit."""
     display = LineDisplay(Console(file=io.StringIO()), "HOST:1")
     watch = watching.Watch(None, "c1", display, None)  # type: ignore[arg-type]
     clock_s = [0.0]
@@ -99,7 +99,7 @@ class WatchProcess:
     def _read(self) -> bytes:
         try:
             return os.read(self._source, 4096)
-        except OSError:  # what a terminal says when the last process has left it
+        except OSError:  # a terminal's error after its last process has exited
             return b""
 
     def close(self) -> None:
@@ -114,7 +114,7 @@ class WatchProcess:
 
 @pytest.fixture
 def watch(control, messages):
-    """Starts a watch and waits until it shows the campaign's progress."""
+    """Return a function that starts a watch and waits for its progress."""
     started = []
 
     def start(terminal: bool) -> WatchProcess:
@@ -125,8 +125,8 @@ def watch(control, messages):
 
     yield start
     control.statuses.put(messages.status("cancelled"))
-    for one in started:
-        one.close()
+    for process in started:
+        process.close()
 
 
 def cancelled(control) -> bool:
@@ -134,7 +134,7 @@ def cancelled(control) -> bool:
 
 
 def test_interrupt_without_terminal_detaches(watch, control):
-    """Ctrl-C with no terminal detaches and says how to come back and how to cancel."""
+    """Ctrl-C without a terminal detaches and says how to come back and how to cancel."""
     process = watch(terminal=False)
 
     process.interrupt()
@@ -147,7 +147,7 @@ def test_interrupt_without_terminal_detaches(watch, control):
 
 
 def test_interrupt_before_an_answer_claims_nothing(control):
-    """A controller that says nothing leaves open whether there is such a campaign."""
+    """Ctrl-C before the controller's first answer does not claim to detach."""
     process = WatchProcess(terminal=False)
     try:
         process.read_until(b"waiting for the controller")
@@ -161,7 +161,7 @@ def test_interrupt_before_an_answer_claims_nothing(control):
 
 
 def test_interrupt_then_c_cancels(watch, control):
-    """On a terminal Ctrl-C then c cancels the campaign and shows what was measured."""
+    """On a terminal Ctrl-C, then c, cancels the campaign and shows its results."""
     process = watch(terminal=True)
     process.interrupt()
     process.read_until(b"[c] cancel")
@@ -175,7 +175,7 @@ def test_interrupt_then_c_cancels(watch, control):
 
 @pytest.mark.parametrize("answer", [b"d\n", b"\n", b"\x04"])
 def test_interrupt_then_anything_else_detaches(watch, control, answer):
-    """On a terminal Ctrl-C then d, Enter or end of input detaches."""
+    """On a terminal Ctrl-C, then d, Enter or end of input, detaches."""
     process = watch(terminal=True)
     process.interrupt()
     process.read_until(b"[c] cancel")
@@ -201,7 +201,7 @@ def test_second_interrupt_detaches_at_once(watch, control):
 
 
 def test_watching_costs_no_cpu(watch):
-    """A watch that waits for news uses less than 5 % of a core."""
+    """A waiting watch uses less than 5 % of a core."""
     process = watch(terminal=True)
     ticks = os.sysconf("SC_CLK_TCK")
 

@@ -8,7 +8,7 @@ SMALL = ("resnet18", "--weights", "random", "--input-size", "64", "--images", "2
 
 
 def test_tables(command):
-    """Printed and corrected stand side by side, and a sentence sums them up."""
+    """Printed and corrected formulas have columns of one table, and a sentence concludes."""
     shown = command("audit", *SMALL)
 
     assert shown.exit_code == 0
@@ -19,7 +19,7 @@ def test_tables(command):
 
 
 def test_labelled_data(command, tmp_path):
-    """Labels of the user's own images add top-1."""
+    """Labels of the user's images add top-1."""
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", images=images, labels=np.array([0, 1, 2]))
 
@@ -31,7 +31,7 @@ def test_labelled_data(command, tmp_path):
 
 
 def test_missing_data(command, tmp_path):
-    """Data that are not there are named, before the work begins."""
+    """Missing data are named before the work begins."""
     shown = command("audit", *SMALL, "--data", str(tmp_path / "nowhere"))
 
     assert shown.exit_code == 2

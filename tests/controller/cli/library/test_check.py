@@ -10,14 +10,14 @@ from onnx_graphs import convolution
 
 @pytest.fixture
 def artifact(tmp_path):
-    """An artifact whose one convolution has both inputs quantized."""
+    """Return an artifact whose one convolution has both inputs quantized."""
     path = tmp_path / "model.onnx"
     onnx.save(convolution(quantize_input=True), path)
     return path
 
 
 def test_a_real_build(command, artifact):
-    """A file that builds ends with 0 and says in one table how, and in one sentence what it buys."""
+    """A file that builds exits with 0, prints a table, and says what quantization gains."""
     shown = command("check", str(artifact), "--target", "rtx-3080", "--layers")
 
     assert shown.exit_code == 0
@@ -30,7 +30,7 @@ def test_a_real_build(command, artifact):
 
 
 def test_a_predicted_failure(command, artifact):
-    """A file that is not expected to build ends with 1 and names the node."""
+    """A file that is predicted to fail exits with 1 and names the target."""
     shown = command("check", str(artifact), "--target", "jetson-nano")
 
     assert shown.exit_code == 1
@@ -39,7 +39,7 @@ def test_a_predicted_failure(command, artifact):
 
 
 def test_without_the_builder(command, artifact, monkeypatch):
-    """A build that this machine cannot make is refused with the command that installs it; --predict needs none."""
+    """A build without its builder is refused with the command to install it, but --predict works."""
     monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", None)
 
     refused = command("check", str(artifact), "--target", "rtx-3080")

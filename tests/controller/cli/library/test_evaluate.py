@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with train.npz and test.npz of the digits."""
+    """Return a folder with train.npz and test.npz of the digits."""
     return digits.save_npz(tmp_path_factory.mktemp("digits"))
 
 
@@ -17,20 +17,20 @@ def trained(folder, *more):
 
 
 def test_rows_with_their_bits(command, folder):
-    """FP32, the eager model and the artifact stand beside each other, each with its bit table; no data is told."""
+    """FP32, the eager model and the artifact each have a row with bits, and a note names synthetic calibration."""
     outcome = command(*trained(folder, "--limit", "100", "--json"))
 
     assert outcome.exit_code == 0, outcome.err
-    found = json.loads(outcome.out)
-    kinds = [(row["recipe"], row["subject"]) for row in found["rows"]]
+    shown = json.loads(outcome.out)
+    kinds = [(row["recipe"], row["subject"]) for row in shown["rows"]]
     assert kinds == [("fp32 (timm)", "eager"), ("efficientquant", "eager"), ("efficientquant", "artifact")]
-    assert all(row["bit_table"] and row["images"] == 100 and row["top1_error"] > 0 for row in found["rows"])
-    assert any("evaluation images are not used for it" in note for note in found["notes"])
+    assert all(row["bit_table"] and row["images"] == 100 and row["top1_error"] > 0 for row in shown["rows"])
+    assert any("evaluation images are not used for it" in note for note in shown["notes"])
     assert "evaluating 3 models on 100 images" in outcome.err
 
 
 def test_table(capsys):
-    """Accuracies are percents with their standard errors; a plain float model has the same bits everywhere."""
+    """Accuracies are percents with standard errors, and a float model has the same bits everywhere."""
     from efficientquant_controller.cli import output
     from efficientquant_controller.cli.library.evaluate import accuracy_table, bits_table
 
@@ -59,7 +59,7 @@ def test_table(capsys):
     ],
 )
 def test_a_wrong_input_is_one_sentence(command, folder, more, sentence):
-    """What cannot be done is told in one line and exit code 2, with nothing on stdout."""
+    """A wrong input is one line and exit code 2, with nothing on stdout."""
     outcome = command(*trained(folder, *more))
 
     assert (outcome.exit_code, outcome.out) == (2, "")
@@ -68,7 +68,7 @@ def test_a_wrong_input_is_one_sentence(command, folder, more, sentence):
 
 
 def test_notes_on_weights_and_images_are_shown(command, tmp_path):
-    """The weights that were chosen, and images of equal pixels, stand once below the tables."""
+    """Notes on the checkpoint's weights and on images of equal pixels follow the tables."""
     import numpy as np
     import torch
     from safetensors.torch import load_file
@@ -91,7 +91,7 @@ def test_notes_on_weights_and_images_are_shown(command, tmp_path):
 
 
 def test_a_label_without_an_output_is_told(command, tmp_path):
-    """Data with other classes than the model's outputs are one sentence, before anything is quantized."""
+    """Labels outside the model's outputs are one sentence before anything is quantized."""
     import numpy as np
 
     np.savez(tmp_path / "a.npz", images=np.zeros((4, 8, 8, 3), np.uint8), labels=np.array([0, 1, 2, 99]))

@@ -7,12 +7,12 @@ import pytest
 
 @pytest.fixture(scope="module")
 def model():
-    """A small model: structure is read from its architecture alone."""
+    """Return a small model, whose structure is read from its architecture alone."""
     return "resnet18"
 
 
 def test_table(command, model):
-    """The table gives each role its modules, parameters and MACs, and the totals."""
+    """The table has the modules, parameters and MACs of each role, and the totals."""
     shown = command("inspect", model)
 
     rows = {line.split()[0]: line.split()[1:] for line in shown.out.splitlines() if line.strip()}
@@ -24,7 +24,7 @@ def test_table(command, model):
 
 
 def test_json(command, model):
-    """--json has every parameter once, with all that the manifest knows."""
+    """--json has every parameter once, with all facts of the manifest."""
     shown = json.loads(command("inspect", model, "--rule", "paper", "--json").out)
 
     assert sum(entry["parameters"] for entry in shown["parameters"]) == shown["total_parameters"] == 11_689_512
@@ -44,7 +44,7 @@ def test_parameters(command, model):
 
 
 def test_unknown_rule(command, model):
-    """A rule that does not exist is refused before anything is built."""
+    """An unknown rule is refused before anything is built."""
     shown = command("inspect", model, "--rule", "names")
 
     assert (shown.exit_code, shown.out) == (2, "")
@@ -52,7 +52,7 @@ def test_unknown_rule(command, model):
 
 
 def test_unknown_model(command):
-    """A misspelt model is one sentence with near names."""
+    """An unknown model is one sentence with similar names."""
     shown = command("inspect", "mobilevit_xx")
 
     assert shown.exit_code == 2

@@ -10,14 +10,14 @@ from efficientquant_controller.cli.library.model_names import all_names, require
 
 
 def test_pattern(command):
-    """A pattern chooses among timm's names."""
+    """A pattern selects from timm's names."""
     names = command("models", "mobilevitv2_0*").out.split()
 
     assert names == ["mobilevitv2_050", "mobilevitv2_075"]
 
 
 def test_part_of_a_name(command):
-    """A word without a star matches anywhere in a name."""
+    """A pattern without wildcards matches anywhere in a name."""
     assert "mobilevit_xxs" in command("models", "vit_xx").out.split()
 
 
@@ -27,7 +27,7 @@ def test_json(command):
 
 
 def test_nothing_matches(command):
-    """A pattern that matches nothing is one line that says what to try."""
+    """A pattern without matches is one line that says what to try."""
     outcome = command("models", "mobilevat*")
 
     assert outcome.exit_code == 2
@@ -35,7 +35,7 @@ def test_nothing_matches(command):
 
 
 def test_the_names_are_timms_own():
-    """What is read from timm's sources is what timm lists, in its order."""
+    """The names read from timm's sources are those of timm.list_models(), in its order."""
     import timm
 
     # Another test of the same process may have registered a model of its own.
@@ -44,7 +44,7 @@ def test_the_names_are_timms_own():
 
 
 def test_no_name_of_timm_is_refused():
-    """Every model, every tag and every older name passes, also where timm's sources put a name together."""
+    """Every model, tag and older name of timm passes, and wrong names are refused."""
     import timm
 
     tagged = timm.list_models(include_tags=True)

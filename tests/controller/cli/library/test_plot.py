@@ -8,7 +8,7 @@ SMALL = ("resnet18", "--weights", "random", "--input-size", "64")
 
 
 def test_both_formats(command, tmp_path):
-    """A folder gets a PNG and an SVG, whose names are printed."""
+    """A folder gets a PNG and an SVG, and their names are printed."""
     shown = command("plot", "weights", *SMALL, "--block", "layer1", "--out", str(tmp_path), "--json")
 
     files = json.loads(shown.out)["files"]
@@ -17,7 +17,7 @@ def test_both_formats(command, tmp_path):
 
 
 def test_no_softmax(command, tmp_path):
-    """A network without a softmax has no such picture, and nothing is written."""
+    """For a network without a softmax, the picture is refused and nothing is written."""
     shown = command("plot", "softmax", *SMALL, "--out", str(tmp_path / "figure.png"))
 
     assert shown.exit_code == 2
@@ -34,7 +34,7 @@ def test_no_softmax(command, tmp_path):
     ],
 )
 def test_refusals(command, arguments, problem):
-    """What cannot be drawn is one sentence."""
+    """A picture that cannot be drawn is one sentence."""
     shown = command("plot", *arguments)
 
     assert (shown.exit_code, shown.out) == (2, "")

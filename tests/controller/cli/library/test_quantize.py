@@ -10,7 +10,7 @@ MODEL = "test_convnext"
 
 
 def test_one_artifact_with_its_report(command, tmp_path):
-    """The file lies where it was asked for with a report beside it, and the table says what its target makes of it."""
+    """The artifact and its report are written to --out, and the table has the target's verdict."""
     shown = command("quantize", MODEL, "--weights", "random", "--for", "rtx-3080", "--out", str(tmp_path / "new"))
 
     artifact = tmp_path / "new" / f"{MODEL}-efficientquant-rtx-3080.onnx"
@@ -30,7 +30,7 @@ def test_one_artifact_with_its_report(command, tmp_path):
 
 
 def test_without_the_builder_the_verdict_is_predicted(command, tmp_path, monkeypatch):
-    """The file is written all the same; first stderr, then the report say that nothing was built, and how to."""
+    """Without the builder the file is written, and stderr and the report say that nothing was built."""
     monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", None)
     shown = command(
         "quantize", MODEL, "--recipe", "fp16", "--weights", "random", "--for", "rtx-3080", "--out", str(tmp_path)
@@ -47,7 +47,7 @@ def test_without_the_builder_the_verdict_is_predicted(command, tmp_path, monkeyp
 
 
 def test_json(command, tmp_path):
-    """--json prints the same facts, for a recipe with options whose name a file system takes."""
+    """--json prints the same facts, and the file name is safe for a recipe with options."""
     options = ("--recipe", "efficientquant:weight_bits=4", "--for", "jetson-nano", "--out", str(tmp_path), "--json")
     shown = command("quantize", MODEL, "--weights", "random", *options)
 
@@ -72,7 +72,7 @@ def test_json(command, tmp_path):
     ],
 )
 def test_a_wrong_input_is_one_sentence(command, tmp_path, monkeypatch, arguments, sentence):
-    """Exit code 2, one sentence at the end, and nothing is left behind."""
+    """A wrong input is exit code 2 and one sentence at the end, and leaves no files."""
     monkeypatch.chdir(tmp_path)
     weights = () if "--weights" in arguments else ("--weights", "random")
     shown = command("quantize", *arguments, *weights, "--out", "out")

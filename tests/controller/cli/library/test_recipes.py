@@ -13,8 +13,8 @@ def test_table(command):
 
 
 def test_json(command):
-    """--json prints each recipe in the form in which it is stored with a result."""
-    recipes = {one["name"]: one for one in json.loads(command("recipes", "--json").out)}
+    """--json prints each recipe in the form that is stored with a result."""
+    recipes = {recipe["name"]: recipe for recipe in json.loads(command("recipes", "--json").out)}
 
     assert {"fp32", "efficientquant"} <= set(recipes)
     assert {"method", "version", "options", "summary"} <= set(recipes["efficientquant"])

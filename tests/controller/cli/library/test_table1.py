@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with train.npz and test.npz of the digits."""
+    """Return a folder with train.npz and test.npz of the digits."""
     return digits.save_npz(tmp_path_factory.mktemp("digits"))
 
 
@@ -19,14 +19,14 @@ def trained(folder, out, *more):
 
 
 def test_measured_cells_are_found_again(command, folder, tmp_path):
-    """A second run measures nothing and prints the same table, published figures kept apart."""
+    """A second run measures nothing and prints the published and the measured table."""
     first = command(*trained(folder, tmp_path, "--json"))
     second = command(*trained(folder, tmp_path))
 
     assert first.exit_code == second.exit_code == 0, first.err + second.err
-    found = json.loads(first.out)
-    assert [cell["recipe"] for cell in found["cells"]] == ["fp32"]
-    assert found["published"]["caveat"].startswith("not like for like")
+    shown = json.loads(first.out)
+    assert [cell["recipe"] for cell in shown["cells"]] == ["fp32"]
+    assert shown["published"]["caveat"].startswith("not like for like")
     assert "1 cells: 0 measured now, 1 found" in second.err
     assert all(
         text in second.out for text in ("published, ImageNet top-1 %", "measured here", "bits", "not like for like")
@@ -34,7 +34,7 @@ def test_measured_cells_are_found_again(command, folder, tmp_path):
 
 
 def test_published_figures():
-    """The paper's own figure and a gap are printed as they were published."""
+    """The paper's own figure and a missing one are printed as published."""
     from efficientquant_controller.cli.library.table1 import published_facts, published_table
 
     assert published_facts(["mobilevit_xxs"])["top1_percent"]["mobilevit_xxs"]["EfficientQuant"] == 66.86
@@ -52,7 +52,7 @@ def test_published_figures():
     ],
 )
 def test_a_wrong_input_is_one_sentence(command, folder, tmp_path, more, sentence):
-    """What cannot be done is one line and exit code 2, and nothing is written."""
+    """A wrong input is one line and exit code 2, and nothing is written."""
     outcome = command(*trained(folder, tmp_path / "cells", *more))
 
     assert (outcome.exit_code, outcome.out) == (2, "")

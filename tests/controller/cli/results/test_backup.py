@@ -1,4 +1,4 @@
-"""`efficientquant backup`: what it says."""
+"""The output of `efficientquant backup`."""
 
 import os
 import sqlite3
@@ -9,7 +9,7 @@ from efficientquant_controller.store.sql import open_store
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The working directory, with a results.db that is served."""
+    """Return the working directory, with a results.db in use."""
     monkeypatch.chdir(tmp_path)
     store = open_store("results.db")
     yield tmp_path
@@ -18,7 +18,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("folder")
 def test_a_backup_says_what_is_in_it(command):
-    """The copy's size and content are said, and what it has not."""
+    """The output names the copy's size and content, and the artifacts that it lacks."""
     outcome = command("backup", "copy.db")
 
     assert outcome.exit_code == 0
@@ -29,7 +29,7 @@ def test_a_backup_says_what_is_in_it(command):
 
 @pytest.mark.usefixtures("folder")
 def test_a_backup_replaces_nothing_unasked(command):
-    """An existing file is one sentence, with the option that replaces it."""
+    """An existing file is refused in one sentence with the option that replaces it."""
     command("backup", "copy.db")
     outcome = command("backup", "copy.db")
 
@@ -53,7 +53,7 @@ def test_a_backup_replaces_nothing_unasked(command):
     ],
 )
 def test_what_cannot_be_copied(command, folder, arguments, sentence):
-    """One sentence, and nothing is made."""
+    """A copy that is not possible is one sentence, and no file is made."""
     (folder / "notes.txt").write_text("these are my notes, and no database")
     sqlite3.connect("other.db").execute("CREATE TABLE mine (x)").connection.close()
     before = sorted(os.listdir(folder))
@@ -67,7 +67,7 @@ def test_what_cannot_be_copied(command, folder, arguments, sentence):
 
 
 def test_postgresql_copies_its_own(command):
-    """For a server the sentence has the command of PostgreSQL, without the password."""
+    """For PostgreSQL the sentence has its own command, without the password."""
     outcome = command("backup", "my copy", "--db", "postgresql+psycopg://me:secret@host/name")
 
     assert outcome.exit_code == 2

@@ -1,4 +1,4 @@
-"""`efficientquant compare`: which jobs names mean, and how the answer or the refusal is printed."""
+"""`efficientquant compare`: the names of jobs, and the printed answers and refusals."""
 # ruff: noqa: D102 – the methods of a fake are those of Runs
 
 import json
@@ -53,7 +53,7 @@ ROWS = [
         ("c-old/nano/mobilevit_xxs/fp32", "job-aaaa"),
         ("latest/nano/mobilevit_xxs/fp32", "job-bbbb"),
         ("latest/fp32", "job-bbbb"),
-        ("latest/nano/mobilevit_xxs/fp16", "job-cccc"),  # in full goes before the beginning of mobilevit_xxs_v2
+        ("latest/nano/mobilevit_xxs/fp16", "job-cccc"),  # the full name precedes the beginning of mobilevit_xxs_v2
         ("xav", "job-dddd"),
         ("c-old", "job-aaaa"),
         ("mobilevit_xxs_", "job-eeee"),
@@ -62,12 +62,12 @@ ROWS = [
     ],
 )
 def test_names(name: str, job_id: str) -> None:
-    """A job is named by its id, or by as many parts of its name as tell it from the others."""
+    """A job is named by its id, or by enough parts of its name to be unique."""
     assert choose(name, ROWS, "c-new")["job_id"] == job_id
 
 
 def test_an_ambiguous_name_lists_what_it_may_mean() -> None:
-    """Two jobs of one name are an error that names both in full, with their ids."""
+    """A name of two jobs is an error with their full names and ids."""
     with pytest.raises(UserError) as refused:
         choose("nano/mobilevit_xxs/fp32", ROWS, "c-new")
 
@@ -79,7 +79,7 @@ def test_an_ambiguous_name_lists_what_it_may_mean() -> None:
 
 @pytest.mark.parametrize("name", ["int8", "fp32/nano", "c-new/c-new"])
 def test_a_name_of_nothing_lists_what_there_is(name: str) -> None:
-    """A name without a job is an error that says which there are, the first eight of them."""
+    """An unknown name is an error that lists the first eight jobs."""
     many = [row(f"job-{n}", "c", "nano", "m", f"r{n}") for n in range(10)]
 
     with pytest.raises(UserError, match=r"there is no job '.*'; there are: c/nano/m/r0 \(job-0\), .* and 2 more$"):
@@ -96,7 +96,7 @@ def test_a_name_of_nothing_lists_what_there_is(name: str) -> None:
     ],
 )
 def test_a_misspelt_name_gets_what_was_meant(name: str, sentence: str) -> None:
-    """A near name is offered, and a name that is none says what one looks like."""
+    """A similar name is suggested, and a malformed name is explained."""
     with pytest.raises(UserError) as refused:
         choose(name, ROWS, "c-new")
 
@@ -104,7 +104,7 @@ def test_a_misspelt_name_gets_what_was_meant(name: str, sentence: str) -> None:
 
 
 class FakeRuns:
-    """Repeats as a test says; remembers what was read."""
+    """Scripted repeats that record the campaigns that were read."""
 
     def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
         self.asked: list[str] = []
@@ -115,38 +115,41 @@ class FakeRuns:
 
     def rows(self, campaign_id: str) -> Sequence[dict[str, Any]]:
         self.asked.append(campaign_id)
-        return [one for one in self._rows if campaign_id in ("", one["campaign_id"])]
+        return [row for row in self._rows if campaign_id in ("", row["campaign_id"])]
 
     def latencies(self, repeats: Sequence[dict[str, Any]]) -> list[Sequence[float]]:
-        return [[float(one["repeat_index"])] for one in repeats]
+        return [[float(repeat["repeat_index"])] for repeat in repeats]
 
 
 def test_only_named_campaigns_are_read() -> None:
-    """A campaign that is named is read alone, and once for both sides."""
+    """Only the named campaign is read, once for both sides."""
     runs = FakeRuns(ROWS)
 
     sides = find_sides(runs, "latest/nano/fp32", "c-new/xavier", with_samples=False)
 
-    assert ([one.name for one in sides], runs.asked) == (
+    assert ([side.name for side in sides], runs.asked) == (
         ["c-new/nano/mobilevit_xxs/fp32", "c-new/xavier/mobilevit_xxs/fp16"],
         ["c-new"],
     )
 
 
 def test_sides_hold_succeeded_repeats_in_order() -> None:
-    """What failed is left out; raw samples come in the order of the repeats."""
+    """Failed repeats are left out, and raw samples have the order of the repeats."""
     repeats = [row("j", "c-new", "nano", "m", "fp32", repeat_index=n, run_id=f"r{n}") for n in (2, 0, 1)]
     repeats[2]["state"] = "failed"
 
     side, other = find_sides(FakeRuns([*repeats, *ROWS]), "j", "job-aaaa", with_samples=True)
 
-    assert [one["repeat_index"] for one in side.repeats] == [0, 2]
+    assert [repeat["repeat_index"] for repeat in side.repeats] == [0, 2]
     assert (side.samples, other.samples) == ([[0.0], [2.0]], [[0.0]])
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Campaign c1 on device nano: fp32 of 20 ms and fp16 of 10 ms with three repeats each, int8 with one."""
+    """Return a database with campaign c1 on device nano.
+
+    fp32 takes 20 ms and fp16 10 ms with three repeats each, int8 5 ms with one.
+    """
     path = tmp_path_factory.mktemp("measured") / "results.db"
     store = open_store(path)
     snapshot = DeviceSnapshot(board="bench", backends=(Backend("ort-cpu", "1.32.0", ("CPU",)),))
@@ -167,12 +170,12 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def database(measured: Path, tmp_path: Path) -> str:
-    """A copy of the measured campaign, to add to."""
+    """Return a copy of the measured campaign that a test may change."""
     return str(shutil.copy(measured, tmp_path))
 
 
 def result(run_id: str, latency_s: float, snapshot: DeviceSnapshot, **changes: Any) -> RunResult:
-    """A steady run of a hundred inferences."""
+    """Return a steady run of a hundred inferences."""
     stages = tuple(StageTiming(name, 0.1, cold=True) for name in ("read", "session_create", "first_inference"))
     latencies = tuple(latency_s * (1 + 0.002 * (n * 7 % 11) / 11) for n in range(100))
     made = RunResult(
@@ -186,7 +189,7 @@ def result(run_id: str, latency_s: float, snapshot: DeviceSnapshot, **changes: A
 
 
 def test_one_answer(command, database):
-    """Both jobs are named in full with value and counts, then comes the answer with its interval."""
+    """The output is both jobs with value and counts, then the answer with its interval."""
     outcome = command("compare", "latest/fp32", "fp16", "--db", database)
 
     assert (outcome.exit_code, outcome.err) == (0, "")
@@ -198,7 +201,7 @@ def test_one_answer(command, database):
 
 
 def test_raw_samples_say_what_they_are(command, database):
-    """With one repeat the raw samples answer, are counted, and are told for what they are."""
+    """With one repeat the answer comes from raw samples, and a note says so."""
     outcome = command("compare", "fp32", "int8", "--db", database)
 
     lines = outcome.out.splitlines()
@@ -212,15 +215,15 @@ def test_raw_samples_say_what_they_are(command, database):
     [("load", "same"), ("memory", "same"), ("latency-p99", "faster"), ("energy", "not enough data")],
 )
 def test_other_metrics(command, database, metric, answer):
-    """Every metric has an answer, also where it is that there is too little; all of them leave with 0."""
+    """Every metric exits with 0 and an answer, even if there is not enough data."""
     outcome = command("compare", "fp32", "fp16", "--db", database, "--metric", metric, "--json")
 
-    found = json.loads(outcome.out)
-    assert (outcome.exit_code, found["metric"], found["answer"]) == (0, metric, answer)
+    comparison = json.loads(outcome.out)
+    assert (outcome.exit_code, comparison["metric"], comparison["answer"]) == (0, metric, answer)
 
 
 def test_the_least_effect_may_be_chosen(command, database):
-    """--min-effect decides what counts, and stands in the answer; another than a percentage is refused."""
+    """--min-effect sets the least difference that counts, and other values than percentages are refused."""
     add_campaign(database, "demo")
     names = ("compare", "c1/fp32", "c2/fp32", "--db", database, "--min-effect")
 
@@ -233,7 +236,7 @@ def test_the_least_effect_may_be_chosen(command, database):
 
 
 def test_a_refusal_names_the_difference_and_leaves_with_2(command, database):
-    """Unlike jobs are not compared; --json says the same, and --force makes a footnote of it."""
+    """Unlike jobs are refused, also with --json, and --force turns the refusal into a footnote."""
     add_campaign(database, "quick")
 
     refused = command("compare", "c1/fp32", "c2/fp32", "--db", database)
@@ -251,7 +254,7 @@ def test_a_refusal_names_the_difference_and_leaves_with_2(command, database):
 
 
 def test_a_verdict_stands_below(command, database):
-    """What makes a side's runs doubtful or invalid is told with the answer."""
+    """The answer has a note for doubtful or invalid runs of a side."""
     add_campaign(database, "demo", warmup_converged=False)
 
     lines = command("compare", "c1/fp32", "c2/fp32", "--db", database).out.splitlines()
@@ -262,7 +265,7 @@ def test_a_verdict_stands_below(command, database):
 
 
 def add_campaign(database: str, tier: str, **changes: Any) -> None:
-    """Campaign c2: fp32 again."""
+    """Add campaign c2, which measures fp32 again."""
     store = open_store(database)
     names = (("m",), ("fp32",), ("nano",))
     asked = Campaign("c2", CampaignState.RUNNING, 3.0, *names, Weights("random"), Measurement(tier, 0.3, 64), 3, 0)
@@ -284,7 +287,7 @@ def add_campaign(database: str, tier: str, **changes: Any) -> None:
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(command, database, words, sentence):
-    """A slip of the hand is told in one line on stderr, with exit code 2."""
+    """A wrong name or metric is one line on stderr and exit code 2."""
     outcome = command("compare", *words, "--db", database)
 
     assert outcome.exit_code == 2
@@ -303,7 +306,7 @@ def test_what_cannot_be_done_is_one_sentence(command, database, words, sentence)
     ],
 )
 def test_what_is_gone_from_a_database_is_one_sentence(command, database, damage, sentence):
-    """Rows that somebody has deleted are named, with exit code 2."""
+    """Rows that were deleted from the database are named, with exit code 2."""
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute(damage)
 
@@ -314,7 +317,7 @@ def test_what_is_gone_from_a_database_is_one_sentence(command, database, damage,
 
 
 def test_a_side_without_a_succeeded_run_is_refused(command, database):
-    """A job that has failed, or has not run, is named as having nothing to compare."""
+    """A job without a succeeded repeat is refused as having nothing to compare."""
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("update runs set state = 'failed' where job_id = 'j-fp16'")
 
@@ -333,7 +336,8 @@ def test_a_missing_database_is_not_made(command, tmp_path):
 
 
 def test_help_names_every_metric():
-    """The help of --metric lists the metrics that there are."""
-    [option] = [one for one in typer.main.get_command(app).commands["compare"].params if one.name == "metric"]
+    """The help of --metric lists every metric."""
+    parameters = typer.main.get_command(app).commands["compare"].params
+    [option] = [parameter for parameter in parameters if parameter.name == "metric"]
 
     assert all(name in option.help for name in METRICS)

@@ -1,4 +1,4 @@
-"""What a recipe bought, and what it did not, in words."""
+"""The gains of a recipe in words."""
 
 import io
 
@@ -34,7 +34,7 @@ def printed(rows, width=160) -> str:
 
 @pytest.fixture
 def judged(messages):
-    """Makes the gains of a variant whose row has these values."""
+    """Return a function that makes the gains of a variant with these values."""
 
     def judge(**values):
         known = {name: value for name, value in {**FASTER, **values}.items() if value is not None}
@@ -55,26 +55,26 @@ bench-1 · mobilevit_xxs · efficientquant:weight_bits=4
 
 
 def test_paragraph(messages):
-    """Each variant gets three lines: what was bought, what was not, and what nobody knows; FP32 gets none."""
+    """Each variant gets the lines bought, not bought and not known, and FP32 gets none."""
     rows = [messages.row(), messages.row("efficientquant:weight_bits=4", **FASTER)]
 
     assert printed(rows) == PARAGRAPH
 
 
 def test_nothing_to_compare_prints_nothing(messages):
-    """FP32 alone, a job without a result, and rows of a controller that compares nothing get no section."""
+    """FP32 alone, a job without a result, and rows without a comparison get no section."""
     rows = [messages.row(), messages.row("int8", runs_done=0, not_compared="x"), messages.row("int8")]
 
     assert printed(rows) == ""
 
 
 def test_what_was_not_compared_is_not_known(judged):
-    """A named difference leaves latency, load and memory unknown, and the file's size known."""
+    """A difference of the jobs leaves latency, load and memory unknown, but not the file's size."""
     refused = dict.fromkeys(("latency_answer", "load_answer", "peak_pss_answer"), "not comparable")
-    found = judged(not_compared="weights: A for fp32, B for int8", **refused)
+    variant = judged(not_compared="weights: A for fp32, B for int8", **refused)
 
-    assert found.not_known[0] == "latency, load time and peak memory beside fp32 (weights: A for fp32, B for int8)"
-    assert found.bought == ["a file 2.50× smaller (5.00 → 2.00 MiB)"]
+    assert variant.not_known[0] == "latency, load time and peak memory beside fp32 (weights: A for fp32, B for int8)"
+    assert variant.bought == ["a file 2.50× smaller (5.00 → 2.00 MiB)"]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_what_was_not_compared_is_not_known(judged):
     ],
 )
 def test_answers_in_words(judged, ratio, answer, bought, phrase):
-    """Each answer has its list and its words; what is worse is told as how many times worse."""
+    """Each answer has its list and its words, and a worse ratio is inverted."""
     limits = {"peak_pss_ratio_low": 1.9, "peak_pss_ratio_high": 2.1}
     assert phrase in getattr(judged(peak_pss_ratio=ratio, peak_pss_answer=answer, **limits), bought)
 
@@ -101,7 +101,7 @@ def test_answers_in_words(judged, ratio, answer, bought, phrase):
     ],
 )
 def test_size_in_words(judged, ratio, bought, phrase):
-    """Less than 5 % is no smaller file."""
+    """A difference of less than 5 % does not count as a smaller file."""
     assert phrase in getattr(judged(size_ratio=ratio), bought)
 
 
@@ -114,14 +114,14 @@ def test_size_in_words(judged, ratio, bought, phrase):
     ],
 )
 def test_arithmetic_in_words(judged, integers, bought, phrase):
-    """Integer arithmetic is bought where there is any, and unknown without a check; the words are the check's."""
-    found = judged(integer_operators=integers, arithmetic="integer arithmetic in 70 of 72")
-    assert phrase in getattr(found, bought)
+    """Integer arithmetic counts as bought where it is used, and as unknown without a check."""
+    variant = judged(integer_operators=integers, arithmetic="integer arithmetic in 70 of 72")
+    assert phrase in getattr(variant, bought)
 
 
 def test_one_metric_that_may_not_be_compared(judged):
-    """A load from the page cache leaves the load time unknown; latency and memory keep their answers."""
-    found = judged(load_answer="not comparable", load_ratio=None, not_compared="the artifact before loading: cold")
+    """A load from the page cache makes only the load time unknown."""
+    variant = judged(load_answer="not comparable", load_ratio=None, not_compared="the artifact before loading: cold")
 
-    assert found.not_known[0] == "load time beside fp32 (the artifact before loading: cold)"
-    assert "latency 1.25× faster (1.19–1.31)" in found.bought
+    assert variant.not_known[0] == "load time beside fp32 (the artifact before loading: cold)"
+    assert "latency 1.25× faster (1.19–1.31)" in variant.bought

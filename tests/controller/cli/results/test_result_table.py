@@ -1,4 +1,4 @@
-"""The results table, to the letter."""
+"""The exact text of the results table."""
 
 import io
 
@@ -58,7 +58,7 @@ process; board Δ: drop of the whole board's available memory
 
 
 def test_wide(rows):
-    """A wide console gets one table in milliseconds and MiB, a dash where there is no value."""
+    """A wide console gets one table in milliseconds and MiB, with a dash for a missing value."""
     assert printed(rows) == WIDE
 
 
@@ -133,17 +133,17 @@ def full_rows(messages):
 
 
 def test_everything_on_a_narrow_console(full_rows):
-    """Verdicts stand beside the latency; energy, with what it is the energy of, and the paper's numbers follow."""
+    """Verdicts are next to the latency, then come energy with its rails and the paper's numbers."""
     assert printed(full_rows, width=80) == FULL
 
 
 def test_tables_side_by_side_where_they_fit(full_rows):
-    """A wide console gets as many groups of columns in one table as fit, each line as wide as the console at most."""
+    """A wide console gets as many groups of columns in one table as fit."""
     headings = [
         [line.split() for line in printed(full_rows, width).splitlines() if "recipe" in line and "·" not in line]
         for width in (80, 160, 240)
     ]
-    assert [len(one) for one in headings] == [4, 2, 1]
+    assert [len(lines) for lines in headings] == [4, 2, 1]
     assert headings[1][0][:4] == ["device", "model", "recipe", "verdict"]
     assert "verdict" not in headings[1][1]
 
@@ -161,14 +161,14 @@ def test_tables_side_by_side_where_they_fit(full_rows):
     ],
 )
 def test_columns_only_where_there_is_something(messages, values, shown):
-    """Energy, the paper's numbers and verdicts take no room, and no words below, where no row has any."""
+    """Energy, the paper's numbers and verdicts appear only if a row has them."""
     out = printed([messages.row(**values)], width=400)
 
     assert {name for name in ("energy", "paper", "verdict") if name in out} == shown
 
 
 def test_invalid_is_a_sentence(messages):
-    """Each row that is no A says why in one line, however narrow; what could not be checked is no reason."""
+    """Each row without verdict A has one line of reasons, without the rules that were not checked."""
     reasons = ["throttled: hardware slowdown", "the fan stood still", "not checked: drift"]
     rows = [messages.row(name, verdict="INVALID", verdict_reasons=reasons) for name in ("fp32", "int8")]
 
@@ -179,7 +179,7 @@ def test_invalid_is_a_sentence(messages):
 
 
 def test_names_fold_and_numbers_never(messages):
-    """A recipe with many options folds on a narrow console; every number stays in one piece."""
+    """On a narrow console a long recipe is folded, but numbers are not."""
     row = messages.row("efficientquant:scope=conv+linear:softmax_bits=none:weight_bits=4", verdict="A", **POWER)
 
     words = printed([row], width=80).split()
@@ -188,7 +188,7 @@ def test_names_fold_and_numbers_never(messages):
 
 
 def test_energy_of_each_device_names_its_rails(messages):
-    """Two devices measure two things: each says of which rails its energy is."""
+    """Each device names the rails of its energy."""
     own = {**POWER, "rail_set": "GPU+CPU+SOC+CV+VDDRQ+SYS5V"}
     rows = [messages.row(**POWER), messages.row("int8", **POWER), messages.row(device="xavier", **own)]
 
@@ -198,7 +198,7 @@ def test_energy_of_each_device_names_its_rails(messages):
 
 
 def test_failure_is_a_sentence(messages):
-    """A failed job shows its state in the table and its reason below it."""
+    """A failed job has its state in the table and its reason below."""
     failed = messages.row(
         "efficientquant", state="failed", failure_type="load_failed", failure_message="the model has no input"
     )
@@ -213,14 +213,14 @@ def test_failure_is_a_sentence(messages):
 
 
 def test_running_job_shows_how_far(messages):
-    """A job that has not ended shows how many of its runs are done."""
+    """A job that is not done shows how many of its runs are."""
     row = messages.row(state="queued", runs_done=1, runs_planned=3)
 
     assert "queued 1/3" in printed([row])
 
 
 def test_campaigns_are_apart(messages):
-    """Rows of several campaigns stand under headings of their own."""
+    """Each campaign's rows have their own heading."""
     rows = [messages.row(campaign_id=name, tier=name) for name in ("c1", "c2")]
 
     assert [line for line in printed(rows).splitlines() if line.startswith("campaign")] == [
@@ -230,7 +230,7 @@ def test_campaigns_are_apart(messages):
 
 
 def test_speed_up_is_the_guards(messages):
-    """The speed-up is the guard's ratio, and absent where it forbids the comparison."""
+    """The speed-up is the guard's ratio, absent where the guard forbids the comparison."""
     fp32, faster = messages.row(), messages.row("int8", 0.016, latency_ratio=1.25, latency_answer="faster")
     refused = messages.row("fp16", 0.016, latency_answer="not comparable", not_compared="clocks: locked for fp32")
 
@@ -241,7 +241,7 @@ def test_speed_up_is_the_guards(messages):
 
 
 def test_markup_in_names_is_text(messages):
-    """Square brackets in what a device said are printed, not obeyed."""
+    """Square brackets in a device's message are printed as they are."""
     row = messages.row(
         state="failed", failure_type="runtime_error", failure_message="[bold]tensor[/x] has shape [1, 3]"
     )

@@ -1,4 +1,4 @@
-"""`efficientquant results`: JSON, CSV, and where the rows come from."""
+"""`efficientquant results`: JSON, CSV, and the source of the rows."""
 
 import csv
 import io
@@ -9,19 +9,19 @@ from efficientquant_controller.columns import OF_ROWS
 from efficientquant_controller.store.sql import open_store
 from efficientquant_protos.v1 import fleet_pb2 as pb
 
-FIELDS = [one.name for one in OF_ROWS]
+FIELDS = [column.name for column in OF_ROWS]
 
 
 @pytest.mark.parametrize(("asked", "sent"), [("latest", "latest"), ("c7", "c7"), ("all", "")])
 def test_campaign_is_asked_for(command, control, asked, sent):
-    """--campaign names an id, the latest or all."""
+    """--campaign takes an id, latest or all."""
     command("results", "--campaign", asked)
 
     assert control.requests == [pb.QueryJobsRequest(campaign_id=sent)]
 
 
 def test_json_is_si_with_nulls(command, control, messages):
-    """--json prints every column in SI units, null where there is no value."""
+    """--json prints every column in SI units, with null for a missing value."""
     control.rows = [messages.row(p50_s=0.0125)]
 
     (row,) = json.loads(command("results", "--json").out)
@@ -31,7 +31,7 @@ def test_json_is_si_with_nulls(command, control, messages):
 
 
 def test_csv_is_si_with_empty_cells(command, control, messages):
-    """--csv prints every column in SI units, an empty cell where there is no value."""
+    """--csv prints every column in SI units, with an empty cell for a missing value."""
     control.rows = [messages.row(failure_message='no, "really"\nnot')]
 
     table = list(csv.reader(io.StringIO(command("results", "--csv").out)))
@@ -43,7 +43,7 @@ def test_csv_is_si_with_empty_cells(command, control, messages):
 
 
 def test_lists_and_mappings_in_csv_are_json(command, control, messages):
-    """A cell that holds more than one value is JSON, and empty where there is none."""
+    """A CSV cell with several values is JSON, and empty without a value."""
     judged = {"verdict": "B", "verdict_reasons": ['too "warm"', "5 % off"], "conditions": {"clocks": "free"}}
     control.rows = [messages.row(**judged), messages.row()]
 
@@ -63,7 +63,7 @@ def test_zero_is_not_absent(command, control, messages):
 
 
 def test_both_forms_is_an_error(command):
-    """JSON and CSV at once is refused before anyone is asked."""
+    """--json and --csv together are refused before the controller is asked."""
     outcome = command("results", "--csv", "--json", "--controller", "127.0.0.1:1")
 
     assert outcome.exit_code == 2
@@ -72,7 +72,7 @@ def test_both_forms_is_an_error(command):
 
 @pytest.mark.usefixtures("control")
 def test_no_rows(command):
-    """Without results the command says what to do; JSON is an empty list."""
+    """Without results the command suggests what to do, and --json prints an empty list."""
     assert command("results").out.startswith("no results yet; measure something: efficientquant bench")
     assert command("results", "--json").out == "[]\n"
 
@@ -87,7 +87,7 @@ def test_missing_database_is_not_made(command, tmp_path):
 
 
 def test_database_is_read_without_a_controller(command, tmp_path):
-    """--db reads the rows of a database file with no controller running."""
+    """--db reads the rows of a database file without a controller."""
     path = tmp_path / "results.db"
     open_store(str(path)).close()
 
@@ -96,7 +96,7 @@ def test_database_is_read_without_a_controller(command, tmp_path):
 
 
 def test_database_without_campaigns(command, tmp_path):
-    """The latest campaign of a database that has none is a user's error."""
+    """Asking an empty database for its latest campaign is a user's error."""
     path = tmp_path / "results.db"
     open_store(str(path)).close()
 

@@ -1,1 +1,4 @@
-"""One file for each change of the schema; a released one never changes again."""
+"""One file for each change of the schema.
+
+A released file never changes.
+"""

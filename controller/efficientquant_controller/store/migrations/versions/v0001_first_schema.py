@@ -1,4 +1,7 @@
-"""Schema 1 (product version 0.1.0): every table, and the views `results` and `run_results`."""
+"""Schema 1: every table, and the views `results` and `run_results`.
+
+It is of product version 0.1.0.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +13,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Create everything."""
+    """Create the tables and views."""
     op.create_table(
         "artifacts",
         sa.Column("artifact_sha256", sa.String(), nullable=False),

@@ -1,4 +1,7 @@
-"""Schema 2: the view `comparisons`, each variant beside its FP32 twin; and what a campaign was calibrated on."""
+"""Schema 2: the view `comparisons` and a campaign's calibration images.
+
+The view compares each variant with its FP32 twin.
+"""
 
 import sqlalchemy as sa
 from alembic import op

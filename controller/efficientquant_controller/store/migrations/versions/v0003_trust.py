@@ -1,4 +1,7 @@
-"""Schema 3: variants by target, telemetry, verdicts, engines; the views say how far a row can be trusted."""
+"""Schema 3: variants by target, telemetry, verdicts and engines.
+
+The views say how far a row can be trusted.
+"""
 
 from typing import Any
 
@@ -10,7 +13,7 @@ from efficientquant_controller.store.views.v3 import COMPARISONS, RESULTS, RUN_R
 revision = "0003"
 down_revision = "0002"
 
-# Columns that a run of an earlier schema does not know.
+# Columns that are NULL in the runs of an earlier schema.
 _RUN_COLUMNS: dict[type[sa.types.TypeEngine[Any]], tuple[str, ...]] = {
     sa.String: (*("verdict", "paper_memory_kind", "rail_set", "engine_sha256"),),
     sa.JSON: (*("verdict_reasons", "conditions", "findings", "realised_precision"),),
@@ -25,7 +28,7 @@ _RUN_COLUMNS: dict[type[sa.types.TypeEngine[Any]], tuple[str, ...]] = {
     sa.BigInteger: (*("paper_memory_bytes", "device_memory_bytes", "gpu_process_peak_bytes", "engine_bytes"),),
     sa.Boolean: ("throttled",),
 }
-# Columns with what a row of an earlier schema has.
+# Columns with their value in the rows of an earlier schema.
 _FILLED: dict[str, dict[str, tuple[sa.types.TypeEngine[Any], str]]] = {
     "device_snapshots": {
         **{name: (sa.Text(), "") for name in ("jetpack", "cuda_version", "power_mode", "clock_control")},
@@ -43,7 +46,7 @@ _FILLED: dict[str, dict[str, tuple[sa.types.TypeEngine[Any], str]]] = {
 
 
 def upgrade() -> None:
-    """Take the views away, change the tables, and put the views back."""
+    """Drop the views, change the tables, and create the views again."""
     for view in ("comparisons", "results", "run_results"):
         op.execute(f"DROP VIEW {view}")
     for table, columns in _FILLED.items():

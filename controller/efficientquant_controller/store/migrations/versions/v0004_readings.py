@@ -1,4 +1,4 @@
-"""Schema 4: numbers for the targets of clocks, a table for the guard's answers."""
+"""Schema 4: clock targets as numbers, and a table of comparisons."""
 
 from math import isfinite
 from typing import Any
@@ -9,14 +9,17 @@ from alembic import op
 revision = "0004"
 down_revision = "0003"
 
-# What `views_sha256` says of the views that this schema has.
+# What `views_sha256` returns for the views of this schema.
 VIEWS_SHA256 = "89b1b623b007857a6a4133d01cb8c5b163d4cb7b0226be6a0138536651e1258e"
 _TARGETS = tuple(f"clock_{domain}_target_hz" for domain in ("gpu", "emc", "cpu"))
 _COMPARED = ("latency", "load", "peak_pss")
 
 
 def upgrade() -> None:
-    """Add the columns and the table. The store makes the views."""
+    """Add the columns and the table.
+
+    The store makes the views.
+    """
     for name in _TARGETS:
         op.add_column("runs", sa.Column(name, sa.Double(), nullable=True))
     op.create_index("ix_jobs_place", "jobs", ["campaign_id", "device_id", "model", "recipe"])
@@ -42,7 +45,7 @@ def _move_targets(connection: sa.Connection) -> None:
     """Move targets from the text of `conditions` to their columns."""
     columns: list[sa.ColumnClause[Any]] = [sa.column("run_id", sa.String()), sa.column("conditions", sa.JSON())]
     runs = sa.table("runs", *columns, *(sa.column(name, sa.Double()) for name in _TARGETS))
-    has_targets = sa.cast(runs.c.conditions, sa.Text()).like("%_target_hz%")  # a large database has few of them
+    has_targets = sa.cast(runs.c.conditions, sa.Text()).like("%_target_hz%")  # a large database has few such rows
     rows = connection.execute(sa.select(runs.c.run_id, runs.c.conditions).where(has_targets))
     for run_id, conditions in rows.all():
         targets = {name: number for name in _TARGETS if (number := _number(conditions.get(name))) is not None}

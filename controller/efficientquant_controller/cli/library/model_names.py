@@ -27,6 +27,7 @@ def model_names(pattern: str) -> list[str]:
     return [name for name in all_names() if fnmatchcase(name, wanted)]
 
 
+@cache
 def all_names() -> list[str]:
     """Return every name in the order of timm.list_models()."""
     names = {name for source in _sources() for name in _REGISTERED.findall(source)}
@@ -55,13 +56,29 @@ def require_in_sources(name: str) -> None:
 
     Older names pass. Any tag passes where the sources list none for the model.
     """
-    architecture, _, tag = name.partition(".")
-    sources = _sources()
-    if any(name in _KEY.findall(block) for source in sources for block in _RENAMINGS.findall(source)):
+    if name in _older_names():
         return
-    keys = (key.partition(".") for source in sources for key in _KEY.findall(source))
-    tags = [written for model, _, written in keys if model == architecture and written]
-    require_listed(name, all_names(), tags or [tag])
+    architecture, _, tag = name.partition(".")
+    require_listed(name, all_names(), _tags().get(architecture, [tag]))
+
+
+@cache
+def _older_names() -> frozenset[str]:
+    """Return the names that timm replaces with newer ones."""
+    return frozenset(
+        key for source in _sources() for block in _RENAMINGS.findall(source) for key in _KEY.findall(block)
+    )
+
+
+@cache
+def _tags() -> dict[str, list[str]]:
+    """Return the tags of each model's weights."""
+    tags: dict[str, list[str]] = {}
+    for source in _sources():
+        for model, _, tag in (key.partition(".") for key in _KEY.findall(source)):
+            if tag:
+                tags.setdefault(model, []).append(tag)
+    return tags
 
 
 @cache

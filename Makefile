@@ -4,7 +4,15 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 # The checks on a GPU take the machine's python3, however old, unless PYTHON was given.
 GPU_PYTHON = $(if $(filter file,$(origin PYTHON)),python3,$(PYTHON))
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest -q
+PYTEST := $(BIN)/python -m pytest -q --durations=10
+# Two processes; one that has finished takes tests from the other. Old releases of xdist know `load` only.
+PARALLEL := -n 2 --dist worksteal
+# What `make check` runs: all that needs neither a quantized model nor a process for each test.
+FAST := tests/test_*.py tests/controller/test_*.py tests/agent/samplers tests/agent/doctor \
+	$(addprefix tests/controller/,analysis fleet server store cli/results) \
+	$(patsubst %,tests/agent/%.py,backends/test_ort backends/test_trt_releases test_config test_protocol test_command_line test_address) \
+	$(addprefix tests/efficientquant/,files images test_primitives.py test_primitives_log2.py test_recipe.py test_recipe_options.py \
+	artifact/test_validation.py artifact/test_onnx_file.py verdicts/test_build_rules.py)
 # Suites that take minutes have targets of their own; CI runs them too.
 MODELS := $(patsubst %,tests/%.py,efficientquant/artifact/test_ten_models efficientquant/verdicts/test_rtx_engines \
 	agent/backends/test_trt_rtx_models)
@@ -15,7 +23,7 @@ E2E_SLOW := $(patsubst %,tests/e2e/test_%.py,loss telemetry trust engines) \
 	$(patsubst %,tests/e2e/installs/test_%.py,install documented_commands)
 SLOW := $(MODELS) $(LIBRARY) tests/efficientquant/artifact/test_zoo.py
 
-.PHONY: help demo announce-demo test lint protos-check unit agent-py36 agent-py38 models zoo e2e e2e-slow library bench fuzz gpu-check protos format clean
+.PHONY: help demo announce-demo check test lint protos-check unit agent-py36 agent-py38 models zoo e2e e2e-slow library bench fuzz gpu-check protos format clean
 
 help:            ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -25,6 +33,9 @@ demo: announce-demo .venv/.ready-demo  ## set everything up in .venv, then bench
 
 announce-demo:
 	@test -e .venv/.ready-demo || echo "First this installs into .venv (about two minutes), then it benchmarks two models on two local agents (about two minutes)."
+
+check: lint      ## before each commit: format, lint, types, architecture and the fast unit tests
+	$(PYTEST) $(PARALLEL) $(FAST)
 
 test: .venv/.ready-test .venvs/py3.6/.ready .venvs/py3.8/.ready  ## set up what is missing, then every check and test, all failures reported
 	$(MAKE) --keep-going --no-print-directory lint protos-check unit agent-py36 agent-py38 e2e
@@ -37,14 +48,14 @@ protos-check:    ## the committed generated code is what fleet.proto generates
 	@tests/with_python.sh "3.7 to 3.10" protos/generate.sh --check
 
 unit: .venv/.ready-test  ## unit tests on the current Python
-	$(PYTEST) -n 2 --dist loadfile --ignore=tests/e2e $(SLOW:%=--ignore=%) tests
+	$(PYTEST) $(PARALLEL) --ignore=tests/e2e $(SLOW:%=--ignore=%) tests
 
 agent-py36 agent-py38: agent-py3%: .venvs/py3.%/.ready  ## the agent's and the protos' tests on a real Python 3.6 and 3.8
-	@if [ -e .venvs/py3.$*/bin/python ]; then .venvs/py3.$*/bin/python -m pytest -q -n 2 --dist loadfile tests/agent tests/protos; \
+	@if [ -e .venvs/py3.$*/bin/python ]; then .venvs/py3.$*/bin/python -m pytest -q --durations=10 -n 2 --dist load tests/agent tests/protos; \
 	else cat .venvs/py3.$*/.ready; fi
 
 e2e: .venv/.ready-test .venvs/py3.6/.ready .venvs/py3.8/.ready  ## real controllers and agents as processes
-	$(PYTEST) -n 2 --dist loadfile $(E2E_SLOW:%=--ignore=%) tests/e2e
+	$(PYTEST) $(PARALLEL) $(E2E_SLOW:%=--ignore=%) tests/e2e
 
 e2e-slow: .venv/.ready-test .venvs/py3.6/.ready .venvs/py3.8/.ready  ## lost devices, offline installs, boards with sensors, engines and clocks
 	$(PYTEST) $(E2E_SLOW)

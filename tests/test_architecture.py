@@ -20,7 +20,7 @@ ARROWS = {
     "efficientquant_protos": set(),
 }
 # The wings of each package, the lowest first: a module imports its own wing and those below it. A name is a folder, or
-# a module that stands beside the folders; names on one line do not import each other.
+# a module that stands next to the folders. Names on one line do not import each other.
 LAYERS = {
     "efficientquant": (
         {"errors", "options"},

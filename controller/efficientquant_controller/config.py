@@ -105,5 +105,5 @@ class ServerConfig:
             return self.artifacts
         path = locate(self.db).path
         if path is None:
-            raise UserError("a database server has no folder beside it to keep artifacts in; pass --artifacts DIR")
+            raise UserError("a database server has no folder to keep artifacts in; pass --artifacts DIR")
         return path.with_name(f"{path.stem}-artifacts")

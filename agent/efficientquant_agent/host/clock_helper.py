@@ -229,7 +229,7 @@ def _set_power_mode(mode: int, paths: ClockPaths, state: _StateDirectory) -> Dic
                 "power mode {0} takes a reboot: run `sudo nvpmodel -m {0}` by hand, then try again".format(mode)
             )
         if time.monotonic() > deadline_s:
-            raise ToolError("nvpmodel was told mode {} and stays in {}".format(mode, current and current[0]))
+            raise ToolError("nvpmodel was asked for mode {} and stays in {}".format(mode, current and current[0]))
         time.sleep(_MODE_POLL_S)
 
 

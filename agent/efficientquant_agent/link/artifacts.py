@@ -75,7 +75,7 @@ class ArtifactCache:
             return False
         if _hash_file(path).hexdigest() == sha256:
             return True
-        self._log("cached artifact {} is damaged on this disk: fetching it anew".format(sha256[:12]))
+        self._log("cached artifact {} is damaged on this disk: fetching it again".format(sha256[:12]))
         os.unlink(path)
         return False
 

@@ -97,7 +97,7 @@ def _external_bytes(path: Path, tensor: TensorProto) -> int:
         raise ArtifactFileError(path, f"{shown} must lie in the file's own folder or below; move the two together")
     if not os.path.isfile(location):
         kind = "is no file" if os.path.exists(location) else "is missing"
-        raise ArtifactFileError(path, f"{shown} {kind}; put it beside the model, where {location} is expected")
+        raise ArtifactFileError(path, f"{shown} {kind}; put it next to the model, where {location} is expected")
     stored_bytes = os.path.getsize(location)
     taken_bytes = place.length if place.length is not None else _needed_bytes(tensor) or 0
     end = (place.offset or 0) + taken_bytes

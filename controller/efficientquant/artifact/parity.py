@@ -54,7 +54,7 @@ class Parity:
             difference, limit = (self.relative, HALF_PARITY_LIMIT) if self.is_half else (self.max_abs, PARITY_LIMIT)
             return f"its logits differ from the eager model's by {difference:.2e}, more than {limit:.0e}"
         if self.largest_step > 1 and not self.is_half:
-            return f"a code lies {self.largest_step} steps beside the eager model's"
+            return f"a code lies {self.largest_step} steps away from the eager model's"
         return None
 
 

@@ -123,7 +123,7 @@ def open_files(folder: Path, spec: InputSpec) -> tuple[ImageSource, Labels, Clas
     here = sorted(entry.name for entry in folder.iterdir() if _is_image(entry))
     below = _class_folders(folder)
     if here and below:
-        raise DataError(folder / here[0], "lies beside class folders; move it into one, or out of the way")
+        raise DataError(folder / here[0], "is next to class folders; move it into one, or out of the way")
     if here:
         labels = _find_labels(folder, here)
         return ImageFiles(folder, here, "folder", spec), labels, None

@@ -9,7 +9,7 @@ from efficientquant_controller.model import TWIN_RECIPE
 
 Row = Mapping[str, Any]
 GAINS_HEADING = (
-    "what it bought, beside fp32 on the same device (in brackets: 90 % interval; "
+    "what it bought, compared with fp32 on the same device (in brackets: 90 % interval; "
     f"{MIN_EFFECT * 100:.3g} % is the least that counts)"
 )
 LEGEND = (
@@ -75,7 +75,7 @@ def gains(row: Row, twin: Row | None) -> Gains:
     _judge_size(row, twin, phrases)
     refused = [name for name, prefix in _COMPARED if row[f"{prefix}_answer"] in ("", REFUSED)]
     if refused:
-        phrases.not_known.append(f"{_listed(refused)} beside fp32 ({row['not_compared']})")
+        phrases.not_known.append(f"{_listed(refused)} compared with fp32 ({row['not_compared']})")
     for name, prefix in _COMPARED:
         if name not in refused:
             _judge(name, prefix, row, phrases)

@@ -142,7 +142,7 @@ def _judge_clocks(facts: RunFacts, reasons: _Reasons) -> None:
     if facts.clocks_asked and state != "locked":
         reasons.hard.append(f"locked clocks were asked for, and the clocks are {state}")
     elif facts.clocks_asked and "gpu" not in _checked_clocks(facts):
-        reasons.hard.append("locked clocks were asked for, and the GPU's clock was not read beside its target")
+        reasons.hard.append("locked clocks were asked for, and the GPU's clock was not read together with its target")
     hard = set(reasons.hard)
     reasons.soft += [sentence for _, _, sentence in _clocks_off(facts) if sentence not in hard]
 

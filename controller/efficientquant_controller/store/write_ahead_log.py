@@ -30,7 +30,7 @@ def reading_uri(path: Path) -> str:
             raise
         if logs := _logs_of(path):
             raise StoreError(
-                f"the database {path} was not closed cleanly ({' and '.join(logs)} beside it) and lies where nothing "
+                f"the database {path} was not closed cleanly ({' and '.join(logs)} next to it) and lies where nothing "
                 "can be written; copy these files together to a directory that you can write to, and name that copy"
             ) from error
         if not _takes_log(path):

@@ -139,7 +139,7 @@ def test_flipped_byte_in_the_cache(controller, start_agent, tiny_model, tmp_path
 
     result = controller.reports.get(timeout=WAIT_S)
     assert (result.failure_type, result.stages[0].size_bytes) == ("", len(tiny_model))
-    agent.wait_for_line("is damaged on this disk: fetching it anew")
+    agent.wait_for_line("is damaged on this disk: fetching it again")
     assert cached.read_bytes() == tiny_model
 
 

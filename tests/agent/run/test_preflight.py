@@ -114,7 +114,7 @@ def test_too_little_memory(tmp_path):
             ],
         ),
     ],
-    ids=["no GPU", "nobody", "no list", "itself", "another", "two others", "not told"],
+    ids=["no GPU", "nobody", "no list", "itself", "another", "two others", "unknown"],
 )
 def test_gpu_neighbours(gpu, findings):
     """Other processes on the GPU make a result invalid and are named by pid, an unknown list does not."""

@@ -147,7 +147,7 @@ def test_locked_clocks_that_nobody_read_are_not_verified() -> None:
     verdict = judge(run(series=series))
 
     assert verdict.grade is Grade.INVALID
-    assert "locked clocks were asked for, and the GPU's clock was not read beside its target" in verdict.reasons
+    assert "locked clocks were asked for, and the GPU's clock was not read together with its target" in verdict.reasons
 
 
 @pytest.mark.parametrize(

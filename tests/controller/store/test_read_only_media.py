@@ -110,7 +110,7 @@ def test_a_log_without_its_lock_file(folder: Path) -> None:
     done = run("results", "--db", folder / "results.db")
 
     assert (done.returncode, done.stdout) == (2, "")
-    assert "not closed cleanly (results.db-wal beside it)" in done.stderr
+    assert "not closed cleanly (results.db-wal next to it)" in done.stderr
     assert "copy these files together to a directory that you can write to" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 

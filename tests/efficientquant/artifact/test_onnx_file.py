@@ -97,7 +97,7 @@ def test_external_data_are_read(tmp_path, external, place):
 @pytest.mark.parametrize(
     ("place", "problem"),
     [
-        ({"location": "gone.bin"}, r"its external data 'gone\.bin' is missing; put it beside the model"),
+        ({"location": "gone.bin"}, r"its external data 'gone\.bin' is missing; put it next to the model"),
         ({"location": "../weights.bin"}, "must lie in the file's own folder or below"),
         ({"location": "/etc/hostname"}, "must lie in the file's own folder or below"),
         ({"location": "."}, "is no file"),

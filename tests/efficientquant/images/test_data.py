@@ -191,7 +191,7 @@ def test_folders_without_images_are_named(classes, picture, tmp_path):
     with pytest.raises(DataError, match="cow: holds no images; a class folder must hold some"):
         open_images(classes, SPEC)
     stray = picture(classes / "stray.png")
-    with pytest.raises(DataError, match=re.escape(f"{stray}: lies beside class folders")):
+    with pytest.raises(DataError, match=re.escape(f"{stray}: is next to class folders")):
         open_images(classes, SPEC)
 
 

@@ -33,7 +33,7 @@ def command(
         ),
     ] = "fp32,efficientquant",
     no_twin: Annotated[
-        bool, typer.Option("--no-twin", help="Do not measure fp32 beside recipes that were asked for without it.")
+        bool, typer.Option("--no-twin", help="Do not measure fp32 with recipes that were asked for without it.")
     ] = False,
     devices: Annotated[
         str, typer.Option("--devices", metavar="all|NAME,NAME", help="Which devices; all means every connected one.")

@@ -133,7 +133,7 @@ class DemoFleet:
         if find_spec("efficientquant_agent") is None:
             raise UserError(
                 "the demo runs agents on this machine and efficientquant-agent is not installed here; install "
-                "'efficientquant-agent[ort]' beside efficientquant"
+                "'efficientquant-agent[ort]' next to efficientquant"
             )
         self._make_folder()
         serve = ["serve", "--db", str(self._database), "--listen", "127.0.0.1:0"]

@@ -18,7 +18,7 @@ def command(
     ] = "127.0.0.1:50051",
     artifacts: Annotated[
         Path | None,
-        typer.Option("--artifacts", metavar="DIR", help="Where artifacts are kept; by default beside the database."),
+        typer.Option("--artifacts", metavar="DIR", help="Where artifacts are kept; by default next to the database."),
     ] = None,
     insecure: Annotated[
         bool,

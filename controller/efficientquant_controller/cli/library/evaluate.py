@@ -47,7 +47,7 @@ def command(
     calibration: Annotated[
         Path | None,
         typer.Option(
-            "--calibration", metavar="PATH", help="Images to calibrate on; train/ beside the data if left out."
+            "--calibration", metavar="PATH", help="Images to calibrate on; train/ next to the data if left out."
         ),
     ] = None,
     calibration_images: EvaluationCalibrationImages = None,

@@ -26,7 +26,7 @@ def command(
     ],
     calibration: Annotated[
         Path | None,
-        typer.Option("--calibration", metavar="TRAIN", help="Training images; train/ beside the data if left out."),
+        typer.Option("--calibration", metavar="TRAIN", help="Training images; train/ next to the data if left out."),
     ] = None,
     weights: Annotated[
         str,

@@ -220,7 +220,7 @@ def test_power_mode_that_is_not_taken(ask, board, monkeypatch):
 
     code, answer = ask("set-power-mode", "1")
 
-    assert (code, answer["error"]) == (1, "nvpmodel was told mode 1 and stays in 0")
+    assert (code, answer["error"]) == (1, "nvpmodel was asked for mode 1 and stays in 0")
 
 
 def test_missing_and_failing_tools(ask, board):

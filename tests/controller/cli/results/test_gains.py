@@ -45,7 +45,7 @@ def judged(messages):
 
 # ruff: noqa: E501 – a paragraph is as wide as the console
 PARAGRAPH = """\
-what it bought, beside fp32 on the same device (in brackets: 90 % interval; 5 % is the least that counts)
+what it bought, compared with fp32 on the same device (in brackets: 90 % interval; 5 % is the least that counts)
 bench-1 · mobilevit_xxs · efficientquant:weight_bits=4
   bought      a file 2.50× smaller (5.00 → 2.00 MiB); latency 1.25× faster (1.19–1.31)
   not bought  load time: 1.25× slower (1.00–2.00); integer arithmetic: storage only: 35 weights are int8 in the file; all arithmetic is FP32
@@ -73,7 +73,10 @@ def test_what_was_not_compared_is_not_known(judged):
     refused = dict.fromkeys(("latency_answer", "load_answer", "peak_pss_answer"), "not comparable")
     variant = judged(not_compared="weights: A for fp32, B for int8", **refused)
 
-    assert variant.not_known[0] == "latency, load time and peak memory beside fp32 (weights: A for fp32, B for int8)"
+    assert (
+        variant.not_known[0]
+        == "latency, load time and peak memory compared with fp32 (weights: A for fp32, B for int8)"
+    )
     assert variant.bought == ["a file 2.50× smaller (5.00 → 2.00 MiB)"]
 
 
@@ -123,5 +126,5 @@ def test_one_metric_that_may_not_be_compared(judged):
     """A load from the page cache makes only the load time unknown."""
     variant = judged(load_answer="not comparable", load_ratio=None, not_compared="the artifact before loading: cold")
 
-    assert variant.not_known[0] == "load time beside fp32 (the artifact before loading: cold)"
+    assert variant.not_known[0] == "load time compared with fp32 (the artifact before loading: cold)"
     assert "latency 1.25× faster (1.19–1.31)" in variant.bought

@@ -145,7 +145,7 @@ def test_arrows_inside_a_package_go_down(package: str) -> None:
     assert upward_arrows(package, height) == []
 
 
-def test_verbs_share_what_stands_beside_them() -> None:
+def test_shared_modules_import_no_verb() -> None:
     """The modules that verbs share import no verb."""
     root = SOURCES["efficientquant_controller"] / "cli"
     height = {name: at for at, layer in enumerate(CLI_LAYERS) for name in layer}

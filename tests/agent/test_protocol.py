@@ -53,7 +53,7 @@ OUTCOME = Outcome(
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_is_said_comes_back(record, decode):
+def test_records_round_trip(record, decode):
     """Every record is decoded as it was encoded, with its nested records."""
     assert decode(protocol.encode(record)) == record
 

@@ -29,7 +29,7 @@ def test_a_lease_outlives_one_late_heartbeat() -> None:
         ServerConfig("x.db", heartbeat_interval_s=2, lease_s=3).checked()
 
 
-def test_artifacts_lie_beside_a_database_file() -> None:
+def test_artifacts_are_stored_next_to_a_database_file() -> None:
     """Artifacts lie next to a database file, and a database server needs --artifacts."""
     assert ServerConfig("some/results.db").artifacts_folder() == Path("some/results-artifacts")
     assert ServerConfig("sqlite:///some/results.db").artifacts_folder() == Path("some/results-artifacts")

@@ -155,7 +155,7 @@ def test_a_pattern_that_matches_nothing(make_wheel, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("content", [b"", b"no wheel", None])
-def test_what_is_no_wheel(tmp_path, capsys, content):
+def test_a_file_that_is_no_wheel(tmp_path, capsys, content):
     """A file that is no wheel or does not exist gives one sentence."""
     if content is not None:
         (tmp_path / "a.whl").write_bytes(content)

@@ -184,7 +184,7 @@ def test_classes_that_do_not_fit_are_refused(test_data):
         eq.evaluate(model, test_data)
 
 
-def test_what_is_no_artifact_is_refused(tmp_path, test_data, pytestconfig):
+def test_a_file_that_is_no_artifact_is_refused(tmp_path, test_data, pytestconfig):
     """A missing file, a text file and a model for other images are refused with one sentence each."""
     (tmp_path / "text.onnx").write_text("no model")
     with pytest.raises(ArtifactFileError, match="is no ONNX file"):

@@ -253,7 +253,7 @@ def test_inputs_are_float32(install, build, release):
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_a_stale_plan_is_told_apart(install, untimed, release):
+def test_a_stale_plan_is_recognized(install, untimed, release):
     """A plan that TensorRT does not accept is stale, so that it is built again."""
     with pytest.raises(StalePlanError, match="not compatible with this version"):
         install(release).load(b"of another GPU", LoadOptions(), untimed)

@@ -143,7 +143,7 @@ def doctor(*arguments, block=""):
     return done.returncode, json.loads(done.stdout)
 
 
-def test_beside_a_running_agent(controller, start_agent, tmp_path, monkeypatch):
+def test_next_to_a_running_agent(controller, start_agent, tmp_path, monkeypatch):
     """The doctor asks the controller of a running agent, through no proxy, and disturbs neither."""
     agent = start_agent(controller.address)
     agent.wait_for_line("ready: connected")

@@ -84,7 +84,7 @@ def can_drop_pages(folder):
     return drop_page_cache(str(control))
 
 
-def test_stale_plan_is_built_anew(controller, start_agent, tensorrt, tiny_model, tmp_path, done):
+def test_stale_plan_is_rebuilt(controller, start_agent, tensorrt, tiny_model, tmp_path, done):
     """A kept engine that does not load is rebuilt, once, and the result says so."""
     start_agent(controller.address)
     tensorrt(stale_plans=1)

@@ -356,7 +356,7 @@ def test_thread_gets_back_cpus_that_were_off(recorder, cancellation, monkeypatch
 
 
 @pytest.mark.parametrize("status", [None, "Name:\tefficientquant\n"])
-def test_allowed_cpus_that_are_not_told(status, tmp_path):
+def test_unknown_allowed_cpus(status, tmp_path):
     """Without an answer of the kernel the set of allowed CPUs is empty."""
     if status:
         (tmp_path / "status").write_text(status)

@@ -23,7 +23,7 @@ def reasons(idle_before_w: float, idle_after_w: float) -> list[str]:
     return [reason for reason in derived_columns(facts)["verdict_reasons"] if "net energy" in reason]
 
 
-def test_idle_power_that_moved_is_told() -> None:
+def test_changed_idle_power_is_reported() -> None:
     """Idle power that changed by more than a tenth makes the net energy uncertain, with the change."""
     assert reasons(2.0, 2.5) == [
         "net energy is uncertain: idle power after the run was 25% above that before it (at most 10%)"

@@ -119,7 +119,7 @@ def test_settings_that_a_runtime_tells_among_its_options() -> None:
         ({"artifact_sha256": "ef"}, "artifact: the same recipe made two different files"),
     ],
 )
-def test_what_is_only_told(changes: dict[str, Any], footnote: str) -> None:
+def test_differences_that_are_only_notes(changes: dict[str, Any], footnote: str) -> None:
     """A difference that need not change the numbers is a footnote."""
     assert found(**changes) == Differences((), (footnote,))
 

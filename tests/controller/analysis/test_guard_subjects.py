@@ -113,7 +113,7 @@ def test_precision_belongs_to_recipe_and_runtime(changes: dict[str, Any], forbid
     assert (sentence in differences.refusals, sentence in differences.footnotes) == (forbidden, not forbidden)
 
 
-def test_other_counts_of_the_same_types_are_told() -> None:
+def test_other_counts_of_the_same_types_are_noted() -> None:
     """Other counts of the same layer types are a footnote, also when they come as JSON."""
     differences = found(runtime_version="10.3.0", realised_precision='{"fp16": 90, "fp32": 2}')
 
@@ -139,7 +139,7 @@ def test_a_runtime_that_changed_within_a_job_forbids() -> None:
     )
 
 
-def test_tensorrt_beside_onnx_runtime() -> None:
+def test_tensorrt_and_onnx_runtime() -> None:
     """Buffers, options and precision that come with a runtime are footnotes and forbid nothing."""
     trt = {
         "session_options": {"sync_mode": "spin", "cuda_graph": "off", "transfers": "none: mapped memory"},
@@ -172,7 +172,7 @@ def test_a_runtime_does_not_bring_left_out_transfers() -> None:
     assert "transfers: left out for A, counted for B" in differences.refusals
 
 
-def test_two_devices_of_one_name_are_told_by_their_ids() -> None:
+def test_two_devices_of_one_name_are_named_by_their_ids() -> None:
     """Two devices of one name are named by their ids."""
     a, b = side("a", device_id="d1"), side("b", device_id="d2", recipe="int8")
 

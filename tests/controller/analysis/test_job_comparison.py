@@ -167,7 +167,7 @@ def test_nothing_but_invalid_repeats_is_refused() -> None:
     assert forced.footnotes == ("3 of 3 repeats of B INVALID (no reason recorded), used all the same",)
 
 
-def test_doubtful_repeats_are_told() -> None:
+def test_doubtful_repeats_are_reported() -> None:
     """Repeats of grade B are compared, and a footnote has their first reason."""
     b = job("b", 10.0, 10.0, 10.0, verdict="B", verdict_reasons=["the sampler took 2 % of a core"])
 

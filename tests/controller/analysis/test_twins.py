@@ -22,7 +22,7 @@ def repeats(recipe: str, *latencies_s: float, **changes: object) -> list[dict[st
     ]
 
 
-def test_a_variant_beside_its_twin() -> None:
+def test_a_variant_and_its_twin() -> None:
     """A variant gets ratios and answers for size, latency, load and memory, and FP32 itself none."""
     fp32, int8 = row("fp32"), row("int8", 2)
     runs = repeats("fp32", 0.020, 0.021, 0.022) + repeats("int8", 0.010, 0.0105, 0.011, peak_pss_bytes=12 * MIB)
@@ -53,7 +53,7 @@ def test_a_difference_is_named_instead_of_a_number() -> None:
     )
 
 
-def test_a_note_stands_beside_the_answer() -> None:
+def test_a_note_accompanies_the_answer() -> None:
     """Another agent version forbids nothing and is noted."""
     runs = repeats("fp32", 2.0, 2.0, 2.0, agent_version="0.1.0") + repeats("int8", 1.0, 1.0, 1.0, agent_version="0.1.1")
 

@@ -97,7 +97,7 @@ def test_bug_shows_its_traceback(command, monkeypatch):
     assert "this is a bug in EfficientQuant" in outcome.err
 
 
-def test_controllers_bug_is_told(command, control):
+def test_controllers_bug_is_reported(command, control):
     """A failure inside the controller is reported as a bug, with the controller's message."""
     control.refusal = (grpc.StatusCode.INTERNAL, "the store is upside down")
 
@@ -161,7 +161,7 @@ def test_a_controller_elsewhere_is_not_started_here(address):
     )
 
 
-def test_unknown_name_is_told(command):
+def test_unknown_name_is_refused(command):
     """An unknown host name is reported as unknown."""
     outcome = command("devices", "--controller", "nosuch.invalid:50051")
 

@@ -81,7 +81,7 @@ def early(tmp_path):
         ("check file --target onnxruntime --predict", "--predict is for TensorRT; onnxruntime loads the file here"),
     ],
 )
-def test_a_wrong_input_is_told_before_torch_is_imported(early, arguments, sentence):
+def test_a_wrong_input_is_refused_before_torch_is_imported(early, arguments, sentence):
     """A wrong input is one sentence and exit code 2, and nothing goes to stdout or disk."""
     shown = early(*arguments.split())
 

@@ -57,7 +57,7 @@ def test_other_kinds_of_files_are_named(tmp_path, content, problem):
         load_onnx(tmp_path / "model.onnx")
 
 
-def test_what_is_no_file_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     """The error for a folder suggests an ONNX file in it, and a missing file is reported as missing."""
     (tmp_path / "model.onnx").touch()
 

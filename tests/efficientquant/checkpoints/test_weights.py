@@ -46,7 +46,7 @@ def test_averaged_weights_are_preferred_and_said(tmp_path, trained, noise, key):
     assert notes == [f"checkpoint a.pth: the averaged (EMA) weights under {key!r} are taken"]
 
 
-def test_averaged_weights_may_lie_beside_the_others(tmp_path, trained, noise):
+def test_averaged_weights_may_accompany_the_others(tmp_path, trained, noise):
     """Lightning keeps both under prefixes of one dictionary."""
     torch.save({"state_dict": prefixed("model.", noise) | prefixed("ema_model.module.", trained)}, tmp_path / "a.ckpt")
     notes = require_trained(tmp_path / "a.ckpt", trained)

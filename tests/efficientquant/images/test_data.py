@@ -105,7 +105,7 @@ def test_wnid_folders_get_imagenets_indices(picture, tmp_path):
         ),
     ],
 )
-def test_imagenets_flat_images_take_labels_from_a_file_beside_them(picture, tmp_path, name, lines):
+def test_imagenets_flat_images_take_labels_from_a_file_next_to_them(picture, tmp_path, name, lines):
     """Flat ILSVRC2012_val images find val.txt, or Kaggle's solution, in the folder above."""
     for number in (1, 2):
         picture(tmp_path / "val" / f"ILSVRC2012_val_0000000{number}.JPEG")

@@ -51,7 +51,7 @@ def test_mode_from_the_status_file(ask, board):
     assert ask("status")[1]["power_mode"] == [1, "5W"]
 
 
-def test_mode_beside_error_lines(board):
+def test_mode_among_error_lines(board):
     """The mode that R35's nvpmodel prints counts, although it then complains about a file."""
     (board.root / "nvpmodel").write_text(
         "#!/bin/sh\necho 'NV Power Mode: MODE_15W_6CORE\n2\nNVPM ERROR: x : 13'; exit 3\n"

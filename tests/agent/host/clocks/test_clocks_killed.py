@@ -137,7 +137,7 @@ agent._serve(config.load(["--name", "nano-1", "--state-dir", os.path.dirname(boa
         ("nvpmodel -m 0", "pass"),
     ],
 )
-def test_told_to_end_while_a_tool_works(call, wait, board):
+def test_stopped_while_a_tool_works(call, wait, board):
     """An agent that is stopped while it sets or restores clocks leaves them as they were."""
     before = board.condition()
     board.write("hold", call)

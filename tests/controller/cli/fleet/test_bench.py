@@ -105,7 +105,7 @@ def test_every_field_of_a_request_has_an_option(command, control, tmp_path):
 RECIPE = "efficientquant:weight_bits=4:scope=conv+linear"
 
 
-def test_fp32_is_measured_beside_what_was_asked_for(command, control):
+def test_fp32_is_measured_with_every_recipe(command, control):
     """A recipe alone gets its FP32 twin, and the command says so."""
     outcome = command("bench", "m", "--recipes", RECIPE, "--detach")
 

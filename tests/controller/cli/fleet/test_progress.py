@@ -73,7 +73,7 @@ def test_builds_show_while_building(messages):
     assert after == [failed]
 
 
-def test_builds_of_two_targets_are_told_apart(messages):
+def test_builds_of_two_targets_are_distinguished(messages):
     """Builds of one model and recipe for two targets are two lines."""
     builds = [build("fp32", "building"), build("fp32", "ready", size_bytes=5 << 20)]
     builds[0].target, builds[1].target = "jetson-nano", "agx-xavier"

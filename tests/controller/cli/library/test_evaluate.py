@@ -90,7 +90,7 @@ def test_notes_on_weights_and_images_are_shown(command, tmp_path):
     assert len([note for note in notes if "EMA" in note]) == 1
 
 
-def test_a_label_without_an_output_is_told(command, tmp_path):
+def test_a_label_without_an_output_is_reported(command, tmp_path):
     """Labels outside the model's outputs are one sentence before anything is quantized."""
     import numpy as np
 

@@ -12,12 +12,12 @@ from efficientquant_agent import config as configuration
 from efficientquant_agent import streams
 from efficientquant_agent.errors import UsageError
 
-# gRPC's threads may keep a broken connection open. A stopped agent does not wait for them any longer.
+# A stopped agent waits at most this long for gRPC's threads, which may keep a broken connection open.
 _STOP_TIMEOUT_S = 1.5
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Run the agent until it is stopped, and return its exit code.
+    """Run the agent or its doctor, and return the exit code.
 
     The exit codes are listed in agent/README.md.
     """
@@ -37,7 +37,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 def _serve(config: configuration.Config) -> NoReturn:
-    # Not at the top, because --help and a mistyped option must not wait for gRPC.
+    # Imported here, because --help and a mistyped option must not wait for gRPC.
     import_grpc()
     from efficientquant_agent.host import clocks, device
     from efficientquant_agent.host.board import Board
@@ -85,7 +85,7 @@ def _serve(config: configuration.Config) -> NoReturn:
     daemon.stop()
     thread.join(_STOP_TIMEOUT_S)
     control.close()
-    # For a run that had no time to restore its clocks. This waits for a change of the clocks that is in progress.
+    # A stopped run may have had no time to restore its clocks. This waits for a clock change in progress.
     for sentence in clocks.recover(state.path, control):
         _log(sentence)
     # Results are on the disk and the child is dead. gRPC's threads could still delay an orderly exit.

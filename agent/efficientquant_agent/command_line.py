@@ -10,7 +10,7 @@ from efficientquant_agent import streams
 from efficientquant_agent.errors import UsageError
 from efficientquant_agent.streams import quoted
 
-# One letter is binary, as for dd and systemd.
+# A single letter is a binary unit, as for dd and systemd.
 _UNITS = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgtp", start=1):
     _UNITS.update({_letter: 1024**_power, _letter + "ib": 1024**_power, _letter + "b": 1000**_power})
@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Return the parsed options.
 
-        Raises UsageError with one sentence on the first argument that cannot work.
+        Raises UsageError with one sentence about the first invalid argument.
         """
         options, unknown = self.parse_known_args(self._with_values(arguments))
         if unknown:
@@ -96,16 +96,16 @@ def suggestion(word: str, known: Sequence[str]) -> str:
     Empty when no known word is close.
     """
     bare = {name.lstrip("-").lower(): name for name in known}
-    asked = word.lstrip("-").lower().replace("_", "-")
-    close = [name for name in bare if asked and name.startswith(asked)]
-    close = close or difflib.get_close_matches(asked, list(bare), 1)
+    typed = word.lstrip("-").lower().replace("_", "-")
+    close = [name for name in bare if typed and name.startswith(typed)]
+    close = close or difflib.get_close_matches(typed, list(bare), 1)
     return "did you mean {}?".format(" or ".join(bare[name] for name in close)) if close else ""
 
 
 def size_of(option: str) -> Callable[[str], int]:
     """Return a parser of an option's sizes in bytes.
 
-    It takes "2GiB", "500MB", "4G" or bytes, from 0 to 1 PiB, and raises UsageError for anything else.
+    It accepts "2GiB", "500MB", "4G" or bytes, from 0 to 1 PiB, and raises UsageError for anything else.
     """
 
     def read(text: str) -> int:
@@ -129,7 +129,7 @@ def size_of(option: str) -> Callable[[str], int]:
     return read
 
 
-def seconds_of(option: str, least_s: float, most_s: float) -> Callable[[str], float]:
+def seconds_of(option: str, min_s: float, max_s: float) -> Callable[[str], float]:
     """Return a parser of an option's seconds between two bounds.
 
     It raises UsageError for anything else.
@@ -140,9 +140,9 @@ def seconds_of(option: str, least_s: float, most_s: float) -> Callable[[str], fl
             value_s = float(text)
         except ValueError:
             value_s = float("nan")
-        if not least_s <= value_s <= most_s:
+        if not min_s <= value_s <= max_s:
             raise UsageError(
-                "{} {} is not a number of seconds from {:g} to {:g}".format(option, quoted(text), least_s, most_s)
+                "{} {} is not a number of seconds from {:g} to {:g}".format(option, quoted(text), min_s, max_s)
             )
         return value_s
 

@@ -59,7 +59,7 @@ def build_parser() -> Parser:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the agent's options, which the doctor takes too."""
+    """Add the agent's options, which the doctor accepts too."""
     parser.add_argument(
         "--controller",
         metavar="HOST:PORT",
@@ -94,7 +94,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tegrastats",
         metavar="PATH",
-        help="the tegrastats to watch a Jetson with where its sensors cannot be read as files (default: from PATH)",
+        help="path of tegrastats, for a Jetson whose sensors cannot be read as files (default: from PATH)",
     )
     parser.add_argument("--jtop", action="store_true", help="ask jetson-stats too, where it is installed")
     parser.add_argument(
@@ -112,7 +112,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
     """Return the configuration of a command line and an environment.
 
-    Raises UsageError with one sentence on anything that cannot work.
+    Raises UsageError with one sentence about the first invalid value.
     """
     return from_options(build_parser().parse(arguments), environment)
 
@@ -162,11 +162,11 @@ def nearest_existing(path: str) -> str:
     return path
 
 
-def _name(given: Optional[str]) -> str:
-    name = socket.gethostname() if given is None else given
+def _name(value: Optional[str]) -> str:
+    name = socket.gethostname() if value is None else value
     if _NAME.fullmatch(name):
         return name
-    if given is None:
+    if value is None:
         raise UsageError(
             "this machine's host name {} cannot be a device's name; pass --name with {}".format(
                 quoted(name), _NAME_RULE
@@ -175,10 +175,10 @@ def _name(given: Optional[str]) -> str:
     raise UsageError("--name {} cannot be used; pass {}".format(quoted(name), _NAME_RULE))
 
 
-def _state_dir(given: Optional[str], name: str, environment: Mapping[str, str]) -> str:
-    if given == "":
+def _state_dir(value: Optional[str], name: str, environment: Mapping[str, str]) -> str:
+    if value == "":
         raise UsageError("--state-dir '' is empty; pass a directory, which is created when it is missing")
-    path = given or default_state_dir(name, environment)
+    path = value or default_state_dir(name, environment)
     existing = nearest_existing(path)
     if not os.path.isdir(existing):
         raise UsageError(
@@ -197,11 +197,11 @@ def _board_root(path: str) -> str:
     return path
 
 
-def _tegrastats(given: Optional[str]) -> str:
-    if given is None:
+def _tegrastats(value: Optional[str]) -> str:
+    if value is None:
         return shutil.which("tegrastats") or ""
-    path = shutil.which(given)
+    path = shutil.which(value)
     if path is None:
-        fault = "cannot be run" if os.path.exists(given) else "does not exist"
-        raise UsageError("--tegrastats {} {}; pass the path of the executable".format(given or "''", fault))
+        fault = "cannot be run" if os.path.exists(value) else "does not exist"
+        raise UsageError("--tegrastats {} {}; pass the path of the executable".format(value or "''", fault))
     return path

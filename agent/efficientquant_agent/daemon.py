@@ -148,8 +148,8 @@ class Daemon:
     def _deliver_before_session(self) -> None:
         """Deliver the results of earlier sessions.
 
-        A result that the controller fails at does not stop all work. Raises ControllerUnreachableError without a
-        controller.
+        A result that the controller fails to store does not prevent the session. Raises ControllerUnreachableError when
+        no controller answers.
         """
         try:
             self._deliver()
@@ -197,9 +197,9 @@ class Daemon:
             self._last_reason = reason
 
     def _active_run_ids(self) -> List[str]:
-        """Return the runs that this agent has or will deliver.
+        """Return the ids of runs queued, in progress or not yet delivered.
 
-        No other device needs to do them.
+        The controller must not lease them again.
         """
         with self._lock:
             active = list(self._cancellations)
@@ -221,7 +221,7 @@ class Daemon:
                 self._cancellations[run_id].set()
 
     def _serve_runs(self) -> int:
-        """Do one run after the other, and deliver the outbox meanwhile."""
+        """Do one run after the other, and deliver results in between."""
         backoff = Backoff(_BACKOFF_FIRST_S, self._config.backoff_max_s)
         delivered = not self._outbox.pending()
         while not self._stopping.is_set():
@@ -280,7 +280,7 @@ class Daemon:
         artifact = self._artifacts.get(
             assignment.sha256,
             cancellation.event,
-            lambda here_bytes: progress("fetch", min(1.0, here_bytes / max(1, assignment.size_bytes))),
+            lambda fetched_bytes: progress("fetch", min(1.0, fetched_bytes / max(1, assignment.size_bytes))),
         )
         reference_path = ""
         if assignment.reference_sha256:
@@ -308,8 +308,8 @@ class Daemon:
     def _deliver(self) -> None:
         """Report every result in the outbox.
 
-        Raises ControllerUnreachableError at once without a controller, and at the end when the controller failed at a
-        result.
+        Raises ControllerUnreachableError at once when no controller answers, and at the end when the controller failed
+        to store a result.
         """
         failure = None
         with self._delivery:

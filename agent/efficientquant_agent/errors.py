@@ -11,7 +11,7 @@ AgentError
 │   └── ControllerTooOldError       the controller does not know the request
 ├── ReportRefusedError              this result will never be accepted
 ├── RunFailedError                  a typed outcome of one run
-└── SensorError                     a sensor is there and cannot be read
+└── SensorError                     a sensor exists and cannot be read
     └── TegrastatsError             a line that is not tegrastats'
 """
 
@@ -21,7 +21,7 @@ class AgentError(Exception):
 
 
 class UsageError(AgentError):
-    """A request of the user that cannot be done.
+    """A user's request that cannot be carried out.
 
     The message is one sentence for the user.
     """
@@ -74,7 +74,7 @@ class SupersededError(SessionRefusedError):
 class ControllerUnreachableError(AgentError):
     """A controller that is absent or cannot help now.
 
-    `reason` says why, for a person. `answered` is true when a controller was there and failed at one request.
+    `reason` says why, for a person. `answered` is true when a controller answered and failed at this request.
     """
 
     def __init__(self, reason: str, answered: bool = False) -> None:

@@ -6,7 +6,10 @@ from typing import Any
 
 
 def write_whole(path: str, content: Any) -> None:
-    """Write a file completely or not at all."""
+    """Write a file completely or not at all.
+
+    Unlike write_atomically(), it does not survive a power cut.
+    """
     part = path + ".part"
     try:
         with open(part, "wb") as stream:

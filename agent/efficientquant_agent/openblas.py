@@ -6,7 +6,7 @@ OpenBLAS reads the environment once, when numpy is loaded.
 from typing import MutableMapping
 
 VARIABLE = "OPENBLAS_CORETYPE"
-# Every 64-bit ARM processor runs these. Left to itself, the OpenBLAS of numpy 1.19.5 mistakes a Jetson Nano's
+# Every 64-bit ARM processor runs these. By default, the OpenBLAS of numpy 1.19.5 mistakes a Jetson Nano's
 # Cortex-A57 for a newer processor, and the process ends with "Illegal instruction".
 GENERIC = "ARMV8"
 

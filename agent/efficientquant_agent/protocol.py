@@ -12,10 +12,10 @@ from efficientquant_agent.errors import RunFailedError
 from efficientquant_agent.files import write_whole
 from efficientquant_agent.records import Agreement, Finding, Measurement, Readings, Series, StageTiming, Window
 
-# The children, as `python -m` takes them.
+# The modules of the children, for `python -m`.
 RUN_MODULE = "efficientquant_agent.child.measure"
 BUILD_MODULE = "efficientquant_agent.child.build"
-# In the scratch folder. Samples are float64 without a header.
+# Files in the scratch folder. Samples are float64 without a header.
 OUTCOME_FILE = "result.json"
 LATENCY_FILE = "latency_s.f64"
 DEVICE_LATENCY_FILE = "device_latency_s.f64"
@@ -115,7 +115,7 @@ class Outcome(NamedTuple):
 class BuildFailure(NamedTuple):
     """The reason why a build left no plan.
 
-    A failure type of fleet.proto, and a sentence.
+    It is a failure type of fleet.proto, and a sentence.
     """
 
     failure_type: str
@@ -258,7 +258,7 @@ def _value(kind: Any, value: Any, place: str) -> Any:
     if kind in _OPTIONAL:
         return None if value is None else _value(_OPTIONAL[kind], value, place)
     if kind in _LISTS and isinstance(value, list):
-        return [_value(_LISTS[kind], item, "{}[{}]".format(place, at)) for at, item in enumerate(value)]
+        return [_value(_LISTS[kind], item, "{}[{}]".format(place, index)) for index, item in enumerate(value)]
     if kind in _MAPPINGS and isinstance(value, dict):
         return {name: _value(_MAPPINGS[kind], item, place + "." + name) for name, item in value.items()}
     if kind not in _SCALARS or not _SCALARS[kind](value):
@@ -270,7 +270,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-# How each type in the records above is read. A test walks all of them.
+# How each type in the records above is checked. A test covers every record.
 _SCALARS: Dict[Any, Callable[[Any], bool]] = {
     str: lambda value: isinstance(value, str),
     bool: lambda value: isinstance(value, bool),

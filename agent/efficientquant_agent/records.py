@@ -31,10 +31,10 @@ class Measurement(NamedTuple):
     # The board must be cooler than this before it starts. 0 is no gate.
     max_start_temperature_c: float = 0.0
     gate_timeout_s: float = 0.0
-    # Changes that the user asked for. Nothing else is changed.
+    # Clocks and power mode are changed only if one of these asks for it.
     lock_clocks: bool = False
     power_mode: str = ""
-    # The temperatures of computing parts, for the gate: a regular expression of whole series names, empty for none.
+    # The temperatures that the gate reads: a regular expression that matches whole series names, empty for none.
     hot_zones: str = ""
 
 
@@ -76,7 +76,7 @@ class Pong(NamedTuple):
 
     protocol_version: int
     controller_version: str
-    # How far this device's clock is ahead of the controller's, half the round trip subtracted. Negative is behind.
+    # This device's clock minus the controller's, corrected by half the round trip. Negative is behind.
     clock_ahead_s: float
     round_trip_s: float
 
@@ -108,12 +108,12 @@ class BackendInfo(NamedTuple):
     uses_gpu: bool = False
     # Building or loading makes an engine, which takes minutes.
     builds_engines: bool = False
-    # The files that it builds from. With precision flags they are FP32 and the builder chooses the types. Without
-    # flags the types in the file decide.
+    # The form of the files that it builds from. With precision flags the files are FP32, and the builder chooses the
+    # types. Without flags the types in the file decide.
     form: str = ""
     opset: int = 0
     precision_flags: Sequence[str] = ()
-    # Fields of Measurement that it obeys and other backends do not.
+    # Fields of Measurement that it obeys and some other backends do not.
     options: Sequence[str] = ()
 
 
@@ -156,7 +156,7 @@ class DeviceSnapshot(NamedTuple):
     cuda_version: str = ""
     # As the board names it, e.g. "MAXN". Empty on boards without power modes.
     power_mode: str = ""
-    # Who may change clocks here: "root", "helper" or "none".
+    # How the agent may change clocks: "root", "helper" or "none".
     clock_control: str = ""
     gpus: Sequence[Gpu] = ()
 

@@ -65,7 +65,7 @@ class StateDirectory:
     def device_id(self, board_id: str, log: Callable[[str], None]) -> str:
         """Return this device's id.
 
-        A new id is drawn when the board changed under the disk (a cloned SD card).
+        A new id is drawn when the disk is now on another board, such as a cloned SD card.
         """
         identity = self._read()
         if identity and identity["board_id"] != board_id:

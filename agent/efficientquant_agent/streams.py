@@ -1,6 +1,6 @@
-"""Standard output and error that print any character anywhere.
+"""Standard output and error that can print any character.
 
-They survive every locale, and a reader that has exited.
+They work with every locale, and after a reader of the pipe has exited.
 """
 
 import codecs
@@ -69,13 +69,15 @@ def claim_standard_output() -> TextIO:
     return stream
 
 
-def quoted(text: str, most: int = 60) -> str:
+def quoted(text: str, max_length: int = 60) -> str:
     """Return a user's text in quotes, without control characters.
 
-    A text of more than `most` characters is shortened.
+    A text of more than `max_length` characters is shortened.
     """
     text = encodable(text)
-    return repr(text) if len(text) <= most else "{} ({} characters)".format(repr(text[: most - 1] + "…"), len(text))
+    if len(text) <= max_length:
+        return repr(text)
+    return "{} ({} characters)".format(repr(text[: max_length - 1] + "…"), len(text))
 
 
 def encodable(text: str) -> str:
@@ -103,7 +105,7 @@ def _robust(stream: Any) -> Any:
 
 
 def _readable(error: UnicodeError) -> Tuple[Union[str, bytes], int]:
-    """Encode characters that a stream does not have.
+    """Encode characters that a stream's encoding lacks.
 
     A handler for `codecs.register_error`. Raises every error that is no UnicodeEncodeError.
     """
@@ -120,7 +122,7 @@ def _readable(error: UnicodeError) -> Tuple[Union[str, bytes], int]:
 def _discard(stream: Any) -> None:
     """Redirect a stream's descriptor to /dev/null.
 
-    The stream's buffer is flushed once more when the process ends.
+    Otherwise Python's last flush, when the process ends, would fail again.
     """
     with contextlib.suppress(OSError, ValueError):
         descriptor = os.open(os.devnull, os.O_WRONLY)

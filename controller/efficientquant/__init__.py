@@ -105,7 +105,7 @@ __all__ = [
     "synthetic_images",
 ]
 
-# What needs torch is imported on first use, so that the command line shows its help at once.
+# Names whose modules need torch are imported on first use, so that the command line shows its help at once.
 _LAZY = {
     "ActivationQuantizer": "quantizers",
     "AffineQuantizer": "quantizers",
@@ -149,7 +149,7 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-    # Only the class of a method starts with a capital, and finding it imports every method.
+    # Finding a method's class imports every method, so only names that start with a capital are tried.
     classes = recipe_classes() if name[:1].isupper() else {}
     if name not in classes:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

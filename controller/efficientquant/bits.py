@@ -17,8 +17,8 @@ FLOAT_BITS = {FloatType.FP32: "32", FloatType.FP16: "16"}
 def bit_table(manifest: Manifest, float_type: FloatType, dropped: Collection[str] = ()) -> dict[str, str]:
     """Return the bits of each class of tensors.
 
-    A class that is quantized in part lists each width with its count. `dropped` names the sites whose quantizer an
-    artifact leaves out: their tensors stay in float there.
+    A class that is quantized in part lists each width with its count. `dropped` names the quantizers that an artifact
+    leaves out. Their tensors stay in float.
     """
     rest = FLOAT_BITS[float_type]
     table = {

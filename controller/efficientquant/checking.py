@@ -24,11 +24,13 @@ _JUDGES: dict[Runtime, Judge] = {
 def check(artifact: str | Path, target: str, *, predict_only: bool = False) -> BuildVerdict:
     """Return the verdict of a target on an ONNX file.
 
-    It says whether the file builds, in which arithmetic, and what is gained. Classic TensorRT is predicted from rules,
-    since its builder needs the GPU. TensorRT-RTX builds an engine for the target's compute capability in a child
-    process. ONNX Runtime loads the file on this CPU. `predict_only` judges TensorRT-RTX by rules too, without needing
-    its installation. Raises UnknownTargetError, ArtifactFileError when the file is missing or no ONNX file, and
-    MissingExtraError when TensorRT-RTX is needed but not installed.
+    The verdict says whether the file builds, how each layer is computed, and what quantization gains. Classic TensorRT
+    is predicted from rules, since its builder needs the GPU. TensorRT-RTX builds an engine for the target's compute
+    capability in a child process. ONNX Runtime loads the file on this CPU. `predict_only` judges TensorRT-RTX by rules
+    too, without needing its installation.
+
+    Raises UnknownTargetError, ArtifactFileError when the file is missing or is not an ONNX file, and MissingExtraError
+    when TensorRT-RTX is needed but not installed.
     """
     capabilities = get_target(target)
     if not predict_only:

@@ -1,7 +1,7 @@
 """The tree of the library's errors.
 
 EfficientQuantError
-├── UserError                      one clear sentence: what was asked, what exists, what to do
+├── UserError                      a request that cannot be met, and what to do instead
 │   ├── UnknownModelError          .name .suggestions
 │   ├── UnknownRecipeError         .name .available
 │   ├── RecipeFormatError          .field
@@ -11,17 +11,17 @@ EfficientQuantError
 │   ├── PretrainedUnavailableError .model
 │   ├── CalibrationError
 │   ├── DataError                  .path: images or labels that cannot be used
-│   ├── EvaluationError            a model and images, or two models, that do not go together
-│   ├── ArtifactFileError          .path: a file given to be checked that is missing or no ONNX file
+│   ├── EvaluationError            a model that cannot be evaluated
+│   ├── ArtifactFileError          .path: an artifact that is missing or is not an ONNX file
 │   ├── MissingExtraError          .extra: an optional part that is not installed
 │   ├── UnknownBlockError          .name .suggestions
-│   ├── PictureError               .path: a picture of a kind that is not drawn
-│   ├── OutputError                .path .problem: a file that cannot be written there
+│   ├── PictureError               .path: a picture file of an unsupported type
+│   ├── OutputError                .path .problem: a file or folder that cannot be written
 │   └── CaptureError               .model
-├── RecipeOrderError               a recipe's steps in an order that would change what they mean
-├── NonFiniteError                 .what: NaN or infinity where a number is needed
+├── RecipeOrderError               a recipe's steps in an order that changes their meaning
+├── NonFiniteError                 .what: a tensor with NaN or infinity
 └── ArtifactError                  .path: a file that failed its checks and was not kept
-    └── LoweringError              .node .operator: an operator the target cannot have
+    └── LoweringError              .node .operator: an operator that the target does not support
 """
 
 import difflib
@@ -70,9 +70,9 @@ class RecipeFormatError(UserError):
 
 
 class UnknownTargetError(UserError):
-    """A name that no target has.
+    """A target name that does not exist.
 
-    `problem` is the reason where it is known.
+    `problem` says why, where the reason is known.
     """
 
     def __init__(self, name: str, available: Sequence[str], problem: str = "") -> None:
@@ -126,12 +126,12 @@ class DataError(UserError):
 class EvaluationError(UserError):
     """A model that cannot be evaluated.
 
-    The images or the reference do not fit it, or its logits are not finite.
+    For example, the images or the reference do not fit it, or its logits are not finite.
     """
 
 
 class ArtifactFileError(UserError):
-    """An artifact path that is missing, or no ONNX file."""
+    """An artifact that is missing or is not an ONNX file."""
 
     def __init__(self, path: Path, problem: str) -> None:
         self.path = path
@@ -147,7 +147,7 @@ class MissingExtraError(UserError):
 
 
 class UnknownBlockError(UserError):
-    """A block name without anything to draw in the model."""
+    """A block that the model lacks, or that holds nothing to draw."""
 
     def __init__(self, name: str, what: str, suggestions: Sequence[str]) -> None:
         self.name = name
@@ -156,7 +156,7 @@ class UnknownBlockError(UserError):
 
 
 class PictureError(UserError):
-    """A picture that cannot be drawn."""
+    """A picture file of an unsupported type."""
 
     def __init__(self, path: Path, problem: str) -> None:
         self.path = path
@@ -201,7 +201,7 @@ class ArtifactError(EfficientQuantError):
 
 
 class LoweringError(ArtifactError):
-    """An operator that the target's operator set cannot express."""
+    """An operator or quantizer that the target does not support."""
 
     def __init__(self, path: Path, node: str, operator: str, problem: str) -> None:
         self.node = node

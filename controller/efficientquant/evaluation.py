@@ -34,9 +34,11 @@ class Evaluation:
     The accuracies were reached with the bits in `bit_table`. `top1` and `top5` are fractions of the labelled images
     (None without labels, `top5` also below six classes). `top1_error` is the binomial standard error of `top1`.
 
-    Against the reference: `top1_change` is a fraction, with its standard error from the images that only one of the two
-    classifies right. `agreement` is the fraction of images with the same first class. `sqnr_db` and `max_abs` cover all
-    logits. `subject` is eager or artifact, `runtime` is what computed it.
+    Against the reference: `top1_change` is the difference of the accuracies. Its standard error comes from the images
+    that only one of the two classifies correctly. `agreement` is the fraction of images with the same top-1 class.
+    `sqnr_db` and `max_abs` cover all logits.
+
+    `subject` is eager or artifact. `runtime` is the software that computed the logits, with its version.
     """
 
     subject: str
@@ -58,7 +60,7 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values.
 
-        An infinite SQNR (nothing differs) becomes None, with a max_abs of 0.
+        An infinite SQNR becomes None. Where no logit differs, `max_abs` is 0.
         """
         values = dataclasses.asdict(self)
         infinite = self.sqnr_db is not None and math.isinf(self.sqnr_db)
@@ -66,7 +68,7 @@ class Evaluation:
 
     @staticmethod
     def from_dict(stored: Mapping[str, Any]) -> "Evaluation":
-        """Read back what `to_dict` gave."""
+        """Return the evaluation that `to_dict` stored."""
         sqnr_db = math.inf if stored["max_abs"] == 0 else stored["sqnr_db"]
         return Evaluation(**{**stored, "notes": tuple(stored["notes"]), "sqnr_db": sqnr_db})
 
@@ -82,8 +84,9 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a model on the images, with or without an FP32 reference.
 
-    A subject is a quantized model, any classifier, an Artifact or the path of an .onnx that takes one image. `limit`
-    takes that many images, spread over the classes. Reports phase "evaluate". Raises DataError, EvaluationError.
+    The subject is a quantized model, a torch classifier, an Artifact or the path of an ONNX file that takes one image.
+    At most `limit` images are used, spread over the classes. Reports the phase "evaluate" to `progress`. Raises
+    DataError, EvaluationError, and ArtifactFileError for a file that cannot be run.
     """
     return evaluate_all([subject], data, reference=reference, batch=batch, limit=limit, progress=progress)[0]
 
@@ -99,10 +102,10 @@ def evaluate_all(
 ) -> list[Evaluation]:
     """Evaluate several models in one pass over the images.
 
-    Every image is decoded once, and runs through the reference once. Otherwise as `evaluate`.
+    Every image is decoded once and runs through the reference once. The rest is as in `evaluate`.
     """
     runners = [_runner(subject) for subject in subjects]
-    judge = None if reference is None else _runner(reference)
+    reference_runner = None if reference is None else _runner(reference)
     if limit is not None:
         data = data.sample(limit, LIMIT_SEED)
     if len(data) == 0:
@@ -110,7 +113,7 @@ def evaluate_all(
     tallies = [Tally() for _ in runners]
     done, fitted = 0, data
     for images, _ in data.batches(batch):
-        expected = None if judge is None else judge.run(images)
+        expected = None if reference_runner is None else reference_runner.run(images)
         outputs = [_require_classes(runner, runner.run(images)) for runner in runners]
         if done == 0 and data.labels is not None:
             fitted = data.for_classes(outputs[0].shape[1])
@@ -130,7 +133,7 @@ def evaluate_all(
 def require_fit(model: nn.Module, data: ImageData) -> None:
     """Raise DataError or EvaluationError unless the data fit a timm model.
 
-    Nothing is run.
+    The model is not run.
     """
     classes = getattr(model, "num_classes", None)
     if isinstance(classes, int) and classes < MIN_CLASSES:
@@ -197,20 +200,20 @@ class Tally:
 
     def _compare(self, logits: Tensor, first: Tensor, labels: Tensor | None, expected: Tensor) -> None:
         self.compared += len(logits)
-        theirs = expected.argmax(1)
-        self.agreed += int((first == theirs).sum())
+        reference_first = expected.argmax(1)
+        self.agreed += int((first == reference_first).sum())
         difference = logits.double() - expected.double()
         self.signal += float(expected.double().square().sum())
         self.noise += float(difference.square().sum())
         self.max_abs = max(self.max_abs, float(difference.abs().max()))
         if labels is not None:
-            right, reference_right = first == labels, theirs == labels
+            right, reference_right = first == labels, reference_first == labels
             self.reference_top1 += int(reference_right.sum())
             self.won += int((right & ~reference_right).sum())
             self.lost += int((~right & reference_right).sum())
 
     def result(self, runner: Runner, data: dict[str, Any]) -> Evaluation:
-        """Return the evaluation that the sums amount to."""
+        """Return the evaluation computed from the sums."""
         top1 = self.top1 / self.labelled if self.labelled else None
         paired = self.labelled if self.compared else 0
         return Evaluation(

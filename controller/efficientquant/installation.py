@@ -1,6 +1,6 @@
-"""How to install an optional part of the product.
+"""Commands that install optional parts of the product, and checks for them.
 
-It covers checkouts and packages. Imports nothing heavy.
+This module imports nothing heavy.
 """
 
 import importlib.util
@@ -29,7 +29,7 @@ def install_command(extra: str) -> str:
 
 
 def require_builder(target: Target) -> None:
-    """Raise MissingExtraError when a target's builder is a missing extra."""
+    """Raise MissingExtraError unless the target's builder is installed."""
     if target.runtime is Runtime.TENSORRT_RTX:
         require_rtx()
 
@@ -37,7 +37,7 @@ def require_builder(target: Target) -> None:
 def require_rtx() -> None:
     """Raise MissingExtraError unless TensorRT-RTX can build engines here.
 
-    Takes milliseconds.
+    It takes milliseconds, since it does not import the library.
     """
     if _is_there("tensorrt_rtx_bindings") and (_is_there("tensorrt_rtx_libs") or find_library("tensorrt_rtx")):
         return
@@ -77,14 +77,14 @@ def _requirement(extra: str) -> str:
 def _origin() -> dict[str, Any]:
     """Return pip's record of the source (PEP 610).
 
-    It is {} for an index, or where nothing is recorded.
+    It is {} for an installation from an index, or without a record.
     """
-    # A checkout on the path is a distribution too, of which nothing is recorded.
+    # A checkout on sys.path is a distribution too, without a record.
     recorded = (distribution.read_text("direct_url.json") for distribution in distributions(name=DISTRIBUTION))
     return dict(json.loads(next(filter(None, recorded), "{}")))
 
 
 def _shortest(path: str) -> str:
-    """Return a path below the current folder as relative, others unchanged."""
+    """Make a path relative if it is below the current folder."""
     relative = os.path.relpath(path)
     return path if relative.startswith(os.pardir) else relative

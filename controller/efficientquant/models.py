@@ -24,7 +24,7 @@ HUB_TIMEOUT_S = 5.0
 class InputSpec:
     """The input of a model.
 
-    `shape` is (C, H, W). The other fields say how an image is brought to that size and normalized.
+    `shape` is (C, H, W). The other fields say how an image is resized, cropped and normalized.
     """
 
     shape: tuple[int, int, int]
@@ -40,10 +40,9 @@ def create_model(
 ) -> nn.Module:
     """Return a timm classifier in eval mode, with its attention unfused.
 
-    Unfused attention shows its softmax to capture. `input_size` is the side of the square input in pixels, where it
-    differs from the model's own. `weights` is "pretrained", "random" (drawn from `seed`) or a file: safetensors, pth or
-    pt. A file's own classifier decides the number of classes. Raises UnknownModelError, InputSizeError,
-    PretrainedUnavailableError, CheckpointError.
+    `weights` is "pretrained", "random" (drawn from `seed`) or a file that `read_checkpoint` reads. The classifier in
+    the file decides the number of classes. `input_size` is the side of the square input in pixels. None keeps the
+    model's own size. Raises UnknownModelError, InputSizeError, PretrainedUnavailableError, CheckpointError.
     """
     require_model(name)
     set_fused_attn(False)  # a fused attention hides its softmax from capture
@@ -56,9 +55,9 @@ def create_model(
 
 
 def create_skeleton(name: str) -> nn.Module:
-    """Return a timm classifier on the meta device, for questions about structure.
+    """Return a timm classifier on the meta device, to study its structure.
 
-    Its tensors have shapes and no memory. Raises UnknownModelError.
+    Its tensors have shapes but no values. Raises UnknownModelError.
     """
     require_model(name)
     set_fused_attn(False)
@@ -91,8 +90,7 @@ def checkpoint_notes(model: nn.Module) -> list[str]:
 def synthetic_images(spec: InputSpec, count: int = 32, seed: int = 0) -> Tensor:
     """Return seeded pictures (count, C, H, W) in the model's input range.
 
-    They have the 1/f spectrum of natural images, and are the calibration data where none is given. A recipe's
-    provenance calls them synthetic.
+    They have the 1/f spectrum of natural images, and are the default calibration data. Provenance calls them synthetic.
     """
     channels, height, width = spec.shape
     generator = torch.Generator().manual_seed(seed)
@@ -113,7 +111,7 @@ def synthetic_images(spec: InputSpec, count: int = 32, seed: int = 0) -> Tensor:
 def _size_options(name: str, input_size: int | None) -> dict[str, Any]:
     """Return timm's options for a square input of another size.
 
-    Models with a fixed input size take it as an option of their own.
+    Models with a fixed input size also need `img_size`.
     """
     if input_size is None:
         return {}
@@ -176,7 +174,7 @@ def _cached_weights(config: Any) -> str | None:
 
 
 def _probe_hub() -> None:
-    """Raise OSError within seconds where the hub cannot be reached.
+    """Raise OSError within seconds if the hub cannot be reached.
 
     The hub's own client retries for most of a minute.
     """
@@ -212,7 +210,7 @@ def _spread_attention(model: nn.Module) -> None:
 def _settle_batch_norm(model: nn.Module, seed: int) -> None:
     """Set batch norm's statistics from one pass of synthetic images.
 
-    They keep a random network's activations in scale through its depth.
+    Without them, a random network's activations would shrink or grow from layer to layer.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
@@ -230,8 +228,8 @@ def _settle_batch_norm(model: nn.Module, seed: int) -> None:
 
 def _create_from_file(name: str, path: Path, seed: int, options: dict[str, Any]) -> nn.Module:
     with torch.device("meta"):
-        names = timm.create_model(name, pretrained=False).state_dict()
-    weights = read_weights(path, names)
+        expected = timm.create_model(name, pretrained=False).state_dict()
+    weights = read_weights(path, expected)
     classes = count_classes(name, weights)
     head = {} if classes is None else {"num_classes": classes}
     with torch.random.fork_rng(devices=[]):

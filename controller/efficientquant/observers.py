@@ -29,7 +29,7 @@ class RangeObserver(nn.Module):
         self.largest = -math.inf
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x as it is."""
+        """Record the smallest and largest value, and return x."""
         low, high = x.aminmax()
         self.smallest = min(self.smallest, float(low))
         self.largest = max(self.largest, float(high))
@@ -49,7 +49,7 @@ class MagnitudeObserver(nn.Module):
         self._counts = torch.zeros(BINS, dtype=torch.float64)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x as it is.
+        """Record the magnitudes, and return x.
 
         Raises NonFiniteError when x holds NaN or infinity.
         """
@@ -66,7 +66,7 @@ class MagnitudeObserver(nn.Module):
         return x
 
     def choose_range(self, rule: RangeRule, bits: int) -> float:
-        """Return the magnitude for the largest code of a symmetric quantizer.
+        """Return the magnitude that a symmetric quantizer's largest code decodes to.
 
         It is 0 if only zeros were seen.
         """

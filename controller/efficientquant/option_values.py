@@ -1,4 +1,4 @@
-"""The values that a recipe's options can have, by their fields' types.
+"""Parsing and checks of recipe options, by their fields' types.
 
 Imports no torch.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from efficientquant.errors import RecipeFormatError
 
 BOOLEANS = {"true": True, "false": False}
-SEPARATOR = "+"  # a comma stands between recipes, a colon between options
+SEPARATOR = "+"  # commas separate recipes, colons separate options
 KINDS = "bool, int, float, str, StrEnum, Literal, X | None and tuple[X, ...]"
 
 
@@ -27,11 +27,11 @@ def option_types(recipe_class: type) -> dict[str, Any]:
 def parse_option(field: str, text: str, kind: Any, default: object = None) -> Any:
     """Return an option's value from text.
 
-    The values of `default` give the types of a plain `tuple`. Raises RecipeFormatError when a number cannot be read.
+    For a plain `tuple`, the values of `default` give the types. Raises RecipeFormatError when a number cannot be read.
     """
     kind, is_optional = _split_none(kind)
     if text.lower() == "none" and (is_optional or kind in (int, float)):
-        return None  # check_option knows whether that is possible
+        return None  # check_option refuses it where it is impossible
     parts = _parts(kind, default, text.count(SEPARATOR) + 1)
     if parts is not None:
         texts = text.split(SEPARATOR)
@@ -49,10 +49,10 @@ def parse_option(field: str, text: str, kind: Any, default: object = None) -> An
 
 
 def check_option(field: str, value: object, kind: Any) -> Any:
-    """Return an option's value in its field's type.
+    """Check an option's value and convert it to its field's type.
 
-    Text becomes an enumeration's member and a list a tuple, so that JSON can be read back. Raises RecipeFormatError
-    for a value or a type that no option can have.
+    Text becomes an enumeration's member and a list becomes a tuple, so that JSON can be read back. Raises
+    RecipeFormatError for a value that the option cannot have, and for a type that no option can have.
     """
     kind, is_optional = _split_none(kind)
     if value is None and is_optional:
@@ -105,8 +105,8 @@ def _parts(kind: Any, example: object, count: int) -> Sequence[Any] | None:
         return [type(value) for value in values] if len(values) == count else [type(values[0])] * count
     if typing.get_origin(kind) is not tuple:
         return None
-    given = typing.get_args(kind)
-    return [given[0]] * count if given[1:] == (...,) else given
+    part_kinds = typing.get_args(kind)
+    return [part_kinds[0]] * count if part_kinds[1:] == (...,) else part_kinds
 
 
 def _possible(kind: Any) -> str:

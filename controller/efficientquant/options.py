@@ -1,4 +1,4 @@
-"""The enumerations that a recipe's options take.
+"""The enumerations of a recipe's options.
 
 Imports no torch.
 """
@@ -14,16 +14,16 @@ class Granularity(enum.StrEnum):
 
 
 class Log2Form(enum.StrEnum):
-    """The corrected log2 quantizer that follows a softmax."""
+    """The form of the corrected log2 quantizer behind a softmax."""
 
     CALIBRATED = "A"
     DATA_FREE = "G"
 
 
 class Log2Emulation(enum.StrEnum):
-    """The form of the log2 quantizer in an artifact.
+    """The way in which an artifact computes the log2 quantizer.
 
-    No runtime has an operator for it, so it is extra work.
+    No runtime has an operator for it, so it costs time.
     """
 
     KEEP = "keep"
@@ -44,7 +44,7 @@ class RangeRule(enum.StrEnum):
     """The rule that chooses an activation's range from calibration."""
 
     MINMAX = "minmax"  # the largest magnitude
-    PERCENTILE = "percentile"  # the largest of 99.99 % of all values
+    PERCENTILE = "percentile"  # the magnitude that 99.99 % of all values do not exceed
     MSE = "mse"  # the range with the smallest mean squared error
 
 

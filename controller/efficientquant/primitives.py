@@ -26,7 +26,7 @@ def choose_scale(weight: Tensor, bits: int, granularity: Granularity) -> Tensor:
     if granularity is Granularity.PER_TENSOR:
         largest = largest.reshape([1] * weight.ndim)
     limits = torch.finfo(weight.dtype)
-    # Rounded up, the scale of the largest float would decode the top code to infinity.
+    # Without the upper limit, the scale of the largest float could round up and decode the top code to infinity.
     scale = (largest / top).clamp(limits.tiny, limits.max / top * (1 - limits.eps))
     return torch.where(largest == 0, torch.ones_like(scale), scale)
 
@@ -37,7 +37,7 @@ def quantize(x: Tensor, scale: Tensor, bits: int) -> Tensor:
     They are clip(round(x / scale), -top, top) with top = 2^(bits-1) - 1, Eq. 2. Raises NonFiniteError: NaN has no code,
     and infinity would pass as the largest one.
     """
-    require_finite(x, "what is to be quantized")
+    require_finite(x, "a tensor")
     top = top_code(bits)
     return (x / scale).round().clamp(-top, top).to(torch.int8)
 
@@ -52,7 +52,7 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None = None) -
 
 
 def spread_groups(values: Tensor, group_size: int, shape: Sequence[int]) -> Tensor:
-    """Return values per group (O, groups) as one per weight (O, ...).
+    """Spread one value per group (O, groups) to each weight (O, ...).
 
     A group is `group_size` consecutive columns of the weight as (O, columns), in im2col's order. The last group may be
     shorter.
@@ -62,10 +62,10 @@ def spread_groups(values: Tensor, group_size: int, shape: Sequence[int]) -> Tens
 
 
 def shape_scale(values: Tensor, shape: Sequence[int], group_size: int | None = None) -> Tensor:
-    """Return scales or zero-points in a shape that fits a weight.
+    """Reshape scales or zero-points to fit a weight.
 
-    `shape` is the weight's. One element → (1, 1, ...), O elements → (O, 1, ...). Values of groups of `group_size` are
-    (O, groups) already. Raises ValueError for another number of elements.
+    `shape` is the weight's. One element → (1, 1, ...), O elements → (O, 1, ...). With a `group_size` they have to be
+    (O, groups) and stay so. Raises ValueError for another shape or number of elements.
     """
     if group_size is not None:
         groups = -(-math.prod(shape[1:]) // group_size) if group_size > 0 else 0
@@ -91,7 +91,7 @@ def require_scales(scale: float | Tensor, axis: int | None = None) -> Tensor:
 
 
 def require_codes(codes: Tensor, shape: Sequence[int], smallest: int, largest: int) -> None:
-    """Raise ValueError unless codes are int8, in shape and in range."""
+    """Raise ValueError unless codes are int8 of this shape and range."""
     if codes.dtype is not torch.int8 or tuple(codes.shape) != tuple(shape):
         raise ValueError(f"codes are {codes.dtype} {tuple(codes.shape)}, not int8 {tuple(shape)}")
     if int(codes.min()) < smallest or int(codes.max()) > largest:
@@ -99,7 +99,7 @@ def require_codes(codes: Tensor, shape: Sequence[int], smallest: int, largest: i
 
 
 def require_floats(value: Tensor, shape: Sequence[int], what: str) -> None:
-    """Raise ValueError unless a tensor is finite, float32 and of a shape."""
+    """Raise ValueError unless a tensor is finite float32 of this shape."""
     if value.dtype is not torch.float32 or tuple(value.shape) != tuple(shape):
         raise ValueError(f"{what} is float32 {tuple(shape)}, not {value.dtype} {tuple(value.shape)}")
     if not bool(torch.isfinite(value).all()):
@@ -138,16 +138,16 @@ class CalibratedLog2:
     def quantize(self, probabilities: Tensor) -> Tensor:
         """Return the codes of probabilities, as floats.
 
-        They are clip(round(log2(a + ε) / Δ) + Z, 0, 2^bits - 1), Eq. 4 and 5, with its sign corrected. Raises
+        They are clip(round(log2(a + ε) / Δ) + Z, 0, 2^bits - 1), Eq. 4 and 5 with the sign corrected. Raises
         NonFiniteError.
         """
         require_finite(probabilities, "a softmax output")
         # A natural logarithm and one factor: ONNX has no Log2, so both runtimes evaluate the same expression.
-        octaves = torch.log(probabilities + self.epsilon) * (1.0 / (LN2 * self.step))
-        return self.codes_of(torch.round(octaves), probabilities)
+        steps = torch.log(probabilities + self.epsilon) * (1.0 / (LN2 * self.step))
+        return self.codes_of(torch.round(steps), probabilities)
 
     def codes_of(self, rounded: Tensor, _probabilities: Tensor) -> Tensor:
-        """Return the codes of already rounded octaves."""
+        """Return the codes of round(log2(a + ε) / Δ)."""
         return (rounded + self.zero_point).clamp(0, (1 << self.bits) - 1)
 
     def dequantize(self, codes: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class CalibratedLog2:
 class DataFreeLog2:
     """The parameters of form G of the log2 quantizer.
 
-    It covers K octaves below 1, and its top code is exactly zero.
+    The codes cover K = `octaves` octaves below 1, and the top code is exactly zero.
     """
 
     bits: int
@@ -187,11 +187,11 @@ class DataFreeLog2:
         They are round(-log2(a) / Δ), or 2^bits - 1 for a below 2^-K. Raises NonFiniteError.
         """
         require_finite(probabilities, "a softmax output")
-        codes = torch.round(torch.log(probabilities.clamp(self.floor, 1.0)) * (-1.0 / (LN2 * self.step)))
-        return self.codes_of(codes, probabilities)
+        rounded = torch.round(torch.log(probabilities.clamp(self.floor, 1.0)) * (-1.0 / (LN2 * self.step)))
+        return self.codes_of(rounded, probabilities)
 
     def codes_of(self, rounded: Tensor, probabilities: Tensor) -> Tensor:
-        """Return the codes of already rounded octaves.
+        """Return the codes of round(-log2(a) / Δ).
 
         Probabilities below 2^-K get the top code.
         """

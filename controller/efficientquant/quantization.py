@@ -28,7 +28,7 @@ CHANNEL_GATE_DB = 35.0
 class QuantizedModel:
     """A fake-quantized model that runs eagerly, with its record.
 
-    `module` computes in float32 with the quantizers in it. Calling the model computes as the recipe says, in FP16 too.
+    `module` computes in float32 with the quantizers in it. Calling the model computes in the recipe's float type.
     """
 
     module: fx.GraphModule
@@ -51,7 +51,7 @@ class QuantizedModel:
     def bit_table(self) -> dict[str, str]:
         """Return the number of bits of each class of tensors.
 
-        Every accuracy has to be read with it.
+        Report it with every accuracy.
         """
         return bit_table(self.manifest, self.recipe.float_type)
 
@@ -73,7 +73,7 @@ def quantize(
 
     The eager model is not changed. `data` are normalized images (N, C, H, W), or batches of them. Without data, a
     recipe that calibrates takes 32 synthetic images, and its provenance says so. Raises CaptureError, CalibrationError,
-    NonFiniteError.
+    DataError, NonFiniteError, and RecipeOrderError for a recipe whose steps are in a wrong order.
     """
     workbench = Workbench(model, data, progress)
     with torch.no_grad():

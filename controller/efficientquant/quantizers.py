@@ -44,12 +44,12 @@ class WeightDequantizer(nn.Module):
 
     def forward(self) -> Tensor:
         """Return (codes - zero_point) × scale, float32 (O, ...)."""
-        given = (self.codes, self.scale, self.zero_point)
         if torch.compiler.is_exporting():
-            tensors = tuple(tensor for tensor in given if tensor is not None)
+            tensors = tuple(tensor for tensor in (self.codes, self.scale, self.zero_point) if tensor is not None)
             attributes = {} if self.group_size is None else {"group_size": self.group_size}
             return _marker(WEIGHT_MARKER, tensors, attributes, self.scale.dtype, self.codes.shape)
-        return dequantize(self.codes, self._spread(self.scale), None if given[2] is None else self._spread(given[2]))
+        zero_point = None if self.zero_point is None else self._spread(self.zero_point)
+        return dequantize(self.codes, self._spread(self.scale), zero_point)
 
     def _spread(self, values: Tensor) -> Tensor:
         return values if self.group_size is None else spread_groups(values, self.group_size, self.codes.shape)
@@ -201,7 +201,7 @@ class Log2Quantizer(CodeQuantizer):
         return self.codec.dequantize(codes)
 
     def codes_of(self, rounded: Tensor, x: Tensor) -> Tensor:
-        """Return the codes of already rounded octaves."""
+        """Return the codes of rounded logarithms, as the codec does."""
         return self.codec.codes_of(rounded, x)
 
     def marker(self, x: Tensor) -> Tensor:
@@ -219,9 +219,9 @@ class LogitQuantizer(CodeQuantizer):
     """The log2 quantizer moved before the softmax.
 
     It rounds the softmax's inputs to a grid of `step` octaves. A softmax does not depend on a common shift of its
-    inputs, so its results lie on a log2 grid of the same step, up to the normalization, with an offset of its own in
-    each row and no smallest code. A fused attention kernel survives it. `bits` is the width of the log2 quantizer that
-    it replaces.
+    inputs. Up to the normalization, its results therefore lie on a log2 grid of the same step. The grid has another
+    offset in each row and no smallest code. Runtimes can still fuse the attention. `bits` is the width of the log2
+    quantizer that it replaces.
     """
 
     def __init__(self, site: str, step: float, bits: int) -> None:

@@ -45,13 +45,13 @@ class Recipe(ABC):
 
     @property
     def float_type(self) -> FloatType:
-        """The type of what stays in float."""
+        """The type of everything that stays in float."""
         return FloatType.FP32
 
     @property
     @abstractmethod
     def summary(self) -> str:
-        """A few words on what the recipe does with these options."""
+        """A short description of the recipe with these options."""
 
     @property
     @abstractmethod
@@ -117,7 +117,7 @@ _RECIPES: dict[str, Recipe] = {}
 def register(*recipes: Recipe) -> None:
     """Make recipes of one method available by their names.
 
-    Called once by each file in `methods/`. Raises RecipeFormatError for a method or name of another class.
+    Called once by each file in `methods/`. Raises RecipeFormatError for a method or name that another class has.
     """
     if not all(type(recipe).__module__.startswith(f"{_PACKAGE}.") for recipe in recipes):
         _load_methods()  # so that a clash names the class from outside as the later one

@@ -1,7 +1,7 @@
-"""The other post-softmax quantizers of the literature, for comparison.
+"""Post-softmax quantizers of the literature, to compare with forms A and G.
 
-They are compared with forms A and G of `primitives`. All take probabilities a in [0, 1] of any shape, return codes as
-floats in the same shape, and raise NonFiniteError for NaN and infinity.
+All take probabilities a in [0, 1] of any shape, return codes as floats in the same shape, and raise NonFiniteError for
+NaN and infinity. `primitives` has the forms A and G.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ class ExponentLog2:
     """A quantizer with integer exponents, s codes per octave.
 
     q = round(-s log2(a)), â = 2^(-q/s). s = 1 is the classic log2 quantizer, which decodes by a bit shift. s = 2 is
-    log-√2. From `bits` = 4 on, the classic quantizer has more codes than softmax outputs need, so that further bits
-    change nothing. A zero gets the top code.
+    log-√2. From `bits` = 4 on, the classic quantizer has more codes than softmax outputs need, so further bits change
+    nothing. A zero gets the top code.
     """
 
     bits: int
@@ -33,8 +33,8 @@ class ExponentLog2:
     def quantize(self, probabilities: Tensor) -> Tensor:
         """Return clip(round(-s log2(a)), 0, 2^bits - 1)."""
         require_finite(probabilities, "a softmax output")
-        octaves = torch.log2(probabilities.clamp(0.0, 1.0)) * -self.codes_per_octave
-        return octaves.round().clamp(0, (1 << self.bits) - 1)
+        steps = torch.log2(probabilities.clamp(0.0, 1.0)) * -self.codes_per_octave
+        return steps.round().clamp(0, (1 << self.bits) - 1)
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Return 2^(-q/s)."""

@@ -37,8 +37,8 @@ class Int8(enum.StrEnum):
 class Target:
     """The capabilities of one runtime version on one kind of device.
 
-    `runtime_version` is the oldest that the variant is made for. `compute_capability` is 53 for SM 5.3, and None
-    without a GPU or without a particular GPU.
+    `runtime_version` is the oldest that the variant is made for. `compute_capability` is 53 for SM 5.3, and None where
+    the target names no particular GPU.
     """
 
     name: str
@@ -151,7 +151,7 @@ def get_target(name: str) -> Target:
 
 
 def _rtx_problem(name: str) -> str:
-    """Return why an SM is no TensorRT-RTX target, "" for other names."""
+    """Return why TensorRT-RTX lacks an SM, or "" for other names."""
     sm = re.fullmatch(r"tensorrt-rtx-sm([1-9]\d{1,2})", name)
     if sm is None:
         return ""

@@ -18,7 +18,7 @@ _NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 def split_address(address: str, *, listening: bool = False) -> tuple[str, int]:
     """Split HOST:PORT or [IPv6]:PORT.
 
-    Raises UserError for anything else. Port 0 is only for `listening`.
+    Raises UserError for anything else. Port 0 is allowed only with `listening`.
     """
     if "://" in address:
         raise UserError(f"'{address}' is a URL; give HOST:PORT, for example {EXAMPLE}")
@@ -54,7 +54,7 @@ def usable_address(host: str, port: int) -> str:
 def is_loopback(host: str) -> bool:
     """Tell whether every address of `host` is a loopback address.
 
-    Raises UserError for an unknown name.
+    Raises UserError for a name that cannot be resolved.
     """
     return all(ipaddress.ip_address(address.split("%")[0]).is_loopback for address in _resolved(host))
 
@@ -65,15 +65,15 @@ def is_own(host: str) -> bool:
         addresses = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return False
-    return any(_bind_error(family, place) is None for family, _, _, _, place in addresses)
+    return any(_bind_error(family, address) is None for family, _, _, _, address in addresses)
 
 
 def require_free(address: str) -> None:
     """Raise UserError when this machine cannot listen on HOST:PORT now."""
     host, port = split_address(address, listening=True)
     _resolved(host)
-    for family, _, _, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        error = _bind_error(family, place)
+    for family, _, _, _, socket_address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        error = _bind_error(family, socket_address)
         if error is not None:
             raise UserError(f"cannot listen on {address}: {_why(error, host, port)}")
 
@@ -90,11 +90,11 @@ def _why(error: OSError, host: str, port: int) -> str:
     return f"{error.strerror}; pass another --listen HOST:PORT"
 
 
-def _bind_error(family: int, place: tuple[object, ...]) -> OSError | None:
+def _bind_error(family: int, socket_address: tuple[object, ...]) -> OSError | None:
     try:
         with closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(place)
+            probe.bind(socket_address)
     except OSError as error:
         return error
     return None

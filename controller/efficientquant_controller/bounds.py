@@ -14,7 +14,7 @@ _SHOWN_CHARACTERS = 40
 class Bounds:
     """The lowest and the highest value of a quantity.
 
-    `unit` is a plural noun. `whole` asks for an integer.
+    `unit` is a plural noun. `whole` requires an integer.
     """
 
     low: float
@@ -23,9 +23,9 @@ class Bounds:
     whole: bool = True
 
     def check(self, name: str, value: float) -> None:
-        """Raise UserError unless `value` lies within the bounds.
+        """Raise UserError unless `value` is within the bounds.
 
-        NaN and infinity lie outside. `name` is the quantity's name for the user.
+        NaN and infinity are not. `name` is the quantity's name for the user.
         """
         if not self._holds(value):
             raise self._refusal(name, str(value))
@@ -33,7 +33,7 @@ class Bounds:
     def read(self, name: str, text: str | float) -> float:
         """Return the number in `text`, as an int if `whole`.
 
-        Raises UserError for a text that is no number within the bounds.
+        Raises UserError for anything but a number within the bounds.
         """
         try:
             value = (int if self.whole else float)(_plain_digits(text))
@@ -45,7 +45,7 @@ class Bounds:
 
     @property
     def span(self) -> str:
-        """The bounds as a person reads them, e.g. `0 to 600 seconds`."""
+        """The bounds as text, e.g. `0 to 600 seconds`."""
         return f"{_plain(self.low)} to {_plain(self.high)}{f' {self.unit}' if self.unit else ''}"
 
     def _holds(self, value: float) -> bool:
@@ -70,14 +70,14 @@ def _plain(value: float) -> str:
     return str(int(value)) if value == int(value) else str(value)
 
 
-# Each repeat is a process of its own, and more than 100 would take weeks.
+# More than 100 repeats would take weeks.
 REPEATS = Bounds(1, 100)
 # The seeds that NumPy's generators accept, on the devices too.
 SEED = Bounds(0, 2**32 - 1)
 # 0 leaves the number to the runtime. No board and few servers have more than 256 cores.
 THREADS = Bounds(0, 256)
 IDLE_S = Bounds(0, 600, "seconds", whole=False)
-# 0 never waits. Silicon is switched off before it reaches the upper end.
+# 0 never waits. A chip shuts down before it reaches the upper end.
 START_BELOW_C = Bounds(0, 125, "degrees Celsius", whole=False)
 # All images are held in memory at once.
 IMAGES = Bounds(1, 4096)

@@ -16,7 +16,7 @@ DEFAULT_REPEATS = 3
 # The paper averages ten runs.
 PAPER_REPEATS = 10
 
-# Time and count must both be met. The first five are the protocol's; `demo` is our own and says so in every result.
+# A run must reach both the minimum time and the minimum count. `demo` is no tier of the measurement protocol.
 TIERS: Mapping[str, Measurement] = {
     "smoke": Measurement("smoke", min_time_s=6, min_count=64, idle_s=2),
     "quick": Measurement("quick", min_time_s=10, min_count=128, idle_s=2),

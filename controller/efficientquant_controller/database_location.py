@@ -83,8 +83,8 @@ def hide_password(text: str) -> str:
 def check_file(path: Path, *, writing: bool) -> bool:
     """Tell whether a SQLite file exists, without changing anything.
 
-    Raises StoreError for a path that cannot hold a SQLite database or holds another file. With `writing` it is also
-    raised when the file cannot be created or written, without it when the file is missing.
+    Raises StoreError for a path that cannot hold a SQLite database or holds another file. With `writing` it also
+    refuses a file that cannot be created or written, without it a missing file.
     """
     try:
         if path.is_dir():
@@ -118,7 +118,7 @@ def _check_header(path: Path) -> None:
 def _check_writable(path: Path) -> None:
     """Raise StoreError for a read-only file or folder.
 
-    SQLite keeps its log in the folder.
+    The folder counts too, because SQLite writes its log there.
     """
     for needed in (path, path.resolve().parent):
         if needed.exists() and not os.access(needed, os.W_OK):

@@ -12,13 +12,13 @@ FleetError
 
 
 class FleetError(Exception):
-    """The base of the fleet's own errors."""
+    """The base class of the fleet's errors."""
 
 
 class UserError(FleetError):
     """An error that the user can correct.
 
-    The message says what was asked, what exists and what to do.
+    The message says what was requested, what exists and what to do.
     """
 
 

@@ -73,13 +73,13 @@ class BuildState(StrEnum):
 class Backend:
     """A runtime that a device can run an artifact with.
 
-    The defaults are for snapshots of agents that did not say more.
+    Snapshots of older agents lack the fields that have defaults.
     """
 
     name: str
     version: str
     providers: tuple[str, ...] = ()
-    preference: int = 99  # the lowest runs the jobs where nothing else is asked for
+    preference: int = 99  # jobs without a named backend run on the lowest
     uses_gpu: bool = False
     builds_engines: bool = False
     form: str = ""  # the family of ONNX files that it builds from
@@ -130,7 +130,7 @@ class DeviceSnapshot:
     jetpack: str = ""
     cuda_version: str = ""
     power_mode: str = ""
-    clock_control: str = ""  # "root", "helper" or "none": what may change clocks
+    clock_control: str = ""  # how the agent can change clocks: "root", "helper" or "none"
     gpus: tuple[Gpu, ...] = ()
 
     @property
@@ -175,7 +175,7 @@ class Artifact:
     manifest: Mapping[str, object]  # every parameter and softmax, as JSON
     target: str = ""  # what it is lowered for, e.g. "jetson-nano"
     builder_flags: tuple[str, ...] = ()  # what an engine is built with: "fp16", "int8"
-    reference_sha256: str = ""  # inputs and the outputs they must give
+    reference_sha256: str = ""  # the file of inputs and their expected outputs
     reference_bytes: int = 0
 
 
@@ -242,7 +242,7 @@ class Campaign:
     seed: int
     ended_unix_s: float | None = None
     calibration: Calibration | None = None  # None: synthetic images
-    paper: bool = False  # ten repeats averaged, as the paper has them
+    paper: bool = False  # as the paper measured: ten repeats by default
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ class Build:
     message: str = ""
     artifact_sha256: str | None = None
     target: str = ""
-    build_key: str = ""  # of the build request, since requests with different reference inputs may give the same file
+    build_key: str = ""  # two requests may make the same file with different reference inputs
 
 
 @dataclass(frozen=True)
@@ -333,7 +333,7 @@ class Agreement:
 
     max_abs: float
     cosine: float
-    argmax_matches: int  # inputs with the same answer, of `count`
+    argmax_matches: int  # inputs with the same largest output, out of `count`
     count: int
 
 

@@ -4,7 +4,7 @@
 #   xavier       a Jetson with JetPack 5: Python 3.8 on aarch64
 #   nano-x86_64  the Nano's Python on a PC, to try it
 # Run it on a computer with a network, from anywhere; copy the folder to the device. PYTHON names the Python to use.
-# What is there is efficientquant-agent[ort], and a pip that knows the wheels' tags; no other extra.
+# The folder has efficientquant-agent[ort], without other extras, and a pip that knows the wheels' tags.
 set -euo pipefail
 targets="nano, xavier or nano-x86_64"
 root=$(cd "$(dirname "$(readlink -f "$0")")/../.." && pwd)
@@ -48,7 +48,7 @@ case "$house" in -*) fail "'$house' is no folder; pass a target and a folder, or
 pip=("$python" -m pip --disable-pip-version-check)
 version=$("${pip[@]}" --version 2>/dev/null | cut -d ' ' -f 2) || fail "'$python' has no pip; install python3-pip, or \
 set PYTHON to a Python that has it"
-# Older ones take one --platform only.
+# Older releases accept only one --platform.
 "$python" -c 'import sys; sys.exit(tuple(map(int, sys.argv[1].split(".")[:2])) < (20, 3))' "$version" 2>/dev/null ||
     fail "pip $version of '$python' is too old to download for another device; upgrade it to 20.3 or newer, or set \
 PYTHON to another Python"

@@ -12,8 +12,8 @@
 #   --wheels DIR       take wheels from this folder alone, and nothing from the internet
 #   --libs WHEEL       the wheel tensorrt_cuNN_libs: a file, a URL, or INDEX#tensorrt_cuNN_libs==VERSION
 #
-# Needs Linux with bash, python3 (or $PYTHON) with pip, tar, xz, split and sha256sum. OUT keeps its parts of before until
-# the new ones are whole. Exit code 1: it could not be packed; 2: a wrong argument.
+# Needs Linux with bash, python3 (or $PYTHON) with pip, tar, xz, split and sha256sum. OUT keeps its earlier parts until
+# the new ones are complete. Exit code 1: it could not be packed; 2: a wrong argument.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 interpreter=${PYTHON:-python3}
@@ -82,7 +82,7 @@ trap 'exit 130' INT TERM HUP
 site=$work/site made_for=any
 mkdir "$site" "$work/wheels" "$work/parts"
 
-whole() { # WHEEL==VERSION ...: put all of these wheels into the site folder
+add_wheels() { # WHEEL==VERSION ...: unpack these wheels into the site folder
     local source=() wheel platforms=() minor
     [ -z "$local_wheels" ] || source=(--no-index --find-links "$local_wheels")
     for minor in $(seq 28 -1 17); do platforms+=(--platform "manylinux_2_${minor}_x86_64"); done
@@ -107,28 +107,28 @@ tensorrt)
     of_libs=$(sed -n 's/^Version: *//p' "$site"/*.dist-info/METADATA | head -n 1 | tr -d '\r')
     [ -z "$version" ] || [ "$version" = "$of_libs" ] || refuse "--version $version is not that of --libs, $of_libs"
     version=$of_libs
-    whole "tensorrt_cu${cuda}_bindings==$version"
+    add_wheels "tensorrt_cu${cuda}_bindings==$version"
     mkdir -p "$site/tensorrt"
     printf 'from tensorrt_bindings import *\nfrom tensorrt_bindings import __version__\n' > "$site/tensorrt/__init__.py"
     name=tensorrt-$version-sm$sm-cp${python/./}
     ;;
 tensorrt-rtx)
     version=${version:-1.7.1.116}
-    whole "tensorrt_rtx_cu${cuda}_libs==$version" "tensorrt_rtx_cu${cuda}_bindings==$version"
+    add_wheels "tensorrt_rtx_cu${cuda}_libs==$version" "tensorrt_rtx_cu${cuda}_bindings==$version"
     name=tensorrt-rtx-$version-cp${python/./}
     ;;
 tensorrt-lean)
     version=${version:-10.16.1.11}
-    whole "tensorrt_lean_cu${cuda}_libs==$version" "tensorrt_lean_cu${cuda}_bindings==$version"
+    add_wheels "tensorrt_lean_cu${cuda}_libs==$version" "tensorrt_lean_cu${cuda}_bindings==$version"
     name=tensorrt-lean-$version-cp${python/./}
     ;;
 onnxruntime-gpu)
     version=${version:-1.31.1}
-    whole "onnxruntime-gpu==$version"
+    add_wheels "onnxruntime-gpu==$version"
     name=onnxruntime-gpu-$version-cp${python/./}
     ;;
 wheels)
-    whole "${wheels[@]}"
+    add_wheels "${wheels[@]}"
     name=wheels-$(printf '%s\n' "${wheels[@]}" | sort | sha256sum | cut -c 1-8)-cp${python/./}
     ;;
 esac

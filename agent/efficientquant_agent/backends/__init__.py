@@ -14,7 +14,7 @@ from efficientquant_agent.backends.base import FAILURES, Backend, UnknownBackend
 def known() -> List[Type[Backend]]:
     """Return every backend of this agent, the preferred first.
 
-    Its runtime need not be installed. A module without BACKENDS is no backend. A module that cannot be imported is
+    Their runtimes need not be installed. A module without BACKENDS is no backend. A module that cannot be imported is
     skipped, and `broken()` names it.
     """
     modules, _ = _modules()

@@ -62,7 +62,7 @@ def find_gpus() -> Dict[str, Any]:
 def _cause(error: Exception) -> str:
     """Return the name of the error that broke a runtime.
 
-    A program chooses the fix by it.
+    The doctor chooses the fix by it. A missing module's name follows the error's.
     """
     cause = error.__cause__ or error
     if isinstance(cause, cudart.CudaError):

@@ -131,7 +131,7 @@ class Form(NamedTuple):
     name: str
     # The highest opset that all these releases are known to read.
     opset: int
-    # Precisions that the builder takes as flags, "fp16" and "int8". Empty where the types in the file decide.
+    # Precisions that the builder accepts as flags, "fp16" and "int8". Empty where the types in the file decide.
     precision_flags: Sequence[str] = ()
 
 
@@ -159,7 +159,7 @@ class EngineReport(NamedTuple):
 class LoadedModel(abc.ABC):
     """A model that is ready to run."""
 
-    # The providers that the runtime really uses, in order. Others may have been asked for.
+    # The providers that the runtime really uses, in order. They may differ from the requested ones.
     providers: Sequence[str] = ()
     # Every choice that changes the numbers: threads, sync mode, CUDA graph, memory kind, transfers. No measured value,
     # e.g. bytes, because runs with different options are not compared.
@@ -205,7 +205,7 @@ class LoadedModel(abc.ABC):
         return float("nan")
 
     def report(self) -> EngineReport:
-        """Return what the runtime made of the model.
+        """Return the types and layers that the runtime uses.
 
         Called after the measurement. A failure here does not spoil the measurement. MUST raise InferenceError with the
         runtime's sentence when it fails, as profile_layers() does.
@@ -241,7 +241,7 @@ class Backend(abc.ABC):
     importable where the runtime is missing, so import the runtime inside the methods.
     """
 
-    # As it stands in assignments and results: "ort-cpu", "trt".
+    # Its name in assignments and results: "ort-cpu", "trt".
     name = ""
     # Without another choice, the device's backend with the lowest number runs its jobs. From 0 on.
     preference = LOWEST_PREFERENCE
@@ -249,15 +249,15 @@ class Backend(abc.ABC):
     uses_gpu = False
     # What it builds from, the oldest release first. The entry for the installed release travels in the hello.
     forms: Sequence[Form] = ()
-    # Fields of Measurement that it obeys and other backends do not.
+    # Fields of Measurement that it obeys and some other backends do not.
     options: Sequence[str] = ()
-    # What pip installs: one of these entries, the first when none is installed yet. Each may name several packages.
+    # What pip installs: the entry that is installed already, else the first. An entry may name several packages.
     packages: Sequence[str] = ()
     # Whether it is part of JetPack, so that apt installs it on a Jetson.
     is_in_jetpack = False
     # Whether a plan is built from the artifact first, in a separate process, and kept in the plan cache.
     builds = False
-    # Whether loading is short enough to be timed a second time, warm. It is not where it builds an engine.
+    # Whether loading is short enough to time a second, warm load. A load that builds an engine is not.
     loads_quickly = True
 
     @classmethod
@@ -270,7 +270,7 @@ class Backend(abc.ABC):
 
     @classmethod
     def describe(cls, version: str, providers: Sequence[str]) -> BackendInfo:
-        """Return what a controller needs to know of a release.
+        """Return the BackendInfo of an installed release.
 
         Raises BackendBrokenError for a class without a name or forms, or with a preference that cannot travel.
         """
@@ -315,7 +315,7 @@ class Backend(abc.ABC):
     def build(cls, onnx_path: str, plan_path: str, options: BuildOptions, log: Log) -> BuildReport:
         """Write a plan that is built from an ONNX file.
 
-        Called only with `builds`. MUST raise BuildError when it fails, and leave no part of a plan.
+        Called only if `builds` is true. MUST raise BuildError when it fails, and leave no part of a plan.
         """
         del onnx_path, plan_path, options, log
         raise BuildError("build_failed", "backend '{}' builds no engines".format(cls.name))
@@ -325,7 +325,7 @@ class Backend(abc.ABC):
     def load(cls, content: bytes, options: LoadOptions, stage: Stage) -> LoadedModel:
         """Make a model or a plan ready to run.
 
-        With `builds` the content is a plan. Each step runs inside `stage`, with the name "session_create", or
+        If `builds` is true, the content is a plan. Each step runs inside `stage`, with the name "session_create", or
         "deserialize" then "create_context".
 
         MUST raise LoadError with the runtime's sentence when the content is not accepted, OutOfMemoryError when memory

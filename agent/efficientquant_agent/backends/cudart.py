@@ -1,8 +1,7 @@
 """The CUDA runtime by ctypes, from CUDA 10.2 to 13.
 
-Memory, streams, events and graphs, with nothing to install. pycuda is not used even where it is installed. It drives
-the driver API with its own context, which TensorRT and ONNX Runtime would not share, and it would be a second way to do
-each of these things.
+It has memory, streams, events and graphs, and needs no package. pycuda is not used even where it is installed: its own
+context would not be shared by TensorRT and ONNX Runtime.
 """
 
 import contextlib
@@ -233,7 +232,10 @@ class Cudart:
         return self._create("cudaStreamCreateWithFlags", _NON_BLOCKING_STREAM)
 
     def stream_synchronize(self, stream: int) -> None:
-        """Wait until a stream is done, as set by set_device_flags()."""
+        """Wait until a stream is done.
+
+        set_device_flags() decides how the host waits.
+        """
         self._call("cudaStreamSynchronize", stream)
 
     def stream_destroy(self, stream: int) -> None:
@@ -268,12 +270,12 @@ class Cudart:
         """
         captured: List[int] = []
         self._call("cudaStreamBeginCapture", stream, _CAPTURE_THREAD_LOCAL)
-        whole = False
+        is_complete = False
         try:
             yield captured
-            whole = True
+            is_complete = True
         finally:
-            if not whole:
+            if not is_complete:
                 with contextlib.suppress(CudaError):  # the first error is the one to report
                     self._call("cudaGraphDestroy", self._create_swapped("cudaStreamEndCapture", stream))
         graph = self._create_swapped("cudaStreamEndCapture", stream)
@@ -304,8 +306,8 @@ class Cudart:
 def open_library(path: str = "") -> Cudart:
     """Return the CUDA runtime of this machine.
 
-    Of several, it is the first whose GPU answers, because a runtime that is newer than the driver does not work. Raises
-    CudaError with the names that were tried when there is none.
+    Of several, it is the first whose GPU answers, because a runtime that is newer than the driver does not work. If no
+    GPU answers, it is the first that loads. Raises CudaError with the names that were tried when none loads.
     """
     opened: Optional[Cudart] = None
     for candidate in [path] if path else _candidates():
@@ -326,7 +328,7 @@ def open_library(path: str = "") -> Cudart:
 
 
 def loaded_path() -> str:
-    """Return the path of the loaded CUDA runtime, or an empty text."""
+    """Return the path of the loaded CUDA runtime, empty without one."""
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as stream:
         match = re.search(r"(/\S*/libcudart[^/\s]*)$", stream.read(), re.MULTILINE)
     return match.group(1) if match else ""
@@ -350,11 +352,11 @@ def gpus(library: Optional[Cudart] = None, proc: str = "/proc") -> List[Gpu]:
     """
     library = library or open_library()
     driver_version = DeviceFiles(proc=proc).driver_version() or "CUDA " + library.driver_version()
-    every_gpu = []
+    all_gpus = []
     for device in range(library.device_count()):
         name, identity, memory_bytes = library.properties(device)
         sm = library.compute_capability(device)
-        every_gpu.append(
+        all_gpus.append(
             Gpu(
                 name=name,
                 uuid=identity,
@@ -365,7 +367,7 @@ def gpus(library: Optional[Cudart] = None, proc: str = "/proc") -> List[Gpu]:
                 **precisions(sm)._asdict(),
             )
         )
-    return every_gpu
+    return all_gpus
 
 
 def _version(number: int) -> str:

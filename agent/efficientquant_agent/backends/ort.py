@@ -92,7 +92,7 @@ class OrtCpu(Backend):
     # Releases after 1.10 read opsets above 13 too, but opset 18 is tested only from 1.17 on.
     forms = (Form((1, 10), "onnxruntime", 13), Form((1, 17), "onnxruntime", 18))
     packages = ("onnxruntime", "onnxruntime-gpu")
-    # The providers to ask for, the preferred first. A session whose first provider is another is refused.
+    # The providers to request, the preferred first. A session whose first provider is another is refused.
     _providers: Sequence[str] = ("CPUExecutionProvider",)
 
     @classmethod
@@ -173,7 +173,7 @@ class OrtCpu(Backend):
 
     @classmethod
     def _realised_options(cls, first: Mapping[str, str]) -> Dict[str, str]:
-        """Return what the first provider's options add to the session's."""
+        """Return the options of the first provider that go into the result."""
         return dict(first)
 
 
@@ -225,7 +225,7 @@ class OrtTensorrt(OrtCuda):
     """The TensorRT execution provider in float32.
 
     The CUDA provider runs the rest of the model. The engine is built inside "session_create", which takes minutes, so
-    there is no second load, warm.
+    there is no second, warm load.
     """
 
     name = "ort-trt"

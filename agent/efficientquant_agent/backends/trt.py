@@ -131,7 +131,8 @@ class Tensorrt(Backend):
     def _settings(cls, options: BuildOptions, sm: int) -> Dict[str, str]:
         """Return the settings of a build, for its report.
 
-        The release, the GPU, the system and every option. Raises CudaError without a GPU to ask.
+        They are the release, the GPU, the system and every option. Raises CudaError when no GPU answers, unless the
+        options name an SM.
         """
         types = "+".join(sorted(flag for flag in options.builder_flags if flag != "tf32"))
         return {
@@ -163,15 +164,15 @@ class Tensorrt(Backend):
             raise BuildError("build_failed", "{} cannot build here: {}".format(cls._product, error)) from error
 
     @classmethod
-    def _check_device(cls, asked: int) -> None:
-        """Raise BuildError for a GPU that is not this machine's.
+    def _check_device(cls, sm: int) -> None:
+        """Raise BuildError for an SM that is not this GPU's.
 
         Classic TensorRT times its kernels on the GPU that it builds for.
         """
-        here = cudart.open_library().compute_capability()
-        if asked != here:
+        own_sm = cudart.open_library().compute_capability()
+        if sm != own_sm:
             raise BuildError(
-                "build_failed", "TensorRT builds for the GPU it runs on, which is SM {}, not SM {}".format(here, asked)
+                "build_failed", "TensorRT builds for the GPU it runs on, which is SM {}, not SM {}".format(own_sm, sm)
             )
 
     @classmethod
@@ -204,18 +205,18 @@ class TensorrtRtx(Tensorrt):
     packages = ("tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs",)
     is_in_jetpack = False
     _product = "TensorRT-RTX"
-    # The packages of bindings and libraries alone have the second name.
+    # The packages of bindings and libraries have only the second name.
     _modules = ("tensorrt_rtx", "tensorrt_rtx_bindings")
     _oldest = (1, 0)
     _smallest_sm = 75
 
     @classmethod
-    def _check_device(cls, asked: int) -> None:
+    def _check_device(cls, sm: int) -> None:
         """Raise UnsupportedGpuError for an SM that the bindings do not name.
 
         The GPU need not be present, because nothing is timed.
         """
-        cls._require_sm(cls._module(), asked)
+        cls._require_sm(cls._module(), sm)
 
     @classmethod
     def _require_sm(cls, trt: Any, sm: int) -> None:

@@ -1,6 +1,6 @@
 """TensorRT builds, from an ONNX file to a plan.
 
-They work from 8.2 to 11 and with TensorRT-RTX, by checking which functions exist.
+They work with TensorRT 8.2 to 11 and TensorRT-RTX, by checking which functions exist.
 
 Every TensorRT object is held in a variable named for its class (builder, config, network, …). The contract test derives
 the class of each attribute from that name, and looks the attribute up for every release.
@@ -90,7 +90,8 @@ class _Build:
     def _network_flags(self) -> int:
         """Return the network's creation flags.
 
-        Explicit batch where the release has another kind. The file's types where flags could decide and none was given.
+        EXPLICIT_BATCH where the release also has implicit batches. STRONGLY_TYPED where the release has precision flags
+        and the build uses none, so that the file's types decide.
         """
         trt, builder = self._trt, self._builder
         if hasattr(builder, "max_batch_size"):
@@ -181,7 +182,7 @@ class _Build:
     def _load_timings(self, config: Any) -> None:
         """Load the timing cache, so that builds choose the same kernels.
 
-        A cache of another version is refused.
+        A cache that does not fit this TensorRT is replaced by a new one.
         """
         if not self._options.timing_cache_path or hasattr(config, "set_compute_capability"):
             return  # TensorRT-RTX times nothing: there these functions are no-ops that warn
@@ -226,15 +227,15 @@ class _Build:
 def _names(message: str, layer_name: str) -> bool:
     """Tell whether a message names this layer.
 
-    The layer may stand alone or among those it was fused with. A longer name that contains its name does not count.
+    The layer may be named alone or among those it was fused with. A longer name that contains its name does not count.
     """
     return bool(re.search(r"(?<![\w/])(?<!\w\.){}(?![\w/]|\.\w)".format(re.escape(layer_name)), message))
 
 
 def _bypass(trt: Any, layer: Any, makers: Mapping[str, Any]) -> bool:
-    """Feed a layer its inputs from before their quantization.
+    """Connect a layer to its inputs before their quantization.
 
-    Its weights keep their codes. Returns whether any of its inputs came through Q and DQ.
+    Its weights stay quantized. Returns whether any input was reconnected.
     """
     if layer.type in (trt.LayerType.QUANTIZE, trt.LayerType.DEQUANTIZE):
         return False
@@ -291,9 +292,9 @@ def _refusal(errors: List[Any], messages: List[str]) -> BuildError:
 
 
 def _node_of(error: Any, messages: List[str]) -> str:
-    """Return "node 'name' (Operator): " as far as it is known.
+    """Return "node 'name' (Operator): ", empty when the node is unknown.
 
-    The log knows the node where the error does not.
+    The log may name the node where the error does not.
     """
     if hasattr(error, "node_operator") and error.node_name():
         return "node '{}' ({}): ".format(error.node_name(), error.node_operator())

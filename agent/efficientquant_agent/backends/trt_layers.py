@@ -1,6 +1,6 @@
 """The layers of a plan, from the engine inspector's output.
 
-From 8.2 to 11. The type that each layer computes in is derived from it.
+Works with TensorRT 8.2 to 11. The type that each layer computes in is derived from that output.
 """
 
 import re
@@ -24,8 +24,8 @@ _PRECISIONS = (
 def read_layers(layers: Sequence[Any]) -> EngineReport:
     """Return the inspector's layers with a count of each type.
 
-    The layers are in execution order. A layer computes in the type of its weights, or without any in that of its first
-    input. A plan without details has names only, and their precision is "unknown".
+    The layers are in execution order. A layer computes in the type of its weights, or without weights in that of its
+    first input or output with a known type. A plan without details has names only, and their precision is "unknown".
     """
     rows: List[Dict[str, str]] = []
     for layer in layers:

@@ -1,6 +1,6 @@
 """TensorRT's log messages.
 
-They are kept because TensorRT's calls return None where others raise.
+TensorRT's calls return None instead of raising, so only these messages have the reason.
 """
 
 from typing import Any, Callable, Dict, List, Type
@@ -16,7 +16,7 @@ _opened: Dict[Any, Any] = {}
 
 
 def open_log(trt: Any, write: Callable[[str], None]) -> Any:
-    """Return this process's logger of this TensorRT.
+    """Return this process's logger for a TensorRT module.
 
     Its `errors` are the error messages since this call. Warnings and errors go to `write` from now on.
     """
@@ -51,7 +51,7 @@ def last_error(logger: Any, otherwise: str) -> str:
 
 
 def error_of(logger: Any, kind: Type[Exception], otherwise: str) -> Exception:
-    """Return the error for what just failed.
+    """Return the exception for the call that just failed.
 
     It is an OutOfMemoryError when one of the messages says that memory ran out, else of class `kind`.
     """

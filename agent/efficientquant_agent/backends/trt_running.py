@@ -59,7 +59,7 @@ class Staged:
     __slots__ = ("addresses", "bindings", "copies", "graph")
 
     def __init__(self, addresses: List[Tuple[str, int]], bindings: List[int], copies: List[Tuple[int, int, int]]):
-        # Inputs whose address is this staged input's own: (name, device address).
+        # (tensor name, device address) of the memory of this staged input.
         self.addresses = addresses
         # Device addresses of all inputs and outputs in the engine's order, for releases until 8.4.
         self.bindings = bindings
@@ -140,7 +140,10 @@ class TrtModel(LoadedModel):
         }
 
     def input_shapes(self) -> Dict[str, Tuple[int, ...]]:
-        """Return every input's shape, or raise LoadError for another type than FLOAT."""
+        """Return every input's shape by name.
+
+        Raises LoadError for an input that is not FLOAT.
+        """
         inputs = [tensor for tensor in self._tensors if tensor.is_input]
         for tensor in inputs:
             if tensor.type != "FLOAT":
@@ -247,7 +250,10 @@ class TrtModel(LoadedModel):
         return bool(context.execute_async_v3(self._stream))
 
     def _capture(self, staged: Staged) -> None:
-        """Capture one inference, or run without a graph and record why."""
+        """Capture one inference as a CUDA graph.
+
+        If that fails, all inferences run without a graph, and `session_options` says why.
+        """
         try:
             with self._cuda.capture(self._stream) as captured:
                 self._enqueue(self._context, staged)
@@ -279,8 +285,8 @@ class TrtModel(LoadedModel):
     def device_memory_bytes(self) -> Optional[int]:
         """Return the bytes of device memory that loading took.
 
-        That is the loss of free memory since before the load, without the CUDA context. It is at least what the engine
-        says that a context needs, because where CPU and GPU share memory, other processes free some of it meanwhile.
+        It is the drop in free memory during the load, without the CUDA context. Where CPU and GPU share memory, other
+        processes may free some meanwhile, so it is at least the engine's own figure for one context.
         """
         return self._device_memory_bytes
 
@@ -372,18 +378,18 @@ class _Buffers:
         del self._held[:], self._graphs[:]
 
 
-def _memory_kind(asked: str, cuda: Cudart) -> str:
-    """Return the kind of memory to use.
+def _memory_kind(requested: str, cuda: Cudart) -> str:
+    """Return the kind of memory to use: "pinned", "mapped" or "device".
 
-    "pinned", "mapped" or "device". "auto" is mapped where CPU and GPU share their memory, else pinned. Raises LoadError
-    when the GPU cannot map memory.
+    "auto" is mapped where CPU and GPU share their memory, else pinned. Raises LoadError for "mapped" when the GPU
+    cannot map memory.
     """
     mappable = bool(cuda.attribute("can_map_host_memory"))
-    if asked == "auto":
+    if requested == "auto":
         return "mapped" if mappable and cuda.attribute("integrated") else "pinned"
-    if asked == "mapped" and not mappable:
+    if requested == "mapped" and not mappable:
         raise LoadError("this GPU cannot map host memory; choose memory kind pinned or device")
-    return asked
+    return requested
 
 
 def _context_bytes(engine: Any) -> int:

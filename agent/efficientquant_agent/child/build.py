@@ -1,9 +1,8 @@
 """The child process of one build.
 
-It makes a plan from an artifact, and leaves the plan and its report in files. It reads a protocol.BuildSpec from
-standard input and writes progress as JSON lines to the original standard output. In the scratch folder it leaves
-PLAN_FILE and a BuildReport in REPORT_FILE, or a protocol.BuildFailure in OUTCOME_FILE. A child that leaves neither was
-killed or crashed. Its parent knows the signal and says what it means.
+It reads a protocol.BuildSpec from standard input and writes progress as JSON lines to the original standard output. In
+the scratch folder it leaves PLAN_FILE and a BuildReport in REPORT_FILE, or a protocol.BuildFailure in OUTCOME_FILE. A
+child that leaves neither was killed or crashed, and its parent derives the failure from the exit code.
 """
 
 import json

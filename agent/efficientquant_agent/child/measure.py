@@ -59,15 +59,15 @@ def main() -> None:
     volunteer_for_oom_kill()
     report = claim_standard_output()
     run = Run(spec, lambda phase, fraction: _report(report, phase, fraction))
-    understood = False
+    has_bug = True
     try:
         run.attempt()
-        understood = True
+        has_bug = False
     finally:
-        if not understood:
+        if has_bug:
             run.note_bug()
         protocol.write(os.path.join(spec.scratch, protocol.OUTCOME_FILE), run.outcome())
-        if not understood:  # its traceback is on standard error, and another exit code would mean no result
+        if has_bug:  # its traceback is on standard error, and another exit code would mean no result
             raise SystemExit(0)
 
 
@@ -165,7 +165,7 @@ class Run:
         )
         self._measure(model, inputs)
         self._measured = True
-        # What could not be done as asked, such as a CUDA graph, is known only now.
+        # Only now is it known which options had to be dropped, such as a CUDA graph.
         self._know(session_options=dict(session_options, **model.session_options))
         with self._afterwards("engine_report", "what the runtime made of the model is not known"):
             self._describe(model)
@@ -296,7 +296,7 @@ class Run:
     def _note_pss(self) -> None:
         """Record this process's memory between two steps.
 
-        Reading it disturbs nothing there. From outside it is read seldom, because the kernel holds the memory map
+        Reading it here disturbs no measurement. The parent reads it rarely, because the kernel locks the memory map
         meanwhile.
         """
         sampler = ChildPss(os.getpid())
@@ -319,8 +319,8 @@ class Run:
 def find_backend(name: str, device_name: str) -> Type[Backend]:
     """Return the backend of this name if its runtime works here.
 
-    Raises RunFailedError("load_failed") if it does not. Where it does, no other runtime is loaded, because the memory
-    of the others would count as the model's.
+    Raises RunFailedError("load_failed") if it does not. If it does, no other runtime is loaded, because that memory
+    would count as the model's.
     """
     for backend in backends.known():
         if backend.name == name:
@@ -367,8 +367,8 @@ def load(
 def keep_off_last_cpu() -> str:
     """Move this thread off the last CPU, which the sampler uses.
 
-    Only where there are more than two CPUs. Returns this thread's CPUs as text. Called after the session exists,
-    because the runtime's own threads were started with every CPU and keep them.
+    With one or two CPUs nothing changes. Returns this thread's CPUs as text, e.g. "0,1,2". The runtime's own threads
+    keep every CPU, because this is called after they were started.
     """
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) > 2:

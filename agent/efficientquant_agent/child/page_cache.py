@@ -11,9 +11,9 @@ import os
 def drop_page_cache(path: str) -> bool:
     """Drop a file's pages from the page cache.
 
-    Returns True only when none is left there. Pages that are not on the disk yet are written first, because such pages
-    are never dropped. The kernel need not follow the advice (a tmpfs has no disk to write to), so it is asked for the
-    result.
+    Returns True only when none is left there, and False for an empty file. Pages that are not on the disk yet are
+    written first, because the kernel never drops those. The kernel may ignore the advice, as it does for a tmpfs, so
+    the result is checked.
     """
     with open(path, "rb") as stream:
         os.fsync(stream.fileno())
@@ -26,7 +26,10 @@ def drop_page_cache(path: str) -> bool:
 
 
 def resident_pages(pages: mmap.mmap, size: int) -> int:
-    """Return how many pages of a mapping are in memory (mincore)."""
+    """Return how many pages of a mapping are in memory (mincore).
+
+    All of them count when mincore fails.
+    """
     residency = (ctypes.c_ubyte * (-(-size // mmap.PAGESIZE)))()
     first_byte = ctypes.c_char.from_buffer(pages)
     mincore = ctypes.CDLL(None, use_errno=True).mincore

@@ -34,7 +34,7 @@ def read(content: bytes) -> Reference:
     """Parse an .npz of reference inputs and outputs.
 
     Its arrays are "input:NAME" (n, 1, …) and "output:K" (n, 1, …), K counting the model's outputs from 0. Inputs may be
-    stored as float16, which their values fit exactly. Raises WrongReferenceError for any other content.
+    stored as float16 if that loses nothing. Raises WrongReferenceError for any other content.
     """
     import numpy as np
 
@@ -66,9 +66,9 @@ def read(content: bytes) -> Reference:
 
 
 def _is_plain(array: Any) -> bool:
-    """Tell whether an array has finite numbers only, at least one.
+    """Tell whether an array is not empty and has only finite numbers.
 
-    It must also have a first dimension, for the inputs.
+    A scalar does not count, because the first dimension counts the inputs.
     """
     import numpy as np
 
@@ -77,9 +77,9 @@ def _is_plain(array: Any) -> bool:
 
 def check_shapes(reference: Reference, shapes: Mapping[str, Tuple[int, ...]]) -> None:
     """Raise WrongReferenceError when the inputs are not the model's own."""
-    given = {name: tuple(array.shape) for name, array in reference.feeds[0].items()}
-    if given != dict(shapes):
-        raise WrongReferenceError("the reference has inputs {}, the model takes {}".format(given, dict(shapes)))
+    fed = {name: tuple(array.shape) for name, array in reference.feeds[0].items()}
+    if fed != dict(shapes):
+        raise WrongReferenceError("the reference has inputs {}, the model takes {}".format(fed, dict(shapes)))
 
 
 def seeded_feeds(shapes: Mapping[str, Tuple[int, ...]], count: int, seed: int) -> List[Dict[str, Any]]:

@@ -11,7 +11,7 @@ from efficientquant_agent.records import Measurement
 WINDOW_TOLERANCE = 0.05
 _WINDOW_COUNT = 3
 _WINDOW_MIN_SAMPLES = 5
-# The duration of one chunk: long against the work between two chunks, short enough for a live progress bar.
+# The duration of one chunk: long compared with the work between two chunks, short enough for a live progress bar.
 _CHUNK_S = 0.25
 _CHUNK_MAX_SAMPLES = 65536
 
@@ -32,7 +32,7 @@ class WarmUp(NamedTuple):
 class Latencies(NamedTuple):
     """Latencies of the timed loop in seconds.
 
-    They are by the host's clock, and by the device's where it has one.
+    They are by the host's clock, and also by the device's where it has one.
     """
 
     latency_s: Sequence[float]
@@ -42,7 +42,7 @@ class Latencies(NamedTuple):
 def windows_agree(latency_s: Sequence[float]) -> bool:
     """Tell whether the last three windows of latencies agree.
 
-    Their medians must lie within 5 % of the smallest. A window is a sixth of all samples and at least 5, so that the
+    Their medians must be within 5 % of the smallest. A window is a sixth of all samples and at least 5, so that the
     three cover the second half of a long warm-up.
     """
     size = max(_WINDOW_MIN_SAMPLES, len(latency_s) // 6)
@@ -89,7 +89,7 @@ def measure(
 ) -> Latencies:
     """Return the latency of every inference in seconds, in order.
 
-    With `device_s` also the device's own time of each. Stops when the minimum time and the minimum count are both
+    With `device_s`, the device's own times are returned too. Stops when the minimum time and the minimum count are both
     reached. The garbage collector is off meanwhile.
     """
     latency_s, device_latency_s = array("d"), array("d")
@@ -136,7 +136,7 @@ def _time_chunk_twice(
 ) -> None:
     """Fill `samples` and `device_samples` with the latencies of both clocks.
 
-    The device is asked for its own time after the host's clock has stopped.
+    The device's own time is read after the host's clock has stopped.
     """
     clock = time.perf_counter
     input_count = len(inputs)

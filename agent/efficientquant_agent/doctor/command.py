@@ -63,7 +63,7 @@ def build_parser() -> Parser:
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Serve `efficientquant-agent doctor` and return the exit code.
+    """Run `efficientquant-agent doctor` and return the exit code.
 
     Raises UsageError where the agent does.
     """
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 def run_doctor(settings: Config, as_json_: bool, environment: Mapping[str, str]) -> int:
     """Collect facts, diagnose, print, and return the exit code.
 
-    It is 0 when this device can run a model, for the controller if there is one, else 2.
+    It is 0 when this device can run a model and works with the named controller, if any, else 2.
     """
     probe = DeviceFiles.of_tree(settings.board_root)
     facts = collect(probe, runtimes(), settings.state_dir, environment, tegrastats=settings.tegrastats)
@@ -87,7 +87,7 @@ def run_doctor(settings: Config, as_json_: bool, environment: Mapping[str, str])
 
 
 def _controller(settings: Config, missing_modules: Sequence[str]) -> ControllerFacts:
-    """Return the controller's answer, or why it was not asked."""
+    """Return the facts about the controller, or why they are unknown."""
     if missing_modules:
         return ControllerFacts(settings.address, reason="not asked: {} is missing".format(", ".join(missing_modules)))
     try:
@@ -150,11 +150,11 @@ def collect(
 def as_json(facts: Facts, problems: Sequence[Problem]) -> Dict[str, Any]:
     """Return facts and problems as plain JSON values.
 
-    The result is {"schema", "can_run", "facts": diagnosis.Facts, "problems": [diagnosis.Problem]}.
+    The result is {"schema", "can_run", "facts": facts.Facts, "problems": [facts.Problem]}.
     """
     plain = {name: dict(value) if isinstance(value, Mapping) else value for name, value in facts._asdict().items()}
     for name in ("gpus", "backends"):
-        plain[name] = [dict(each._asdict()) for each in plain[name]]
+        plain[name] = [dict(record._asdict()) for record in plain[name]]
     plain["controller"] = facts.controller and dict(facts.controller._asdict())
     return {
         "schema": SCHEMA,
@@ -190,12 +190,13 @@ def _rows(facts: Facts) -> List[Tuple[str, str]]:
     ]
     rows += [("GPU", _gpu(gpu, facts)) for gpu in facts.gpus] or [("GPU", "none")]
     rows += _cuda(facts)
-    rows += [("backend", "{} {}".format(each.name, each.version)) for each in facts.backends] or [("backend", "none")]
+    rows += [("backend", "{} {}".format(backend.name, backend.version)) for backend in facts.backends] or [
+        ("backend", "none")
+    ]
     rows.append(("Python", facts.python_version + _environment(facts)))
     versions = dict(facts.installed, **facts.library_versions)
-    rows.append(
-        ("packages", ", ".join("{} {}".format(*each) for each in sorted(versions.items()) if each[0] != "python"))
-    )
+    packages = ["{} {}".format(name, version) for name, version in sorted(versions.items()) if name != "python"]
+    rows.append(("packages", ", ".join(packages)))
     if facts.power_mode:
         rows.append(("power mode", "{} (of {})".format(facts.power_mode, ", ".join(facts.power_modes) or "unknown")))
     rows.append(("clocks", "{}, to be set by: {}".format(facts.clocks, facts.clock_control)))
@@ -271,7 +272,7 @@ def _root_only(probe: DeviceFiles) -> Dict[str, str]:
 def _readable(paths: Sequence[str]) -> str:
     """Return READABLE, NEEDS_ROOT or ABSENT for a choice of files.
 
-    One readable file is enough. A closed folder on the way hides whether a file exists, so it counts as NEEDS_ROOT.
+    One readable file is enough. A folder that this user may not enter hides its files, so it counts as NEEDS_ROOT.
     """
     states = set()
     for path in paths:
@@ -282,7 +283,7 @@ def _readable(paths: Sequence[str]) -> str:
             states.add(diagnosis.ABSENT)
         except OSError:
             states.add(diagnosis.NEEDS_ROOT)
-    return next(each for each in (diagnosis.READABLE, diagnosis.NEEDS_ROOT, diagnosis.ABSENT) if each in states)
+    return next(state for state in (diagnosis.READABLE, diagnosis.NEEDS_ROOT, diagnosis.ABSENT) if state in states)
 
 
 def _tools(probe: DeviceFiles, tegrastats: str) -> Dict[str, str]:

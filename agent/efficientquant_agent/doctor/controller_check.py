@@ -12,26 +12,26 @@ from efficientquant_agent.versions import version_of
 # For the whole conversation, since a name server alone can take longer than a person waits.
 LIMIT_S = 20.0
 _PING_TIMEOUT_S = 5.0
-# The first opens the connection. The quickest of the others says most about the clock.
+# The first is slow, because it opens the connection. The quickest says most about the clock.
 _PINGS = 5
 # A run of the smoke tier takes seconds: from this offset on, runs of two devices sort into the wrong order by time.
 CLOCK_TOLERANCE_S = 2.0
 
 
 def ask(host: str, port: int, address: str, limit_s: float = LIMIT_S) -> ControllerFacts:
-    """Return what a controller says of itself, after at most `limit_s`.
+    """Return a controller's versions and clock, after at most `limit_s` seconds.
 
     Opens no session. Raises ImportError where gRPC or the protos are not installed.
     """
     from efficientquant_agent.link.client import PROTOCOL_VERSION, Client
 
-    nobody = ControllerFacts(address, agent_protocol_version=PROTOCOL_VERSION)
+    unanswered = ControllerFacts(address, agent_protocol_version=PROTOCOL_VERSION)
     answers: List[ControllerFacts] = []
 
     def converse() -> None:
         client = Client(host, port, address)
         try:
-            answers.append(_converse(client, nobody))
+            answers.append(_converse(client, unanswered))
         finally:
             client.close()
 
@@ -41,20 +41,20 @@ def ask(host: str, port: int, address: str, limit_s: float = LIMIT_S) -> Control
     thread.join(limit_s)
     if answers:
         return answers[0]
-    return nobody._replace(
+    return unanswered._replace(
         reason="no answer from {} within {:g} s, the name server's included".format(address, limit_s)
     )
 
 
-def _converse(client: Any, nobody: ControllerFacts) -> ControllerFacts:
+def _converse(client: Any, unanswered: ControllerFacts) -> ControllerFacts:
     try:
         pongs = [client.ping(_PING_TIMEOUT_S) for _ in range(_PINGS)]
     except ControllerTooOldError as error:
-        return nobody._replace(is_reachable=True, is_controller=True, reason=error.reason)
+        return unanswered._replace(is_reachable=True, is_controller=True, reason=error.reason)
     except ControllerUnreachableError as error:
-        return nobody._replace(is_reachable=error.answered, reason=error.reason)
+        return unanswered._replace(is_reachable=error.answered, reason=error.reason)
     best = min(pongs, key=lambda pong: pong.round_trip_s)
-    return nobody._replace(
+    return unanswered._replace(
         is_reachable=True,
         is_controller=True,
         protocol_version=best.protocol_version,

@@ -34,7 +34,7 @@ def can_run(facts: Facts) -> bool:
 def can_connect(facts: Facts) -> bool:
     """Tell whether the named controller would accept this agent.
 
-    True where none was named.
+    True when no controller is named.
     """
     if facts.controller is None:
         return True
@@ -44,7 +44,7 @@ def can_connect(facts: Facts) -> bool:
 def diagnose(facts: Facts) -> List[Problem]:
     """Return every problem, the worst first.
 
-    Problems of one severity are in the order of installing.
+    Problems of the same severity are in the order of installation.
     """
     problems = [problem for check in _CHECKS for problem in check(facts)]
     return sorted(problems, key=lambda problem: (ERROR, WARNING, INFO).index(problem.severity))
@@ -64,7 +64,7 @@ def _python(facts: Facts) -> Iterator[Problem]:
             pip_install(facts, "'pip==21.3.1'" if facts.python_version.startswith("3.6") else "--upgrade pip"),
         )
     numpy = facts.installed.get("numpy", "")
-    # The agent sets ARMV8 itself where nothing else is set.
+    # The agent itself sets ARMV8 when the variable is not set.
     unsafe = facts.openblas_coretype not in ("", "ARMV8", "CORTEXA53", "CORTEXA57")
     if facts.architecture == "aarch64" and numpy and version_of(numpy) < (1, 19, 6) and unsafe:
         yield Problem(

@@ -10,7 +10,7 @@ READABLE, NEEDS_ROOT, ABSENT = "readable", "needs root", "absent"
 
 
 class ControllerFacts(NamedTuple):
-    """A controller's answers.
+    """The doctor's facts about a controller.
 
     None and empty mean unknown.
     """
@@ -18,7 +18,7 @@ class ControllerFacts(NamedTuple):
     address: str
     is_reachable: bool = False
     is_controller: bool = False  # also false for another kind of server
-    reason: str = ""  # why it cannot be reached or asked
+    reason: str = ""  # why it cannot be reached, or why it was not asked
     protocol_version: Optional[int] = None
     version: str = ""
     # This device's clock minus the controller's, corrected by half the round trip. Negative is behind.
@@ -49,9 +49,9 @@ class Facts(NamedTuple):
     memory_total_bytes: Optional[int] = None
     swap_total_bytes: Optional[int] = None
     gpus: Sequence[Gpu] = ()
-    cuda_version: str = ""  # of the runtime library, which may be there without a driver and without a GPU
+    cuda_version: str = ""  # of the runtime library, which can be installed without a driver or a GPU
     cuda_library: str = ""  # that library's path
-    cuda_driver_version: str = ""  # the newest CUDA that the driver can do
+    cuda_driver_version: str = ""  # the newest CUDA that the driver supports
     cuda_toolkit: str = ""  # of the files below /usr/local/cuda
     cuda_error: str = ""  # why no GPU answers the runtime library
     library_versions: Mapping[str, str] = MappingProxyType({})
@@ -67,7 +67,7 @@ class Facts(NamedTuple):
         {}
     )  # "tegrastats", "nvpmodel", "jetson_clocks", "helper": path, or empty
     python_version: str = ""
-    python: str = ""  # the interpreter's path, for what a person types
+    python: str = ""  # the interpreter's path, for commands that a person types
     prefix: str = ""  # of the virtual environment, or of the system's Python
     prefix_writable: bool = True
     missing_modules: Sequence[str] = ()  # without which the agent does not start
@@ -79,7 +79,7 @@ class Facts(NamedTuple):
     state_dir: str = ""
     state_dir_writable: bool = True
     free_disk_bytes: Optional[int] = None
-    controller: Optional[ControllerFacts] = None  # None where nobody named one
+    controller: Optional[ControllerFacts] = None  # None when no controller is named
 
 
 class Problem(NamedTuple):
@@ -97,13 +97,13 @@ class Problem(NamedTuple):
 def is_jetson(facts: Facts) -> bool:
     """Tell whether a device's runtimes and driver come with JetPack.
 
-    Its files decide, since other boards share memory, too.
+    Its files decide, because other boards share memory, too.
     """
     return bool(facts.soc or facts.l4t)
 
 
 def pip_install(facts: Facts, *arguments: str) -> str:
-    """Return the pip command for the agent's own Python, to be typed."""
+    """Return the pip command to type for the agent's own Python."""
     return in_environment(facts, "-m pip install " + " ".join(arguments))
 
 

@@ -72,7 +72,9 @@ def _tensorrt(facts: Facts) -> Iterator[Problem]:
 def _runtimes(facts: Facts) -> Iterator[Problem]:
     gpu = computing_gpu(facts.gpus)
     for sentence, cause in zip_longest(facts.broken, facts.broken_causes, fillvalue=""):
-        yield Problem("backend_broken", WARNING if facts.backends else ERROR, sentence, _mended(facts, sentence, cause))
+        yield Problem(
+            "backend_broken", WARNING if facts.backends else ERROR, sentence, _runtime_fix(facts, sentence, cause)
+        )
     if not facts.backends:
         yield Problem(
             "no_backend",
@@ -94,14 +96,14 @@ def _runtimes(facts: Facts) -> Iterator[Problem]:
 CHECKS = (_modules, _tensorrt, _runtimes)
 
 
-def _mended(facts: Facts, sentence: str, cause: str) -> str:
+def _runtime_fix(facts: Facts, sentence: str, cause: str) -> str:
     """Return the fix for an installed runtime that does not work.
 
-    It follows from the error's name.
+    It depends on the name of the error.
     """
     name, _, detail = cause.partition(": ")
     if name.startswith("cuda") or name == "libcudart":
-        return _answering_gpu(facts, name)
+        return _gpu_fix(facts, name)
     if name == "ModuleNotFoundError":
         return pip_install(facts, detail or "the module that it names")
     if name == "UnsupportedGpuError":
@@ -135,13 +137,15 @@ def _packages(facts: Facts, backend: Optional[Type[Backend]]) -> str:
     Of several packages it is the installed one, else the first.
     """
     offered = backend.packages if backend is not None else ()
-    return next((each for each in offered if each in facts.installed), next(iter(offered), "the packages it names"))
+    return next(
+        (package for package in offered if package in facts.installed), next(iter(offered), "the packages it names")
+    )
 
 
-def _answering_gpu(facts: Facts, error: str) -> str:
+def _gpu_fix(facts: Facts, error: str) -> str:
     """Return the fix for a GPU that does not answer.
 
-    It follows from CUDA's error. Installing the runtime again never helps.
+    It depends on CUDA's error. Installing the runtime again never helps.
     """
     driver = next((gpu.driver_version for gpu in facts.gpus if gpu.driver_version), "")
     if error == "libcudart":
@@ -182,7 +186,7 @@ def _gpu_runtime(facts: Facts, gpu: Gpu) -> str:
     if is_jetson(facts):
         return _JETPACK_TENSORRT
     if facts.cuda_error.startswith("cudaErrorInsufficientDriver"):
-        return _answering_gpu(facts, "cudaErrorInsufficientDriver")
+        return _gpu_fix(facts, "cudaErrorInsufficientDriver")
     capability = gpu.compute_capability
     if 0 < capability < _OLDEST_SM_OF_THE_INDEX:
         return "install a release of TensorRT that supports SM {}.{}, as its support matrix says".format(

@@ -13,7 +13,7 @@ from efficientquant_agent.samplers.memory import BoardAvailable, SwapUsed
 class Board(NamedTuple):
     """The locations of the board's files, and what to sample there.
 
-    Tests and containers pass another root for what belongs to the board.
+    Tests and containers pass other roots.
     """
 
     proc: str = "/proc"
@@ -26,7 +26,7 @@ class Board(NamedTuple):
     def discover(self, interval_s: float, gpu_uuid: str, use_gpu: bool) -> samplers.Discovery:
         """Return what can be sampled here, for the caller to close.
 
-        Without `use_gpu` a discrete GPU is left alone: its power and memory say nothing about a run on the CPU.
+        Without `use_gpu` a discrete GPU is not read: its power and memory say nothing about a run on the CPU.
         """
         return samplers.discover(
             self.proc,
@@ -57,7 +57,7 @@ class Board(NamedTuple):
 def _once(sampler: Sampler) -> Optional[int]:
     """Read a quantity once, None also when its sensor is broken.
 
-    The recorder meets the same error a moment later, and logs it.
+    The recorder gets the same error a moment later, and logs it.
     """
     try:
         value = sampler.sample()

@@ -44,7 +44,6 @@ _ARGUMENTS = {
     "nvml-lock": ("[0-9]{3,4},[0-9]{3,4}", _GPU_UUID),
     "nvml-reset": (_GPU_UUID,),
 }  # type: Dict[str, Tuple[str, ...]]
-_READING = ("status", "nvml-status")
 # These undo a change, so they run even when the caller has exited.
 _UNDOING = ("restore", "nvml-reset")
 _TOOL_TIMEOUT_S = 60.0
@@ -211,7 +210,7 @@ def _set_power_mode(mode: int, paths: ClockPaths, state: _StateDirectory) -> Dic
     current = read_power_mode(paths)
     if current is None:
         raise ToolError("this machine has no power modes ({} is missing)".format(paths.nvpmodel))
-    # Asked for the mode it is in, nvpmodel may demand a reboot.
+    # nvpmodel may demand a reboot even for the mode that is already set.
     if current[0] == mode:
         return {"changed": False}
     modes = read_power_modes(paths)
@@ -234,7 +233,7 @@ def _set_power_mode(mode: int, paths: ClockPaths, state: _StateDirectory) -> Dic
 
 
 def _lock(paths: ClockPaths, state: _StateDirectory) -> Dict[str, Any]:
-    # An existing store is the state before a helper that died half-way: never overwrite it.
+    # An existing store is the state from before a helper that died half-way. Never overwrite it.
     if not os.path.exists(state.stored):
         partial = state.stored + ".new"
         if os.path.exists(partial):
@@ -268,7 +267,7 @@ def _run(command: List[str], state: _StateDirectory) -> str:
     try:
         done = subprocess.run(
             command,
-            stdin=subprocess.DEVNULL,  # it answers no questions
+            stdin=subprocess.DEVNULL,  # its questions get no answer
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=_TOOL_TIMEOUT_S,
@@ -319,7 +318,7 @@ def status(paths: ClockPaths) -> Dict[str, Any]:
 def read_power_mode(paths: ClockPaths) -> Optional[Tuple[int, str]]:
     """Return (id, name) of the power mode, None without one.
 
-    R32's nvpmodel may refuse to answer a user. What it keeps for the next boot is readable by all.
+    R32's nvpmodel may refuse to answer a user. Its file for the next boot is readable by all.
     """
     try:
         done = subprocess.run(

@@ -120,7 +120,7 @@ class ClockControl:
         """Apply a request and verify it.
 
         The order is: power mode, wait, store, lock, verify. Each change is in the journal before it happens. Raises
-        ClockError, and then the board is as it was.
+        ClockError, with every change undone unless its code is "not_restored".
         """
         if not request.power_mode and not request.lock:
             return self.observe()
@@ -172,7 +172,7 @@ class ClockControl:
         undo = ("nvml-reset", request.gpu_uuid)
         self._change(journal, undo, ("nvml-lock", "{0},{0}".format(mhz), request.gpu_uuid))
         deadline_s = time.monotonic() + self._settle_s
-        # An idle GPU may rest below the target. Above it the lock is not in force. The series shows the rest.
+        # An idle GPU may run below the target, but not above it. The recorded series shows its clock under load.
         while True:
             current_hz = self._call("nvml-status", request.gpu_uuid)["current_hz"]
             if current_hz <= mhz * 1e6 * (1 + TOLERANCE):
@@ -192,15 +192,15 @@ class ClockControl:
             targets = _targets(self._call("status")["domains"])
             if "gpu" not in targets:
                 raise ClockError("not_reached", "the GPU's clock cannot be read, so a lock cannot be verified")
-            apart = [
+            unreached = [
                 _named(name, current_hz, target_hz)
                 for name, (current_hz, target_hz) in sorted(self.verify(targets).items())
                 if current_hz is None or not _is_at(current_hz, target_hz)
             ]
-            if not apart:
+            if not unreached:
                 return targets
             if time.monotonic() > deadline_s:
-                raise ClockError("not_reached", "clocks could not be locked: " + ", ".join(apart))
+                raise ClockError("not_reached", "clocks could not be locked: " + ", ".join(unreached))
             time.sleep(_POLL_S)
 
     def verify(self, targets_hz: Mapping[str, float]) -> Dict[str, Tuple[Optional[float], float]]:
@@ -256,7 +256,7 @@ class ClockControl:
         return list(HELPER) if via_sudo else [sys.executable, "-I", clock_helper.__file__]
 
     def _call(self, verb: str, *arguments: Argument) -> Dict[str, Any]:
-        return self._answer(self._command(via_sudo=os.geteuid() != 0) + [verb] + [str(each) for each in arguments])
+        return self._answer(self._command(via_sudo=os.geteuid() != 0) + [verb, *map(str, arguments)])
 
     @staticmethod
     def _answer(command: List[str]) -> Dict[str, Any]:
@@ -279,8 +279,8 @@ class ClockControl:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ClockError("helper_failed", "efficientquant-clocks cannot be run: {}".format(error)) from error
         except ValueError as error:
-            said = (done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"])[-1]
-            raise ClockError("helper_failed", "efficientquant-clocks said instead of answering: " + said) from error
+            line = (done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"])[-1]
+            raise ClockError("helper_failed", "efficientquant-clocks said instead of answering: " + line) from error
         finally:
             os.close(reader)
             os.close(writer)
@@ -368,7 +368,7 @@ def _find_mode(wanted: str, modes: Mapping[str, str]) -> int:
 
 def _line(verb: str, arguments: Sequence[Argument]) -> str:
     """Return a request as a person types it."""
-    return " ".join([verb] + [str(each) for each in arguments])
+    return " ".join([verb, *map(str, arguments)])
 
 
 def _mode_name(mode: Optional[Sequence[Any]]) -> str:
@@ -377,7 +377,7 @@ def _mode_name(mode: Optional[Sequence[Any]]) -> str:
 
 
 def _state(domains: Mapping[str, Mapping[str, int]]) -> str:
-    """Return the clocks' state from outside, "locked" only with the memory's, too."""
+    """Return "locked", "free", or "unverifiable" where a needed clock is unreadable."""
     fixed = [_is_at(clocks["min_hz"], clocks["max_hz"]) for name, clocks in domains.items() if name != "emc"]
     if not fixed:
         return "unverifiable"

@@ -59,7 +59,7 @@ class Runtimes(NamedTuple):
     cuda_version: str = ""  # of the runtime library
     broken_causes: Sequence[str] = ()  # of each in `broken`: the error's name, "NAME: detail", or empty
     cuda_library: str = ""
-    cuda_driver_version: str = ""  # the newest CUDA that the driver can do
+    cuda_driver_version: str = ""  # the newest CUDA that the driver supports
     cuda_error: str = ""  # why no GPU answers the runtime library
 
 
@@ -85,7 +85,7 @@ class DeviceFiles(NamedTuple):
 
     @classmethod
     def of_tree(cls, root: str) -> "DeviceFiles":
-        """Return the probe of a tree that looks like a root directory."""
+        """Return the folders inside a tree that looks like a root directory."""
         return cls(*[os.path.join(root, name) for name in cls._fields])
 
     def snapshot(
@@ -96,9 +96,9 @@ class DeviceFiles(NamedTuple):
         cuda_version: str = "",
         clock_control: str = "",
     ) -> DeviceSnapshot:
-        """Return what the file system says about this board.
+        """Return the snapshot of this board.
 
-        The arguments add what was found about its runtimes and rights.
+        The arguments are the facts that no file has: runtimes, GPUs as CUDA sees them, and how clocks may be changed.
         """
         cpu_model, cpu_count = self.cpu()
         return DeviceSnapshot(
@@ -205,8 +205,8 @@ class DeviceFiles(NamedTuple):
     def gpus(self, seen_by_cuda: Sequence[Mapping[str, Any]] = ()) -> List[Gpu]:
         """Return the GPUs that CUDA sees, else those known without it.
 
-        Without CUDA the system on chip or the driver shows them. A driver reports no compute capability: it is 0, and
-        so is what follows from it.
+        Without CUDA the system on chip or the driver shows them. A driver reports no compute capability: it is then 0,
+        and no precision counts as fast.
         """
         driver = self.driver_version()
         if seen_by_cuda:
@@ -238,10 +238,10 @@ class DeviceFiles(NamedTuple):
 
 
 def precisions(compute_capability: int) -> Precisions:
-    """Return what a GPU of this compute capability computes faster than FP32.
+    """Return the precisions that a GPU computes faster than FP32.
 
-    The capability is 53 for SM 5.3. Source: NVIDIA's table of hardware and precision. SM 6.1 has FP16, at a 64th of
-    FP32's speed.
+    `compute_capability` is 53 for SM 5.3. Source: NVIDIA's table of hardware and precision. SM 6.1 has FP16,
+    at a 64th of FP32's speed.
     """
     return Precisions(
         fp16=compute_capability in (53, 60, 62) or compute_capability >= 70,
@@ -258,7 +258,7 @@ def computing_gpu(gpus: Sequence[Gpu]) -> Optional[Gpu]:
 def discrete_gpu(gpus: Sequence[Gpu]) -> Optional[Gpu]:
     """Return the computing GPU, None when it is integrated.
 
-    An integrated GPU shares the board's memory and clocks. NVML watches and locks the discrete one.
+    An integrated GPU shares the board's memory and clocks. NVML reads and locks a discrete one.
     """
     gpu = computing_gpu(gpus)
     return None if gpu is None or gpu.integrated else gpu
@@ -267,7 +267,7 @@ def discrete_gpu(gpus: Sequence[Gpu]) -> Optional[Gpu]:
 def _gpu(facts: Mapping[str, Any]) -> Gpu:
     """Return the record of a GPU.
 
-    Unknown facts are empty. What it computes follows from its capability.
+    Unknown facts are empty. Its precisions follow from its compute capability.
     """
     capability = int(facts.get("compute_capability") or 0)
     memory = facts.get("memory_total_bytes")
@@ -291,10 +291,10 @@ def runtimes(timeout_s: float = _PROBE_TIMEOUT_S) -> Runtimes:
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout_s, check=True)
     except subprocess.TimeoutExpired:
-        return _unknown("looking for runtimes took longer than {:g} s".format(timeout_s), "timeout")
+        return _no_runtimes("looking for runtimes took longer than {:g} s".format(timeout_s), "timeout")
     except subprocess.CalledProcessError as error:
         last_line = (error.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
-        return _unknown(
+        return _no_runtimes(
             "looking for runtimes failed with code {}: {}".format(error.returncode, last_line),
             "SIGILL" if error.returncode == -signal.SIGILL else "crash",
         )
@@ -303,10 +303,10 @@ def runtimes(timeout_s: float = _PROBE_TIMEOUT_S) -> Runtimes:
         return _as_runtimes(json.loads(answer))
     except (ValueError, KeyError, TypeError):
         last_line = (answer.strip().splitlines() or ["nothing"])[-1]
-        return _unknown("looking for runtimes gave no answer that can be read, but: {}".format(last_line), "crash")
+        return _no_runtimes("looking for runtimes gave no answer that can be read, but: {}".format(last_line), "crash")
 
 
-def _unknown(sentence: str, cause: str) -> Runtimes:
+def _no_runtimes(sentence: str, cause: str) -> Runtimes:
     return Runtimes({}, [], [sentence], broken_causes=[cause])
 
 

@@ -13,7 +13,7 @@ from efficientquant_agent.files import sync_directory
 from efficientquant_agent.link.backoff import Backoff
 from efficientquant_agent.records import StageTiming
 
-# Attempts in a row without a new byte. Any new byte restarts the count.
+# How many attempts in a row may bring no new byte.
 _ATTEMPTS = 6
 _BLOCK_BYTES = 1024**2
 _PARTIAL = ".partial"
@@ -54,9 +54,9 @@ class ArtifactCache:
     ) -> LocalArtifact:
         """Return a file whose bytes have just been verified.
 
-        This file and `also_keep` stay in the cache, whatever the limit. `progress` gets the number of bytes that are
-        here. Raises RunFailedError: "artifact_unavailable" when the file cannot be fetched, "artifact_corrupt" when
-        other bytes arrive twice, "cancelled".
+        This file and `also_keep` stay in the cache, whatever the limit. `progress` gets the number of bytes that have
+        arrived. Raises RunFailedError: "artifact_unavailable" when the file cannot be fetched, "artifact_corrupt" when
+        two downloads have another SHA-256, "cancelled".
         """
         if not re.fullmatch(r"[0-9a-f]{64}", sha256):
             raise RunFailedError("artifact_unavailable", "{!r} is not a SHA-256".format(sha256))
@@ -98,7 +98,7 @@ class ArtifactCache:
     def _complete(self, sha256: str, partial: str, cancelled: threading.Event, progress: Callable[[int], None]) -> int:
         """Complete a partial file and return the number of bytes transferred.
 
-        The file is removed when it is not `sha256`.
+        The file is removed when its SHA-256 is not `sha256`.
         """
         digest = _hash_file(partial) if os.path.exists(partial) else new_sha256()
         with open(partial, "ab") as stream:

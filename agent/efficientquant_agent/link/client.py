@@ -1,4 +1,4 @@
-"""The wire's client, the only importer of grpc and the protos.
+"""The wire's client, the only module that imports the protos.
 
 The rest of the agent sees plain records.
 """
@@ -83,7 +83,7 @@ def open_channel(address: str, credentials: Optional[grpc.ChannelCredentials] = 
 class Client:
     """The controller, as seen from a device.
 
-    Every method raises ControllerUnreachableError with the reason in words when there is no controller to talk to.
+    Its calls raise ControllerUnreachableError, with the reason in words, when no controller answers.
     """
 
     def __init__(self, host: str, port: int, address: str) -> None:
@@ -101,8 +101,8 @@ class Client:
     def reconnecting(self) -> Iterator[None]:
         """Let gRPC connect during a pause between two attempts.
 
-        gRPC 1.70, the last for Python 3.8, reads its sockets only while somebody waits for it. Calls that fail at once
-        would find the connection unfinished each time, for good.
+        gRPC 1.70, the last for Python 3.8, reads its sockets only while a thread waits for it. Without this,
+        calls that fail at once would find the connection unfinished every time.
         """
 
         def watch(state: grpc.ChannelConnectivity) -> None:
@@ -138,7 +138,7 @@ class Client:
     def _serves_artifacts(self, timeout_s: float) -> bool:
         """Tell whether the other side serves artifacts, as every controller does.
 
-        It is an agent's oldest question, which another gRPC server does not know.
+        It calls the protocol's oldest method, which no other gRPC server has.
         """
         call = self._gateway.FetchArtifact(pb.FetchArtifactRequest(), timeout=timeout_s)
         try:
@@ -153,7 +153,7 @@ class Client:
     def connect(self, hello: Hello, active_run_ids: Callable[[], List[str]]) -> "Session":
         """Open a session.
 
-        Nothing is known about the other side until its first command arrives.
+        Only the first command shows that the controller has accepted it.
         """
         return Session(self._gateway, hello, active_run_ids, self._explain)
 
@@ -213,7 +213,7 @@ class Client:
 
 
 class Session:
-    """An open session, to be iterated over for commands.
+    """An open session, which yields the controller's commands.
 
     Heartbeats are sent automatically.
     """
@@ -375,5 +375,5 @@ def _encodable(value: Any) -> Any:
     if isinstance(value, list) and value and isinstance(value[0], str):
         return [encodable(text) for text in value]
     if isinstance(value, Mapping):
-        return {_encodable(key): _encodable(each) for key, each in value.items()}
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
     return value

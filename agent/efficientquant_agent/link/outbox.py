@@ -19,7 +19,7 @@ def can_keep(run_id: str) -> bool:
 
 
 class Outbox:
-    """A directory of finished results, one file per run, oldest first.
+    """A directory of finished results, one file per run.
 
     A lost controller, a killed agent or a power cut loses no result whose put() has returned.
     """

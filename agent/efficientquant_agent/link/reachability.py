@@ -1,4 +1,4 @@
-"""Why a controller cannot be reached, found with plain sockets.
+"""The diagnosis of a controller that cannot be reached, by plain sockets.
 
 gRPC's own texts differ between its versions and say UNAVAILABLE for everything. A person needs the cause.
 """
@@ -8,7 +8,7 @@ import time
 from typing import Optional
 
 _TIMEOUT_S = 3.0
-# RFC 9113, 3.4: what an HTTP/2 client says first, then an empty SETTINGS frame.
+# RFC 9113, 3.4: what an HTTP/2 client sends first, then an empty SETTINGS frame.
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 _SETTINGS_FRAME = 4
 _TLS_RECORDS = (b"\x15\x03", b"\x16\x03")
@@ -23,7 +23,7 @@ _GREETINGS = (
 def explain(host: str, port: int, detail: str) -> str:
     """Return one sentence on why HOST:PORT does not serve.
 
-    `detail` is used when the network is not the cause.
+    `detail` is gRPC's own text, used when a controller answers but is not ready.
     """
     where = "{}:{}".format("[" + host + "]" if ":" in host else host, port)
     try:

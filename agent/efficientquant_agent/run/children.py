@@ -36,7 +36,7 @@ def run_child(
     samplers_of: Callable[[int], Sequence[Sampler]],
     progress: Callable[[str, float], None],
 ) -> Ended:
-    """Run a module of protocol.py in a child process until it exits.
+    """Run RUN_MODULE or BUILD_MODULE in a child process until it exits.
 
     When the watcher must stop, the child is killed and `watcher.killed_for` says why. No process is left on return.
     """
@@ -67,7 +67,7 @@ def run_child(
 
 
 def read_outcome(scratch: str, ended: Ended, decode: Callable[[bytes], protocol.Record]) -> Optional[protocol.Record]:
-    """Return the outcome of a child, None when it left none.
+    """Return a child's outcome, None when it crashed or left none.
 
     Raises protocol.ProtocolError when the outcome is damaged.
     """
@@ -86,7 +86,7 @@ def read_samples(scratch: str, name: str) -> Sequence[float]:
 
 
 def crash(ended: Ended, memory_seen: str, failure_types: Dict[str, str]) -> RunFailedError:
-    """Return the failure that a child's exit without a result means.
+    """Return the failure for a child that left no result.
 
     `failure_types` has the keys "oom" and "other".
     """

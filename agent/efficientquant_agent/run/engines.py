@@ -79,7 +79,7 @@ class Engines:
     def _build(spec: BuildSpec, watcher: Watcher, progress: Callable[[str, float], None]) -> BuildReport:
         """Build in a child process, retrying a killed build with less workspace.
 
-        Each time the kernel kills the build, the next smaller workspace is tried. Raises RunFailedError.
+        Raises RunFailedError when no build succeeds or the watcher stops it.
         """
         ladder = list(spec.options.workspace_ladder_bytes)
         killed_at: List[int] = []
@@ -101,8 +101,8 @@ class Engines:
 def build_settings(assignment: Assignment, device: DeviceSnapshot, conditions: Mapping[str, str]) -> Dict[str, str]:
     """Return the settings that decide whether a kept engine may be reused.
 
-    The artifact decides, too. The facts about the device come from the hello: the daemon itself loads no runtime and
-    asks no GPU.
+    The artifact's SHA-256 is the other half of the key. The facts come from the device snapshot, because the daemon
+    loads no runtime and asks no GPU.
     """
     backend = next((info for info in device.backends if info.name == assignment.backend), None)
     gpu = computing_gpu(device.gpus)
@@ -125,14 +125,14 @@ def build_settings(assignment: Assignment, device: DeviceSnapshot, conditions: M
 def workspace_ladder_bytes(device: DeviceSnapshot) -> Sequence[int]:
     """Return the workspaces to try, in bytes, the largest first.
 
-    On a GPU that shares the board's memory the largest is a sixteenth of that memory.
+    On a GPU that shares the board's memory the largest is about a sixteenth of that memory.
     """
     gpu = computing_gpu(device.gpus)
-    most_bytes = _LADDER_BYTES[0]
+    largest_bytes = _LADDER_BYTES[0]
     if gpu is not None and gpu.integrated and device.memory_total_bytes:
-        most_bytes = device.memory_total_bytes // _SHARED_MEMORY_PARTS
+        largest_bytes = device.memory_total_bytes // _SHARED_MEMORY_PARTS
     # A 4 GB board reports a little less, since the kernel keeps some: allow half a step.
-    return [size for size in _LADDER_BYTES if size <= 1.5 * most_bytes] or [_SMALLEST_BYTES]
+    return [size for size in _LADDER_BYTES if size <= 1.5 * largest_bytes] or [_SMALLEST_BYTES]
 
 
 def _failure(scratch: str, ended: Ended, watcher: Watcher, tried_bytes: Sequence[int]) -> RunFailedError:

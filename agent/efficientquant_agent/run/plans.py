@@ -27,7 +27,7 @@ class Plan(NamedTuple):
 def plan_key(artifact_sha256: str, settings: Mapping[str, str]) -> str:
     """Return a plan's name, the SHA-256 of its artifact and settings.
 
-    `settings` is what engines.build_settings() returns. Artifact and settings decide whether a plan may be used.
+    `settings` is what engines.build_settings() returns.
     """
     text = json.dumps([artifact_sha256, sorted(settings.items())])
     key: str = new_sha256(text.encode()).hexdigest()
@@ -98,7 +98,7 @@ class PlanCache:
     def _by_last_use(self) -> List[str]:
         """Return all keys, the least recently used first.
 
-        A plan without a report was never used.
+        A plan without a report counts as never used.
         """
 
         def last_use_s(key: str) -> float:
@@ -129,7 +129,7 @@ def _read_report(path: str) -> Optional[BuildReport]:
 def _sync(path: str) -> None:
     """Flush a file to the disk.
 
-    Before that a power cut loses it, and its pages cannot leave the page cache.
+    Until then a power cut loses it, and its pages cannot leave the page cache.
     """
     with open(path, "rb") as stream:
         os.fsync(stream.fileno())

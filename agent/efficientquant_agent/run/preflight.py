@@ -15,7 +15,7 @@ MEMORY_FACTOR = 3
 def hottest_c(latest: Mapping[str, float], hot_zones: str) -> Optional[float]:
     """Return the highest temperature of the computing zones, in °C.
 
-    None without such a zone. The regular expression `hot_zones` matches the names of all of them.
+    None without such a zone. The regular expression `hot_zones` matches the whole names of these zones.
     """
     return max((value for name, value in latest.items() if re.fullmatch(hot_zones, name)), default=None)
 
@@ -37,7 +37,7 @@ class Gate(NamedTuple):
     def too_hot(self, latest: Mapping[str, float], waited_s: float) -> Finding:
         """Return the finding for a board that stayed too hot.
 
-        The board is measured all the same, with a lower verdict.
+        The board is measured anyway, with a lower verdict.
         """
         return Finding(
             "temperature",
@@ -67,7 +67,7 @@ def require_memory(content_path: str, available_bytes: Optional[int]) -> None:
 def gpu_neighbours(gpu: Any, own_pids: List[int], when: str) -> List[Finding]:
     """Return findings on other processes that compute on the GPU.
 
-    What is measured while they compute is not the model's own. Where they cannot be listed, the finding says why.
+    Such a process makes the result invalid. Where processes cannot be listed, the finding says why.
     """
     if gpu is None:
         return [Finding("gpu_processes", "info", "there is no NVML here to list them")]

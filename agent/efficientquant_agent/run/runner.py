@@ -26,7 +26,7 @@ from efficientquant_agent.run.watcher import Cancellation
 class Runner:
     """A runner of assignments, one at a time.
 
-    Each run gets child processes of its own.
+    Each run has its own child processes.
     """
 
     def __init__(self, device_name: str, state_dir: str, board: Board, log: Callable[[str], None]) -> None:
@@ -44,9 +44,9 @@ class Runner:
     def run(
         self, assignment: Assignment, files: Files, result: RunResult, cancellation: Cancellation, progress: Progress
     ) -> RunResult:
-        """Return `result` completed by what the children did.
+        """Do a run and return `result` with everything known about it.
 
-        A failed run also gives a result, with everything known about it. Raises RunFailedError("load_failed") for a
+        A failed run also gives a result. Raises RunFailedError("load_failed") for a
         backend that this agent has no code for.
         """
         try:
@@ -72,9 +72,11 @@ class Runner:
 
         Raises RunFailedError("clocks_failed") when they cannot be set. A failed restore is a finding.
         """
-        asked = assignment.measurement
+        measurement = assignment.measurement
         gpu = discrete_gpu(steps.result.device.gpus)
-        request = ClockRequest(asked.power_mode, asked.lock_clocks, gpu.uuid if gpu and asked.lock_clocks else "")
+        request = ClockRequest(
+            measurement.power_mode, measurement.lock_clocks, gpu.uuid if gpu and measurement.lock_clocks else ""
+        )
         if request.power_mode or request.lock:
             steps.progress("clocks", 0.0)
         try:

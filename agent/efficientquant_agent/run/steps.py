@@ -1,6 +1,6 @@
-"""The steps of one run as its parent takes them.
+"""The steps of one run, on the parent's side.
 
-They are: build, cool down, rest, measure, rest. A failure keeps everything that is known by then.
+They are: build, cool down, rest, measure, rest. After a failure the result has everything that is known by then.
 """
 
 import json
@@ -30,8 +30,8 @@ from efficientquant_agent.run.watcher import Cancellation, SeriesRecorder, Watch
 
 Progress = Callable[[str, float], None]
 _FAILURES = {"oom": "runtime_oom", "other": "runtime_error"}
-# The stages that come before loading.
-_MAKING = ("transfer", "parse", "build")
+# The stages before loading.
+_STAGES_BEFORE_LOAD = ("transfer", "parse", "build")
 
 
 class Files(NamedTuple):
@@ -67,22 +67,22 @@ class Steps:
         self._board = board
         self._engines = engines
         self._assignment = assignment
-        self._asked = assignment.measurement
+        self._measurement = assignment.measurement
         self._files = files
         self._scratch = scratch
         self._backend = backends.find(assignment.backend)
         gpu = discrete_gpu(result.device.gpus if result.device else ())
         self._discovery = board.discover(
-            self._asked.sampling_interval_s, gpu.uuid if gpu else "", self._backend.uses_gpu
+            self._measurement.sampling_interval_s, gpu.uuid if gpu else "", self._backend.uses_gpu
         )
         self._windows: List[Window] = []
         self._own_pss = Series("child_pss_bytes", [], [])
-        # From here on the model, not a build, changes the board's memory. None before that.
+        # Since this time the model, not a build, changes the board's memory. None until then.
         self._model_since_s: Optional[float] = None
         recorder = SeriesRecorder(result.started_monotonic_s, log)
         recorder.add(self._discovery.samplers)
         self._watcher = Watcher(
-            recorder, self._discovery.stream, self._asked.sampling_interval_s, self._deadline_s(), cancellation
+            recorder, self._discovery.stream, self._measurement.sampling_interval_s, self._deadline_s(), cancellation
         )
         self.conditions.update(rail_set=self._discovery.rail_set, timing_mode="host end to end")
         self.findings += [Finding("sensor", "info", note) for note in self._discovery.notes]
@@ -103,8 +103,9 @@ class Steps:
                 raise
             self.findings.append(Finding("engine", "info", "the kept engine did not load: {}".format(error)))
             self._engines.forget(engine)
-            # Timings of the load that failed are no part of the next one.
-            self.result = self.result._replace(stages=[stage for stage in self.result.stages if stage.stage in _MAKING])
+            # The timings of the failed load do not belong to the next one.
+            kept = [stage for stage in self.result.stages if stage.stage in _STAGES_BEFORE_LOAD]
+            self.result = self.result._replace(stages=kept)
             del self._windows[:]
             engine = self._prepare_engine()
             self._measure_between_rests(engine.path, engine, device_name)
@@ -189,13 +190,13 @@ class Steps:
 
     def _cool_down(self) -> None:
         recorder = self._watcher.recorder
-        gate = preflight.Gate(self._asked.max_start_temperature_c, self._asked.hot_zones)
+        gate = preflight.Gate(self._measurement.max_start_temperature_c, self._measurement.hot_zones)
         self._watcher.look()
         if gate.limit_c <= 0 or gate.is_open(recorder.latest):
             return
         self.progress("gate", 0.0)
         started_s = time.monotonic()
-        cooled = self._watcher.wait_until(gate.is_open, self._asked.gate_timeout_s)
+        cooled = self._watcher.wait_until(gate.is_open, self._measurement.gate_timeout_s)
         self._require_alive()
         if not cooled:
             self.findings.append(gate.too_hot(recorder.latest, time.monotonic() - started_s))
@@ -205,10 +206,10 @@ class Steps:
 
         The power at rest is subtracted later. Raises RunFailedError when the run must end.
         """
-        if self._asked.idle_s > 0 and self._discovery.rail_set:
+        if self._measurement.idle_s > 0 and self._discovery.rail_set:
             self.progress("idle", 0.0)
             started_s = time.monotonic()
-            self._watcher.rest(self._asked.idle_s)
+            self._watcher.rest(self._measurement.idle_s)
             self._mark(name, started_s)
             self._require_alive()
 
@@ -226,7 +227,7 @@ class Steps:
             device_name=device_name,
             content_path=content_path,
             reference_path=self._files.reference,
-            measurement=self._asked,
+            measurement=self._measurement,
         )
         gpu = self._discovery.gpu
         ended = run_child(
@@ -241,9 +242,9 @@ class Steps:
         outcome = read_outcome(self._scratch, ended, protocol.decode_outcome)
         if outcome is None:
             raise crash(ended, self._memory_seen(), _FAILURES)
-        self._take(outcome, engine)
+        self._record_outcome(outcome, engine)
 
-    def _take(self, outcome: Outcome, engine: Optional[PreparedEngine]) -> None:
+    def _record_outcome(self, outcome: Outcome, engine: Optional[PreparedEngine]) -> None:
         """Record everything that a child reported, also after a failure.
 
         Raises RunFailedError when the child failed.
@@ -299,8 +300,8 @@ def _engine_info(engine: PreparedEngine, outcome: Outcome) -> EngineInfo:
 
 
 def _merged(series: List[Series], own: Series) -> List[Series]:
-    """Merge the child's own readings into the outside series, by time."""
-    by_name = {each.name: each for each in series}
+    """Merge the child's own readings into the parent's series, by time."""
+    by_name = {item.name: item for item in series}
     if own.value:
         outside = by_name.get(own.name, Series(own.name, [], []))
         pairs = sorted(zip(outside.time_s + own.time_s, outside.value + own.value))

@@ -24,7 +24,7 @@ MIN_INTERVAL_S = 0.01
 class Cancellation:
     """A cancellation that any thread can set.
 
-    It wakes those who wait for `event`, and those who wait for fileno() in select.
+    It wakes threads that wait for `event`, and loops that select on fileno().
     """
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class SeriesRecorder:
                 if sampler.name in self._series:
                     self.broken(sampler.name, error)
                 else:
-                    self._closed(sampler.name, error)
+                    self._unreadable(sampler.name, error)
                 self.drop([sampler])
                 continue
             if value is not None:
@@ -113,10 +113,10 @@ class SeriesRecorder:
         self._log("no more {} in this run: {}".format(name, error))
         self.findings.append(Finding("sensor", "soft", "{} was lost during the run: {}".format(name, error)))
 
-    def _closed(self, name: str, error: SensorError) -> None:
+    def _unreadable(self, name: str, error: SensorError) -> None:
         """Report, once, a sensor that could never be read.
 
-        An example is a sensor that only root can read. Nothing was lost, so the finding is an "info".
+        Nothing was lost, so the finding is an "info". An example is a sensor for root only.
         """
         finding = Finding("sensor", "info", "{} cannot be read here: {}".format(name, error))
         if finding not in self.findings:
@@ -132,8 +132,8 @@ class SeriesRecorder:
 class Watcher:
     """A watcher that samples the board through all steps of a run.
 
-    `killed_for` is "" until the run's time limit ("timeout") or its user ("cancelled") ends it. From then on every
-    method returns at once.
+    `killed_for` is "" until the run's time limit ("timeout") or its user ("cancelled") ends it. From then on
+    rest(), wait_until() and watch() return at once.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class Watcher:
             self._read_stream()
 
     def rest(self, duration_s: float) -> None:
-        """Watch the board alone for a duration."""
+        """Watch the board, without a child, for a duration."""
         self._loop({}, time.monotonic() + duration_s)
 
     def wait_until(self, is_met: Callable[[Mapping[str, float]], bool], timeout_s: float) -> bool:
@@ -272,7 +272,7 @@ class Watcher:
 
 
 class _Lines:
-    """A joiner of arbitrary pieces of bytes into whole lines."""
+    """A buffer that joins pieces of bytes into whole lines."""
 
     def __init__(self, handle: Callable[[str], None]) -> None:
         self._handle = handle
@@ -329,9 +329,9 @@ def _sampling_on_last_cpu() -> Iterator[None]:
 def _allowed_cpus(task: str = "/proc/self") -> Set[int]:
     """Return the CPUs that a task may run on, empty if unknown.
 
-    CPUs that a power mode has switched off are included. The process's main thread is asked, which is never narrowed.
-    This thread's own set may have lost CPUs for good: a kernel before 6.2 keeps only those online when a set is
-    restored.
+    CPUs that a power mode has switched off are included. The set is that of the process's main thread, which is never
+    narrowed. This thread's own set may have lost CPUs for good: a kernel before 6.2 keeps only those online when a set
+    is restored.
     """
     try:
         with open(os.path.join(task, "status"), encoding="utf-8", errors="replace") as stream:

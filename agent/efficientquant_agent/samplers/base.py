@@ -42,7 +42,7 @@ class Sampler(abc.ABC):
     def due(self, now_s: float) -> bool:  # noqa: ARG002
         """Tell whether the quantity may be sampled at `now_s` (monotonic seconds).
 
-        The recorder MUST ask before each sample. Only an expensive sampler returns False, to rate-limit itself.
+        The recorder MUST call this before each sample. Only an expensive sampler returns False, to rate-limit itself.
         """
         return True
 
@@ -113,14 +113,14 @@ class OpenFile:
             self._raise_unless_absent(error)
             return None
 
-    def read_short(self, most_bytes: int = 255) -> Optional[bytes]:
-        """Return content of at most `most_bytes` with a single system call.
+    def read_short(self, max_bytes: int = 255) -> Optional[bytes]:
+        """Return content of at most `max_bytes` with a single system call.
 
         The kernel writes such content in one piece. A second read, to find the end, would make the kernel write it
         again. Returns None and raises SensorError like `read`.
         """
         try:
-            return os.pread(self._open(), most_bytes, 0)
+            return os.pread(self._open(), max_bytes, 0)
         except OSError as error:
             self._raise_unless_absent(error)
             return None
@@ -196,7 +196,7 @@ class Number(Sampler):
 def read_text(path: str) -> Optional[str]:
     """Return the stripped text of a small file, None without the file.
 
-    Such a file names a sensor. Raises SensorError when an existing file cannot be read.
+    Raises SensorError when an existing file cannot be read.
     """
     file = OpenFile(path)
     try:

@@ -15,7 +15,7 @@ from efficientquant_agent.samplers.base import Number, Part, Sampler, SamplerRoo
 # The clocks of more cores would cost more than all other samplers. No edge board has more.
 MAX_CORES = 16
 # 57000000.gpu (Nano), 17000000.gp10b (TX2), .gv11b (Xavier), .ga10b (Orin, R35), .gpu (R36), gpu-gpc-0 (Thor);
-# nvenc, nvdec, vic and other engines stand in the same folder.
+# nvenc, nvdec, vic and other engines are in the same folder.
 _GPU = re.compile(r"(?:^|\.)(?:gpu|g[pvab]\d\db)(?:-gpc-0)?$")
 
 # Files with the memory's clock: BPMP's firmware from TX2 on, the common clock framework, the Nano.
@@ -29,7 +29,7 @@ _EMC_RATES = (
 class GpuLoad(Number):
     """Share of time that the GPU was busy.
 
-    It is measured by the kernel's governor. The file holds 0 … 1000.
+    The kernel's governor measures it. The file holds 0 … 1000.
     """
 
     def __init__(self, path: str) -> None:
@@ -109,7 +109,7 @@ def cpu_clocks(sys: str = "/sys") -> List[Sampler]:
 def _emc(roots: SamplerRoots) -> List[Sampler]:
     """Return the sampler of a Jetson's memory clock.
 
-    Only Jetsons expose this. It is skipped elsewhere, because debugfs would only answer that it needs root.
+    Only Jetsons expose this. It is skipped elsewhere, because debugfs would only report that it needs root.
     """
     clock = emc_clock(roots.sys) if gpu_directory(roots.sys) is not None else None
     return [] if clock is None else [clock]

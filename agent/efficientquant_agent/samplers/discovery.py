@@ -73,12 +73,12 @@ def discover(
 ) -> Discovery:
     """Return all readable quantities, each from its cheapest source.
 
-    Files come first. tegrastats is started, and its first line awaited, only if `tegrastats_path` is given and no
-    rail is found in `sys`. It then adds the series that the files lack. jtop is read only with `with_jtop`, and adds
-    likewise. A source that fails becomes a note and does not stop the others.
+    Files and NVML come first. With `with_jtop`, jtop adds the series that they lack. If no rail is known by then and
+    there is a `tegrastats_path`, tegrastats is started, and its first line awaited. It also adds missing series only. A
+    source that fails becomes a note and does not stop the others.
 
-    NVML reads the GPU with `gpu_uuid`, else its first one. Without `use_gpu` it is not asked, and the power of a GPU
-    is not taken as the total.
+    NVML reads the GPU with `gpu_uuid`, else its first GPU. Without `use_gpu` NVML is not used, and a GPU's power does
+    not count as the total.
     """
     notes: List[str] = []
     gpu = _tried(lambda: nvml.open_gpu(gpu_uuid, nvml_module), None, notes) if use_gpu else None
@@ -118,10 +118,10 @@ def _jtop(interval_s: float) -> List[Sampler]:
     return samplers
 
 
-def _add(samplers: List[Sampler], more: List[Sampler]) -> None:
+def _add(samplers: List[Sampler], new: List[Sampler]) -> None:
     """Add samplers of new quantities and close the others."""
     names = {sampler.name for sampler in samplers}
-    for sampler in more:
+    for sampler in new:
         if sampler.name in names:
             sampler.close()
         else:

@@ -7,7 +7,7 @@ from typing import List, Optional, Sequence, Set
 from efficientquant_agent.errors import SensorError
 from efficientquant_agent.samplers.base import Budgeted, OpenFile, Part, Sampler
 
-# Share of one core, for a process that does not grow.
+# The share of one core that reading the PSS may take while the process does not grow.
 PSS_SHARE = 0.0005
 
 # Six times what any kernel writes today.

@@ -81,7 +81,7 @@ class Gpu:
 
 
 def open_gpu(uuid: str = "", nvml: Any = None) -> Optional[Gpu]:
-    """Return the GPU with this UUID, without a UUID the first.
+    """Return the GPU with this UUID, or the first without one.
 
     Returns None without bindings, driver or GPU. A UUID has CUDA's form ("GPU-…"). Only a UUID names the GPU that CUDA
     uses, because CUDA's first GPU is the fastest, and NVML counts by PCI bus.
@@ -126,7 +126,7 @@ def other_processes(gpu: Gpu, own_pids: Iterable[int]) -> Optional[List[GpuProce
 class GpuQuantity(Sampler):
     """One number of NVML.
 
-    After a "not supported" it is absent and is not asked again.
+    After a "not supported" it is absent and is not read again.
     """
 
     def __init__(self, name: str, read: Callable[[], Optional[float]]) -> None:
@@ -246,7 +246,7 @@ def _instant_power(gpu: Gpu) -> Optional[float]:
 def _temperature(gpu: Gpu) -> Optional[int]:
     """Return the temperature in °C, None when unsupported.
 
-    The old call, which every driver knows, is the fallback of the new one. CUDA 14 drops the old one.
+    The old call, which every driver knows, is the fallback. CUDA 14 drops it.
     """
     nvml = gpu.nvml
     newer = getattr(nvml, "nvmlDeviceGetTemperatureV", None)

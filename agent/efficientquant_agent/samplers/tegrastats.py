@@ -1,7 +1,7 @@
 """Parser of tegrastats' lines, from R28 to R39.
 
 One pure function makes a sample from a line. Fields are found by name, because they move, come and go between releases
-(EMC, GR3D and IRAM change with the user's rights). A field may stand anywhere, an incomplete field counts as absent,
+(EMC, GR3D and IRAM change with the user's rights). A field may be anywhere, an incomplete field counts as absent,
 and unknown text is skipped. Lines must be complete, which the reader of the stream ensures. At the end of an R32 line,
 a number has no unit, and without its last digits it would still look complete.
 """
@@ -227,7 +227,7 @@ def _iram(line: str) -> Optional[Iram]:
 def _cpus(line: str) -> List[Optional[Core]]:
     """Return the cores, none of them when one cannot be parsed.
 
-    The numbers of the others would change without it.
+    Without it the others would get wrong numbers.
     """
     match = _CPU.search(line)
     if match is None:

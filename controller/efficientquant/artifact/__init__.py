@@ -1,1 +1,1 @@
-"""ONNX artifacts: exported, validated, compared with the eager model and run."""
+"""Export, validation, comparison and running of ONNX artifacts."""

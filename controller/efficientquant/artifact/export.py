@@ -1,6 +1,6 @@
 """Export of a fake-quantized model to an ONNX file for one target.
 
-A file is kept only after it agreed with the eager model.
+A file is kept only if it agrees with the eager model.
 """
 
 import dataclasses
@@ -68,12 +68,12 @@ def export_onnx(
     images: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
-    """Write a static batch-1 ONNX file in the form for a target.
+    """Check and write a static batch-1 ONNX file for a target.
 
-    The checks are those of `render_onnx`. Keeps nothing if one fails. Raises UnknownTargetError, ArtifactError, and
-    OutputError for a path that takes no file.
+    The checks are those of `render_onnx`. No file is kept if one fails. Raises UnknownTargetError, ArtifactError, and
+    OutputError for a path that cannot be written.
     """
-    require_writable(Path(path))  # before the work
+    require_writable(Path(path))  # fails before the long work
     rendered = render_onnx(quantized, path, target=target, images=images, progress=progress)
     write_together({rendered.artifact.path: rendered.content})
     return rendered.artifact

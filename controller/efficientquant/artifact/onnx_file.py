@@ -16,7 +16,7 @@ from onnx.helper import tensor_dtype_to_np_dtype
 from efficientquant.errors import ArtifactFileError
 from efficientquant.files.given_paths import MAX_ARTIFACT_BYTES, format_gib, require_artifact
 
-# Types of which several elements share a byte. They are named, since older releases of onnx lack some.
+# Types that pack elements into fewer than eight bits, by name: older releases of onnx lack some of them.
 _PACKED_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
 _PACKED_BITS |= {"FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
 
@@ -72,7 +72,7 @@ def _require_text(path: Path, model: onnx.ModelProto, tensors: list[TensorProto]
 def _require_size(path: Path, tensors: list[TensorProto]) -> None:
     """Raise ArtifactFileError for external data that cannot be used.
 
-    They may be missing, in another folder, too short, or too large in all.
+    They may be missing, in another folder, too short, or too large together with the file.
     """
     total_bytes = os.path.getsize(path)
     for tensor in tensors:
@@ -108,7 +108,7 @@ def _external_bytes(path: Path, tensor: TensorProto) -> int:
 
 
 def _write_length(tensor: TensorProto) -> None:
-    """Write the length of external data that name none.
+    """Add the length to external data that lack it.
 
     Without it onnx reads to the end of the file.
     """

@@ -25,9 +25,9 @@ HALF_PARITY_LIMIT = 3e-2
 class Parity:
     """The largest differences of the logits and of the codes.
 
-    `max_abs` is the largest |Δ| of the logits, `relative` that relative to the largest logit. `moved_codes` counts the
-    codes that differ, `largest_step` says by how many steps at most. `is_half` says what is compared: FP16 with FP16,
-    which has no exact answer, or FP32 with FP32.
+    `max_abs` is the largest |Δ| of the logits. `relative` is that divided by the largest |logit|, or by 1 if no logit
+    is larger. `moved_codes` counts the codes that differ, `largest_step` says by how many steps at most. `is_half` is
+    true where FP16 is compared with FP16, which has no exact answer, and false for FP32.
     """
 
     is_half: bool
@@ -46,9 +46,9 @@ class Parity:
 
     @property
     def problem(self) -> str | None:
-        """The sentence that says what is wrong, or None.
+        """A sentence on what is wrong, or None.
 
-        Codes that move by more than a step have another cause than rounding.
+        A code that differs by more than one step is wrong: rounding alone moves it by one.
         """
         if not self.holds:
             difference, limit = (self.relative, HALF_PARITY_LIMIT) if self.is_half else (self.max_abs, PARITY_LIMIT)
@@ -61,9 +61,9 @@ class Parity:
 def measure_parity(quantized: QuantizedModel, variant: Variant, proto: onnx.ModelProto, images: Tensor) -> Parity:
     """Compare ONNX Runtime with the eager model, image by image.
 
-    `images` are (N, C, H, W). The eager model leaves out what the variant does not compute, and decodes ONNX Runtime's
-    codes instead of its own: a value within float rounding of the boundary between two codes may get either of them,
-    since two runtimes differ in the last bit. The codes that differ are counted. No other difference is excused.
+    `images` are (N, C, H, W). The eager model leaves out the quantizers that the variant drops. It decodes ONNX
+    Runtime's codes instead of its own, since two runtimes differ in the last bit: a value at the boundary between two
+    codes may get either of them. The codes that differ are counted. No other difference is excused.
     """
     session = _session_with_outputs(proto, list(variant.rounded.values()))
     quantizers = code_quantizers(quantized.module)
@@ -86,8 +86,7 @@ def _session_with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnxrunti
     exposed.CopyFrom(proto)
     exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     options = onnxruntime.SessionOptions()
-    # Run what the file says: further optimization multiplies int8 weights with activations that it quantizes itself
-    # (MatMulNBits).
+    # Further optimization would quantize activations that are float in the file (MatMulNBits).
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return onnxruntime.InferenceSession(exposed.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
@@ -104,22 +103,22 @@ def _with_moves(parity: Parity, moves: list[Tensor]) -> Parity:
 def _forced_codes(
     quantizers: Mapping[str, CodeQuantizer], rounded: Mapping[str, np.ndarray], moves: list[Tensor]
 ) -> Iterator[None]:
-    """Make each quantizer decode the given rounded values.
+    """Make each quantizer decode rounded values from ONNX Runtime.
 
     Appends to `moves` how far each code differs from the quantizer's own.
     """
 
-    def force(given: np.ndarray) -> Any:
+    def force(values: np.ndarray) -> Any:
         def hook(quantizer: CodeQuantizer, inputs: tuple[Tensor], _output: Tensor) -> Tensor:
             own = quantizer.codes(inputs[0])
-            signed = torch.from_numpy(given).float() - (UNSIGNED_ZERO if given.dtype == np.uint8 else 0)
+            signed = torch.from_numpy(values).float() - (UNSIGNED_ZERO if values.dtype == np.uint8 else 0)
             codes = quantizer.codes_of(signed, inputs[0])
             moves.append(codes - own)
             return quantizer.decode(codes)
 
         return hook
 
-    handles = [quantizers[site].register_forward_hook(force(given)) for site, given in rounded.items()]
+    handles = [quantizers[site].register_forward_hook(force(values)) for site, values in rounded.items()]
     try:
         yield
     finally:

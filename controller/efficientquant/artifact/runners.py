@@ -53,7 +53,7 @@ class EagerRunner:
         self._model = model
 
     def run(self, images: Tensor) -> Tensor:
-        """Run the batch as it is."""
+        """Return the logits of the batch, computed in one call."""
         with torch.no_grad():
             return self._model(images).float()
 
@@ -82,7 +82,10 @@ class ArtifactRunner:
         self._input, self._shape, self._type = _only_input(path, self._session)
 
     def run(self, images: Tensor) -> Tensor:
-        """Run the images one by one."""
+        """Return the logits of the images, computed one by one.
+
+        Raises EvaluationError for images of another shape than the artifact's input.
+        """
         if len(self._shape) != 4 or tuple(self._shape[1:]) != tuple(images.shape[1:]):
             wanted, given = "×".join(map(str, self._shape)), "×".join(map(str, images.shape[1:]))
             raise EvaluationError(f"the artifact takes an input of {wanted}, the images are {given}")
@@ -95,7 +98,7 @@ def stored_bits(path: Path) -> dict[str, str]:
     """Return the bit table of an artifact or of another ONNX file.
 
     A file without one gives the types of its stored weights and the number of its quantized activations. Fewer than 8
-    bits travel as int8 and a log2 quantizer is ordinary arithmetic, so neither can be seen there. Raises
+    bits are stored as int8 and a log2 quantizer is ordinary arithmetic, so neither can be seen there. Raises
     ArtifactFileError for a file that cannot be read.
     """
     try:

@@ -1,8 +1,8 @@
 """The rules that an exported file must keep for its target.
 
-They ensure that the target accepts the file and computes what it says. A runtime that meets a broken rule may refuse
-the file or read it in another way: TensorRT takes uint8 codes for int8, and TensorRT 8 reduces over all axes where it
-expects an attribute and finds an input.
+They ensure that the target accepts the file and computes what it says. Otherwise a runtime may refuse the file or
+misread it. For example, TensorRT takes uint8 codes for int8. TensorRT 8 expects the axes of a reduction as an
+attribute, and reduces over all axes if they are an input.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ ONNX_RUNTIME_LIMITS = (((1, 17), 20, 9), ((1, 10), 15, 8))
 class Violation:
     """One broken rule, with its node and the remedy.
 
-    `node` may be a tensor. `problem` says what to do about it.
+    `node` may name a tensor. `problem` includes the remedy.
     """
 
     node: str
@@ -50,7 +50,7 @@ class Violation:
 
 
 def find_violations(model: onnx.ModelProto, target: Target) -> list[Violation]:
-    """Return every broken rule of a target.
+    """Return every violation of a target's rules.
 
     They are in the order of the rules, then of the nodes.
     """

@@ -88,9 +88,9 @@ class GraphView:
         return codes in self.constants
 
     def is_constant(self, name: str) -> bool:
-        """Tell whether a value is a weight.
+        """Tell whether a value is a constant, such as a weight.
 
-        A weight is a constant, also a dequantized, moved or retyped one.
+        Dequantized, moved and retyped constants count too.
         """
         node = self.producers.get(name)
         while node is not None and node.op_type in TRANSPARENT:

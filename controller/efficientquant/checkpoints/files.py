@@ -1,6 +1,6 @@
 """Reading of weights files without running their code.
 
-The content of a file decides, whatever its name. Any other file is refused with a sentence that says what it is.
+The content of a file decides, not its name. A file without weights is refused with a sentence that says what it is.
 """
 
 import pickle
@@ -63,7 +63,7 @@ _WEB_PAGE = "it is a web page, probably an error or a login; download the file a
 class _Inert:
     """A stand-in for an object of a training script.
 
-    It takes every field and does nothing.
+    It accepts every field and does nothing.
     """
 
     def __init__(self, *fields: object) -> None:
@@ -133,8 +133,8 @@ _SETTING_PACKAGES = (
 def read_checkpoint(path: Path) -> Any:
     """Return the nested dictionaries of tensors in a weights file.
 
-    They hold no object of any other code. Takes safetensors, torch's zip and legacy formats, and .npz of named arrays,
-    whatever the file is called. Raises CheckpointError, saying what the file is instead.
+    Objects of a training script are replaced by inert ones. Accepts safetensors, torch's zip and legacy formats, and
+    .npz of named arrays, whatever the file is called. Raises CheckpointError, which says what the file is instead.
     """
     try:
         if path.is_dir():
@@ -196,10 +196,9 @@ def _read_arrays(path: Path) -> dict[str, Any]:
 
 
 def _globals(path: Path, stream: Any) -> set[str]:
-    """Return the full names of what a pickle asks for.
+    """Return the full names of the classes and functions in a pickle.
 
-    These are classes and functions. Nothing of the pickle is run. Raises CheckpointError for a protocol that torch's
-    safe loading cannot read.
+    Nothing of the pickle is run. Raises CheckpointError for a protocol that torch's safe loading cannot read.
     """
     names: set[str] = set()
     for opcode, argument, _ in pickletools.genops(stream):
@@ -217,9 +216,9 @@ def _legacy_globals(path: Path, file: BinaryIO) -> set[str]:
 
 
 def _require_inert(path: Path, names: Collection[str]) -> None:
-    """Raise CheckpointError for a pickle that asks for other code.
+    """Raise CheckpointError for names of code that is not allowed.
 
-    This may be a model's class, or anything that is not allowed.
+    These are the classes of a whole pickled model, and anything else without a stand-in.
     """
     foreign = sorted(name for name in names if not _is_torchs(name) and _stand_in(name) is None)
     models = [name for name in foreign if _is_module(name)]
@@ -244,9 +243,9 @@ def _is_module(name: str) -> bool:
 
 
 def _modern(name: str) -> str:
-    """Return Python 3's name of what a pickle asks for.
+    """Return the Python 3 name of a pickled class or function.
 
-    A pickle of protocol 2 calls it by Python 2's name.
+    A pickle of protocol 2 has the Python 2 name, with a space before the member.
     """
     module, _, member = name.partition(" ")
     module, member = NAME_MAPPING.get((module, member), (IMPORT_MAPPING.get(module, module), member))
@@ -254,7 +253,7 @@ def _modern(name: str) -> str:
 
 
 def _stand_in(name: str) -> type | None:
-    """Return what takes the place of a training script's class.
+    """Return the stand-in for a training script's class.
 
     Returns None for a name that is not allowed.
     """
@@ -272,13 +271,13 @@ def _load_torch(path: Path, names: Collection[str]) -> Any:
     allowed: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
         (kind, name) for name, kind in stand_ins.items() if kind is not None
     ]
-    # Given a name that ends in .safetensors, torch would not look at the content.
+    # With a path that ends in .safetensors, torch would not look at the content.
     with torch.serialization.safe_globals(allowed), path.open("rb") as file:
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _describe(head: bytes, size: int, suffix: str) -> str:
-    """Return in words what a file without weights is."""
+    """Describe a file that holds no weights."""
     if size == 0:
         return "it is empty"
     for start, description in _STARTS:

@@ -1,6 +1,6 @@
 """Names, tags and published weights of timm's models.
 
-Timm is imported only where it is needed: it imports torch, and takes long.
+timm is imported only where it is needed, since it imports torch and takes long.
 """
 
 import difflib
@@ -37,9 +37,9 @@ def require_model(name: str) -> None:
 
 
 def require_listed(name: str, models: Sequence[str], tags: list[str]) -> None:
-    """Raise UnknownModelError unless a model is among those listed.
+    """Raise UnknownModelError unless a model and its tag are listed.
 
-    Its tag must be listed too, where the name has one.
+    A name without a tag needs none.
     """
     architecture, _, tag = name.partition(".")
     if architecture not in models:

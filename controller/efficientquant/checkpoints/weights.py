@@ -40,7 +40,7 @@ _FILTER_ERRORS = (RuntimeError, LookupError, ValueError, TypeError, AttributeErr
 class Weights:
     """The tensors of a checkpoint by their names in the model.
 
-    `notes` say what was chosen.
+    `notes` say which of several sets of weights was chosen.
     """
 
     path: Path
@@ -106,7 +106,7 @@ def fit_weights(name: str, model: nn.Module, weights: Weights) -> dict[str, Tens
 def count_classes(name: str, weights: Weights) -> int | None:
     """Return the number of classes of the checkpoint's own head.
 
-    Returns None where there is none that timm knows of.
+    Returns None without a head that timm knows of.
     """
     config = timm.models.get_pretrained_cfg(name)
     classifiers = config.classifier if config is not None else None
@@ -162,7 +162,7 @@ def _unwrapped(name: str) -> str:
 
 
 def _contents(stored: object) -> str:
-    """Return in words what a checkpoint holds that has no state dict."""
+    """Describe a checkpoint that has no state dict."""
     if isinstance(stored, Mapping):
         names = [repr(name) for name in stored]
         more = f" and {len(names) - _SHOWN_KEYS} more" if len(names) > _SHOWN_KEYS else ""
@@ -171,7 +171,7 @@ def _contents(stored: object) -> str:
 
 
 def _rank_prefixes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """Return the prefixes under which most of the model's tensors lie.
+    """Return the prefixes with the largest number of the model's tensors.
 
     Those of averaged weights come first.
     """
@@ -191,7 +191,7 @@ def _is_ema(prefix: str) -> bool:
 
 
 def _converted(model: nn.Module, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors as timm converts weights of a model's first publication.
+    """Return the tensors after timm's conversion of the original weights.
 
     Returns them unchanged where that does not fit.
     """

@@ -1,1 +1,1 @@
-"""Paths that a user gives, and files written whole."""
+"""Checks of a user's paths, and atomic writing of files."""

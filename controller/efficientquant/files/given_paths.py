@@ -98,7 +98,7 @@ def picture_paths(out: Path, name: str) -> list[Path]:
 def require_artifact(path: Path) -> None:
     """Raise ArtifactFileError unless a path may be an ONNX file.
 
-    It is judged by its size and first bytes.
+    Its size and first bytes decide.
     """
     if os.path.isdir(path):
         inside = sorted(name for name in os.listdir(path) if name.endswith(".onnx"))

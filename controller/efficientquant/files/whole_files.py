@@ -1,4 +1,4 @@
-"""Writing of files whole or not at all, and checks beforehand."""
+"""Atomic writing of files, and checks before the work."""
 
 import contextlib
 import errno
@@ -21,7 +21,7 @@ def write_together(contents: Mapping[Path, bytes]) -> list[Path]:
 
     Returns the folders that were made for them. All files are complete on the disk before the first gets its name. An
     older last file is removed before that, so that it is never found with files of another run. Raises OutputError. A
-    failure leaves nothing behind.
+    failure leaves none of the new files behind.
     """
     paths = list(contents)
     placed: list[Path] = []
@@ -70,7 +70,7 @@ def require_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def scratch_folder(purpose: str, room_bytes: int = 0) -> Iterator[Path]:
-    """Give a temporary folder with room for `room_bytes`.
+    """Yield a temporary folder with room for `room_bytes`.
 
     Raises OutputError where the disk is, or becomes, full or read-only.
     """
@@ -149,7 +149,7 @@ def _make_folder(path: Path) -> list[Path]:
 
 def _discard(paths: Iterable[Path]) -> None:
     for path in paths:
-        with contextlib.suppress(OSError):  # it was never written, or the disk takes no change any more
+        with contextlib.suppress(OSError):  # it was never written, or the disk is read-only by now
             path.unlink()
 
 

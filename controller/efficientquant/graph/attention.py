@@ -51,7 +51,7 @@ class Noise:
 class SiteNoise:
     """The noise of one softmax under one quantizer.
 
-    It has the noise in the probabilities and in the attention's output.
+    `probabilities` is measured behind the softmax, `output` behind the attention's product.
     """
 
     probabilities: Noise = dataclasses.field(default_factory=Noise)

@@ -137,11 +137,10 @@ def find_operators(graph: fx.GraphModule, targets: Sequence[object]) -> list[Ope
 def find_blocks(graph: fx.GraphModule) -> list[Block]:
     """Return a float graph as a chain of blocks.
 
-    A block is the largest module that is no container. A container only calls its children, and it has one child, or
-    at least two of the parts that it splits into have two or more layers. The model itself is always split. Operators
-    outside of the blocks, and modules without layers, join the previous block. Neighbours are merged until only one
-    tensor passes from each to the next, so a shortcut never crosses a boundary. A layer that reads constants only is
-    in no block.
+    A block is a largest module that is no container. A container only calls its children. It has one child, or splits
+    into parts of which at least two have two or more layers. The model itself is always split. Operators outside of the
+    blocks, and modules without layers, join the previous block. Neighbours are merged until only one tensor passes from
+    each to the next, so a shortcut never crosses a boundary. A layer that reads constants only is in no block.
     """
     nodes = _data_nodes(graph)
     source, inner = nodes[0], nodes[1:]
@@ -168,8 +167,8 @@ def _layers_of(graph: fx.GraphModule, nodes: Iterable[fx.Node]) -> list[Layer]:
 def _window(graph: fx.GraphModule, weight: str, node: fx.Node) -> Window | None:
     if node.target is not CONVOLUTION:
         return None
-    given: list[object] = list(node.args[3:])
-    stride, padding, dilation, groups = given + [1, 0, 1, 1][len(given) :]
+    options: list[object] = list(node.args[3:])
+    stride, padding, dilation, groups = options + [1, 0, 1, 1][len(options) :]
     height, width = get_tensor(graph, weight).shape[2:]
     return Window((height, width), _pair(stride), _pair(padding), _pair(dilation), cast(int, groups))
 
@@ -266,7 +265,10 @@ def _chain(graph: fx.GraphModule, source: fx.Node, parts: list[list[fx.Node]], m
 
 
 def _name_of(part: Sequence[fx.Node], modules: set[str]) -> str:
-    """Return the block module, or the innermost module, of all layers."""
+    """Return the name of the module around all layers.
+
+    A block module is preferred to the innermost one.
+    """
     stacks = [_stack(node) for node in part if node.target in WEIGHTED] or [_stack(part[0])]
     shared = [level[0] for level in zip(*stacks, strict=False) if len(set(level)) == 1]
     return next((name for name in shared if name in modules), (shared or stacks[0] or [""])[-1])

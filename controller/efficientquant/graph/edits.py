@@ -19,9 +19,9 @@ Observer = TypeVar("Observer", bound=nn.Module)
 class Site:
     """An activation to be quantized.
 
-    `consumers` are its readers in scope, `is_output` says whether it is itself an output in scope. The quantizer of an
-    output stands before everything that reads it. `entries` are the nodes through which the consumers read the
-    activation, where modules stand between.
+    `consumers` are its readers in scope. `is_output` says whether an operator in scope computes it. An output's
+    quantizer goes before all of its readers. `entries` are the nodes that read the activation directly: the consumers,
+    or modules in front of them.
     """
 
     source: fx.Node
@@ -40,7 +40,7 @@ def find_sites(graph: fx.GraphModule, scope: Scope, weights: Sequence[str], *, o
 
     With `outputs`, their results are included. `weights` names the weights whose convolutions and linears are in scope.
     A product counts only where both of its operands are computed: a product with a parameter is no attention. The
-    model's own output stays in float. Activations that are quantized already are found before their quantizer.
+    model's own output stays in float. An activation that is already quantized is returned from before its quantizer.
     """
     names = set(weights)
     sites: dict[fx.Node, Site] = {}
@@ -111,9 +111,9 @@ def replace_parameter(graph: fx.GraphModule, parameter: str, name: str, module: 
     readers = [node for node in graph.graph.nodes if node.op == "get_attr" and node.target == parameter]
     graph.add_submodule(name, module)
     with graph.graph.inserting_before(readers[0]):
-        made = graph.graph.call_module(name, ())
+        result = graph.graph.call_module(name, ())
     for reader in readers:
-        reader.replace_all_uses_with(made)
+        reader.replace_all_uses_with(result)
         graph.graph.erase_node(reader)
     owner, _, leaf = parameter.rpartition(".")
     delattr(graph.get_submodule(owner), leaf)
@@ -125,7 +125,7 @@ def observing(
 ) -> Iterator[list[Observer]]:
     """Put an observer behind each node, and remove them at the end.
 
-    `make_observer` is called once for each node. It is a class, or a functools.partial where it takes arguments.
+    `make_observer` is a class, or a functools.partial of one. It is called once for each node.
     """
     observers = [make_observer() for _ in sites]
     nodes = [

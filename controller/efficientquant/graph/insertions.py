@@ -24,14 +24,14 @@ def input_of(node: fx.Node) -> fx.Node:
 
 
 def source_of(node: fx.Node) -> fx.Node:
-    """Return the operator whose result a node is, through inserted modules."""
+    """Return the operator that computes a node, skipping inserted modules."""
     while is_inserted(node):
         node = input_of(node)
     return node
 
 
 def readers_of(node: fx.Node) -> list[fx.Node]:
-    """Return the operators that read a node, through inserted modules."""
+    """Return the operators that read a node, skipping inserted modules."""
     readers: dict[fx.Node, None] = {}
     for user in node.users:
         readers |= dict.fromkeys(readers_of(user) if is_inserted(user) else [user])
@@ -67,7 +67,10 @@ def find_quantizer(graph: fx.GraphModule, path: list[fx.Node]) -> fx.Node | None
 
 
 def operand_place(graph: fx.GraphModule, operand: fx.Node) -> fx.Node:
-    """Return the node that the quantizer of an operand reads."""
+    """Return the node that the quantizer of an operand reads.
+
+    Without a quantizer, this is the operand.
+    """
     node = operand
     while is_inserted(node):
         if is_quantizer(graph, node):
@@ -77,7 +80,10 @@ def operand_place(graph: fx.GraphModule, operand: fx.Node) -> fx.Node:
 
 
 def result_place(graph: fx.GraphModule, source: fx.Node) -> fx.Node:
-    """Return the node that the quantizer of a node's result reads."""
+    """Return the node that the quantizer of a node's result reads.
+
+    Without a quantizer, this is the last module behind the node, or the node.
+    """
     path = path_behind(source)
     quantizer = find_quantizer(graph, path)
     return input_of(quantizer) if quantizer is not None else [source, *path][-1]
@@ -86,8 +92,8 @@ def result_place(graph: fx.GraphModule, source: fx.Node) -> fx.Node:
 def free_operand(graph: fx.GraphModule, consumer: fx.Node, operand: int) -> tuple[fx.Node, int]:
     """Detach an operand from its quantizer and return the operand to quantize.
 
-    Where a module stands behind the quantizer, the module's operand is returned. Other readers keep the quantizer.
-    Raises ValueError when the module has other readers too.
+    Returns a node and the index of its argument. The node is the first module behind the quantizer, or `consumer`.
+    Other readers keep the quantizer. Raises ValueError when such a module has other readers too.
     """
     path = path_to(consumer, operand)
     quantizer = find_quantizer(graph, path)

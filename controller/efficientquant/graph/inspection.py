@@ -1,4 +1,4 @@
-"""The parameters and work of a model, by either identification rule."""
+"""The parameters and MACs of a model, by either identification rule."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -34,9 +34,8 @@ class Group:
 class Inspection:
     """A model's structure by one identification rule.
 
-    `groups` add up to all parameters and all MACs. `convolutional` and `transformer` name modules that
-    `get_submodule` finds. `defects` say what the printed rule gets wrong on this model. They are empty for the graph
-    rule.
+    `groups` add up to all parameters and all MACs. `convolutional` and `transformer` name modules that `get_submodule`
+    finds. `defects` say what the printed rule gets wrong on this model. They are empty for the graph rule.
     """
 
     model: str
@@ -71,9 +70,9 @@ def inspect(
     """Return the structure of a timm classifier by one identification rule.
 
     It takes O(n) in the graph's size. A model given by name is built without weights, since structure does not depend
-    on them. The graph rule classifies operators by what they do. The paper rule is Algorithm 1 as printed, with usable
-    names and its defects counted. Each parameter counts once, MACs are per image. Raises UnknownModelError,
-    CaptureError.
+    on them. The graph rule classifies operators by what they do. The paper rule is Algorithm 1 as printed, but with
+    names that resolve, and its defects are counted. Each parameter counts once, MACs are per image. Raises
+    UnknownModelError, CaptureError.
     """
     rule = IdentificationRule(rule)
     shown = name or (model if isinstance(model, str) else type(model).__name__)

@@ -9,7 +9,7 @@ from torch import fx
 from efficientquant.graph.capture import CONVOLUTION, aten
 from efficientquant.graph.roles import LINEAR
 
-# The operands of each kind of product, by their place among the arguments.
+# The index of each product's first factor among the arguments.
 _OPERANDS = {
     aten.matmul.default: 0,
     aten.bmm.default: 0,
@@ -25,8 +25,8 @@ _ATTENTION = aten.scaled_dot_product_attention.default
 def count_macs(node: fx.Node) -> int:
     """Return the MACs of a node at batch 1.
 
-    Only convolutions, linears and matrix products have any: elementwise work is not counted.
-    `torch.utils.flop_counter` counts the same operators, twice per MAC.
+    Only convolutions, linears and matrix products have any: elementwise work is not counted. `torch.utils.flop_counter`
+    counts the same operators, twice per MAC.
     """
     if node.target in _CONVOLUTIONS:
         return math.prod(_shape(node)) * math.prod(_shape(node.args[1])[1:])

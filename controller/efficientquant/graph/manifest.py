@@ -1,4 +1,4 @@
-"""The manifest of a model: its parameters, softmaxes and work."""
+"""The manifest of a model: its parameters, softmaxes and MACs."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -63,9 +63,9 @@ class ActivationSite:
     """One quantized activation: its node, its readers and its scale.
 
     `node` computes the activation. `consumers` are the kinds of operator in scope that read it (conv2d, linear,
-    matmul). `producer` is the kind whose output it is, "" where that is in float. `quantizer` is the module's name.
-    `scale` is one, or one for each index of dimension `axis`, and None for a recipe's own kind of quantizer. The
-    zero-point is signed, and None for a symmetric quantizer.
+    matmul). `producer` is the kind of operator in scope whose output it is, or "". `quantizer` is the module's name.
+    `scale` is one number, or one for each index of dimension `axis`. It is None for a recipe's own kind of quantizer.
+    The zero-point is signed, and None for a symmetric quantizer.
     """
 
     node: str
@@ -134,7 +134,7 @@ class Manifest:
 def build_manifest(model: nn.Module, graph: fx.GraphModule) -> Manifest:
     """Return the manifest of an eager model and its captured graph.
 
-    Every parameter is accounted for by its use in the graph, before anything is folded.
+    Every parameter is listed with its use in the graph. Call this before batch norm is folded.
     """
     roles = assign_roles(graph)
     constants = _constants(graph)

@@ -48,7 +48,7 @@ class _Visiting(fx.Interpreter):
 
 
 def _cut_out(module: fx.GraphModule, source: fx.Node, wanted: Sequence[fx.Node]) -> fx.Graph:
-    """Return the needed nodes as another graph, under their names.
+    """Copy the needed nodes into another graph, under the same names.
 
     Its inputs are the source and, where a node reads it, the number of images.
     """
@@ -91,7 +91,7 @@ def _is_batch_size(node: fx.Node) -> bool:
 def _count_images(source: fx.Node, x: Tensor) -> int:
     """Return the number of images in a tensor, from its symbolic shape.
 
-    Raises ValueError when no dimension depends on it.
+    Raises ValueError when no dimension depends on the number of images.
     """
     model_input = next(iter(source.graph.find_nodes(op="placeholder")))
     images = _hint(model_input.meta["val"].shape[0])

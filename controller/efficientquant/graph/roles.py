@@ -1,6 +1,6 @@
 """The role of each operator of a captured graph.
 
-Roles are found in time linear in the graph's size.
+The time is linear in the graph's size.
 """
 
 import dataclasses
@@ -85,7 +85,7 @@ class Roles:
 def assign_roles(graph: fx.GraphModule) -> Roles:
     """Return the role of every operator.
 
-    The first rule that fits decides. Each step visits a node a bounded number of times.
+    The first rule that fits decides.
     """
     nodes = list(graph.graph.nodes)
     weighted = [node for node in nodes if node.target in WEIGHTED]
@@ -202,9 +202,9 @@ def _crossing(convolutions: list[fx.Node], ordered: Sequence[fx.Node], step: Ste
     """Return the convolutions that lead to a permuting reshape chain along `step`.
 
     Unfold, fold and patch embedding reshape and permute to turn a picture into tokens or back. The head split of an
-    attention looks alike, but ends in a product, and does not count. `ordered` has a node's neighbours before it.
+    attention looks similar, but ends in a product and does not count. `ordered` has a node's neighbours before it.
     """
-    # Whether the way from a node crosses, by whether it has reshaped (first index) and permuted (second) so far.
+    # Whether a path from a node crosses. The indices say whether it has reshaped (first) and permuted (second) so far.
     crosses: dict[fx.Node, list[list[bool]]] = {}
     for node in ordered:
         crosses[node] = [[_crosses_from(node, r, p, crosses, step) for p in (0, 1)] for r in (0, 1)]
@@ -227,7 +227,7 @@ def _crosses_from(
 def _between_bridges(nodes: Sequence[fx.Node], unfolding: set[fx.Node], folding: set[fx.Node]) -> set[fx.Node]:
     """Return the nodes between each unfolding bridge and its folding convolution.
 
-    That is the last folding convolution before the next unfolding bridge. The first convolution behind the unfolding
+    The folding convolution is the last one before the next unfolding bridge. The first convolution behind the unfolding
     may look like a folding convolution too: both are ends of the same chain.
     """
     starts = [index for index, node in enumerate(nodes) if node in unfolding]

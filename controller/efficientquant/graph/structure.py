@@ -72,7 +72,7 @@ def paper_blocks(model: nn.Module) -> tuple[list[str], list[str]]:
 def find_printed_defects(model: nn.Module, manifest: Manifest) -> list[str]:
     """Return one sentence for each defect of Algorithm 1 as printed.
 
-    It has a count and an example.
+    Each sentence has a count and an example.
     """
     convolutional, transformer = paper_blocks(model)
     listed = convolutional + transformer
@@ -99,6 +99,6 @@ def _module(parameter: str) -> str:
 
 
 def _is_within(parameter: str, modules: set[str]) -> bool:
-    """Tell whether a parameter lies anywhere below one of the modules."""
+    """Tell whether a parameter is anywhere inside one of the modules."""
     parts = parameter.split(".")
     return any(".".join(parts[:depth]) in modules for depth in range(1, len(parts)))

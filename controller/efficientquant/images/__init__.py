@@ -1,1 +1,1 @@
-"""Images: found, read, prepared and collected for calibration."""
+"""Image files and arrays, their preparation, and calibration images."""

@@ -1,6 +1,6 @@
 """Images stored in the arrays of an .npz file.
 
-Arrays whose numbers would give another picture are refused.
+Arrays whose values would be read as a wrong picture are refused.
 """
 
 import hashlib
@@ -65,7 +65,7 @@ class ImageArrays:
 def open_arrays(path: Path, spec: InputSpec) -> tuple[ImageArrays, tuple[int, ...] | None]:
     """Return the images of an .npz and its labels, if any.
 
-    Raises DataError saying what is wrong in it.
+    Raises DataError, which says what is wrong.
     """
     arrays = _read_arrays(path)
     if "images" not in arrays:
@@ -133,7 +133,7 @@ def _check_range(path: Path, images: np.ndarray, spec: InputSpec) -> None:
         "pixels (N, H, W, C)"
     )
     beyond = max(-smallest, largest) > _OVERSHOOT * max(-lowest, highest)
-    # Normalized images have numbers below zero wherever the model's black does.
+    # Where the model's black is below zero, normalized images have numbers below zero too.
     as_pixels = smallest >= 0 and 0 < largest <= 1 and max(black) < -0.1
     if beyond or as_pixels:
         raise DataError(path, f"'images' holds floats from {smallest:.4g} to {largest:.4g}, but {advice}")

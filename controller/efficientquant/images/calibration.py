@@ -18,7 +18,7 @@ CalibrationData = Tensor | Iterable[Tensor] | ImageData
 # Images per forward pass: large enough to amortize dispatch, small enough for 3 GiB with the largest model.
 CHUNK = 8
 DEFAULT_IMAGES = 32
-# The most that is kept of an iterator. It has to be kept, since a recipe may run its data several times.
+# The limit for images of an iterator. They are kept in memory, since a recipe may run its data several times.
 BUFFER_LIMIT_BYTES = 1 << 30
 
 
@@ -78,9 +78,9 @@ class _Read:
 def collect_images(data: CalibrationData, spec: InputSpec) -> CalibrationImages:
     """Check and hash calibration data in one pass.
 
-    Of an ImageData that was not sampled yet, 32 images are taken, spread over its classes. An iterator is kept in
-    memory, up to 1 GiB. Anything else is iterated again for each pass. Raises CalibrationError or DataError naming what
-    is wrong.
+    An ImageData that was not sampled yet is sampled to 32 images, spread over its classes. An iterator is kept in
+    memory, up to 1 GiB. Anything else is iterated again for each pass. Raises CalibrationError or DataError, which say
+    what is wrong.
     """
     if isinstance(data, ImageData):
         sample = data.sample(DEFAULT_IMAGES) if data.seed is None else data
@@ -93,16 +93,16 @@ def collect_images(data: CalibrationData, spec: InputSpec) -> CalibrationImages:
     return CalibrationImages(batches, *_inspect(batches, spec))
 
 
-def load_images(given: CalibrationData | None, spec: InputSpec) -> tuple[CalibrationImages, dict[str, Any], list[str]]:
+def load_images(data: CalibrationData | None, spec: InputSpec) -> tuple[CalibrationImages, dict[str, Any], list[str]]:
     """Return checked images, their provenance and notes.
 
-    Takes synthetic images where none are given. Raises CalibrationError and DataError.
+    Without data, the images are synthetic. Raises CalibrationError and DataError.
     """
     notes: list[str] = []
-    if given is None:
+    if data is None:
         notes.append(f"calibrated on {DEFAULT_IMAGES} synthetic images, since no data were given")
-    images = collect_images(synthetic_images(spec, DEFAULT_IMAGES) if given is None else given, spec)
-    source = "synthetic" if given is None else "given"
+    images = collect_images(synthetic_images(spec, DEFAULT_IMAGES) if data is None else data, spec)
+    source = "synthetic" if data is None else "given"
     provenance = {"source": source, "images": len(images), "sha256": images.sha256}
     if images.provenance is not None:
         provenance["data"] = images.provenance
@@ -110,7 +110,7 @@ def load_images(given: CalibrationData | None, spec: InputSpec) -> tuple[Calibra
 
 
 def run_calibration(module: nn.Module, images: Tensor | CalibrationImages, progress: Progress | None) -> None:
-    """Run images (N, C, H, W) through a module whose observers watch.
+    """Run images (N, C, H, W) through a module with observers.
 
     Reports the phase "calibrate" to `progress`.
     """

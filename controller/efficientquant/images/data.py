@@ -33,7 +33,8 @@ class ImageData:
     """Ordered images of one source, prepared for a model when read.
 
     `labels` are class indices by position in the source, or None where the source has none. `classes` are the class
-    names in label order where they are known. Files are read batch by batch. An .npz is held in memory as it is stored.
+    names in label order, or None where they are not known. Files are read batch by batch. An .npz is held in memory as
+    it is stored.
     """
 
     path: Path
@@ -55,7 +56,7 @@ class ImageData:
     def batches(self, batch: int = BATCH) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield normalized images and their labels, at most `batch` at once.
 
-        Images are (n, C, H, W) float32, labels (n,) int64 or None. The next batch is decoded while the last one is
+        Images are (n, C, H, W) float32, labels (n,) int64 or None. The next batch is decoded while the current one is
         used. Raises DataError naming the file that cannot be read.
         """
         chunks = [self.indices[start : start + batch] for start in range(0, len(self), batch)]
@@ -88,8 +89,8 @@ class ImageData:
     def for_classes(self, count: int) -> "ImageData":
         """Return the data with labels for a model with `count` outputs.
 
-        Folders named by wnids get ImageNet-1k's indices when the model has 1000 outputs, also when some are missing.
-        Raises DataError where labels and outputs do not fit.
+        Folders named by wnids get ImageNet-1k's indices when the model has 1000 outputs, even if some classes are
+        missing. Raises DataError where labels and outputs do not fit.
         """
         if self.labels is None:
             raise DataError(
@@ -112,14 +113,14 @@ class ImageData:
         One example is a file whose pixels are all equal. Images beyond the first five are only counted.
         """
         notes = [self.source.notes[index] for index in self.indices if index in self.source.notes]
-        more = [f"{len(notes) - NAMED} more images like these"] if len(notes) > NAMED else []
-        return [f"data {self.path.name}: {note}" for note in notes[:NAMED] + more]
+        summary = [f"{len(notes) - NAMED} more images like these"] if len(notes) > NAMED else []
+        return [f"data {self.path.name}: {note}" for note in notes[:NAMED] + summary]
 
     def provenance(self) -> dict[str, Any]:
-        """Return what identifies the images, without machine paths.
+        """Return a record that identifies the images, without machine paths.
 
-        It is kind, split, number, seed and the SHA-256 of the ordered list (name, content, label). Reads every file
-        that no batch has read yet.
+        It has the kind, split, number and seed, and the SHA-256 of the ordered list (name, content, label). Reads every
+        file that no batch has read yet.
         """
         listing = hashlib.sha256()
         for index in self.indices:
@@ -209,7 +210,7 @@ def _pick_split(path: Path, split: Split | None) -> tuple[Path, Split | None]:
 def _is_root(path: Path) -> bool:
     """Tell whether a folder is a data set's root.
 
-    An ImageFolder is none, although it may have a class called train.
+    An ImageFolder is not a root, although it may have a class called train.
     """
     names = set(_folder_names(path))
     known = {name for names_of_split in _SPLIT_FOLDERS.values() for name in names_of_split}

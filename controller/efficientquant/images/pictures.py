@@ -28,31 +28,31 @@ _WHITE_IS_ZERO = 0
 _SIGNED = 2
 _MAX_16 = (1 << 16) - 1
 _MAX_12 = (1 << 12) - 1
-# A 32-bit image with a smaller maximum would be black in the whole range, so its numbers mean something else.
+# With a smaller maximum, a 32-bit image would be black if it used its type's whole range, so it must use another one.
 _LEAST_32 = 1 << 24
 _FLOAT_TOLERANCE = 1e-3
 
 # Python's warning filters belong to the whole process, and pictures are read in several threads.
-_filters = threading.Lock()
+_filter_lock = threading.Lock()
 
 
 def read_picture(path: Path, content: bytes, mode: str) -> tuple[Image.Image, list[str]]:
     """Return a file's upright picture and notes about it.
 
     The picture has mode "L" or "RGB". 16-bit images use 0…65535, float images 0…1, 32-bit integers 0…65535 or their
-    type's whole range. Transparency is dropped, as timm does. Raises DataError, naming the file, for what cannot be
-    decoded or could mean two pictures.
+    type's whole range. Transparency is dropped, as timm does. Raises DataError, naming the file, if it cannot be
+    decoded or if its numbers are ambiguous.
     """
     try:
         with _open(content) as image:
             notes = [f"{path.name} holds several pictures: the first is taken"] if _is_sequence(image) else []
-            eight_bits, more = _to_eight_bits(path, image)
+            eight_bits, level_notes = _to_eight_bits(path, image)
             picture = eight_bits.convert(mode)
     except UnidentifiedImageError:
         raise DataError(path, "is no image that can be decoded") from None
     except _DECODING_ERRORS as error:
         raise DataError(path, f"cannot be decoded ({error or type(error).__name__})") from error
-    return picture, notes + more
+    return picture, notes + level_notes
 
 
 def is_uniform(picture: Image.Image) -> bool:
@@ -65,8 +65,8 @@ def is_uniform(picture: Image.Image) -> bool:
 def _open(content: bytes) -> Image.Image:
     """Decode an image and turn it as its EXIF orientation says."""
     Image.init()
-    with _filters, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # large images and broken metadata: the picture is what matters
+    with _filter_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # large images and broken metadata do not matter here
         image = Image.open(io.BytesIO(content), formats=[name for name in _FORMATS if name in Image.OPEN])
         try:
             turned = image.getexif().get(0x0112, 1) not in (0, 1)

@@ -1,4 +1,4 @@
-"""Image files behind timm's evaluation transform, and their labels."""
+"""Image files, prepared by timm's evaluation transform, and their labels."""
 
 import csv
 import functools
@@ -120,22 +120,22 @@ def open_files(folder: Path, spec: InputSpec) -> tuple[ImageSource, Labels, Clas
     """
     if spec.shape[0] not in (1, 3):
         raise DataError(folder, f"the model takes {spec.shape[0]} channels, image files have 1 or 3; give an .npz")
-    here = sorted(entry.name for entry in folder.iterdir() if _is_image(entry))
-    below = _class_folders(folder)
-    if here and below:
-        raise DataError(folder / here[0], "is next to class folders; move it into one, or out of the way")
-    if here:
-        labels = _find_labels(folder, here)
-        return ImageFiles(folder, here, "folder", spec), labels, None
-    if not any(below.values()):
+    flat_files = sorted(entry.name for entry in folder.iterdir() if _is_image(entry))
+    class_files = _class_folders(folder)
+    if flat_files and class_files:
+        raise DataError(folder / flat_files[0], "is next to class folders; move it into one, or out of the way")
+    if flat_files:
+        labels = _find_labels(folder, flat_files)
+        return ImageFiles(folder, flat_files, "folder", spec), labels, None
+    if not any(class_files.values()):
         raise DataError(folder, f"holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    for name, files in below.items():
-        if not files:  # it would shift the index of every class behind it
+    for name, files in class_files.items():
+        if not files:  # it would shift the index of every later class
             raise DataError(folder / name, "holds no images; a class folder must hold some, or be removed")
-    names = [file for files in below.values() for file in files]
-    labels = tuple(label for label, files in enumerate(below.values()) for _ in files)
-    kind = "imagenet-folder" if imagenet_labels(tuple(below)) is not None else "image-folder"
-    return ImageFiles(folder, names, kind, spec), labels, tuple(below)
+    names = [file for files in class_files.values() for file in files]
+    labels = tuple(label for label, files in enumerate(class_files.values()) for _ in files)
+    kind = "imagenet-folder" if imagenet_labels(tuple(class_files)) is not None else "image-folder"
+    return ImageFiles(folder, names, kind, spec), labels, tuple(class_files)
 
 
 def imagenet_labels(classes: Sequence[str]) -> list[int] | None:

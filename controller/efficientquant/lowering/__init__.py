@@ -18,11 +18,11 @@ from efficientquant.targets import Half, Target
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """A lowered model, and what it computes of the recipe.
+    """A lowered model, and the parts of the recipe that it computes.
 
-    `rounded` maps each quantizer's site to the tensor that shows its rounding. It lacks the `dropped` sites.
-    `dequantizers` counts the tensors kept in int8, `folded` the weights turned back to float. `builder_flags` are the
-    flags that a TensorRT builder needs ("fp16", "int8").
+    `rounded` maps each quantizer's site to the tensor with its rounded values. `dropped` are the other sites, whose
+    quantizers the model leaves out. `dequantizers` counts the tensors kept in int8, `folded` the weights turned back to
+    float. `builder_flags` are the flags that a TensorRT builder needs ("fp16", "int8").
     """
 
     model: ir.Model
@@ -37,9 +37,9 @@ class Variant:
 def lower(canonical: ir.Model, target: Target, recipe: Recipe, path: Path, *, half: bool = True) -> Variant:
     """Return a target's variant of the canonical model.
 
-    The canonical model stays as it is. Without `half` the variant's types stay FP32 whatever the recipe says, to check
-    everything but the half precision. `path` only names the artifact in errors. Raises LoweringError, naming the node,
-    where the target has no form of it.
+    The canonical model stays as it is. Without `half` the variant's types stay FP32 whatever the recipe says, so that
+    everything but half precision can be checked. `path` only names the artifact in errors. Raises LoweringError for an
+    operator or quantizer that the target does not support.
     """
     model = canonical.clone()
     placement = place_quantizers(model.graph, target, path)

@@ -1,7 +1,4 @@
-"""Insertion of nodes and initializers into an ONNX graph.
-
-Their names are the same in every process.
-"""
+"""Insertion of nodes and initializers into an ONNX graph."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
 """Removal of what an artifact does not need.
 
-This includes what would differ between two exports of the same model.
+This includes everything that would differ between two exports of the same model.
 """
 
 import onnx_ir as ir
@@ -9,8 +9,8 @@ import onnx_ir as ir
 def clean(model: ir.Model) -> None:
     """Remove what an artifact does not need, and shorten names.
 
-    This removes unused initializers, doc strings, stack traces and intermediate shapes. They hold machine paths and
-    weigh more than nodes. The names of intermediate values weigh as much as int8 weights.
+    This removes unused initializers, doc strings, stack traces and intermediate shapes. They contain machine paths and
+    take more space than the nodes. Long names of intermediate values can take as much space as int8 weights.
     """
     _drop_unused_initializers(model.graph)
     _strip(model)
@@ -25,9 +25,9 @@ def _drop_unused_initializers(graph: ir.Graph) -> None:
 
 
 def _shorten(graph: ir.Graph) -> None:
-    """Number the values between nodes.
+    """Rename the values between nodes to numbers.
 
-    Nodes, initializers, inputs and outputs keep the names that people look for.
+    Nodes, initializers, inputs and outputs keep their names, since people look for those.
     """
     outputs = set(graph.outputs)
     values = [value for node in graph for value in node.outputs if value not in outputs]

@@ -1,7 +1,7 @@
 """Conversion of FP32 types to FP16, for typed targets.
 
 Their builders take a file's types as they are. Inputs and outputs stay FP32. So do normalizations, whose sums of
-squares overflow FP16, and everything that quantizers compute. Casts stand at the borders.
+squares overflow FP16, and everything that quantizers compute. Casts are inserted where the types meet.
 """
 
 import numpy as np
@@ -62,7 +62,7 @@ class _Retyping:
         return cast.outputs[0]
 
     def _half_constant(self, value: ir.Value, array: np.ndarray) -> ir.Value:
-        # Masks and paddings of -inf or 1e9 mean "very much", which FP16 says with its largest number.
+        # Masks and paddings use -inf or 1e9 as a very large number, so FP16's largest number serves as well.
         half = np.clip(array, -HALF_MAX, HALF_MAX).astype(np.float16)
         return add_initializer(self._graph, f"{value.name}_half", half)
 

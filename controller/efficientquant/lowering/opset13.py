@@ -24,8 +24,8 @@ LATER_ATTRIBUTES: Mapping[str, Mapping[str, int | str]] = {
 def lower_to_opset_13(model: ir.Model, path: Path) -> None:
     """Rewrite a model for opset 13 in place.
 
-    `path` only names the artifact in errors. Raises LoweringError, naming the node, where opset 13 has no form of an
-    operator.
+    `path` only names the artifact in errors. Raises LoweringError, naming the node, for an operator that opset 13
+    cannot express.
     """
     graph = model.graph
     for node in list(graph):
@@ -117,7 +117,7 @@ def _lower_reshape(_graph: ir.Graph, node: ir.Node, path: Path) -> None:
 def _drop_later_attributes(_graph: ir.Graph, node: ir.Node, path: Path) -> None:
     """Remove attributes that opset 13 does not know.
 
-    Raises LoweringError where one says something else than opset 13 does anyway.
+    Raises LoweringError for a value that means something else than opset 13 does.
     """
     for name, default in LATER_ATTRIBUTES[node.op_type].items():
         attribute = node.attributes.pop(name, None)

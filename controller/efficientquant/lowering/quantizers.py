@@ -1,6 +1,6 @@
-"""Replacement of quantizers' markers by what a target can run.
+"""Replacement of quantizers' markers by operators that a target can run.
 
-This is Q/DQ nodes, float operators, or nothing.
+A marker becomes Q/DQ nodes, float operators, or nothing.
 """
 
 import dataclasses
@@ -36,9 +36,8 @@ TRANSPARENT = ("Transpose", "Reshape")
 class Placement:
     """The outcome of replacing the markers.
 
-    `rounded` names, for each site that the graph still computes, the tensor that shows its rounding. `dropped` are the
-    sites that it does not compute. `dequantizers` counts the tensors in int8, `folded` the weights turned back to
-    float.
+    `rounded` has the tensor with the rounded values of each site that the graph still computes. `dropped` are the other
+    sites. `dequantizers` counts the tensors in int8, `folded` the weights turned back to float.
     """
 
     rounded: dict[str, ir.Value] = dataclasses.field(default_factory=dict)
@@ -52,19 +51,19 @@ class _WeightForm(enum.Enum):
 
     FLOAT = enum.auto()  # turned back to float
     SIGNED = enum.auto()  # int8 codes
-    UNSIGNED = enum.auto()  # uint8 codes, 128 more
+    UNSIGNED = enum.auto()  # uint8 codes, larger by 128
     FAKE = enum.auto()  # float, quantized to the same codes by the builder
 
 
 def place_quantizers(graph: ir.Graph, target: Target, path: Path) -> Placement:
     """Replace every marker in place.
 
-    The target's INT8 support and the recipe's emulation decide by what. Raises LoweringError, naming the quantizer,
-    where the target has no form of it.
+    The replacement depends on the target's INT8 support and the recipe's emulation. Raises LoweringError for a
+    quantizer that the target does not support.
     """
     placement = Placement()
     markers = [node for node in graph if node.domain == DOMAIN]
-    # Decided before any marker is replaced: what a weight becomes depends on what it is multiplied with.
+    # The form of a weight depends on the markers around it, so it is decided before any marker is replaced.
     forms = {node: _weight_form(node, target) for node in markers if node.op_type == WEIGHT_MARKER}
     for node in markers:
         _require_form(node, forms.get(node), target, path)
@@ -83,7 +82,7 @@ def place_quantizers(graph: ir.Graph, target: Target, path: Path) -> Placement:
 
 
 def _require_form(node: ir.Node, form: _WeightForm | None, target: Target, path: Path) -> None:
-    """Raise LoweringError for a quantizer that the target cannot have."""
+    """Raise LoweringError for a quantizer that the target does not support."""
     if node.op_type == AFFINE_MARKER:
         name = node.attributes.get_string("site")
         problem = "has a zero-point or a scale per channel, which no target takes from an activation yet"
@@ -139,7 +138,7 @@ def _comes_from_marker(value: ir.Value | None) -> bool:
 
 
 def _place_weight(graph: ir.Graph, node: ir.Node, placement: Placement, form: _WeightForm) -> None:
-    """Write codes behind DequantizeLinear, or the weight that they stand for."""
+    """Write codes with a DequantizeLinear, or the dequantized weight."""
     codes, scale, *zero_points = (_initializer(value) for value in node.inputs)
     zero = zero_points[0].astype(np.float32) if zero_points else np.zeros((), np.float32)
     name = _weight_name(node)
@@ -175,7 +174,7 @@ def _place_weight(graph: ir.Graph, node: ir.Node, placement: Placement, form: _W
 
 
 def _spread(values: np.ndarray, group_size: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Return values per group (O, groups) as one per weight."""
+    """Spread one value per group (O, groups) to each weight."""
     if values.ndim == 0:
         return values
     columns = int(np.prod(shape[1:]))
@@ -185,8 +184,8 @@ def _spread(values: np.ndarray, group_size: int, shape: tuple[int, ...]) -> np.n
 def _place_activation(graph: ir.Graph, node: ir.Node, placement: Placement, target: Target) -> None:
     """Write QuantizeLinear and DequantizeLinear for an activation.
 
-    They stand behind a Clip where there are fewer codes than int8 has. TensorRT takes signed codes only. ONNX Runtime's
-    kernels want unsigned ones: the same numbers plus 128.
+    A Clip goes before them where the bits are fewer than 8. TensorRT accepts signed codes only. ONNX Runtime's kernels
+    need unsigned ones: the same numbers plus 128.
     """
     scale, bits = node.attributes.get_float("scale"), node.attributes.get_int("bits")
     build = NodeBuilder(graph, node, float32=True)
@@ -232,14 +231,14 @@ def _write_log2(build: NodeBuilder, node: ir.Node) -> tuple[ir.Value, ir.Value]:
     if "octaves" in node.attributes:
         codec = DataFreeLog2(bits=bits, octaves=node.attributes.get_int("octaves"))
         floor = build.scalar(codec.floor)
-        octaves = build.op("Log", build.op("Clip", x, floor, build.scalar(1.0)))
-        rounded = build.op("Round", build.op("Mul", octaves, build.scalar(-1.0 / (LN2 * codec.step))))
+        logarithm = build.op("Log", build.op("Clip", x, floor, build.scalar(1.0)))
+        rounded = build.op("Round", build.op("Mul", logarithm, build.scalar(-1.0 / (LN2 * codec.step))))
         decoded = build.op("Exp", build.op("Mul", rounded, build.scalar(-LN2 * codec.step)))
-        # The top code, exactly zero, is every probability below the floor.
+        # A probability below the floor gets the top code, which is exactly zero.
         return rounded, build.op("Where", build.op("Less", x, floor), build.scalar(0.0), decoded)
     calibrated = _calibrated(node, bits)
-    octaves = build.op("Log", build.op("Add", x, build.scalar(calibrated.epsilon)))
-    rounded = build.op("Round", build.op("Mul", octaves, build.scalar(1.0 / (LN2 * calibrated.step))))
+    logarithm = build.op("Log", build.op("Add", x, build.scalar(calibrated.epsilon)))
+    rounded = build.op("Round", build.op("Mul", logarithm, build.scalar(1.0 / (LN2 * calibrated.step))))
     zero_point = build.scalar(float(calibrated.zero_point))
     codes = build.op("Clip", build.op("Add", rounded, zero_point), build.scalar(0.0), build.scalar(float(top)))
     scaled = build.op("Mul", build.op("Sub", codes, zero_point), build.scalar(LN2 * calibrated.step))
@@ -260,7 +259,7 @@ def _calibrated(node: ir.Node, bits: int) -> CalibratedLog2:
 def _zero_point(graph: ir.Graph, shape: tuple[int, ...], kind: type[np.int8 | np.uint8]) -> ir.Value:
     """Return the zero points that all quantizers of a shape share.
 
-    TensorRT wants even zeros written out.
+    TensorRT needs them written out even if they are zero.
     """
     name = "_".join(["zero_point", np.dtype(kind).name, *map(str, shape)])
     return add_initializer(graph, name, np.full(shape, _ZERO[kind], dtype=kind))

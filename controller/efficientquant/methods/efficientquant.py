@@ -21,8 +21,8 @@ class EfficientQuant(Recipe):
     """Uniform symmetric weights and log2 activations after softmax.
 
     Weights follow Eq. 1-3, activations Eq. 4-6. The rest stays in float. `weight_bits` and `softmax_bits` are 2 to 8,
-    or None to leave that part in float. `log2_epsilon` belongs to form A, `log2_octaves` to form G. `rule` decides
-    which convolutions count as convolutional.
+    or None to leave that part in float. `log2_epsilon` belongs to form A, `log2_octaves` to form G. `rule` separates
+    convolutional from transformer blocks.
     """
 
     method: ClassVar[str] = "efficientquant"
@@ -68,14 +68,14 @@ class EfficientQuant(Recipe):
     def needs_calibration(self) -> bool:
         """Whether form A of the log2 quantizer is used.
 
-        Nothing else looks at activations.
+        Nothing else needs activations.
         """
         return self.softmax_bits is not None and self.log2_form is Log2Form.CALIBRATED
 
     def apply(self, workbench: Workbench) -> None:
         """Quantize the weights in scope, then every softmax.
 
-        Each log2 quantizer stands behind its softmax and is calibrated with the quantized weights.
+        Form A of the log2 quantizer is calibrated on the network with quantized weights.
         """
         if self.weight_bits is not None:
             workbench.quantize_weights(self.scope, self.weight_bits, self.granularity, self.rule)

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 class Int8(Recipe):
     """Symmetric weights and activations, multiplied in integers where in scope.
 
-    Activations have one scale per tensor. `weight_bits` and `activation_bits` are 2 to 8. Below 8 the codes still
-    travel as int8. `output_bits` are those of the outputs of convolutions and linears, before an activation function:
-    several runtimes multiply in integers only where the output is quantized too. None leaves it in float. `range_rule`
-    chooses an activation's range from what calibration saw.
+    Activations have one scale per tensor. `weight_bits` and `activation_bits` are 2 to 8. Below 8 the codes are still
+    stored as int8. `output_bits` is the width of the outputs of convolutions and linears, before an activation
+    function. Several runtimes multiply in integers only where the output is quantized too. None leaves the outputs in
+    float. `range_rule` chooses an activation's range from the calibration data.
     """
 
     method: ClassVar[str] = "int8"

@@ -62,7 +62,7 @@ def choose_log2(smallest: float, largest: float, bits: int = 8, epsilon: float =
 
     Δ = (Amax - Amin) / (2^b - 1) and Z = round(-Amin / Δ).
 
-    Printed, Amin = log2(a_min) is infinite for a zero. Here it is log2(a_min + ε), the reading kindest to the paper.
+    Printed, Amin = log2(a_min) is infinite for a zero. Here it is log2(a_min + ε), which favours the paper.
     """
     log_max = math.log2(largest + epsilon)
     log_min = min(math.log2(smallest + epsilon), log_max - 1.0)

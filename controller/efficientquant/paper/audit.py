@@ -1,7 +1,4 @@
-"""Comparison of the paper's printed formulas with corrected ones.
-
-It is made on a user's own model.
-"""
+"""Comparison of the paper's printed formulas with corrected ones, on any model."""
 
 import dataclasses
 import math
@@ -75,7 +72,7 @@ class LogitAudit:
 class Audit:
     """The results of printed and corrected formulas at 8 bits.
 
-    `total_sqnr_db` weighs weights by their power.
+    `total_sqnr_db` is the SQNR of all weights together, for each formula.
     """
 
     images: int
@@ -88,7 +85,7 @@ class Audit:
     def to_dict(self) -> dict[str, Any]:
         """Return the audit as JSON-ready values.
 
-        An SQNR without any noise, or without a signal, is None.
+        An infinite SQNR, as without noise or without a signal, becomes None.
         """
         values: dict[str, Any] = _finite(dataclasses.asdict(self))
         return values
@@ -97,7 +94,7 @@ class Audit:
 def _finite(value: Any) -> Any:
     """Return nested values with None for infinity and NaN.
 
-    JSON can write neither.
+    JSON has neither.
     """
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
@@ -107,9 +104,9 @@ def _finite(value: Any) -> Any:
 
 
 def affine(weight: Tensor) -> Tensor:
-    """Return the weight by the corrected affine form.
+    """Return a weight as the corrected affine form quantizes it.
 
-    The range holds 0, values are rounded, and the tensor has one scale.
+    The range includes 0, values are rounded, and the tensor has one scale.
     """
     require_finite(weight, "a weight")
     low, high = (float(bound) for bound in weight.aminmax())
@@ -121,7 +118,7 @@ def affine(weight: Tensor) -> Tensor:
 
 
 def symmetric(weight: Tensor, granularity: Granularity, *, floor: bool = False) -> Tensor:
-    """Return the weight by the symmetric form.
+    """Return a weight as the symmetric form quantizes it.
 
     `floor` drops the fraction instead of rounding it.
     """
@@ -160,7 +157,7 @@ class Switch(nn.Module):
         self.active = "float"
 
     def forward(self, probabilities: Tensor) -> Tensor:
-        """Return the probabilities as the active codec leaves them."""
+        """Return the probabilities as the active codec quantizes them."""
         if self.active == "float":
             return probabilities
         codec = self.codecs[self.active]
@@ -171,7 +168,7 @@ def audit(model: nn.Module, images: Tensor, labels: Tensor | None = None, *, pro
     """Compare the printed and the corrected Eq. 1-6 on a timm classifier.
 
     Batch norm is folded. `images` are normalized (N, C, H, W), and log2 ranges are taken from them. `labels` (N,) add
-    top-1. The eager model is left as it was. Raises CaptureError, CalibrationError, NonFiniteError.
+    top-1. The eager model is not changed. Raises CaptureError, CalibrationError, NonFiniteError.
     """
     report = progress or (lambda _phase, _fraction: None)
     report("capture", 0.0)

@@ -1,6 +1,6 @@
 """The paper's Table 1, measured.
 
-Every model × recipe is a cell, stored in a file of its own as soon as it is known.
+Every model × recipe is a cell, stored in its own file as soon as it is measured.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ FORMAT = 1
 class Cell:
     """One model under one recipe, evaluated in ONNX Runtime.
 
-    `evaluation` is that of the artifact, and `key` is all that it depends on.
+    `evaluation` is that of the artifact. `key` holds everything that it depends on.
     """
 
     model: str
@@ -50,11 +50,11 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TableRequest:
-    """The models, recipes and data that are to be measured.
+    """The models, recipes and data of a table to measure.
 
     `weights` is pretrained, random, or a folder with one checkpoint per model. `calibration` is a data source for the
-    recipes that calibrate. Without it the train split of `data` is taken, or else synthetic images, which every cell
-    then notes: evaluation images are never used for calibration silently.
+    recipes that calibrate. Without it, the train split of `data` is used. Without that, synthetic images are used, and
+    every cell notes it. Evaluation images are used for calibration only where `calibration` names them.
     """
 
     models: Sequence[str]
@@ -105,8 +105,8 @@ def measure_table(request: TableRequest, folder: Path, progress: Callable[[str, 
                 report = progress(name, recipe.name)
                 quantized = quantize(model, recipe, images if recipe.needs_calibration else None, progress=report)
                 cell = Cell(name, recipe.name, key, _evaluate(model, quantized, data, report), tuple(quantized.notes))
-                seen = (*checkpoint_notes(model), *(images.notes() if images else ()), *cell.evaluation.notes)
-                cell = dataclasses.replace(cell, evaluation=dataclasses.replace(cell.evaluation, notes=seen))
+                notes = (*checkpoint_notes(model), *(images.notes() if images else ()), *cell.evaluation.notes)
+                cell = dataclasses.replace(cell, evaluation=dataclasses.replace(cell.evaluation, notes=notes))
                 write_cell(path, cell)
             yield cell
 
@@ -114,7 +114,7 @@ def measure_table(request: TableRequest, folder: Path, progress: Callable[[str, 
 def calibration_source(data: Path, calibration: Path | None) -> Path | None:
     """Return the source of calibration images.
 
-    It is the given one, the train split of the data, or None.
+    It is `calibration`, else `data` if that has a train split, else None.
     """
     if calibration is not None:
         return calibration
@@ -133,7 +133,7 @@ def weights_sha256(model: nn.Module) -> str:
 def read_cell(path: Path, key: dict[str, Any]) -> Cell | None:
     """Return the stored cell of a key, or None.
 
-    None also stands for a file that another release or a broken disk wrote.
+    Returns None for a missing, outdated or damaged file too.
     """
     try:
         stored = json.loads(path.read_text())
@@ -148,9 +148,9 @@ def read_cell(path: Path, key: dict[str, Any]) -> Cell | None:
 
 
 def write_cell(path: Path, cell: Cell) -> None:
-    """Write a cell whole.
+    """Write a cell atomically.
 
-    No half-written cell is left, even where the power fails. Raises OutputError.
+    Even a power failure leaves no half-written cell. Raises OutputError.
     """
     write_together({path: json.dumps(cell.to_dict(), indent=2, ensure_ascii=False).encode()})
 

@@ -43,14 +43,14 @@ def new_figure(width: float, height: float, title: str) -> "Figure":
 
 
 def styled() -> Any:
-    """Return a context in which axes are made in the product's look."""
+    """Return a context that applies the product's plot style."""
     import matplotlib as mpl
 
     return mpl.rc_context(STYLE)
 
 
 def grid(figure: "Figure", rows: int, columns: int, **options: Any) -> "list[list[Axes]]":
-    """Return axes as rows of columns."""
+    """Add a grid of axes to a figure and return its rows."""
     axes: list[list[Axes]] = figure.subplots(rows, columns, squeeze=False, **options).tolist()
     return axes
 
@@ -58,7 +58,7 @@ def grid(figure: "Figure", rows: int, columns: int, **options: Any) -> "list[lis
 def choose_block(names: Sequence[str], block: str, what: str) -> list[str]:
     """Return the names in a block.
 
-    They are the block itself, or what lies below it. Raises UnknownBlockError with near ones.
+    They are the block itself and everything below it. Raises UnknownBlockError, which suggests similar names.
     """
     inside = [name for name in names if name == block or name.startswith(f"{block}.")]
     if not inside:

@@ -1,7 +1,4 @@
-"""The paper's Figure 3, of probabilities behind a softmax.
-
-It shows the levels that quantizers have for them.
-"""
+"""The paper's Figure 3: probabilities behind a softmax, and the quantizers' levels."""
 
 import dataclasses
 import math
@@ -50,7 +47,7 @@ class Sampler(nn.Module):
         self.kept: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x as it is."""
+        """Sample x and return it unchanged."""
         low, high = x.aminmax()
         self.smallest, self.largest = min(self.smallest, float(low)), max(self.largest, float(high))
         self.kept.append(x.detach().flatten()[:: max(1, x.numel() // KEPT_PER_BATCH)].clone())
@@ -73,8 +70,8 @@ def plot_softmax(
 
     They are drawn on a log axis, with the levels of three 8-bit quantizers and their SQNR in dB. log2 A is calibrated
     on the `images` (normalized, (N, C, H, W), eight synthetic ones by default), log2 G and uniform int8 need none.
-    Without a `block` the first softmax is drawn, of a block at most six. Raises UnknownBlockError, also where the model
-    has no softmax, and CaptureError.
+    Without a `block`, the first softmax is drawn. Of a block, at most six softmaxes are drawn. Raises
+    UnknownBlockError, also where the model has no softmax, and CaptureError.
     """
     spec = input_spec(model)
     attentions = _observe(model, synthetic_images(spec, 8) if images is None else images)
@@ -96,7 +93,7 @@ def plot_softmax(
 
 
 def _observe(model: nn.Module, images: Tensor) -> dict[str, Attention]:
-    """Return every attention by its softmax's module, in execution order."""
+    """Return the first attention of each module, in execution order."""
     graph = capture(model, input_spec(model).shape)
     sites = call_nodes(graph, *SOFTMAX)
     with observing(graph, sites, Sampler) as samplers:

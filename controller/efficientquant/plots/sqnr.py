@@ -23,7 +23,7 @@ def plot_sqnr(
 ) -> "Figure":
     """Return a figure of the SQNR in dB of each quantized weight.
 
-    Each has a bar, and a mark for its worst channel. Lines stand at the gates: 38 dB for a weight, 35 dB for a channel.
+    Each has a bar, and a mark for its worst channel. Lines mark the gates: 38 dB for a weight, 35 dB for a channel.
     Raises UnknownBlockError, RecipeFormatError, CaptureError.
     """
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
@@ -43,8 +43,8 @@ def _draw(axes: "Axes", layers: list[Layer]) -> None:
     places = list(range(len(layers)))
     colours = [RED if layer.sqnr_db < WEIGHT_GATE_DB else BLUE for layer in layers]
     # A weight of zeros is exact. It has no bar, and its label says so.
-    whole = [layer.sqnr_db if math.isfinite(layer.sqnr_db) else 0.0 for layer in layers]
-    axes.barh(places, whole, color=colours, height=0.7, label="whole weight")
+    bars = [layer.sqnr_db if math.isfinite(layer.sqnr_db) else 0.0 for layer in layers]
+    axes.barh(places, bars, color=colours, height=0.7, label="whole weight")
     worst = [min(layer.channel_sqnr_db) for layer in layers]
     worst = [value if math.isfinite(value) else math.nan for value in worst]
     axes.plot(worst, places, "D", color=ORANGE, markeredgecolor="black", markersize=5, label="worst channel")

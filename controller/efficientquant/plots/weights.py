@@ -1,4 +1,4 @@
-"""The paper's Figure 2, of weights before and after quantization."""
+"""The paper's Figure 2: weights before and after quantization."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,8 @@ def plot_weights(
     """Return a figure of a block's weights, batch norm folded.
 
     It shows histograms, and the range of each output channel. `block` is the name of a module. Without one, the weight
-    that keeps the lowest SQNR is drawn. At most six layers of a block are. Raises UnknownBlockError, RecipeFormatError,
-    CaptureError.
+    with the lowest SQNR is drawn. Of a block, at most six layers are drawn. Raises UnknownBlockError,
+    RecipeFormatError, CaptureError.
     """
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     layers = {layer.module: layer for layer in quantize_layers(model, recipe)}

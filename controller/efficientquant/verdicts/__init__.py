@@ -1,4 +1,4 @@
-"""Verdicts on what a target makes of an artifact.
+"""Build verdicts: whether a target builds an artifact, and how it computes.
 
-They are predicted from rules, or come from building or loading it.
+They are predicted from rules, or come from building or loading the artifact.
 """

@@ -1,8 +1,8 @@
-"""Predictions of what TensorRT makes of an artifact.
+"""Predictions of whether and how TensorRT builds an artifact.
 
-These builders need the GPU that they build for, so nothing here was built. The predictions follow operator and
-precision rules, which come from the releases' own operator lists and from failures that others reported. Each rule says
-which.
+Its builders need the GPU that they build for, so nothing here was built. The predictions follow operator and precision
+rules, which come from the releases' own operator lists and from failures that others reported. Each rule names its
+source.
 """
 
 from collections.abc import Iterator
@@ -34,9 +34,9 @@ _RTX_READS_LIKE = (10,)
 
 
 def predict(model: onnx.ModelProto, target: Target) -> BuildVerdict:
-    """Return what TensorRT is expected to make of a model.
+    """Predict whether and how TensorRT builds a model.
 
-    TensorRT-RTX reads what classic TensorRT 10 does.
+    TensorRT-RTX reads the same operators as classic TensorRT 10.
     """
     view = GraphView(model)
     layers = [_layer(view, node, kind, target) for node, kind in find_products(view)]

@@ -1,6 +1,6 @@
 """The verdict of a target on an artifact.
 
-It says whether the target builds the artifact, and what each layer becomes there. Imports no torch.
+It says whether the target builds the artifact, and how each layer is computed there. Imports no torch.
 """
 
 import dataclasses
@@ -68,8 +68,10 @@ class Reason:
 
     def __str__(self) -> str:
         """Return the sentence with the number of further nodes."""
-        more = len(self.nodes) - 1
-        return f"{self.sentence} (and {more} more node{'s' if more > 1 else ''} like it)" if more > 0 else self.sentence
+        others = len(self.nodes) - 1
+        if others < 1:
+            return self.sentence
+        return f"{self.sentence} (and {others} more node{'s' if others > 1 else ''} like it)"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the reason as JSON-ready values."""
@@ -103,11 +105,11 @@ def group(reasons: Iterable[Reason]) -> tuple[Reason, ...]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BuildVerdict:
-    """What a target makes of an artifact.
+    """The verdict of a target on an artifact.
 
-    `reasons` say why it fails, or what falls back. `gain` says in one sentence what the quantization buys there.
-    `layers` are the convolutions and matrix products. `facts` are numbers that only the runtime in question has: layers
-    of the engine, plan size, operators left.
+    `reasons` say why it fails, or what falls back. `gain` says in one sentence what the quantization gains there.
+    `layers` are the convolutions and matrix products. `facts` are numbers of this runtime only, such as the engine's
+    layers, the size of the plan, or the operators that remain.
     """
 
     target: str
@@ -148,7 +150,7 @@ class BuildVerdict:
 def count_precisions(layers: Iterable[LayerPrecision]) -> dict[str, dict[str, int]]:
     """Return {operator: {precision: layers}}.
 
-    Both are in the order in which they first come.
+    Both are in the order in which they first occur.
     """
     counts: dict[str, Counter[str]] = {}
     for layer in layers:

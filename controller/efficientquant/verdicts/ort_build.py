@@ -48,7 +48,7 @@ SHOWN_OPERATORS = (
 
 
 def verdict_of_session(model: onnx.ModelProto, target: Target) -> BuildVerdict:
-    """Load a model and return what its optimized graph computes in.
+    """Load a model and return the verdict of its optimized graph.
 
     The installed version of ONNX Runtime loads it. Its opset decides whether an older version reads the file.
     """
@@ -87,13 +87,13 @@ def _gain(layers: list[LayerPrecision], facts: dict[str, Any], outcome: Outcome)
 
 
 def _optimize(model: onnx.ModelProto) -> onnx.ModelProto | str:
-    """Return the graph that a session would run, or an error."""
+    """Return the graph that a session would run, or an error message."""
     with scratch_folder("ort", room_bytes=2 * model.ByteSize()) as folder:
         options = onnxruntime.SessionOptions()
         options.optimized_model_filepath = str(folder / "optimized.onnx")
         options.log_severity_level = 4  # it warns that such a file belongs to this machine, which is intended
         try:
-            # Its fallback to other providers would print on stdout, and there are none.
+            # There are no other providers to fall back to, and the attempt would print on stdout.
             onnxruntime.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
             )

@@ -36,10 +36,10 @@ def has_quantized_weight(view: GraphView, node: NodeProto) -> bool:
 
 
 def describe_gain(layers: list[LayerPrecision], quantized_weights: int, decoded: str) -> str:
-    """Return what the quantization buys, in one sentence.
+    """Return what the quantization gains, in one sentence.
 
-    `quantized_weights` counts the layers whose weights are stored as integers, `decoded` says what becomes of these
-    where the arithmetic is not integer: "dequantized on every inference".
+    `quantized_weights` counts the layers whose weights are stored as integers. `decoded` says when they are decoded
+    where the arithmetic is float, such as "dequantized on every inference".
     """
     integer, count = count_int8(layers), len(layers)
     floats = "FP16" if any(layer.precision is Precision.FP16 for layer in layers) else "FP32"

@@ -1,6 +1,6 @@
 """Verdicts of a real build with TensorRT-RTX.
 
-Building needs no GPU, only loading the plan does.
+Building needs no GPU. Only loading the plan does.
 """
 
 import dataclasses
@@ -116,7 +116,7 @@ def verdict_of_build(model: onnx.ModelProto, target: Target, *, timeout_s: float
 def _broken_rules(model: onnx.ModelProto, target: Target) -> Iterator[Reason]:
     """Yield a reason for each rule that the model breaks.
 
-    Such a model may build all the same, and compute something else than the file says.
+    Such a model may still build, but compute something else than the file says.
     """
     for violation in find_violations(model, target):
         yield Reason(violation.rule, Outcome.UNKNOWN, f"against the rules: {violation}", (violation.node,))

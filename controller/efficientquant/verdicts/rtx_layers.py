@@ -71,7 +71,7 @@ class EngineLayer:
     def precision(self) -> Precision:
         """The arithmetic, if the layer multiplies.
 
-        It is integer where data and weights (or both data) are int8.
+        It is integer where an input and the weights, or two inputs, are int8.
         """
         inputs = [tensor.type for tensor in self.inputs]
         weights = [tensor.type for tensor in self.constants if tensor.elements > 1]
@@ -94,8 +94,8 @@ def parse_layers(text: str) -> list[EngineLayer]:
 def precision_of_node(layers: Iterable[EngineLayer], node: str) -> tuple[Precision, str]:
     """Return an ONNX node's arithmetic and the engine layer that computes it.
 
-    A node is named by every kernel that holds a part of it, its casts and dequantizers too. The kernel that multiplies
-    is that of the surest kind.
+    Every kernel that computes a part of a node names it, as its casts and dequantizers do. The kernels that multiply
+    are those of the first kind in MULTIPLYING.
     """
     holding = [layer for layer in layers if node in layer.onnx_nodes and not layer.is_dequantize]
     for kind in MULTIPLYING:

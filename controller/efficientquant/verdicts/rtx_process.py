@@ -1,8 +1,8 @@
 """The child process that runs TensorRT-RTX.
 
-Usage: `python -m efficientquant.verdicts.rtx_process MODEL ANSWER CAPABILITY`. It is a process of its own, since a
-native crash, threads and memory of the builder must not be its caller's. It writes what happened as JSON into ANSWER.
-No answer means that it crashed. Imports no torch.
+Usage: `python -m efficientquant.verdicts.rtx_process MODEL ANSWER CAPABILITY`. A native
+crash, the threads and the memory of the builder stay in this process. It writes the result as JSON into ANSWER. Without
+an answer, it crashed. Imports no torch.
 """
 
 import json
@@ -20,9 +20,9 @@ WEIGHTS_PREFIX = "Total Weights Memory: "
 
 
 class Log(trt.ILogger):  # type: ignore[misc]
-    """A logger that keeps what the builder says.
+    """A logger that keeps the builder's messages.
 
-    The layers of an engine are in its verbose log only, until a GPU loads the plan.
+    Without a GPU to load the plan, only the verbose log lists the layers of an engine.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Log(trt.ILogger):  # type: ignore[misc]
         self.text: list[str] = []
 
     def log(self, severity: Any, msg: str) -> None:
-        """Take one message from the builder."""
+        """Keep one message from the builder."""
         if severity <= trt.ILogger.ERROR:
             self.errors.append(msg)
         self.text.append(msg)
@@ -40,7 +40,7 @@ class Log(trt.ILogger):  # type: ignore[misc]
 def build(model: bytes, capability: int) -> dict[str, Any]:
     """Build an engine for one compute capability.
 
-    Returns what happened as JSON-ready values.
+    Returns the result or the errors as JSON-ready values.
     """
     log = Log()
     builder = trt.Builder(log)

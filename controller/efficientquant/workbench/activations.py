@@ -61,7 +61,7 @@ class _Spot(NamedTuple):
 class ActivationBench(WeightBench):
     """The part of a workbench that edits activations.
 
-    One operand has one quantizer: another quantizer replaces it. Other modules stay where they were inserted.
+    Each operand has at most one quantizer, and a new one replaces it. Other modules stay where they were inserted.
     """
 
     def __init__(self, model: nn.Module, images: CalibrationData | None, progress: Progress | None) -> None:
@@ -75,7 +75,7 @@ class ActivationBench(WeightBench):
 
         The quantizer is symmetric without a zero-point. A zero-point is signed: subtract 2^(bits-1) from an unsigned
         zero-point. `scale` has one element, or one for each index of dimension `axis`. Raises ValueError for parameters
-        that no quantizer has or that do not fit the tensor.
+        that are out of range or do not fit the tensor.
         """
         primitives.require_bits(bits)
         scales = primitives.require_scales(scale, axis).clone()
@@ -94,8 +94,8 @@ class ActivationBench(WeightBench):
     def insert_quantizer(self, tap: Tap, quantizer: CodeQuantizer) -> list[fx.Node]:
         """Insert a quantizer at a tap, replacing any quantizer there.
 
-        The manifest records its `bits`. Its `site` names it in the graph. Returns its readers. Raises ValueError for
-        bits that no quantizer has and for a name that is taken elsewhere.
+        The manifest records its `bits`. Its `site` names it in the graph. Returns the nodes that read it. Raises
+        ValueError for a module that is no CodeQuantizer, for impossible bits, and for a name that is used elsewhere.
         """
         if not isinstance(quantizer, CodeQuantizer):
             raise ValueError(f"{type(quantizer).__name__} is no CodeQuantizer; insert it with insert_module")
@@ -112,11 +112,11 @@ class ActivationBench(WeightBench):
         return list(node.users)
 
     def insert_module(self, tap: Tap, name: str, module: nn.Module, *, before_quantizer: bool = False) -> None:
-        """Insert a module that is no quantizer at a tap.
+        """Insert a module that is no quantizer, such as a multiplication.
 
-        An example is a multiplication. It goes behind the modules that were inserted there earlier, or in front of the
-        quantizer. The same name at the same tap replaces the module. Raises ValueError for a name that is taken
-        elsewhere, and for a quantizer with other readers where the module goes before it.
+        It goes behind all modules at the tap, or in front of the quantizer with `before_quantizer`. A module of the
+        same name at the same tap is replaced. Raises ValueError for a quantizer, for a name that is used elsewhere, and
+        where the module would go before a quantizer that has other readers.
         """
         if isinstance(module, CodeQuantizer):
             raise ValueError(f"{type(module).__name__} is a quantizer; insert it with insert_quantizer")
@@ -166,14 +166,14 @@ class ActivationBench(WeightBench):
             self._quantize_site(site, site_bits, observer.choose_range(rule, site_bits))
 
     def _free_site(self, site: Site) -> None:
-        """Detach the readers of a site's future quantizer from other quantizers."""
+        """Detach a site's readers from their quantizers, and set its entries."""
         if site.is_output:
             free_result(self.graph, site.source)
         readers = []
         for consumer in site.consumers:
-            for place, operand in enumerate(consumer.args):
+            for index, operand in enumerate(consumer.args):
                 if isinstance(operand, fx.Node) and operand_place(self.graph, operand) is site.source:
-                    readers.append(free_operand(self.graph, consumer, place)[0])
+                    readers.append(free_operand(self.graph, consumer, index)[0])
         site.entries = list(dict.fromkeys(readers))
 
     def _quantize_site(self, site: Site, bits: int, largest: float) -> None:
@@ -202,9 +202,10 @@ class ActivationBench(WeightBench):
         *,
         on: Network | None = None,
     ) -> None:
-        """Insert a log2 quantizer behind every softmax, replacing any quantizer there.
+        """Give every softmax a log2 quantizer, replacing any quantizer there.
 
-        Form A is calibrated first, see `observe` for `on`. Raises RecipeOrderError as `observe` does.
+        It goes behind the softmax, or before it for Log2Emulation.MOVE. Form A is calibrated first, see `observe` for
+        `on`. Raises RecipeOrderError as `observe` does.
         """
         primitives.require_bits(bits)
         form, emulation = Log2Form(form), Log2Emulation(emulation)
@@ -248,7 +249,10 @@ class ActivationBench(WeightBench):
         return path_behind(node) if place.operand is None else path_to(node, place.operand)
 
     def _is_alone(self, place: _Place, quantizer: fx.Node) -> bool:
-        """Tell whether a quantizer before an operand has no other reader."""
+        """Tell whether a quantizer before an operand has no other reader.
+
+        This is true for any quantizer behind a node.
+        """
         if place.operand is None:
             return True
         node = self._node(place.node)

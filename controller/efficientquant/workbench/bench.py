@@ -22,7 +22,7 @@ class Workbench(ActivationBench):
         self._float_manifest = self.manifest.copy()
 
     def reset(self) -> None:
-        """Remove every edit: `graph` and manifest are new, as captured."""
+        """Remove every edit, so that graph and manifest are as captured."""
         self.graph = copy_graph(self._float_graph)
         self.manifest = self._float_manifest.copy()
         self.weights.clear()

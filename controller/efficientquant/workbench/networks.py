@@ -55,7 +55,7 @@ class Networks:
         self.provenance: dict[str, Any] = {}
         self._float_weights: dict[str, Tensor] = {}  # the quantized weights, as they were before
         self._is_edited = False  # whether `graph` may differ from the float network
-        self._given = images
+        self._calibration_data = images
         self._model = model
         self.report("capture", 0.0)
         self.graph = capture(model, self.spec.shape)
@@ -72,8 +72,8 @@ class Networks:
 
     @cached_property
     def images(self) -> CalibrationImages:
-        """The calibration images, synthetic ones where none were given."""
-        images, provenance, notes = load_images(self._given, self.spec)
+        """The calibration images, synthetic ones by default."""
+        images, provenance, notes = load_images(self._calibration_data, self.spec)
         self.notes += notes
         self.provenance["calibration"] = provenance
         return images
@@ -150,7 +150,7 @@ class Networks:
     def walk(self) -> Iterator[BlockStep]:
         """Yield each block with its inputs, in execution order.
 
-        The quantized inputs of a block are those of the network as it is when the block is reached: quantize a block
+        The quantized inputs of a block come from the network as it is when the block is reached, so quantize a block
         before taking the next one. Each block runs once on each network. A block's inputs on both networks and its
         float outputs are in memory for all images.
         """

@@ -1,4 +1,4 @@
-"""Record tensors and gradients of a network on calibration images."""
+"""Recording of a network's tensors and gradients on calibration images."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,7 +29,7 @@ class Sample:
 
 
 class _Draw:
-    """A sample of positions from all chunks of a tensor, by chunk."""
+    """A random sample of the positions of a tensor in chunks."""
 
     def __init__(self, sample: Sample, total: int) -> None:
         self._sample = sample
@@ -38,11 +38,14 @@ class _Draw:
         self._seen = 0
 
     def take(self, positions: int, length: int) -> Tensor:
-        """Return indices below `positions` for the next chunk of `length`."""
+        """Return the sampled positions of the next chunk.
+
+        The chunk has `positions` positions, and `length` is its size along dimension 0.
+        """
         if self._drawn is None:
             generator = torch.Generator().manual_seed(self._sample.seed)
-            everything = torch.randperm(positions * self._total // length, generator=generator)
-            self._drawn = everything[: self._sample.positions].sort().values
+            order = torch.randperm(positions * self._total // length, generator=generator)
+            self._drawn = order[: self._sample.positions].sort().values
         start = self._seen
         self._seen += positions
         return self._drawn[(self._drawn >= start) & (self._drawn < self._seen)] - start
@@ -64,7 +67,8 @@ def record(module: fx.GraphModule, taps: Sequence[Tap], feed: Feed, sample: Samp
     """Return the tensors at the taps, all chunks together, in one pass.
 
     Without a sample each tensor is whole, with a sample it is (positions, channels). The results and the values of one
-    chunk are in memory: in float32, 33,000 positions of 100 channels are 13 MB. Raises ValueError for a weight.
+    chunk are in memory: in float32, 33,000 positions of 100 channels are 13 MB. Raises ValueError for a tap at a
+    weight.
     """
     names = [tap.find_data(module).name for tap in taps]
     region = Region(module, feed.source, names)
@@ -99,7 +103,7 @@ def record_gradients(
 
     It has the tap's own shape, or is sampled as in `record`. `loss` gets the logits of a chunk, and those of the float
     network `reference`. Quantizers of activations pass the gradient on unchanged. The results and one backward pass
-    over a chunk are in memory. Raises ValueError for a weight.
+    over a chunk are in memory. Raises ValueError for a tap at a weight.
     """
     float_region = Region(reference, feed.source, [_logits(reference)])
     return record_block_gradients(module, _logits(module), taps, loss, feed, _run_each(float_region, feed), sample)
@@ -120,9 +124,9 @@ def record_block_gradients(
     expected: Iterable[Tensor],
     sample: Sample | None = None,
 ) -> list[Tensor]:
-    """Return the gradient at each tap of a loss of node `output`.
+    """Return the gradient of a loss of node `output` at each tap.
 
-    `loss` gets the output of a chunk, and its expected output. Otherwise as `record_gradients`.
+    `loss` gets the output of a chunk, and its expected output. The rest is as in `record_gradients`.
     """
     names = [tap.find_data(module).name for tap in taps]
     region = Region(module, feed.source, [output, *names])
@@ -147,8 +151,8 @@ def _gradients(region: Region, names: Sequence[str], chunk: Tensor, expected: Te
         return add
 
     with torch.enable_grad():
-        logits, *_ = region.run(chunk, {name: probe(name) for name in set(names)})
-        gradients = torch.autograd.grad(loss(logits, expected), list(probes.values()), materialize_grads=True)
+        output, *_ = region.run(chunk, {name: probe(name) for name in set(names)})
+        gradients = torch.autograd.grad(loss(output, expected), list(probes.values()), materialize_grads=True)
     by_name = dict(zip(probes, gradients, strict=True))
     return [by_name[name] for name in names]
 
@@ -181,8 +185,8 @@ def _logits(module: fx.GraphModule) -> str:
 class LayerRows:
     """A layer's inputs (R, I) and outputs (R, O) at some positions.
 
-    A convolution's I are its C·kh·kw im2col columns, the padding's zeros included, in the order of weight.flatten(1).
-    Those of a grouped convolution are the columns of all groups, one group after the other.
+    A convolution has I = C·kh·kw im2col columns, the padding's zeros included, in the order of weight.flatten(1). A
+    grouped convolution has the columns of all groups, one group after the other.
     """
 
     inputs: Tensor
@@ -213,7 +217,7 @@ def record_layer(module: fx.GraphModule, layer: Layer, feed: Feed, sample: Sampl
 
 
 def _see(region: Region, chunk: Tensor, names: Sequence[str]) -> list[Tensor]:
-    """Return copies of some tensors of a region."""
+    """Run a chunk through a region and copy the named tensors."""
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Visit:

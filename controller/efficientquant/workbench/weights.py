@@ -46,7 +46,7 @@ class WeightBench(Networks):
     def parameter(self, name: str) -> Tensor:
         """Return a copy of a parameter in float.
 
-        A quantized weight is returned as it was before. Raises ValueError for an unknown name.
+        A quantized weight is returned as it was before quantization. Raises ValueError for an unknown name.
         """
         if name in self.weights:
             return self._float_weights[name].clone()
@@ -77,7 +77,7 @@ class WeightBench(Networks):
     def quantize_weight(self, name: str, bits: int, granularity: Granularity) -> None:
         """Round a weight (O, ...) to symmetric codes and record its SQNR.
 
-        Raises ValueError for an unknown name and for a bias.
+        Raises ValueError for an unknown name and for a bias, and NonFiniteError.
         """
         weight = self._require_weight(name)
         scale = primitives.choose_scale(weight, bits, granularity)
@@ -96,18 +96,18 @@ class WeightBench(Networks):
     ) -> None:
         """Replace a weight by int8 codes (O, ...) and record its SQNR.
 
-        `scale` has one element, O, or (O, groups) where groups of `group_size` consecutive columns of the weight as
-        (O, columns) share a scale. A convolution's columns are im2col's. `zero_point` has the scale's shape and is
-        signed: subtract 2^(bits-1) from an unsigned zero-point. The tensors are copied. A weight may be set again.
-        Raises ValueError for codes, scales or zero-points that do not fit the weight.
+        `scale` has one element, or O elements. With a `group_size` it is (O, groups): that many consecutive columns of
+        the weight as (O, columns) share a scale. A convolution's columns are im2col's. `zero_point` has the scale's
+        shape and is signed: subtract 2^(bits-1) from an unsigned zero-point. The tensors are copied. A weight may be
+        set again. Raises ValueError for codes, scales or zero-points that do not fit the weight.
         """
         primitives.require_bits(bits)
         weight = self._require_weight(name)
         half = 1 << (bits - 1)
         primitives.require_codes(codes, weight.shape, -half, half - 1)
-        given = torch.as_tensor(scale)
-        given = primitives.require_scales(given, axis=0).reshape(given.shape)
-        placed = primitives.shape_scale(given, weight.shape, group_size).clone()
+        scales = torch.as_tensor(scale)
+        scales = primitives.require_scales(scales, axis=0).reshape(scales.shape)
+        placed = primitives.shape_scale(scales, weight.shape, group_size).clone()
         if zero_point is not None:
             zero_point = primitives.shape_scale(zero_point.detach(), weight.shape, group_size).clone()
             primitives.require_codes(zero_point, placed.shape, -half, half - 1)
@@ -137,7 +137,7 @@ class WeightBench(Networks):
     def set_parameter(self, name: str, value: Tensor) -> None:
         """Replace a float parameter, as a reparameterization does.
 
-        Raises RecipeOrderError for a quantized weight, ValueError unless the value is finite and of the parameter's
+        Raises RecipeOrderError for a quantized weight, and ValueError unless the value is finite and of the parameter's
         shape and type.
         """
         if name in self.weights:

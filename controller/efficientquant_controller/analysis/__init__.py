@@ -1,1 +1,1 @@
-"""Pure functions of measured samples."""
+"""Pure functions that compute results from measured samples."""

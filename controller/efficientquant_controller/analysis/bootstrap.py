@@ -11,7 +11,7 @@ Samples = Sequence[float]
 _Array = NDArray[np.float64]
 
 RESAMPLES = 1000
-# Fewer samples would give an interval from a handful of blocks. It is the count of the tier smoke.
+# Fewer samples would give an interval from a handful of blocks. The tier smoke measures this many.
 MIN_SAMPLES = 64
 # More samples cost time and only narrow an interval that describes one process.
 MAX_SAMPLES = 4096
@@ -54,7 +54,7 @@ def block_length(samples: Samples) -> int:
 
     It is n^(1/3), or twice the lag at which samples no longer correlate if that is more. That lag is the first whose
     autocorrelation is below 2 / sqrt(n), the level of chance. At least ten blocks remain, so that a drift through the
-    whole run still gives an interval, a wider one.
+    whole run still gives an interval, though a wider one.
     """
     n = len(samples)
     longest = max(1, n // _MIN_BLOCKS)
@@ -69,10 +69,10 @@ def block_length(samples: Samples) -> int:
 def thinned(samples: Samples) -> Samples:
     """Return at most MAX_SAMPLES samples: every k-th.
 
-    k is a prime, so that it does not fall in step with the cycle of the inputs.
+    k is a prime, so that it does not coincide with the cycle of the inputs.
     """
-    fewest = ceil(len(samples) / MAX_SAMPLES)
-    return samples if fewest <= 1 else samples[:: next(k for k in count(max(fewest, 3)) if _is_prime(k))]
+    step = ceil(len(samples) / MAX_SAMPLES)
+    return samples if step <= 1 else samples[:: next(k for k in count(max(step, 3)) if _is_prime(k))]
 
 
 def _is_prime(number: int) -> bool:
@@ -80,7 +80,7 @@ def _is_prime(number: int) -> bool:
 
 
 def _resampled_percentiles(samples: _Array, percent: float, resamples: int, draw: np.random.Generator) -> _Array:
-    """Return the percentile of each resample (resamples,).
+    """Return the percentile of each resample, as an array (resamples,).
 
     Blocks begin anywhere and wrap around the end.
     """

@@ -17,7 +17,7 @@ ONE_IN = 20
 
 
 class Answer(StrEnum):
-    """The answer of a comparison about the variant."""
+    """The answer about the variant, compared with its twin."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -40,7 +40,7 @@ class Comparison:
 
 
 def compare(twin: Sequence[float], own: Sequence[float], min_effect: float = MIN_EFFECT) -> Comparison:
-    """Compare two sets of repeats of which less is better.
+    """Compare two sets of repeats, where less is better.
 
     Each value is one repeat's median, above 0. BETTER and WORSE need an interval without 1 and a ratio of at least
     1 + `min_effect`, or at most its inverse. SAME needs an interval within these two. Everything else is

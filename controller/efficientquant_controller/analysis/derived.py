@@ -1,4 +1,4 @@
-"""Derived columns of a run, which a new version can recompute.
+"""Derived columns of a run, which a later version can recompute.
 
 The summary of its latencies is separate.
 """
@@ -11,14 +11,14 @@ from efficientquant_controller.analysis.statistics import STATISTICS_VERSION, dr
 from efficientquant_controller.analysis.telemetry import inference_energy, summarize_series
 from efficientquant_controller.analysis.verdict import judge, was_throttled
 
-# A warm board idles at a higher power. Beyond this drift its idle power is no constant that can be subtracted.
+# A warm board idles at a higher power. Beyond this drift the idle power is too uncertain to be subtracted.
 MAX_IDLE_DRIFT = 0.1
 
 
 def derived_columns(facts: RunFacts) -> dict[str, Any]:
     """Compute a succeeded run's columns, in SI units.
 
-    A number that is not known is None.
+    An unknown number is None.
     """
     verdict, energy, summary = judge(facts), inference_energy(facts), summarize_series(facts)
     return {

@@ -1,6 +1,6 @@
 """Energy of a marked window, or a typed refusal.
 
-Power of rails is integrated, counters are subtracted, and net energy is without idling.
+The power of rails is integrated, and energy counters are subtracted. Net energy excludes idling.
 """
 
 from collections.abc import Mapping, Sequence
@@ -66,9 +66,9 @@ def window_energy(
 ) -> Energy:
     """Integrate power over a window by trapezoids.
 
-    The edges are interpolated, so the result is exact for power that is linear between readings. `update_s` is how
-    often the sensor renews its value, where that is known, otherwise see `seen_update_s`. Raises ValueError for
-    readings that are not finite or not in order, or lack a value.
+    The edges are interpolated, so the result is exact for power that is linear between readings. `update_s` is the time
+    between the sensor's updates. If it is None, `seen_update_s` estimates it. Raises ValueError for readings that are
+    not finite or not in order, or lack a value.
     """
     if refused := _refused(times_s, watts, (start_s, end_s), update_s):
         return refused
@@ -80,15 +80,15 @@ def window_energy(
 def rails_energy(rails: Mapping[str, Readings], start_s: float, end_s: float, update_s: float | None = None) -> Energy:
     """Add up the energy of a set of rails over one window.
 
-    It is refused when any rail is. Each rail is integrated on its own times. That equals the integral of their sum on
-    all times together, since both are linear between readings, and the readings of one rail cannot hide a gap in
-    another. The rails of a board are renewed equally often, so without a known `update_s` a steady rail is taken to be
-    as fast as the fastest. Raises ValueError as `window_energy` does.
+    The sum is refused when any rail is. Each rail is integrated over its own readings, so that the readings of one rail
+    cannot hide a gap in another. The sum is the integral of the total power, because each rail is linear between its
+    readings. All rails of a board update equally often. Without `update_s`, a steady rail is assumed to update as often
+    as the fastest rail. Raises ValueError as `window_energy` does.
     """
     if not rails:
         return Energy(None, None, EnergyRefusal.NO_READINGS, "no rail was read")
-    seen = [update for update in (seen_update_s(*readings) for readings in rails.values()) if update is not None]
-    update_s = update_s or min(seen, default=None)
+    updates_s = [update for update in (seen_update_s(*readings) for readings in rails.values()) if update is not None]
+    update_s = update_s or min(updates_s, default=None)
     energies = {name: window_energy(*readings, start_s, end_s, update_s) for name, readings in rails.items()}
     for name, energy in energies.items():
         if energy.refusal is not None:
@@ -102,8 +102,8 @@ def counter_energy(
 ) -> Energy:
     """Subtract an energy counter at the edges of a window.
 
-    The counter (NVML's, in joules) is interpolated between its readings. A counter that went back, because the driver
-    was reloaded, is refused. Raises ValueError as `window_energy` does.
+    The counter (NVML's, in joules) is interpolated between its readings. A counter that went back is refused: the
+    driver was reloaded. Raises ValueError as `window_energy` does.
     """
     if refused := _refused(times_s, joules, (start_s, end_s), update_s):
         return refused
@@ -119,7 +119,7 @@ def energy_per_inference(
 ) -> InferenceEnergy:
     """Divide a window's energy by its inferences, gross and net.
 
-    Net energy is without the energy of idling for `duration_s`.
+    Net energy excludes the energy of idling for `duration_s`.
     """
     if measured.energy_j is None:
         return InferenceEnergy(None, refusal=measured.refusal, message=measured.message)
@@ -170,7 +170,7 @@ def _check(times_s: Sequence[float], values: Sequence[float]) -> None:
 def _gap(times_s: Sequence[float], window: Window) -> Energy | None:
     """Refuse a window with a gap inside or at an edge.
 
-    A gap is longer than MAX_GAP_INTERVALS intervals. The first and last reading are held for no longer than that.
+    A gap is longer than MAX_GAP_INTERVALS median intervals. The first and last reading are extended by at most that.
     """
     start_s, end_s = window
     intervals = [later - earlier for earlier, later in pairwise(times_s) if later > earlier]
@@ -188,7 +188,7 @@ def _gap(times_s: Sequence[float], window: Window) -> Energy | None:
 
 
 def seen_update_s(times_s: Sequence[float], values: Sequence[float]) -> float | None:
-    """Return how often a sensor renews its value, in seconds.
+    """Return the time between a sensor's updates, in seconds.
 
     It is the shortest time between two changes. A sensor that averages over a second and is read ten times a second
     gives each value ten times. A steady load repeats values too, so longer times do not count. Returns None for a value

@@ -17,9 +17,9 @@ MODEL = "model"  # from before loading to the end
 class RunFacts:
     """A succeeded run: its measurements and its request.
 
-    Times count in seconds from the run's start. `series` are readings by name and `windows` the marked parts by name.
-    `conditions` are the agent's, as text, and `readings` its single readings, in the unit of their name. `clocks_asked`
-    is true when the user asked for locked clocks.
+    Times are in seconds from the run's start. `series` are readings by name and `windows` the marked parts by name.
+    `conditions` are the agent's, as text. `readings` are its single readings, in the unit of their name. `clocks_asked`
+    is true when the user requested locked clocks.
     """
 
     latency_s: Sequence[float]

@@ -12,7 +12,7 @@ from efficientquant_controller.analysis.metrics import Metric, Side
 from efficientquant_controller.analysis.readings import Read, column, condition
 from efficientquant_controller.analysis.verdict import CLOCK_TOLERANCE
 
-# Raise it when a pair gets another answer than before: stored comparisons are then computed again.
+# Increment it when a pair gets another answer than before, so that stored comparisons are computed again.
 RULES_VERSION = 1
 MODEL, RECIPE, DEVICE, RUNTIME = "model", "recipe", "device", "runtime"
 UNKNOWN = "not recorded"
@@ -42,7 +42,7 @@ class Difference:
 class Pair:
     """Two jobs, the subjects they differ in, and the least effect.
 
-    The subjects are model, recipe, device and runtime. A smaller effect does not count.
+    The possible subjects are model, recipe, device and runtime. Smaller effects do not count.
     """
 
     a: Side
@@ -70,7 +70,7 @@ class Pair:
         return self.named(label, " and ".join(theirs), " and ".join(ours))
 
     def named(self, label: str, theirs: str, ours: str) -> str:
-        """Return a sentence with two values of a condition."""
+        """Return a sentence with a value of a condition for each side."""
         return f"{label}: {theirs} for {self.labels[0]}, {ours} for {self.labels[1]}"
 
 
@@ -121,7 +121,7 @@ class Rule:
 class ClockRange(Rule):
     """The range of the GPU's clock while measuring.
 
-    Ranges that do not meet forbid.
+    Ranges that do not meet forbid the comparison.
     """
 
     def judge(self, pair: Pair) -> Difference | None:
@@ -216,7 +216,7 @@ RULES: tuple[Rule, ...] = (
 def guard(a: Side, b: Side, metric: Metric, min_effect: float = MIN_EFFECT) -> Differences:
     """Return every difference between two jobs that matters for a metric.
 
-    `min_effect` is that of the comparison. Ends of a clock range that moved by less are the same.
+    The ends of two clock ranges are the same when they differ by less than `min_effect`.
     """
     pair = Pair(a, b, frozenset(subjects_of(a, b)), min_effect)
     refusals = _unlike_subjects(pair)
@@ -258,9 +258,9 @@ def _unlike_subjects(pair: Pair) -> list[str]:
 
 
 def _named_subject(pair: Pair, name: str) -> str:
-    """Return a sentence with both sides of a subject.
+    """Return a sentence with a subject's values on both sides.
 
-    Two devices of one name are named by their ids.
+    Two devices with the same name are named by their ids.
     """
     key, read = SUBJECTS[name]
     return pair.sentence(name, read if pair.differ(read) else key)

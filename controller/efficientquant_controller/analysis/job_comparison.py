@@ -80,7 +80,7 @@ class _Values:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Options:
     """The metric and the options of a comparison."""
 
     metric: Metric
@@ -95,11 +95,11 @@ def compare_jobs(
     """Compare job B with job A, or refuse and name the differences.
 
     `force` turns refusals into footnotes and uses INVALID repeats, which are otherwise left out. The repeats are
-    compared where they allow an interval, which takes three against three. With fewer, the raw latencies are resampled
+    compared if they are enough for an interval, such as three against three. Otherwise the raw latencies are resampled
     in blocks. Such an answer describes only these processes, as its first footnote says. `min_effect` is the least that
     counts: 0.05 is 5 %.
     """
-    asked = _Asked(metric, force, seed, min_effect)
+    options = _Options(metric, force, seed, min_effect)
     notes = _Notes()
     for side, label in ((a, a.label or "A"), (b, b.label or "B")):
         _note_verdicts(label, side, force, notes)
@@ -108,8 +108,8 @@ def compare_jobs(
     notes.footnotes += differences.footnotes
     if notes.refusals and not force:
         sentence = f"not comparable in {metric.label}: {'; '.join(notes.refusals)}"
-        return _result(asked, a, b, REFUSED, sentence, refusals=notes.refusals, footnotes=notes.footnotes)
-    return _compared(a, b, asked, notes)
+        return _result(options, a, b, REFUSED, sentence, refusals=notes.refusals, footnotes=notes.footnotes)
+    return _compared(a, b, options, notes)
 
 
 def _used(side: Side, force: bool) -> Side:
@@ -149,72 +149,72 @@ def _first_reason(rows: Sequence[Row]) -> str:
     return reasons[0] if reasons else "no reason recorded"
 
 
-def _compared(a: Side, b: Side, asked: _Asked, notes: _Notes) -> JobComparison:
-    metric = asked.metric
-    theirs, own = _known(a, asked), _known(b, asked)
+def _compared(a: Side, b: Side, options: _Options, notes: _Notes) -> JobComparison:
+    metric = options.metric
+    theirs, own = _known(a, options), _known(b, options)
     facts = {"repeats_a": len(theirs.values), "repeats_b": len(own.values)}
     footnotes = [*notes.refusals, *notes.footnotes]
     if lacking := [label for label, side in (("A", theirs), ("B", own)) if not side.values]:
         sentence = f"not enough data: {metric.label} is not known for {' and '.join(lacking)}"
-        return _result(asked, a, b, Answer.NOT_ENOUGH_DATA, sentence, footnotes=footnotes, **facts)
+        return _result(options, a, b, Answer.NOT_ENOUGH_DATA, sentence, footnotes=footnotes, **facts)
     method = BY_REPEATS
-    compared = compare(theirs.values, own.values, asked.min_effect)
-    if compared.low is None and (by_samples := _by_samples(theirs, own, asked)) is not None:
+    compared = compare(theirs.values, own.values, options.min_effect)
+    if compared.low is None and (by_samples := _by_samples(theirs, own, options)) is not None:
         compared, method = by_samples, BY_SAMPLES
         counts = [sum(map(len, side.samples)) for side in (theirs, own)]
         facts |= {"samples_a": counts[0], "samples_b": counts[1]}
         footnotes.insert(0, _OF_SAMPLES.format(processes=_processes(len(theirs.samples), len(own.samples))))
     answer = {Answer.BETTER: metric.better, Answer.WORSE: metric.worse}.get(compared.answer, compared.answer.value)
     lack = _lack(theirs, own, metric) if compared.ratio is not None and compared.low is None else ""
-    sentence = _sentence(compared, answer, asked) + lack
+    sentence = _sentence(compared, answer, options) + lack
     numbers = {"ratio": compared.ratio, "low": compared.low, "high": compared.high}
     numbers |= {"value_a": median(theirs.values), "value_b": median(own.values)}
     used = method if compared.low is not None else ""
-    return _result(asked, a, b, answer, sentence, method=used, footnotes=footnotes, **facts, **numbers)
+    return _result(options, a, b, answer, sentence, method=used, footnotes=footnotes, **facts, **numbers)
 
 
 def _processes(of_a: int, of_b: int) -> str:
     return "one process each" if of_a == of_b == 1 else f"{of_a} and {of_b} processes"
 
 
-def _known(side: Side, asked: _Asked) -> _Values:
+def _known(side: Side, options: _Options) -> _Values:
     """Return the repeats to compare, with their raw samples.
 
     Their values are above 0, since everything takes time, memory and energy. INVALID repeats only count with `force`.
     """
     samples = side.samples if len(side.samples) == len(side.repeats) else [()] * len(side.repeats)
     kept = [
-        (row[asked.metric.column], raw)
+        (row[options.metric.column], raw)
         for row, raw in zip(side.repeats, samples, strict=True)
-        if (row.get(asked.metric.column) or 0) > 0 and (asked.force or row.get("verdict") != Grade.INVALID)
+        if (row.get(options.metric.column) or 0) > 0 and (options.force or row.get("verdict") != Grade.INVALID)
     ]
     return _Values([value for value, _ in kept], [raw for _, raw in kept])
 
 
-def _by_samples(theirs: _Values, own: _Values, asked: _Asked) -> Comparison | None:
+def _by_samples(theirs: _Values, own: _Values, options: _Options) -> Comparison | None:
     """Compare raw latencies.
 
-    Returns None when the metric has none, or with too few.
+    Returns None when the metric uses none, or there are too few.
     """
-    percent = asked.metric.percent
+    percent = options.metric.percent
     if percent is None:
         return None
-    limits = bootstrap_interval(theirs.samples, own.samples, percent, asked.seed)
+    limits = bootstrap_interval(theirs.samples, own.samples, percent, options.seed)
     if limits is None:
         return None
     sides = ([percentile(sorted(raw), percent) for raw in side.samples] for side in (theirs, own))
     ratio = median(next(sides)) / median(next(sides))
     low, high = min(limits[0], ratio), max(limits[1], ratio)
-    return Comparison(answer_within(ratio, low, high, asked.min_effect), ratio, low, high)
+    return Comparison(answer_within(ratio, low, high, options.min_effect), ratio, low, high)
 
 
-def _sentence(comparison: Comparison, answer: str, asked: _Asked) -> str:
-    metric = asked.metric
+def _sentence(comparison: Comparison, answer: str, options: _Options) -> str:
+    metric = options.metric
     if comparison.ratio is None:
         return f"not enough data in {metric.label}: the ratio of A to B is beyond what can be computed"
     ratio, low, high = comparison.ratio, comparison.low, comparison.high
     if comparison.answer is Answer.SAME:
-        least = f"{asked.min_effect * 100:.3g} %"
+        least = f"{options.min_effect * 100:.3g} %"
         return f"A and B are the same in {metric.label}, within {least}: A over B is {ratio:.2f} ({_limits(low, high)})"
     if comparison.answer is Answer.NOT_ENOUGH_DATA:
         return f"not enough data in {metric.label}: A over B is {ratio:.2f} ({_limits(low, high)})"
@@ -233,9 +233,9 @@ def _lack(theirs: _Values, own: _Values, metric: Metric) -> str:
     return f"; {len(theirs.values)} and {len(own.values)} repeats allow none, three each do{samples}"
 
 
-def _result(asked: _Asked, a: Side, b: Side, answer: str, sentence: str, **facts: Any) -> JobComparison:
+def _result(options: _Options, a: Side, b: Side, answer: str, sentence: str, **facts: Any) -> JobComparison:
     for name in ("refusals", "footnotes"):
         facts[name] = tuple(facts.get(name, ()))
-    metric = asked.metric
-    facts["min_effect"] = asked.min_effect
+    metric = options.metric
+    facts["min_effect"] = options.min_effect
     return JobComparison(metric.name, metric.unit, a.name, b.name, str(answer), sentence, **facts)

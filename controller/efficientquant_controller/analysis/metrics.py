@@ -11,11 +11,11 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Metric:
-    """A quantity of a repeat of which less is better.
+    """A quantity of a repeat, where less is better.
 
-    `column` holds it, in `unit`. An answer says that B `verb` ("is", "takes") so many times `better` or `worse` than A.
-    `percent` is the percentile of the raw latencies that gives the same quantity, where there is one. `definition` is
-    the column that says what was really measured.
+    `column` holds it, in `unit`. An answer reads "B is 2× faster than A", from `verb` and from `better` or `worse`.
+    `percent` is the percentile of the raw latencies that gives the same quantity, where there is one. `definition`
+    names the column that says what was measured.
     """
 
     name: str
@@ -44,7 +44,7 @@ METRICS: Mapping[str, Metric] = {
 
 
 def metrics_listed() -> str:
-    """Name every metric for the help of `compare --metric`."""
+    """Return the names of all metrics for the help of `compare --metric`."""
     offered = [column.compared for column in COLUMNS.values() if column.compared]
     names = [
         f"{compared.metric} ({compared.explained})" if compared.explained else compared.metric for compared in offered

@@ -10,7 +10,7 @@ from typing import Any
 Row = Mapping[str, Any]
 Read = Callable[[Row], str]
 
-# Options and conditions that have a rule of their own.
+# Options and conditions that have their own rules.
 KNOWN_OPTIONS = frozenset(
     {
         *("timing_mode", "sync_mode", "cuda_graph", "transfers", "memory_kind", "intra_op_threads"),
@@ -60,13 +60,16 @@ def mapping(row: Row, name: str) -> Mapping[str, Any]:
 
 
 def weights(row: Row) -> str:
-    """Read the weights, and a checkpoint by the hash of its content."""
+    """Read the weights, or the hash of a checkpoint's content."""
     sha256 = str(row.get("weights_sha256") or "")
     return f"checkpoint {sha256[:12]}" if sha256 else str(row.get("weights") or "")
 
 
 def device_key(row: Row) -> str:
-    """Read a device's id, because names are reused."""
+    """Read a device's id, or its name in rows without ids.
+
+    Names are reused, ids are not.
+    """
     return str(row.get("device_id") or device(row))
 
 
@@ -102,7 +105,7 @@ def driver(row: Row) -> str:
 def cuda_graph(row: Row) -> str:
     """Read whether a CUDA graph ran.
 
-    The value may have a colon and the reason why no graph could be captured.
+    The reason why none could be captured, after a colon, is dropped.
     """
     return condition("cuda_graph")(row).partition(":")[0]
 
@@ -117,7 +120,7 @@ def transfers(row: Row) -> str:
 
 
 def other_options(row: Row) -> str:
-    """Read the runtime's options that have no rule of their own."""
+    """Read the runtime's options without their own rules."""
     options = mapping(row, "session_options")
     return ", ".join(f"{name}={options[name]}" for name in sorted({*options} - KNOWN_OPTIONS))
 

@@ -69,7 +69,7 @@ def rail_sentences(rows: Sequence[Row]) -> list[str]:
 def gains(row: Row, twin: Row | None) -> Gains:
     """Sort a variant's facts into bought, not bought and not known.
 
-    `row` has the comparison columns.
+    `row` is a row of `results` with its comparison columns. `twin` is its FP32 row, or None.
     """
     phrases = Gains(notes=list(row.get("comparison_notes") or ()))
     _judge_size(row, twin, phrases)
@@ -97,14 +97,18 @@ def readable(value: float, unit: str) -> str:
 
 
 def is_compared(row: Row) -> bool:
-    """Tell whether a row was measured and compared with FP32 or refused."""
+    """Tell whether a measured row was compared with FP32 or refused."""
     return bool(row["runs_done"] and (row["latency_answer"] or row["not_compared"]))
 
 
 def twin_of(row: Row, rows: Sequence[Row]) -> Row | None:
-    """Return the FP32 row of the same campaign, device and model."""
+    """Return a row's FP32 twin, or None.
+
+    It has the same campaign, device and model.
+    """
     same = ("campaign_id", "device", "model")
-    return next((o for o in rows if o["recipe"] == TWIN_RECIPE and all(o[n] == row[n] for n in same)), None)
+    twins = (other for other in rows if other["recipe"] == TWIN_RECIPE)
+    return next((twin for twin in twins if all(twin[name] == row[name] for name in same)), None)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -156,7 +160,7 @@ def _judge_arithmetic(row: Row, phrases: Gains) -> None:
 
 
 def _broken_rules(row: Row) -> str:
-    """Return the broken rules of a verdict.
+    """Return the broken rules of a verdict in one text.
 
     Rules that could not be checked are only in --json and --csv.
     """

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import median
 
-# The version of this package's numbers, which is stored with them. Raise it with every change that gives another number
-# for the same samples: statistics can be recomputed, samples cannot.
+# The version of this package's numbers, which is stored with them. Increment it with every change that gives another
+# number for the same samples.
 STATISTICS_VERSION = 1
 # The confidence of the bounds, as in MLPerf's rules, with a tolerance of 0.
 CONFIDENCE = 0.99
@@ -103,9 +103,9 @@ def upper_bound(samples_s: Sequence[float], percent: int) -> Bound:
 
     The confidence is 99 %, the tolerance 0. With t samples over the true percentile and h under it, n = h + t, the rule
     requires the smallest h whose chance of so few samples over it, I_p(h, t + 1), is at most 1 %. The estimate is the
-    t-th slowest sample for the largest t that n samples allow: t - 1 are discarded. t is at least 1, which takes 64
-    samples for p90 and 662 for p99. Samples are taken as independent. Sources: MLCommons, inference_rules, appendix
-    "Early stopping", and LoadGen's single stream.
+    t-th slowest sample for the largest t that n samples allow: t - 1 are discarded. t is at least 1, which needs 64
+    samples for p90 and 662 for p99. Samples are assumed to be independent. Sources: MLCommons, inference_rules,
+    appendix "Early stopping", and LoadGen's single stream.
     """
     if missing := samples_missing(len(samples_s), percent):
         return Bound(percent, None, missing, 0)

@@ -22,7 +22,8 @@ ENERGY_COUNTER = "energy_gpu_j"
 # A discrete GPU gives the mean power of the last second (NVML, from Ampere on). The sensors of a Jetson renew their
 # values more often than they are read.
 _NVML_POWER_UPDATE_S = 1.0
-# The zones that compute. A PMIC's zone is a dummy of 50 or 100 °C on most Jetsons. Each assignment has this pattern.
+# The zones of processors. On most Jetsons the PMIC's zone is a dummy of 50 or 100 °C. Each assignment sends the agent
+# this pattern.
 HOT_ZONES = r"temperature_(?:gpu|cpu|tj)[\w.-]*_c"
 _PROCESS_MEMORY = ("gpu_process_bytes", "nvmap_process_bytes")
 # The paper's memory: what the whole device used. The two kinds are never compared with each other.
@@ -39,7 +40,7 @@ _PEAKS: Mapping[str, tuple[str, Callable[[Iterable[float]], float]]] = {
 class SeriesSummary:
     """A summary of the measure window.
 
-    A number is None when nothing was read.
+    A number is None without readings.
     """
 
     mean_power_w: float | None = None
@@ -58,16 +59,16 @@ def summarize_series(facts: RunFacts) -> SeriesSummary:
     """
     heat = [value for name in hot_zones(facts.series) for value in facts.measured(name)]
     clocks = facts.measured("clock_gpu_hz")
-    held = next((name for name in _PROCESS_MEMORY if name in facts.series and facts.series[name][1]), None)
-    used = next((name for name in _USED_MEMORY if facts.measured(name)), None)
+    process_series = next((name for name in _PROCESS_MEMORY if name in facts.series and facts.series[name][1]), None)
+    used_series = next((name for name in _USED_MEMORY if facts.measured(name)), None)
     return SeriesSummary(
         mean_power_w=energy_in(facts, MEASURE).mean_power_w,
         max_temperature_c=max(heat, default=None),
         gpu_clock_min_hz=min(clocks, default=None),
         gpu_clock_max_hz=max(clocks, default=None),
-        gpu_process_peak_bytes=round(max(facts.series[held][1])) if held else None,
-        paper_memory_bytes=round(fmean(facts.measured(used))) if used else None,
-        paper_memory_kind=_USED_MEMORY[used] if used else "",
+        gpu_process_peak_bytes=round(max(facts.series[process_series][1])) if process_series else None,
+        paper_memory_bytes=round(fmean(facts.measured(used_series))) if used_series else None,
+        paper_memory_kind=_USED_MEMORY[used_series] if used_series else "",
     )
 
 

@@ -15,7 +15,7 @@ Row = Mapping[str, Any]
 _COMPARED = (("latency", "latency"), ("load", "load"), ("memory", "peak_pss"))
 _NUMBERS = ("ratio", "ratio_low", "ratio_high")
 # The columns that `with_comparisons` adds, with the values for a row without a comparison.
-_NOTHING: Mapping[str, Any] = {
+_NO_COMPARISON: Mapping[str, Any] = {
     column.name: [] if column.kind is Kind.JSON else "" if column.kind in (Kind.STRING, Kind.TEXT) else None
     for column in OF_COMPARISONS
 }
@@ -30,7 +30,7 @@ def with_comparisons(
     """Return the rows of `results` with their comparisons to FP32.
 
     `repeats` are the succeeded runs as rows of the view `run_results`. `checks` are the library's
-    BuildVerdict.to_dict() by SHA-256. `known` has the columns of `twin_columns` by job, and these jobs need no repeats.
+    BuildVerdict.to_dict() by SHA-256. `known` has the columns of `twin_columns` by job. The jobs in it need no repeats.
     """
     by_job: dict[str, list[Row]] = defaultdict(list)
     for repeat in repeats:
@@ -39,26 +39,29 @@ def with_comparisons(
     return [
         {
             **row,
-            **_NOTHING,
+            **_NO_COMPARISON,
             **_arithmetic(checks.get(row["artifact_sha256"])),
             **_sizes(row, twins.get(place(row))),
-            **(known.get(row["job_id"]) or _against(row, twins.get(place(row)), by_job)),
+            **(known.get(row["job_id"]) or _twin_comparison(row, twins.get(place(row)), by_job)),
         }
         for row in rows
     ]
 
 
 def place(job: Row) -> tuple[str, str, str]:
-    """Return what a variant and its twin share: campaign, device and model."""
+    """Return the key that a variant shares with its twin.
+
+    It is (campaign id, device id, model).
+    """
     return job["campaign_id"], job["device_id"], job["model"]
 
 
 def twin_columns(twin: Sequence[Row], own: Sequence[Row], recipe: str) -> dict[str, Any]:
     """Compare a variant with its twin.
 
-    Both are the succeeded repeats of one job, as rows of the view `run_results`. An answer is one of `compare`'s,
-    "not comparable" included. Ratios are None when the guard refuses. `not_compared` has the refusals,
-    `comparison_notes` the footnotes.
+    Each side is the succeeded repeats of one job, as rows of the view `run_results`. Answers are those of
+    `compare_jobs`. Ratios are None when the guard refuses. `not_compared` has the refusals, `comparison_notes` the
+    footnotes.
     """
     a, b = Side(TWIN_RECIPE, twin, label=TWIN_RECIPE), Side(recipe, own, label=recipe)
     columns: dict[str, Any] = {}
@@ -76,9 +79,9 @@ def twin_columns(twin: Sequence[Row], own: Sequence[Row], recipe: str) -> dict[s
 
 
 def _arithmetic(check: Row | None) -> dict[str, Any]:
-    """Count the integer and float operators of a check.
+    """Count the integer and float operators of an artifact's check.
 
-    They are its convolutions, linears and products.
+    Operators are convolutions, linears and matrix products.
     """
     if check is None:
         return {}
@@ -93,11 +96,11 @@ def _arithmetic(check: Row | None) -> dict[str, Any]:
 def _sizes(row: Row, twin: Row | None) -> dict[str, Any]:
     if twin is None or row["recipe"] == TWIN_RECIPE:
         return {}
-    theirs, own = twin["artifact_bytes"], row["artifact_bytes"]
-    return {"size_ratio": theirs / own if theirs and own else None}
+    twin_bytes, own_bytes = twin["artifact_bytes"], row["artifact_bytes"]
+    return {"size_ratio": twin_bytes / own_bytes if twin_bytes and own_bytes else None}
 
 
-def _against(row: Row, twin: Row | None, by_job: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+def _twin_comparison(row: Row, twin: Row | None, by_job: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
     if row["recipe"] == TWIN_RECIPE:
         return {}
     if twin is None:

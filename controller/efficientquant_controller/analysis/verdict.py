@@ -33,7 +33,7 @@ class Grade(StrEnum):
 
     A = "A"  # every rule that could be checked holds
     B = "B"  # soft rules are broken, each of them named
-    INVALID = "INVALID"  # the numbers do not answer what was asked
+    INVALID = "INVALID"  # the numbers do not answer the question
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class _Reasons:
 def judge(facts: RunFacts) -> Verdict:
     """Grade a run that succeeded by the rules of docs/measurement.md.
 
-    Any number of broken soft rules makes a B, since they are not independent: one busy neighbour breaks spread, drift
-    and warm-up together, and would count three times. INVALID is for numbers that do not answer the question:
-    throttled, shared, at unverified clocks, or too few.
+    Any number of broken soft rules makes a B, because they are not independent: one busy neighbour breaks spread, drift
+    and warm-up together. INVALID is for numbers that do not answer the question: throttled, shared, at unverified
+    clocks, or too few.
     """
     reasons = _Reasons()
     _judge_samples(facts, reasons)
@@ -78,11 +78,11 @@ def judge(facts: RunFacts) -> Verdict:
 def throttling(facts: RunFacts) -> list[str]:
     """Return sentences on what throttled the device in the measure window.
 
-    It is the device's own reasons, its heat, or a locked clock that fell.
+    Causes are the device's own reasons, its heat, and a locked clock that fell.
     """
     sentences = []
-    seen = _union(facts.measured("throttle_bits"))
-    if named := [name for bit, name in THROTTLE_BITS.items() if seen & bit]:
+    bits = _union(facts.measured("throttle_bits"))
+    if named := [name for bit, name in THROTTLE_BITS.items() if bits & bit]:
         sentences.append(f"throttled: {', '.join(named)}")
     for zone in hot_zones(facts.series):
         hottest_c = max(facts.measured(zone), default=0.0)
@@ -96,7 +96,7 @@ def throttling(facts: RunFacts) -> list[str]:
 def was_throttled(facts: RunFacts) -> bool | None:
     """Return whether the device was throttled, or None when unknown.
 
-    It is unknown when nothing was read that would show it.
+    It is unknown when no reading could have shown it.
     """
     was_read = facts.measured("throttle_bits") or any(facts.measured(zone) for zone in hot_zones(facts.series))
     reasons = throttling(facts)
@@ -114,8 +114,8 @@ def _judge_samples(facts: RunFacts, reasons: _Reasons) -> None:
 def _elapsed_s(facts: RunFacts) -> float:
     """Return the measured time in seconds.
 
-    It is the longer of the window, which includes the time between inferences, and the sum of the latencies, with room
-    for the rounding of the timed loop's own sum.
+    It is the window, which includes the time between inferences, or the sum of the latencies if that is longer. The sum
+    is rounded up a little, because the timed loop's own sum is rounded too.
     """
     start_s, end_s = facts.windows.get(MEASURE, (0.0, 0.0))
     return max(end_s - start_s, fsum(facts.latency_s) * (1 + 1e-9))
@@ -148,9 +148,9 @@ def _judge_clocks(facts: RunFacts, reasons: _Reasons) -> None:
 
 
 def _clocks_off(facts: RunFacts) -> list[tuple[str, bool, str]]:
-    """Return the clocks that were too often off their target.
+    """Return the clocks off their target in over 1 % of readings.
 
-    That is in more than 1 % of the readings. Each has its domain, whether it was too low, and a sentence.
+    Each is (domain, whether it was too low, sentence).
     """
     clocks_off = []
     for name, domain, target_hz in _clock_series(facts):
@@ -170,7 +170,7 @@ def _clocks_off(facts: RunFacts) -> list[tuple[str, bool, str]]:
 def _clock_series(facts: RunFacts) -> list[tuple[str, str, float]]:
     """Return each clock with readings in the window and a target.
 
-    Each has its series, its domain, and the target in hertz.
+    Each is (series, domain, target in hertz).
     """
     clocks = []
     for name in sorted(facts.series):
@@ -196,7 +196,7 @@ def _judge_observer(facts: RunFacts, reasons: _Reasons) -> None:
 def _name_unknown(facts: RunFacts, reasons: _Reasons) -> None:
     """Add the rules that could not be checked.
 
-    Readings that are not available break no rule.
+    Missing readings break no rule.
     """
     if not any(facts.measured(zone) for zone in hot_zones(facts.series)):
         reasons.unknown.append("not checked: temperature (no reading of the GPU or a CPU)")

@@ -28,7 +28,7 @@ def quiet_libraries() -> None:
 
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    # Python's handler for log records that no other handler takes.
+    # Python's handler for log records without another handler.
     if logging.lastResort is not None:
         logging.lastResort.setLevel(logging.CRITICAL)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -38,7 +38,7 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 class Verbs(TyperGroup):
     """The group of verbs.
 
-    An unknown verb is refused with similar names, or else with all of them.
+    The error for an unknown verb names similar ones, or else all of them.
     """
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -130,7 +130,7 @@ def _report(
         return error.exit_code
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 0
-    if isinstance(error, UserError | EfficientQuantError):  # deliberate refusals with their reason
+    if isinstance(error, UserError | EfficientQuantError):  # the message says what to do
         print_message(f"error: {error}")
         return 2
     if isinstance(error, usage.USAGE_ERROR):

@@ -26,7 +26,7 @@ from efficientquant_controller.model import Calibration, Weights
 
 CHUNK_BYTES = 1 << 20
 ANSWER_TIMEOUT_S = 30.0
-# A controller imports torch and timm before it can judge the first campaign; on a small machine that takes a while.
+# A controller imports torch and timm before it can check the first campaign, which is slow on a small machine.
 SUBMIT_TIMEOUT_S = 300.0
 
 _CHANNEL_OPTIONS = (
@@ -36,7 +36,7 @@ _CHANNEL_OPTIONS = (
     ("grpc.keepalive_timeout_ms", 10_000),
     # Reconnect to a restarted controller within seconds. gRPC's own limit is two minutes.
     ("grpc.initial_reconnect_backoff_ms", 200),
-    # How long an attempt to connect may take, since a busy controller answers slowly.
+    # The time limit of one attempt to connect. A busy controller answers slowly.
     ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.max_receive_message_length", 256 << 20),  # the largest result that the controller accepts
@@ -47,7 +47,7 @@ _USER_CODES = (
     grpc.StatusCode.ALREADY_EXISTS,
     grpc.StatusCode.FAILED_PRECONDITION,
 )
-# CANCELLED: a controller that stops cancels the calls it serves.
+# A controller that stops answers CANCELLED to the calls it serves.
 _LOST_CODES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 _REASONS = {
     "connection refused": "connection refused",
@@ -75,7 +75,7 @@ class ControllerUnreachableError(UserError):
     """
 
     def __init__(self, address: str, reason: str) -> None:
-        super().__init__(f"no controller answers at {address} ({reason}); {_way_out(address, reason)}")
+        super().__init__(f"no controller answers at {address} ({reason}); {_advice(address, reason)}")
         self.address = address
         self.reason = reason
 
@@ -90,8 +90,8 @@ class ControllerBugError(FleetError):
 class Connection:
     """A client of a controller's FleetControl service.
 
-    Every method raises UserError for what the user can fix, ControllerUnreachableError (a UserError) when no controller
-    answers, and ControllerBugError when the controller fails.
+    Every method raises UserError for errors that the user can fix, ControllerUnreachableError (a UserError) when no
+    controller answers, and ControllerBugError when the controller fails.
     """
 
     def __init__(self, address: str) -> None:
@@ -119,7 +119,7 @@ class Connection:
     def devices(self) -> tuple[list[DeviceListing], float]:
         """Return all known devices and the controller's clock.
 
-        The clock is in Unix seconds. It replaces the client's own clock, which may be wrong.
+        The clock is in Unix seconds. It is used instead of the client's own, which may be wrong.
         """
         answer = self._call(self._control.ListDevices, pb.ListDevicesRequest(), "to list its devices")
         now_unix_s = answer.controller_unix_s or time.time()  # an older controller sends none
@@ -130,7 +130,7 @@ class Connection:
 
         The results of another protocol could not be read.
         """
-        answer = self._call(self._control.ListDevices, pb.ListDevicesRequest(), "to say what it speaks")
+        answer = self._call(self._control.ListDevices, pb.ListDevicesRequest(), "to name its protocol")
         theirs = answer.protocol_version
         if theirs != PROTOCOL_VERSION:
             spoken = f"protocol {theirs}" if theirs else f"a protocol before {PROTOCOL_VERSION}"
@@ -274,7 +274,7 @@ class Connection:
         ) from error
 
 
-def _way_out(address: str, reason: str) -> str:
+def _advice(address: str, reason: str) -> str:
     host, _ = split_address(address)
     if reason not in _NOBODY_THERE or not is_own(host):
         return "look whether it runs there and its port can be reached from here, or pass another --controller"

@@ -12,7 +12,7 @@ def duration(seconds: float) -> str:
 def clock_time(seconds: float) -> str:
     """Return a duration to the second, e.g. `3:05 min`.
 
-    Shorter and longer ones look like `42 s` and `1:03:05 h`.
+    A duration under a minute looks like `42 s`, one from an hour on like `1:03:05 h`.
     """
     whole = max(int(seconds), 0)
     if whole < 60:

@@ -1,6 +1,6 @@
-"""The checks of a command's options before its work begins.
+"""The checks of a command's options, and notes on its files.
 
-They run in the first second and need no torch.
+The checks run before the work begins and need no torch.
 """
 
 from collections.abc import Iterable
@@ -22,9 +22,9 @@ def require_inputs(weights: str, *data: Path | None) -> None:
 
 
 def image_count(images: int | None, data: Path | None, default: int = DEFAULT_IMAGES) -> int:
-    """Return the number of images to take.
+    """Return the number of images to use.
 
-    Raises UserError when a number is given without data.
+    Raises UserError for a number without data.
     """
     if images is not None and data is None:
         raise UserError(f"--images {images} says how many images of --data to take; pass --data PATH, or leave it out")
@@ -37,6 +37,6 @@ def say_unused(option: str, reason: str) -> None:
 
 
 def say_made(folders: Iterable[Path]) -> None:
-    """Print on stderr the last folder that a command made."""
+    """Print on stderr the last of the folders that a command made."""
     for folder in list(folders)[-1:]:
         print_message(f"made the folder {folder}")

@@ -17,7 +17,7 @@ from efficientquant_controller.model import TWIN_RECIPE
 if TYPE_CHECKING:
     from efficientquant_controller.cli.records import BenchRequest, CampaignListing
 
-# The options of bench for the fields of a request that it passes on unchanged.
+# The options of bench by the field of the request that each sets.
 _OPTIONS = {
     "repeats": "--repeats",
     "paper": "--paper",
@@ -42,9 +42,9 @@ def command_line(words: Sequence[str], controller: str) -> str:
 
     --controller is added when the command would otherwise use another controller.
     """
-    usual = os.environ.get("EFFICIENTQUANT_CONTROLLER", DEFAULT_CONTROLLER)
-    elsewhere = [] if controller == usual else ["--controller", controller]
-    return shlex.join(["efficientquant", *words, *elsewhere])
+    default = os.environ.get("EFFICIENTQUANT_CONTROLLER", DEFAULT_CONTROLLER)
+    option = [] if controller == default else ["--controller", controller]
+    return shlex.join(["efficientquant", *words, *option])
 
 
 def bench_words(request: "BenchRequest", weights: str | Path, data: Path | None, tier: str) -> list[str]:
@@ -68,7 +68,7 @@ def bench_words(request: "BenchRequest", weights: str | Path, data: Path | None,
 def campaign_words(campaign: "CampaignListing", tier: str) -> list[str] | None:
     """Return the words that repeat a campaign from the controller's listing.
 
-    Return None when the campaign's checkpoint file is not in the working directory.
+    Returns None when the campaign's checkpoint file is not in the working directory.
     """
     words = ["bench", *campaign.models, "--recipes", ",".join(campaign.recipes), "--tier", tier]
     if TWIN_RECIPE not in campaign.recipes:

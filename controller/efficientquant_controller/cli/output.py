@@ -89,7 +89,7 @@ def open_missing_streams() -> None:
 def close_output(code: int) -> int:
     """Flush stdout and stderr and return the exit code.
 
-    It is 141 when the reader has closed a stream, 2 when one cannot be written, and otherwise `code`.
+    The code is 141 when the reader has closed a stream, 2 when a stream cannot be written, and otherwise `code`.
     """
     for stream in (sys.stdout, sys.stderr):
         try:

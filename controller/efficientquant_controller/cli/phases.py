@@ -1,6 +1,6 @@
 """The progress of the library's work on stderr.
 
-A terminal shows a bar, a log gets lines, both with the elapsed time.
+A terminal shows a bar, and a log gets lines. Both show the elapsed time.
 """
 
 from collections.abc import Callable
@@ -99,8 +99,8 @@ def elapsed_column() -> "ProgressColumn":
 
 
 def _share(fraction: float) -> str:
-    """Return a phase's fraction as percent.
+    """Return a phase's fraction in percent.
 
-    Return "" at 0 and 1, which say nothing about the progress.
+    The text is empty at 0 and 1, which do not show progress.
     """
     return f"{fraction:.0%}" if 0 < fraction < 1 else ""

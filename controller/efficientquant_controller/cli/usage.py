@@ -1,6 +1,6 @@
 """The one-line errors for wrong command lines.
 
-Each says what was asked for, what exists and what to do.
+Each says what was requested, what exists and what to do.
 """
 
 import re
@@ -12,7 +12,7 @@ import typer
 
 from efficientquant_controller.errors import UserError
 
-# Click's UsageError. Of the usage errors, every release of Typer exports BadParameter, its subclass.
+# Click's UsageError. Typer does not always export it, but always its subclass BadParameter.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 # Longer help texts are shown by --help only.
 _LONGEST_HELP = 140
@@ -21,7 +21,7 @@ _LONGEST_HELP = 140
 def sentence(error: Any, verb: str) -> str:
     """Return one line for an error of the argument parser.
 
-    It says what was meant or what exists. `verb` may be empty.
+    It suggests what was meant, or says what exists. `verb` may be empty.
     """
     context: Any = getattr(error, "ctx", None)
     where = context.command_path if context is not None else f"efficientquant {verb}".rstrip()

@@ -1,6 +1,6 @@
 """The lines on stderr about what a command waits for.
 
-A terminal shows one line that counts the seconds, a log gets a line at intervals.
+A terminal shows one line that counts the seconds. A log gets a line at intervals.
 """
 
 import sys
@@ -22,8 +22,8 @@ _CLEAR_LINE = "\r\x1b[2K"
 class Waiting:
     """A context manager that reports on stderr what it waits for.
 
-    Nothing is reported in the first `silent_s` seconds. `what` completes "waiting for …". A function is called for each
-    line.
+    Nothing is reported in the first `silent_s` seconds. `what` completes "waiting for …". A function as `what` is
+    called for each line.
     """
 
     def __init__(self, what: str | Callable[[], str], silent_s: float = SILENT_S) -> None:
@@ -56,16 +56,16 @@ class Waiting:
 
     def _report(self) -> None:
         on_terminal = sys.stderr.isatty()
-        said = False
+        has_written = False
         pause_s = self._silent_s
         while not self._ended.wait(pause_s):
             elapsed_s = time.monotonic() - self._started_s
             line = f"waiting for {self._what()} ({clock_time(elapsed_s)})"
             if not _write(f"{_CLEAR_LINE}{line}" if on_terminal else f"{line}\n"):
                 return
-            said = True
+            has_written = True
             pause_s = TERMINAL_INTERVAL_S if on_terminal else next_pause_s(elapsed_s)
-        if said and on_terminal:
+        if has_written and on_terminal:
             _write(_CLEAR_LINE)
 
 

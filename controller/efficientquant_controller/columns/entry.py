@@ -26,13 +26,13 @@ class Origin(StrEnum):
 
     # In the table `runs`, written with a report; `store/run_records.py` has one source for each of these.
     REPORTED = "reported"  # a field of RunResult
-    RECORDED = "recorded"  # made of such fields when the report is committed
+    RECORDED = "recorded"  # made from such fields when the report is committed
     MEASURED = "measured"  # a single reading of RunResult.measured
-    PEAK = "peak"  # the extreme of a series that travels anyway; see analysis/telemetry.py
+    PEAK = "peak"  # the extreme of a series that is sent anyway; see analysis/telemetry.py
     LATENCIES = "latencies"  # a summary of the latencies
     STAGES = "stages"  # the stages of loading
     OUTPUTS = "outputs"  # how far the outputs are from the reference outputs
-    ENGINE = "engine"  # what the device built
+    ENGINE = "engine"  # the engine that the device built
     DERIVED = "derived"  # computed by analysis/derived.py
     # In other tables.
     JOB = "job"  # the job with its campaign, device and artifact
@@ -40,10 +40,10 @@ class Origin(StrEnum):
     SNAPSHOT = "snapshot"  # the device as it was during the run
     REPEATS = "repeats"  # exists only over the repeats of a job
     # Compared with the fp32 job of the same campaign, device and model.
-    PAIR = "pair"  # what both jobs say
-    SIZE = "size"  # the two files
+    PAIR = "pair"  # facts of the two jobs
+    SIZE = "size"  # the sizes of the two files
     GUARD = "guard"  # the answer of the comparability guard, stored in `job_comparisons`
-    CHECK = "check"  # what the check of the artifact counted
+    CHECK = "check"  # the counts of the artifact's check
 
     @property
     def stored(self) -> bool:
@@ -88,8 +88,9 @@ class Cell:
 class Compared:
     """The metric that `compare --metric NAME` makes of a column.
 
-    Less is better. `words` say that B is better or worse than A: B `verb` 2× less than A. `percent` is the percentile
-    of the raw latencies. `definition` is the column that says what was really measured. `explained` is for the help.
+    Less is better. `words` are the answers for a better and a worse B, as in "B `verb` 2× less than A". `percent` is
+    the percentile of the raw latencies. `definition` names the column that says what was measured. `explained` is added
+    to the name in the help.
     """
 
     metric: str
@@ -113,7 +114,7 @@ UNITS = {
     "_w": "W",
     "_c": "°C",
 }
-# Units for people, with the SI unit that each is made from and the factor.
+# Units for people, with the SI unit and the factor that each is made with.
 SHOWN = {
     "ms": ("s", 1e3),
     "MiB": ("B", 2.0**-20),
@@ -127,8 +128,8 @@ SHOWN = {
 class Column:
     """One column of the views, whose name ends in its unit.
 
-    `meaning` is one sentence for docs/database.md. `job_sql` and `run_sql` are its expressions in the views `results`
-    and `run_results`, where they differ from what `over` and `origin` give.
+    `meaning` describes the column in docs/database.md. `job_sql` and `run_sql` are its expressions in the views
+    `results` and `run_results`, where those do not follow from `over` and `origin`.
     """
 
     name: str

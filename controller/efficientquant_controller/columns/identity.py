@@ -12,7 +12,8 @@ _WEIGHTS = (
 def _fact(name: str, meaning: str, sql: str, run_sql: str | None = None, kind: Kind = Kind.STRING) -> Column:
     """Make an entry of both views.
 
-    `run_sql` is given where a run's value differs from its job's, and empty where a run has none.
+    `run_sql` is the expression in `run_results` where it differs from `sql`. It is empty for a column that only
+    `results` has.
     """
     return Column(name, kind, Origin.JOB, meaning, job_sql=sql, run_sql=sql if run_sql is None else run_sql)
 
@@ -29,7 +30,7 @@ IDENTITY = (
     _fact("campaign_id", "the campaign that the job belongs to", "jobs.campaign_id"),
     _fact("job_id", "the job's own id", "jobs.job_id"),
     Column("run_id", Kind.STRING, Origin.RUN, "the run's own id", run_sql="runs.run_id"),
-    _fact("device", "the device's name, the last one it had", "devices.latest_name"),
+    _fact("device", "the device's latest name", "devices.latest_name"),
     _fact("device_id", "the id that the device's agent keeps", "jobs.device_id"),
     _fact("model", "the model", "jobs.model"),
     _fact(
@@ -43,23 +44,23 @@ IDENTITY = (
         "weights_sha256", Kind.STRING, Origin.RUN, "the checkpoint, by its SHA-256; empty for other weights",
         run_sql="campaigns.weights_sha256",
     ),
-    _fact("tier", "how long was measured: `smoke`, `quick`, `standard`, …", "campaigns.tier"),
-    _planned("repeat_index", "which repeat of the job"),
-    _planned("position", "its place in the device's seeded order"),
+    _fact("tier", "how long each run measures: `smoke`, `quick`, `standard`, …", "campaigns.tier"),
+    _planned("repeat_index", "the number of the repeat, from 0"),
+    _planned("position", "the run's place in the device's shuffled order"),
     _fact(
         "state",
         "`pending`, `queued`, `leased`, `succeeded`, `failed` or `cancelled`; a run is `planned` first",
         "jobs.state",
         "runs.state",
     ),
-    _planned("attempt", "how often the run was handed out"),
+    _planned("attempt", "how often the run was assigned to the device"),
     _fact("failure_type", "the kind of failure; empty otherwise", "jobs.failure_type", "runs.failure_type"),
     _fact(
         "failure_message", "the failure in a sentence; empty otherwise", "jobs.failure_message", "runs.failure_message"
     ),
     _fact(
         "runs_planned",
-        "repeats asked for",
+        "requested repeats",
         "(SELECT count(*) FROM runs WHERE runs.job_id = jobs.job_id)",
         "",
         Kind.INTEGER,
@@ -88,24 +89,27 @@ SNAPSHOT = (
 )
 REPORT = (
     Column("reported_unix_s", Kind.DOUBLE, Origin.RECORDED, "when the result was committed"),
-    Column("reported_attempt", Kind.INTEGER, Origin.RECORDED, "the attempt that the result is of"),
+    Column("reported_attempt", Kind.INTEGER, Origin.RECORDED, "the attempt that gave the result"),
     Column(
         "reported_failure_type", Kind.STRING, Origin.RECORDED,
-        "what the agent said of a failure; a late result of a run that was given up keeps the run's own state",
+        "the failure type that the agent reported; a late result of a run that was given up leaves `state` as it is",
     ),
-    Column("reported_failure_message", Kind.TEXT, Origin.RECORDED, "the agent's sentence on a failure"),
-    Column("started_unix_s", Kind.DOUBLE, Origin.REPORTED, "the device's wall clock when the child started"),
-    Column("started_monotonic_s", Kind.DOUBLE, Origin.REPORTED, "the device's monotonic clock when the child started"),
-    Column("duration_s", Kind.DOUBLE, Origin.REPORTED, "how long the child lived"),
-    Column("agent_version", Kind.STRING, Origin.REPORTED, "the agent that measured"),
+    Column("reported_failure_message", Kind.TEXT, Origin.RECORDED, "the failure in the agent's sentence"),
+    Column("started_unix_s", Kind.DOUBLE, Origin.REPORTED, "the device's wall clock when the child process started"),
+    Column(
+        "started_monotonic_s", Kind.DOUBLE, Origin.REPORTED,
+        "the device's monotonic clock when the child process started",
+    ),
+    Column("duration_s", Kind.DOUBLE, Origin.REPORTED, "how long the child process ran"),
+    Column("agent_version", Kind.STRING, Origin.REPORTED, "the version of the agent that measured"),
     Column("protocol_version", Kind.INTEGER, Origin.REPORTED, "the protocol that the agent spoke"),
     Column("library_versions", Kind.JSON, Origin.RECORDED, "versions of the libraries that were loaded, by name"),
-    Column("session_options", Kind.JSON, Origin.RECORDED, "how the runtime ran the model, by name"),
+    Column("session_options", Kind.JSON, Origin.RECORDED, "the options that the runtime ran with, by name"),
     Column("snapshot_sha256", Kind.STRING, Origin.RECORDED, "the device as it was then (table `device_snapshots`)"),
 )  # fmt: skip
 RUNTIME = (
     Column(
-        "backend", Kind.STRING, Origin.REPORTED, "what really ran it, e.g. `ort-cpu`",
+        "backend", Kind.STRING, Origin.REPORTED, "the backend that ran it, e.g. `ort-cpu`",
         Over.LAST_REPORTED,
     ),
     Column(

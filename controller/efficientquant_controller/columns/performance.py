@@ -47,7 +47,7 @@ LATENCY = (
     _latency("latency_max_s", "the slowest inference"),
     _latency("latency_mean_s", "the mean latency"),
     _latency("latency_standard_deviation_s", "the sample standard deviation (n − 1)"),
-    _latency("latency_cov", "the standard deviation over the mean"),
+    _latency("latency_cov", "the standard deviation divided by the mean"),
     _latency("latency_mad_s", "the median absolute deviation"),
     Column("warmup_count", Kind.INTEGER, Origin.RECORDED, "inferences before measuring"),
     Column(
@@ -69,7 +69,7 @@ LOADING = (
     _stage("first_inference_s", "the first inference", Over.MEDIAN),
     _stage("parse_s", "parsing the file, with a runtime that builds an engine"),
     _stage("deserialize_s", "reading the engine"),
-    _stage("create_context_s", "making the engine ready"),
+    _stage("create_context_s", "creating the engine's execution context"),
     Column(
         "load_cold", Kind.BOOLEAN, Origin.STAGES,
         "true when the file was dropped from the page cache before it was read",
@@ -98,12 +98,12 @@ MEMORY = (
     _reading("swap_used_before_bytes", "swap in use before loading"),
     Column("swap_used_max_bytes", Kind.BIGINT, Origin.PEAK, "swap in use at its highest"),
     Column("swap_delta_bytes", Kind.BIGINT, Origin.RECORDED, "how far swap in use rose; 0 where it never did"),
-    _reading("device_memory_bytes", "what loading took of the GPU's memory, as the runtime saw it"),
-    _reading("sampler_cpu_s", "CPU time that watching the run cost", Kind.DOUBLE),
+    _reading("device_memory_bytes", "the GPU memory that loading used, as the runtime reported it"),
+    _reading("sampler_cpu_s", "the CPU time of the sampler during the run", Kind.DOUBLE),
     Column("sampler_core_share", Kind.DOUBLE, Origin.RECORDED, "that time as a share of one core over the run"),
     _reading("sampler_wakeups", "how often the sampler woke", Kind.INTEGER),
     Column(
         "other_readings", Kind.JSON, Origin.RECORDED,
-        "readings by name that have no column here, or that theirs cannot hold",
+        "readings without a column, or too large for it, by name",
     ),
 )  # fmt: skip

@@ -20,24 +20,24 @@ def _energy(metric: str, label: str) -> Compared:
 
 VERDICT = (
     _derived(
-        "verdict", "`A`, `B` or `INVALID`; empty before there is one, and for releases that gave none", Over.WORST,
-        kind=Kind.STRING,
+        "verdict", "`A`, `B` or `INVALID`; empty before a repeat has succeeded, and for releases without verdicts",
+        Over.WORST, kind=Kind.STRING,
     ),
     _derived(
         "verdict_reasons", "the sentences that led to the verdict, then what could not be checked (`not checked: …`)",
         Over.WORST, kind=Kind.JSON,
     ),
     _derived("statistics_version", "the version of the rules that gave the verdict", kind=Kind.INTEGER),
-    Column("findings", Kind.JSON, Origin.RECORDED, "what the agent found; see [below](#conditions-and-findings)"),
+    Column("findings", Kind.JSON, Origin.RECORDED, "what the agent noticed; see [below](#conditions-and-findings)"),
     _derived(
-        "latency_p90_bound_s", "what the true p90 does not exceed, at 99 % confidence; NULL with too few samples",
+        "latency_p90_bound_s", "an upper bound of the true p90, at 99 % confidence; NULL with too few samples",
         Over.MEDIAN,
     ),
     _derived(
-        "latency_p99_bound_s", "what the true p99 does not exceed, at 99 % confidence; NULL with too few samples",
+        "latency_p99_bound_s", "an upper bound of the true p99, at 99 % confidence; NULL with too few samples",
         Over.MEDIAN,
     ),
-    _derived("latency_drift", "the last third's median over the first third's, less 1"),
+    _derived("latency_drift", "the last third's median divided by the first third's, minus 1"),
     Column(
         "device_latency_p50_s", Kind.DOUBLE, Origin.LATENCIES,
         "the median by the device's own clock (CUDA events); NULL where it has none", Over.MEDIAN,
@@ -49,22 +49,22 @@ VERDICT = (
 )  # fmt: skip
 POWER = (
     _derived(
-        "energy_per_inference_j", "all energy of the measuring window over its inferences", Over.MEDIAN,
+        "energy_per_inference_j", "the energy of the measuring window divided by its inferences", Over.MEDIAN,
         Cell("energy", "energy", "mJ"), _energy("energy", "energy for each inference"),
     ),
     _derived(
-        "net_energy_per_inference_j", "that energy less what the board takes at rest; it may be below 0", Over.MEDIAN,
+        "net_energy_per_inference_j", "that energy minus the energy at rest; it may be below 0", Over.MEDIAN,
         Cell("energy", "net of idle", "mJ"), _energy("net-energy", "energy for each inference beyond idling"),
     ),
     _derived(
         "mean_power_w", "mean power while measuring", Over.MEDIAN,
         Cell("energy", "power", "W"), _energy("power", "mean power"),
     ),
-    _derived("idle_power_w", "power at rest, before and after", Over.MEDIAN),
+    _derived("idle_power_w", "mean power at rest, before and after measuring", Over.MEDIAN),
     _derived(
         "rail_set",
-        "the power rails that were measured, e.g. `POM_5V_IN` or `GPU+CPU+SOC+CV+VDDRQ+SYS5V`: different sets are "
-        "never to be compared",
+        "the power rails that were measured, e.g. `POM_5V_IN` or `GPU+CPU+SOC+CV+VDDRQ+SYS5V`: energies of "
+        "different sets are not compared",
         Over.LAST, kind=Kind.STRING,
     ),
     _derived(
@@ -88,14 +88,14 @@ PAPER = (
         compared=Compared("paper-load", "the paper's load time", is_load=True),
     ),
     _derived(
-        "paper_memory_bytes", "used memory over the measuring window", Over.MEAN,
+        "paper_memory_bytes", "mean used memory while measuring", Over.MEAN,
         Cell("paper", "paper memory", "MiB", 0, place=3),
         Compared("paper-memory", "the paper's memory", ("smaller", "larger"), definition="paper_memory_kind"),
         Kind.BIGINT,
     ),
     _derived(
         "paper_memory_kind",
-        "what the paper's memory is of: `board used RAM` or `device used memory`, never to be compared with each other",
+        "what `paper_memory_bytes` counts: `board used RAM` or `device used memory`, never compared with each other",
         Over.LAST, Cell("paper", "memory of"), kind=Kind.STRING,
     ),
     _derived(
@@ -131,7 +131,7 @@ COMPUTED = (
     ),
     Column(
         "conditions", Kind.JSON, Origin.RECORDED,
-        "what a comparison depends on; see [below](#conditions-and-findings)", Over.LAST,
+        "settings that a comparison depends on; see [below](#conditions-and-findings)", Over.LAST,
     ),
     Column(
         "paper_latency_s", Kind.DOUBLE, Origin.REPEATS,
@@ -141,13 +141,13 @@ COMPUTED = (
     ),
     Column(
         "paper", Kind.BOOLEAN, Origin.JOB,
-        "true when the campaign was submitted with `--paper`; the paper's numbers are there without it, too",
+        "true when the campaign was submitted with `--paper`; the paper's numbers are also there without it",
         job_sql="campaigns.paper",
     ),
-    Column("engine_sha256", Kind.STRING, Origin.ENGINE, "the engine (table `engines`)"),
-    Column("engine_bytes", Kind.BIGINT, Origin.ENGINE, "the engine that the device made of the artifact", Over.MEDIAN),
+    Column("engine_sha256", Kind.STRING, Origin.ENGINE, "the engine, by its SHA-256 (table `engines`)"),
+    Column("engine_bytes", Kind.BIGINT, Origin.ENGINE, "the size of the engine that the device built", Over.MEDIAN),
     Column(
-        "build_s", Kind.DOUBLE, Origin.STAGES, "making the engine; only repeats that had none in their cache",
+        "build_s", Kind.DOUBLE, Origin.STAGES, "building the engine; a repeat that had it in its cache does not count",
         Over.MEDIAN,
     ),
     Column(
@@ -157,7 +157,7 @@ COMPUTED = (
     *(
         Column(
             f"clock_{domain}_target_hz", Kind.DOUBLE, Origin.MEASURED,
-            f"what a locked {label} clock is meant to run at", Over.MAX,
+            f"the target of the locked {label} clock", Over.MAX,
         )
         for domain, label in (("gpu", "GPU"), ("emc", "memory"), ("cpu", "CPU"))
     ),

@@ -21,14 +21,14 @@ _CHANGES_CLOCKS = ("root", "helper")
 def require_abilities(measurement: Measurement, devices: Sequence[tuple[Device, Variant]]) -> None:
     """Raise UserError when the devices do not support the requested measurement.
 
-    Every device must support the clocks and the power mode, and at least one selected backend each option.
+    Every device must support the clocks and the power mode. At least one selected backend must obey each option.
     """
     _require_clocks(measurement, [device for device, _ in devices])
     _require_options(measurement, devices)
 
 
 def choose_devices(names: Sequence[str], connected: Sequence[Device], known: Sequence[Device]) -> list[Device]:
-    """Return the connected devices of these names, or all of them.
+    """Return the named devices, or all connected ones for no names.
 
     Raises UserError when a device is offline or does not exist, or when none is connected.
     """
@@ -82,10 +82,10 @@ def _require_clocks(measurement: Measurement, devices: Sequence[Device]) -> None
 def _require_options(measurement: Measurement, devices: Sequence[tuple[Device, Variant]]) -> None:
     """Raise UserError when no selected backend obeys an option."""
     defaults = {field.name: field.default for field in fields(Measurement)}
-    asked = [name for name in _OPTIONS if getattr(measurement, name) != defaults[name]]
+    changed = [name for name in _OPTIONS if getattr(measurement, name) != defaults[name]]
     backends = [device.snapshot.backend(variant.backend) for device, variant in devices]
     obeyed = {option for backend in backends if backend is not None for option in backend.options}
-    refused = [name for name in asked if name not in obeyed]
+    refused = [name for name in changed if name not in obeyed]
     if not refused:
         return
     able = [

@@ -35,12 +35,12 @@ class ContentStore:
         return self.root / "incoming"
 
     def path(self, sha256: str) -> Path:
-        """Return where a file is stored.
+        """Return the path of a stored file.
 
         Raises NotFoundError when the name is not a SHA-256 or the file is not stored.
         """
         if not _SHA256.fullmatch(sha256):
-            raise NotFoundError(f"'{sha256}' is not the name of an artifact: 64 hexadecimal digits are")
+            raise NotFoundError(f"'{sha256}' is not the name of an artifact, which has 64 hexadecimal digits")
         path = self._place(sha256)
         if not path.is_file():
             raise NotFoundError(f"no artifact {sha256} is stored here; run the benchmark again to build it")
@@ -59,7 +59,7 @@ class ContentStore:
     def adopt(self, path: Path, sha256: str | None = None) -> tuple[str, int]:
         """Store a finished file under its hash and return (SHA-256, bytes).
 
-        The file is on disk when this returns. Raises UserError when its hash is not `sha256`, and deletes it.
+        The file is on disk when this returns. One whose hash is not `sha256` is deleted, which raises UserError.
         """
         with path.open("rb") as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()

@@ -32,33 +32,34 @@ from efficientquant_controller.model import Artifact, Calibration, Device, Weigh
 
 # The seed for random weights and calibration images: the same request makes the same artifact on any machine.
 BUILD_SEED = 0
-# Raise it when an equal request makes another artifact than before: stored artifacts are then built again.
+# Increment it when the same request makes another artifact than before, so that stored artifacts are built again.
 BUILD_VERSION = 3
 CALIBRATION_IMAGES = 32
-# 32 photographs take a tenth of it. An archive that claims more could fill the disk.
+# 32 photographs need a tenth of it. A larger archive could fill the disk.
 MAX_UNPACKED_BYTES = 1 << 30
 
 LOG = logging.getLogger(__name__)
 
 
 class BuildError(FleetError):
-    """Failure to make an artifact from a valid request."""
+    """A valid request whose artifact could not be built."""
 
 
 class BuildProcessError(BuildError):
-    """Death of the build process."""
+    """A build process that died."""
 
 
 def canonical_recipe(text: str) -> str:
     """Return the canonical name of a recipe.
 
-    It has only the options that change the recipe, sorted, for example `int8:scope=conv`. Raises the library's
+    It has only the options that differ from the defaults, sorted, for example `int8:scope=conv`. Raises the library's
     UserError when the recipe or an option does not exist.
     """
     recipe = get_recipe(text)
     base = get_recipe(text.partition(":")[0])
-    own, usual = recipe.to_dict()["options"], base.to_dict()["options"]
-    changed = [f"{key}={'none' if own[key] is None else own[key]}" for key in sorted(own) if own[key] != usual[key]]
+    options, defaults = recipe.to_dict()["options"], base.to_dict()["options"]
+    differing = [name for name in sorted(options) if options[name] != defaults[name]]
+    changed = [f"{name}={'none' if options[name] is None else options[name]}" for name in differing]
     return ":".join([base.name, *changed])
 
 
@@ -76,13 +77,12 @@ def build_key(model: str, recipe: str, target: str, source: Source) -> str:
 
     # The name of a checkpoint file does not matter, only its content.
     identity = {"kind": source.weights.kind, "sha256": source.weights.sha256}
-    recipe_options = get_recipe(recipe)
-    # Recipes without calibration need them too: the reference inputs are the user's images.
+    # Recipes without calibration depend on them too: the reference inputs are the user's images.
     images = source.calibration.sha256 if source.calibration else None
     request = {
         "version": BUILD_VERSION,
         "model": model,
-        "recipe": recipe_options.to_dict(),
+        "recipe": get_recipe(recipe).to_dict(),
         "target": target,
         "weights": identity,
         "calibration": images,
@@ -93,7 +93,7 @@ def build_key(model: str, recipe: str, target: str, source: Source) -> str:
 
 
 class Builder:
-    """A runner of the quantization library in one child process.
+    """The builder of artifacts, with the quantization library in one child process.
 
     The child starts on demand and ends when idle. In the controller's own process torch would keep its memory, and a
     crash in native code would end the controller.
@@ -141,7 +141,7 @@ class Builder:
     async def check_models(self, models: tuple[str, ...], weights: Weights) -> None:
         """Load every model once with its weights.
 
-        Raises UserError for a wrong model or checkpoint, and BuildError when the load fails otherwise.
+        Raises UserError for a wrong model or checkpoint, and BuildError for any other failure.
         """
         files = self._files(Source(weights))
         for model in models:
@@ -151,7 +151,7 @@ class Builder:
         """Quantize, export and check one model.
 
         The file and its reference are in the artifact store when this returns. Raises UserError for a wrong request or
-        a missing upload, and BuildError when the build fails otherwise.
+        a missing upload, and BuildError for any other failure.
         """
         path, weights = self._artifacts.scratch(".onnx"), source.weights
         reference = path.with_suffix(".npz")
@@ -202,15 +202,15 @@ class Builder:
         self._waiting += 1
         try:
             answer = asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
-            answer.add_done_callback(_look_at)
+            answer.add_done_callback(_retrieve_error)
             await asyncio.wait({answer})
-            return self._answered(answer)
+            return self._result(answer)
         finally:
             self._waiting -= 1
             if not self._waiting:
                 self._end_when_idle()
 
-    def _answered(self, answer: asyncio.Future[Any]) -> Any:
+    def _result(self, answer: asyncio.Future[Any]) -> Any:
         """Return the child's answer or raise its error.
 
         Raises BuildProcessError when the child died. An unexpected error becomes a BuildError of this build.
@@ -226,7 +226,7 @@ class Builder:
 
     def _end_when_idle(self, after_s: float = 20.0) -> None:
         """End the child in `after_s` seconds if it is idle then."""
-        # Starting it costs seconds, keeping it a GiB of memory.
+        # A new child takes seconds to start, an idle one holds a GiB of memory.
 
         def end() -> None:
             if self._pool is not None and not self._waiting:
@@ -236,16 +236,16 @@ class Builder:
         asyncio.get_running_loop().call_later(after_s, end)
 
 
-def _look_at(answer: asyncio.Future[Any]) -> None:
+def _retrieve_error(answer: asyncio.Future[Any]) -> None:
     """Retrieve a build's error, so that asyncio does not log it."""
-    # The caller may have exited: the build was cancelled, or the controller shuts down.
+    # Nobody awaits the answer when the build was cancelled or the controller shuts down.
     if not answer.cancelled():
         answer.exception()
 
 
 def _die_with_parent() -> None:
     """Exit this child when the controller is killed."""
-    # The queue that the child waits on does not report that.
+    # The queue that the child waits on does not report the parent's end.
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
@@ -303,27 +303,27 @@ def _build(request: _Request, files: _Files, path: Path, reference: Path) -> dic
     created = _create(request.model, files)
     recipe = get_recipe(request.recipe)
     try:
-        with _images(created, files) as (images, drawn, seen):
+        with _images(created, files) as (images, image_provenance, image_notes):
             quantized = quantize(created, recipe, images)
-            content = _reference_images(created, images)
+            reference_inputs = _reference_images(created, images)
         exported = export_onnx(quantized, path, target=request.target)
         checked, notes = _check(path, request.target)
     except LibraryUserError as error:
         raise UserError(str(error)) from None
     except EfficientQuantError as error:
         raise BuildError(str(error)) from None
-    reference.write_bytes(make_reference(path, content))
+    reference.write_bytes(make_reference(path, reference_inputs))
     provenance = {"recipe": recipe.to_dict(), **quantized.provenance, **checked}
     if files.images is not None and recipe.needs_calibration:
         upload = {"sha256": files.images.name, "filename": files.images_name}
-        provenance["calibration_images"] = {"upload": upload, "drawn": drawn}
+        provenance["calibration_images"] = {"upload": upload, "drawn": image_provenance}
     return {
         "sha256": exported.sha256,
         "reference_sha256": hashlib.sha256(reference.read_bytes()).hexdigest(),
         "recipe_version": recipe.version,
         "parity_max_abs": exported.parity_max_abs,
         "builder_flags": exported.builder_flags,
-        "notes": tuple(_by_users_name(note, files) for note in (*exported.notes, *seen, *notes)),
+        "notes": tuple(_by_users_name(note, files) for note in (*exported.notes, *image_notes, *notes)),
         "provenance": provenance,
         "manifest": exported.manifest,
     }
@@ -345,7 +345,7 @@ def _check(path: Path, target: str) -> tuple[dict[str, Any], list[str]]:
 def _reference_images(model: Any, images: Any) -> Any:
     """Return the reference inputs (n, C, H, W).
 
-    They are the first of the user's images, or else synthetic ones. Devices are checked and measured with them.
+    They are the user's first images, or synthetic ones. Devices are checked and measured with them.
     """
     import torch
     from efficientquant.models import input_spec, synthetic_images
@@ -370,18 +370,18 @@ def _images(model: Any, files: _Files) -> Iterator[tuple[Any, dict[str, Any], li
     from efficientquant.models import input_spec
 
     with tempfile.TemporaryDirectory(prefix="efficientquant-images-") as name:
-        place = Path(name) / files.images_name if files.images_name.endswith(".npz") else Path(name)
+        images_path = Path(name) / files.images_name if files.images_name.endswith(".npz") else Path(name)
         try:
-            if place.suffix == ".npz":
-                place.symlink_to(files.images.absolute())
+            if images_path.suffix == ".npz":
+                images_path.symlink_to(files.images.absolute())
             else:
-                _unpack(files.images, place)
-            images = open_images(place, input_spec(model)).sample(CALIBRATION_IMAGES, BUILD_SEED)
+                _unpack(files.images, images_path)
+            images = open_images(images_path, input_spec(model)).sample(CALIBRATION_IMAGES, BUILD_SEED)
             batches = [batch for batch, _ in images.batches()]
-            seen = [note.replace(place.name, files.images_name) for note in images.notes()]
-            yield batches, images.provenance(), seen
+            notes = [note.replace(images_path.name, files.images_name) for note in images.notes()]
+            yield batches, images.provenance(), notes
         except LibraryUserError as error:
-            raise UserError(str(error).replace(str(place), files.images_name)) from None
+            raise UserError(str(error).replace(str(images_path), files.images_name)) from None
         except zipfile.BadZipFile as error:
             raise UserError(f"{files.images_name} is no archive that can be read ({error}); send it again") from None
 
@@ -389,10 +389,11 @@ def _images(model: Any, files: _Files) -> Iterator[tuple[Any, dict[str, Any], li
 def _unpack(archive: Path, folder: Path) -> None:
     """Unpack an uploaded archive.
 
-    zipfile keeps names with .. or a root inside the folder. Raises UserError above MAX_UNPACKED_BYTES.
+    zipfile keeps absolute names and names with `..` inside the folder. Raises UserError above MAX_UNPACKED_BYTES.
     """
     with zipfile.ZipFile(archive) as images:
-        claimed = sum(info.file_size for info in images.infolist())
-        if claimed > MAX_UNPACKED_BYTES:
-            raise UserError(f"the images unpack to {claimed / 2**20:.0f} MiB; {MAX_UNPACKED_BYTES >> 20} are the most")
+        unpacked_bytes = sum(info.file_size for info in images.infolist())
+        if unpacked_bytes > MAX_UNPACKED_BYTES:
+            mebibytes = unpacked_bytes / 2**20
+            raise UserError(f"the images unpack to {mebibytes:.0f} MiB; at most {MAX_UNPACKED_BYTES >> 20} are allowed")
         images.extractall(folder)

@@ -1,4 +1,4 @@
-"""A campaign in memory, for the coordinator's decisions.
+"""A campaign in memory, on which the coordinator decides.
 
 Every change is written to the store first.
 """
@@ -69,7 +69,7 @@ class TrackedCampaign:
         return [self.runs[run_id] for run_id in self._by_job[job_id]]
 
     def leased_on(self, device_id: str) -> Run | None:
-        """Return the run that is leased to the device."""
+        """Return the run that is leased to the device, or None."""
         return next((run for run in self.runs_on(device_id) if run.state is RunState.LEASED), None)
 
     def leased_devices(self) -> set[str]:

@@ -15,19 +15,19 @@ def compared_results(store: Store, campaign_id: str | None) -> list[dict[str, An
     `campaign_id` may be "latest". Raises NotFoundError when the campaign does not exist.
     """
     rows, stored = store.results(campaign_id), store.comparisons(campaign_id)
-    return with_comparisons(rows, _repeats_without_answer(store, rows, stored), _checks(store, rows), stored)
+    return with_comparisons(rows, _repeats_to_compare(store, rows, stored), _checks(store, rows), stored)
 
 
-def _repeats_without_answer(
+def _repeats_to_compare(
     store: Store, rows: Sequence[Mapping[str, Any]], stored: Mapping[str, Any]
 ) -> list[Mapping[str, Any]]:
     """Read the succeeded repeats of pairs whose comparison is not stored."""
     twins = {place(row): row["job_id"] for row in rows if row["recipe"] == TWIN_RECIPE}
-    waiting = [
+    uncompared = [
         row for row in rows if row["recipe"] != TWIN_RECIPE and place(row) in twins and row["job_id"] not in stored
     ]
-    job_ids = {job_id for row in waiting for job_id in (row["job_id"], twins[place(row)])}
-    runs = [run for campaign_id in {row["campaign_id"] for row in waiting} for run in store.run_rows(campaign_id)]
+    job_ids = {job_id for row in uncompared for job_id in (row["job_id"], twins[place(row)])}
+    runs = [run for campaign_id in {row["campaign_id"] for row in uncompared} for run in store.run_rows(campaign_id)]
     return [run for run in runs if run["job_id"] in job_ids and run["state"] == RunState.SUCCEEDED]
 
 

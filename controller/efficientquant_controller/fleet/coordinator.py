@@ -1,6 +1,6 @@
 """The fleet's decisions on sessions, leases, results and campaigns.
 
-Everything happens on one event loop under one lock, and is in the store before it is in memory or on the wire. A
+Every change happens on one event loop under one lock. It is stored before it reaches memory or the wire, so a
 controller that is killed at any point recovers from the database.
 """
 
@@ -32,7 +32,7 @@ TOUCH_INTERVAL_S = 30.0
 
 
 class Coordinator:
-    """The assignment of runs of unfinished campaigns to open sessions."""
+    """The coordinator that assigns runs of unfinished campaigns to connected devices."""
 
     def __init__(self, store: Store, lease_s: float) -> None:
         self._store = store
@@ -45,7 +45,7 @@ class Coordinator:
     # queries
 
     def session(self, device_id: str) -> Session | None:
-        """Return the device's open session."""
+        """Return the device's open session, or None."""
         return self._liveness.session(device_id)
 
     def device_state(self, device_id: str) -> str:
@@ -91,7 +91,7 @@ class Coordinator:
             self._announce()
 
     async def builds_done(self, tracked: TrackedCampaign) -> None:
-        """Start a campaign's runs when every build is ready or has failed."""
+        """Start a campaign's runs after its last build has ended."""
         async with self._lock:
             await self._ledger.begin_running(tracked)
             await self._dispatch()
@@ -122,8 +122,9 @@ class Coordinator:
         Raises NameTakenError when another device has the name, and StaleSessionError when the epoch is not new.
         """
         async with self._lock:
-            facts = (device_id, name, agent_version, epoch, snapshot, time.time())
-            device = await self._db(self._store.register_device, *facts)
+            device = await self._db(
+                self._store.register_device, device_id, name, agent_version, epoch, snapshot, time.time()
+            )
             session = Session(device, frozenset(active_run_ids))
             older = self._liveness.open(session)
             if older is not None:
@@ -146,8 +147,9 @@ class Coordinator:
             LOG.info("%s disconnected", device.name)
             await self._db(self._store.touch_device, device.device_id, time.time())
             if lease := self._ledger.leased_on(device.device_id):
+                tracked, _ = lease
                 message = f"{device.name} disconnected in the middle of a run"
-                await self._ledger.note(lease[0], "disconnected", message, device)
+                await self._ledger.note(tracked, "disconnected", message, device)
             self._announce()
 
     def heard(self, session: Session, active_run_ids: Collection[str]) -> None:
@@ -190,7 +192,7 @@ class Coordinator:
             await self._dispatch()
             return new
 
-    # the lock is held from here on
+    # the methods below are called with the lock held
 
     async def _commit(self, result: RunResult) -> bool:
         try:
@@ -231,10 +233,11 @@ class Coordinator:
         """Requeue leased runs that the device lacks and stop its unwanted runs."""
         wanted = set()
         while lease := self._ledger.leased_on(session.device_id):
-            if lease[1].run_id in session.active_run_ids:
-                wanted.add(lease[1].run_id)
+            tracked, run = lease
+            if run.run_id in session.active_run_ids:
+                wanted.add(run.run_id)
                 break
-            await self._ledger.release(*lease, session.device, "came back without its run; it is run again")
+            await self._ledger.release(tracked, run, session.device, "came back without its run; it is run again")
         for run_id in session.active_run_ids - wanted:
             session.commands.put_nowait(CancelRun(run_id))
 
@@ -255,7 +258,10 @@ class Coordinator:
             session.last_touched_s = now_s
             await self._db(self._store.touch_device, session.device_id, time.time())
         lease = self._ledger.leased_on(session.device_id)
-        if lease is None or lease[1].run_id in session.active_run_ids:
+        if lease is None:
+            return
+        _, run = lease
+        if run.run_id in session.active_run_ids:
             return
         if now_s - session.last_assigned_s > self._liveness.lease_s:
             await self._ledger.release(*lease, session.device, "does not know of its run; it is run again")
@@ -273,7 +279,7 @@ class Coordinator:
 def _backend(device: Device, job: Job) -> Backend:
     """Return the backend of a planned job.
 
-    A job of an earlier release gets the device's preferred backend. A backend that the device no longer has comes with
-    its name only.
+    A job of an earlier release gets the device's preferred backend. A backend that the device no longer has gets only
+    its name.
     """
     return device.snapshot.backend(job.backend) or Backend(job.backend, "")

@@ -35,12 +35,12 @@ Answer = TypeVar("Answer")
 class Ledger:
     """The unfinished campaigns and every change of their state.
 
-    Calls `unwanted(device_id, run_id)` for each run that a device should stop.
+    Calls `stop_run(device_id, run_id)` for each run that a device should stop.
     """
 
-    def __init__(self, store: Store, unwanted: Callable[[str, str], None]) -> None:
+    def __init__(self, store: Store, stop_run: Callable[[str, str], None]) -> None:
         self._store = store
-        self._unwanted = unwanted
+        self._stop_run = stop_run
         self._active: dict[str, TrackedCampaign] = {}
         self._artifacts: dict[str, Artifact] = {}
 
@@ -51,7 +51,7 @@ class Ledger:
         return tuple(self._active.values())
 
     def leased_on(self, device_id: str) -> tuple[TrackedCampaign, Run] | None:
-        """Return the run that is leased to a device, with its campaign."""
+        """Return the run leased to a device and its campaign, or None."""
         for tracked in self._active.values():
             if run := tracked.leased_on(device_id):
                 return tracked, run
@@ -96,11 +96,11 @@ class Ledger:
     # changes
 
     async def recover(self) -> None:
-        """Load every unfinished campaign and complete the steps of a killed controller."""
+        """Load every unfinished campaign and finish its interrupted state changes."""
         for campaign in reversed(await self.db(self._store.campaigns)):
             if not campaign.state.ended:
                 tracked = self._active[campaign.campaign_id] = await self._load(campaign)
-                await self._mend(tracked)
+                await self._finish_interrupted_changes(tracked)
 
     async def add(self, tracked: TrackedCampaign) -> None:
         """Record a new campaign with all its builds, jobs and runs."""
@@ -112,9 +112,9 @@ class Ledger:
         """Record a build's state and move its jobs accordingly."""
         if tracked.campaign_id not in self._active:
             return
-        what = (tracked.campaign_id, build.model, build.recipe, build.target)
-        facts = (build.state, build.message, build.artifact_sha256, build.build_key)
-        await self.db(self._store.set_build_state, *what, *facts)
+        key = (tracked.campaign_id, build.model, build.recipe, build.target)
+        outcome = (build.state, build.message, build.artifact_sha256, build.build_key)
+        await self.db(self._store.set_build_state, *key, *outcome)
         tracked.builds[build.model, build.recipe, build.target] = build
         for job in [job for job in tracked.jobs_of_build(build) if job.state is JobState.PENDING]:
             if build.state is BuildState.READY:
@@ -123,7 +123,7 @@ class Ledger:
                 await self._fail_job(tracked, job, "quantization_failed", build.message)
 
     async def begin_running(self, tracked: TrackedCampaign) -> None:
-        """Mark a campaign running when every build is ready or has failed."""
+        """Mark a campaign as running after its last build has ended."""
         if tracked.campaign_id in self._active:
             await self._move_campaign(tracked, CampaignState.RUNNING)
             await self._settle_campaign(tracked)
@@ -160,7 +160,7 @@ class Ledger:
 
     async def give_up(self, tracked: TrackedCampaign, job: Job, run: Run) -> None:
         """Fail a run whose device was lost too often."""
-        failure, message = _lost(run)
+        failure, message = _lost_failure(run)
         await self.db(self._store.end_run, run.run_id, RunState.FAILED, failure, message)
         tracked.move_run(run, RunState.FAILED)
         await self._fail_job(tracked, job, failure, message)
@@ -174,8 +174,8 @@ class Ledger:
         if result.failure_type:
             await self._fail_job(tracked, job, result.failure_type, result.failure_message)
             return
-        if result.attempt < run.attempt:  # the result of an earlier attempt came late: stop the new attempt
-            self._unwanted(job.device_id, run.run_id)
+        if result.attempt < run.attempt:  # a late result of an earlier attempt: stop the new one
+            self._stop_run(job.device_id, run.run_id)
         await self._move_job(tracked, job, settled_state(tracked.runs_of(job.job_id)) or JobState.QUEUED)
         await self._settle_campaign(tracked)
 
@@ -191,7 +191,7 @@ class Ledger:
     async def _fail_job(self, tracked: TrackedCampaign, job: Job, failure_type: str, message: str) -> None:
         """Fail a job and cancel its remaining runs.
 
-        They would fail in the same way and cost hours.
+        Those would fail in the same way and cost hours.
         """
         for run in tracked.runs_of(job.job_id):
             if run.state not in ENDED_RUN:
@@ -202,7 +202,7 @@ class Ledger:
 
     async def _cancel_run(self, tracked: TrackedCampaign, run: Run) -> None:
         if run.state is RunState.LEASED:
-            self._unwanted(tracked.jobs[run.job_id].device_id, run.run_id)
+            self._stop_run(tracked.jobs[run.job_id].device_id, run.run_id)
         await self.db(self._store.end_run, run.run_id, RunState.CANCELLED)
         tracked.move_run(run, RunState.CANCELLED)
 
@@ -224,25 +224,25 @@ class Ledger:
         if state.ended:
             self._active.pop(tracked.campaign_id, None)
 
-    async def _mend(self, tracked: TrackedCampaign) -> None:
+    async def _finish_interrupted_changes(self, tracked: TrackedCampaign) -> None:
         for job in [job for job in tracked.jobs.values() if job.state in (JobState.LEASED, JobState.QUEUED)]:
             runs = tracked.runs_of(job.job_id)
             failed = next((run for run in runs if run.state is RunState.FAILED), None)
             if failed is not None:
-                await self._fail_job(tracked, job, *await self._why_failed(failed))
+                await self._fail_job(tracked, job, *await self._failure_of(failed))
             elif state := settled_state(runs):
                 await self._move_job(tracked, job, state)
             elif job.state is JobState.LEASED and all(run.state is not RunState.LEASED for run in runs):
                 await self._move_job(tracked, job, JobState.QUEUED)
         await self._settle_campaign(tracked)
 
-    async def _why_failed(self, run: Run) -> tuple[str, str]:
+    async def _failure_of(self, run: Run) -> tuple[str, str]:
         try:
             result = await self.db(self._store.raw_result, run.run_id)
-        except NotFoundError:  # the controller gave up on the run: no result came
-            return _lost(run)
+        except NotFoundError:  # the controller gave up on the run before any result came
+            return _lost_failure(run)
         # A result without a failure came after the controller had given up on the run.
-        return (result.failure_type, result.failure_message) if result.failure_type else _lost(run)
+        return (result.failure_type, result.failure_message) if result.failure_type else _lost_failure(run)
 
     async def _load(self, campaign: Campaign) -> TrackedCampaign:
         parts: list[Sequence[object]] = [
@@ -252,5 +252,5 @@ class Ledger:
         return TrackedCampaign(campaign, *parts)  # type: ignore[arg-type]
 
 
-def _lost(run: Run) -> tuple[str, str]:
+def _lost_failure(run: Run) -> tuple[str, str]:
     return "device_lost", f"the device was lost {run.attempt} times in the middle of this run; it is not tried again"

@@ -1,4 +1,4 @@
-"""Open sessions of devices, and when each was last heard."""
+"""Open sessions of devices, and the time of each device's last message."""
 
 import asyncio
 import time
@@ -52,7 +52,7 @@ class Progress:
 class Session:
     """An agent's open connection.
 
-    `commands` are sent to the agent. None ends the stream.
+    `commands` are sent to the agent. A None among them ends the stream.
     """
 
     device: Device
@@ -76,7 +76,7 @@ class Session:
 class Liveness:
     """The open sessions and the lost devices.
 
-    A lost device has the time when it was last heard, in monotonic seconds.
+    A lost device lacks a session, but its lease is still valid. Times are monotonic seconds.
     """
 
     def __init__(self, lease_s: float) -> None:
@@ -85,7 +85,7 @@ class Liveness:
         self._lost: dict[str, float] = {}
 
     def session(self, device_id: str) -> Session | None:
-        """Return the device's open session."""
+        """Return the device's open session, or None."""
         return self._sessions.get(device_id)
 
     def sessions(self) -> Iterable[Session]:
@@ -93,7 +93,7 @@ class Liveness:
         return tuple(self._sessions.values())
 
     def open(self, session: Session) -> Session | None:
-        """Record a session and return the session that it supersedes."""
+        """Record a session and return the superseded one, or None."""
         older = self._sessions.get(session.device_id)
         self._sessions[session.device_id] = session
         self._lost.pop(session.device_id, None)
@@ -108,19 +108,19 @@ class Liveness:
         return True
 
     def expect(self, device_id: str, since_s: float) -> None:
-        """Record when a device without a session was last heard.
+        """Record when a device without a session was last heard from.
 
         It may reconnect with its run before its lease expires.
         """
         self._lost[device_id] = since_s
 
     def silent(self, now_s: float) -> list[Session]:
-        """Return the sessions that were silent for a whole lease."""
+        """Return the sessions that were silent for longer than the lease."""
         return [session for session in self._sessions.values() if now_s - session.last_heard_s > self.lease_s]
 
     def take_expired(self, now_s: float) -> list[str]:
-        """Return each lost device once, after its lease has expired."""
-        over = [device for device, since in self._lost.items() if now_s - since > self.lease_s]
-        for device in over:
+        """Return the lost devices whose lease has expired, and forget them."""
+        expired = [device for device, since in self._lost.items() if now_s - since > self.lease_s]
+        for device in expired:
             del self._lost[device]
-        return over
+        return expired

@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-# As many as the protocol stages for a measurement, which uses the same inputs.
+# The measurement uses the same inputs, as many as the protocol prescribes.
 COUNT = 8
 
 
@@ -15,8 +15,8 @@ def make_reference(artifact: Path, images: NDArray[np.float32]) -> bytes:
     """Return an .npz with an artifact's reference inputs and outputs.
 
     It holds "input:NAME" (n, 1, C, H, W) float16 and "output:K" (n, 1, …) float32. `images` (n, C, H, W) are rounded to
-    float16 first, which halves the bytes to send without further loss. The outputs are from ONNX Runtime with basic
-    optimizations only, because its other optimizations quantize activations on their own.
+    float16 first, which halves the bytes to send. The outputs belong to the rounded images. They are from ONNX Runtime
+    with basic optimizations only, because its other optimizations quantize activations on their own.
     """
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC

@@ -16,7 +16,7 @@ from efficientquant_controller.model import (
     RunState,
 )
 
-# After a board was lost this often during the same run, the run is not tried again: it may be the cause.
+# A run during which its board was lost this often is not tried again, since the run may be the cause.
 MAX_ATTEMPTS = 3
 # A Jetson Nano builds an engine in minutes, and takes longer when it swaps.
 ENGINE_BUILD_S = 3600.0
@@ -30,26 +30,30 @@ def plan_campaign(
     Builds are models × recipes × targets, jobs models × recipes × devices, runs jobs × repeats. On each device the jobs
     are shuffled in every repeat, by the campaign's seed, so that a drift of the device affects all of them equally.
     """
-    variants = [(model, recipe) for model in campaign.models for recipe in campaign.recipes]
+    pairs = [(model, recipe) for model in campaign.models for recipe in campaign.recipes]
     targets = dict.fromkeys(variant.target for _, variant in devices)
-    builds = [Build(campaign.campaign_id, *pair, target=target) for pair in variants for target in targets]
+    builds = [Build(campaign.campaign_id, *pair, target=target) for pair in pairs for target in targets]
     jobs: list[Job] = []
     runs: list[Run] = []
-    for device, own in devices:
-        place = (campaign.campaign_id, device.device_id)
-        mine = [Job(_new_id(), *place, *pair, target=own.target, backend=own.backend) for pair in variants]
-        jobs += mine
-        order = random.Random(f"{campaign.seed}:{device.name}")  # noqa: S311 (an order, not a secret)
+    for device, variant in devices:
+        device_jobs = [
+            Job(
+                _new_id(), campaign.campaign_id, device.device_id, *pair, target=variant.target, backend=variant.backend
+            )
+            for pair in pairs
+        ]
+        jobs += device_jobs
+        order = random.Random(f"{campaign.seed}:{device.name}")  # noqa: S311 (for an order, not a secret)
         position = 0
         for repeat in range(campaign.repeats):
-            for job in order.sample(mine, len(mine)):
+            for job in order.sample(device_jobs, len(device_jobs)):
                 runs.append(Run(_new_id(), job.job_id, repeat, position))
                 position += 1
     return builds, jobs, runs
 
 
 def next_run(runs: Iterable[Run], jobs: dict[str, Job]) -> Run | None:
-    """Return the first planned run whose job is queued.
+    """Return the first planned run whose job is queued, or None.
 
     `runs` are those of one device, by position.
     """

@@ -37,7 +37,7 @@ LOG = logging.getLogger(__name__)
 class CampaignRequest:
     """A user's request for a campaign.
 
-    Empty `devices` means every connected device, and 0 `repeats` the default.
+    Empty `devices` means every connected device, and `repeats` 0 means the default.
     """
 
     models: tuple[str, ...]
@@ -56,7 +56,7 @@ class CampaignRequest:
 
 
 class Submissions:
-    """The accepted campaigns and their builds, one campaign at a time."""
+    """The accepted campaigns, whose artifacts are built one campaign at a time."""
 
     def __init__(self, coordinator: Coordinator, builder: Builder, store: Store, artifacts: ContentStore) -> None:
         self._coordinator = coordinator
@@ -69,7 +69,7 @@ class Submissions:
     async def submit(self, request: CampaignRequest) -> TrackedCampaign:
         """Record a campaign and start its builds.
 
-        Raises UserError when any part of the request is wrong, and BuildError when a model cannot be checked otherwise.
+        Raises UserError when any part of the request is wrong, and BuildError when a model cannot be loaded.
         """
         changes = {"intra_op_threads": request.intra_op_threads, "input_seed": request.seed, **request.changes}
         measurement = measurement_for(request.tier, **changes)
@@ -132,18 +132,18 @@ class Submissions:
         await self._coordinator.builds_done(tracked)
 
     async def _build_one(self, tracked: TrackedCampaign, build: Build) -> None:
-        await self._moved(tracked, build, BuildState.BUILDING)
+        await self._move_build(tracked, build, BuildState.BUILDING)
         source = Source(tracked.campaign.weights, tracked.campaign.calibration)
         key = build_key(build.model, build.recipe, build.target, source)
         build = replace(build, build_key=key)
         try:
-            artifact = await self._made_before(key) or await self._make(build, source, key)
+            artifact = await self._stored_artifact(key) or await self._make(build, source, key)
         except FleetError as error:
-            await self._moved(tracked, build, BuildState.FAILED, str(error))
+            await self._move_build(tracked, build, BuildState.FAILED, str(error))
         else:
-            await self._moved(tracked, build, BuildState.READY, "; ".join(artifact.notes), artifact.sha256)
+            await self._move_build(tracked, build, BuildState.READY, "; ".join(artifact.notes), artifact.sha256)
 
-    async def _made_before(self, key: str) -> Artifact | None:
+    async def _stored_artifact(self, key: str) -> Artifact | None:
         artifact = await asyncio.to_thread(self._store.find_artifact, key)
         if artifact is None:
             return None
@@ -155,7 +155,7 @@ class Submissions:
         await asyncio.to_thread(self._store.add_artifact, made, key)
         return made
 
-    async def _moved(
+    async def _move_build(
         self, tracked: TrackedCampaign, build: Build, state: BuildState, message: str = "", sha256: str | None = None
     ) -> None:
         moved = replace(build, state=state, message=message, artifact_sha256=sha256)
@@ -164,9 +164,9 @@ class Submissions:
     def _start(self, tracked: TrackedCampaign, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work, name=f"build {tracked.campaign_id}")
         self._tasks[tracked.campaign_id] = task
-        task.add_done_callback(partial(self._ended, tracked))
+        task.add_done_callback(partial(self._task_ended, tracked))
 
-    def _ended(self, tracked: TrackedCampaign, task: asyncio.Task[None]) -> None:
+    def _task_ended(self, tracked: TrackedCampaign, task: asyncio.Task[None]) -> None:
         self._tasks.pop(tracked.campaign_id, None)
         if not task.cancelled() and (error := task.exception()):
             LOG.error("building for campaign %s failed unexpectedly", tracked.campaign_id, exc_info=error)
@@ -178,7 +178,7 @@ class Submissions:
         """Fail every unfinished build, so that the campaign can end."""
         for build in tuple(tracked.builds.values()):
             if build.state is not BuildState.READY:
-                await self._moved(tracked, build, BuildState.FAILED, why)
+                await self._move_build(tracked, build, BuildState.FAILED, why)
         await self._coordinator.builds_done(tracked)
 
 

@@ -22,21 +22,21 @@ class Form:
     opset: int
     target: str  # "{sm}" stands for the GPU's compute capability, e.g. 86
     flags: tuple[str, ...] = ()  # the precision flags that the artifact may ask the builder for
-    needs_int8: bool = False  # of the GPU
+    needs_int8: bool = False  # whether the GPU must compute INT8
 
     def fits(self, backend: Backend, gpu: Gpu | None) -> bool:
         """Tell whether a backend builds from this form on this GPU."""
-        reads = backend.form == self.name and backend.opset >= self.opset
+        reads_form = backend.form == self.name and backend.opset >= self.opset
         # Without flags the types in the file decide the precision, so the builder must have no flags either.
-        takes = set(self.flags) <= set(backend.precision_flags) if self.flags else not backend.precision_flags
-        return reads and takes and (not self.needs_int8 or _has_int8(gpu))
+        accepts_flags = set(self.flags) <= set(backend.precision_flags) if self.flags else not backend.precision_flags
+        return reads_form and accepts_flags and (not self.needs_int8 or _has_int8(gpu))
 
 
-# The first form that fits is taken, so the highest opset of a form comes first.
+# The first form that fits is used, so the highest opset of a form comes first.
 FORMS = (
     Form("tensorrt", 18, "tensorrt-10", ("fp16", "int8")),
     Form("tensorrt", 18, "tensorrt-11"),
-    # Named after the first board of its kind. Only whether the GPU computes INT8 decides.
+    # These targets have the name of their first board. Only the GPU's INT8 support decides between them.
     Form("tensorrt", 13, "agx-xavier", ("fp16", "int8"), needs_int8=True),
     Form("tensorrt", 13, "jetson-nano", ("fp16",)),
     Form("tensorrt-rtx", 18, "tensorrt-rtx-sm{sm}"),
@@ -48,7 +48,7 @@ FORMS = (
 def choose_variant(device: Device, backend: str = "") -> Variant:
     """Return the variant for a device's preferred or named backend.
 
-    Raises UserError when the device has no backend, lacks the named one, or needs a form that is not made here.
+    Raises UserError when the device has no backend, lacks the named one, or needs a form that is unknown here.
     """
     snapshot = device.snapshot
     if not snapshot.backends:

@@ -18,7 +18,7 @@ from efficientquant_controller.fleet.liveness import Assign, CancelRun, Command,
 from efficientquant_controller.server import convert
 
 CHUNK_BYTES = 1 << 20
-# The bytes of one read from the disk, in a thread. They are then sent in chunks.
+# A thread reads this much from the disk at once. It is then sent in chunks.
 READ_BYTES = 8 * CHUNK_BYTES
 
 
@@ -35,7 +35,7 @@ class AgentGateway(fleet_pb2_grpc.AgentGatewayServicer):
     ) -> AsyncIterator[pb.ControllerCommand]:
         """Serve one session until either side ends it.
 
-        Raises UserError without a complete hello first, and VersionSkewError for another protocol version.
+        Raises UserError unless the first event is a complete hello, and VersionSkewError for another protocol version.
         """
         session = await self._open(await anext(aiter(request_iterator), pb.AgentEvent()))
         reader = asyncio.create_task(self._listen(request_iterator, session))
@@ -50,7 +50,7 @@ class AgentGateway(fleet_pb2_grpc.AgentGatewayServicer):
     async def FetchArtifact(
         self, request: pb.FetchArtifactRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.Chunk]:
-        """Send an artifact from an offset on.
+        """Send an artifact from a byte offset to its end.
 
         Raises NotFoundError when it is not stored, and UserError when the offset is beyond its end.
         """
@@ -69,7 +69,7 @@ class AgentGateway(fleet_pb2_grpc.AgentGatewayServicer):
                 offset += len(block)
 
     async def ReportRun(self, request: pb.ReportRunRequest, context: grpc.aio.ServicerContext) -> pb.ReportRunResponse:
-        """Commit a result before answering."""
+        """Commit a result, then answer."""
         new = await self._coordinator.record_result(convert.result_from_wire(request.result))
         return pb.ReportRunResponse(committed=True, duplicate=not new)
 

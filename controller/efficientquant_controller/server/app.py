@@ -32,7 +32,7 @@ OPTIONS = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 20_000),
-    # Agents ping every 20 s on an idle connection, which the default answers with "too many pings".
+    # Agents ping an idle connection every 20 s. By default gRPC would close it with "too many pings".
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     # Otherwise a second controller could start on the same port and would get every other connection.
@@ -50,10 +50,10 @@ def serve(config: ServerConfig) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("alembic.runtime").setLevel(logging.WARNING)  # it logs the dialect of the database
     root = config.artifacts_folder()
-    # The folder first: its lock stops a second controller before that one opens the database.
-    with _new_or_kept(root):
+    # The folder comes first: its lock stops a second controller before that one opens the database.
+    with _removed_unless_started(root):
         artifacts, checkpoints = ContentStore(root), ContentStore(root / "checkpoints")
-        with _alone(root, config.db), closing(open_store(config.db)) as store:
+        with _locked(root, config.db), closing(open_store(config.db)) as store:
             asyncio.run(_serve(config, store, artifacts, checkpoints))
 
 
@@ -72,12 +72,12 @@ async def _serve(config: ServerConfig, store: Store, artifacts: ContentStore, ch
     stop = _stop_event()
     await server.start()
     host, _ = split_address(config.listen, listening=True)
-    print(f"ready: listening on {usable_address(host, port)}", flush=True)  # noqa: T201 (others wait for it)
+    print(f"ready: listening on {usable_address(host, port)}", flush=True)  # noqa: T201 (demo and tests wait for it)
     await asyncio.wait({leases, asyncio.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
     submissions.close()
     await server.stop(grace=1)
     if not leases.cancel():
-        leases.result()  # it only ends by an error: raise it
+        leases.result()  # the task ends only by an error: raise it
 
 
 def _bind(server: grpc.aio.Server, config: ServerConfig) -> int:
@@ -103,7 +103,7 @@ def _stop_event() -> asyncio.Event:
 
 
 @contextmanager
-def _new_or_kept(root: Path) -> Iterator[None]:
+def _removed_unless_started(root: Path) -> Iterator[None]:
     """Remove a new artifact folder when the controller cannot start."""
     is_new = not root.exists()
     try:
@@ -115,7 +115,7 @@ def _new_or_kept(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(root: Path, db: str) -> Iterator[None]:
+def _locked(root: Path, db: str) -> Iterator[None]:
     """Lock the artifact folder against a second controller.
 
     Two controllers on one database would lease the same runs. Raises UserError when another process holds the lock.

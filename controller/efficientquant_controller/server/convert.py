@@ -99,7 +99,7 @@ def measurement_to_wire(measurement: Measurement) -> pb.Measurement:
 def assignment_to_wire(
     run: Run, job: Job, artifact: Artifact, backend: Backend, measurement: Measurement
 ) -> pb.Assignment:
-    """Write the order to do one run."""
+    """Write the assignment of one run."""
     return pb.Assignment(
         run_id=run.run_id,
         job_id=job.job_id,
@@ -134,7 +134,7 @@ def changes_from_wire(message: pb.SubmitCampaignRequest) -> dict[str, Any]:
 def result_from_wire(message: pb.RunResult) -> RunResult:
     """Read a run's result.
 
-    A field that the agent left out is None.
+    A stage's size, the agreement and the engine are None where the agent sent none.
     """
     stages = tuple(
         StageTiming(
@@ -161,7 +161,10 @@ def result_from_wire(message: pb.RunResult) -> RunResult:
 
 
 def _readings_of_protocol_2(message: pb.RunResult, conditions: dict[str, str]) -> dict[str, float]:
-    """Move the readings of an older agent's fields and conditions into `measured`."""
+    """Return the readings that an older agent sent as fields or conditions.
+
+    They are removed from `conditions`.
+    """
     fields = _read_optional(message, _READINGS_OF_PROTOCOL_2)
     readings: dict[str, float] = {name: value for name, value in fields.items() if value is not None}
     for name in _TARGETS_OF_PROTOCOL_2:
@@ -199,7 +202,10 @@ def result_to_wire(result: RunResult) -> pb.RunResult:
 
 
 def campaign_to_wire(campaign: Campaign, device_names: Mapping[str, str]) -> pb.Campaign:
-    """Write a campaign with its `device_names`, which are by id."""
+    """Write a campaign.
+
+    `device_names` has the names by device id.
+    """
     job_count = len(campaign.models) * len(campaign.recipes) * len(campaign.devices)
     return pb.Campaign(
         campaign_id=campaign.campaign_id,
@@ -261,7 +267,7 @@ _RESULT_SCALARS = (
     *("run_id", "device_id", "attempt", "failure_type", "failure_message", "started_unix_s", "started_monotonic_s"),
     *("duration_s", "agent_version", "protocol_version", "warmup_converged", "backend"),
 )
-# An agent may deliver results that it measured before its upgrade, see docs/wire.md.
+# An agent may deliver results that it measured before its upgrade (docs/wire.md).
 _READINGS_OF_PROTOCOL_2 = (
     *("peak_pss_bytes", "board_available_before_bytes", "board_available_min_bytes", "swap_used_before_bytes"),
     *("swap_used_max_bytes", "sampler_cpu_s", "sampler_wakeups", "device_memory_bytes"),

@@ -47,7 +47,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler:
         """Wrap the handler of the call."""
         handler = await continuation(handler_call_details)
-        if handler is None:  # grpc would answer UNIMPLEMENTED, which an older client takes for an older controller
+        if handler is None:  # grpc would answer UNIMPLEMENTED, which a client reads as an older controller
             return grpc.unary_unary_rpc_method_handler(_refusal(handler_call_details.method))
         requests = "stream" if handler.request_streaming else "unary"
         answers = "stream" if handler.response_streaming else "unary"

@@ -20,7 +20,7 @@ from efficientquant_controller.model import Device
 from efficientquant_controller.server import convert
 from efficientquant_controller.store.base import Store
 
-# Faster is not needed on a screen, and a thousand progress events a second would cost the controller a core.
+# A screen needs no faster updates, and sending a thousand a second would cost the controller a core.
 WATCH_INTERVAL_S = 0.1
 
 
@@ -71,9 +71,9 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
     async def SubmitCampaign(self, request: pb.SubmitCampaignRequest, context: grpc.aio.ServicerContext) -> pb.Campaign:
         """Check the request, record the campaign and start its builds.
 
-        Raises UserError when any part of the request is wrong, and BuildError when a model cannot be checked otherwise.
+        Raises UserError when any part of the request is wrong, and BuildError when a model cannot be loaded.
         """
-        asked = CampaignRequest(
+        campaign_request = CampaignRequest(
             models=tuple(dict.fromkeys(request.models)),
             recipes=tuple(dict.fromkeys(request.recipes)),
             devices=tuple(dict.fromkeys(request.devices)),
@@ -87,7 +87,7 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
             backend=request.backend,
             changes=convert.changes_from_wire(request),
         )
-        tracked = await self._submissions.submit(asked)
+        tracked = await self._submissions.submit(campaign_request)
         return await self._campaign(tracked)
 
     async def WatchCampaign(
@@ -102,7 +102,7 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
             changed = self._coordinator.next_change()
             status = await self._status(await self._coordinator.campaign(campaign_id))
             yield status
-            if status.campaign.HasField("ended_unix_s"):  # tested on what was sent: the campaign may have changed since
+            if status.campaign.HasField("ended_unix_s"):  # check the sent status: the campaign may have changed since
                 return
             await asyncio.sleep(WATCH_INTERVAL_S)
             await changed.wait()

@@ -30,7 +30,7 @@ class Content:
 def check_backup(source: Path, copy: Path, *, overwrite: bool) -> None:
     """Raise StoreError unless `source` can be copied to `copy`.
 
-    `source` must be a results database, and `copy` a file that can and may be written.
+    `source` must be a results database. `copy` must be writable, and may exist only with `overwrite`.
     """
     _check_copy(source, copy, overwrite=overwrite)
     with opening(Location(source)):
@@ -39,8 +39,8 @@ def check_backup(source: Path, copy: Path, *, overwrite: bool) -> None:
 
 def _check_copy(source: Path, copy: Path, *, overwrite: bool) -> None:
     with _writing(copy):
-        own = [source.resolve().with_name(source.resolve().name + suffix) for suffix in ("", *LOG_SUFFIXES)]
-        if copy.resolve() in own or (copy.exists() and source.samefile(copy)):
+        own_files = [source.resolve().with_name(source.resolve().name + suffix) for suffix in ("", *LOG_SUFFIXES)]
+        if copy.resolve() in own_files or (copy.exists() and source.samefile(copy)):
             raise _refused(copy, f"it belongs to the database {source} itself", "name another file for the copy")
         if copy.is_dir():
             raise _refused(copy, "it is a directory", "name a file in it")
@@ -65,11 +65,11 @@ def _check_new(copy: Path, overwrite: bool) -> None:
 
 
 def copy_database(source: Path, copy: Path, *, overwrite: bool, on_progress: Callable[[str, float], None]) -> Content:
-    """Copy a database as it is at one moment, checking the copy.
+    """Copy a database as it is at one moment and check it.
 
-    Writers go on meanwhile. The copy gets its name after the check. `on_progress` gets the phase and its fraction from
-    0 to 1. Raises StoreError for a database or a path that is unusable. Then, and when interrupted, nothing is left
-    under the name of the copy.
+    Other programs may write meanwhile. The copy gets its name after the check. `on_progress` gets the phase and its
+    fraction from 0 to 1. Raises StoreError for an unusable database or path. After an error or an interruption no
+    partial copy is left.
     """
     check_backup(source, copy, overwrite=overwrite)
     with opening(Location(source)), ExitStack() as stack:
@@ -90,7 +90,7 @@ def _write(
     database: sqlite3.Connection, partial: Path, content: Content, on_progress: Callable[[str, float], None]
 ) -> None:
     with closing(_connect(f"{partial.absolute().as_uri()}?mode=rw")) as target:
-        # Nobody reads the file before it is whole, and it is synchronized at the end.
+        # Nobody reads the file before it is complete, and it is synchronized at the end.
         target.execute("PRAGMA journal_mode = OFF")
         target.execute("PRAGMA synchronous = OFF")
         database.backup(

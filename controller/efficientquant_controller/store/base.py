@@ -22,11 +22,11 @@ from efficientquant_controller.model import (
 
 
 class Store(ABC):
-    """Every number the product measured, and the state of every campaign.
+    """The store of every measured number and every campaign's state.
 
     Every method is one transaction. When it returns, its writes are on disk (SQLite: synchronous FULL). When it raises,
-    nothing was written. Methods are called from one process, from any thread. `NotFoundError` is raised for an id that
-    does not exist, `StoreError` when the database refuses. Times are seconds since 1970 (UTC).
+    nothing was written. Any thread of one process may call methods. They raise NotFoundError for an id that does not
+    exist, and StoreError when the database refuses. Times are seconds since 1970 (UTC).
     """
 
     @abstractmethod
@@ -78,7 +78,7 @@ class Store(ABC):
 
     @abstractmethod
     def find_artifact(self, build_key: str) -> Artifact | None:
-        """Return the artifact that an equal build made before, or None."""
+        """Return the artifact of an earlier build with this key, or None."""
 
     @abstractmethod
     def artifact(self, sha256: str) -> Artifact:
@@ -171,7 +171,7 @@ class Store(ABC):
     def end_run(self, run_id: str, state: RunState, failure_type: str = "", failure_message: str = "") -> None:
         """End a run for which no result will come.
 
-        It was cancelled or given up. MUST raise ValueError for a state other than failed and cancelled.
+        The run was cancelled or given up. MUST raise ValueError for a state other than failed and cancelled.
         """
 
     # results
@@ -180,8 +180,8 @@ class Store(ABC):
     def record_result(self, result: RunResult, now_s: float) -> bool:
         """Commit a reported run in one transaction.
 
-        This covers its metrics, raw series and new state. Returns True when the result was recorded, and False when a
-        result for this run was recorded before, which stands. A result for a cancelled or given-up run MUST still be
+        This covers its metrics, raw series and new state. Returns False when the run already has a result, which is
+        kept, and True otherwise. A result for a cancelled or given-up run MUST still be
         recorded, without changing its state.
         """
 
@@ -189,27 +189,27 @@ class Store(ABC):
     def results(self, campaign_id: str | None = None) -> Sequence[Mapping[str, Any]]:
         """Return the rows of the view `results`, one for each job.
 
-        They are of one campaign or of all.
+        `campaign_id` selects one campaign, None selects all.
         """
 
     @abstractmethod
     def comparisons(self, campaign_id: str | None = None) -> Mapping[str, Mapping[str, Any]]:
         """Return the guard's answers on variants and their fp32 twins, by job.
 
-        MUST have every pair whose jobs have both ended and that was compared by the current rules. An answer is written
-        in the transaction in which the second job ends. A database of older rules that is opened read-only has none.
+        MUST contain every ended pair that was compared by the current rules. An answer is written in the transaction
+        that ends the pair's second job. A database of older rules that is opened read-only has no answers.
         """
 
     @abstractmethod
     def run_rows(self, campaign_id: str | None = None) -> Sequence[Mapping[str, Any]]:
         """Return the rows of the view `run_results`.
 
-        They are of one campaign or of all, with JSON columns and booleans decoded.
+        `campaign_id` selects one campaign, None selects all. JSON columns and booleans are decoded.
         """
 
     @abstractmethod
     def raw_result(self, run_id: str) -> RunResult:
-        """Return everything that was reported of a run, raw samples included."""
+        """Return the whole report of a run, including its raw samples."""
 
     # events
 

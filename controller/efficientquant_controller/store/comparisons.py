@@ -18,7 +18,7 @@ from efficientquant_controller.store.rows import typed
 from efficientquant_controller.store.transactions import Transaction, Transactions
 
 LOG = logging.getLogger(__name__)
-# A comparison that takes longer logs its progress this often.
+# Comparing many campaigns again logs its progress this often.
 PROGRESS_INTERVAL_S = 2.0
 _ENDED = [state for state in JobState if state.ended]
 _GUARD = [column.name for column in OF_GUARD]
@@ -30,13 +30,13 @@ _REPEATS = text(
 def compare_with_twin(sql: Transaction, job: Job) -> None:
     """Record the comparisons that the end of a job completes.
 
-    They are its own, or for an fp32 job those of the variants that ended before it.
+    For an fp32 job they are those of the variants that ended before it, otherwise only its own.
     """
     own = tables.jobs.c
-    which = and_(own.campaign_id == job.campaign_id, own.device_id == job.device_id, own.model == job.model)
+    condition = and_(own.campaign_id == job.campaign_id, own.device_id == job.device_id, own.model == job.model)
     if job.recipe != TWIN_RECIPE:
-        which = and_(which, own.recipe.in_((TWIN_RECIPE, job.recipe)))
-    _record(sql, which)
+        condition = and_(condition, own.recipe.in_((TWIN_RECIPE, job.recipe)))
+    _record(sql, condition)
 
 
 def stored_comparisons(sql: Transaction, campaign_id: str | None) -> dict[str, dict[str, Any]]:
@@ -77,9 +77,9 @@ def _campaigns_to_compare() -> Any:
     )
 
 
-def _record(sql: Transaction, which: ColumnElement[bool]) -> None:
-    """Compare the ended variants among some jobs with their ended twins."""
-    ended = select(tables.jobs).where(which, tables.jobs.c.state.in_(_ENDED))
+def _record(sql: Transaction, condition: ColumnElement[bool]) -> None:
+    """Compare the ended variants that meet a condition with their twins."""
+    ended = select(tables.jobs).where(condition, tables.jobs.c.state.in_(_ENDED))
     jobs = [dict(row) for row in sql.rows(ended)]
     twins = {place(job): job["job_id"] for job in jobs if job["recipe"] == TWIN_RECIPE}
     variants = [job for job in jobs if job["recipe"] != TWIN_RECIPE and place(job) in twins]
@@ -100,8 +100,8 @@ def _compared(
 ) -> dict[str, Any] | None:
     """Return the guard's answer, or None for damaged rows.
 
-    A damaged row is logged. An answer can be computed at any later time, so its failure must neither keep a job from
-    ending nor a database from opening.
+    A damaged row is logged. An answer can be computed later, so a failure must not keep a job from ending or a database
+    from opening.
     """
     try:
         columns = twin_columns(typed(repeats[twin_id]), typed(repeats[job["job_id"]]), job["recipe"])

@@ -36,7 +36,7 @@ _ADVICE = {
 def open_engine(target: str | Path, read_only: bool) -> Engine:
     """Open the database at a path or URL, creating or migrating it.
 
-    Raises StoreError, and then nothing was changed. With `read_only` nothing is created, migrated or written, so a
+    When it raises StoreError, nothing was changed. With `read_only` nothing is created, migrated or written, so a
     database of an older version is refused too.
     """
     location, exists = check_location(target, writing=not read_only)
@@ -86,7 +86,7 @@ def _engine(location: Location, read_only: bool) -> Engine:
 
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _record: object) -> None:
-        connection.isolation_level = None  # we send BEGIN: the driver's own leaves DDL outside the transaction
+        connection.isolation_level = None  # we send BEGIN: the driver would leave DDL outside the transaction
         connection.execute("PRAGMA foreign_keys = ON")
         if not read_only:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -94,7 +94,7 @@ def _engine(location: Location, read_only: bool) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        # A writer that begins as a reader has to start again when the database changes in between.
+        # A transaction that starts with a read cannot write after another connection has written.
         immediate = connection.get_execution_options().get("writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
@@ -120,8 +120,8 @@ def _postgresql_engine(location: Location, read_only: bool) -> Engine:
 def check_contents(location: Location, *, accept_empty: bool, accept_older: bool) -> None:
     """Raise StoreError unless this is a usable results database.
 
-    Refused are databases of other programs and of a newer version. Those that would have to be created or migrated are
-    refused unless `accept_empty` or `accept_older`.
+    It refuses databases of other programs and of a newer version. It also refuses an empty database unless
+    `accept_empty`, and one of an older version unless `accept_older`.
     """
     engine = _engine(location, read_only=True)
     try:

@@ -28,17 +28,17 @@ from efficientquant_controller.model import (
 )
 
 Row = RowMapping
-_OF_DEVICE = ("name", "version", "providers")
+_HASHED_OF_BACKEND = ("name", "version", "providers")
 
 
 def snapshot_to_row(snapshot: DeviceSnapshot, now_s: float) -> dict[str, Any]:
     """Make the row of a snapshot, named by a SHA-256.
 
-    The hash covers what the device is and has. What the agent's code says of a backend is left out, so that an upgrade
-    of the agent does not change the device.
+    The hash covers the device's properties. Of a backend it covers only `_HASHED_OF_BACKEND`, because the other fields
+    come from the agent's code and change with its upgrades.
     """
     content = {**asdict(snapshot), "library_versions": dict(snapshot.library_versions)}
-    backends = [{name: backend[name] for name in _OF_DEVICE} for backend in content["backends"]]
+    backends = [{name: backend[name] for name in _HASHED_OF_BACKEND} for backend in content["backends"]]
     digest = hashlib.sha256(json.dumps({**content, "backends": backends}, sort_keys=True).encode()).hexdigest()
     return {**content, "snapshot_sha256": digest, "first_seen_unix_s": now_s}
 
@@ -162,7 +162,7 @@ def job_from_row(row: Row) -> Job:
 
 
 def run_from_row(row: Row) -> Run:
-    """Read the planned half of a row of runs."""
+    """Read a run from its row, without the result."""
     names = ("run_id", "job_id", "repeat_index", "position", "attempt")
     return Run(**{name: row[name] for name in names}, state=RunState(row["state"]))
 

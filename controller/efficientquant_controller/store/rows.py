@@ -15,22 +15,22 @@ _JSON, _BOOLEAN, _DOUBLE = (names_of_kind(kind) for kind in (Kind.JSON, Kind.BOO
 def typed(rows: Sequence[RowMapping]) -> list[dict[str, Any]]:
     """Decode the JSON and booleans of a view's rows.
 
-    SQLite returns them as text and as 1 and 0, and an empty text is no JSON. A number that is not finite becomes None,
-    because rows travel as JSON, which cannot hold it.
+    SQLite returns them as text and as 1 and 0. An empty text becomes None. So does a number that is not finite, because
+    rows are sent as JSON, which cannot hold it.
     """
     if not rows:
         return []
-    json_names, truths, doubles = ([name for name in rows[0] if name in kind] for kind in (_JSON, _BOOLEAN, _DOUBLE))
-    return [_typed(dict(row), json_names, truths, doubles) for row in rows]
+    json_names, booleans, doubles = ([name for name in rows[0] if name in kind] for kind in (_JSON, _BOOLEAN, _DOUBLE))
+    return [_typed(dict(row), json_names, booleans, doubles) for row in rows]
 
 
 def _typed(
-    values: dict[str, Any], json_names: Sequence[str], truths: Sequence[str], doubles: Sequence[str]
+    values: dict[str, Any], json_names: Sequence[str], booleans: Sequence[str], doubles: Sequence[str]
 ) -> dict[str, Any]:
     for name in json_names:
         if isinstance(values[name], str):
             values[name] = json.loads(values[name]) if values[name] else None
-    for name in truths:
+    for name in booleans:
         if values[name] is not None:
             values[name] = bool(values[name])
     for name in doubles:

@@ -1,6 +1,6 @@
 """The conversion of an agent's report to rows and back.
 
-A row has the raw facts and the numbers that follow from them.
+A row has the reported values and the numbers derived from them.
 """
 
 import json
@@ -32,24 +32,23 @@ from efficientquant_controller.store.series import RawSamples
 
 Row = RowMapping
 
-# A run is loaded by all stages of one of these.
+# The stages of loading, without and with an engine.
 _LOADING = (("read", "session_create", "first_inference"), ("read", "deserialize", "create_context", "first_inference"))
 # The first protocol whose agents leave the extremes of their series to the controller.
 _OWN_PEAKS = 3
 # The limits of SQL's integers.
 _LIMITS = {Kind.INTEGER: 2**31, Kind.BIGINT: 2**63}
-# The paper's load time leaves the first inference out.
+# The paper's load time does not include the first inference.
 _PAPER_LOADING = (("read", "session_create"), ("read", "deserialize", "create_context"))
 
 
 def result_to_row(result: RunResult, measurement: Measurement, now_s: float) -> dict[str, Any]:
     """Make every column that a report writes into a row of runs.
 
-    `measurement` is what the campaign asked for. A verdict depends on it.
-
-    Raises ValueError when a run that succeeded has no latencies, or a latency that is not a finite number.
+    The verdict depends on the campaign's `measurement`. Raises ValueError when a run that succeeded has no latencies,
+    or a latency that is not a finite number.
     """
-    possible = _possible(result.measured)
+    possible = _storable_readings(result.measured)
     others = {name: value for name, value in result.measured.items() if name not in possible and isfinite(value)}
     result = replace(result, measured=possible)
     sources: Mapping[Origin, Mapping[str, Any]] = {
@@ -72,8 +71,8 @@ def result_to_row(result: RunResult, measurement: Measurement, now_s: float) -> 
     }
 
 
-def _possible(readings: Mapping[str, float]) -> dict[str, float]:
-    """Leave out readings that their columns cannot hold.
+def _storable_readings(readings: Mapping[str, float]) -> dict[str, float]:
+    """Return the readings that have a column and fit into it.
 
     One broken reading must not lose the whole run.
     """
@@ -82,7 +81,7 @@ def _possible(readings: Mapping[str, float]) -> dict[str, float]:
 
 
 def _stored(kind: Kind, value: Any) -> Any:
-    """Return a value as its column holds it.
+    """Convert a value to the kind of its column.
 
     Returns None for a number that is too large for the column.
     """
@@ -97,11 +96,11 @@ def _peaks(result: RunResult) -> dict[str, float]:
     Extremes that an agent before protocol 3 reported take precedence.
     """
     extremes = peaks({series.name: _readings(series) for series in result.series}, _windows(result))
-    return _possible(extremes if result.protocol_version >= _OWN_PEAKS else {**extremes, **result.measured})
+    return _storable_readings(extremes if result.protocol_version >= _OWN_PEAKS else {**extremes, **result.measured})
 
 
 def _recorded(result: RunResult, now_s: float) -> dict[str, Any]:
-    extremes, before = _peaks(result), result.measured.get
+    extremes, reading = _peaks(result), result.measured.get
     return {
         "reported_unix_s": now_s,
         "reported_attempt": result.attempt,
@@ -115,9 +114,9 @@ def _recorded(result: RunResult, now_s: float) -> dict[str, Any]:
         "conditions": dict(result.conditions),
         "findings": [asdict(finding) for finding in result.findings],
         "board_memory_delta_bytes": _rise(
-            extremes.get("board_available_min_bytes"), before("board_available_before_bytes")
+            extremes.get("board_available_min_bytes"), reading("board_available_before_bytes")
         ),
-        "swap_delta_bytes": _rise(before("swap_used_before_bytes"), extremes.get("swap_used_max_bytes")),
+        "swap_delta_bytes": _rise(reading("swap_used_before_bytes"), extremes.get("swap_used_max_bytes")),
         "sampler_core_share": _core_share(result),
     }
 
@@ -155,7 +154,7 @@ def _readings(series: Series) -> Readings:
 def engine_to_row(result: RunResult) -> dict[str, Any] | None:
     """Make the row of a run's engine.
 
-    Returns None for a runtime that builds no engine and lists no layers.
+    Returns None for a run without an engine.
     """
     if result.engine is None:
         return None
@@ -211,7 +210,7 @@ def result_from_row(
 
 
 def _measured(row: Row) -> dict[str, float]:
-    """Read the single readings back.
+    """Read the single readings of a row.
 
     Agents before protocol 3 reported the extremes of their series among them.
     """
@@ -243,7 +242,7 @@ def _latency_columns(result: RunResult) -> dict[str, Any]:
 def _load_columns(result: RunResult) -> dict[str, Any]:
     """Make the columns of the stages.
 
-    `load_s` is known when all of its parts are.
+    `load_s` is None unless all its stages are known.
     """
     durations: dict[str, float] = {}
     for timing in result.stages:
@@ -272,9 +271,14 @@ def _load_columns(result: RunResult) -> dict[str, Any]:
     }
 
 
-def _sum_of(ways: tuple[tuple[str, ...], ...], durations: dict[str, float]) -> float | None:
-    """Return the duration of the first way whose stages are all known."""
-    return next((sum(durations[name] for name in way) for way in ways if durations.keys() >= set(way)), None)
+def _sum_of(sequences: tuple[tuple[str, ...], ...], durations: dict[str, float]) -> float | None:
+    """Return the duration of the first sequence whose stages are all known.
+
+    Returns None when there is none.
+    """
+    return next(
+        (sum(durations[name] for name in stages) for stages in sequences if durations.keys() >= set(stages)), None
+    )
 
 
 def _output_columns(result: RunResult) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The format of the blob that holds a run's raw samples.
 
-It holds every latency, warm-up latency and sampled series, bit by bit.
+It holds every latency, warm-up latency and sampled series exactly.
 zlib( header length (uint32, little-endian) · header (JSON, UTF-8) · arrays (float64, little-endian) ). The header is
 {"version": 2, "latency_s": n, "warmup_latency_s": n, "device_latency_s": n, "windows": [[name, start_s, end_s], …],
 "series": [{"name": …, "time_s": n, "value": n}, …]}, where n are lengths. The arrays follow in that order. Version 1

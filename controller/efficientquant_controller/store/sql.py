@@ -34,8 +34,8 @@ from efficientquant_controller.store.transactions import Transaction, Transactio
 def open_store(target: str | Path, read_only: bool = False) -> "SqlStore":
     """Open a results database by path or SQLAlchemy URL.
 
-    It is created and migrated unless `read_only`. Raises StoreError, with what is wrong and what to do, and
-    StoreVersionError for another version's database.
+    The database is created or migrated unless `read_only`. Raises StoreError when it cannot be used, and
+    StoreVersionError when another version wrote it.
     """
     transactions = Transactions(open_engine(target, read_only), read_only)
     with ExitStack() as undo:
@@ -47,9 +47,9 @@ def open_store(target: str | Path, read_only: bool = False) -> "SqlStore":
 
 
 class SqlStore(SqlResults):
-    """The SQL store, whose methods are one transaction each.
+    """The store in SQL.
 
-    `Store` says what each method must do.
+    `Store` describes what each method must do.
     """
 
     def close(self) -> None:
@@ -159,7 +159,7 @@ class SqlStore(SqlResults):
                 sql.execute(insert(table).values(build_key=build_key, **facts))
 
     def find_artifact(self, build_key: str) -> Artifact | None:
-        """Return the artifact that an equal build made before, or None."""
+        """Return the artifact of an earlier build with this key, or None."""
         query = select(tables.artifact_builds, tables.artifacts.c.size_bytes).join(tables.artifacts)
         with self._transactions.read() as sql:
             rows = sql.rows(query.where(tables.artifact_builds.c.build_key == build_key))

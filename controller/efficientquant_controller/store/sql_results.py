@@ -48,7 +48,7 @@ class SqlResults(Store):
             return True
 
     def _measurement(self, run_id: str) -> Measurement:
-        """Return the measurement that a run's campaign asked for."""
+        """Return the measurement of a run's campaign."""
         campaigns, jobs, runs = tables.campaigns, tables.jobs, tables.runs
         query = (
             select(campaigns.c.measurement)
@@ -60,7 +60,7 @@ class SqlResults(Store):
             return Measurement(**sql.one(query, f"run {run_id!r}")["measurement"])
 
     def raw_result(self, run_id: str) -> RunResult:
-        """Return everything that was reported of a run.
+        """Return the whole report of a run.
 
         Raises NotFoundError without a result or its samples, and UserError when the samples cannot be read.
         """
@@ -98,7 +98,7 @@ class SqlResults(Store):
             return typed(sql.rows(query))
 
     def comparisons(self, campaign_id: str | None = None) -> Mapping[str, Mapping[str, Any]]:
-        """Return the guard's answers on variants whose twins have ended, by job."""
+        """Return the guard's answers on variants and their fp32 twins, by job."""
         with self._transactions.read() as sql:
             if campaign_id is not None:
                 campaign_id = self._campaign_row(sql, campaign_id)["campaign_id"]
@@ -121,7 +121,7 @@ class SqlResults(Store):
     def _add_snapshot(sql: Transaction, snapshot: DeviceSnapshot, now_s: float, is_newest: bool = False) -> str:
         """Record a snapshot and return its SHA-256.
 
-        The newest one also updates what the agent says of its backends.
+        `is_newest` also updates the backends of a snapshot that is already recorded.
         """
         row = records.snapshot_to_row(snapshot, now_s)
         digest: str = row.pop("snapshot_sha256")
@@ -144,9 +144,9 @@ _LISTED_CAMPAIGNS = 5
 
 
 def _outcome(run: RowMapping, result: RunResult) -> dict[str, Any]:
-    """Return the run's new state, as reported.
+    """Return the columns of the run's reported state.
 
-    Returns nothing new for a run that was cancelled or given up before.
+    The result is empty for a run that was cancelled or given up before.
     """
     if run["state"] in (RunState.CANCELLED, RunState.FAILED):
         return {}

@@ -119,7 +119,7 @@ artifacts = Table(
     Column("size_bytes", BigInteger, nullable=False),
 )
 
-# Two builds may make the same bytes, so each build has a row of its own.
+# Two builds may make the same bytes, so each build has its own row.
 artifact_builds = Table(
     "artifact_builds",
     metadata,
@@ -226,14 +226,14 @@ runs = Table(
     Column("leased_unix_s", Double),
     Column("failure_type", String, nullable=False),
     Column("failure_message", Text, nullable=False),
-    # Everything below comes with the report and is NULL before it. Most of it comes from the registry of columns.
+    # The report fills the columns below, which are NULL before. Most of them come from the registry of columns.
     Column("device_id", ForeignKey(devices.c.device_id)),
     Column("log_tail", JSON),
     *map(_column, OF_REPORTS),
     UniqueConstraint("job_id", "repeat_index"),
 )
 
-# The guard's answer on a variant and its fp32 twin, once both have ended, by the rules of `rules_version`.
+# The guard's answer on a variant and its fp32 twin after both have ended, by the rules of `rules_version`.
 job_comparisons = Table(
     "job_comparisons",
     metadata,
@@ -258,7 +258,7 @@ engines = Table(
     Column("layers", JSON, nullable=False),
 )
 
-# This is a table of its own, so that queries over runs never read the blobs' pages.
+# This is a separate table, so that queries over runs never read the blobs' pages.
 series = Table(
     "series",
     metadata,

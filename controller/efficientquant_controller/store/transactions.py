@@ -28,9 +28,9 @@ class Transaction:
         self._connection = connection
 
     def execute(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> None:
-        """Run a statement whose outcome does not matter.
+        """Run a statement without a result.
 
-        Many values are faster as parameters than in the statement.
+        Many values are faster as `parameters` than inside the statement.
         """
         self._connection.execute(statement, parameters)
 
@@ -103,9 +103,9 @@ class Transactions:
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
-        """Open the only writer, which rolls back on any exception.
+        """Open the only write transaction, after the current one has ended.
 
-        It commits at the end.
+        It commits at the end and rolls back on any exception.
         """
         with self._writer, self._reporting(), self._engine.connect() as raw:
             connection = raw.execution_options(writes=True)
@@ -113,9 +113,9 @@ class Transactions:
                 yield Transaction(connection)
 
     def checkpoint(self) -> None:
-        """Move SQLite's log into the main file as readers allow.
+        """Move SQLite's log into the main file as far as readers allow.
 
-        It does not wait for them.
+        It does not wait for readers.
         """
         if self._logged_file is None:
             return

@@ -1,4 +1,4 @@
-"""The reading of SQLite files without a log, and the log's removal."""
+"""Reading of SQLite files on read-only media, and removal of their logs."""
 
 import logging
 import sqlite3
@@ -17,9 +17,9 @@ _VERSION_OFFSET, _WITH_LOG = 18, 2
 def reading_uri(path: Path) -> str:
     """Return the URI that reads a SQLite file, even on read-only media.
 
-    SQLite needs to create files next to a database with a log, unless the database is called immutable. It is called so
-    only where nobody can be writing: where no log and no lock file (-shm) lies next to it. Raises StoreError for a log
-    that cannot be read from a read-only place, and sqlite3.Error for other refusals.
+    SQLite must create files next to a database that uses a log, unless the URI declares it immutable. The URI does so
+    only where nobody can be writing: there is no log and no lock file (-shm) next to the database. Raises StoreError
+    for a log that cannot be read on read-only media, and sqlite3.Error for other refusals.
     """
     uri = f"{path.absolute().as_uri()}?mode=ro"
     try:
@@ -30,17 +30,17 @@ def reading_uri(path: Path) -> str:
             raise
         if logs := _logs_of(path):
             raise StoreError(
-                f"the database {path} was not closed cleanly ({' and '.join(logs)} next to it) and lies where nothing "
-                "can be written; copy these files together to a directory that you can write to, and name that copy"
+                f"the database {path} was not closed cleanly ({' and '.join(logs)} next to it) and its directory is "
+                "read-only; copy these files together to a directory that you can write to, and name that copy"
             ) from error
-        if not _takes_log(path):
+        if not _uses_log(path):
             raise
         return f"{uri}&immutable=1"
     return uri
 
 
 def fold_log(path: Path) -> None:
-    """Move SQLite's log into the main file, so that it needs none.
+    """Move SQLite's log into the main file and stop using a log.
 
     A reader in another program can prevent this, which is logged.
     """
@@ -64,6 +64,6 @@ def _logs_of(path: Path) -> list[str]:
     return [file.name for file in files if file.exists() and (file.name.endswith("-shm") or file.stat().st_size)]
 
 
-def _takes_log(path: Path) -> bool:
+def _uses_log(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(_VERSION_OFFSET + 1)[_VERSION_OFFSET:] == bytes([_WITH_LOG])

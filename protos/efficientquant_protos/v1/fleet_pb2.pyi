@@ -48,17 +48,19 @@ class Hello(google.protobuf.message.Message):
     protocol_version: builtins.int
     agent_version: typing.Text
     device_id: typing.Text
-    """Random and kept on the device; a new one is drawn when the board changed under it."""
+    """Random, and kept on the device's disk. A new one is drawn when the disk is now on another board."""
 
     name: typing.Text
     session_epoch: builtins.int
-    """Grows with every session of a device; a newer one supersedes the older."""
+    """Grows with every session of a device. The newer session supersedes the older one."""
 
     @property
     def device(self) -> global___DeviceSnapshot: ...
     @property
     def active_run_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]:
-        """Runs this agent is executing now: after a lost connection they are still leased to it."""
+        """Runs that are queued, in progress or not yet delivered. After a lost connection they are still leased to this
+        agent.
+        """
         pass
     def __init__(self,
         *,
@@ -78,7 +80,9 @@ class Heartbeat(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     ACTIVE_RUN_IDS_FIELD_NUMBER: builtins.int
     @property
-    def active_run_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]: ...
+    def active_run_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]:
+        """As in Hello."""
+        pass
     def __init__(self,
         *,
         active_run_ids: typing.Optional[typing.Iterable[typing.Text]] = ...,
@@ -108,7 +112,7 @@ class RunProgress(google.protobuf.message.Message):
 global___RunProgress = RunProgress
 
 class DeviceSnapshot(google.protobuf.message.Message):
-    """What a board is and can do. Absent is absent: a probe that found nothing leaves its field unset."""
+    """A board's properties and abilities. A field stays unset when its probe found nothing."""
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     class LibraryVersionsEntry(google.protobuf.message.Message):
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -141,7 +145,7 @@ class DeviceSnapshot(google.protobuf.message.Message):
     CLOCK_CONTROL_FIELD_NUMBER: builtins.int
     GPUS_FIELD_NUMBER: builtins.int
     board_id: typing.Text
-    """Serial number, machine id or GPU UUID: two agents with the same one share a board."""
+    """Serial number, machine id, or "host:" and the host name. Two agents with the same id share a board."""
 
     board: typing.Text
     os: typing.Text
@@ -165,10 +169,10 @@ class DeviceSnapshot(google.protobuf.message.Message):
 
     cuda_version: typing.Text
     power_mode: typing.Text
-    """As the board names it, e.g. "MAXN"; empty where there are none."""
+    """As the board names it, e.g. "MAXN". Empty on boards without power modes."""
 
     clock_control: typing.Text
-    """What may change clocks here: "root", "helper" or "none"."""
+    """How the agent may change clocks: "root", "helper" or "none"."""
 
     @property
     def gpus(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Gpu]: ...
@@ -209,11 +213,11 @@ class Gpu(google.protobuf.message.Message):
     name: typing.Text
     uuid: typing.Text
     compute_capability: builtins.int
-    """53 for SM 5.3; 0 when it is not known"""
+    """53 for SM 5.3. 0 when it is unknown."""
 
     memory_total_bytes: builtins.int
     integrated: builtins.bool
-    """Shares its memory with the CPU."""
+    """True when the GPU shares its memory with the CPU."""
 
     fp16: builtins.bool
     int8: builtins.bool
@@ -237,7 +241,7 @@ class Gpu(google.protobuf.message.Message):
 global___Gpu = Gpu
 
 class Backend(google.protobuf.message.Message):
-    """A runtime that works on the device, and what a controller has to know of it to choose it and make its files."""
+    """A runtime that works on the device, with what the controller needs to choose it and to make its files."""
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     NAME_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
@@ -256,15 +260,16 @@ class Backend(google.protobuf.message.Message):
     @property
     def providers(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]: ...
     preference: builtins.int
-    """Where nothing else is asked for, the backend with the lowest number runs the jobs."""
+    """Without another choice, the backend with the lowest number runs the jobs."""
 
     uses_gpu: builtins.bool
     builds_engines: builtins.bool
     """Building or loading makes an engine, which takes minutes."""
 
     form: typing.Text
-    """What it builds from: a family of ONNX files ("tensorrt", "tensorrt-rtx", "onnxruntime"), the highest opset that
-    this version reads, and the precision flags that its builder takes ("fp16", "int8"). No flags: types decide.
+    """The files that it builds from: a family of ONNX files ("tensorrt", "tensorrt-rtx", "onnxruntime"), the highest
+    opset that this version reads, and the precision flags that its builder accepts ("fp16", "int8"). Without flags
+    the types in the file decide.
     """
 
     opset: builtins.int
@@ -272,7 +277,7 @@ class Backend(google.protobuf.message.Message):
     def precision_flags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]: ...
     @property
     def options(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]:
-        """Fields of Measurement that it obeys beyond those that every backend does, e.g. "cuda_graph"."""
+        """Fields of Measurement that it obeys and some other backends do not, e.g. "cuda_graph"."""
         pass
     def __init__(self,
         *,
@@ -326,7 +331,7 @@ class Welcome(google.protobuf.message.Message):
     controller_version: typing.Text
     heartbeat_interval_s: builtins.float
     lease_s: builtins.float
-    """A session silent for this long is over and its run goes back to the queue."""
+    """A session that is silent for this long ends, and its run goes back to the queue."""
 
     def __init__(self,
         *,
@@ -364,7 +369,7 @@ class PingResponse(google.protobuf.message.Message):
 global___PingResponse = PingResponse
 
 class Assignment(google.protobuf.message.Message):
-    """One run: one repeat of a job, in a process of its own. Data only."""
+    """One run: one repeat of a job, in its own process."""
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     RUN_ID_FIELD_NUMBER: builtins.int
     JOB_ID_FIELD_NUMBER: builtins.int
@@ -396,15 +401,15 @@ class Assignment(google.protobuf.message.Message):
     """A run that takes longer is killed and reported as "timeout"."""
 
     target: typing.Text
-    """What the artifact was lowered for, e.g. "jetson-nano"."""
+    """The target that the artifact was lowered for, e.g. "jetson-nano"."""
 
     @property
     def builder_flags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]:
-        """What an engine is built with, from the artifact's metadata: "fp16", "int8"."""
+        """The flags that an engine is built with, from the artifact's metadata: "fp16", "int8"."""
         pass
     @property
     def reference(self) -> global___ArtifactRef:
-        """Inputs and the outputs they must give, fetched like an artifact: an .npz of float arrays. Unset: none."""
+        """Inputs and the outputs that they must give: an .npz of float arrays, fetched like an artifact. Unset without one."""
         pass
     def __init__(self,
         *,
@@ -432,7 +437,7 @@ class ArtifactRef(google.protobuf.message.Message):
     SHA256_FIELD_NUMBER: builtins.int
     SIZE_BYTES_FIELD_NUMBER: builtins.int
     sha256: typing.Text
-    """Hex, lower case: the artifact's name."""
+    """In lower-case hex. It is the artifact's name."""
 
     size_bytes: builtins.int
     def __init__(self,
@@ -444,7 +449,7 @@ class ArtifactRef(google.protobuf.message.Message):
 global___ArtifactRef = ArtifactRef
 
 class Measurement(google.protobuf.message.Message):
-    """How to measure; the meaning of each number is in docs/measurement.md."""
+    """The settings of a measurement. docs/measurement.md explains each number."""
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     TIER_FIELD_NUMBER: builtins.int
     MIN_TIME_S_FIELD_NUMBER: builtins.int
@@ -473,11 +478,11 @@ class Measurement(google.protobuf.message.Message):
     warmup_min_count: builtins.int
     warmup_max_time_s: builtins.float
     input_count: builtins.int
-    """Pre-staged inputs, cycled."""
+    """How many inputs are staged before the measurement. They are used in turn."""
 
     input_seed: builtins.int
     intra_op_threads: builtins.int
-    """0: the runtime's own default"""
+    """0 is the runtime's own default."""
 
     sampling_interval_s: builtins.float
     cuda_graph: builtins.bool
@@ -488,21 +493,21 @@ class Measurement(google.protobuf.message.Message):
     """"auto" (also when empty), "pinned", "mapped" or "device" (no transfers)."""
 
     profile_layers: builtins.bool
-    """A separate pass per layer after the measurement."""
+    """Time each layer, in a separate pass after the measurement."""
 
     idle_s: builtins.float
     """How long the board is watched at rest before loading and after measuring."""
 
     max_start_temperature_c: builtins.float
-    """The board must be cooler than this before it starts; 0: no gate."""
+    """The board must be cooler than this before it starts. 0 is no gate."""
 
     gate_timeout_s: builtins.float
     lock_clocks: builtins.bool
-    """Nothing about clocks and modes is changed unless one of these asks for it."""
+    """Clocks and power mode are changed only if one of these asks for it."""
 
     power_mode: typing.Text
     hot_zones: typing.Text
-    """The series whose temperature counts as that of what computes, as a regular expression over whole names."""
+    """The temperatures of the parts that compute: a regular expression that matches whole series names."""
 
     def __init__(self,
         *,
@@ -604,10 +609,10 @@ class ReportRunResponse(google.protobuf.message.Message):
     COMMITTED_FIELD_NUMBER: builtins.int
     DUPLICATE_FIELD_NUMBER: builtins.int
     committed: builtins.bool
-    """Always true: an answer means that the result is on disk."""
+    """Always true, because the controller answers only after the commit."""
 
     duplicate: builtins.bool
-    """True when this run id had been reported before; the first report stands."""
+    """True when this run id was reported before. The first report is kept."""
 
     def __init__(self,
         *,
@@ -711,21 +716,22 @@ class RunResult(google.protobuf.message.Message):
     device_id: typing.Text
     attempt: builtins.int
     failure_type: typing.Text
-    """Empty for a run that succeeded, else a typed failure:
+    """Empty for a run that succeeded, else one of:
     "artifact_unavailable", "artifact_corrupt", "refused" (pre-flight), "clocks_failed", "build_failed", "build_oom",
-    "unsupported_op", "load_failed", "wrong_outputs", "runtime_error", "runtime_oom", "timeout", "cancelled", "agent_error"
+    "unsupported_op", "load_failed", "wrong_outputs", "runtime_error", "runtime_oom", "timeout", "cancelled",
+    "agent_error"
     """
 
     failure_message: typing.Text
     @property
     def log_tail(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]:
-        """The last lines the child process wrote."""
+        """The last lines that the child process wrote."""
         pass
     started_unix_s: builtins.float
     """Wall clock when the child process started, seconds since 1970 (UTC)."""
 
     started_monotonic_s: builtins.float
-    """The device's monotonic clock at the same moment; every series counts from it."""
+    """The device's monotonic clock at the same moment. The times of all series count from it."""
 
     duration_s: builtins.float
     agent_version: typing.Text
@@ -739,13 +745,13 @@ class RunResult(google.protobuf.message.Message):
     def warmup_latency_s(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]: ...
     @property
     def latency_s(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
-        """Host end to end, one entry per inference, in order."""
+        """By the host's clock, end to end, one entry per inference, in order."""
         pass
     @property
     def series(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Series]: ...
     peak_pss_bytes: builtins.int
-    """17 to 21, 26, 27 and 35: agents of protocol 2, whose results may still arrive. Since 3 in `measured`, or computed
-    by the controller from the series.
+    """Only agents of protocol 2 set the fields 17 to 21, 26, 27 and 35, and their results may still arrive. Since
+    protocol 3 these values are in `measured`, or the controller computes them from the series.
     """
 
     board_available_before_bytes: builtins.int
@@ -755,7 +761,7 @@ class RunResult(google.protobuf.message.Message):
     backend: typing.Text
     @property
     def providers(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]:
-        """The providers the session really got, in order."""
+        """The providers that the session really uses, in order."""
         pass
     @property
     def library_versions(self) -> google.protobuf.internal.containers.ScalarMap[typing.Text, typing.Text]: ...
@@ -775,7 +781,9 @@ class RunResult(google.protobuf.message.Message):
     def windows(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Window]: ...
     @property
     def conditions(self) -> google.protobuf.internal.containers.ScalarMap[typing.Text, typing.Text]:
-        """What a comparison depends on, e.g. {"power_mode": "MAXN", "clocks": "locked", "rail_set": "POM_5V_IN"}"""
+        """The state of the device that a comparison depends on, e.g.
+        {"power_mode": "MAXN", "clocks": "locked", "rail_set": "POM_5V_IN"}
+        """
         pass
     @property
     def findings(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Finding]: ...
@@ -786,8 +794,8 @@ class RunResult(google.protobuf.message.Message):
     device_memory_bytes: builtins.int
     @property
     def measured(self) -> google.protobuf.internal.containers.ScalarMap[typing.Text, builtins.float]:
-        """Single readings by name, in the unit of the name, e.g. {"device_memory_bytes": 8.4e6, "sampler_cpu_s": 0.02}: one
-        more is no new field. What was not read is left out.
+        """Single readings by name, with the unit in the name, e.g. {"device_memory_bytes": 8.4e6, "sampler_cpu_s": 0.02}. A
+        new reading needs no new field. Readings that were not taken are missing.
         """
         pass
     def __init__(self,
@@ -850,8 +858,9 @@ class RunResult(google.protobuf.message.Message):
 global___RunResult = RunResult
 
 class Window(google.protobuf.message.Message):
-    """A named part of a run: "build", "idle_before", "load", "warmup", "measure", "idle_after", and "model", from before
-    loading to the end, in which the board's memory is the model's doing; seconds since the run's start.
+    """A named part of a run: "build", "idle_before", "load", "warmup", "measure", "idle_after" or "model". "model" is from
+    before loading to the end, when the model, not a build, changes the board's memory.
+    Times are seconds since the run's start.
     """
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     NAME_FIELD_NUMBER: builtins.int
@@ -870,7 +879,7 @@ class Window(google.protobuf.message.Message):
 global___Window = Window
 
 class Finding(google.protobuf.message.Message):
-    """Something that bears on how far a result can be trusted."""
+    """A fact that affects how far a result can be trusted."""
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     CHECK_FIELD_NUMBER: builtins.int
     SEVERITY_FIELD_NUMBER: builtins.int
@@ -892,7 +901,7 @@ class Finding(google.protobuf.message.Message):
 global___Finding = Finding
 
 class Agreement(google.protobuf.message.Message):
-    """The outputs on the device beside the reference outputs that travel with the artifact."""
+    """The agreement of the device's outputs with the reference outputs that travel with the artifact."""
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     MAX_ABS_FIELD_NUMBER: builtins.int
     COSINE_FIELD_NUMBER: builtins.int
@@ -901,7 +910,7 @@ class Agreement(google.protobuf.message.Message):
     max_abs: builtins.float
     cosine: builtins.float
     argmax_matches: builtins.int
-    """Inputs with the same largest output, of `count`."""
+    """How many of the `count` compared inputs have the same largest output."""
 
     count: builtins.int
     def __init__(self,
@@ -915,7 +924,7 @@ class Agreement(google.protobuf.message.Message):
 global___Agreement = Agreement
 
 class Engine(google.protobuf.message.Message):
-    """What a device built from an artifact. Engines themselves never travel."""
+    """What a device built from an artifact. The engine itself is never sent."""
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     class SettingsEntry(google.protobuf.message.Message):
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -961,10 +970,10 @@ class Engine(google.protobuf.message.Message):
     def settings(self) -> google.protobuf.internal.containers.ScalarMap[typing.Text, typing.Text]: ...
     @property
     def realised_precision(self) -> google.protobuf.internal.containers.ScalarMap[typing.Text, builtins.int]:
-        """Layers by the type they compute in, e.g. {"int8": 35, "fp16": 140}"""
+        """How many layers compute in which type, e.g. {"int8": 35, "fp16": 140}"""
         pass
     layers_json: typing.Text
-    """A JSON list of layers: {"name", "type", "precision", …}, with "mean_s" where they were profiled."""
+    """JSON: a list of layers, each {"name", "type", "precision", …}, with "mean_s" where they were profiled."""
 
     def __init__(self,
         *,
@@ -988,15 +997,15 @@ class StageTiming(google.protobuf.message.Message):
     COLD_FIELD_NUMBER: builtins.int
     stage: typing.Text
     """"transfer", "parse", "build", "read", "session_create" or "deserialize" and "create_context", "first_inference", …
-    in the order they ran; a second loading in the same process has "warm_" before each name.
+    in the order in which they ran. The stages of a second load in the same process begin with "warm_".
     """
 
     duration_s: builtins.float
     size_bytes: builtins.int
-    """Bytes that moved in this stage, where that means something."""
+    """The bytes that this stage moved, where it moves any."""
 
     cold: builtins.bool
-    """Page cache of the file dropped before the stage."""
+    """True when the file's pages were not in the page cache before the stage."""
 
     def __init__(self,
         *,
@@ -1049,10 +1058,10 @@ class ListDevicesResponse(google.protobuf.message.Message):
     @property
     def devices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Device]: ...
     controller_unix_s: builtins.float
-    """The controller's clock, so that ages do not depend on the client's."""
+    """The controller's clock, so that the age of `last_seen_unix_s` does not depend on the client's clock."""
 
     protocol_version: builtins.int
-    """What the controller speaks; 0 before protocol 3."""
+    """The controller's protocol version. 0 from controllers older than protocol 3."""
 
     def __init__(self,
         *,
@@ -1158,27 +1167,27 @@ class SubmitCampaignRequest(google.protobuf.message.Message):
     def recipes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]: ...
     @property
     def devices(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]:
-        """Device names; empty means every connected device."""
+        """Device names. Empty for every connected device."""
         pass
     @property
     def weights(self) -> global___Weights: ...
     tier: typing.Text
     repeats: builtins.int
-    """0: the tier's own default"""
+    """0 is the tier's own default."""
 
     seed: builtins.int
     intra_op_threads: builtins.int
-    """0: the runtime's own default"""
+    """0 is the runtime's own default."""
 
     @property
     def calibration(self) -> global___Calibration:
-        """What recipes are calibrated on; unset: synthetic images."""
+        """The images for calibration. Unset for synthetic images."""
         pass
     paper: builtins.bool
-    """Ten repeats averaged, load time and memory as the paper has them, under their own names."""
+    """Measure as the paper does: ten repeats averaged, and its load time and memory under their own names."""
 
     cuda_graph: builtins.bool
-    """How to measure beyond the tier; the fields of Measurement with the same names."""
+    """Settings beyond those of the tier. Measurement has fields with the same names."""
 
     sync_mode: typing.Text
     memory_kind: typing.Text
@@ -1188,7 +1197,7 @@ class SubmitCampaignRequest(google.protobuf.message.Message):
     lock_clocks: builtins.bool
     power_mode: typing.Text
     backend: typing.Text
-    """Only devices with this backend, and with it; empty: each device's preferred one."""
+    """Run only on devices with this backend, and use it. Empty for each device's preferred backend."""
 
     def __init__(self,
         *,
@@ -1227,7 +1236,7 @@ class Calibration(google.protobuf.message.Message):
     FILENAME_FIELD_NUMBER: builtins.int
     sha256: typing.Text
     filename: typing.Text
-    """For messages, and its ending tells the format."""
+    """Shown in messages. Its extension tells the format."""
 
     def __init__(self,
         *,
@@ -1243,14 +1252,14 @@ class Weights(google.protobuf.message.Message):
     RANDOM_FIELD_NUMBER: builtins.int
     CHECKPOINT_FIELD_NUMBER: builtins.int
     pretrained: builtins.bool
-    """timm's pretrained weights"""
+    """timm's pretrained weights."""
 
     random: builtins.bool
-    """a seeded random initialization: latency and memory only"""
+    """A seeded random initialization. Only latency and memory have a meaning then."""
 
     @property
     def checkpoint(self) -> global___Checkpoint:
-        """the SHA-256 of an uploaded checkpoint"""
+        """An uploaded checkpoint."""
         pass
     def __init__(self,
         *,
@@ -1269,7 +1278,7 @@ class Checkpoint(google.protobuf.message.Message):
     FILENAME_FIELD_NUMBER: builtins.int
     sha256: typing.Text
     filename: typing.Text
-    """The user's own name of the file: for messages, and its ending tells the format."""
+    """The user's name of the file. Shown in messages, and its extension tells the format."""
 
     def __init__(self,
         *,
@@ -1283,7 +1292,7 @@ class WatchCampaignRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     CAMPAIGN_ID_FIELD_NUMBER: builtins.int
     campaign_id: typing.Text
-    """An id or "latest" """
+    """An id or "latest"."""
 
     def __init__(self,
         *,
@@ -1388,7 +1397,7 @@ class CampaignStatus(google.protobuf.message.Message):
     def devices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___DeviceStatus]: ...
     @property
     def notices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Notice]:
-        """Things a person should know, oldest first: devices lost, attempts repeated, notes on an artifact."""
+        """Events that a user should know, oldest first: lost devices, repeated attempts, notes on an artifact."""
         pass
     def __init__(self,
         *,
@@ -1418,7 +1427,7 @@ class BuildStatus(google.protobuf.message.Message):
     @property
     def artifact(self) -> global___ArtifactRef: ...
     target: typing.Text
-    """What it is lowered for, e.g. "jetson-nano"."""
+    """The target that it is lowered for, e.g. "jetson-nano"."""
 
     def __init__(self,
         *,
@@ -1453,12 +1462,12 @@ class DeviceStatus(google.protobuf.message.Message):
     runs_done: builtins.int
     runs_failed: builtins.int
     current_model: typing.Text
-    """What it does now; empty when nothing."""
+    """The current run's model, recipe and phase. Empty without a run."""
 
     current_recipe: typing.Text
     phase: typing.Text
     fraction: builtins.float
-    """0 to 1 within the current run"""
+    """0 to 1 within the phase."""
 
     def __init__(self,
         *,
@@ -1493,7 +1502,7 @@ class QueryJobsRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     CAMPAIGN_ID_FIELD_NUMBER: builtins.int
     campaign_id: typing.Text
-    """An id, "latest", or empty for all"""
+    """An id, "latest", or empty for all."""
 
     def __init__(self,
         *,
@@ -1503,8 +1512,8 @@ class QueryJobsRequest(google.protobuf.message.Message):
 global___QueryJobsRequest = QueryJobsRequest
 
 class JobRow(google.protobuf.message.Message):
-    """One job: one model under one recipe on one device. The columns of docs/database.md, "Rows of bench and results", as
-    JSON, so that a column more is no new field.
+    """One job: one model under one recipe on one device. Holds the columns of docs/database.md, "Rows of bench and
+    results", as JSON, so that a new column needs no new field.
     """
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     COLUMNS_JSON_FIELD_NUMBER: builtins.int
@@ -1521,11 +1530,11 @@ class QueryRunsRequest(google.protobuf.message.Message):
     CAMPAIGN_ID_FIELD_NUMBER: builtins.int
     LATENCIES_OF_JOBS_FIELD_NUMBER: builtins.int
     campaign_id: typing.Text
-    """An id, "latest", or empty for all"""
+    """An id, "latest", or empty for all."""
 
     @property
     def latencies_of_jobs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]:
-        """The raw latencies of these jobs' runs, where a comparison needs them."""
+        """Jobs whose runs are returned with raw latencies, for a comparison."""
         pass
     def __init__(self,
         *,
@@ -1536,7 +1545,7 @@ class QueryRunsRequest(google.protobuf.message.Message):
 global___QueryRunsRequest = QueryRunsRequest
 
 class RunRow(google.protobuf.message.Message):
-    """One run: the columns of the view `run_results` as JSON, so that a column more is no new message."""
+    """One run: the columns of the view `run_results` as JSON, so that a new column needs no new field."""
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     COLUMNS_JSON_FIELD_NUMBER: builtins.int
     LATENCY_S_FIELD_NUMBER: builtins.int

@@ -6,8 +6,7 @@ from efficientquant_protos.v1 import fleet_pb2 as efficientquant__protos_dot_v1_
 
 
 class AgentGatewayStub(object):
-    """Spoken by the devices. Every connection is opened by the agent, so a board behind NAT
-    needs no open port.
+    """Called by the agents. The agent opens every connection, so a board behind NAT needs no open port.
     """
 
     def __init__(self, channel):
@@ -39,33 +38,32 @@ class AgentGatewayStub(object):
 
 
 class AgentGatewayServicer(object):
-    """Spoken by the devices. Every connection is opened by the agent, so a board behind NAT
-    needs no open port.
+    """Called by the agents. The agent opens every connection, so a board behind NAT needs no open port.
     """
 
     def Connect(self, request_iterator, context):
-        """The session. The first event must be a Hello, the first command is a Welcome.
+        """Opens a session. The first event must be a Hello. The first command is a Welcome.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FetchArtifact(self, request, context):
-        """The bytes of an artifact from `offset` on, in chunks of at most 1 MiB.
+        """Returns the bytes of an artifact from `offset` on, in chunks of at most 1 MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReportRun(self, request, context):
-        """Idempotent by run id; answers only after the result is committed.
+        """Stores a result, once for each run id. Answers only after the result is committed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Ping(self, request, context):
-        """Who answers here and what time it has; opens no session, so the doctor may ask beside a running agent.
+        """Returns the controller's versions and clock. Opens no session, so the doctor can call it while the agent runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,8 +100,7 @@ def add_AgentGatewayServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AgentGateway(object):
-    """Spoken by the devices. Every connection is opened by the agent, so a board behind NAT
-    needs no open port.
+    """Called by the agents. The agent opens every connection, so a board behind NAT needs no open port.
     """
 
     @staticmethod
@@ -176,7 +173,7 @@ class AgentGateway(object):
 
 
 class FleetControlStub(object):
-    """Spoken by the command line and other clients.
+    """Called by the command line and other clients.
     """
 
     def __init__(self, channel):
@@ -233,7 +230,7 @@ class FleetControlStub(object):
 
 
 class FleetControlServicer(object):
-    """Spoken by the command line and other clients.
+    """Called by the command line and other clients.
     """
 
     def ListDevices(self, request, context):
@@ -243,28 +240,28 @@ class FleetControlServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ForgetDevice(self, request, context):
-        """Frees the name of a device that will not come back; its history stays.
+        """Frees the name of a device that will not come back. The device's history stays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UploadCheckpoint(self, request_iterator, context):
-        """Stores a checkpoint, or images to calibrate on, under its SHA-256 so that SubmitCampaign can name it.
+        """Stores a checkpoint, or images for calibration, under its SHA-256, so that SubmitCampaign can name it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SubmitCampaign(self, request, context):
-        """Checks everything a user can get wrong before anything is stored.
+        """Checks the whole request before it stores anything.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchCampaign(self, request, context):
-        """A full state at once, then one after every change, until the campaign has ended.
+        """Sends the full status at once and after every change, until the campaign has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -283,14 +280,14 @@ class FleetControlServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def QueryJobs(self, request, context):
-        """The rows of the view `results`, each with its comparison with fp32.
+        """Returns the rows of the view `results`, each with its comparison with fp32.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def QueryRuns(self, request, context):
-        """The rows of the view `run_results`, with raw latencies where asked for.
+        """Returns the rows of the view `run_results`, with raw latencies where requested.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -352,7 +349,7 @@ def add_FleetControlServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class FleetControl(object):
-    """Spoken by the command line and other clients.
+    """Called by the command line and other clients.
     """
 
     @staticmethod

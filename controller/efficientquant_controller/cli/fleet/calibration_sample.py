@@ -1,6 +1,6 @@
 """The images to calibrate on, packed for the upload.
 
-Of a folder, only as many are packed as calibration uses.
+From a folder, only as many images are packed as calibration uses.
 """
 
 import zipfile
@@ -22,9 +22,9 @@ _NO_DATE = (1980, 1, 1, 0, 0, 0)
 def pack_images(path: Path, folder: Path) -> Path:
     """Return the file to upload for `path`.
 
-    An .npz is uploaded itself. Of a folder, 32 images are packed in a .zip inside `folder`. Of a data set's root, the
-    training split is taken. The same images give the same bytes. Raises the library's DataError for a path without
-    images and for an image that cannot be decoded, and UserError for a file that cannot be read.
+    An .npz is uploaded as it is. From a folder, 32 images are packed into a .zip inside `folder`. From the root of a
+    data set, they are of the training split. The same images give the same bytes. Raises the library's DataError for a
+    path without images and for an image that cannot be decoded, and UserError for a file that cannot be read.
     """
     if path.suffix == ".npz" and path.is_file():
         return path

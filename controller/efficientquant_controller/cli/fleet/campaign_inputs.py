@@ -36,9 +36,9 @@ def weights_source(weights: str) -> str | Path:
 
 
 def checked_data(data: Path | None) -> Path | None:
-    """Return `data` if images may come from there, or None without data.
+    """Check that `data` can hold images and return it.
 
-    Raises UserError or DataError otherwise.
+    None is returned unchanged. Raises UserError or DataError for anything else.
     """
     if data is None:
         return None

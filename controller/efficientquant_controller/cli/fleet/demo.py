@@ -78,7 +78,7 @@ def plan(measurement: Measurement, repeats: int) -> str:
 def _leave(number: int, frame: Any) -> NoReturn:
     """Exit so that the fleet's own cleanup runs.
 
-    It would not run if the signal killed this process. Raises SystemExit.
+    The signal itself would end the process without it. Raises SystemExit.
     """
     del frame
     raise SystemExit(128 + number)
@@ -97,7 +97,7 @@ def fresh_folder(wanted: Path) -> Path:
 def measure(fleet: "DemoFleet", request: BenchRequest) -> "CampaignListing | None":
     """Run the demo's campaign and return it.
 
-    The weights are random where timm's cannot be fetched. Return None when Ctrl-C ended the campaign.
+    The weights are random where timm's cannot be fetched. Returns None when Ctrl-C ended the campaign.
     """
     output.print_message(f"starting a controller and two agents; logs and database in {fleet.folder}/")
     fleet.start()

@@ -1,6 +1,6 @@
 """A controller and two agents as processes on this machine.
 
-They run as long as a `with` block.
+Leaving their `with` block ends them.
 """
 
 import os
@@ -35,7 +35,7 @@ class DemoProcess:
         self.log = folder / f"{name}.log"
         self.stopping = False
         with self.log.open("ab") as log:
-            # In its own session, so that Ctrl-C in the terminal reaches only the demo, which then ends all in order.
+            # In its own session, so that Ctrl-C reaches only the demo, which then stops the processes in order.
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -116,13 +116,13 @@ class DemoFleet:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A second Ctrl-C must not leave half of them behind.
-        before = {
+        # A second Ctrl-C must not leave processes behind.
+        handlers = {
             number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         }
         for process in reversed(self._processes):
             process.stop()
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
     def start(self) -> None:
@@ -146,8 +146,8 @@ class DemoFleet:
     def run(self, request: BenchRequest, weights: Weights) -> CampaignListing | None:
         """Run one campaign with progress on stderr.
 
-        Return None when Ctrl-C ended it. Raises UserError when the campaign is refused, or a process ends before it
-        does.
+        Returns None when Ctrl-C ended it. Raises UserError when the campaign is refused, or when a process ends before
+        the campaign.
         """
         with Connection(self._address) as connection:
             campaign = connection.submit(request, weights)
@@ -179,7 +179,7 @@ class DemoFleet:
 
 
 def report_death(process: DemoProcess, fail: Callable[[Exception], None]) -> None:
-    """Wait for a process to end and call `fail` unless stopped."""
+    """Wait for a process and call `fail` if it ended unexpectedly."""
     code = process.wait()
     if not process.stopping:
         fail(UserError(f"{process.name} ended unexpectedly (exit code {code}); its log: {process.log}"))

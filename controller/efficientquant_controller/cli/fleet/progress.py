@@ -1,6 +1,6 @@
 """The display of a campaign's progress.
 
-A terminal shows live bars, a log gets a line for each change.
+A terminal shows live bars. A log gets a line for each change.
 """
 
 import shlex
@@ -128,7 +128,7 @@ class LineDisplay(ProgressDisplay):
     def __init__(self, console: Console, address: str, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(address, clock)
         self._console = console
-        self._said: dict[str, str] = {}
+        self._last_text: dict[str, str] = {}
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -141,7 +141,7 @@ class LineDisplay(ProgressDisplay):
         for build in status.builds:
             self._say_change(_build_name(build), _build_text(build))
         for device in status.devices:
-            # Without the phase and its percentage, which would give a thousand lines for each run.
+            # The phase and its percentage are left out: they would give a thousand lines for each run.
             text = f"{_count_text(device)} {_activity(status, device, self._address)}"
             measuring = device.runs_done < device.runs_total
             self._say_change(device.name, text, self._pace.left(status, self._clock()) if measuring else "")
@@ -153,8 +153,8 @@ class LineDisplay(ProgressDisplay):
         self.say(self._time_text(status))
 
     def _say_change(self, subject: str, text: str, note: str = "") -> None:
-        if self._said.get(subject) != text:
-            self._said[subject] = text
+        if self._last_text.get(subject) != text:
+            self._last_text[subject] = text
             self.say(f"{subject}: {text}{f' · {note}' if note else ''}")
 
 

@@ -37,7 +37,7 @@ class Pace:
     def left(self, status: "CampaignStatus", now_s: float) -> str:
         """Return a sentence on the remaining time of the slowest device.
 
-        Empty where no estimate is possible.
+        It is empty when no estimate is possible.
         """
         waiting = [
             device for device in status.devices if device.runs_done < device.runs_total and device.state != "offline"
@@ -66,7 +66,7 @@ class Pace:
 def tier_run_s(tier: str) -> float | None:
     """Return the estimated duration of one run of a tier.
 
-    It is the least time to measure plus a guess of the overhead, in seconds. None for an unknown tier.
+    It is the tier's minimum time plus a guess of the overhead, in seconds. Returns None for an unknown tier.
     """
     measurement = TIERS.get(tier)
     if measurement is None:

@@ -27,7 +27,7 @@ from efficientquant_controller.model import CampaignState
 LONGER_TIER = "standard"
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 10.0
-# A signal may arrive in one of gRPC's threads. Its handler runs only when the main thread wakes.
+# A signal may arrive in one of gRPC's threads. Its handler runs only when the main thread wakes up.
 SIGNAL_POLL_S = 0.1
 DETACHED_EXIT_CODE = 130
 
@@ -68,15 +68,15 @@ class Watch:
         self._retrying = False
         self._retry_s = FIRST_RETRY_S
         self._interrupts = 0
-        self._connecting = Waiting(lambda: f"the controller to say how campaign {self.campaign_id} stands")
+        self._connecting = Waiting(lambda: f"the controller to send the state of campaign {self.campaign_id}")
         # SimpleQueue.put may be called from a signal handler that interrupted another put or get.
         self._arrivals: SimpleQueue[Arrival] = SimpleQueue()
 
     def run(self) -> CampaignStatus | None:
         """Watch until the campaign ends and return its last status.
 
-        Return None when the user detached. Raises ControllerUnreachableError when the controller never answered. A
-        controller that answered once is waited for.
+        Returns None when the user detached. Raises ControllerUnreachableError when the controller never answered. It
+        waits for the return of a controller that has answered.
         """
         with _sigint_calls(self._interrupt), self._connecting:
             self._start_reader()
@@ -275,7 +275,7 @@ def next_step(campaign: CampaignListing, address: str, again: Sequence[str] | No
         words = again or campaign_words(campaign, campaign.tier)
         return f"next: to measure it after all, {command_line(words, address) if words else 'bench again'}"
     if campaign.state is not CampaignState.SUCCEEDED:
-        return f"next: mend what failed, check '{command_line(['devices'], address)}', and bench again"
+        return f"next: fix what failed, check '{command_line(['devices'], address)}', and bench again"
     if campaign.tier in ("standard", "publish", "sustained"):
         return "next: other models, 'efficientquant models'; other recipes, 'efficientquant recipes'"
     words = again or campaign_words(campaign, LONGER_TIER)

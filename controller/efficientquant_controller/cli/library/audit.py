@@ -74,7 +74,7 @@ def weight_table(findings: "Audit") -> "Table":
 def softmax_table(findings: "Audit") -> "Table":
     """Return the SQNR of each softmax under each quantizer.
 
-    It is measured at the probabilities and at the attention output.
+    SQNR is measured at the probabilities and at the attention output.
     """
     codecs = list(findings.softmax[0].sqnr_db) if findings.softmax else []
     columns = [f"{codec}: {what}" for what in ("probabilities", "output") for codec in codecs]
@@ -86,7 +86,7 @@ def softmax_table(findings: "Audit") -> "Table":
 
 
 def logit_table(findings: "Audit") -> "Table":
-    """Return the effect of each choice on the model's answers."""
+    """Return the effect of each weight and softmax quantizer on the logits."""
     labelled = any(row.top1 is not None for row in findings.logits)
     table = _numbers("weights", "softmax", "logits, SQNR in dB", "agrees with FP32", *(["top-1"] if labelled else []))
     table.columns[1].justify = "left"

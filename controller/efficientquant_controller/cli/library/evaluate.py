@@ -152,7 +152,8 @@ def open_data(
 ) -> "tuple[ImageData, ImageData | None, list[str]]":
     """Return the images to evaluate, those to calibrate on, and notes.
 
-    None stands for calibration on synthetic images. Raises UserError for --calibration-images without calibration data.
+    With None as calibration images, synthetic ones are used. Raises UserError for --calibration-images without
+    calibration data.
     """
     from efficientquant.evaluation import LIMIT_SEED
     from efficientquant.images.data import open_images

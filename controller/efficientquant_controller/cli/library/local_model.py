@@ -46,7 +46,7 @@ def open_model(name: str, weights: str, input_size: int | None) -> "nn.Module":
 def open_batch(data: Path | None, spec: "InputSpec", count: int) -> "tuple[Tensor, Tensor | None]":
     """Return at most `count` images and their labels.
 
-    The images are (N, C, H, W), the labels (N,), or None where the data have none.
+    The images are (N, C, H, W). The labels are (N,), or None when the data have none.
     """
     import torch
     from efficientquant.images.data import open_images

@@ -85,7 +85,7 @@ def _tags() -> dict[str, list[str]]:
 def _sources() -> list[str]:
     """Return the text of timm's files that register models.
 
-    Empty where timm is not installed as files.
+    The list is empty where timm is not installed as files.
     """
     spec = find_spec("timm")
     folder = Path(spec.origin or "").parent / "models" if spec else Path()

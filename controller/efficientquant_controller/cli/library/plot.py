@@ -75,7 +75,7 @@ def command(
         made = save_figure(drawn, paths)
     say_made(made)
     if figure == "softmax" and data is None:
-        output.print_message(f"drawn from {images or IMAGES} synthetic images; --data PATH takes yours")
+        output.print_message(f"drawn from {images or IMAGES} synthetic images; --data PATH uses yours")
     if as_json:
         output.print_json({"files": [str(path) for path in paths]})
         return

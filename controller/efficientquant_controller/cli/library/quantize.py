@@ -84,9 +84,9 @@ def command(
 
 
 def missing_builder(target: "Target") -> str:
-    """Return what is missing here to build for a target.
+    """Return how to install the builder that is missing for a target.
 
-    The sentence says how to install it. It is empty where nothing is missing.
+    The sentence is empty when nothing is missing.
     """
     from efficientquant.errors import MissingExtraError
     from efficientquant.installation import require_builder
@@ -101,7 +101,7 @@ def missing_builder(target: "Target") -> str:
 def file_stem(model: str, recipe: str, target: str) -> str:
     """Return the artifact's file name without its ending.
 
-    Its characters are those that every file system takes.
+    It has only characters that every file system accepts.
     """
     return re.sub(r"[^\w.+-]", "_", f"{model}-{recipe.replace('=', '-')}-{target}")
 
@@ -131,7 +131,7 @@ def report_path(path: Path) -> Path:
 def write_with_report(rendered: "Rendered", report: dict[str, Any]) -> list[Path]:
     """Write an artifact and its JSON report, both or neither.
 
-    Return the folders that were made.
+    Returns the folders that were made.
     """
     from efficientquant.files.whole_files import write_together
 

@@ -101,7 +101,7 @@ def command(
                 say_made(made)
             if 0 < len(cells) < total:
                 output.print_message(
-                    f"{len(cells)} of {total} cells are kept in {out}; the same command goes on from there"
+                    f"{len(cells)} of {total} cells are kept in {out}; the same command continues from there"
                 )
     output.print_message(f"{total} cells: {measured} measured now, {total - measured} found in {out}")
     if as_json:
@@ -139,7 +139,7 @@ def published_table(models: Sequence[str]) -> "Table":
 def measured_table(models: Sequence[str], recipes: Sequence[str], cells: "Sequence[Cell]") -> "Table":
     """Return the measured top-1 accuracies with their standard errors.
 
-    They are in percent, for FP32 in torch, then for each recipe's artifact.
+    The columns are FP32 in torch and each recipe's artifact, in percent.
     """
     evaluations = {(cell.model, cell.recipe): cell.evaluation for cell in cells}
     table = output.new_table("model", "images", "FP32 eager", *recipes, title="measured here, top-1 % ± standard error")
@@ -159,23 +159,23 @@ def measured_table(models: Sequence[str], recipes: Sequence[str], cells: "Sequen
 def cell_bits_table(recipes: Sequence[str], cells: "Sequence[Cell]") -> "Table":
     """Return the bits of each recipe's artifacts.
 
-    A recipe has a row for each set of bits in which its models differ.
+    A recipe has one row for each distinct set of bits among its models.
     """
     classes = list(dict.fromkeys(name for cell in cells for name in cell.evaluation.bit_table))
     table = output.new_table("recipe", "models", *classes, title="bits")
     for recipe in recipes:
-        ways: dict[tuple[str, ...], int] = {}
+        counts: dict[tuple[str, ...], int] = {}
         for cell in cells:
             if cell.recipe == recipe:
-                way = tuple(cell.evaluation.bit_table.get(name, ABSENT) for name in classes)
-                ways[way] = ways.get(way, 0) + 1
-        for way, count in ways.items():
-            table.add_row(recipe, str(count), *way)
+                bits = tuple(cell.evaluation.bit_table.get(name, ABSENT) for name in classes)
+                counts[bits] = counts.get(bits, 0) + 1
+        for bits, count in counts.items():
+            table.add_row(recipe, str(count), *bits)
     return table
 
 
 def published_facts(models: Sequence[str]) -> dict[str, Any]:
-    """Return the published figures and their sources as JSON-ready values."""
+    """Return the published figures and their sources as JSON values."""
     from efficientquant.paper.published import CAVEAT, FP32, FP32_SOURCE, METHODS, TABLE_1, TABLE_1_SOURCE
 
     rows = {
@@ -190,7 +190,9 @@ def _notes(cells: "Sequence[Cell]") -> list[str]:
     synthetic = sum(cell.key["calibration"] == "synthetic" for cell in cells)
     notes = [f"{cell.model}: {note}" for cell in cells for note in cell.evaluation.notes]
     if synthetic:
-        notes.append(f"{synthetic} cells have no calibration data: what calibrates there took synthetic images")
+        notes.append(
+            f"{synthetic} cells have no calibration data and used synthetic images where their recipe calibrates"
+        )
     return list(dict.fromkeys(notes))
 
 

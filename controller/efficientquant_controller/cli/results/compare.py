@@ -103,7 +103,7 @@ class Runs(Protocol):
     def rows(self, campaign_id: str) -> Sequence[Row]:
         """Return one campaign's rows of the view `run_results`.
 
-        Return those of all campaigns when `campaign_id` is empty.
+        An empty `campaign_id` means all campaigns.
         """
 
     def latencies(self, repeats: Sequence[Row]) -> list[Sequence[float]]:
@@ -111,7 +111,7 @@ class Runs(Protocol):
 
 
 def find_sides(runs: Runs, a: str, b: str, *, with_samples: bool) -> "tuple[Side, Side]":
-    """Return the two jobs that names mean, with their succeeded repeats.
+    """Return the two named jobs with their succeeded repeats.
 
     Raises UserError for a name that means no job or several.
     """
@@ -124,8 +124,8 @@ def find_sides(runs: Runs, a: str, b: str, *, with_samples: bool) -> "tuple[Side
     for name in (a, b):
         rows = read(_campaign_of(name, campaigns))
         job = choose(name, rows, latest)
-        mine = [row for row in rows if row["job_id"] == job["job_id"] and row["state"] == "succeeded"]
-        repeats = sorted(mine, key=lambda row: int(row["repeat_index"]))
+        succeeded = [row for row in rows if row["job_id"] == job["job_id"] and row["state"] == "succeeded"]
+        repeats = sorted(succeeded, key=lambda row: int(row["repeat_index"]))
         samples = runs.latencies(repeats) if with_samples and repeats else []
         sides.append(Side(full_name(job), repeats, samples))
     return sides[0], sides[1]
@@ -134,9 +134,9 @@ def find_sides(runs: Runs, a: str, b: str, *, with_samples: bool) -> "tuple[Side
 def choose(name: str, rows: Sequence[Row], latest: str) -> Row:
     """Return the job that a name means, as one of its rows.
 
-    A name is a job's id, or parts of CAMPAIGN/DEVICE/MODEL/RECIPE in this order, each the beginning of what it names.
-    The job with the most parts named in full goes first. Where no part fits, the name may be the beginning of a job's
-    id. Raises UserError where it means none or several.
+    A name is a job's id, or parts of CAMPAIGN/DEVICE/MODEL/RECIPE in this order. Each part may be shortened to its
+    beginning. The job with the most parts named in full wins. If no job fits, the name may be the beginning of a job's
+    id. Raises UserError when it means no job or several.
     """
     jobs = {str(row["job_id"]): row for row in rows}
     if name in jobs:
@@ -173,7 +173,7 @@ def full_name(row: Row) -> str:
 def _rank(parts: Sequence[str], row: Row, latest: str) -> int:
     """Return how many parts name their columns in full.
 
-    The best assignment of parts to columns counts. Return -1 where none fits.
+    The best assignment of parts to columns counts. Returns -1 when none fits.
     """
     ways = combinations(_PARTS, len(parts))
     return max((_rank_of(zip(columns, parts, strict=True), row, latest) for columns in ways), default=-1)
@@ -193,7 +193,7 @@ def _rank_of(pairs: Iterable[tuple[str, str]], row: Row, latest: str) -> int:
 def _campaign_of(name: str, campaigns: Sequence[str]) -> str:
     """Return the campaign that a name begins with.
 
-    No other needs to be read. Empty means all campaigns.
+    Only that campaign has to be read. An empty text means all campaigns.
     """
     first = name.partition("/")[0]
     if first == LATEST and campaigns:
@@ -251,7 +251,7 @@ class DatabaseRuns:
         return [campaign.campaign_id for campaign in self._store.campaigns()]
 
     def rows(self, campaign_id: str) -> Sequence[Row]:
-        """Return the view's rows."""
+        """Return rows of the view `run_results`."""
         return self._store.run_rows(campaign_id or None)
 
     def latencies(self, repeats: Sequence[Row]) -> list[Sequence[float]]:
@@ -270,7 +270,7 @@ class ControllerRuns:
         return [campaign.campaign_id for campaign in self._connection.campaigns()]
 
     def rows(self, campaign_id: str) -> Sequence[Row]:
-        """Return the view's rows without samples."""
+        """Return rows of the view `run_results`, without samples."""
         return [row for row, _ in self._connection.runs(campaign_id)]
 
     def latencies(self, repeats: Sequence[Row]) -> list[Sequence[float]]:

@@ -1,6 +1,6 @@
 """The result tables for people.
 
-They have milliseconds and MiB, the speed-up against FP32, and failures as sentences.
+They show milliseconds and MiB, the speed-up against FP32, and failures as sentences.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,24 +36,28 @@ ABSENT = "–"
 def print_result_tables(rows: Sequence[Row], console: Console) -> None:
     """Print each campaign's rows, then its failures and its gains.
 
-    The rows take several tables where one is too wide.
+    The rows are split into several tables where one would be too wide.
     """
-    for of_campaign in _grouped(rows, "campaign_id"):
-        console.print(_heading(of_campaign[0]), soft_wrap=True)
-        for table in _tables(of_campaign, console):
+    for campaign_rows in _grouped(rows, "campaign_id"):
+        console.print(_heading(campaign_rows[0]), soft_wrap=True)
+        for table in _tables(campaign_rows, console):
             console.print()
             console.print(table)
-        said = (failure_sentences, verdict_sentences, rail_sentences)
-        for sentence in ("", *(text for of_rows in said for text in of_rows(of_campaign))):
+        sentences = [
+            *failure_sentences(campaign_rows),
+            *verdict_sentences(campaign_rows),
+            *rail_sentences(campaign_rows),
+        ]
+        for sentence in ("", *sentences):
             console.print(sentence, soft_wrap=True)
-        print_gains(of_campaign, console)
+        print_gains(campaign_rows, console)
     console.print("; ".join(_legends(rows)))
 
 
 def print_gains(rows: Sequence[Row], console: Console) -> None:
     """Print a paragraph on the gains of each measured variant.
 
-    Print nothing where no variant was measured or nothing is known.
+    Prints nothing when no variant was measured.
     """
     variants = [row for row in rows if row["recipe"] != TWIN_RECIPE and is_compared(row)]
     if not variants:
@@ -117,7 +121,7 @@ def _packed(
     """
     packed: list[dict[str, Cell]] = []
     for group in groups:
-        wider = {**packed[-1], **group} if packed else {**_STANDING, **group}
+        wider = {**packed[-1], **group} if packed else {**_STATE, **group}
         if packed and _natural_width(_table(rows, rows, {**naming, **wider}), console) > console.width:
             packed.append(dict(group))
         else:
@@ -202,7 +206,7 @@ def _group(name: str) -> dict[str, Cell]:
 
 
 def _speed_up(row: Row) -> str:
-    """Return the guard's ratio, absent where it forbids the comparison."""
+    """Return the speed-up against FP32, absent without a comparison."""
     is_twin = row["recipe"] == TWIN_RECIPE and row["latency_p50_s"] is not None
     ratio = 1.0 if is_twin else row["latency_ratio"]
     return ABSENT if ratio is None else f"{ratio:.2f}×"
@@ -214,7 +218,7 @@ _LAYOUTS: Sequence[tuple[Sequence[str], Mapping[str, Cell]]] = [
     (apart, {name: cell for name, cell in _NAMES.items() if name not in apart})
     for apart in ((), ("device",), ("device", "model"))
 ]
-_STANDING: Mapping[str, Cell] = {"state": _state, "verdict": lambda row: row["verdict"] or ABSENT}
+_STATE: Mapping[str, Cell] = {"state": _state, "verdict": lambda row: row["verdict"] or ABSENT}
 _OF_LATENCY = list(_group("latency").items())
 # The speed-up needs two rows, so the registry has no column for it. It follows the median and its range.
 _LATENCY: Mapping[str, Cell] = dict([*_OF_LATENCY[:2], ("speed-up\nvs fp32", _speed_up), *_OF_LATENCY[2:]])

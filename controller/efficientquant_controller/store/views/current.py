@@ -1,4 +1,4 @@
-"""The views of this schema, made from the registry of columns."""
+"""The views of the current schema, made from the registry of columns."""
 
 from collections.abc import Sequence
 

@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 # The checks on a GPU take the machine's python3, however old, unless PYTHON was given.
 GPU_PYTHON = $(if $(filter file,$(origin PYTHON)),python3,$(PYTHON))
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest -q --durations=10
+PYTEST := $(BIN)/python -m pytest -q -rs --durations=10
 # Two processes; one that has finished takes tests from the other. Old releases of xdist know `load` only.
 PARALLEL := -n 2 --dist worksteal
 # What `make check` runs: all that needs neither a quantized model nor a process for each test.
@@ -51,7 +51,7 @@ unit: .venv/.ready-test  ## unit tests on the current Python
 	$(PYTEST) $(PARALLEL) --ignore=tests/e2e $(SLOW:%=--ignore=%) tests
 
 agent-py36 agent-py38: agent-py3%: .venvs/py3.%/.ready  ## the agent's and the protos' tests on a real Python 3.6 and 3.8
-	@if [ -e .venvs/py3.$*/bin/python ]; then .venvs/py3.$*/bin/python -m pytest -q --durations=10 -n 2 --dist load tests/agent tests/protos; \
+	@if [ -e .venvs/py3.$*/bin/python ]; then .venvs/py3.$*/bin/python -m pytest -q -rs --durations=10 -n 2 --dist load tests/agent tests/protos; \
 	else cat .venvs/py3.$*/.ready; fi
 
 e2e: .venv/.ready-test .venvs/py3.6/.ready .venvs/py3.8/.ready  ## real controllers and agents as processes

@@ -9,7 +9,7 @@ import pytest
 # not where the agent's own tests run on an old Python
 pytest.importorskip(
     "tensorrt_rtx_bindings",
-    reason="needs TensorRT-RTX: pip install -e '.[rtx]'",
+    reason="needs TensorRT-RTX, which is tested on Python 3.11 only",
 )
 onnx = pytest.importorskip("onnx", reason="needs onnx")
 

@@ -57,16 +57,16 @@ def _serve(config: configuration.Config) -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     state = StateDirectory(config.state_dir)
-    probe = device.DeviceFiles.of_tree(config.board_root)
-    control = clocks.ClockControl(probe.clock_paths())
+    files = device.DeviceFiles.of_tree(config.board_root)
+    control = clocks.ClockControl(files.clock_paths())
     runtimes = device.runtimes()
     for sentence in [*runtimes.broken, *clocks.recover(state.path, control)]:
         _log(sentence)
     runtimes.library_versions.update(_own_versions())
-    snapshot = probe.snapshot(
+    snapshot = files.snapshot(
         runtimes.library_versions, runtimes.backends, runtimes.gpus, runtimes.cuda_version, control.access()
     )
-    board = Board(probe.proc, probe.sys, config.tegrastats, config.with_jtop, config.plan_cache_bytes, control)
+    board = Board(files.proc, files.sys, config.tegrastats, config.with_jtop, config.plan_cache_bytes, control)
     device_id = state.device_id(snapshot.board_id, _log)
     try:
         daemon = Daemon(config, state, snapshot, device_id, board, _log, _announce)

@@ -5,33 +5,25 @@ import os
 from typing import Any
 
 
-def write_whole(path: str, content: Any) -> None:
-    """Write a file completely or not at all.
+def write_whole(path: str, content: Any, durable: bool = False) -> None:
+    """Replace a file with `content` (bytes), completely or not at all.
 
-    Unlike write_atomically(), it does not survive a power cut.
+    A durable write survives a power cut: the file then has either the old or the new content. Raises OSError when the
+    disk refuses, and leaves no partial file.
     """
     part = path + ".part"
     try:
         with open(part, "wb") as stream:
             stream.write(content)
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
         os.replace(part, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part)
-
-
-def write_atomically(path: str, data: bytes) -> None:
-    """Replace a file atomically and durably.
-
-    After a power cut the file has either the old or the new content.
-    """
-    partial = path + ".new"
-    with open(partial, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, path)
-    sync_directory(os.path.dirname(path))
+    if durable:
+        sync_directory(os.path.dirname(path))
 
 
 def sync_directory(path: str) -> None:

@@ -7,7 +7,7 @@ import uuid
 from typing import Any, Callable, Dict
 
 from efficientquant_agent.errors import StateDirectoryInUseError, UsageError
-from efficientquant_agent.files import write_atomically
+from efficientquant_agent.files import write_whole
 
 
 def unusable(path: str, error: OSError) -> UsageError:
@@ -102,4 +102,4 @@ class StateDirectory:
         return identity
 
     def _write(self, identity: Dict[str, Any]) -> None:
-        write_atomically(self._identity_path, json.dumps(identity, sort_keys=True).encode())
+        write_whole(self._identity_path, json.dumps(identity, sort_keys=True).encode(), durable=True)

@@ -76,8 +76,8 @@ def run_doctor(settings: Config, as_json_: bool, environment: Mapping[str, str])
 
     It is 0 when this device can run a model and works with the named controller, if any, else 2.
     """
-    probe = DeviceFiles.of_tree(settings.board_root)
-    facts = collect(probe, runtimes(), settings.state_dir, environment, tegrastats=settings.tegrastats)
+    files = DeviceFiles.of_tree(settings.board_root)
+    facts = collect(files, runtimes(), settings.state_dir, environment, tegrastats=settings.tegrastats)
     if settings.names_controller:
         facts = facts._replace(controller=_controller(settings, facts.missing_modules))
     problems = diagnosis.diagnose(facts)
@@ -97,7 +97,7 @@ def _controller(settings: Config, missing_modules: Sequence[str]) -> ControllerF
 
 
 def collect(
-    probe: DeviceFiles,
+    files: DeviceFiles,
     loaded: Runtimes,
     state_dir: str,
     environment: Mapping[str, str],
@@ -109,15 +109,15 @@ def collect(
 
     `search_path` is where Python's packages are, sys.path if None.
     """
-    control = control or ClockControl(probe.clock_paths())
-    device = probe.snapshot(
+    control = control or ClockControl(files.clock_paths())
+    device = files.snapshot(
         loaded.library_versions, loaded.backends, loaded.gpus, loaded.cuda_version, control.access()
     )
-    clocks = probe.max_clocks_hz()
+    clocks = files.max_clocks_hz()
     shared = {name: getattr(device, name) for name in Facts._fields if name in device._fields}
     return Facts(
         agent_version=__version__,
-        soc=probe.soc(),
+        soc=files.soc(),
         cpu_max_hz=clocks.get("cpu"),
         gpu_max_hz=clocks.get("gpu"),
         broken=loaded.broken,
@@ -125,11 +125,11 @@ def collect(
         cuda_library=loaded.cuda_library,
         cuda_driver_version=loaded.cuda_driver_version,
         cuda_error=loaded.cuda_error,
-        cuda_toolkit=probe.cuda_toolkit(),
-        power_modes=probe.power_modes(),
+        cuda_toolkit=files.cuda_toolkit(),
+        power_modes=files.power_modes(),
         clocks=control.observe().clocks,
-        root_only=_root_only(probe) if probe.soc() else {},
-        tools=_tools(probe, tegrastats),
+        root_only=_root_only(files) if files.soc() else {},
+        tools=_tools(files, tegrastats),
         python_version=platform.python_version(),
         python=sys.executable,
         prefix=sys.prefix,
@@ -138,7 +138,7 @@ def collect(
         in_venv=sys.prefix != sys.base_prefix,
         sees_system_packages=_sees_system_packages(sys.prefix),
         installed=_installed(sys.path if search_path is None else search_path),
-        system_tensorrt=_system_tensorrt(probe.usr),
+        system_tensorrt=_system_tensorrt(files.usr),
         openblas_coretype=environment.get("OPENBLAS_CORETYPE", ""),
         state_dir=state_dir,
         state_dir_writable=os.access(config.nearest_existing(state_dir), os.W_OK | os.X_OK),
@@ -263,8 +263,8 @@ def _size(size_bytes: Optional[int]) -> str:
     return "unknown" if size_bytes is None else "{:.1f} GiB".format(size_bytes / 1024**3) if size_bytes else "none"
 
 
-def _root_only(probe: DeviceFiles) -> Dict[str, str]:
-    states = {name: _readable([os.path.join(probe.sys, path) for path in paths]) for name, paths in _ROOT_ONLY.items()}
+def _root_only(files: DeviceFiles) -> Dict[str, str]:
+    states = {name: _readable([os.path.join(files.sys, path) for path in paths]) for name, paths in _ROOT_ONLY.items()}
     states["iram"] = diagnosis.READABLE if os.geteuid() == 0 else diagnosis.NEEDS_ROOT
     return states
 
@@ -286,13 +286,13 @@ def _readable(paths: Sequence[str]) -> str:
     return next(state for state in (diagnosis.READABLE, diagnosis.NEEDS_ROOT, diagnosis.ABSENT) if state in states)
 
 
-def _tools(probe: DeviceFiles, tegrastats: str) -> Dict[str, str]:
-    clock_paths = probe.clock_paths()
+def _tools(files: DeviceFiles, tegrastats: str) -> Dict[str, str]:
+    clock_paths = files.clock_paths()
     paths = {
         "tegrastats": tegrastats,
         "nvpmodel": clock_paths.nvpmodel,
         "jetson_clocks": clock_paths.jetson_clocks,
-        "helper": os.path.join(probe.usr, os.path.relpath(HELPER[-1], "/usr")),
+        "helper": os.path.join(files.usr, os.path.relpath(HELPER[-1], "/usr")),
     }
     return {name: path if os.access(path, os.X_OK) else "" for name, path in paths.items()}
 

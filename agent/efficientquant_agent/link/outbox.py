@@ -5,7 +5,7 @@ import os
 import re
 from typing import List
 
-from efficientquant_agent.files import sync_directory, write_atomically
+from efficientquant_agent.files import sync_directory, write_whole
 
 _SUFFIX = ".pb"
 
@@ -31,7 +31,7 @@ class Outbox:
 
     def put(self, run_id: str, payload: bytes) -> None:
         """Write a serialized result to the disk before returning."""
-        write_atomically(self._file(run_id), payload)
+        write_whole(self._file(run_id), payload, durable=True)
 
     def pending(self) -> List[str]:
         """Return the ids of the runs not yet committed, oldest first."""

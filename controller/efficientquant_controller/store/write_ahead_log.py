@@ -30,8 +30,8 @@ def reading_uri(path: Path) -> str:
             raise
         if logs := _logs_of(path):
             raise StoreError(
-                f"the database {path} was not closed cleanly ({' and '.join(logs)} next to it) and its directory is "
-                "read-only; copy these files together to a directory that you can write to, and name that copy"
+                f"the database {path} was not closed cleanly ({' and '.join(logs)} next to it) and its directory "
+                "cannot be written; copy these files together to a directory that you can write to, and name that copy"
             ) from error
         if not _uses_log(path):
             raise

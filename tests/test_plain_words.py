@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("controller", "agent", "protos", "deploy")
+SOURCES = ("controller", "agent", "protos", "deploy", "docs")
 MOST_WORDS = 12
 # A test's docstring is its rule, in one sentence.
 MOST_WORDS_OF_A_RULE = 20
@@ -35,8 +35,9 @@ PROPERTIES = {"property", "cached_property", "functools.cached_property", "abc.a
 
 
 def files_of(*folders: str) -> list[Path]:
-    paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
-    return [path for path in paths if not {"build", "v1"} & set(path.parts[len(ROOT.parts) :])]
+    """Return the Python files of folders, and what is generated with docstrings from fleet.proto."""
+    paths = [path for folder in folders for kind in ("*.py", "*.pyi") for path in sorted((ROOT / folder).rglob(kind))]
+    return [path for path in paths if "build" not in path.parts[len(ROOT.parts) :]]
 
 
 def documented(path: Path) -> Iterator[tuple[ast.AST, str, str]]:

@@ -1,4 +1,4 @@
-"""Draw docs/pictures/results.svg: what `efficientquant results` prints of a database, as a terminal shows it.
+"""Draw docs/pictures/results.svg, the results of a database in a terminal.
 
 Usage: python docs/pictures/draw_results.py DATABASE DEVICE
 """
@@ -28,7 +28,10 @@ class Terminal(Console):
 
 
 def draw(database: str, device: str) -> str:
-    """Return the latest results of a device as one SVG that loads nothing from elsewhere."""
+    """Return the latest results of a device as SVG.
+
+    The picture loads no font or style from elsewhere.
+    """
     rows = [row for row in rows_from_database(database, "latest") if row["device"] == device]
     terminal = Terminal(
         record=True, width=WIDTH, file=io.StringIO(), highlight=False, markup=False, emoji=False, force_terminal=True

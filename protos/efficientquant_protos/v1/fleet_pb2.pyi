@@ -58,8 +58,9 @@ class Hello(google.protobuf.message.Message):
     def device(self) -> global___DeviceSnapshot: ...
     @property
     def active_run_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]:
-        """Runs that are queued, in progress or not yet delivered. After a lost connection they are still leased to this
-        agent.
+        """Runs that are queued, in progress or not yet delivered.
+
+        After a lost connection they are still leased to this agent.
         """
         pass
     def __init__(self,
@@ -112,7 +113,10 @@ class RunProgress(google.protobuf.message.Message):
 global___RunProgress = RunProgress
 
 class DeviceSnapshot(google.protobuf.message.Message):
-    """A board's properties and abilities. A field stays unset when its probe found nothing."""
+    """A board's properties and abilities.
+
+    A field stays unset when its probe found nothing.
+    """
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     class LibraryVersionsEntry(google.protobuf.message.Message):
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -241,7 +245,10 @@ class Gpu(google.protobuf.message.Message):
 global___Gpu = Gpu
 
 class Backend(google.protobuf.message.Message):
-    """A runtime that works on the device, with what the controller needs to choose it and to make its files."""
+    """A runtime that works on the device.
+
+    It has what the controller needs to choose it and to make its files.
+    """
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     NAME_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
@@ -277,7 +284,7 @@ class Backend(google.protobuf.message.Message):
     def precision_flags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]: ...
     @property
     def options(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]:
-        """Fields of Measurement that it obeys and some other backends do not, e.g. "cuda_graph"."""
+        """Fields of Measurement that not every backend obeys, e.g. "cuda_graph"."""
         pass
     def __init__(self,
         *,
@@ -405,11 +412,14 @@ class Assignment(google.protobuf.message.Message):
 
     @property
     def builder_flags(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]:
-        """The flags that an engine is built with, from the artifact's metadata: "fp16", "int8"."""
+        """The builder's flags from the artifact's metadata: "fp16", "int8"."""
         pass
     @property
     def reference(self) -> global___ArtifactRef:
-        """Inputs and the outputs that they must give: an .npz of float arrays, fetched like an artifact. Unset without one."""
+        """Inputs and the outputs that they must give.
+
+        An .npz of float arrays, fetched like an artifact. Unset without one.
+        """
         pass
     def __init__(self,
         *,
@@ -745,7 +755,7 @@ class RunResult(google.protobuf.message.Message):
     def warmup_latency_s(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]: ...
     @property
     def latency_s(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
-        """By the host's clock, end to end, one entry per inference, in order."""
+        """By the host's clock, one entry per inference, in order."""
         pass
     @property
     def series(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Series]: ...
@@ -775,14 +785,15 @@ class RunResult(google.protobuf.message.Message):
     def device(self) -> global___DeviceSnapshot: ...
     @property
     def device_latency_s(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
-        """By the device's own clock (CUDA events), one entry per inference, in order."""
+        """By CUDA events, one entry per inference, in order."""
         pass
     @property
     def windows(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Window]: ...
     @property
     def conditions(self) -> google.protobuf.internal.containers.ScalarMap[typing.Text, typing.Text]:
-        """The state of the device that a comparison depends on, e.g.
-        {"power_mode": "MAXN", "clocks": "locked", "rail_set": "POM_5V_IN"}
+        """The state of the device that a comparison depends on.
+
+        e.g. {"power_mode": "MAXN", "clocks": "locked", "rail_set": "POM_5V_IN"}
         """
         pass
     @property
@@ -794,8 +805,10 @@ class RunResult(google.protobuf.message.Message):
     device_memory_bytes: builtins.int
     @property
     def measured(self) -> google.protobuf.internal.containers.ScalarMap[typing.Text, builtins.float]:
-        """Single readings by name, with the unit in the name, e.g. {"device_memory_bytes": 8.4e6, "sampler_cpu_s": 0.02}. A
-        new reading needs no new field. Readings that were not taken are missing.
+        """Single readings by name, with the unit in the name.
+
+        e.g. {"device_memory_bytes": 8.4e6, "sampler_cpu_s": 0.02}. A new reading needs no new field. Readings that were
+        not taken are missing.
         """
         pass
     def __init__(self,
@@ -858,8 +871,10 @@ class RunResult(google.protobuf.message.Message):
 global___RunResult = RunResult
 
 class Window(google.protobuf.message.Message):
-    """A named part of a run: "build", "idle_before", "load", "warmup", "measure", "idle_after" or "model". "model" is from
-    before loading to the end, when the model, not a build, changes the board's memory.
+    """A named part of a run.
+
+    It is "build", "idle_before", "load", "warmup", "measure", "idle_after" or "model". "model" is from before loading to
+    the end, when the model, not a build, changes the board's memory.
     Times are seconds since the run's start.
     """
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -901,7 +916,7 @@ class Finding(google.protobuf.message.Message):
 global___Finding = Finding
 
 class Agreement(google.protobuf.message.Message):
-    """The agreement of the device's outputs with the reference outputs that travel with the artifact."""
+    """The agreement of the device's outputs with the reference outputs."""
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     MAX_ABS_FIELD_NUMBER: builtins.int
     COSINE_FIELD_NUMBER: builtins.int
@@ -924,7 +939,10 @@ class Agreement(google.protobuf.message.Message):
 global___Agreement = Agreement
 
 class Engine(google.protobuf.message.Message):
-    """What a device built from an artifact. The engine itself is never sent."""
+    """What a device built from an artifact.
+
+    The engine itself is never sent.
+    """
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     class SettingsEntry(google.protobuf.message.Message):
         DESCRIPTOR: google.protobuf.descriptor.Descriptor
@@ -1230,7 +1248,7 @@ class SubmitCampaignRequest(google.protobuf.message.Message):
 global___SubmitCampaignRequest = SubmitCampaignRequest
 
 class Calibration(google.protobuf.message.Message):
-    """An uploaded sample of images: a .zip of image files, or an .npz."""
+    """Uploaded images: a .zip of image files, or an .npz."""
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     SHA256_FIELD_NUMBER: builtins.int
     FILENAME_FIELD_NUMBER: builtins.int
@@ -1397,7 +1415,10 @@ class CampaignStatus(google.protobuf.message.Message):
     def devices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___DeviceStatus]: ...
     @property
     def notices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Notice]:
-        """Events that a user should know, oldest first: lost devices, repeated attempts, notes on an artifact."""
+        """Events that a user should know, oldest first.
+
+        They are lost devices, repeated attempts and notes on artifacts.
+        """
         pass
     def __init__(self,
         *,
@@ -1512,8 +1533,9 @@ class QueryJobsRequest(google.protobuf.message.Message):
 global___QueryJobsRequest = QueryJobsRequest
 
 class JobRow(google.protobuf.message.Message):
-    """One job: one model under one recipe on one device. Holds the columns of docs/database.md, "Rows of bench and
-    results", as JSON, so that a new column needs no new field.
+    """One job: one model under one recipe on one device.
+
+    It has the columns of docs/database.md, "Rows of bench and results", as JSON. A new column needs no new field.
     """
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     COLUMNS_JSON_FIELD_NUMBER: builtins.int
@@ -1545,7 +1567,10 @@ class QueryRunsRequest(google.protobuf.message.Message):
 global___QueryRunsRequest = QueryRunsRequest
 
 class RunRow(google.protobuf.message.Message):
-    """One run: the columns of the view `run_results` as JSON, so that a new column needs no new field."""
+    """One run, with the columns of the view `run_results` as JSON.
+
+    A new column needs no new field.
+    """
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     COLUMNS_JSON_FIELD_NUMBER: builtins.int
     LATENCY_S_FIELD_NUMBER: builtins.int

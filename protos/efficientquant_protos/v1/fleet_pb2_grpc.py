@@ -6,7 +6,9 @@ from efficientquant_protos.v1 import fleet_pb2 as efficientquant__protos_dot_v1_
 
 
 class AgentGatewayStub(object):
-    """Called by the agents. The agent opens every connection, so a board behind NAT needs no open port.
+    """Called by the agents.
+
+    The agent opens every connection, so a board behind NAT needs no open port.
     """
 
     def __init__(self, channel):
@@ -38,32 +40,42 @@ class AgentGatewayStub(object):
 
 
 class AgentGatewayServicer(object):
-    """Called by the agents. The agent opens every connection, so a board behind NAT needs no open port.
+    """Called by the agents.
+
+    The agent opens every connection, so a board behind NAT needs no open port.
     """
 
     def Connect(self, request_iterator, context):
-        """Opens a session. The first event must be a Hello. The first command is a Welcome.
+        """Open a session.
+
+        The first event must be a Hello. The first command is a Welcome.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FetchArtifact(self, request, context):
-        """Returns the bytes of an artifact from `offset` on, in chunks of at most 1 MiB.
+        """Return the bytes of an artifact from `offset` on.
+
+        A chunk has at most 1 MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReportRun(self, request, context):
-        """Stores a result, once for each run id. Answers only after the result is committed.
+        """Store a result, once for each run id.
+
+        The answer comes after the commit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Ping(self, request, context):
-        """Returns the controller's versions and clock. Opens no session, so the doctor can call it while the agent runs.
+        """Return the controller's versions and clock.
+
+        It opens no session, so the doctor can call it while the agent runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -100,7 +112,9 @@ def add_AgentGatewayServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AgentGateway(object):
-    """Called by the agents. The agent opens every connection, so a board behind NAT needs no open port.
+    """Called by the agents.
+
+    The agent opens every connection, so a board behind NAT needs no open port.
     """
 
     @staticmethod
@@ -240,28 +254,34 @@ class FleetControlServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ForgetDevice(self, request, context):
-        """Frees the name of a device that will not come back. The device's history stays.
+        """Free the name of a device that will not come back.
+
+        The device's history stays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UploadCheckpoint(self, request_iterator, context):
-        """Stores a checkpoint, or images for calibration, under its SHA-256, so that SubmitCampaign can name it.
+        """Store a checkpoint or images under their SHA-256.
+
+        SubmitCampaign names them by it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SubmitCampaign(self, request, context):
-        """Checks the whole request before it stores anything.
+        """Check the whole request, then store the campaign.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchCampaign(self, request, context):
-        """Sends the full status at once and after every change, until the campaign has ended.
+        """Send the full status after every change.
+
+        The first status comes at once, the last when the campaign has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -280,14 +300,16 @@ class FleetControlServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def QueryJobs(self, request, context):
-        """Returns the rows of the view `results`, each with its comparison with fp32.
+        """Return the rows of the view `results`, each compared with fp32.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def QueryRuns(self, request, context):
-        """Returns the rows of the view `run_results`, with raw latencies where requested.
+        """Return the rows of the view `run_results`.
+
+        They have raw latencies for the jobs that the request names.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

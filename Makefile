@@ -10,7 +10,7 @@ PARALLEL := -n 2 --dist worksteal
 # What `make check` runs: all that needs neither a quantized model nor a process for each test.
 FAST := tests/test_*.py tests/controller/test_*.py tests/agent/samplers tests/agent/doctor \
 	$(addprefix tests/controller/,analysis fleet server store cli/results) \
-	$(patsubst %,tests/agent/%.py,backends/test_ort backends/test_trt_releases test_config test_protocol test_command_line test_address) \
+	$(patsubst %,tests/agent/%.py,backends/test_ort backends/test_trt_releases backends/test_trt_running test_config test_protocol test_command_line test_address) \
 	$(addprefix tests/efficientquant/,files images test_primitives.py test_primitives_log2.py test_recipe.py test_recipe_options.py \
 	artifact/test_validation.py artifact/test_onnx_file.py verdicts/test_build_rules.py)
 # Suites that take minutes have targets of their own; CI runs them too.

@@ -1,6 +1,7 @@
 """The doubles of TensorRT and CUDA as fixtures."""
 
 import contextlib
+import json
 import sys
 from pathlib import Path
 
@@ -12,7 +13,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent / "gpu"))  # what `ma
 import fake_cudart
 import trt_stub
 from efficientquant_agent.backends import cudart
+from efficientquant_agent.backends.base import LoadOptions
 from efficientquant_agent.backends.trt import Tensorrt, TensorrtRtx
+from efficientquant_agent.protocol import BuildOptions
 
 
 @pytest.fixture
@@ -49,3 +52,36 @@ def untimed():
         yield
 
     return stage
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Give a function that builds a model for the stub.
+
+    It returns the plan's content, the report and the log.
+    """
+
+    def build_model(backend, model=(), **options):
+        (tmp_path / "model.onnx").write_text(json.dumps(dict(model)))
+        log = []
+        plan = tmp_path / "model.plan"
+        options.setdefault("timing_cache_path", str(tmp_path / "timing.cache"))
+        try:
+            report = backend.build(str(tmp_path / "model.onnx"), str(plan), BuildOptions(**options), log.append)
+        finally:
+            left = [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")]
+            assert left == []
+        return plan.read_bytes(), report, log
+
+    return build_model
+
+
+@pytest.fixture
+def load(build, untimed):
+    """Give a function that builds, loads and returns the model."""
+
+    def load_model(backend, **options):
+        content, _, _ = build(backend)
+        return backend.load(content, LoadOptions(**options), untimed)
+
+    return load_model

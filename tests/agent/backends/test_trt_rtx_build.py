@@ -5,14 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
+from real_parts import tensorrt_rtx
 
-# not where the agent's own tests run on an old Python
-pytest.importorskip(
-    "tensorrt_rtx_bindings",
-    reason="needs TensorRT-RTX, which is tested on Python 3.11 only",
-)
-onnx = pytest.importorskip("onnx", reason="needs onnx")
+tensorrt_rtx()
 
+import onnx  # noqa: E402
 from efficientquant_agent.backends import cudart  # noqa: E402
 from efficientquant_agent.backends.base import BackendBrokenError, BuildError, LoadError, LoadOptions  # noqa: E402
 from efficientquant_agent.backends.trt import TensorrtRtx  # noqa: E402

@@ -6,14 +6,11 @@ The agent's own backend builds them. They are slow, so they run with the ten mod
 import hashlib
 
 import pytest
+from real_parts import tensorrt_rtx
 
-# not where the agent's own tests run on an old Python
-pytest.importorskip(
-    "tensorrt_rtx_bindings",
-    reason="needs TensorRT-RTX: pip install -e '.[rtx]'",
-)
-eq = pytest.importorskip("efficientquant", reason="needs the library: Python 3.11")
+tensorrt_rtx()
 
+import efficientquant as eq  # noqa: E402
 from efficientquant_agent.backends.trt import TensorrtRtx  # noqa: E402
 from efficientquant_agent.protocol import BuildOptions  # noqa: E402
 

@@ -171,7 +171,7 @@ def test_wrong_arguments(arguments, capsys):
     assert "members.py list WHEEL" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("source", ["ftp://host/a.whl", "http://127.0.0.1:9/simple#libs"])
+@pytest.mark.parametrize("source", ["ftp://host/a.whl", "http://127.0.0.1:9/wheels#libs"])
 def test_addresses_that_are_not_read(source, capsys):
     """Other protocols, and an index without a version, are refused."""
     assert members.main(["list", source]) == 1

@@ -9,7 +9,7 @@ from fake_cudart import FakeLibrary
 
 
 def test_a_gpu_is_described(tmp_path):
-    """A GPU has a name, a UUID as NVML writes it, an SM, memory, a driver and its fast precisions."""
+    """Every fact of a GPU is read, with its UUID as NVML writes it."""
     (tmp_path / "driver/nvidia").mkdir(parents=True)
     version = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\nGCC version:\n"
     (tmp_path / "driver/nvidia/version").write_text(version)

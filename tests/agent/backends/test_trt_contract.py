@@ -4,6 +4,7 @@ from pathlib import Path
 
 import efficientquant_agent.backends
 import pytest
+from real_parts import tensorrt_rtx
 from trt_api import ALLOWED, MODULE_ATTRIBUTES, RELEASES, RTX, api_of, in_table
 from trt_walk import Walk
 
@@ -74,10 +75,7 @@ def test_the_table_is_not_contradicted():
 
 def test_allowed_attributes_exist_in_the_real_module():
     """The real TensorRT-RTX has every attribute that the stub of its release has."""
-    trt = pytest.importorskip(
-        "tensorrt_rtx_bindings",
-        reason="needs TensorRT-RTX: pip install -e '.[rtx]'",
-    )
+    trt = tensorrt_rtx()
 
     missing = [
         "{}.{}".format(name, attribute)

@@ -32,7 +32,7 @@ def test_both_services_are_there():
     """Agents and clients have a service each, and the protocol has a version."""
     assert fleet_pb2_grpc.AgentGatewayStub
     assert fleet_pb2_grpc.FleetControlStub
-    assert PROTOCOL_VERSION == 3
+    assert PROTOCOL_VERSION == 4
 
 
 def test_every_measured_field_says_its_unit():

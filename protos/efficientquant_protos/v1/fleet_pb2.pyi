@@ -45,6 +45,7 @@ class Hello(google.protobuf.message.Message):
     SESSION_EPOCH_FIELD_NUMBER: builtins.int
     DEVICE_FIELD_NUMBER: builtins.int
     ACTIVE_RUN_IDS_FIELD_NUMBER: builtins.int
+    PROBLEM_FIELD_NUMBER: builtins.int
     protocol_version: builtins.int
     agent_version: typing.Text
     device_id: typing.Text
@@ -63,6 +64,9 @@ class Hello(google.protobuf.message.Message):
         After a lost connection they are still leased to this agent.
         """
         pass
+    problem: typing.Text
+    """Why this agent takes no new run, e.g. a full disk. Empty when it does."""
+
     def __init__(self,
         *,
         protocol_version: builtins.int = ...,
@@ -72,23 +76,29 @@ class Hello(google.protobuf.message.Message):
         session_epoch: builtins.int = ...,
         device: typing.Optional[global___DeviceSnapshot] = ...,
         active_run_ids: typing.Optional[typing.Iterable[typing.Text]] = ...,
+        problem: typing.Text = ...,
         ) -> None: ...
     def HasField(self, field_name: typing_extensions.Literal["device",b"device"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["active_run_ids",b"active_run_ids","agent_version",b"agent_version","device",b"device","device_id",b"device_id","name",b"name","protocol_version",b"protocol_version","session_epoch",b"session_epoch"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["active_run_ids",b"active_run_ids","agent_version",b"agent_version","device",b"device","device_id",b"device_id","name",b"name","problem",b"problem","protocol_version",b"protocol_version","session_epoch",b"session_epoch"]) -> None: ...
 global___Hello = Hello
 
 class Heartbeat(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     ACTIVE_RUN_IDS_FIELD_NUMBER: builtins.int
+    PROBLEM_FIELD_NUMBER: builtins.int
     @property
     def active_run_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]:
         """As in Hello."""
         pass
+    problem: typing.Text
+    """As in Hello."""
+
     def __init__(self,
         *,
         active_run_ids: typing.Optional[typing.Iterable[typing.Text]] = ...,
+        problem: typing.Text = ...,
         ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["active_run_ids",b"active_run_ids"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["active_run_ids",b"active_run_ids","problem",b"problem"]) -> None: ...
 global___Heartbeat = Heartbeat
 
 class RunProgress(google.protobuf.message.Message):
@@ -392,6 +402,7 @@ class Assignment(google.protobuf.message.Message):
     TARGET_FIELD_NUMBER: builtins.int
     BUILDER_FLAGS_FIELD_NUMBER: builtins.int
     REFERENCE_FIELD_NUMBER: builtins.int
+    LEASE_ID_FIELD_NUMBER: builtins.int
     run_id: typing.Text
     job_id: typing.Text
     campaign_id: typing.Text
@@ -421,6 +432,9 @@ class Assignment(google.protobuf.message.Message):
         An .npz of float arrays, fetched like an artifact. Unset without one.
         """
         pass
+    lease_id: typing.Text
+    """Random, and new for each assignment. The result returns it."""
+
     def __init__(self,
         *,
         run_id: typing.Text = ...,
@@ -437,9 +451,10 @@ class Assignment(google.protobuf.message.Message):
         target: typing.Text = ...,
         builder_flags: typing.Optional[typing.Iterable[typing.Text]] = ...,
         reference: typing.Optional[global___ArtifactRef] = ...,
+        lease_id: typing.Text = ...,
         ) -> None: ...
     def HasField(self, field_name: typing_extensions.Literal["artifact",b"artifact","measurement",b"measurement","reference",b"reference"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["artifact",b"artifact","attempt",b"attempt","backend",b"backend","builder_flags",b"builder_flags","campaign_id",b"campaign_id","job_id",b"job_id","measurement",b"measurement","model",b"model","recipe",b"recipe","reference",b"reference","repeat_index",b"repeat_index","run_id",b"run_id","target",b"target","timeout_s",b"timeout_s"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["artifact",b"artifact","attempt",b"attempt","backend",b"backend","builder_flags",b"builder_flags","campaign_id",b"campaign_id","job_id",b"job_id","lease_id",b"lease_id","measurement",b"measurement","model",b"model","recipe",b"recipe","reference",b"reference","repeat_index",b"repeat_index","run_id",b"run_id","target",b"target","timeout_s",b"timeout_s"]) -> None: ...
 global___Assignment = Assignment
 
 class ArtifactRef(google.protobuf.message.Message):
@@ -604,14 +619,33 @@ class ReportRunRequest(google.protobuf.message.Message):
     """
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     RESULT_FIELD_NUMBER: builtins.int
+    ENCODED_RESULT_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    SHA256_FIELD_NUMBER: builtins.int
     @property
-    def result(self) -> global___RunResult: ...
+    def result(self) -> global___RunResult:
+        """Set by agents of protocol 3.
+
+        They deliver their results before the controller refuses their session.
+        """
+        pass
+    encoded_result: builtins.bytes
+    """A serialized RunResult, with its length and SHA-256 (lower-case hex) on the device.
+
+    Both sides check them, so a changed byte never becomes another number.
+    """
+
+    size_bytes: builtins.int
+    sha256: typing.Text
     def __init__(self,
         *,
         result: typing.Optional[global___RunResult] = ...,
+        encoded_result: builtins.bytes = ...,
+        size_bytes: builtins.int = ...,
+        sha256: typing.Text = ...,
         ) -> None: ...
     def HasField(self, field_name: typing_extensions.Literal["result",b"result"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["result",b"result"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["encoded_result",b"encoded_result","result",b"result","sha256",b"sha256","size_bytes",b"size_bytes"]) -> None: ...
 global___ReportRunRequest = ReportRunRequest
 
 class ReportRunResponse(google.protobuf.message.Message):
@@ -722,6 +756,7 @@ class RunResult(google.protobuf.message.Message):
     ENGINE_FIELD_NUMBER: builtins.int
     DEVICE_MEMORY_BYTES_FIELD_NUMBER: builtins.int
     MEASURED_FIELD_NUMBER: builtins.int
+    LEASE_ID_FIELD_NUMBER: builtins.int
     run_id: typing.Text
     device_id: typing.Text
     attempt: builtins.int
@@ -811,6 +846,9 @@ class RunResult(google.protobuf.message.Message):
         not taken are missing.
         """
         pass
+    lease_id: typing.Text
+    """From the assignment. Empty in results of agents before protocol 4."""
+
     def __init__(self,
         *,
         run_id: typing.Text = ...,
@@ -849,9 +887,10 @@ class RunResult(google.protobuf.message.Message):
         engine: typing.Optional[global___Engine] = ...,
         device_memory_bytes: typing.Optional[builtins.int] = ...,
         measured: typing.Optional[typing.Mapping[typing.Text, builtins.float]] = ...,
+        lease_id: typing.Text = ...,
         ) -> None: ...
     def HasField(self, field_name: typing_extensions.Literal["_board_available_before_bytes",b"_board_available_before_bytes","_board_available_min_bytes",b"_board_available_min_bytes","_device_memory_bytes",b"_device_memory_bytes","_peak_pss_bytes",b"_peak_pss_bytes","_sampler_cpu_s",b"_sampler_cpu_s","_sampler_wakeups",b"_sampler_wakeups","_swap_used_before_bytes",b"_swap_used_before_bytes","_swap_used_max_bytes",b"_swap_used_max_bytes","agreement",b"agreement","board_available_before_bytes",b"board_available_before_bytes","board_available_min_bytes",b"board_available_min_bytes","device",b"device","device_memory_bytes",b"device_memory_bytes","engine",b"engine","peak_pss_bytes",b"peak_pss_bytes","sampler_cpu_s",b"sampler_cpu_s","sampler_wakeups",b"sampler_wakeups","swap_used_before_bytes",b"swap_used_before_bytes","swap_used_max_bytes",b"swap_used_max_bytes"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["_board_available_before_bytes",b"_board_available_before_bytes","_board_available_min_bytes",b"_board_available_min_bytes","_device_memory_bytes",b"_device_memory_bytes","_peak_pss_bytes",b"_peak_pss_bytes","_sampler_cpu_s",b"_sampler_cpu_s","_sampler_wakeups",b"_sampler_wakeups","_swap_used_before_bytes",b"_swap_used_before_bytes","_swap_used_max_bytes",b"_swap_used_max_bytes","agent_version",b"agent_version","agreement",b"agreement","attempt",b"attempt","backend",b"backend","board_available_before_bytes",b"board_available_before_bytes","board_available_min_bytes",b"board_available_min_bytes","conditions",b"conditions","device",b"device","device_id",b"device_id","device_latency_s",b"device_latency_s","device_memory_bytes",b"device_memory_bytes","duration_s",b"duration_s","engine",b"engine","failure_message",b"failure_message","failure_type",b"failure_type","findings",b"findings","latency_s",b"latency_s","library_versions",b"library_versions","log_tail",b"log_tail","measured",b"measured","peak_pss_bytes",b"peak_pss_bytes","protocol_version",b"protocol_version","providers",b"providers","run_id",b"run_id","sampler_cpu_s",b"sampler_cpu_s","sampler_wakeups",b"sampler_wakeups","series",b"series","session_options",b"session_options","stages",b"stages","started_monotonic_s",b"started_monotonic_s","started_unix_s",b"started_unix_s","swap_used_before_bytes",b"swap_used_before_bytes","swap_used_max_bytes",b"swap_used_max_bytes","warmup_converged",b"warmup_converged","warmup_latency_s",b"warmup_latency_s","windows",b"windows"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["_board_available_before_bytes",b"_board_available_before_bytes","_board_available_min_bytes",b"_board_available_min_bytes","_device_memory_bytes",b"_device_memory_bytes","_peak_pss_bytes",b"_peak_pss_bytes","_sampler_cpu_s",b"_sampler_cpu_s","_sampler_wakeups",b"_sampler_wakeups","_swap_used_before_bytes",b"_swap_used_before_bytes","_swap_used_max_bytes",b"_swap_used_max_bytes","agent_version",b"agent_version","agreement",b"agreement","attempt",b"attempt","backend",b"backend","board_available_before_bytes",b"board_available_before_bytes","board_available_min_bytes",b"board_available_min_bytes","conditions",b"conditions","device",b"device","device_id",b"device_id","device_latency_s",b"device_latency_s","device_memory_bytes",b"device_memory_bytes","duration_s",b"duration_s","engine",b"engine","failure_message",b"failure_message","failure_type",b"failure_type","findings",b"findings","latency_s",b"latency_s","lease_id",b"lease_id","library_versions",b"library_versions","log_tail",b"log_tail","measured",b"measured","peak_pss_bytes",b"peak_pss_bytes","protocol_version",b"protocol_version","providers",b"providers","run_id",b"run_id","sampler_cpu_s",b"sampler_cpu_s","sampler_wakeups",b"sampler_wakeups","series",b"series","session_options",b"session_options","stages",b"stages","started_monotonic_s",b"started_monotonic_s","started_unix_s",b"started_unix_s","swap_used_before_bytes",b"swap_used_before_bytes","swap_used_max_bytes",b"swap_used_max_bytes","warmup_converged",b"warmup_converged","warmup_latency_s",b"warmup_latency_s","windows",b"windows"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_board_available_before_bytes",b"_board_available_before_bytes"]) -> typing.Optional[typing_extensions.Literal["board_available_before_bytes"]]: ...
     @typing.overload
@@ -1073,6 +1112,7 @@ class ListDevicesResponse(google.protobuf.message.Message):
     DEVICES_FIELD_NUMBER: builtins.int
     CONTROLLER_UNIX_S_FIELD_NUMBER: builtins.int
     PROTOCOL_VERSION_FIELD_NUMBER: builtins.int
+    PROBLEM_FIELD_NUMBER: builtins.int
     @property
     def devices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Device]: ...
     controller_unix_s: builtins.float
@@ -1081,13 +1121,17 @@ class ListDevicesResponse(google.protobuf.message.Message):
     protocol_version: builtins.int
     """The controller's protocol version. 0 from controllers older than protocol 3."""
 
+    problem: typing.Text
+    """Why the controller takes no new campaign, e.g. a full disk. Empty when it does."""
+
     def __init__(self,
         *,
         devices: typing.Optional[typing.Iterable[global___Device]] = ...,
         controller_unix_s: builtins.float = ...,
         protocol_version: builtins.int = ...,
+        problem: typing.Text = ...,
         ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["controller_unix_s",b"controller_unix_s","devices",b"devices","protocol_version",b"protocol_version"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["controller_unix_s",b"controller_unix_s","devices",b"devices","problem",b"problem","protocol_version",b"protocol_version"]) -> None: ...
 global___ListDevicesResponse = ListDevicesResponse
 
 class Device(google.protobuf.message.Message):
@@ -1098,6 +1142,7 @@ class Device(google.protobuf.message.Message):
     LAST_SEEN_UNIX_S_FIELD_NUMBER: builtins.int
     AGENT_VERSION_FIELD_NUMBER: builtins.int
     SNAPSHOT_FIELD_NUMBER: builtins.int
+    PROBLEM_FIELD_NUMBER: builtins.int
     device_id: typing.Text
     name: typing.Text
     state: typing.Text
@@ -1107,6 +1152,9 @@ class Device(google.protobuf.message.Message):
     agent_version: typing.Text
     @property
     def snapshot(self) -> global___DeviceSnapshot: ...
+    problem: typing.Text
+    """Why the connected agent takes no new run. Empty when it does."""
+
     def __init__(self,
         *,
         device_id: typing.Text = ...,
@@ -1115,9 +1163,10 @@ class Device(google.protobuf.message.Message):
         last_seen_unix_s: builtins.float = ...,
         agent_version: typing.Text = ...,
         snapshot: typing.Optional[global___DeviceSnapshot] = ...,
+        problem: typing.Text = ...,
         ) -> None: ...
     def HasField(self, field_name: typing_extensions.Literal["snapshot",b"snapshot"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["agent_version",b"agent_version","device_id",b"device_id","last_seen_unix_s",b"last_seen_unix_s","name",b"name","snapshot",b"snapshot","state",b"state"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["agent_version",b"agent_version","device_id",b"device_id","last_seen_unix_s",b"last_seen_unix_s","name",b"name","problem",b"problem","snapshot",b"snapshot","state",b"state"]) -> None: ...
 global___Device = Device
 
 class ForgetDeviceRequest(google.protobuf.message.Message):

@@ -66,7 +66,8 @@ class AgentGatewayServicer(object):
     def ReportRun(self, request, context):
         """Store a result, once for each run id.
 
-        The answer comes after the commit.
+        The answer comes after the commit. INVALID_ARGUMENT, NOT_FOUND and RESOURCE_EXHAUSTED are final, after any other
+        status the same result may be sent again. DATA_LOSS says that the bytes changed on the way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -9,16 +9,23 @@ from typing import Callable, Dict, List, Optional
 from efficientquant_agent.config import Config
 from efficientquant_agent.errors import (
     ControllerUnreachableError,
-    ReportRefusedError,
+    DamagedResultError,
+    NoRoomError,
     RunFailedError,
     SessionRefusedError,
+    StaleEpochError,
     SupersededError,
 )
+from efficientquant_agent.files import has_no_room
 from efficientquant_agent.host.board import Board
 from efficientquant_agent.link.artifacts import ArtifactCache
 from efficientquant_agent.link.backoff import Backoff
-from efficientquant_agent.link.client import Client, Hello, Session, encode_result
+from efficientquant_agent.link.client import Client, Session
+from efficientquant_agent.link.delivery import Delivery
+from efficientquant_agent.link.messages import Hello, encode_result, is_result_of
 from efficientquant_agent.link.outbox import Outbox, can_keep
+from efficientquant_agent.link.reasons import Reasons
+from efficientquant_agent.link.room import Room
 from efficientquant_agent.records import Assignment, CancelRun, DeviceSnapshot, RunResult, Superseded, Welcome
 from efficientquant_agent.run.runner import Runner
 from efficientquant_agent.run.steps import Files
@@ -27,6 +34,8 @@ from efficientquant_agent.state import StateDirectory
 
 _BACKOFF_FIRST_S = 0.5
 _PROGRESS_INTERVAL_S = 0.2
+# How often a run that waits for room on the disk is tried again.
+_RECHECK_S = 5.0
 EXIT_CLEAN = 0
 EXIT_BUG = 1
 
@@ -77,17 +86,22 @@ class Daemon:
         self._artifacts = ArtifactCache(
             state.subdirectory("artifacts"), config.cache_bytes, self._client.fetch, log, config.backoff_max_s
         )
+        self._room = Room(state.path, self._outbox, self._artifacts, min(_RECHECK_S, config.backoff_max_s))
+        self._reasons = Reasons(log)
+        # Both threads deliver, one at a time.
+        self._delivery = Delivery(self._outbox, self._client.report, is_result_of, self._damage_report, self._reasons)
         self._runner = Runner(config.name, state.path, board, log)
-        # None wakes the thread of runs when the agent stops.
+        # None wakes the thread of runs, which moves the assignments into its own list.
         self._assignments: "queue.Queue[Optional[Assignment]]" = queue.Queue()
+        self._waiting: List[Assignment] = []
+        # The run in progress, empty without one.
+        self._current_run_id = ""
+        self._had_problem = False
         # Queued and running runs with their cancellations. The lock guards them and the session.
         self._lock = threading.Lock()
         self._cancellations: Dict[str, Cancellation] = {}
         self._session: Optional[Session] = None
-        # Both threads deliver, one at a time.
-        self._delivery = threading.Lock()
         self._stopping = threading.Event()
-        self._last_reason = ""
         self._has_bug = False
 
     def serve(self) -> int:
@@ -133,11 +147,13 @@ class Daemon:
         backoff = Backoff(_BACKOFF_FIRST_S, self._config.backoff_max_s)
         while not self._stopping.is_set():
             try:
-                self._deliver_before_session()
+                self._delivery.deliver(before_session=True)
                 self._serve_session(backoff)
             except ControllerUnreachableError as error:
+                if isinstance(error, StaleEpochError):
+                    self._state.grow_epochs()
                 if not self._stopping.is_set():
-                    self._say_once(error.reason)
+                    self._say_why(error)
                     with self._client.reconnecting():
                         self._stopping.wait(backoff.next_s())
             except SessionRefusedError as error:
@@ -145,22 +161,9 @@ class Daemon:
                 return error.exit_code
         return EXIT_CLEAN
 
-    def _deliver_before_session(self) -> None:
-        """Deliver the results of earlier sessions.
-
-        A result that the controller fails to store does not prevent the session. Raises ControllerUnreachableError when
-        no controller answers.
-        """
-        try:
-            self._deliver()
-        except ControllerUnreachableError as error:
-            if not error.answered:
-                raise
-            self._say_once(error.reason)
-
     def _serve_session(self, backoff: Backoff) -> None:
         hello = Hello(self._device_id, self._config.name, self._state.next_epoch(), self._device)
-        session = self._client.connect(hello, self._active_run_ids)
+        session = self._client.connect(hello, self._active_run_ids, self._room.problem)
         with self._lock:
             self._session = session
         try:
@@ -185,16 +188,15 @@ class Daemon:
             session.close()
 
     def _greet(self) -> None:
-        self._last_reason = ""
+        self._state.accept_epoch()
+        self._reasons.reset()
         self._announce(
             "ready: connected to {} as {} (device {})".format(self._config.address, self._config.name, self._device_id)
         )
 
-    def _say_once(self, reason: str) -> None:
-        """Log why there is no controller, once per new reason."""
-        if reason != self._last_reason:
-            self._log("no controller: {}; trying again".format(reason))
-            self._last_reason = reason
+    def _say_why(self, error: ControllerUnreachableError) -> None:
+        """Log why there is no session, once per new reason."""
+        self._reasons.say("{}{}; trying again".format("" if error.answered else "no controller: ", error.reason))
 
     def _active_run_ids(self) -> List[str]:
         """Return the ids of runs queued, in progress or not yet delivered.
@@ -219,28 +221,81 @@ class Daemon:
         with self._lock:
             if run_id in self._cancellations:
                 self._cancellations[run_id].set()
+        if run_id == self._current_run_id:
+            self._client.interrupt_fetch()
+        self._assignments.put(None)  # the run may wait for room on the disk
 
     def _serve_runs(self) -> int:
         """Do one run after the other, and deliver results in between."""
         backoff = Backoff(_BACKOFF_FIRST_S, self._config.backoff_max_s)
-        delivered = not self._outbox.pending()
+        is_delivered = not self._outbox.pending()
         while not self._stopping.is_set():
-            try:
-                assignment = self._assignments.get(timeout=None if delivered else backoff.next_s())
-            except queue.Empty:
-                pass
-            else:
-                if assignment is not None:
-                    self._run_and_keep(assignment)
+            assignment = self._runnable()
+            if assignment is None:
+                pauses_s = [] if is_delivered else [backoff.next_s()]
+                if self._has_problem():
+                    pauses_s.append(self._room.recheck_s)
+                if self._receive(min(pauses_s) if pauses_s else None):
+                    backoff.reset()
+                assignment = self._runnable()
+            if assignment is not None:
+                self._waiting.remove(assignment)
+                self._run_and_keep(assignment)
                 backoff.reset()
-            delivered = self._try_to_deliver()
+            is_delivered = self._try_to_deliver()
         return EXIT_CLEAN
 
+    def _has_problem(self) -> bool:
+        """Tell whether no run can start, and log when that changes."""
+        problem = self._room.problem()
+        if bool(problem) != self._had_problem:
+            self._had_problem = bool(problem)
+            self._log(problem or "the state directory has room again")
+        return self._had_problem
+
+    def _receive(self, timeout_s: Optional[float]) -> bool:
+        """Take the assignments that have arrived, and wait for the first.
+
+        Return False after the time is up.
+        """
+        try:
+            assignment = self._assignments.get(timeout=timeout_s)
+        except queue.Empty:
+            return False
+        if assignment is not None:
+            self._waiting.append(assignment)
+        while not self._assignments.empty():  # this thread alone takes
+            assignment = self._assignments.get()
+            if assignment is not None:
+                self._waiting.append(assignment)
+        return True
+
+    def _runnable(self) -> Optional[Assignment]:
+        """Return the run to start now, None without a run or room.
+
+        A cancelled run needs no room.
+        """
+        with self._lock:
+            cancelled = [run_id for run_id, item in self._cancellations.items() if item.event.is_set()]
+        for assignment in self._waiting:
+            if assignment.run_id in cancelled:
+                return assignment
+        following = self._waiting[0] if self._waiting else None
+        return following if self._room.admits(following) else None
+
     def _run_and_keep(self, assignment: Assignment) -> None:
-        result = self._run(assignment)
+        self._current_run_id = assignment.run_id
+        try:
+            result = self._run(assignment)
+        except NoRoomError as error:
+            self._room.refuse(error.error)
+            self._waiting.insert(0, assignment)
+            return
+        finally:
+            self._current_run_id = ""
         if self._stopping.is_set():
             return  # a stopped agent has not failed: its lease expires and the job is retried
-        self._outbox.put(assignment.run_id, encode_result(result))
+        self._outbox.put(assignment.run_id, encode_result(result), assignment.attempt, assignment.lease_id)
         with self._lock:
             self._cancellations.pop(assignment.run_id).close()
         self._log("run {}: {}".format(assignment.run_id, result.failure_type or "succeeded"))
@@ -248,26 +303,41 @@ class Daemon:
     def _run(self, assignment: Assignment) -> RunResult:
         """Run an assignment and return its result.
 
-        Every failure, a bug included, becomes a typed result.
+        Every failure, a bug included, becomes a typed result. Raises NoRoomError when the run must wait for room.
         """
-        result = RunResult(
-            run_id=assignment.run_id,
-            device_id=self._device_id,
-            attempt=assignment.attempt,
-            device=self._device,
-            backend=assignment.backend,
-            library_versions=self._device.library_versions,
-        )
-        self._log("run {}: {} {}".format(assignment.run_id, assignment.model, assignment.recipe))
+        result = self._empty_result(assignment.run_id, assignment.attempt, assignment.lease_id)
+        result = result._replace(backend=assignment.backend)
+        if not self._room.problem():  # a run that waits for room has been logged
+            self._log("run {}: {} {}".format(assignment.run_id, assignment.model, assignment.recipe))
         try:
             return self._fetch_and_run(assignment, result)
         except RunFailedError as error:
             return result._replace(failure_type=error.failure_type, failure_message=str(error))
-        except Exception:  # noqa: BLE001 — a bug while running one job must not end the agent
+        except NoRoomError:
+            raise
+        except Exception as error:  # noqa: BLE001 — a bug while running one job must not end the agent
+            if isinstance(error, OSError) and has_no_room(error):
+                message = "the disk of the state directory had no room during the run ({})".format(error)
+                return result._replace(failure_type="agent_error", failure_message=message)
             text = traceback.format_exc()
             self._log("bug in the agent, please report it:\n" + text)
             lines = text.strip().splitlines()
             return result._replace(failure_type="agent_error", failure_message=lines[-1], log_tail=lines[-20:])
+
+    def _empty_result(self, run_id: str, attempt: int, lease_id: str) -> RunResult:
+        return RunResult(
+            run_id=run_id,
+            device_id=self._device_id,
+            attempt=attempt,
+            device=self._device,
+            backend="",
+            library_versions=self._device.library_versions,
+            lease_id=lease_id,
+        )
+
+    def _damage_report(self, run_id: str, damage: DamagedResultError, sentence: str) -> bytes:
+        result = self._empty_result(run_id, damage.attempt, damage.lease_id)
+        return encode_result(result._replace(failure_type="agent_error", failure_message=sentence))
 
     def _fetch_and_run(self, assignment: Assignment, result: RunResult) -> RunResult:
         with self._lock:
@@ -277,17 +347,24 @@ class Daemon:
         if cancellation.event.is_set():
             raise RunFailedError("cancelled", "cancelled before it began")
         progress("fetch", 0.0)
-        artifact = self._artifacts.get(
-            assignment.sha256,
-            cancellation.event,
-            lambda fetched_bytes: progress("fetch", min(1.0, fetched_bytes / max(1, assignment.size_bytes))),
-        )
-        reference_path = ""
-        if assignment.reference_sha256:
-            reference = self._artifacts.get(
-                assignment.reference_sha256, cancellation.event, lambda _: None, also_keep=assignment.sha256
+        try:
+            artifact = self._artifacts.get(
+                assignment.sha256,
+                cancellation.event,
+                lambda fetched_bytes: progress("fetch", min(1.0, fetched_bytes / max(1, assignment.size_bytes))),
+                also_keep=assignment.reference_sha256,
             )
-            reference_path = reference.path
+            reference_path = ""
+            if assignment.reference_sha256:
+                reference = self._artifacts.get(
+                    assignment.reference_sha256, cancellation.event, lambda _: None, also_keep=assignment.sha256
+                )
+                reference_path = reference.path
+        except OSError as error:
+            if has_no_room(error):
+                raise NoRoomError(error) from error
+            raise
+        self._room.accept()
         result = result._replace(stages=[artifact.transfer])
         return self._runner.run(assignment, Files(artifact.path, reference_path), result, cancellation, progress)
 
@@ -299,35 +376,8 @@ class Daemon:
     def _try_to_deliver(self) -> bool:
         """Deliver the outbox, and tell whether it is empty afterwards."""
         try:
-            self._deliver()
+            self._delivery.deliver()
         except ControllerUnreachableError as error:
             if not self._stopping.is_set():
-                self._say_once(error.reason)
+                self._say_why(error)
         return not self._outbox.pending()
-
-    def _deliver(self) -> None:
-        """Report every result in the outbox.
-
-        Raises ControllerUnreachableError at once when no controller answers, and at the end when the controller failed
-        to store a result.
-        """
-        failure = None
-        with self._delivery:
-            for run_id in self._outbox.pending():
-                try:
-                    self._deliver_one(run_id)
-                except ControllerUnreachableError as error:
-                    if not error.answered:
-                        raise
-                    failure = error
-        if failure is not None:
-            raise failure
-
-    def _deliver_one(self, run_id: str) -> None:
-        try:
-            self._client.report(self._outbox.read(run_id))
-        except ReportRefusedError as error:
-            kept = self._outbox.reject(run_id)
-            self._log("result of run {} refused: {}; kept as {}".format(run_id, error, kept))
-        else:
-            self._outbox.remove(run_id)

@@ -8,8 +8,13 @@ AgentError
 │   ├── ProtocolRefusedError        exit code 3
 │   └── SupersededError             exit code 4
 ├── ControllerUnreachableError      try again later
-│   └── ControllerTooOldError       the controller does not know the request
+│   ├── ControllerTooOldError       the controller does not know the request
+│   ├── ControllerBusyError         the controller answers and cannot serve now
+│   ├── StaleEpochError             the controller knows a newer session of this device
+│   └── AnswerTimeoutError          the connection stands and no answer came in time
 ├── ReportRefusedError              this result will never be accepted
+├── DamagedResultError              a stored result has other bytes than were stored
+├── NoRoomError                     the disk has no room for a run's files
 ├── RunFailedError                  a typed outcome of one run
 └── SensorError                     a sensor exists and cannot be read
     └── TegrastatsError             a line that is not tegrastats'
@@ -87,8 +92,58 @@ class ControllerTooOldError(ControllerUnreachableError):
     """A controller that is older than the request."""
 
 
+class ControllerBusyError(ControllerUnreachableError):
+    """A controller that answers and cannot serve now.
+
+    Its database may be locked, full or restarting.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__("the controller cannot serve now: {}".format(sentence), answered=True)
+
+
+class StaleEpochError(ControllerUnreachableError):
+    """A session that is not newer than the last one.
+
+    The state directory is older than the controller's database, such as that of an older disk image.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence, answered=True)
+
+
+class AnswerTimeoutError(ControllerUnreachableError):
+    """A request without an answer in time, over a connection that stands."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__("the controller has not answered within {:g} s".format(timeout_s), answered=True)
+
+
 class ReportRefusedError(AgentError):
     """A result that the controller will never accept."""
+
+
+class DamagedResultError(AgentError):
+    """A stored result that has other bytes than were stored.
+
+    `attempt` and `lease_id` are 0 and empty when the header is damaged, too.
+    """
+
+    def __init__(self, reason: str, attempt: int = 0, lease_id: str = "") -> None:
+        super().__init__(reason)
+        self.attempt = attempt
+        self.lease_id = lease_id
+
+
+class NoRoomError(AgentError):
+    """A disk that has no room for the files of a run.
+
+    The run waits until there is room.
+    """
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error.strerror or str(error))
+        self.error = error
 
 
 class RunFailedError(AgentError):

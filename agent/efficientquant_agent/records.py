@@ -60,6 +60,8 @@ class Assignment(NamedTuple):
     # Inputs and the outputs that they must give, as another artifact. Empty for none.
     reference_sha256: str = ""
     reference_bytes: int = 0
+    # Random, and new for each assignment. The result returns it.
+    lease_id: str = ""
 
 
 class Welcome(NamedTuple):
@@ -286,3 +288,4 @@ class RunResult(NamedTuple):
     engine: Optional[EngineInfo] = None
     # Readings.known()
     measured: Mapping[str, float] = MappingProxyType({})
+    lease_id: str = ""

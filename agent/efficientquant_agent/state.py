@@ -1,5 +1,6 @@
 """The state directory with this device's identity, locked by one agent."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -7,7 +8,12 @@ import uuid
 from typing import Any, Callable, Dict
 
 from efficientquant_agent.errors import StateDirectoryInUseError, UsageError
-from efficientquant_agent.files import write_whole
+from efficientquant_agent.files import write_json_durably
+
+# A file of this size keeps room for more digits, because a full disk gives it no new block.
+_IDENTITY_BYTES = 256
+# It bounds what an agent can skip that never gets a session.
+_LARGEST_EPOCH_STEP = 2**20
 
 
 def unusable(path: str, error: OSError) -> UsageError:
@@ -34,23 +40,27 @@ class StateDirectory:
         self.path = os.path.abspath(path)
         try:
             os.makedirs(self.path, mode=0o700, exist_ok=True)
-            self._lock = open(os.path.join(self.path, "lock"), "a+", encoding="ascii")  # noqa: SIM115 — held for the process's life
+            descriptor = os.open(os.path.join(self.path, "lock"), os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise unusable(self.path, error) from error
+        self._lock = open(descriptor, "r+b", buffering=0)  # noqa: SIM115 — held for the process's life
         self._take_lock()
         self._identity_path = os.path.join(self.path, "identity.json")
+        # What this process knows, for a disk that does not keep it.
+        self._identity: Dict[str, Any] = {}
+        self._epoch_step = 1
 
     def _take_lock(self) -> None:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            self._lock.seek(0)
-            holder = self._lock.read().strip()
+            holder = self._lock.read().decode("ascii", "replace").strip()
             self._lock.close()
             raise StateDirectoryInUseError(self.path, holder) from error
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
+        # In place, because a full disk may give no block back. The pid is only for messages.
+        with contextlib.suppress(OSError):
+            pid = str(os.getpid()).encode()
+            self._lock.truncate(self._lock.write(pid.ljust(16)))
 
     def close(self) -> None:
         """Release the lock for another agent."""
@@ -77,14 +87,32 @@ class StateDirectory:
                 self._write(identity)
             except OSError as error:
                 raise unusable(self.path, error) from error
+        self._identity = identity
         return str(identity["device_id"])
 
     def next_epoch(self) -> int:
-        """Return a session epoch higher than all before it, also across restarts."""
-        identity = self._read()
-        identity["session_epoch"] += 1
-        self._write(identity)
-        return int(identity["session_epoch"])
+        """Return a session epoch higher than all before it, also across restarts.
+
+        On a disk that refuses every write it grows in memory only. A file that was removed or damaged meanwhile is
+        written again.
+        """
+        stored: Dict[str, Any] = {}
+        with contextlib.suppress(UsageError):
+            stored = self._read()
+        epoch = max(int(known.get("session_epoch", 0)) for known in (self._identity, stored)) + self._epoch_step
+        self._identity = dict(self._identity, session_epoch=epoch)
+        with contextlib.suppress(OSError):
+            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            self._write(self._identity)
+        return epoch
+
+    def grow_epochs(self) -> None:
+        """Double the step between epochs, after an epoch that was not new."""
+        self._epoch_step = min(2 * self._epoch_step, _LARGEST_EPOCH_STEP)
+
+    def accept_epoch(self) -> None:
+        """Return to epochs one by one."""
+        self._epoch_step = 1
 
     def _read(self) -> Dict[str, Any]:
         try:
@@ -102,4 +130,5 @@ class StateDirectory:
         return identity
 
     def _write(self, identity: Dict[str, Any]) -> None:
-        write_whole(self._identity_path, json.dumps(identity, sort_keys=True).encode(), durable=True)
+        content = json.dumps(identity, sort_keys=True).encode().ljust(_IDENTITY_BYTES)
+        write_json_durably(self._identity_path, content)

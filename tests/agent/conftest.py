@@ -1,6 +1,7 @@
 """A scripted controller and real agent processes for the tests."""
 
 import hashlib
+import itertools
 import os
 import queue
 import signal
@@ -21,6 +22,8 @@ from efficientquant_protos.v1 import fleet_pb2 as pb
 from efficientquant_protos.v1 import fleet_pb2_grpc
 
 WAIT_S = 60.0
+# What the controller's own answers carry, and a transport's do not.
+ANSWERED = (("efficientquant-answered", "1"),)
 MODELS = Path(__file__).parent.parent / "fixtures" / "models"
 QUICK = Measurement(
     tier="smoke",
@@ -48,7 +51,12 @@ class ScriptedController(fleet_pb2_grpc.AgentGatewayServicer):
         self.fetches = queue.Queue()
         self.commands = queue.Queue()
         self.refusal = None  # (status code, sentence) for the next sessions
+        self.refusal_is_answered = True  # whether the controller itself refuses, not its transport
         self.report_refusals = []  # status codes for the next reports
+        self.report_sentence = "the test refused this report"
+        self.fetch_refusals = []  # status codes for the next fetches
+        self.fetch_gate = threading.Event()
+        self.fetch_gate.set()
         self.break_fetch_after = []  # chunk counts after which the next fetches break off
         self.chunk_bytes = 1024**2
         self.heartbeat_interval_s = 0.05
@@ -57,6 +65,7 @@ class ScriptedController(fleet_pb2_grpc.AgentGatewayServicer):
         self.ping = pb.PingResponse(protocol_version=PROTOCOL_VERSION, controller_version=__version__)
         self.clock_behind_s = 0.0
         self.ping_refusal = None  # a status code
+        self.lease_numbers = itertools.count(1)
 
     def listen(self, port=0):
         """Serve on a free port, or again on a given port."""
@@ -79,11 +88,16 @@ class ScriptedController(fleet_pb2_grpc.AgentGatewayServicer):
         """HOST:PORT to connect to."""
         return "127.0.0.1:{}".format(self.port)
 
+    def _abort(self, context, code, sentence):
+        if self.refusal_is_answered:
+            context.set_trailing_metadata(ANSWERED)
+        context.abort(code, sentence)
+
     def Connect(self, request_iterator, context):  # noqa: N802 — the name on the wire
         """Record the hello, refuse or welcome, then send the `commands`."""
         self.hellos.put(next(request_iterator).hello)
         if self.refusal:
-            context.abort(*self.refusal)
+            self._abort(context, *self.refusal)
         yield pb.ControllerCommand(
             welcome=pb.Welcome(
                 protocol_version=PROTOCOL_VERSION, heartbeat_interval_s=self.heartbeat_interval_s, lease_s=30
@@ -110,9 +124,12 @@ class ScriptedController(fleet_pb2_grpc.AgentGatewayServicer):
     def FetchArtifact(self, request, context):  # noqa: N802
         """Send an artifact, or break off when the test asks for it."""
         self.fetches.put(request)
+        self.fetch_gate.wait(WAIT_S)
+        if self.fetch_refusals:
+            self._abort(context, self.fetch_refusals.pop(0), "the test refused this fetch")
         content = self.artifacts.get(request.sha256)
         if content is None:
-            context.abort(grpc.StatusCode.NOT_FOUND, "no artifact {}".format(request.sha256[:12]))
+            self._abort(context, grpc.StatusCode.NOT_FOUND, "no artifact {}".format(request.sha256[:12]))
         chunks_left = self.break_fetch_after.pop(0) if self.break_fetch_after else len(content) + 1
         for offset in range(request.offset, len(content), self.chunk_bytes):
             if not chunks_left:
@@ -124,14 +141,17 @@ class ScriptedController(fleet_pb2_grpc.AgentGatewayServicer):
         """Record a result, or refuse it when the test asks for it."""
         self.report_gate.wait(WAIT_S)
         if self.report_refusals:
-            context.abort(self.report_refusals.pop(0), "the test refused this report")
-        self.reports.put(request.result)
+            self._abort(context, self.report_refusals.pop(0), self.report_sentence)
+        payload = request.encoded_result
+        if (len(payload), hashlib.sha256(payload).hexdigest()) != (request.size_bytes, request.sha256):
+            self._abort(context, grpc.StatusCode.DATA_LOSS, "the bytes changed on the way")
+        self.reports.put(pb.RunResult.FromString(payload))
         return pb.ReportRunResponse(committed=True)
 
     def Ping(self, request, context):  # noqa: ARG002, N802
         """Answer with the test's version and time, or refuse."""
         if self.ping_refusal:
-            context.abort(self.ping_refusal, "the test refused this ping")
+            self._abort(context, self.ping_refusal, "the test refused this ping")
         self.ping.controller_unix_s = time.time() - self.clock_behind_s
         return self.ping
 
@@ -158,6 +178,7 @@ class ScriptedController(fleet_pb2_grpc.AgentGatewayServicer):
                     measurement=pb.Measurement(**measurement._asdict()),
                     timeout_s=timeout_s,
                     reference=inputs,
+                    lease_id="lease-{}".format(next(self.lease_numbers)),
                 )
             )
         )
@@ -175,9 +196,9 @@ class ScriptedController(fleet_pb2_grpc.AgentGatewayServicer):
 class AgentProcess:
     """A real `efficientquant-agent` process and its output lines."""
 
-    def __init__(self, arguments):
+    def __init__(self, arguments, enter=()):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "efficientquant_agent", *arguments],
+            [*enter, sys.executable, "-m", "efficientquant_agent", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             universal_newlines=True,
@@ -247,11 +268,11 @@ def controller():
 def start_agent(tmp_path):
     """Give a function that starts an agent.
 
-    Its arguments are the controller's address and further options.
+    Its arguments are the controller's address and further options. `enter` is a command that runs the agent.
     """
     agents = []
 
-    def start(address, *arguments, state_dir=None):
+    def start(address, *arguments, state_dir=None, enter=()):
         agent = AgentProcess(
             [
                 "--controller",
@@ -263,7 +284,8 @@ def start_agent(tmp_path):
                 "--backoff-max-s",
                 "0.2",
                 *arguments,
-            ]
+            ],
+            enter,
         )
         agents.append(agent)
         return agent

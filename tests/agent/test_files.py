@@ -1,9 +1,11 @@
 """The tests of files that are written completely or not at all."""
 
+import errno
 import os
 
 import pytest
-from efficientquant_agent.files import write_whole
+from efficientquant_agent import files
+from efficientquant_agent.files import allocate, write_json_durably, write_whole
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -42,3 +44,68 @@ def test_a_durable_write_is_on_the_disk(tmp_path, monkeypatch):
     write_whole(str(path), b"new", durable=True)
 
     assert synchronized == [False, True]
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Make every write of a whole file fail."""
+
+    def refuse(*_arguments, **_options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "write_whole", refuse)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_json_on_a_full_disk(tmp_path):
+    """On a full disk a JSON file is replaced in place, and spaces cover its old end."""
+    path = tmp_path / "file"
+    path.write_bytes(b'{"a": "long content"}')
+
+    write_json_durably(str(path), b'{"a": 1}')
+
+    assert path.read_bytes() == b'{"a": 1}'.ljust(21)
+
+
+@pytest.mark.usefixtures("full_disk")
+@pytest.mark.parametrize("old", [None, b"{}"])
+def test_json_that_needs_new_blocks(tmp_path, old):
+    """On a full disk a file that would need new blocks stays as it is."""
+    path = tmp_path / "file"
+    if old is not None:
+        path.write_bytes(old)
+
+    with pytest.raises(OSError, match="No space left"):
+        write_json_durably(str(path), b"x" * 100000)
+
+    assert (path.read_bytes() if path.exists() else None) == old
+
+
+@pytest.mark.parametrize("number", [None, errno.EOPNOTSUPP])
+def test_allocated_file_has_its_blocks(tmp_path, monkeypatch, number):
+    """A file is allocated in full, also where the file system must be written to for it."""
+    if number is not None:
+
+        def refuse(_descriptor, _offset, _size):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "posix_fallocate", refuse)
+
+    allocate(str(tmp_path / "file"), 100000)
+
+    status = (tmp_path / "file").stat()
+    assert (status.st_size, status.st_blocks * 512 >= 100000) == (100000, True)
+
+
+def test_allocation_that_fails(tmp_path, monkeypatch):
+    """A file that the disk has no room for leaves nothing."""
+
+    def refuse(_descriptor, _offset, _size):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+
+    with pytest.raises(OSError, match="No space left"):
+        allocate(str(tmp_path / "file"), 100000)
+
+    assert os.listdir(str(tmp_path)) == []

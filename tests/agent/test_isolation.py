@@ -51,10 +51,11 @@ def test_device_without_runtimes():
 
 
 def test_only_the_client_knows_the_wire():
-    """No module but client.py imports grpc or the protos when it is loaded."""
+    """No module but client.py and messages.py imports grpc or the protos when it is loaded."""
     printed = run_without_runtimes(
         "import efficientquant_agent.child.measure, efficientquant_agent.run.runner,"
         "efficientquant_agent.link.artifacts, efficientquant_agent.link.outbox,"
+        "efficientquant_agent.link.delivery, efficientquant_agent.link.room,"
         "efficientquant_agent.host.device, efficientquant_agent.config;"
         "print([name for name in ('grpc', 'google.protobuf', 'efficientquant_protos') if name in sys.modules])"
     )

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from efficientquant_agent.errors import AgentError
-from efficientquant_agent.files import sync_directory, write_whole
+from efficientquant_agent.files import sync_directory, write_json_durably
 from efficientquant_agent.host import clock_helper
 from efficientquant_agent.records import Readings
 
@@ -334,7 +334,7 @@ class Journal:
             sync_directory(os.path.dirname(self.path))
 
     def _write(self, entries: List[Tuple[str, List[Argument]]]) -> None:
-        write_whole(self.path, json.dumps({"undo": entries}).encode(), durable=True)
+        write_json_durably(self.path, json.dumps({"undo": entries}).encode())
 
 
 def journal_path(state_dir: str) -> str:

@@ -1,19 +1,20 @@
 """The artifact cache: resumed downloads, SHA-256 checks and a size limit."""
 
+import contextlib
 import os
 import queue
 import re
 import threading
 import time
-from typing import Any, BinaryIO, Callable, Iterator, NamedTuple, Optional, Tuple
+from typing import Any, BinaryIO, Callable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from efficientquant_agent.digests import new_sha256
-from efficientquant_agent.errors import ControllerUnreachableError, RunFailedError
-from efficientquant_agent.files import sync_directory
+from efficientquant_agent.errors import ControllerBusyError, ControllerUnreachableError, RunFailedError
+from efficientquant_agent.files import free_bytes, sync_directory
 from efficientquant_agent.link.backoff import Backoff
 from efficientquant_agent.records import StageTiming
 
-# How many attempts in a row may bring no new byte.
+# How many attempts in a row may bring no new byte, when a controller answers each.
 _ATTEMPTS = 6
 _BLOCK_BYTES = 1024**2
 _PARTIAL = ".partial"
@@ -55,12 +56,13 @@ class ArtifactCache:
         """Return a file whose bytes have just been verified.
 
         This file and `also_keep` stay in the cache, whatever the limit. `progress` gets the number of bytes that have
-        arrived. Raises RunFailedError: "artifact_unavailable" when the file cannot be fetched, "artifact_corrupt" when
-        two downloads have another SHA-256, "cancelled".
+        arrived. Waits for a controller that is absent or busy. Raises RunFailedError: "artifact_unavailable" when the
+        file cannot be fetched, "artifact_corrupt" when two downloads have another SHA-256, "cancelled".
         """
         if not re.fullmatch(r"[0-9a-f]{64}", sha256):
             raise RunFailedError("artifact_unavailable", "{!r} is not a SHA-256".format(sha256))
         started_s = time.perf_counter()
+        os.makedirs(self._path, exist_ok=True)  # somebody may have removed it
         path = os.path.join(self._path, sha256)
         fetched_bytes = 0
         if not self._is_intact(path, sha256):
@@ -116,6 +118,7 @@ class ArtifactCache:
     ) -> None:
         backoff = Backoff(0.2, self._backoff_max_s)
         failures = 0
+        said: Set[str] = set()
         while True:
             offset = stream.tell()
             try:
@@ -125,8 +128,11 @@ class ArtifactCache:
                 if stream.tell() > offset:
                     failures = 0
                     backoff.reset()
-                failures += 1
-                self._log("fetch of {} broke off at byte {}: {}".format(sha256[:12], stream.tell(), error.reason))
+                if error.answered and not isinstance(error, ControllerBusyError):
+                    failures += 1
+                if error.reason not in said:
+                    said.add(error.reason)
+                    self._log("fetch of {} broke off at byte {}: {}".format(sha256[:12], stream.tell(), error.reason))
                 if failures == _ATTEMPTS:
                     raise RunFailedError("artifact_unavailable", error.reason) from error
                 cancelled.wait(backoff.next_s())
@@ -139,22 +145,63 @@ class ArtifactCache:
         They start at the end of `stream`. A second thread hashes them. Raises RunFailedError when the run is cancelled.
         """
         with _Hashing(digest) as hashing:
-            for data in self._fetch(sha256, stream.tell()):
-                if cancelled.is_set():
-                    raise RunFailedError("cancelled", "cancelled while the artifact was being fetched")
+            _require_wanted(cancelled)
+            chunks = self._fetch(sha256, stream.tell())
+            # Checked after the call exists: from then on, a cancellation interrupts the call.
+            _require_wanted(cancelled)
+            for data in chunks:
+                _require_wanted(cancelled)
                 hashing.update(data)
                 stream.write(data)
                 progress(stream.tell())
 
-    def _evict(self, keep: Tuple[str, ...]) -> None:
-        entries = [(entry.stat().st_mtime, entry.stat().st_size, entry.path) for entry in os.scandir(self._path)]
-        total_bytes = sum(size for _, size, _ in entries)
-        for _, size, path in sorted(entries):
+    def missing_bytes(self, sha256: str, size_bytes: int) -> int:
+        """Return how many bytes of a file are still to be fetched."""
+        path = os.path.join(self._path, sha256)
+        if os.path.exists(path):
+            return 0
+        with contextlib.suppress(FileNotFoundError):
+            return max(0, size_bytes - os.path.getsize(path + _PARTIAL))
+        return size_bytes
+
+    def evictable_bytes(self, keep: Sequence[str]) -> int:
+        """Return how many bytes can be freed without the files in `keep`."""
+        return sum(size for size, _ in self._evictable(keep))
+
+    def make_room(self, needed_bytes: int, keep: Sequence[str]) -> bool:
+        """Make sure that the disk has free bytes, by removing other files.
+
+        Return False, without removing any, when that is not enough.
+        """
+        if free_bytes(self._path) + self.evictable_bytes(keep) < needed_bytes:
+            return False
+        for _, path in self._evictable(keep):
+            if free_bytes(self._path) >= needed_bytes:
+                break
+            os.unlink(path)
+        return True
+
+    def _evictable(self, keep: Sequence[str]) -> List[Tuple[int, str]]:
+        """Return (size, path) of each evictable file, the oldest use first."""
+        entries = []
+        for entry in os.scandir(self._path) if os.path.isdir(self._path) else ():
+            if entry.name.split(".")[0] not in keep:
+                with contextlib.suppress(FileNotFoundError):
+                    entries.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
+        return [(size, path) for _, size, path in sorted(entries)]
+
+    def _evict(self, keep: Sequence[str]) -> None:
+        total_bytes = sum(entry.stat().st_size for entry in os.scandir(self._path))
+        for size, path in self._evictable(keep):
             if total_bytes <= self._limit_bytes:
                 return
-            if os.path.basename(path) not in keep:
-                os.unlink(path)
-                total_bytes -= size
+            os.unlink(path)
+            total_bytes -= size
+
+
+def _require_wanted(cancelled: threading.Event) -> None:
+    if cancelled.is_set():
+        raise RunFailedError("cancelled", "cancelled while the artifact was being fetched")
 
 
 class _Hashing:

@@ -1,54 +1,50 @@
-"""The wire's client, the only module that imports the protos.
+"""The wire's client, which with messages.py alone imports the protos.
 
 The rest of the agent sees plain records.
 """
 
 import contextlib
+import logging
 import queue
 import time
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Union
+from typing import Any, Callable, Iterator, List, Optional
 
 import grpc
 from efficientquant_protos import PROTOCOL_VERSION as PROTOCOL_VERSION  # the doctor reads it here
 from efficientquant_protos.v1 import fleet_pb2 as pb
 from efficientquant_protos.v1 import fleet_pb2_grpc
-from google.protobuf.message import DecodeError
 
-from efficientquant_agent import __version__
 from efficientquant_agent.errors import (
+    AnswerTimeoutError,
+    ControllerBusyError,
     ControllerTooOldError,
     ControllerUnreachableError,
     NameTakenError,
     ProtocolRefusedError,
     ReportRefusedError,
     RunFailedError,
+    StaleEpochError,
 )
 from efficientquant_agent.link import reachability
-from efficientquant_agent.records import (
-    Assignment,
-    CancelRun,
-    DeviceSnapshot,
-    Measurement,
-    Pong,
-    RunResult,
-    Superseded,
-    Welcome,
-)
+from efficientquant_agent.link.messages import Command, Hello, command_from_wire, hello_to_wire
+from efficientquant_agent.link.messages import encode_result as encode_result  # the GPU check reads it here
+from efficientquant_agent.link.stored import StoredResult
+from efficientquant_agent.records import Pong, Welcome
 from efficientquant_agent.streams import encodable
-
-Command = Union[Welcome, Assignment, CancelRun, Superseded]
 
 # The controller's limit, too: enough for the samples of the longest runs.
 _MESSAGE_BYTES = 256 * 1024**2
 _REPORT_TIMEOUT_S = 60.0
 # For a long run's samples over a poor wireless link.
 _SLOWEST_BYTES_PER_S = 250e3
-# A retry does not help here. gRPC itself gives the last of these when a message exceeds either side's limit.
-_REFUSALS = (
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-)
+# A retry does not help after these answers.
+_REFUSALS = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
+# gRPC itself gives this one, when a message exceeds either side's limit.
+_TOO_LARGE = grpc.StatusCode.RESOURCE_EXHAUSTED
+# The controller's own answers have this in their trailing metadata. A transport's UNAVAILABLE has not.
+_ANSWERED = ("efficientquant-answered", "1")
+# gRPC's words for a message that it cannot decode: in its log with a traceback, and as the details of the call.
+_UNDECODABLE = "Exception deserializing"
 _OPTIONS = [
     ("grpc.max_send_message_length", _MESSAGE_BYTES),
     ("grpc.max_receive_message_length", _MESSAGE_BYTES),
@@ -64,13 +60,15 @@ _OPTIONS = [
 ]
 
 
-class Hello(NamedTuple):
-    """The device's part of the first message of a session."""
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Leave out messages that gRPC cannot decode.
 
-    device_id: str
-    name: str
-    session_epoch: int
-    device: DeviceSnapshot
+    The call fails as well, and the agent logs that in one line.
+    """
+    return not str(record.msg).startswith(_UNDECODABLE)
+
+
+logging.getLogger("grpc._common").addFilter(_is_worth_logging)
 
 
 def open_channel(address: str, credentials: Optional[grpc.ChannelCredentials] = None) -> grpc.Channel:
@@ -92,6 +90,7 @@ class Client:
         self._address = address
         self._channel = open_channel(address)
         self._gateway = fleet_pb2_grpc.AgentGatewayStub(self._channel)
+        self._fetch_call: Any = None
 
     def close(self) -> None:
         """Cancel every call and close the connection."""
@@ -131,6 +130,8 @@ class Client:
                 reason = reachability.explain(self._host, self._port, "no answer within {:g} s".format(timeout_s))
                 raise ControllerUnreachableError(reason) from error
             raise self._explain(error) from error
+        if response is None:
+            raise ControllerUnreachableError("the controller's answer was damaged on the way", answered=True)
         round_trip_s = time.monotonic() - sent_s
         ahead_s = sent_unix_s + round_trip_s / 2 - response.controller_unix_s
         return Pong(response.protocol_version, response.controller_version, ahead_s, round_trip_s)
@@ -150,66 +151,86 @@ class Client:
             call.cancel()
         return True
 
-    def connect(self, hello: Hello, active_run_ids: Callable[[], List[str]]) -> "Session":
+    def connect(self, hello: Hello, active_run_ids: Callable[[], List[str]], problem: Callable[[], str]) -> "Session":
         """Open a session.
 
         Only the first command shows that the controller has accepted it.
         """
-        return Session(self._gateway, hello, active_run_ids, self._explain)
+        return Session(self._gateway, hello, active_run_ids, problem, self._explain)
 
     def fetch(self, sha256: str, offset: int) -> Iterator[bytes]:
-        """Yield the bytes of an artifact from `offset` on.
+        """Return the bytes of an artifact from `offset` on, in chunks.
 
         Raises RunFailedError("artifact_unavailable") when the controller does not have it.
         """
-        expected = offset
+        # The call begins here, not with the first chunk, so that it can be interrupted from now on.
         call = self._gateway.FetchArtifact(pb.FetchArtifactRequest(sha256=sha256, offset=offset))
+        self._fetch_call = call
+        return self._chunks(call, offset)
+
+    def interrupt_fetch(self) -> None:
+        """Cancel the call of the current fetch, from any thread."""
+        if self._fetch_call is not None:
+            self._fetch_call.cancel()
+
+    def _chunks(self, call: Any, offset: int) -> Iterator[bytes]:
+        expected = offset
         try:
             for chunk in call:
                 if chunk.offset != expected:
                     raise ControllerUnreachableError(
-                        "the controller sent bytes at {} instead of {}".format(chunk.offset, expected)
+                        "the controller sent bytes at {} instead of {}".format(chunk.offset, expected), answered=True
                     )
                 expected += len(chunk.data)
                 yield chunk.data
         except grpc.RpcError as error:
             if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT):
                 raise RunFailedError("artifact_unavailable", error.details()) from error
+            if error.code() is grpc.StatusCode.UNAVAILABLE and not _was_answered(error):
+                # Without a diagnosis, which takes seconds, because a cancellation must end the fetch at once.
+                raise ControllerUnreachableError("no controller: {}".format(error.details())) from error
             raise self._explain(error) from error
         finally:
             call.cancel()
 
-    def report(self, payload: bytes) -> bool:
-        """Deliver a serialized result and wait until it is committed.
+    def report(self, result: StoredResult) -> bool:
+        """Deliver a result and wait until it is committed.
 
-        Return True when the controller had it already. Raises ReportRefusedError when the controller will never accept
-        it.
+        Its SHA-256 is that from when it was made. Return True when the controller had it already. Raises
+        ReportRefusedError when the controller will never accept it.
         """
+        request = pb.ReportRunRequest(encoded_result=result.payload, size_bytes=result.size_bytes, sha256=result.sha256)
+        timeout_s = _REPORT_TIMEOUT_S + result.size_bytes / _SLOWEST_BYTES_PER_S
         try:
-            request = pb.ReportRunRequest(result=pb.RunResult.FromString(payload))
-        except DecodeError as error:
-            raise ReportRefusedError("the file is damaged on this disk") from error
-        try:
-            timeout_s = _REPORT_TIMEOUT_S + len(payload) / _SLOWEST_BYTES_PER_S
             response = self._gateway.ReportRun(request, timeout=timeout_s)
         except grpc.RpcError as error:
-            if error.code() in _REFUSALS:
+            if error.code() is _TOO_LARGE or (error.code() in _REFUSALS and _was_answered(error)):
                 raise ReportRefusedError(error.details()) from error
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise AnswerTimeoutError(timeout_s) from error
             raise self._explain(error) from error
-        if not response.committed:
+        if response is None or not response.committed:  # None: the answer was damaged on the way
             raise ControllerUnreachableError("the controller has not committed the result", answered=True)
         return bool(response.duplicate)
 
     def _explain(self, error: grpc.RpcError) -> ControllerUnreachableError:
         code, detail = error.code(), error.details() or ""
         if code is grpc.StatusCode.UNAVAILABLE:
+            if _was_answered(error):
+                return ControllerBusyError(detail)
             return ControllerUnreachableError(reachability.explain(self._host, self._port, detail))
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return ControllerUnreachableError(
                 "{} is a gRPC server but not an EfficientQuant controller".format(self._address)
             )
-        answered = code is not grpc.StatusCode.DEADLINE_EXCEEDED
-        return ControllerUnreachableError("the controller answered {}: {}".format(code.name, detail), answered)
+        if code is grpc.StatusCode.INTERNAL and detail.startswith(_UNDECODABLE):
+            return ControllerUnreachableError("the controller sent a message that cannot be decoded", answered=True)
+        return ControllerUnreachableError("the controller answered {}: {}".format(code.name, detail), answered=True)
+
+
+def _was_answered(error: grpc.RpcError) -> bool:
+    """Tell whether the controller itself ended a call, not the transport."""
+    return any(tuple(pair)[:2] == _ANSWERED for pair in error.trailing_metadata() or ())
 
 
 class Session:
@@ -223,10 +244,12 @@ class Session:
         gateway: Any,
         hello: Hello,
         active_run_ids: Callable[[], List[str]],
+        problem: Callable[[], str],
         explain: Callable[[grpc.RpcError], ControllerUnreachableError],
     ) -> None:
         self._hello = hello
         self._active_run_ids = active_run_ids
+        self._problem = problem
         self._explain = explain
         self._heartbeat_interval_s: Optional[float] = None
         self._outgoing: "queue.Queue[Any]" = queue.Queue()
@@ -240,7 +263,7 @@ class Session:
         """
         try:
             for command in self._call:
-                record = _command_from_wire(command)
+                record = command_from_wire(command)
                 if isinstance(record, Welcome):
                     self._heartbeat_interval_s = record.heartbeat_interval_s
                     self._outgoing.put(_WAKE)
@@ -251,6 +274,8 @@ class Session:
                 raise ProtocolRefusedError(error.details()) from error
             if error.code() is grpc.StatusCode.ALREADY_EXISTS:
                 raise NameTakenError(error.details()) from error
+            if error.code() is grpc.StatusCode.ABORTED:
+                raise StaleEpochError(error.details()) from error
             raise self._explain(error) from error
         raise ControllerUnreachableError("the controller closed the session")
 
@@ -272,7 +297,7 @@ class Session:
 
         Runs in gRPC's thread.
         """
-        yield pb.AgentEvent(hello=_hello_to_wire(self._hello, self._active_run_ids()))
+        yield pb.AgentEvent(hello=hello_to_wire(self._hello, self._active_run_ids(), self._problem()))
         due_s: Optional[float] = None
         while True:
             if due_s is None and self._heartbeat_interval_s:
@@ -280,7 +305,8 @@ class Session:
             try:
                 event = self._outgoing.get(timeout=None if due_s is None else max(0.0, due_s - time.monotonic()))
             except queue.Empty:
-                yield pb.AgentEvent(heartbeat=pb.Heartbeat(active_run_ids=self._active_run_ids()))
+                heartbeat = pb.Heartbeat(active_run_ids=self._active_run_ids(), problem=encodable(self._problem()))
+                yield pb.AgentEvent(heartbeat=heartbeat)
                 due_s = None
                 continue
             if event is _END:
@@ -291,89 +317,3 @@ class Session:
 
 _WAKE = object()
 _END = object()
-
-
-def _hello_to_wire(hello: Hello, active_run_ids: List[str]) -> pb.Hello:
-    return pb.Hello(
-        protocol_version=PROTOCOL_VERSION,
-        agent_version=__version__,
-        device_id=hello.device_id,
-        name=hello.name,
-        session_epoch=hello.session_epoch,
-        device=snapshot_to_wire(hello.device),
-        active_run_ids=active_run_ids,
-    )
-
-
-def _command_from_wire(command: pb.ControllerCommand) -> Optional[Command]:
-    """Return the record for a command, None for an unknown one.
-
-    A newer controller may send commands that this agent does not know.
-    """
-    kind = command.WhichOneof("command")
-    if kind == "welcome":
-        return Welcome(*[getattr(command.welcome, field) for field in Welcome._fields])
-    if kind == "assignment":
-        return assignment_from_wire(command.assignment)
-    if kind == "cancel_run":
-        return CancelRun(command.cancel_run.run_id)
-    if kind == "superseded":
-        return Superseded(command.superseded.by_session_epoch)
-    return None
-
-
-def assignment_from_wire(message: pb.Assignment) -> Assignment:
-    """Return the record of an Assignment message."""
-    converted: Dict[str, Any] = {
-        "sha256": message.artifact.sha256,
-        "size_bytes": message.artifact.size_bytes,
-        "builder_flags": list(message.builder_flags),
-        "reference_sha256": message.reference.sha256,
-        "reference_bytes": message.reference.size_bytes,
-        "measurement": Measurement(*[getattr(message.measurement, field) for field in Measurement._fields]),
-    }
-    plain = {field: getattr(message, field) for field in Assignment._fields if field not in converted}
-    return Assignment(**plain, **converted)
-
-
-def snapshot_to_wire(device: DeviceSnapshot) -> pb.DeviceSnapshot:
-    """Return the message of a DeviceSnapshot record."""
-    converted = {
-        "backends": [pb.Backend(**_fields(backend)) for backend in device.backends],
-        "gpus": [pb.Gpu(**_fields(gpu)) for gpu in device.gpus],
-    }
-    return pb.DeviceSnapshot(**dict(_fields(device), **converted))
-
-
-def encode_result(result: RunResult) -> bytes:
-    """Serialize a result for the outbox and the wire."""
-    converted = {
-        "device": snapshot_to_wire(result.device),
-        "stages": [pb.StageTiming(**_fields(stage)) for stage in result.stages],
-        "series": [pb.Series(**_fields(series)) for series in result.series],
-        "windows": [pb.Window(**_fields(window)) for window in result.windows],
-        "findings": [pb.Finding(**_fields(finding)) for finding in result.findings],
-        "agreement": result.agreement and pb.Agreement(**_fields(result.agreement)),
-        "engine": result.engine and pb.Engine(**_fields(result.engine)),
-        "agent_version": __version__,
-        "protocol_version": PROTOCOL_VERSION,
-    }
-    return pb.RunResult(**dict(_fields(result), **converted)).SerializeToString()
-
-
-def _fields(record: Any) -> Dict[str, Any]:
-    """Return a record's fields with texts that protobuf accepts.
-
-    File names may hold bytes that are not UTF-8.
-    """
-    return {name: _encodable(value) for name, value in record._asdict().items()}
-
-
-def _encodable(value: Any) -> Any:
-    if isinstance(value, str):
-        return encodable(value)
-    if isinstance(value, list) and value and isinstance(value[0], str):
-        return [encodable(text) for text in value]
-    if isinstance(value, Mapping):
-        return {_encodable(key): _encodable(item) for key, item in value.items()}
-    return value

@@ -1,13 +1,19 @@
 """Results on disk until the controller has committed them."""
 
 import contextlib
+import errno
 import os
 import re
-from typing import List
+import threading
+from typing import Dict, List, Optional, Set
 
-from efficientquant_agent.files import sync_directory, write_whole
+from efficientquant_agent.errors import DamagedResultError
+from efficientquant_agent.files import allocate, free_bytes, sync_directory, write_whole
+from efficientquant_agent.link.stored import StoredResult, describe, pack, unpack, verify
 
+RESERVE_BYTES = 4 * 1024**2
 _SUFFIX = ".pb"
+_PART = ".part"
 
 
 def can_keep(run_id: str) -> bool:
@@ -21,45 +27,193 @@ def can_keep(run_id: str) -> bool:
 class Outbox:
     """A directory of finished results, one file per run.
 
-    A lost controller, a killed agent or a power cut loses no result whose put() has returned.
+    A lost controller, a killed agent or a power cut loses no result whose put() has returned while `is_safe`. When the
+    disk is full, a result goes into a file of `reserve_bytes` that was allocated before, and a larger one stays in
+    memory.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, reserve_bytes: int = RESERVE_BYTES) -> None:
         self._path = path
-        self._rejected = os.path.join(path, "rejected")
-        os.makedirs(self._rejected, exist_ok=True)
+        self._reserve = os.path.join(path, "reserve")
+        self._reserve_bytes = reserve_bytes
+        self._has_reserve = False
+        # The last reason why the disk did not take a result or the reserve.
+        self.fault: Optional[OSError] = None
+        # Results that are not on the disk yet, and runs whose file could not be removed.
+        self._held: Dict[str, StoredResult] = {}
+        self._gone: Set[str] = set()
+        # One thread changes the files at a time.
+        self._turn = threading.Lock()
+        for entry in self._entries():  # left by a killed agent
+            if entry.name.endswith(_PART):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+        self.settle()
 
-    def put(self, run_id: str, payload: bytes) -> None:
-        """Write a serialized result to the disk before returning."""
-        write_whole(self._file(run_id), payload, durable=True)
+    @property
+    def is_safe(self) -> bool:
+        """Whether every result is on the disk and the reserve exists."""
+        return not self._held and self._has_reserve
+
+    def missing_bytes(self) -> int:
+        """Return how much room it takes to be safe."""
+        reserve_bytes = 0 if self._has_reserve else self._reserve_bytes
+        return reserve_bytes + sum(result.size_bytes for result in list(self._held.values()))
+
+    def put(self, run_id: str, payload: bytes, attempt: int = 0, lease_id: str = "") -> None:
+        """Keep a serialized result, on the disk if that takes it."""
+        result = describe(payload, attempt, lease_id)
+        self._held[run_id] = result  # before the file, so that pending() always names the run
+        self._gone.discard(run_id)
+        with self._turn:
+            self._store(run_id, result)
+
+    def settle(self) -> bool:
+        """Store what is in memory only, make the reserve, and return `is_safe`."""
+        with self._turn:
+            for run_id, result in list(self._held.items()):
+                self._store(run_id, result)
+            try:
+                os.makedirs(self._path, exist_ok=True)
+                if not os.path.exists(self._reserve):
+                    allocate(self._reserve, self._reserve_bytes)
+                self._has_reserve = True
+            except OSError as error:
+                self._has_reserve = False
+                self.fault = error
+        return self.is_safe
 
     def pending(self) -> List[str]:
         """Return the ids of the runs not yet committed, oldest first."""
+        held = list(self._held)
         entries = []
-        for entry in os.scandir(self._path):
-            if entry.name.endswith(_SUFFIX):
+        for entry in self._entries():
+            run_id = entry.name[: -len(_SUFFIX)]
+            if entry.name.endswith(_SUFFIX) and can_keep(run_id) and run_id not in self._gone:
                 with contextlib.suppress(FileNotFoundError):  # delivered meanwhile, by the other thread
-                    entries.append((entry.stat().st_mtime, entry.name[: -len(_SUFFIX)]))
-        return [run_id for _, run_id in sorted(entries)]
+                    entries.append((entry.stat().st_mtime, run_id))
+        stored = [run_id for _, run_id in sorted(entries)]
+        return stored + [run_id for run_id in held if run_id not in stored]
 
-    def read(self, run_id: str) -> bytes:
-        """Return the serialized result of a pending run."""
-        with open(self._file(run_id), "rb") as stream:
-            return stream.read()
+    def _entries(self) -> "List[os.DirEntry[str]]":
+        """Return the files, none when somebody removed the directory."""
+        try:
+            return list(os.scandir(self._path))
+        except FileNotFoundError:
+            return []
+
+    def read(self, run_id: str) -> StoredResult:
+        """Return the result of a pending run, verified.
+
+        Raises DamagedResultError when it is not what was stored, and OSError when it cannot be read now.
+        """
+        result = self._held.get(run_id)
+        if result is not None:
+            verify(result)
+            return result
+        try:
+            with open(self._file(run_id), "rb") as stream:
+                return unpack(run_id, stream)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise DamagedResultError("the disk cannot read it") from error
+            raise
 
     def remove(self, run_id: str) -> None:
         """Remove a result that the controller has committed."""
-        os.unlink(self._file(run_id))
+        with self._turn:
+            self._held.pop(run_id, None)
+            try:
+                os.unlink(self._file(run_id))
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                self._give_up(run_id, error)
 
     def reject(self, run_id: str) -> str:
         """Set aside a result that the controller refused for good.
 
-        Return the path where it is kept.
+        Return the path where it is kept, empty while the disk has no room for it. It is then still pending.
         """
-        kept = os.path.join(self._rejected, os.path.basename(self._file(run_id)))
-        os.replace(self._file(run_id), kept)
-        sync_directory(self._rejected)
+        kept = os.path.join(self._path, "rejected", run_id + _SUFFIX)
+        with self._turn:
+            held = self._held.get(run_id)
+            try:
+                if held is None:
+                    self._move(self._file(run_id), kept)
+                else:
+                    os.makedirs(os.path.dirname(kept), exist_ok=True)
+                    write_whole(kept, pack(run_id, held), durable=True)
+                    del self._held[run_id]
+            except OSError as error:
+                if held is not None:
+                    self.fault = error
+                    return ""
+                self._give_up(run_id, error)
+                return self._file(run_id)
         return kept
+
+    def replace_damaged(self, run_id: str, payload: bytes, attempt: int, lease_id: str) -> StoredResult:
+        """Move a damaged result to damaged_path(), and keep another in its place."""
+        result = describe(payload, attempt, lease_id)
+        self._held[run_id] = result
+        with self._turn:
+            try:
+                self._move(self._file(run_id), self.damaged_path(run_id))
+            except OSError as error:
+                self.fault = error
+            self._store(run_id, result)
+        return result
+
+    def damaged_path(self, run_id: str) -> str:
+        """Return where a damaged result is kept."""
+        return os.path.join(self._path, "damaged", run_id + _SUFFIX)
+
+    @staticmethod
+    def _move(path: str, kept: str) -> None:
+        os.makedirs(os.path.dirname(kept), exist_ok=True)
+        os.replace(path, kept)
+        sync_directory(os.path.dirname(kept))
+
+    def _give_up(self, run_id: str, error: OSError) -> None:
+        """Ignore a file that cannot be removed, until the agent starts again."""
+        self.fault = error
+        self._gone.add(run_id)
+
+    def _store(self, run_id: str, result: StoredResult) -> None:
+        if self._held.get(run_id) is not result:
+            return  # delivered meanwhile, by the other thread
+        content = pack(run_id, result)
+        try:
+            os.makedirs(self._path, exist_ok=True)  # somebody may have removed it
+            if free_bytes(self._path) < len(content):  # a large write that fails again and again would wear the disk
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            write_whole(self._file(run_id), content, durable=True)
+        except OSError as error:
+            self.fault = error
+            if not self._store_in_reserve(run_id, content):
+                return
+        del self._held[run_id]
+
+    def _store_in_reserve(self, run_id: str, content: bytes) -> bool:
+        """Write a result over the reserve, which then gets the result's name.
+
+        Return False when it does not fit, or there is no reserve.
+        """
+        try:
+            if len(content) > os.path.getsize(self._reserve):
+                return False
+            with open(self._reserve, "r+b") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(self._reserve, self._file(run_id))
+            self._has_reserve = False
+            sync_directory(self._path)
+        except OSError as error:
+            self.fault = error
+            return False
+        return True
 
     def _file(self, run_id: str) -> str:
         assert can_keep(run_id), run_id

@@ -1,6 +1,7 @@
 """The child processes of a run, from their spec to their outcome."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -99,6 +100,8 @@ def crash(ended: Ended, memory_seen: str, failure_types: Dict[str, str]) -> RunF
     last_line = ended.log_tail[-1] if ended.log_tail else "it said nothing"
     if ended.returncode == protocol.EXIT_MISMATCH and last_line.startswith(protocol.MISMATCH):
         return RunFailedError("agent_error", last_line)
+    if os.strerror(errno.ENOSPC) in last_line:
+        return RunFailedError("agent_error", "the disk had no room during the run: {}".format(last_line))
     return RunFailedError(failure_types["other"], "the run's process ended {}: {}".format(how, last_line))
 
 

@@ -1,8 +1,12 @@
 """A device's identity, and the lock of its state directory."""
 
+import errno
 import json
+import os
+import shutil
 
 import pytest
+from efficientquant_agent import files
 from efficientquant_agent.errors import StateDirectoryInUseError, UsageError
 
 WAIT_S = 60.0
@@ -94,6 +98,90 @@ def test_identity_in_any_locale(open_state, tmp_path):
 
     assert state.device_id("Nº-7 \u673a", print) == device_id
     (tmp_path / "identity.json").read_bytes().decode("ascii")
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Give a function after which the disk takes no new file."""
+
+    def refuse(*_arguments, **_options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    return lambda: monkeypatch.setattr(files, "write_whole", refuse)
+
+
+def test_epochs_on_a_full_disk(open_state, tmp_path, full_disk):
+    """On a full disk the epoch grows in place, also across restarts."""
+    state = open_state()
+    device_id = state.device_id("board-1", print)
+    full_disk()
+    epochs = [state.next_epoch() for _ in range(120)]
+    state.close()
+
+    restarted = open_state()
+
+    assert restarted.device_id("board-1", print) == device_id
+    assert epochs == list(range(1, 121))
+    assert restarted.next_epoch() == 121
+    assert (tmp_path / "identity.json").stat().st_size == 256
+
+
+def test_identity_of_an_earlier_release_on_a_full_disk(open_state, tmp_path, full_disk):
+    """An identity without spare room is written in place, too, and keeps no tail."""
+    identity = {"device_id": "d", "board_id": "board-1", "session_epoch": 9, "a_field_of_another_release": "x"}
+    (tmp_path / "identity.json").write_text(json.dumps(identity, indent=9))
+    full_disk()
+
+    assert open_state().next_epoch() == 10
+    assert json.loads((tmp_path / "identity.json").read_text())["session_epoch"] == 10
+
+
+def test_epochs_on_a_disk_that_refuses_everything(open_state, monkeypatch):
+    """On a disk that became read-only the epoch grows in memory."""
+    state = open_state()
+    state.device_id("board-1", print)
+
+    def refuse(*_arguments, **_options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("efficientquant_agent.state.write_json_durably", refuse)
+
+    assert [state.next_epoch() for _ in range(3)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("damage", ["removed", "damaged", "without its directory"])
+def test_identity_that_is_lost_while_the_agent_runs(open_state, tmp_path, damage):
+    """A running agent writes its lost identity file again."""
+    state = open_state()
+    device_id = state.device_id("board-1", print)
+    assert state.next_epoch() == 1
+    if damage == "damaged":
+        (tmp_path / "identity.json").write_text("{")
+    elif damage == "removed":
+        (tmp_path / "identity.json").unlink()
+    else:
+        shutil.rmtree(str(tmp_path))
+
+    assert [state.next_epoch(), state.next_epoch()] == [2, 3]
+    stored = json.loads((tmp_path / "identity.json").read_text())
+    assert (stored["device_id"], stored["board_id"], stored["session_epoch"]) == (device_id, "board-1", 3)
+
+
+def test_lock_without_room_for_the_pid(open_state, monkeypatch):
+    """A full disk does not prevent the lock of the state directory."""
+    monkeypatch.setattr(os, "getpid", lambda: FullPid())
+
+    open_state()
+
+    with pytest.raises(StateDirectoryInUseError):
+        open_state()
+
+
+class FullPid:
+    """A pid that cannot be written."""
+
+    def __str__(self):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_state_directory_that_cannot_be(open_state, tmp_path):

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from efficientquant_agent.errors import ControllerUnreachableError, RunFailedError
+from efficientquant_agent.errors import ControllerBusyError, ControllerUnreachableError, RunFailedError
 from efficientquant_agent.link.artifacts import ArtifactCache
 
 CONTENT = bytes(range(256)) * 16
@@ -73,19 +73,48 @@ def test_wrong_bytes_twice(tmp_path):
     assert os.listdir(str(tmp_path)) == []
 
 
-def test_unreachable_source(tmp_path):
-    """A fetch that brings nothing again and again fails as unavailable, with the reason."""
+def test_source_that_fails(tmp_path):
+    """A fetch that the controller refuses repeatedly fails as artifact_unavailable, with the reason."""
     attempts = []
 
     def fetch(_, offset):
         attempts.append(offset)
-        raise ControllerUnreachableError("nobody there")
+        raise ControllerUnreachableError("a broken disk", answered=True)
 
-    with pytest.raises(RunFailedError, match="nobody there") as failure:
+    with pytest.raises(RunFailedError, match="a broken disk") as failure:
         get(open_cache(tmp_path, fetch), CONTENT)
 
     assert failure.value.failure_type == "artifact_unavailable"
     assert len(attempts) == 6
+
+
+@pytest.mark.parametrize("error", [ControllerUnreachableError("nobody there"), ControllerBusyError("it is restarting")])
+def test_fetch_waits_for_the_controller(tmp_path, error):
+    """A fetch waits for an absent or busy controller, and logs each reason once."""
+    source, said, failures = Source(CONTENT), [], [error] * 50
+
+    def fetch(sha256, offset):
+        if failures:
+            raise failures.pop()
+        return source.fetch(sha256, offset)
+
+    assert get(open_cache(tmp_path, fetch, log=said.append), CONTENT).transfer.size_bytes == len(CONTENT)
+    assert said == ["fetch of {} broke off at byte 0: {}".format(name_of(CONTENT)[:12], error.reason)]
+
+
+def test_waiting_fetch_is_cancelled(tmp_path):
+    """A fetch that waits for its controller ends when its run is cancelled."""
+    cancelled = threading.Event()
+
+    def fetch(_sha256, _offset):
+        cancelled.set()
+        raise ControllerUnreachableError("nobody there")
+
+    cache = ArtifactCache(str(tmp_path), 10**6, fetch, print, backoff_max_s=3600.0)
+    with pytest.raises(RunFailedError) as failure:
+        cache.get(name_of(CONTENT), cancelled, print)
+
+    assert failure.value.failure_type == "cancelled"
 
 
 def test_cancelled_fetch(tmp_path):

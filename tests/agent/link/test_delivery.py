@@ -1,11 +1,21 @@
 """The delivery of results to the controller, whatever happens to either side."""
 
+import os
 from concurrent import futures
 
 import grpc
 import pytest
-from efficientquant_agent.errors import ReportRefusedError
+from efficientquant_agent.errors import (
+    AnswerTimeoutError,
+    ControllerBusyError,
+    ControllerUnreachableError,
+    ReportRefusedError,
+)
 from efficientquant_agent.link.client import Client
+from efficientquant_agent.link.delivery import Delivery
+from efficientquant_agent.link.outbox import Outbox
+from efficientquant_agent.link.reasons import Reasons
+from efficientquant_agent.link.stored import describe
 from efficientquant_protos.v1 import fleet_pb2 as pb
 from efficientquant_protos.v1 import fleet_pb2_grpc
 
@@ -28,7 +38,7 @@ def deliver(controller):
         server.start()
         client = Client("127.0.0.1", port, "127.0.0.1:{}".format(port))
         opened.extend([client.close, lambda: server.stop(0).wait()])
-        client.report(pb.RunResult(run_id="run-1", failure_message="x" * size_bytes).SerializeToString())
+        client.report(describe(pb.RunResult(run_id="run-1", failure_message="x" * size_bytes).SerializeToString()))
 
     yield deliver_once
     for close in opened:
@@ -91,15 +101,19 @@ def test_result_that_is_too_large(deliver):
         deliver(2000, limit_bytes=1000)
 
 
-def test_damaged_result_is_kept(controller, start_agent, tmp_path):
-    """A damaged file in the outbox is set aside and does not stop the agent."""
+def test_damaged_result_is_measured_again(controller, start_agent, tmp_path):
+    """A damaged file in the outbox is set aside, and its run is reported as an error of the agent."""
     outbox = tmp_path / "state" / "outbox"
     outbox.mkdir(parents=True)
     (outbox / "run-0.pb").write_bytes(b"\xff\xff\xff")
 
     start_agent(controller.address).wait_for_line("ready: connected")
 
-    assert [entry.name for entry in (outbox / "rejected").iterdir()] == ["run-0.pb"]
+    result = controller.reports.get_nowait()
+    assert (result.run_id, result.failure_type, result.attempt, result.lease_id) == ("run-0", "agent_error", 0, "")
+    assert "is kept as {}".format(outbox / "damaged" / "run-0.pb") in result.failure_message
+    assert (outbox / "damaged" / "run-0.pb").read_bytes() == b"\xff\xff\xff"
+    assert list(controller.hellos.get_nowait().active_run_ids) == []
 
 
 def test_result_the_controller_fails_at(controller, start_agent, tiny_model):
@@ -110,6 +124,143 @@ def test_result_the_controller_fails_at(controller, start_agent, tiny_model):
     controller.assign("run-2", tiny_model)
 
     assert {controller.reports.get(timeout=WAIT_S).run_id for _ in range(2)} == {"run-1", "run-2"}
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_busy_controller_takes_sessions(controller, start_agent, tmp_path, is_answered):
+    """A controller that cannot store now still gets the session, unlike a proxy without a controller."""
+    outbox = Outbox(str(make_outbox(tmp_path)))
+    outbox.put("run-1", pb.RunResult(run_id="run-1").SerializeToString())
+    controller.report_refusals = [grpc.StatusCode.UNAVAILABLE] * 3
+    controller.refusal_is_answered = is_answered
+
+    agent = start_agent(controller.address)
+    agent.wait_for_line("ready: connected")
+
+    assert controller.reports.get(timeout=WAIT_S).run_id == "run-1"
+    said = [line for line in agent.seen if "the controller cannot serve now: the test refused this report" in line]
+    assert len(said) == int(is_answered)
+    assert list(controller.hellos.get_nowait().active_run_ids) == (["run-1"] if is_answered else [])
+
+
+def test_changed_byte_is_sent_again(controller, start_agent, tiny_model):
+    """A result whose bytes changed on the way is sent again."""
+    controller.report_refusals = [grpc.StatusCode.DATA_LOSS]
+    start_agent(controller.address)
+    controller.assign("run-1", tiny_model)
+
+    assert controller.reports.get(timeout=WAIT_S).run_id == "run-1"
+
+
+def test_result_returns_its_lease(controller, start_agent, tiny_model, tmp_path):
+    """A result has the lease id of its assignment, on the wire and in the header of its file."""
+    controller.report_gate.clear()
+    agent = start_agent(controller.address)
+    controller.assign("run-1", tiny_model)
+    agent.wait_for_line("run run-1: succeeded")
+    stored = (tmp_path / "state" / "outbox" / "run-1.pb").read_bytes().split(b"\n")[0]
+    controller.report_gate.set()
+
+    assert b'"lease_id": "lease-1"' in stored
+    result = controller.reports.get(timeout=WAIT_S)
+    assert (result.lease_id, result.attempt) == ("lease-1", 1)
+
+
+def test_damaged_result_keeps_its_lease(controller, start_agent, tmp_path):
+    """A result with a changed number is reported as damaged, under its attempt and lease."""
+    folder = make_outbox(tmp_path)
+    payload = pb.RunResult(run_id="run-1", latency_s=[0.25]).SerializeToString()
+    Outbox(str(folder)).put("run-1", payload, 2, "lease-7")
+    content = bytearray((folder / "run-1.pb").read_bytes())
+    content[-1] ^= 1
+    (folder / "run-1.pb").write_bytes(bytes(content))
+
+    agent = start_agent(controller.address)
+
+    result = controller.reports.get(timeout=WAIT_S)
+    assert (result.failure_type, result.attempt, result.lease_id) == ("agent_error", 2, "lease-7")
+    assert list(result.latency_s) == []
+    line = agent.wait_for_line("was damaged on this disk (its SHA-256 is another)")
+    assert line.endswith("{}, and the run is measured again".format(folder / "damaged" / "run-1.pb"))
+
+
+def test_result_of_an_earlier_release(controller, start_agent, tmp_path):
+    """A file of an earlier release in the outbox is delivered."""
+    folder = make_outbox(tmp_path)
+    (folder / "run-1.pb").write_bytes(pb.RunResult(run_id="run-1", latency_s=[0.25]).SerializeToString())
+
+    start_agent(controller.address).wait_for_line("ready: connected")
+
+    assert list(controller.reports.get_nowait().latency_s) == [0.25]
+
+
+def make_outbox(tmp_path):
+    """Make the outbox's folder before an agent starts, and return its path."""
+    folder = tmp_path / "state" / "outbox"
+    folder.mkdir(parents=True)
+    return folder
+
+
+class Passes:
+    """A delivery whose reports fail as the test says, with a record of them."""
+
+    def __init__(self, tmp_path, failures):
+        self.outbox = Outbox(str(tmp_path))
+        self.failures = failures
+        self.reported, self.said = [], []
+        reasons = Reasons(self.said.append)
+        self.delivery = Delivery(self.outbox, self._report, lambda *_: True, lambda *_: b"", reasons)
+        for number in range(1, 6):
+            self.outbox.put("run-{}".format(number), b"%d" % number)
+            os.utime(str(tmp_path / "run-{}.pb".format(number)), (number, number))
+
+    def _report(self, result):
+        number = int(result.payload)
+        self.reported.append(number)
+        if number in self.failures:
+            raise self.failures[number]
+        return False
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AnswerTimeoutError(60.0),
+        ControllerBusyError("the database is locked"),
+        ControllerUnreachableError("the controller answered INTERNAL: x", answered=True),
+    ],
+)
+def test_failed_result_stops_no_other(tmp_path, error):
+    """A result that fails does not stop the results behind it, and comes last in the next pass."""
+    passes = Passes(tmp_path, {2: error})
+
+    passes.delivery.deliver(before_session=True)
+    passes.outbox.put("run-9", b"9")
+    passes.delivery.deliver()
+
+    assert passes.reported == [1, 2, 3, 4, 5, 9, 2]
+    assert passes.said == ["result of run run-2 is not delivered yet: {}; trying again".format(error.reason)]
+
+
+def test_absent_controller_ends_the_pass(tmp_path):
+    """Without a controller a pass ends at the first result."""
+    passes = Passes(tmp_path, {2: ControllerUnreachableError("nobody there")})
+
+    with pytest.raises(ControllerUnreachableError):
+        passes.delivery.deliver()
+
+    assert passes.reported == [1, 2]
+
+
+def test_hanging_controller_delays_little(tmp_path):
+    """Two results in a row without an answer end the pass, and come last in the next one."""
+    passes = Passes(tmp_path, dict.fromkeys([1, 2, 3], AnswerTimeoutError(60.0)))
+
+    passes.delivery.deliver()
+    assert passes.reported == [1, 2]
+    passes.delivery.deliver()
+
+    assert passes.reported == [1, 2, 3, 4, 5, 1, 2]
 
 
 def test_fetch_is_resumed(controller, start_agent, tiny_model):

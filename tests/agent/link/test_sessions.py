@@ -258,3 +258,20 @@ def test_idle_agent_is_small(controller, start_agent):
     assert resident_kib <= 45 * 1024
     assert "onnxruntime" not in mapped
     assert "numpy" not in mapped
+
+
+def test_an_epoch_that_is_not_new(controller, start_agent):
+    """An agent doubles its epoch steps until its session is accepted."""
+    controller.refusal = (grpc.StatusCode.ABORTED, "device d has session 3000; session 1 is not newer")
+    start_agent(controller.address)
+    epochs = [controller.hellos.get(timeout=WAIT_S).session_epoch for _ in range(4)]
+    assert [epochs[number + 1] - epochs[number] for number in range(3)] == [2, 4, 8]
+
+    controller.refusal = None
+    controller.heartbeats.get(timeout=WAIT_S)
+    controller.stop()
+    controller.listen(controller.port)
+
+    while not controller.hellos.empty():
+        last = controller.hellos.get().session_epoch
+    assert controller.hellos.get(timeout=WAIT_S).session_epoch == last + 1

@@ -1,10 +1,12 @@
 """Clocks: set in order, verified, journalled before each change, and restored."""
 
+import errno
 import json
 import os
 import subprocess
 
 import pytest
+from efficientquant_agent import files
 from efficientquant_agent.host.clocks import (
     AppliedClocks,
     ClockControl,
@@ -24,6 +26,20 @@ def test_nothing_is_touched_unasked(board):
 
     assert applied == AppliedClocks("MAXN", "free", {})
     assert (board.calls(), board.condition()) == ([], before)
+
+
+def test_restoring_on_a_full_disk(board, monkeypatch):
+    """On a full disk the journal is written in place, and clocks are restored."""
+    before = board.condition()
+    board.control().apply(LOCK_5W, board.journal)
+
+    def refuse(*_arguments, **_options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "write_whole", refuse)
+
+    assert board.control().restore(board.journal) == ["restore", "set-power-mode 0"]
+    assert (board.condition(), os.path.exists(board.journal)) == (before, False)
 
 
 def test_order(board):

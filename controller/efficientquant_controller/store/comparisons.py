@@ -13,8 +13,7 @@ from efficientquant_controller.analysis.twins import place, twin_columns
 from efficientquant_controller.columns import OF_GUARD
 from efficientquant_controller.model import TWIN_RECIPE, Job, JobState, RunState
 from efficientquant_controller.store import tables
-from efficientquant_controller.store.records import storable
-from efficientquant_controller.store.rows import typed
+from efficientquant_controller.store.records import storable, typed
 from efficientquant_controller.store.transactions import Transaction, Transactions
 
 LOG = logging.getLogger(__name__)

@@ -13,15 +13,18 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, select, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
 from efficientquant_controller.database_location import Location, check_location, driver_missing, hide_password
-from efficientquant_controller.errors import StoreError, StoreVersionError
+from efficientquant_controller.errors import StoreBusyError, StoreError, StoreVersionError
+from efficientquant_controller.store.controller_lease import ControllerLease, wait_for_other_openers
 from efficientquant_controller.store.tables import meta
 from efficientquant_controller.store.views import recreate_views
 from efficientquant_controller.store.write_ahead_log import BUSY_TIMEOUT_S, LOG_SUFFIXES, reading_uri
 
 CONNECT_TIMEOUT_S = 10
+# How long the controller waits for another program's write. It retries after that, and says so meanwhile.
+WRITER_TIMEOUT_S = 5
 # Every schema of ours has these tables. Another program may use alembic too.
 _OUR_TABLES = {"alembic_version", "meta", "campaigns", "runs"}
 _ADVICE = {
@@ -31,13 +34,17 @@ _ADVICE = {
     "disk is full": "make room there, or name another file with --db",
     "not a database": "restore it from a copy, or name another file",
 }
+# What SQLite says where waiting can help.
+_PASSING = ("is locked", "disk is full", "no space left")
+# What a server says where waiting cannot help. It may be away for any other reason.
+_LASTING = ("does not exist", "password", "authentication", "pg_hba", "permission denied", "support ssl")
 
 
-def open_engine(target: str | Path, read_only: bool) -> Engine:
+def open_engine(target: str | Path, read_only: bool, lease: ControllerLease | None = None) -> Engine:
     """Open the database at a path or URL, creating or migrating it.
 
     When it raises StoreError, nothing was changed. With `read_only` nothing is created, migrated or written, so a
-    database of an older version is refused too.
+    database of an older version is refused too. `lease` is taken before any migration, or LeaseHeldError is raised.
     """
     location, exists = check_location(target, writing=not read_only)
     with opening(location):
@@ -45,7 +52,7 @@ def open_engine(target: str | Path, read_only: bool) -> Engine:
             check_contents(location, accept_empty=not read_only, accept_older=not read_only)
         engine = _engine(location, read_only)
         if not read_only:
-            _migrate(engine, created=None if exists else location.path)
+            _migrate(engine, None if exists else location.path, lease)
     return engine
 
 
@@ -63,8 +70,22 @@ def opening(location: Location) -> Iterator[None]:
             advice = "check the host, port, user, password and name of the database in the URL"
         else:
             advice = "check the path and its permissions, or name another one with --db"
-        advice = next((advice for text, advice in _ADVICE.items() if text in cause), advice)
-        raise StoreError(f"cannot open the database {location}: {cause}; {advice}") from error
+        advice = find_advice(cause) or advice
+        kind = StoreBusyError if is_passing(error, is_server=location.path is None) else StoreError
+        raise kind(f"cannot open the database {location}: {cause}; {advice}") from error
+
+
+def find_advice(cause: str) -> str:
+    """Return what to do about an error of SQLite, or ""."""
+    return next((advice for text, advice in _ADVICE.items() if text in cause), "")
+
+
+def is_passing(error: Exception, *, is_server: bool) -> bool:
+    """Tell whether a database may take the same call later."""
+    cause = _cause(error).lower()
+    if is_server:
+        return isinstance(error, OperationalError) and not any(text in cause for text in _LASTING)
+    return any(text in cause for text in _PASSING)
 
 
 def describe(url: URL) -> str:
@@ -82,7 +103,7 @@ def _engine(location: Location, read_only: bool) -> Engine:
             url, creator=lambda: sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
         )
     else:
-        engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+        engine = create_engine(url, creator=lambda: _connect(location.path))
 
     @event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, _record: object) -> None:
@@ -91,6 +112,7 @@ def _engine(location: Location, read_only: bool) -> Engine:
         if not read_only:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA wal_autocheckpoint = 0")  # the log is folded only after a check of the files
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -101,6 +123,11 @@ def _engine(location: Location, read_only: bool) -> Engine:
     return engine
 
 
+def _connect(path: Path) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    return sqlite3.connect(uri, uri=True, timeout=WRITER_TIMEOUT_S, check_same_thread=False)
+
+
 def _postgresql_engine(location: Location, read_only: bool) -> Engine:
     try:
         url = make_url(location.url)
@@ -109,10 +136,13 @@ def _postgresql_engine(location: Location, read_only: bool) -> Engine:
             f"cannot open the database {location}: it is no URL of a database; "
             "pass postgresql://USER@HOST:PORT/NAME, with a number as PORT"
         ) from error
-    timeout = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_TIMEOUT_S}
+    settings: dict[str, str | int] = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_TIMEOUT_S}
+    if not read_only and "options" not in url.query:
+        settings["options"] = f"-c lock_timeout={WRITER_TIMEOUT_S}s"  # as SQLite's, so that no other program hangs us
     options = {"postgresql_readonly": True} if read_only else {}
     try:
-        return create_engine(url, execution_options=options, connect_args=timeout)
+        # A restarted server has cut the connections of the pool, so each is tried before use.
+        return create_engine(url, execution_options=options, connect_args=settings, pool_pre_ping=True)
     except ImportError as error:
         raise driver_missing(location, "cannot be loaded") from error
 
@@ -172,11 +202,19 @@ def _product_version(connection: Connection) -> str:
     return version or "an unknown version"
 
 
-def _migrate(engine: Engine, created: Path | None) -> None:
+def _migrate(engine: Engine, created: Path | None, lease: ControllerLease | None) -> None:
     config = _config()
+    if created is not None:
+        try:
+            created.touch(exist_ok=False)  # connections never create a file: one that vanished must not come back empty
+        except FileExistsError:
+            created = None  # another program makes it at this moment
     with ExitStack() as undo:
         undo.callback(_discard, engine, created)
         with engine.connect().execution_options(writes=True) as connection, connection.begin():
+            wait_for_other_openers(connection, engine.dialect)
+            if lease is not None:
+                lease.require_free(connection, engine.url)
             config.attributes["connection"] = connection
             before = MigrationContext.configure(connection).get_current_revision()
             command.upgrade(config, "head")
@@ -187,6 +225,8 @@ def _migrate(engine: Engine, created: Path | None) -> None:
             connection.execute(meta.insert().values(key="product_version", value=version))
             # A view that cannot be read undoes the migration.
             connection.execute(text("SELECT 1 FROM results, run_results, comparisons WHERE 1 = 0"))
+            if lease is not None:
+                lease.take(connection, engine.url)
         undo.pop_all()  # the database is complete: keep it
 
 

@@ -1,12 +1,15 @@
-"""The conversion of records to rows and back, table by table."""
+"""The conversion of records and of the views' rows, table by table."""
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
+from math import isfinite
 from typing import Any
 
 from sqlalchemy import RowMapping
 
+from efficientquant_controller.columns import Kind, names_of_kind
 from efficientquant_controller.model import (
     Artifact,
     Backend,
@@ -23,12 +26,16 @@ from efficientquant_controller.model import (
     JobState,
     Measurement,
     Run,
+    RunResult,
     RunState,
     Weights,
 )
 
 Row = RowMapping
 _HASHED_OF_BACKEND = ("name", "version", "providers")
+# The limits of SQL's integers.
+LIMITS = {Kind.INTEGER: 2**31, Kind.BIGINT: 2**63}
+_JSON, _BOOLEAN, _DOUBLE = (names_of_kind(kind) for kind in (Kind.JSON, Kind.BOOLEAN, Kind.DOUBLE))
 
 
 def snapshot_to_row(snapshot: DeviceSnapshot, now_s: float) -> dict[str, Any]:
@@ -37,7 +44,9 @@ def snapshot_to_row(snapshot: DeviceSnapshot, now_s: float) -> dict[str, Any]:
     The hash covers the device's properties. Of a backend it covers only `_HASHED_OF_BACKEND`, because the other fields
     come from the agent's code and change with its upgrades.
     """
-    content = {**asdict(snapshot), "library_versions": dict(snapshot.library_versions)}
+    lists = {"backends": snapshot.backends, "gpus": snapshot.gpus}  # asdict would copy everything, for each result
+    content = {**vars(snapshot), "library_versions": dict(snapshot.library_versions)}
+    content |= {name: [dict(vars(item)) for item in items] for name, items in lists.items()}
     backends = [{name: backend[name] for name in _HASHED_OF_BACKEND} for backend in content["backends"]]
     digest = hashlib.sha256(json.dumps({**content, "backends": backends}, sort_keys=True).encode()).hexdigest()
     return {**content, "snapshot_sha256": digest, "first_seen_unix_s": now_s}
@@ -175,3 +184,86 @@ def event_from_row(row: Row) -> Event:
 def storable(message: str) -> str:
     """Replace NUL, which PostgreSQL's text cannot hold."""
     return message.replace("\0", "\ufffd")
+
+
+def require_storable(result: RunResult) -> None:
+    """Raise ValueError for a result that the database can never hold.
+
+    The store drops a single reading that is out of range, so it is not checked here.
+    """
+    for name, number in _numbers(result).items():
+        if not isfinite(number):
+            raise ValueError(f"{name} is {number}")
+    for kind, integers in ((Kind.BIGINT, _sizes(result)), (Kind.INTEGER, _counts(result))):
+        for name, integer in integers.items():
+            if integer is not None and integer >= LIMITS[kind]:
+                raise ValueError(f"{name} is {integer}, and the database holds less than {LIMITS[kind]}")
+    for name, text in _texts(result).items():
+        if "\0" in text:
+            raise ValueError(f"{name} contains NUL")
+    for series in result.series:
+        if len(series.time_s) != len(series.value):
+            raise ValueError(
+                f"the series {series.name!r} has {len(series.time_s)} times and {len(series.value)} values"
+            )
+
+
+def _numbers(result: RunResult) -> dict[str, float]:
+    numbers = {"the start": result.started_unix_s, "the monotonic start": result.started_monotonic_s}
+    stages = {f"the duration of the stage {stage.stage!r}": stage.duration_s for stage in result.stages}
+    return {**numbers, "the duration": result.duration_s, **stages}
+
+
+def _sizes(result: RunResult) -> dict[str, int | None]:
+    sizes = {f"the size of the stage {stage.stage!r}": stage.size_bytes for stage in result.stages}
+    if result.engine is not None:
+        sizes |= {
+            "the engine's size": result.engine.size_bytes,
+            "the engine's workspace": result.engine.workspace_bytes,
+        }
+    device = result.device
+    return {**sizes, "the device's memory": device.memory_total_bytes, "the device's swap": device.swap_total_bytes}
+
+
+def _counts(result: RunResult) -> dict[str, int]:
+    return {"the protocol's version": result.protocol_version, "the device's number of CPUs": result.device.cpu_count}
+
+
+def _texts(result: RunResult) -> dict[str, str]:
+    """Return the texts that fill columns.
+
+    Only JSON can hold NUL on PostgreSQL.
+    """
+    texts = {"the failure's type": result.failure_type, "the agent's version": result.agent_version}
+    texts |= {"the backend": result.backend, "a provider": ",".join(result.providers)}
+    texts |= {"the name of a stage": "".join(stage.stage for stage in result.stages)}
+    texts |= {"the engine's hash": result.engine.sha256 if result.engine else ""}
+    device = {name: value for name, value in vars(result.device).items() if isinstance(value, str)}
+    return texts | {f"the device's {name}": value for name, value in device.items()}
+
+
+def typed(rows: Sequence[RowMapping]) -> list[dict[str, Any]]:
+    """Decode the JSON and booleans of a view's rows.
+
+    SQLite returns them as text and as 1 and 0. An empty text becomes None. So does a number that is not finite, because
+    rows are sent as JSON, which cannot hold it.
+    """
+    if not rows:
+        return []
+    json_names, booleans, doubles = ([name for name in rows[0] if name in kind] for kind in (_JSON, _BOOLEAN, _DOUBLE))
+    return [_typed(dict(row), json_names, booleans, doubles) for row in rows]
+
+
+def _typed(
+    values: dict[str, Any], json_names: Sequence[str], booleans: Sequence[str], doubles: Sequence[str]
+) -> dict[str, Any]:
+    for name in json_names:
+        if isinstance(values[name], str):
+            values[name] = json.loads(values[name]) if values[name] else None
+    for name in booleans:
+        if values[name] is not None:
+            values[name] = bool(values[name])
+    for name in doubles:
+        if values[name] is not None and not isfinite(values[name]):
+            values[name] = None
+    return values

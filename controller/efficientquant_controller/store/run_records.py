@@ -4,9 +4,9 @@ A row has the reported values and the numbers derived from them.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
-from math import inf, isfinite
+from math import inf, isfinite, nan
 from typing import Any
 
 from sqlalchemy import RowMapping
@@ -27,7 +27,7 @@ from efficientquant_controller.model import (
     Series,
     StageTiming,
 )
-from efficientquant_controller.store.records import storable
+from efficientquant_controller.store.records import LIMITS, storable
 from efficientquant_controller.store.series import RawSamples
 
 Row = RowMapping
@@ -36,8 +36,8 @@ Row = RowMapping
 _LOADING = (("read", "session_create", "first_inference"), ("read", "deserialize", "create_context", "first_inference"))
 # The first protocol whose agents leave the extremes of their series to the controller.
 _OWN_PEAKS = 3
-# The limits of SQL's integers.
-_LIMITS = {Kind.INTEGER: 2**31, Kind.BIGINT: 2**63}
+# TensorRT nests its layers five deep.
+_LAYER_DEPTH = 32
 # The paper's load time does not include the first inference.
 _PAPER_LOADING = (("read", "session_create"), ("read", "deserialize", "create_context"))
 
@@ -51,16 +51,18 @@ def result_to_row(result: RunResult, measurement: Measurement, now_s: float) -> 
     possible = _storable_readings(result.measured)
     others = {name: value for name, value in result.measured.items() if name not in possible and isfinite(value)}
     result = replace(result, measured=possible)
+    series = {series.name: _readings(series) for series in result.series}
+    extremes = _peaks(result, series)
     sources: Mapping[Origin, Mapping[str, Any]] = {
         Origin.REPORTED: vars(result),
         Origin.MEASURED: result.measured,
-        Origin.PEAK: _peaks(result),
-        Origin.RECORDED: _recorded(result, now_s),
+        Origin.PEAK: extremes,
+        Origin.RECORDED: _recorded(result, extremes, now_s),
         Origin.LATENCIES: _latency_columns(result),
         Origin.STAGES: _load_columns(result),
         Origin.OUTPUTS: _output_columns(result),
         Origin.ENGINE: _engine_columns(result),
-        Origin.DERIVED: {} if result.failure_type else derived_columns(facts_of(result, measurement)),
+        Origin.DERIVED: {} if result.failure_type else derived_columns(_facts(result, measurement, series)),
     }
     values = {column.name: _stored(column.kind, sources[column.origin].get(column.name)) for column in OF_REPORTS}
     return {
@@ -76,8 +78,10 @@ def _storable_readings(readings: Mapping[str, float]) -> dict[str, float]:
 
     One broken reading must not lose the whole run.
     """
-    limits = {column.name: _LIMITS.get(column.kind, inf) for column in OF_REPORTS}
-    return {name: value for name, value in readings.items() if abs(value) < limits.get(name, 0)}
+    return {name: value for name, value in readings.items() if abs(value) < _READING_LIMITS.get(name, 0)}
+
+
+_READING_LIMITS = {column.name: LIMITS.get(column.kind, inf) for column in OF_REPORTS}
 
 
 def _stored(kind: Kind, value: Any) -> Any:
@@ -87,20 +91,20 @@ def _stored(kind: Kind, value: Any) -> Any:
     """
     if not kind.whole or value is None:
         return value
-    return whole if abs(whole := round(value)) < _LIMITS[kind] else None
+    return whole if abs(whole := round(value)) < LIMITS[kind] else None
 
 
-def _peaks(result: RunResult) -> dict[str, float]:
+def _peaks(result: RunResult, series: Mapping[str, Readings]) -> dict[str, float]:
     """Find the extremes of the series.
 
     Extremes that an agent before protocol 3 reported take precedence.
     """
-    extremes = peaks({series.name: _readings(series) for series in result.series}, _windows(result))
+    extremes = peaks(series, _windows(result))
     return _storable_readings(extremes if result.protocol_version >= _OWN_PEAKS else {**extremes, **result.measured})
 
 
-def _recorded(result: RunResult, now_s: float) -> dict[str, Any]:
-    extremes, reading = _peaks(result), result.measured.get
+def _recorded(result: RunResult, extremes: Mapping[str, float], now_s: float) -> dict[str, Any]:
+    reading = result.measured.get
     return {
         "reported_unix_s": now_s,
         "reported_attempt": result.attempt,
@@ -121,14 +125,14 @@ def _recorded(result: RunResult, now_s: float) -> dict[str, Any]:
     }
 
 
-def facts_of(result: RunResult, measurement: Measurement) -> RunFacts:
+def _facts(result: RunResult, measurement: Measurement, series: Mapping[str, Readings]) -> RunFacts:
     """Return the facts that the analysis needs of a successful run."""
     return RunFacts(
         latency_s=result.latency_s,
         required_count=measurement.min_count,
         required_time_s=measurement.min_time_s,
         warmup_converged=result.warmup_converged,
-        series={series.name: _readings(series) for series in result.series},
+        series=series,
         windows=_windows(result),
         conditions=result.conditions,
         readings=result.measured,
@@ -147,6 +151,8 @@ def _readings(series: Series) -> Readings:
 
     One broken reading must not lose the whole run.
     """
+    if all(map(isfinite, series.time_s)) and all(map(isfinite, series.value)):
+        return series.time_s, series.value
     kept = [pair for pair in zip(series.time_s, series.value, strict=True) if all(map(isfinite, pair))]
     return [time_s for time_s, _ in kept], [value for _, value in kept]
 
@@ -164,8 +170,35 @@ def engine_to_row(result: RunResult) -> dict[str, Any] | None:
         "run_id": result.run_id,
         "engine_sha256": row.pop("sha256"),
         "notes": list(row["notes"]),
-        "layers": json.loads(row.pop("layers_json") or "[]"),
+        "layers": _layers(row.pop("layers_json")),
     }
+
+
+def _layers(text: str) -> Any:
+    """Decode the layers of an engine.
+
+    JSON has neither NaN nor infinity, so they become null. Raises ValueError for text that is not JSON or is nested too
+    deeply.
+    """
+    too_deep = f"its layers are nested deeper than {_LAYER_DEPTH} levels"
+    try:
+        layers = json.loads(text or "[]", parse_constant=lambda _: None, parse_float=_finite)
+    except RecursionError:
+        raise ValueError(too_deep) from None
+    level = [layers]
+    for _ in range(_LAYER_DEPTH):
+        level = [child for item in level if isinstance(item, dict | list) for child in _children(item)]
+        if not level:
+            return layers
+    raise ValueError(too_deep)
+
+
+def _finite(text: str) -> float | None:
+    return number if isfinite(number := float(text)) else None
+
+
+def _children(item: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return item.values() if isinstance(item, dict) else item
 
 
 def engine_from_row(row: Row) -> Engine:
@@ -221,10 +254,11 @@ def _measured(row: Row) -> dict[str, float]:
 
 
 def _agreement(row: Row) -> Agreement | None:
+    """Read the agreement of a row, where SQLite keeps NaN as NULL."""
     if row["output_count"] is None:
         return None
-    names = ("output_max_abs", "output_cosine", "output_argmax_matches", "output_count")
-    return Agreement(*(row[name] for name in names))
+    max_abs, cosine = (nan if row[name] is None else row[name] for name in ("output_max_abs", "output_cosine"))
+    return Agreement(max_abs, cosine, row["output_argmax_matches"], row["output_count"])
 
 
 def _latency_columns(result: RunResult) -> dict[str, Any]:

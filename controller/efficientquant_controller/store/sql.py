@@ -5,39 +5,36 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import bindparam, insert, select, text, update
 
 from efficientquant_controller.errors import NameTakenError, NotFoundError, StaleSessionError
 from efficientquant_controller.model import (
-    JOB_TRANSITIONS,
     Artifact,
     Build,
-    BuildState,
     Campaign,
     CampaignState,
     Device,
     DeviceSnapshot,
     Event,
     Job,
-    JobState,
     Run,
-    RunState,
 )
 from efficientquant_controller.store import records, tables
-from efficientquant_controller.store.comparisons import compare_again, compare_with_twin
+from efficientquant_controller.store.comparisons import compare_again
+from efficientquant_controller.store.controller_lease import ControllerLease
 from efficientquant_controller.store.opening import open_engine
-from efficientquant_controller.store.rows import typed
-from efficientquant_controller.store.sql_results import SqlResults
+from efficientquant_controller.store.sql_decisions import SqlDecisions
 from efficientquant_controller.store.transactions import Transaction, Transactions
 
 
-def open_store(target: str | Path, read_only: bool = False) -> "SqlStore":
+def open_store(target: str | Path, read_only: bool = False, lease: ControllerLease | None = None) -> "SqlStore":
     """Open a results database by path or SQLAlchemy URL.
 
-    The database is created or migrated unless `read_only`. Raises StoreError when it cannot be used, and
-    StoreVersionError when another version wrote it.
+    The database is created or migrated unless `read_only`. With `lease` no other controller can serve it until `close`.
+    Raises StoreError when it cannot be used, StoreVersionError when another version wrote it, and LeaseHeldError when
+    another controller has the lease.
     """
-    transactions = Transactions(open_engine(target, read_only), read_only)
+    transactions = Transactions(open_engine(target, read_only, lease), read_only, lease)
     with ExitStack() as undo:
         undo.callback(transactions.close)
         if not read_only:
@@ -46,7 +43,7 @@ def open_store(target: str | Path, read_only: bool = False) -> "SqlStore":
     return SqlStore(transactions)
 
 
-class SqlStore(SqlResults):
+class SqlStore(SqlDecisions):
     """The store in SQL.
 
     `Store` describes what each method must do.
@@ -56,13 +53,17 @@ class SqlStore(SqlResults):
         """Release the database."""
         self._transactions.close()
 
+    def renew(self) -> None:
+        """Prove that the database can be written, and renew the lease."""
+        self._transactions.renew()
+
     # devices
 
     def register_device(
         self, device_id: str, name: str, agent_version: str, session_epoch: int, snapshot: DeviceSnapshot, now_s: float
     ) -> Device:
         """Record a device's hello."""
-        with self._transactions.write() as sql:
+        with self._transactions.write() as sql, sql.part():
             self._check_hello(sql, device_id, name, session_epoch)
             facts = {
                 "name": name,
@@ -90,12 +91,12 @@ class SqlStore(SqlResults):
         if recorded is not None and recorded >= session_epoch:
             raise StaleSessionError(f"device {device_id} has session {recorded}; session {session_epoch} is not newer")
 
-    def touch_device(self, device_id: str, now_s: float) -> None:
-        """Record when the device was last heard from."""
+    def touch_devices(self, device_ids: Sequence[str], now_s: float) -> None:
+        """Record when devices were last heard from."""
         table = tables.devices
-        statement = update(table).where(table.c.device_id == device_id).values(last_seen_unix_s=now_s)
+        statement = update(table).where(table.c.device_id == bindparam("key")).values(last_seen_unix_s=now_s)
         with self._transactions.write() as sql:
-            sql.update_one(statement, f"device {device_id!r}")
+            sql.execute_all(statement, [{"key": device_id} for device_id in device_ids])
 
     def forget_device(self, name: str) -> Device:
         """Free a device's name."""
@@ -108,6 +109,13 @@ class SqlStore(SqlResults):
             device = self._device(sql, device_id)
             sql.execute(update(table).where(table.c.device_id == device_id).values(name=None))
             return device
+
+    def device_names(self) -> Mapping[str, str]:
+        """Return the name of every device that has one, by id."""
+        table = tables.devices.c
+        with self._transactions.read() as sql:
+            rows = sql.rows(select(table.device_id, table.name).where(table.name.is_not(None)))
+        return {row["device_id"]: row["name"] for row in rows}
 
     def devices(self) -> Sequence[Device]:
         """Return every device that has a name."""
@@ -188,7 +196,7 @@ class SqlStore(SqlResults):
     def campaign(self, campaign_id: str) -> Campaign:
         """Return a campaign."""
         with self._transactions.read() as sql:
-            return records.campaign_from_row(self._campaign_row(sql, campaign_id))
+            return records.campaign_from_row(self.campaign_row(sql, campaign_id))
 
     def campaigns(self) -> Sequence[Campaign]:
         """Return all campaigns, newest first."""
@@ -196,12 +204,20 @@ class SqlStore(SqlResults):
         with self._transactions.read() as sql:
             return list(map(records.campaign_from_row, sql.rows(select(table).order_by(table.c.number.desc()))))
 
+    def unfinished(self) -> Sequence[str]:
+        """Return the ids of the campaigns without a final state."""
+        table = tables.campaigns.c
+        ended = [state for state in CampaignState if state.ended]
+        query = select(table.campaign_id).where(table.state.not_in(ended)).order_by(table.number)
+        with self._transactions.read() as sql:
+            return list(sql.scalars(query))
+
     def builds(self, campaign_id: str) -> Sequence[Build]:
         """Return a campaign's builds."""
         table = tables.builds
         query = select(table).order_by(table.c.ordinal)
         with self._transactions.read() as sql:
-            campaign_id = self._campaign_row(sql, campaign_id)["campaign_id"]
+            campaign_id = self.campaign_row(sql, campaign_id)["campaign_id"]
             return list(map(records.build_from_row, sql.rows(query.where(table.c.campaign_id == campaign_id))))
 
     def jobs(self, campaign_id: str) -> Sequence[Job]:
@@ -209,7 +225,7 @@ class SqlStore(SqlResults):
         table = tables.jobs
         query = select(table).order_by(table.c.ordinal)
         with self._transactions.read() as sql:
-            campaign_id = self._campaign_row(sql, campaign_id)["campaign_id"]
+            campaign_id = self.campaign_row(sql, campaign_id)["campaign_id"]
             return list(map(records.job_from_row, sql.rows(query.where(table.c.campaign_id == campaign_id))))
 
     def runs(self, campaign_id: str) -> Sequence[Run]:
@@ -218,109 +234,19 @@ class SqlStore(SqlResults):
         query = select(table).join(tables.jobs, tables.jobs.c.job_id == table.c.job_id)
         query = query.order_by(table.c.position, tables.jobs.c.ordinal, table.c.repeat_index)
         with self._transactions.read() as sql:
-            campaign_id = self._campaign_row(sql, campaign_id)["campaign_id"]
+            campaign_id = self.campaign_row(sql, campaign_id)["campaign_id"]
             return list(map(records.run_from_row, sql.rows(query.where(tables.jobs.c.campaign_id == campaign_id))))
 
     def job(self, job_id: str) -> Job:
         """Return a job."""
         with self._transactions.read() as sql:
-            return self._job(sql, job_id)
+            query = select(tables.jobs).where(tables.jobs.c.job_id == job_id)
+            return records.job_from_row(sql.one(query, f"job {job_id!r}"))
 
     def run(self, run_id: str) -> Run:
         """Return a run."""
         with self._transactions.read() as sql:
             return records.run_from_row(self._run_row(sql, run_id))
-
-    def set_campaign_state(self, campaign_id: str, state: CampaignState, now_s: float) -> None:
-        """Set a campaign's state."""
-        table = tables.campaigns
-        facts = {"state": state, "ended_unix_s": now_s if state.ended else None}
-        with self._transactions.write() as sql:
-            campaign_id = self._campaign_row(sql, campaign_id)["campaign_id"]
-            sql.execute(update(table).where(table.c.campaign_id == campaign_id).values(facts))
-        if state.ended:
-            self._transactions.checkpoint()
-
-    def set_build_state(
-        self,
-        campaign_id: str,
-        model: str,
-        recipe: str,
-        target: str,
-        state: BuildState,
-        message: str,
-        artifact_sha256: str | None,
-        build_key: str = "",
-    ) -> None:
-        """Set a build's state."""
-        table = tables.builds
-        named = {"campaign_id": campaign_id, "model": model, "recipe": recipe, "target": target}
-        key = [table.c[name] == value for name, value in named.items()]
-        facts = {"state": state, "message": records.storable(message), "artifact_sha256": artifact_sha256}
-        facts["build_key"] = build_key
-        with self._transactions.write() as sql:
-            sql.update_one(update(table).where(*key).values(facts), f"build of {model} × {recipe} in {campaign_id!r}")
-
-    def set_job_state(self, job_id: str, state: JobState, failure_type: str = "", failure_message: str = "") -> None:
-        """Set a job's state.
-
-        Raises ValueError for a move that JOB_TRANSITIONS does not list.
-        """
-        facts = {"failure_type": failure_type, "failure_message": records.storable(failure_message)}
-        with self._transactions.write() as sql:
-            self._move_job(sql, self._job(sql, job_id), state, facts)
-
-    def lease_run(self, run_id: str, now_s: float) -> Run:
-        """Lease a planned run and its job.
-
-        Raises ValueError when the run is not planned.
-        """
-        with self._transactions.write() as sql:
-            run = records.run_from_row(self._run_row(sql, run_id))
-            if run.state is not RunState.PLANNED:
-                raise ValueError(f"run {run_id!r} is {run.state} and cannot be leased")
-            self._move_job(sql, self._job(sql, run.job_id), JobState.LEASED)
-            self._update_run(sql, run_id, state=RunState.LEASED, attempt=run.attempt + 1, leased_unix_s=now_s)
-            return records.run_from_row(self._run_row(sql, run_id))
-
-    def release_run(self, run_id: str) -> None:
-        """Move a leased run back to planned and its job to queued."""
-        with self._transactions.write() as sql:
-            run = records.run_from_row(self._run_row(sql, run_id))
-            if run.state is not RunState.LEASED:
-                return
-            self._update_run(sql, run_id, state=RunState.PLANNED)
-            job = self._job(sql, run.job_id)
-            if job.state is JobState.LEASED:
-                self._move_job(sql, job, JobState.QUEUED)
-
-    def end_run(self, run_id: str, state: RunState, failure_type: str = "", failure_message: str = "") -> None:
-        """End a run for which no result will come.
-
-        A run that has ended stays as it is. Raises ValueError for a state other than failed and cancelled.
-        """
-        if state not in (RunState.FAILED, RunState.CANCELLED):
-            raise ValueError(f"a run without a result ends as failed or cancelled, not as {state}")
-        message = records.storable(failure_message)
-        with self._transactions.write() as sql:
-            run = records.run_from_row(self._run_row(sql, run_id))
-            if run.state in (RunState.PLANNED, RunState.LEASED):
-                self._update_run(sql, run_id, state=state, failure_type=failure_type, failure_message=message)
-
-    @staticmethod
-    def _job(sql: Transaction, job_id: str) -> Job:
-        return records.job_from_row(
-            sql.one(select(tables.jobs).where(tables.jobs.c.job_id == job_id), f"job {job_id!r}")
-        )
-
-    @staticmethod
-    def _move_job(sql: Transaction, job: Job, state: JobState, facts: Mapping[str, str] | None = None) -> None:
-        if state is not job.state and state not in JOB_TRANSITIONS[job.state]:
-            raise ValueError(f"job {job.job_id!r} is {job.state} and cannot become {state}")
-        table = tables.jobs
-        sql.execute(update(table).where(table.c.job_id == job.job_id).values(state=state, **(facts or {})))
-        if state.ended and not job.state.ended:
-            compare_with_twin(sql, job)
 
     # results
 
@@ -328,10 +254,10 @@ class SqlStore(SqlResults):
         """Return the rows of the view `results`."""
         with self._transactions.read() as sql:
             if campaign_id is None:
-                return typed(sql.rows(text("SELECT * FROM results")))
-            campaign_id = self._campaign_row(sql, campaign_id)["campaign_id"]
+                return records.typed(sql.rows(text("SELECT * FROM results")))
+            campaign_id = self.campaign_row(sql, campaign_id)["campaign_id"]
             query = text("SELECT * FROM results WHERE campaign_id = :campaign_id").bindparams(campaign_id=campaign_id)
-            return typed(sql.rows(query))
+            return records.typed(sql.rows(query))
 
     # events
 
@@ -346,5 +272,5 @@ class SqlStore(SqlResults):
         table = tables.events
         query = select(table).order_by(table.c.time_unix_s, table.c.number)
         with self._transactions.read() as sql:
-            campaign_id = self._campaign_row(sql, campaign_id)["campaign_id"]
+            campaign_id = self.campaign_row(sql, campaign_id)["campaign_id"]
             return list(map(records.event_from_row, sql.rows(query.where(table.c.campaign_id == campaign_id))))

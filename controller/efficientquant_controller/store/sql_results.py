@@ -1,18 +1,21 @@
 """The part of the SQL store that records and reads results."""
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import RowMapping, bindparam, insert, select, text, update
 
-from efficientquant_controller.errors import NotFoundError, UserError
-from efficientquant_controller.model import DeviceSnapshot, Measurement, RunResult, RunState, StageTiming
+from efficientquant_controller.errors import NotFoundError, UnstorableError, UserError
+from efficientquant_controller.model import DeviceSnapshot, Measurement, RunResult, StageTiming
 from efficientquant_controller.store import records, run_records, tables
-from efficientquant_controller.store.base import Store
+from efficientquant_controller.store.base import Report, Store
 from efficientquant_controller.store.comparisons import stored_comparisons
-from efficientquant_controller.store.rows import typed
 from efficientquant_controller.store.series import RawSamples, pack_series, unpack_series
 from efficientquant_controller.store.transactions import Transaction, Transactions
+
+LOG = logging.getLogger(__name__)
 
 
 class SqlResults(Store):
@@ -20,44 +23,42 @@ class SqlResults(Store):
 
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
+        self.known_snapshots: set[str] = set()  # in the database for certain, which spares a query per report
 
-    def record_result(self, result: RunResult, now_s: float) -> bool:
-        """Commit a reported run.
+    def prepare(self, reports: Sequence[Report], now_s: float) -> list["PreparedReport | UserError"]:
+        """Compute what each report stores, before any transaction.
 
-        Raises ValueError for a success without latencies, or with a latency that is not finite.
+        The answer is an UnstorableError for a result that the database can never hold, and a NotFoundError for an
+        unknown run.
         """
-        row = run_records.result_to_row(result, self._measurement(result.run_id), now_s)
-        engine = run_records.engine_to_row(result)
-        samples = pack_series(
-            RawSamples(
-                result.latency_s, result.warmup_latency_s, result.series, result.device_latency_s, result.windows
-            )
-        )
-        with self._transactions.write() as sql:
-            run = self._run_row(sql, result.run_id)
-            if run["reported_unix_s"] is not None:
-                return False
-            devices = tables.devices.c.device_id
-            sql.one(select(devices).where(devices == result.device_id), f"device {result.device_id!r}")
-            snapshot = self._add_snapshot(sql, result.device, now_s)
-            facts = {**row, **_outcome(run, result), "snapshot_sha256": snapshot}
-            self._update_run(sql, result.run_id, **facts)
-            sql.execute(insert(tables.series), {"run_id": result.run_id, "samples": samples})
-            sql.insert_all(tables.stages, _stage_rows(result))
-            sql.insert_all(tables.engines, [engine] if engine else [])
-            return True
-
-    def _measurement(self, run_id: str) -> Measurement:
-        """Return the measurement of a run's campaign."""
-        campaigns, jobs, runs = tables.campaigns, tables.jobs, tables.runs
-        query = (
-            select(campaigns.c.measurement)
-            .join(jobs, jobs.c.campaign_id == campaigns.c.campaign_id)
-            .join(runs, runs.c.job_id == jobs.c.job_id)
-            .where(runs.c.run_id == run_id)
-        )
         with self._transactions.read() as sql:
-            return Measurement(**sql.one(query, f"run {run_id!r}")["measurement"])
+            measurements = {report.result.run_id: _measurement(sql, report.result.run_id) for report in reports}
+        return [_prepare(report.result, measurements[report.result.run_id], now_s) for report in reports]
+
+    def add_snapshots(self, sql: Transaction, prepared: Sequence["PreparedReport | UserError"]) -> set[str]:
+        """Record the snapshots of a batch.
+
+        Returns the hashes of those that may be new. The caller adds them to `known_snapshots` after the commit.
+        """
+        rows = [report.snapshot for report in prepared if isinstance(report, PreparedReport)]
+        new = {row["snapshot_sha256"]: row for row in rows if row["snapshot_sha256"] not in self.known_snapshots}
+        for digest, row in new.items():
+            sql.insert_new(tables.device_snapshots, {"snapshot_sha256": digest}, row)
+        return set(new)
+
+    def write_result(
+        self, sql: Transaction, report: Report, row: Mapping[str, Any], prepared: "PreparedReport"
+    ) -> None:
+        """Write a result into its run, with its samples, stages and engine.
+
+        Its snapshot is already in the database.
+        """
+        run_id = report.result.run_id
+        facts = {"report_sha256": report.sha256 or None, "key": run_id}
+        sql.execute(_UPDATE_RUN, {**row, **facts, "snapshot_sha256": prepared.snapshot["snapshot_sha256"]})
+        sql.execute(_INSERT_SERIES, {"run_id": run_id, "samples": prepared.samples})
+        sql.insert_all(tables.stages, prepared.stages)
+        sql.insert_all(tables.engines, [prepared.engine] if prepared.engine else [])
 
     def raw_result(self, run_id: str) -> RunResult:
         """Return the whole report of a run.
@@ -92,20 +93,24 @@ class SqlResults(Store):
         with self._transactions.read() as sql:
             query = text("SELECT * FROM run_results")
             if campaign_id is not None:
-                campaign_id = self._campaign_row(sql, campaign_id)["campaign_id"]
+                campaign_id = self.campaign_row(sql, campaign_id)["campaign_id"]
                 by_campaign = text("SELECT * FROM run_results WHERE campaign_id = :campaign_id")
                 query = by_campaign.bindparams(campaign_id=campaign_id)
-            return typed(sql.rows(query))
+            return records.typed(sql.rows(query))
 
     def comparisons(self, campaign_id: str | None = None) -> Mapping[str, Mapping[str, Any]]:
         """Return the guard's answers on variants and their fp32 twins, by job."""
         with self._transactions.read() as sql:
             if campaign_id is not None:
-                campaign_id = self._campaign_row(sql, campaign_id)["campaign_id"]
+                campaign_id = self.campaign_row(sql, campaign_id)["campaign_id"]
             return stored_comparisons(sql, campaign_id)
 
     @staticmethod
-    def _campaign_row(sql: Transaction, campaign_id: str) -> RowMapping:
+    def campaign_row(sql: Transaction, campaign_id: str) -> RowMapping:
+        """Return the row of a campaign, also of the "latest".
+
+        Raises NotFoundError when it does not exist.
+        """
         table = tables.campaigns
         if campaign_id == "latest":
             return sql.one(select(table).order_by(table.c.number.desc()).limit(1), "campaign (none was submitted yet)")
@@ -135,24 +140,55 @@ class SqlResults(Store):
     def _run_row(sql: Transaction, run_id: str) -> RowMapping:
         return sql.one(select(tables.runs).where(tables.runs.c.run_id == run_id), f"run {run_id!r}")
 
-    @staticmethod
-    def _update_run(sql: Transaction, run_id: str, **facts: Any) -> None:
-        sql.execute(update(tables.runs).where(tables.runs.c.run_id == bindparam("key")), {**facts, "key": run_id})
-
 
 _LISTED_CAMPAIGNS = 5
+_UPDATE_RUN = update(tables.runs).where(tables.runs.c.run_id == bindparam("key"))
+_INSERT_SERIES = insert(tables.series)
+_MEASUREMENT = (
+    select(tables.campaigns.c.measurement)
+    .join(tables.jobs, tables.jobs.c.campaign_id == tables.campaigns.c.campaign_id)
+    .join(tables.runs, tables.runs.c.job_id == tables.jobs.c.job_id)
+    .where(tables.runs.c.run_id == bindparam("run_id"))
+)
 
 
-def _outcome(run: RowMapping, result: RunResult) -> dict[str, Any]:
-    """Return the columns of the run's reported state.
+@dataclass(frozen=True)
+class PreparedReport:
+    """The values that a report stores, table by table."""
 
-    The result is empty for a run that was cancelled or given up before.
-    """
-    if run["state"] in (RunState.CANCELLED, RunState.FAILED):
-        return {}
-    message = records.storable(result.failure_message)
-    state = {"": RunState.SUCCEEDED, "cancelled": RunState.CANCELLED}.get(result.failure_type, RunState.FAILED)
-    return {"state": state, "failure_type": result.failure_type, "failure_message": message}
+    row: Mapping[str, Any]
+    samples: bytes
+    stages: Sequence[Mapping[str, Any]]
+    engine: Mapping[str, Any] | None
+    snapshot: Mapping[str, Any]
+
+
+def _measurement(sql: Transaction, run_id: str) -> Measurement | None:
+    """Return the measurement of a run's campaign, or None."""
+    measurements = sql.scalars(_MEASUREMENT, {"run_id": run_id})
+    return Measurement(**measurements[0]) if measurements else None
+
+
+def _prepare(result: RunResult, measurement: Measurement | None, now_s: float) -> PreparedReport | UserError:
+    if measurement is None:
+        return NotFoundError(f"there is no run {result.run_id!r}")
+    samples = RawSamples(
+        result.latency_s, result.warmup_latency_s, result.series, result.device_latency_s, result.windows
+    )
+    try:
+        records.require_storable(result)
+        return PreparedReport(
+            run_records.result_to_row(result, measurement, now_s),
+            pack_series(samples),
+            _stage_rows(result),
+            run_records.engine_to_row(result),
+            records.snapshot_to_row(result.device, now_s),
+        )
+    except (ValueError, OverflowError, RecursionError) as error:
+        return UnstorableError(f"the result of run {result.run_id} cannot be stored: {error}")
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # one result must not stop the others
+        LOG.exception("bug in the analysis of run %s, please report it", result.run_id)
+        return UnstorableError(f"the result of run {result.run_id} cannot be analysed: {error!r}")
 
 
 def _stage_rows(result: RunResult) -> list[dict[str, Any]]:

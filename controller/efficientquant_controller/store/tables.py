@@ -24,11 +24,13 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    literal_column,
 )
 from sqlalchemy.types import TypeEngine
 
 from efficientquant_controller.columns import OF_GUARD, OF_REPORTS, Kind
 from efficientquant_controller.columns import Column as Entry
+from efficientquant_controller.model import JobState
 
 metadata = MetaData(
     naming_convention={
@@ -195,6 +197,9 @@ jobs = Table(
     Index("ix_jobs_device_id_model", "device_id", "model"),
     Index("ix_jobs_place", "campaign_id", "device_id", "model", "recipe"),  # finds a variant's twin
 )
+# The partial index answers at once whether a campaign has an open job. Both need the same literals.
+IS_OPEN = jobs.c.state.in_([literal_column(f"'{state}'") for state in JobState if not state.ended])
+Index("ix_jobs_open", jobs.c.campaign_id, sqlite_where=IS_OPEN, postgresql_where=IS_OPEN)
 
 _TYPES: Mapping[Kind, type[TypeEngine[Any]]] = {
     Kind.STRING: String,
@@ -226,11 +231,26 @@ runs = Table(
     Column("leased_unix_s", Double),
     Column("failure_type", String, nullable=False),
     Column("failure_message", Text, nullable=False),
+    Column("lease_ids", JSON),  # one for each attempt, oldest first
+    Column("report_sha256", String),  # of the report's bytes, as the device computed it
     # The report fills the columns below, which are NULL before. Most of them come from the registry of columns.
     Column("device_id", ForeignKey(devices.c.device_id)),
     Column("log_tail", JSON),
     *map(_column, OF_REPORTS),
     UniqueConstraint("job_id", "repeat_index"),
+)
+
+# The controller that serves this database. It has at most one row.
+controller_lease = Table(
+    "controller_lease",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("holder", Text, nullable=False),
+    Column("token", String, nullable=False),
+    Column("process", Text, nullable=False),
+    Column("file", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("expires_unix_s", Double, nullable=False),
 )
 
 # The guard's answer on a variant and its fp32 twin after both have ended, by the rules of `rules_version`.

@@ -1,15 +1,9 @@
 """Fixtures that run each contract test on SQLite and on real PostgreSQL."""
 
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import psycopg
 import pytest
 from efficientquant_controller.model import (
     Artifact,
@@ -29,6 +23,7 @@ from efficientquant_controller.model import (
     Weights,
 )
 from efficientquant_controller.store.sql import SqlStore, open_store
+from postgres_server import PostgresServer, running_server
 
 SNAPSHOT = DeviceSnapshot(
     board="bench", cpu_count=2, library_versions={"python": "3.11"}, backends=(Backend("ort-cpu", "1.32.0", ("CPU",)),),
@@ -42,39 +37,16 @@ READINGS = {
 }  # fmt: skip
 
 
-def _postgres_folder() -> Path | None:
-    for folder in [Path(shutil.which("initdb") or "-").parent, *sorted(Path("/usr/lib/postgresql").glob("*/bin"))]:
-        if all((folder / name).exists() for name in ("initdb", "pg_ctl", "postgres")):
-            return folder
-    return None
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    with running_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
-def postgres_socket() -> Iterator[str]:
-    """Start a private PostgreSQL server and return its socket's folder.
-
-    PostgreSQL refuses to run as root, so root runs it as another user.
-    """
-    binaries = _postgres_folder()
-    if binaries is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("needs PostgreSQL: apt-get install postgresql")
-    with tempfile.TemporaryDirectory(prefix="eq-pg-", dir="/tmp") as name:
-        names = {account.pw_name for account in pwd.getpwall()}
-        user = ("postgres" if "postgres" in names else "nobody") if os.getuid() == 0 else None
-        if user:
-            shutil.chown(name, user)
-        data = f"{name}/data"
-
-        def run(*command: str) -> None:
-            subprocess.run([binaries / command[0], *command[1:]], user=user, cwd=name, check=True, stdout=-3)
-
-        run("initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync")
-        options = f"-c listen_addresses='' -k {name} -c fsync=off"
-        run("pg_ctl", "-D", data, "-w", "-l", f"{name}/log", "-o", options, "start")
-        try:
-            yield name
-        finally:
-            run("pg_ctl", "-D", data, "-m", "immediate", "stop")
+def postgres_socket(postgres: PostgresServer) -> str:
+    """Return the folder of the server's socket."""
+    return postgres.folder
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -85,11 +57,7 @@ def target(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """
     if request.param == "sqlite":
         return str(tmp_path / "results.db")
-    socket = request.getfixturevalue("postgres_socket")
-    database = "t" + os.urandom(6).hex()
-    with psycopg.connect(host=socket, user="postgres", dbname="postgres", autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{database}"')
-    return f"postgresql+psycopg://postgres@/{database}?host={socket}"
+    return request.getfixturevalue("postgres").new_database()
 
 
 @pytest.fixture

@@ -2,10 +2,11 @@
 
 Run it once for each schema, before the schema changes:
 
-    python tests/controller/store/make_fixture.py tests/fixtures/databases/0.1.0.db
+    python tests/controller/store/make_fixture.py tests/fixtures/databases/0.1.0-schema-5.db
 
-0.1.0-schema-2.db and 0.1.0-schema-3.db are of the same, unreleased version. Schema 2 already had the view
-`comparisons`. Schema 3 has a second campaign, c0, with what that schema added: an fp32 job, a variant, clock targets.
+0.1.0.db, 0.1.0-schema-2.db, 0.1.0-schema-3.db and 0.1.0-schema-4.db are of the same, unreleased version. Schema 2
+already had the view `comparisons`. Schema 3 has a second campaign, c0, with what that schema added: an fp32 job, a
+variant, clock targets. Schema 4 has the same rows. Up to schema 4 no run was leased before its result.
 """
 
 import sqlite3
@@ -34,6 +35,7 @@ from efficientquant_controller.model import (
     Weights,
     Window,
 )
+from efficientquant_controller.store.base import Committed, Lease, Report
 from efficientquant_controller.store.sql import SqlStore, open_store
 
 MODEL = "mobilevit_xxs"
@@ -97,9 +99,18 @@ def add_twins(store: SqlStore) -> None:
     )
     for recipe, latency_s in recipes.items():
         for index in range(3):
-            store.record_result(trusted_result(f"{recipe}-{index}", latency_s + index / 1000), 6.0)
-        store.set_job_state(f"j-{recipe}", JobState.SUCCEEDED)
-    store.set_campaign_state("c0", CampaignState.SUCCEEDED, 7.0)
+            measure(store, trusted_result(f"{recipe}-{index}", latency_s + index / 1000))
+
+
+def measure(store: SqlStore, result: RunResult) -> None:
+    """Lease a run and commit its result.
+
+    Its job and campaign end with its last run.
+    """
+    lease = Lease(result.run_id, f"lease-of-{result.run_id}")
+    store.lease_runs([lease], 5.0)
+    [answer] = store.commit_reports([Report(result, lease.lease_id, "ef" * 32)], 6.0)
+    assert isinstance(answer, Committed), answer
 
 
 def main(path: str) -> None:
@@ -113,11 +124,9 @@ def main(path: str) -> None:
     )
     job = Job("j1", "c1", "d1", MODEL, "fp32", JobState.QUEUED)
     store.create_campaign(campaign, [Build("c1", MODEL, "fp32")], [job], [Run("r0", "j1", 0, 0), Run("r1", "j1", 1, 1)])
-    store.set_build_state("c1", MODEL, "fp32", "", BuildState.READY, "", "ab" * 32)
+    store.move_build(Build("c1", MODEL, "fp32", BuildState.READY, artifact_sha256="ab" * 32), 3.0)
     for index, middle in enumerate((0.25, 0.75)):
-        store.record_result(result(f"r{index}", middle), 6.0)
-    store.set_job_state("j1", JobState.SUCCEEDED)
-    store.set_campaign_state("c1", CampaignState.SUCCEEDED, 8.0)
+        measure(store, result(f"r{index}", middle))
     store.add_event(Event(7.0, "c1", "d1", "note", "a note"))
     store.close()
     with sqlite3.connect(path) as connection:  # leaves one file to check in, without a -wal

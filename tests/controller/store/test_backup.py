@@ -63,12 +63,12 @@ def names(folder: Path) -> list[str]:
 
 def test_a_copy_of_a_served_database(path: Path, served: SqlStore) -> None:
     """A copy has what was committed, is one file without a log, and reports its content."""
-    served.touch_device("d1", 77.0)
+    served.touch_devices(["d1"], 77.0)
     copy = path.with_name("copy.db")
 
     content = copy_database(path, copy, overwrite=False, on_progress=ignore)
 
-    assert content == Content("0004", campaigns=1, runs=2)
+    assert content == Content("0005", campaigns=1, runs=2)
     assert names(path.parent) == ["copy.db"]
     assert copy.read_bytes()[18:20] == b"\1\1"  # no write-ahead log, so it opens from a read-only medium
     with closing(sqlite3.connect(copy)) as connection:
@@ -82,7 +82,7 @@ def test_a_copy_ends_under_constant_writes(path: Path, served: SqlStore) -> None
     def write(phase: str, fraction: float) -> None:
         fractions.append(fraction)
         if phase == "copying":
-            served.touch_device("d1", 1000.0 + fraction)
+            served.touch_devices(["d1"], 1000.0 + fraction)
 
     copy_database(path, path.with_name("copy.db"), overwrite=False, on_progress=write)
 

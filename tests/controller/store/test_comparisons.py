@@ -17,6 +17,7 @@ from efficientquant_controller.store import sql as store_on_sql
 from efficientquant_controller.store.sql import SqlStore, open_store
 from efficientquant_controller.store.transactions import Transactions
 from sqlalchemy import text
+from states import move_job, report
 
 SCHEMA_3 = Path(__file__).parents[2] / "fixtures" / "databases" / "0.1.0-schema-3.db"
 GUARD = ("latency_ratio", "latency_ratio_low", "latency_answer", "load_answer", "not_compared", "comparison_notes")
@@ -32,27 +33,27 @@ def view(store: SqlStore, campaign_id: str = "c2") -> list[dict[str, Any]]:
 def twins(planned: SqlStore, campaign: Campaign, make_result: Callable) -> SqlStore:
     """Add campaign c2 with jobs for fp32, int8 and fp16, none of them ended.
 
-    int8 is twice as fast, and fp16 has no result.
+    int8 is twice as fast, and fp16 has no result. Each job has one more run without a result.
     """
     recipes = {"fp32": 1.0, "int8": 0.5, "fp16": None}
     measurement = Measurement("demo", 0.1, 3)
     jobs = [Job(f"j-{recipe}", "c2", "d1", "m", recipe, JobState.QUEUED) for recipe in recipes]
-    runs = [Run(f"{job.recipe}-{n}", job.job_id, n, n) for job in jobs for n in range(3)]
+    runs = [Run(f"{job.recipe}-{n}", job.job_id, n, n) for job in jobs for n in range(4)]
     builds = [Build("c2", "m", recipe) for recipe in recipes]
     planned.create_campaign(replace(campaign, campaign_id="c2", measurement=measurement), builds, jobs, runs)
     for run in runs:
-        if latency_s := recipes[run.run_id.partition("-")[0]]:
-            planned.record_result(make_result(run.run_id, latency_s=(latency_s,) * 3), 5.0)
+        if run.repeat_index < 3 and (latency_s := recipes[run.run_id.partition("-")[0]]):
+            report(planned, make_result(run.run_id, latency_s=(latency_s,) * 3), 5.0)
     return planned
 
 
 def test_nothing_is_answered_before_both_jobs_have_ended(twins: SqlStore) -> None:
     """A variant gets its ratio when its twin ends."""
-    twins.set_job_state("j-int8", JobState.SUCCEEDED)
+    move_job(twins, "j-int8", JobState.SUCCEEDED)
     waiting = {
         row["recipe"]: (row["latency_ratio"], row["latency_ratio_min"], row["latency_answer"]) for row in view(twins)
     }
-    twins.set_job_state("j-fp32", JobState.SUCCEEDED)
+    move_job(twins, "j-fp32", JobState.SUCCEEDED)
     answered = {
         row["recipe"]: (row["latency_ratio"], row["latency_ratio_min"], row["latency_answer"]) for row in view(twins)
     }
@@ -64,7 +65,7 @@ def test_nothing_is_answered_before_both_jobs_have_ended(twins: SqlStore) -> Non
 def test_a_variant_that_ends_last_is_compared(twins: SqlStore) -> None:
     """A variant that ends after its twin is compared at once."""
     for job_id, state in (("j-fp32", JobState.SUCCEEDED), ("j-int8", JobState.SUCCEEDED), ("j-fp16", JobState.FAILED)):
-        twins.set_job_state(job_id, state)
+        move_job(twins, job_id, state)
     fp16, int8 = view(twins)
     assert (int8["latency_ratio"], int8["latency_answer"], int8["not_compared"]) == (2.0, "faster", "")
     assert (fp16["latency_ratio"], fp16["not_compared"]) == (None, "no repeat of fp16 has succeeded")
@@ -75,7 +76,7 @@ def test_the_commands_say_what_the_view_says(twins: SqlStore) -> None:
     """Rows of `results` have the same answers as the view, whether stored or not."""
     before = {row["job_id"]: [row[name] for name in GUARD] for row in compared_results(twins, "c2")}
     for job_id in ("j-fp32", "j-int8"):
-        twins.set_job_state(job_id, JobState.SUCCEEDED)
+        move_job(twins, job_id, JobState.SUCCEEDED)
     after = {row["job_id"]: [row[name] for name in GUARD] for row in compared_results(twins, "c2")}
 
     [answered] = [row for row in view(twins) if row["recipe"] == "int8"]
@@ -88,7 +89,7 @@ def test_a_refusal_has_no_ratio(twins: SqlStore) -> None:
     with twins._transactions.write() as sql:
         sql.execute(text("UPDATE runs SET session_options = '{\"sync_mode\": \"block\"}' WHERE job_id = 'j-int8'"))
     for job_id in ("j-fp32", "j-int8"):
-        twins.set_job_state(job_id, JobState.SUCCEEDED)
+        move_job(twins, job_id, JobState.SUCCEEDED)
 
     [row] = [row for row in view(twins) if row["recipe"] == "int8"]
     assert (row["latency_ratio"], row["latency_ratio_max"], row["latency_answer"]) == (None, None, "not comparable")
@@ -155,7 +156,7 @@ def test_a_long_comparison_says_how_far_it_is(twins: SqlStore, caplog: pytest.Lo
 
 def end(store: SqlStore, *job_ids: str) -> None:
     for job_id in job_ids:
-        store.set_job_state(job_id, JobState.SUCCEEDED)
+        move_job(store, job_id, JobState.SUCCEEDED)
 
 
 def test_a_twin_is_on_the_same_device_whatever_it_is_called(twins: SqlStore, snapshot: DeviceSnapshot) -> None:

@@ -11,15 +11,15 @@ from efficientquant_controller.model import (
     Build,
     BuildState,
     Campaign,
-    CampaignState,
     DeviceSnapshot,
     Event,
     Job,
     JobState,
     Run,
-    RunState,
 )
+from efficientquant_controller.store.base import Lease
 from efficientquant_controller.store.sql import SqlStore
+from states import move_job, report
 
 TARGET = "jetson-nano"
 JOB = Job("j1", "c1", "d1", "mobilevit_xxs", "fp32", target=TARGET, backend="trt")
@@ -47,10 +47,10 @@ def test_an_upgrade_of_the_agent_changes_no_device(
     [backend] = snapshot.backends
     newer = replace(snapshot, backends=(replace(backend, form="onnxruntime", opset=18),))
 
-    planned.record_result(make_result("r0", device=snapshot), 3.0)
+    report(planned, make_result("r0", device=snapshot), 3.0)
     planned.register_device("d1", "bench-1", "0.2.0", 2, newer, 4.0)
-    planned.record_result(make_result("r1", device=newer), 5.0)
-    planned.record_result(make_result("r2", device=snapshot), 6.0)  # from an outbox of the older agent
+    report(planned, make_result("r1", device=newer), 5.0)
+    report(planned, make_result("r2", device=snapshot), 6.0)  # from an outbox of the older agent
 
     assert planned.device("d1").snapshot == newer
     assert len({run["snapshot_sha256"] for run in planned.run_rows("c1") if run["snapshot_sha256"]}) == 1
@@ -92,11 +92,20 @@ def test_forget_device(planned: SqlStore, snapshot: DeviceSnapshot) -> None:
     assert planned.register_device("d2", "bench-1", "0.1.0", 1, snapshot, 2.0).name == "bench-1"
 
 
-def test_touch_device(store: SqlStore, snapshot: DeviceSnapshot) -> None:
-    """Touching a device records the time."""
-    store.register_device("d1", "bench-1", "0.1.0", 1, snapshot, 1.0)
-    store.touch_device("d1", 9.25)
-    assert store.device("d1").last_seen_unix_s == 9.25
+def test_touch_devices(store: SqlStore, snapshot: DeviceSnapshot) -> None:
+    """Touching devices records the time of all of them and of no other, and ignores unknown ids."""
+    for number in (1, 2, 3):
+        store.register_device(f"d{number}", f"bench-{number}", "0.1.0", 1, snapshot, 1.0)
+    store.touch_devices(["d1", "unknown", "d3"], 9.25)
+    store.touch_devices([], 10.0)
+    assert [device.last_seen_unix_s for device in store.devices()] == [9.25, 1.0, 9.25]
+
+
+def test_device_names(planned: SqlStore, snapshot: DeviceSnapshot) -> None:
+    """Every device that has a name is listed by id, and a forgotten device is not."""
+    planned.register_device("d2", "bench-2", "0.1.0", 1, snapshot, 1.0)
+    planned.forget_device("bench-1")
+    assert planned.device_names() == {"d2": "bench-2"}
 
 
 def test_artifacts(store: SqlStore, artifact: Artifact) -> None:
@@ -150,22 +159,6 @@ def test_campaign_whole_or_not_at_all(planned: SqlStore, campaign: Campaign) -> 
     assert [campaign.campaign_id for campaign in planned.campaigns()] == ["c1"]
 
 
-@pytest.mark.parametrize(("state", "ended_unix_s"), [(state, 7.0 if state.ended else None) for state in CampaignState])
-def test_campaign_state(planned: SqlStore, state: CampaignState, ended_unix_s: float | None) -> None:
-    """An ended campaign records when it ended."""
-    planned.set_campaign_state("c1", state, 7.0)
-    assert (planned.campaign("c1").state, planned.campaign("c1").ended_unix_s) == (state, ended_unix_s)
-
-
-def test_build_state(planned: SqlStore, artifact: Artifact) -> None:
-    """A build that is ready names its artifact."""
-    planned.add_artifact(artifact, "key")
-    planned.set_build_state("c1", "mobilevit_xxs", "fp32", TARGET, BuildState.READY, "done", artifact.sha256, "key")
-    ready = Build("c1", "mobilevit_xxs", "fp32", BuildState.READY, "done", artifact.sha256, TARGET, "key")
-    assert planned.builds("c1") == [ready]
-    assert planned.results("c1")[0]["artifact_bytes"] == artifact.size_bytes
-
-
 def test_builds_of_two_targets(planned: SqlStore, campaign: Campaign, artifact: Artifact) -> None:
     """One model × recipe has a build for each target, and a row has its own target's artifact."""
     planned.add_artifact(artifact, "key")
@@ -174,13 +167,13 @@ def test_builds_of_two_targets(planned: SqlStore, campaign: Campaign, artifact: 
         replace(campaign, campaign_id="c2"), builds, [replace(JOB, job_id="j2", campaign_id="c2")], []
     )
 
-    planned.set_build_state("c2", "mobilevit_xxs", "fp32", "onnxruntime", BuildState.READY, "", artifact.sha256)
+    planned.move_build(replace(builds[0], state=BuildState.READY, artifact_sha256=artifact.sha256), 2.0)
 
     assert [build.state for build in planned.builds("c2")] == [BuildState.READY, BuildState.QUEUED]
     (row,) = planned.results("c2")
-    assert (row["target"], row["artifact_sha256"]) == (TARGET, "")
+    assert (row["target"], row["artifact_sha256"], row["state"]) == (TARGET, "", "pending")
     with pytest.raises(NotFoundError, match="there is no"):
-        planned.set_build_state("c2", "mobilevit_xxs", "fp32", "tensorrt-11", BuildState.READY, "", None)
+        planned.move_build(replace(builds[0], target="tensorrt-11"), 2.0)
 
 
 @pytest.mark.parametrize("after", JobState)
@@ -188,49 +181,21 @@ def test_builds_of_two_targets(planned: SqlStore, campaign: Campaign, artifact: 
 def test_job_transitions(planned: SqlStore, before: JobState, after: JobState) -> None:
     """A job makes exactly the moves that JOB_TRANSITIONS lists, and moves to its own state."""
     for step in PATHS[before]:
-        planned.set_job_state("j1", step)
+        move_job(planned, "j1", step)
     if after is before or after in JOB_TRANSITIONS[before]:
-        planned.set_job_state("j1", after, "timeout", "too slow")
+        move_job(planned, "j1", after, "timeout", "too slow")
         expected = replace(JOB, state=after, failure_type="timeout", failure_message="too slow")
     else:
         with pytest.raises(ValueError, match="cannot become"):
-            planned.set_job_state("j1", after)
+            move_job(planned, "j1", after)
         expected = replace(JOB, state=before)
     assert planned.job("j1") == expected
-
-
-def test_lease_and_release(planned: SqlStore) -> None:
-    """A lease counts an attempt, and a release takes run and job back and keeps the count."""
-    planned.set_job_state("j1", JobState.QUEUED)
-    leased = planned.lease_run("r0", 5.0)
-    assert (leased.state, leased.attempt, planned.job("j1").state) == (RunState.LEASED, 1, JobState.LEASED)
-    with pytest.raises(ValueError, match="cannot be leased"):
-        planned.lease_run("r0", 6.0)
-    planned.release_run("r0")
-    assert (planned.run("r0").state, planned.job("j1").state) == (RunState.PLANNED, JobState.QUEUED)
-    assert planned.lease_run("r0", 7.0).attempt == 2
-
-
-def test_release_of_an_ended_run(planned: SqlStore, make_result: Callable) -> None:
-    """A run that has ended stays as it is when it is released or ended again."""
-    planned.record_result(make_result(), 5.0)
-    planned.release_run("r0")
-    planned.end_run("r0", RunState.CANCELLED)
-    assert planned.run("r0").state is RunState.SUCCEEDED
-
-
-@pytest.mark.parametrize("state", [RunState.PLANNED, RunState.LEASED, RunState.SUCCEEDED])
-def test_end_run_needs_an_ending(planned: SqlStore, state: RunState) -> None:
-    """A run without a result can end only as failed or cancelled."""
-    with pytest.raises(ValueError, match="failed or cancelled"):
-        planned.end_run("r0", state)
 
 
 @pytest.mark.parametrize(
     "call",
     [
         lambda store: store.device("x"),
-        lambda store: store.touch_device("x", 1.0),
         lambda store: store.artifact("x"),
         lambda store: store.campaign("x"),
         lambda store: store.campaign("latest"),
@@ -239,12 +204,17 @@ def test_end_run_needs_an_ending(planned: SqlStore, state: RunState) -> None:
         lambda store: store.runs("x"),
         lambda store: store.job("x"),
         lambda store: store.run("x"),
-        lambda store: store.set_campaign_state("x", CampaignState.RUNNING, 1.0),
-        lambda store: store.set_build_state("x", "m", "r", "t", BuildState.READY, "", None),
-        lambda store: store.set_job_state("x", JobState.QUEUED),
-        lambda store: store.lease_run("x", 1.0),
-        lambda store: store.release_run("x"),
-        lambda store: store.end_run("x", RunState.FAILED),
+        lambda store: store.forget_device("x"),
+        lambda store: store.move_build(Build("x", "m", "r", BuildState.READY), 1.0),
+        lambda store: store.begin_running("x", 1.0),
+        lambda store: store.cancel_campaign("x", 1.0),
+        lambda store: store.set_aside("x", "a reason", 1.0),
+        lambda store: store.settle("x", 1.0),
+        lambda store: store.lease_runs([Lease("x", "lease-1")], 1.0),
+        lambda store: store.release_run("x", "a reason", 1.0),
+        lambda store: store.give_up("x", 1.0),
+        lambda store: store.comparisons("x"),
+        lambda store: store.run_rows("x"),
         lambda store: store.results("x"),
         lambda store: store.raw_result("x"),
         lambda store: store.events("x"),
@@ -252,7 +222,7 @@ def test_end_run_needs_an_ending(planned: SqlStore, state: RunState) -> None:
 )
 def test_not_found(store: SqlStore, call: Callable) -> None:
     """Every method names what does not exist."""
-    with pytest.raises(NotFoundError, match="there is no"):
+    with pytest.raises(NotFoundError, match=r"there is no|no device is named 'x'"):
         call(store)
 
 

@@ -14,12 +14,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from efficientquant_controller.database_location import Location
 from efficientquant_controller.errors import StoreError, StoreVersionError
-from efficientquant_controller.model import BuildState, CampaignState, DeviceSnapshot, Run
+from efficientquant_controller.model import BuildState, CampaignState, DeviceSnapshot, JobState, Run
 from efficientquant_controller.store import migrations
 from efficientquant_controller.store.opening import opening
 from efficientquant_controller.store.sql import SqlStore, open_store
 from efficientquant_controller.store.tables import metadata
 from sqlalchemy import create_engine, text
+from states import report
 
 DATABASES = Path(__file__).parents[2] / "fixtures" / "databases"
 
@@ -27,14 +28,18 @@ DATABASES = Path(__file__).parents[2] / "fixtures" / "databases"
 WRITER = """
 import sys, itertools
 from dataclasses import replace
-from efficientquant_controller.model import Run
+from efficientquant_controller.model import Job, JobState, Run
+from efficientquant_controller.store.base import Lease, Report
 from efficientquant_controller.store.sql import open_store
 store = open_store(sys.argv[1])
 result, campaign = store.raw_result("r0"), store.campaign("c1")
-runs = [Run(f"k{n}", "j1", 100 + n, n) for n in range(5000)]
-store.create_campaign(replace(campaign, campaign_id="c2"), [], [], runs)
+jobs = [Job(f"k{n}", "c2", "d1", "m", "fp32", JobState.QUEUED, target=str(n)) for n in range(1000)]
+runs = [Run(f"r-{job.job_id}", job.job_id, 0, n) for n, job in enumerate(jobs)]
+store.create_campaign(replace(campaign, campaign_id="c2"), [], jobs, runs)
+store.lease_runs([Lease(run.run_id, f"lease-{run.run_id}") for run in runs], 8.0)
 for run in runs:
-    store.record_result(replace(result, run_id=run.run_id), 9.0)
+    [answer] = store.commit_reports([Report(replace(result, run_id=run.run_id))], 9.0)
+    assert answer.new
     print(run.run_id, flush=True)
 """
 
@@ -104,9 +109,12 @@ def test_old_campaign_goes_on(old_database: Path) -> None:
     assert (campaign.measurement.min_count, campaign.measurement.lock_clocks, campaign.paper) == (64, False, False)
     assert (store.device("d1").snapshot.gpus, store.device("d1").snapshot.jetpack) == ((), "")
     result = replace(store.raw_result("r0"), run_id="later", conditions={"clocks": "free"})
-    store.create_campaign(replace(campaign, campaign_id="c2"), [], [], [Run("later", "j1", 2, 2)])
-    assert store.record_result(result, 9.0)
+    job = replace(store.job("j1"), job_id="j2", campaign_id="c2", state=JobState.QUEUED)
+    running = replace(campaign, campaign_id="c2", state=CampaignState.RUNNING)
+    store.create_campaign(running, [], [job], [Run("later", "j2", 0, 0)])
+    assert report(store, result, 9.0)
     assert store.raw_result("later") == result
+    assert store.campaign("c2").state is CampaignState.SUCCEEDED
     store.close()
 
 
@@ -118,7 +126,7 @@ def columns_of(path: Path, view: str) -> list[str]:
 @pytest.mark.parametrize("view", ["results", "run_results", "comparisons"])
 def test_views_keep_their_columns(tmp_path: Path, view: str) -> None:
     """A migration keeps every column of the last schema's views."""
-    path = Path(shutil.copy(DATABASES / "0.1.0-schema-3.db", tmp_path / "old.db"))
+    path = Path(shutil.copy(DATABASES / "0.1.0-schema-4.db", tmp_path / "old.db"))
     before = columns_of(path, view)
     open_store(path).close()
     after = columns_of(path, view)
@@ -142,7 +150,7 @@ def test_targets_of_clocks_become_numbers(tmp_path: Path) -> None:
 
 def test_old_database_is_only_read_after_it_was_migrated(old_database: Path) -> None:
     """Reading an older database is refused until it was opened for writing, which adds the newer views."""
-    with pytest.raises(StoreVersionError, match=r"schema 000[123].*open it once with `efficientquant serve --db`"):
+    with pytest.raises(StoreVersionError, match=r"schema 000[1234].*open it once with `efficientquant serve --db`"):
         open_store(old_database, read_only=True)
     open_store(old_database).close()
     open_store(old_database, read_only=True).close()

@@ -21,7 +21,7 @@ KILLED = """
 import os, signal, sys
 from efficientquant_controller.store.sql import open_store
 store = open_store(sys.argv[1])
-store.touch_device("d1", 77.0)
+store.touch_devices(["d1"], 77.0)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -11,14 +11,16 @@ from pathlib import Path
 from shutil import copy
 
 import pytest
-from efficientquant_controller.errors import NotFoundError
+from efficientquant_controller.errors import NotFoundError, UnstorableError, UserError
 from efficientquant_controller.model import Agreement, Build, Job, JobState, Measurement, Run, RunState, Series, Window
 from efficientquant_controller.store import records, tables
+from efficientquant_controller.store.base import Lease
 from efficientquant_controller.store.series import RawSamples, pack_series, unpack_series
 from efficientquant_controller.store.sql import SqlStore, open_store
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select, text
+from states import assign, commit, report
 
 SCHEMA_3 = Path(__file__).parents[2] / "fixtures" / "databases" / "0.1.0-schema-3.db"
 floats = st.lists(st.floats(), max_size=20).map(tuple)
@@ -32,7 +34,7 @@ NUMBERS = [
 
 def test_round_trip(planned: SqlStore, make_result: Callable) -> None:
     """Everything that was reported reads back equal, and the run has succeeded."""
-    assert planned.record_result(make_result(), 5.0) is True
+    assert report(planned, make_result(), 5.0) is True
     assert planned.raw_result("r0") == make_result()
     assert planned.run("r0").state is RunState.SUCCEEDED
 
@@ -42,7 +44,7 @@ def test_round_trip_of_nothing_known(planned: SqlStore, make_result: Callable) -
     unknown = dict.fromkeys(make_result().measured)
     empty = {"stages": (), "latency_s": (), "warmup_latency_s": (), "series": (), "providers": (), "log_tail": ("\0",)}
     result = make_result(failure_type="load_failed", failure_message="a\0b", measured=unknown, **empty)
-    planned.record_result(result, 5.0)
+    report(planned, result, 5.0)
     assert planned.raw_result("r0") == replace(result, failure_message="a\ufffdb")
     assert planned.run("r0").state is RunState.FAILED
 
@@ -90,8 +92,8 @@ def test_broken_blob(blob: bytes) -> None:
 
 def test_first_result_stands(planned: SqlStore, make_result: Callable) -> None:
     """A second result for the same run changes nothing."""
-    planned.record_result(make_result(), 5.0)
-    assert planned.record_result(make_result(latency_s=(9.0,), failure_type="timeout"), 6.0) is False
+    report(planned, make_result(), 5.0)
+    assert report(planned, make_result(latency_s=(9.0,), failure_type="timeout"), 6.0) is False
     assert planned.raw_result("r0") == make_result()
     assert planned.run("r0").state is RunState.SUCCEEDED
 
@@ -99,36 +101,41 @@ def test_first_result_stands(planned: SqlStore, make_result: Callable) -> None:
 @pytest.mark.parametrize("state", [RunState.CANCELLED, RunState.FAILED])
 def test_late_result(planned: SqlStore, make_result: Callable, state: RunState) -> None:
     """A result for a cancelled or given-up run is kept, leaves its state, and does not count."""
-    planned.end_run("r0", state, "device_lost", "given up")
-    assert planned.record_result(make_result(), 5.0) is True
+    assign(planned, "r0")
+    planned.release_run("r0", "the device was lost", 2.0)
+    if state is RunState.FAILED:
+        planned.give_up("r0", 3.0)
+    else:
+        planned.cancel_campaign("c1", 3.0)
+    assert report(planned, make_result(), 5.0) is True
     assert planned.raw_result("r0") == make_result()
     assert planned.run("r0").state is state
     assert planned.results("c1")[0]["latency_count"] is None
 
 
 @pytest.mark.parametrize(
-    ("failure_type", "state"), [("", "succeeded"), ("timeout", "failed"), ("cancelled", "cancelled")]
+    ("failure_type", "state"), [("", "succeeded"), ("timeout", "failed"), ("agent_error", "planned")]
 )
 def test_state_from_report(planned: SqlStore, make_result: Callable, failure_type: str, state: str) -> None:
-    """What was reported decides the state of a planned or leased run."""
-    planned.record_result(make_result(failure_type=failure_type), 5.0)
+    """What was reported decides the state of a leased run."""
+    report(planned, make_result(failure_type=failure_type), 5.0)
     assert planned.run("r0").state == state
 
 
 @pytest.mark.parametrize("latency_s", [(), (0.1, math.nan)])
 def test_success_without_numbers(planned: SqlStore, make_result: Callable, latency_s: tuple) -> None:
     """A success without latencies, or with a latency that is no number, is refused whole."""
-    with pytest.raises(ValueError, match=r"no samples|not a finite"):
-        planned.record_result(make_result(latency_s=latency_s), 5.0)
+    with pytest.raises(UnstorableError, match=r"no samples|not a finite"):
+        report(planned, make_result(latency_s=latency_s), 5.0)
     with pytest.raises(NotFoundError, match="no result"):
         planned.raw_result("r0")
 
 
 def test_unknown_device(planned: SqlStore, make_result: Callable) -> None:
     """A result from a device that never registered is refused whole."""
-    with pytest.raises(NotFoundError, match="d9"):
-        planned.record_result(make_result(device_id="d9"), 5.0)
-    assert planned.run("r0").state is RunState.PLANNED
+    with pytest.raises(UserError, match="run r0 belongs to device d1, not to d9"):
+        report(planned, make_result(device_id="d9"), 5.0)
+    assert planned.run("r0").state is RunState.LEASED
 
 
 def test_view_before_any_result(planned: SqlStore) -> None:
@@ -148,11 +155,13 @@ def test_medians(planned: SqlStore, make_result: Callable, repeats: int, p50_s: 
     middles = [0.8, 0.2, 0.4, 0.2][:repeats]
     for index, middle in enumerate(middles):
         latency_s = (middle / 2, middle, middle * 1.5)
-        planned.record_result(
-            make_result(f"r{index}", latency_s=latency_s, measured={"peak_pss_bytes": 1000 + 2 * (index % 3)}), 5.0
+        report(
+            planned,
+            make_result(f"r{index}", latency_s=latency_s, measured={"peak_pss_bytes": 1000 + 2 * (index % 3)}),
+            5.0,
         )
     if repeats == 3:
-        planned.record_result(make_result("r3", failure_type="timeout", latency_s=(9.0,)), 6.0)
+        report(planned, make_result("r3", failure_type="timeout", latency_s=(9.0,)), 6.0)
     row = planned.results("c1")[0]
     assert row["latency_p50_s"] == pytest.approx(p50_s, rel=1e-15)
     assert (row["latency_p50_min_s"], row["latency_p50_max_s"]) == (0.2, 0.8)
@@ -164,9 +173,9 @@ def test_medians(planned: SqlStore, make_result: Callable, repeats: int, p50_s: 
 
 def test_load_and_memory(planned: SqlStore, make_result: Callable) -> None:
     """Load is read + session create + first inference, and the memory delta is the drop in available memory."""
-    planned.record_result(make_result(), 5.0)
-    planned.record_result(
-        make_result("r1", stages=make_result().stages[1:], measured={"board_available_min_bytes": 950}), 5.0
+    report(planned, make_result(), 5.0)
+    report(
+        planned, make_result("r1", stages=make_result().stages[1:], measured={"board_available_min_bytes": 950}), 5.0
     )
     row = planned.results()[0]
     assert (row["transfer_s"], row["load_s"], row["read_s"]) == (0.5, 0.4375, 0.125)
@@ -187,9 +196,7 @@ def test_comparisons_view(planned: SqlStore, campaign: object, make_result: Call
     )
     for run in runs:
         slow = 1.0 + run.repeat_index if run.job_id == "t0" else 0.5
-        planned.record_result(make_result(run.run_id, latency_s=(slow,) * 3), 5.0)
-    for job in twins:
-        planned.set_job_state(job.job_id, JobState.FAILED)
+        report(planned, make_result(run.run_id, latency_s=(slow,) * 3), 5.0)
 
     with planned._transactions.read() as sql:
         (row,) = sql.rows(text("SELECT * FROM comparisons"))
@@ -200,9 +207,9 @@ def test_comparisons_view(planned: SqlStore, campaign: object, make_result: Call
     assert (row["runs_done"], row["fp32_runs_done"]) == (2, 2)
 
 
-def test_failed_job(planned: SqlStore) -> None:
+def test_failed_job(planned: SqlStore, make_result: Callable) -> None:
     """A failed job shows its failure."""
-    planned.set_job_state("j1", JobState.FAILED, "load_failed", "no such op")
+    report(planned, make_result(failure_type="load_failed", failure_message="no such op"))
     row = planned.results("c1")[0]
     assert (row["state"], row["failure_type"], row["failure_message"]) == ("failed", "load_failed", "no such op")
 
@@ -210,7 +217,7 @@ def test_failed_job(planned: SqlStore) -> None:
 def test_a_number_that_is_not_finite_is_not_known(planned: SqlStore, make_result: Callable) -> None:
     """A number that is not finite is None in a row."""
     wrong = Agreement(math.inf, 0.5, 0, 8)
-    planned.record_result(make_result(failure_type="wrong_outputs", agreement=wrong), 5.0)
+    report(planned, make_result(failure_type="wrong_outputs", agreement=wrong), 5.0)
     [run] = [row for row in planned.run_rows("c1") if row["run_id"] == "r0"]
     assert (run["output_max_abs"], run["output_cosine"]) == (None, 0.5)
     json.dumps(run, allow_nan=False)
@@ -221,7 +228,7 @@ def test_an_impossible_reading_costs_no_run(planned: SqlStore, make_result: Call
     """A finite reading that its column cannot hold is kept in `other_readings`, like readings without a column."""
     broken = {"board_available_before_bytes": math.nan, "swap_used_before_bytes": 1e300, "sampler_wakeups": 80.4}
     broken |= {"sampler_cpu_s": math.inf, "not known here": 1.0}
-    planned.record_result(make_result(measured=broken), 5.0)
+    report(planned, make_result(measured=broken), 5.0)
     [run] = [row for row in planned.run_rows("c1") if row["run_id"] == "r0"]
     names = [*broken][:-1]
     assert [run[name] for name in names] == [None, None, 80, None]
@@ -235,7 +242,7 @@ def test_an_impossible_series_costs_no_run(planned: SqlStore, make_result: Calla
     """A broken sensor's number that no column can hold is None, and its series is kept."""
     broken = (Series(name, (1.0, 2.0), (1e300, 1e300)),)
     windows = (Window("measure", 0.5, 3.0),)
-    planned.record_result(make_result(series=broken, windows=windows, protocol_version=3), 5.0)
+    report(planned, make_result(series=broken, windows=windows, protocol_version=3), 5.0)
 
     [run] = [row for row in planned.run_rows("c1") if row["run_id"] == "r0"]
     assert (run["paper_memory_bytes"], run["gpu_process_peak_bytes"], run["peak_pss_bytes"]) == (None, None, None)
@@ -244,18 +251,20 @@ def test_an_impossible_series_costs_no_run(planned: SqlStore, make_result: Calla
 
 def test_threads(planned: SqlStore, campaign: object, make_result: Callable) -> None:
     """Results that many threads report at once, some twice, are each recorded once."""
-    runs = [Run(f"t{index}", "j1", 10 + index, index) for index in range(40)]
-    planned.create_campaign(replace(campaign, campaign_id="c2"), [], [], runs)
+    jobs = [Job(f"t{index}", "c2", "d1", "m", "fp32", JobState.QUEUED, target=str(index)) for index in range(40)]
+    runs = [Run(f"r-{job.job_id}", job.job_id, 0, index) for index, job in enumerate(jobs)]
+    planned.create_campaign(replace(campaign, campaign_id="c2"), [], jobs, runs)
+    planned.lease_runs([Lease(run.run_id, f"lease-{run.run_id}") for run in runs], 2.0)
     results = [make_result(run.run_id) for run in runs] * 2
     with ThreadPoolExecutor(8) as pool:
-        recorded = list(pool.map(lambda result: planned.record_result(result, 5.0), results))
+        recorded = list(pool.map(lambda result: commit(planned, result).new, results))
     assert sum(recorded) == 40
-    assert planned.results("c1")[0]["runs_done"] == 40
+    assert [row["runs_done"] for row in planned.results("c2")] == [1] * 40
 
 
 def test_survives_reopening(target: str, planned: SqlStore, make_result: Callable) -> None:
     """A reopened database holds what was recorded, and a reader sees it while a writer is open."""
-    planned.record_result(make_result(), 5.0)
+    report(planned, make_result(), 5.0)
     for read_only in (False, True):
         again = open_store(Path(target) if "://" not in target else target, read_only=read_only)
         assert again.raw_result("r0") == make_result()

@@ -6,9 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from efficientquant_controller.errors import NotFoundError, UnstorableError
 from efficientquant_controller.model import Agreement, Campaign, Engine, Finding, RunResult, Series, Window
 from efficientquant_controller.store.sql import SqlStore
 from sqlalchemy import text
+from states import report
 
 TENTHS = tuple(number / 10 for number in range(121))
 LAYERS = [{"name": "conv", "type": "Convolution", "precision": "int8", "mean_s": 1e-4}, {"name": "softmax"}]
@@ -38,7 +40,7 @@ def make_trusted(make_result: Callable) -> Callable[..., RunResult]:
     """
 
     def make(run_id: str = "r0", **changes: Any) -> RunResult:
-        report: dict[str, Any] = {
+        facts: dict[str, Any] = {
             "latency_s": (0.1,) * 64,
             "device_latency_s": (0.09,) * 63 + (0.125,),
             "windows": (Window("idle_before", 0.0, 3.9), Window("measure", 4.0, 8.0), Window("idle_after", 8.1, 12.0)),
@@ -59,7 +61,7 @@ def make_trusted(make_result: Callable) -> Callable[..., RunResult]:
             "engine": ENGINE,
             "measured": {"sampler_cpu_s": 0.008, "device_memory_bytes": 2**33, "clock_gpu_target_hz": 1e9},
         }  # fmt: skip
-        return make_result(run_id, **{**report, **changes})
+        return make_result(run_id, **{**facts, **changes})
 
     return make
 
@@ -71,15 +73,15 @@ def numbers(planned: SqlStore) -> dict[str, Any]:
 
 def test_everything_reads_back(planned: SqlStore, make_trusted: Callable) -> None:
     """Windows, series, device latencies, conditions, findings, agreement and engine read back equal."""
-    planned.record_result(make_trusted(), 5.0)
+    report(planned, make_trusted(), 5.0)
     assert planned.raw_result("r0") == make_trusted()
 
 
 def test_layers_are_kept_as_json(planned: SqlStore, make_trusted: Callable) -> None:
     """Layers are a list in the table `engines` and read back equal, however the agent wrote them."""
     compact = replace(ENGINE, layers_json=json.dumps(LAYERS, separators=(",", ":")))
-    planned.record_result(make_trusted(engine=compact), 5.0)
-    planned.record_result(make_trusted("r1", engine=replace(ENGINE, layers_json="")), 5.0)
+    report(planned, make_trusted(engine=compact), 5.0)
+    report(planned, make_trusted("r1", engine=replace(ENGINE, layers_json="")), 5.0)
 
     assert [json.loads(planned.raw_result(run).engine.layers_json) for run in ("r0", "r1")] == [LAYERS, []]
     with planned._transactions.read() as sql:
@@ -88,10 +90,12 @@ def test_layers_are_kept_as_json(planned: SqlStore, make_trusted: Callable) -> N
 
 
 def test_layers_that_are_no_json_are_refused_whole(planned: SqlStore, make_trusted: Callable) -> None:
-    """Layers that are no JSON raise an error, and nothing of the result is recorded."""
-    with pytest.raises(ValueError, match="Expecting value"):
-        planned.record_result(make_trusted(engine=replace(ENGINE, layers_json="nonsense")), 5.0)
+    """Layers that are no JSON are refused, and nothing of the result is recorded."""
+    with pytest.raises(UnstorableError, match="result of run r0 cannot be stored: Expecting value"):
+        report(planned, make_trusted(engine=replace(ENGINE, layers_json="nonsense")), 5.0)
     assert planned.run("r0").state == "planned"
+    with pytest.raises(NotFoundError, match="no result"):
+        planned.raw_result("r0")
 
 
 def test_a_broken_reading_costs_no_run(planned: SqlStore, make_trusted: Callable) -> None:
@@ -99,7 +103,7 @@ def test_a_broken_reading_costs_no_run(planned: SqlStore, make_trusted: Callable
     good = make_trusted()
     power = good.series[0]
     broken = replace(power, value=(float("nan"), *power.value[1:]))
-    planned.record_result(replace(good, series=(broken, *good.series[1:])), 5.0)
+    report(planned, replace(good, series=(broken, *good.series[1:])), 5.0)
 
     assert numbers(planned)["mean_power_w"] == pytest.approx(6.0, abs=0.1)
     assert str(planned.raw_result("r0").series[0].value[0]) == "nan"
@@ -107,7 +111,7 @@ def test_a_broken_reading_costs_no_run(planned: SqlStore, make_trusted: Callable
 
 def test_columns_of_a_run(planned: SqlStore, make_trusted: Callable) -> None:
     """A run's row has what follows from its windows and series, in SI units."""
-    planned.record_result(make_trusted(), 5.0)
+    report(planned, make_trusted(), 5.0)
     row = numbers(planned)
 
     known = {
@@ -127,7 +131,7 @@ def test_columns_of_a_run(planned: SqlStore, make_trusted: Callable) -> None:
 
 def test_every_column_is_filled(planned: SqlStore, make_trusted: Callable) -> None:
     """A run that has everything fills every column that applies."""
-    planned.record_result(make_trusted(), 5.0)
+    report(planned, make_trusted(), 5.0)
     unknown = {name for name, value in numbers(planned).items() if value is None}
     assert unknown == {
         "artifact_bytes", "latency_p99_bound_s", "parse_s", "build_s", "deserialize_s", "create_context_s",
@@ -148,7 +152,7 @@ def test_the_controller_finds_the_extremes(planned: SqlStore, make_result: Calla
     }  # fmt: skip
     windows, state = (Window("model", 1.0, 5.0),), {"failure_type": "runtime_oom", "protocol_version": 3}
     result = make_result(series=reported, windows=windows, measured=readings, **state)
-    planned.record_result(result, 5.0)
+    report(planned, result, 5.0)
     row = numbers(planned)
     names = ("peak_pss_bytes", "board_available_min_bytes", "board_memory_delta_bytes", "swap_used_max_bytes")
     assert [row[name] for name in (*names, "swap_delta_bytes")] == [700, 600, 400, 9, 7]
@@ -158,14 +162,14 @@ def test_the_controller_finds_the_extremes(planned: SqlStore, make_result: Calla
 def test_what_an_older_agent_found_goes_before(planned: SqlStore, make_result: Callable) -> None:
     """The extremes that an agent of protocol 2 reported stand."""
     reported = (Series("child_pss_bytes", (0.0,), (5.0,)),)
-    planned.record_result(make_result(series=reported, protocol_version=2), 5.0)
+    report(planned, make_result(series=reported, protocol_version=2), 5.0)
     assert numbers(planned)["peak_pss_bytes"] == 1000
     assert planned.raw_result("r0").measured["peak_pss_bytes"] == 1000
 
 
 def test_json_and_truths_are_alike_on_both_databases(planned: SqlStore, make_trusted: Callable) -> None:
     """JSON columns and booleans of the views are decoded alike on both databases."""
-    planned.record_result(make_trusted(), 5.0)
+    report(planned, make_trusted(), 5.0)
     run, (row,) = numbers(planned), planned.results("c1")
 
     assert run["conditions"] == row["conditions"] == dict(make_trusted().conditions)
@@ -181,7 +185,7 @@ def test_json_and_truths_are_alike_on_both_databases(planned: SqlStore, make_tru
 def test_a_run_that_failed_has_no_verdict(planned: SqlStore, make_trusted: Callable) -> None:
     """A failed run gets no verdict, and what it reported is kept."""
     failed = make_trusted(failure_type="wrong_outputs", agreement=Agreement(9.0, 0.1, 0, 8))
-    planned.record_result(failed, 5.0)
+    report(planned, failed, 5.0)
     row = numbers(planned)
     assert (row["verdict"], row["statistics_version"], row["energy_per_inference_j"]) == (None, None, None)
     assert (row["output_cosine"], planned.raw_result("r0")) == (0.1, failed)
@@ -206,7 +210,7 @@ def test_the_worst_repeat_is_the_verdict(
 ) -> None:
     """A job's row has the worst verdict of its repeats, with that repeat's reasons."""
     for index, findings in enumerate(of_repeats):
-        planned.record_result(make_trusted(f"r{index}", findings=findings), 5.0)
+        report(planned, make_trusted(f"r{index}", findings=findings), 5.0)
     (row,) = planned.results("c1")
     assert (row["verdict"], row["verdict_reasons"]) == (verdict, [reason] if reason else [])
 
@@ -214,7 +218,7 @@ def test_the_worst_repeat_is_the_verdict(
 def test_repeats_without_a_verdict_do_not_make_one(planned: SqlStore, make_trusted: Callable) -> None:
     """A repeat without a verdict, of an earlier release, leaves the other repeats' verdict."""
     for name in ("r0", "r1"):
-        planned.record_result(make_trusted(name), 5.0)
+        report(planned, make_trusted(name), 5.0)
     with planned._transactions.write() as sql:
         sql.execute(text("UPDATE runs SET verdict = NULL, verdict_reasons = NULL WHERE run_id = 'r0'"))
     assert planned.results("c1")[0]["verdict"] == "A"
@@ -229,7 +233,7 @@ def test_numbers_over_the_repeats(planned: SqlStore, make_trusted: Callable) -> 
             series("clock_gpu_hz", hz),
         )
         agreement = Agreement(wrong / 8, 1 - wrong / 16, 8 - wrong, 8)
-        planned.record_result(make_trusted(f"r{index}", series=reported, agreement=agreement), 5.0)
+        report(planned, make_trusted(f"r{index}", series=reported, agreement=agreement), 5.0)
     (row,) = planned.results("c1")
 
     assert row["energy_per_inference_j"] == pytest.approx(5 * 4 / 64, rel=0.02)
@@ -244,7 +248,7 @@ def test_the_papers_numbers_are_averages(planned: SqlStore, make_trusted: Callab
     loading = {stage.stage: stage for stage in make_trusted().stages}
     for index, (count, latency_s, used) in enumerate([(64, 0.1, 100.0), (128, 0.4, 400.0), (64, 0.1, 700.0)]):
         read = replace(loading["read"], duration_s=index * 0.5)
-        planned.record_result(
+        report(planned,
             make_trusted(
                 f"r{index}", latency_s=(latency_s,) * count, stages=(read, loading["session_create"]),
                 series=(series("board_used_bytes", used),),
@@ -264,7 +268,7 @@ def test_loading_an_engine(planned: SqlStore, make_trusted: Callable) -> None:
     names = ("read", "deserialize", "create_context", "first_inference", "warm_read", "warm_deserialize")
     stage = make_trusted().stages[1]
     stages = [replace(stage, stage=name, duration_s=2.0**-n) for n, name in enumerate((*names, "warm_create_context"))]
-    planned.record_result(make_trusted(stages=(replace(stage, stage="build", duration_s=30.0), *stages)), 5.0)
+    report(planned, make_trusted(stages=(replace(stage, stage="build", duration_s=30.0), *stages)), 5.0)
     (row,) = planned.results("c1")
     assert (row["load_s"], row["paper_load_s"], row["build_s"]) == (1.875, 1.75, 30.0)
     assert row["warm_load_s"] == 2.0**-4 + 2.0**-5 + 2.0**-6
@@ -272,7 +276,7 @@ def test_loading_an_engine(planned: SqlStore, make_trusted: Callable) -> None:
 
 def test_a_full_row(planned: SqlStore, make_trusted: Callable, campaign: Campaign) -> None:
     """A full row lacks only what this run could not have."""
-    planned.record_result(make_trusted(), 5.0)
+    report(planned, make_trusted(), 5.0)
     (row,) = planned.results(campaign.campaign_id)
     unknown = {"artifact_bytes", "latency_p99_bound_s", "build_s", "warm_load_s"}
     unknown |= {"clock_emc_target_hz", "clock_cpu_target_hz"}

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from efficientquant_controller.columns import OF_JOBS, OF_PAIRS, OF_RUNS
 from efficientquant_controller.store.migrations import versions
+from efficientquant_controller.store.migrations.versions import v0004_readings
 from efficientquant_controller.store.sql import open_store
 from efficientquant_controller.store.views import v1, v2, v3, views_sha256
+from efficientquant_controller.store.views.current import current_views
 
 DATABASES = Path(__file__).parents[2] / "fixtures" / "databases"
 RELEASED = [
@@ -46,6 +48,13 @@ def test_a_released_database_holds_its_schemas_views(name: str, views: dict[str,
     assert views_of(DATABASES / name) == views
 
 
+def test_a_migration_names_the_views_of_its_schema() -> None:
+    """The database of schema 4 has the views that its migration names by their SHA-256."""
+    views = views_of(DATABASES / "0.1.0-schema-4.db")
+    statements = "\n".join(views[name] for name in current_views())
+    assert hashlib.sha256(statements.encode()).hexdigest() == v0004_readings.VIEWS_SHA256
+
+
 def test_the_newest_migration_names_the_current_views() -> None:
     """A registry entry that changes a view needs a migration."""
     newest = max(path.stem for path in Path(versions.__file__).parent.glob("v*.py"))
@@ -55,7 +64,7 @@ def test_the_newest_migration_names_the_current_views() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["", *(name for name, _ in IN_DATABASES)])
+@pytest.mark.parametrize("name", ["", *(name for name, _ in IN_DATABASES), "0.1.0-schema-4.db"])
 def test_views_have_the_columns_of_the_registry(tmp_path: Path, name: str) -> None:
     """New and migrated databases have the registry's columns."""
     path = tmp_path / "results.db"

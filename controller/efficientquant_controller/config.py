@@ -64,7 +64,8 @@ class ServerConfig:
     listen: str = "127.0.0.1:50051"
     artifacts: Path | None = None
     insecure: bool = False
-    heartbeat_interval_s: float = 2.0
+    # A third of the lease, so that one late heartbeat does no harm. A thousand agents then cost an eighth of a core.
+    heartbeat_interval_s: float = 4.0
     lease_s: float = 15.0
 
     def checked(self) -> "ServerConfig":

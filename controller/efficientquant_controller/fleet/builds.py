@@ -25,8 +25,9 @@ from efficientquant.errors import UserError as LibraryUserError
 from efficientquant.recipe import get_recipe
 from efficientquant.targets import get_target
 
-from efficientquant_controller.errors import FleetError, UserError
-from efficientquant_controller.fleet.artifacts import ContentStore
+from efficientquant_controller.errors import FleetError, StoreError, UserError
+from efficientquant_controller.fleet.artifacts import ContentStore, is_full
+from efficientquant_controller.fleet.owner import retrieve_error
 from efficientquant_controller.fleet.variants import Variant
 from efficientquant_controller.model import Artifact, Calibration, Device, Weights
 
@@ -34,7 +35,6 @@ from efficientquant_controller.model import Artifact, Calibration, Device, Weigh
 BUILD_SEED = 0
 # Increment it when the same request makes another artifact than before, so that stored artifacts are built again.
 BUILD_VERSION = 3
-CALIBRATION_IMAGES = 32
 # 32 photographs need a tenth of it. A larger archive could fill the disk.
 MAX_UNPACKED_BYTES = 1 << 30
 
@@ -104,6 +104,7 @@ class Builder:
         self._checkpoints = checkpoints
         self._pool: ProcessPoolExecutor | None = None
         self._waiting = 0
+        self._closing = False
 
     def canonical_recipes(self, recipes: tuple[str, ...]) -> tuple[str, ...]:
         """Return the canonical names of recipes without duplicates.
@@ -177,6 +178,7 @@ class Builder:
 
     def close(self) -> None:
         """End the child process, even during a build."""
+        self._closing = True
         pool, self._pool = self._pool, None
         if pool is not None:
             if self._waiting:
@@ -202,7 +204,7 @@ class Builder:
         self._waiting += 1
         try:
             answer = asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
-            answer.add_done_callback(_retrieve_error)
+            answer.add_done_callback(retrieve_error)
             await asyncio.wait({answer})
             return self._result(answer)
         finally:
@@ -220,7 +222,11 @@ class Builder:
             return answer.result()
         if isinstance(error, BrokenProcessPool):
             self._pool = None
+            if self._closing:
+                raise BuildError("the controller stops; start the campaign again when it is back") from error
             raise BuildProcessError("the build process died (out of memory, or a crash in native code)") from error
+        if is_full(error):
+            raise StoreError(f"no room to build: {error}; make room in {self._artifacts.root}") from error
         LOG.error("a build failed unexpectedly", exc_info=error)
         raise BuildError(f"{type(error).__name__}: {error} (a bug; the controller's log has the traceback)") from error
 
@@ -234,13 +240,6 @@ class Builder:
                 self._pool = None
 
         asyncio.get_running_loop().call_later(after_s, end)
-
-
-def _retrieve_error(answer: asyncio.Future[Any]) -> None:
-    """Retrieve a build's error, so that asyncio does not log it."""
-    # Nobody awaits the answer when the build was cancelled or the controller shuts down.
-    if not answer.cancelled():
-        answer.exception()
 
 
 def _die_with_parent() -> None:
@@ -303,15 +302,15 @@ def _build(request: _Request, files: _Files, path: Path, reference: Path) -> dic
     created = _create(request.model, files)
     recipe = get_recipe(request.recipe)
     try:
-        with _images(created, files) as (images, image_provenance, image_notes):
+        with _images(created, recipe, files) as (images, image_provenance, image_notes):
             quantized = quantize(created, recipe, images)
             reference_inputs = _reference_images(created, images)
         exported = export_onnx(quantized, path, target=request.target)
         checked, notes = _check(path, request.target)
-    except LibraryUserError as error:
-        raise UserError(str(error)) from None
     except EfficientQuantError as error:
-        raise BuildError(str(error)) from None
+        if is_full(error.__cause__):
+            raise error.__cause__ from None  # type: ignore[misc]
+        raise (UserError if isinstance(error, LibraryUserError) else BuildError)(str(error)) from None
     reference.write_bytes(make_reference(path, reference_inputs))
     provenance = {"recipe": recipe.to_dict(), **quantized.provenance, **checked}
     if files.images is not None and recipe.needs_calibration:
@@ -358,7 +357,7 @@ def _reference_images(model: Any, images: Any) -> Any:
 
 
 @contextmanager
-def _images(model: Any, files: _Files) -> Iterator[tuple[Any, dict[str, Any], list[str]]]:
+def _images(model: Any, recipe: Any, files: _Files) -> Iterator[tuple[Any, dict[str, Any], list[str]]]:
     """Yield the calibration images in batches, their provenance, and notes.
 
     The images are None when none were uploaded. Raises UserError when they cannot be read.
@@ -376,7 +375,7 @@ def _images(model: Any, files: _Files) -> Iterator[tuple[Any, dict[str, Any], li
                 images_path.symlink_to(files.images.absolute())
             else:
                 _unpack(files.images, images_path)
-            images = open_images(images_path, input_spec(model)).sample(CALIBRATION_IMAGES, BUILD_SEED)
+            images = open_images(images_path, input_spec(model)).sample(recipe.calibration_images, BUILD_SEED)
             batches = [batch for batch, _ in images.batches()]
             notes = [note.replace(images_path.name, files.images_name) for note in images.notes()]
             yield batches, images.provenance(), notes

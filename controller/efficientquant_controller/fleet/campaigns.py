@@ -1,24 +1,23 @@
 """A campaign in memory, on which the coordinator decides.
 
-Every change is written to the store first.
+It is a copy of the store. Every lookup takes the same time, however many devices and runs there are.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 from efficientquant_controller.model import (
     Build,
     Campaign,
-    CampaignState,
     Event,
     Job,
     JobState,
     Run,
     RunState,
 )
+from efficientquant_controller.store.base import Changes
 
-ENDED_JOB = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 ENDED_RUN = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
 
 
@@ -31,6 +30,20 @@ class DeviceTally:
     done: int
     failed: int
     leased: Run | None
+
+
+@dataclass
+class _DeviceRuns:
+    """One device's runs by position, and their counts.
+
+    No run before `next_index` is planned.
+    """
+
+    run_ids: list[str] = field(default_factory=list)
+    next_index: int = 0
+    done: int = 0
+    failed: int = 0
+    leased_id: str = ""
 
 
 class TrackedCampaign:
@@ -49,69 +62,83 @@ class TrackedCampaign:
         self.jobs = {job.job_id: job for job in jobs}
         self.runs = {run.run_id: run for run in runs}
         self.events = list(events)
-        self._by_device: dict[str, list[str]] = defaultdict(list)
-        self._by_job: dict[str, list[str]] = defaultdict(list)
+        self._devices: dict[str, _DeviceRuns] = defaultdict(_DeviceRuns)
+        self._index: dict[str, int] = {}
         for run in sorted(runs, key=lambda run: run.position):
-            self._by_device[self.jobs[run.job_id].device_id].append(run.run_id)
-            self._by_job[run.job_id].append(run.run_id)
+            entry = self._devices[self.device_of(run)]
+            self._index[run.run_id] = len(entry.run_ids)
+            entry.run_ids.append(run.run_id)
+            self._count(entry, run, 1)
+
+    def become(self, other: "TrackedCampaign") -> None:
+        """Take over everything from what was read again."""
+        vars(self).update(vars(other))
 
     @property
     def campaign_id(self) -> str:
         """The campaign's id."""
         return self.campaign.campaign_id
 
-    def runs_on(self, device_id: str) -> list[Run]:
-        """Return a device's runs, by position."""
-        return [self.runs[run_id] for run_id in self._by_device[device_id]]
-
-    def runs_of(self, job_id: str) -> list[Run]:
-        """Return a job's runs, by position."""
-        return [self.runs[run_id] for run_id in self._by_job[job_id]]
+    def device_of(self, run: Run) -> str:
+        """Return the id of a run's device."""
+        return self.jobs[run.job_id].device_id
 
     def leased_on(self, device_id: str) -> Run | None:
         """Return the run that is leased to the device, or None."""
-        return next((run for run in self.runs_on(device_id) if run.state is RunState.LEASED), None)
+        entry = self._devices.get(device_id)
+        return self.runs[entry.leased_id] if entry and entry.leased_id else None
 
     def leased_devices(self) -> set[str]:
         """Return the devices that have a leased run."""
-        return {self.jobs[run.job_id].device_id for run in self.runs.values() if run.state is RunState.LEASED}
+        return {device_id for device_id, entry in self._devices.items() if entry.leased_id}
 
-    def jobs_of_build(self, build: Build) -> list[Job]:
-        """Return the jobs of an artifact, one per device of its target."""
-        wanted = (build.model, build.recipe, build.target)
-        return [job for job in self.jobs.values() if (job.model, job.recipe, job.target) == wanted]
+    def next_run(self, device_id: str) -> Run | None:
+        """Return the device's first planned run whose job is queued, or None."""
+        entry = self._devices.get(device_id)
+        if entry is None:
+            return None
+        while entry.next_index < len(entry.run_ids):
+            if self.runs[entry.run_ids[entry.next_index]].state is RunState.PLANNED:
+                break
+            entry.next_index += 1
+        # It ends at once, unless the job of that run is not queued.
+        for index in range(entry.next_index, len(entry.run_ids)):
+            run = self.runs[entry.run_ids[index]]
+            if run.state is RunState.PLANNED and self.jobs[run.job_id].state is JobState.QUEUED:
+                return run
+        return None
 
     def tallies(self) -> list[DeviceTally]:
         """Return each device's progress."""
         return [self._tally(device_id) for device_id in self.campaign.devices]
 
-    def final_state(self) -> CampaignState | None:
-        """Return the campaign's final state, or None while a job is open."""
-        states = {job.state for job in self.jobs.values()}
-        if not states <= ENDED_JOB:
-            return None
-        return CampaignState.FAILED if JobState.FAILED in states else CampaignState.SUCCEEDED
+    def copy(self, changes: Changes) -> list[Run]:
+        """Copy the rows that a transaction returned.
 
-    def move_campaign(self, state: CampaignState, ended_unix_s: float | None = None) -> None:
-        """Change the campaign's state."""
-        self.campaign = replace(self.campaign, state=state, ended_unix_s=ended_unix_s)
+        Returns the runs that were leased before and are not any more.
+        """
+        self.campaign = changes.campaign or self.campaign
+        self.builds |= {(build.model, build.recipe, build.target): build for build in changes.builds}
+        self.jobs |= {job.job_id: job for job in changes.jobs}
+        self.events += changes.events
+        return [run for run in changes.runs if self._put(run)]
 
-    def move_job(self, job_id: str, state: JobState, failure_type: str = "", failure_message: str = "") -> None:
-        """Change a job's state."""
-        self.jobs[job_id] = replace(
-            self.jobs[job_id], state=state, failure_type=failure_type, failure_message=failure_message
-        )
+    def _put(self, run: Run) -> bool:
+        before, entry = self.runs[run.run_id], self._devices[self.device_of(run)]
+        self._count(entry, before, -1)
+        self.runs[run.run_id] = run
+        self._count(entry, run, 1)
+        if run.state is RunState.PLANNED:
+            entry.next_index = min(entry.next_index, self._index[run.run_id])
+        return before.state is RunState.LEASED and run.state is not RunState.LEASED
 
-    def move_run(self, run: Run, state: RunState) -> None:
-        """Change a run's state."""
-        self.runs[run.run_id] = replace(run, state=state)
+    @staticmethod
+    def _count(entry: _DeviceRuns, run: Run, sign: int) -> None:
+        entry.done += sign * (run.state in ENDED_RUN)
+        entry.failed += sign * (run.state is RunState.FAILED)
+        if run.state is RunState.LEASED:
+            entry.leased_id = run.run_id if sign > 0 else ""
 
     def _tally(self, device_id: str) -> DeviceTally:
-        runs = self.runs_on(device_id)
-        return DeviceTally(
-            device_id,
-            total=len(runs),
-            done=sum(run.state in ENDED_RUN for run in runs),
-            failed=sum(run.state is RunState.FAILED for run in runs),
-            leased=self.leased_on(device_id),
-        )
+        entry = self._devices[device_id]
+        return DeviceTally(device_id, len(entry.run_ids), entry.done, entry.failed, self.leased_on(device_id))

@@ -17,6 +17,7 @@ class Assign:
     artifact: Artifact
     backend: Backend
     measurement: Measurement
+    lease_id: str
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,11 @@ class Session:
 
     device: Device
     active_run_ids: frozenset[str]
+    problem: str = ""  # why the agent takes no new run
     commands: asyncio.Queue[Command | None] = field(default_factory=asyncio.Queue)
     last_heard_s: float = field(default_factory=time.monotonic)
     progress: Progress | None = None
     last_assigned_s: float = 0.0
-    last_touched_s: float = field(default_factory=time.monotonic)
 
     @property
     def device_id(self) -> str:
@@ -118,9 +119,10 @@ class Liveness:
         """Return the sessions that were silent for longer than the lease."""
         return [session for session in self._sessions.values() if now_s - session.last_heard_s > self.lease_s]
 
-    def take_expired(self, now_s: float) -> list[str]:
-        """Return the lost devices whose lease has expired, and forget them."""
-        expired = [device for device, since in self._lost.items() if now_s - since > self.lease_s]
-        for device in expired:
-            del self._lost[device]
-        return expired
+    def expired(self, now_s: float) -> list[str]:
+        """Return the lost devices whose lease has expired."""
+        return [device for device, since in self._lost.items() if now_s - since > self.lease_s]
+
+    def forget(self, device_id: str) -> None:
+        """Stop to wait for a lost device."""
+        self._lost.pop(device_id, None)

@@ -2,7 +2,7 @@
 
 import random
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 
 from efficientquant_controller.fleet.variants import Variant
 from efficientquant_controller.model import (
@@ -10,14 +10,10 @@ from efficientquant_controller.model import (
     Campaign,
     Device,
     Job,
-    JobState,
     Measurement,
     Run,
-    RunState,
 )
 
-# A run during which its board was lost this often is not tried again, since the run may be the cause.
-MAX_ATTEMPTS = 3
 # A Jetson Nano builds an engine in minutes, and takes longer when it swaps.
 ENGINE_BUILD_S = 3600.0
 
@@ -50,36 +46,6 @@ def plan_campaign(
                 runs.append(Run(_new_id(), job.job_id, repeat, position))
                 position += 1
     return builds, jobs, runs
-
-
-def next_run(runs: Iterable[Run], jobs: dict[str, Job]) -> Run | None:
-    """Return the first planned run whose job is queued, or None.
-
-    `runs` are those of one device, by position.
-    """
-    for run in runs:
-        if run.state is RunState.PLANNED and jobs[run.job_id].state is JobState.QUEUED:
-            return run
-    return None
-
-
-def is_free(device_id: str, board_id: str, busy: Collection[tuple[str, str]]) -> bool:
-    """Tell whether neither the device nor its board has a run.
-
-    `busy` holds (device id, board id) of the devices with a leased run. Two measurements on one board would disturb
-    each other.
-    """
-    return all(device_id != other and (not board_id or board_id != board) for other, board in busy)
-
-
-def settled_state(runs: Sequence[Run]) -> JobState | None:
-    """Return a job's final state, or None while a run is open."""
-    states = {run.state for run in runs}
-    if states & {RunState.PLANNED, RunState.LEASED}:
-        return None
-    if RunState.FAILED in states:
-        return JobState.FAILED
-    return JobState.CANCELLED if RunState.CANCELLED in states else JobState.SUCCEEDED
 
 
 def run_timeout_s(measurement: Measurement, *, builds_engine: bool = False) -> float:

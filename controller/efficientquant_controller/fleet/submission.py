@@ -4,19 +4,21 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from efficientquant_controller import bounds
 from efficientquant_controller.config import DEFAULT_REPEATS, PAPER_REPEATS, measurement_for
-from efficientquant_controller.errors import FleetError, UserError
+from efficientquant_controller.errors import FleetError, StoreError, UserError
 from efficientquant_controller.fleet.abilities import choose_devices, require_abilities
 from efficientquant_controller.fleet.artifacts import ContentStore
 from efficientquant_controller.fleet.builds import Builder, BuildProcessError, Source, build_key
 from efficientquant_controller.fleet.campaigns import TrackedCampaign
 from efficientquant_controller.fleet.coordinator import Coordinator
+from efficientquant_controller.fleet.ledger import FIRST_PAUSE_S, LONGEST_PAUSE_S
+from efficientquant_controller.fleet.owner import retrieve_error
 from efficientquant_controller.fleet.scheduling import plan_campaign
 from efficientquant_controller.fleet.variants import choose_variant
 from efficientquant_controller.model import (
@@ -31,6 +33,7 @@ from efficientquant_controller.model import (
 from efficientquant_controller.store.base import Store
 
 LOG = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,15 @@ class Submissions:
             paper=request.paper,
         )
         tracked = TrackedCampaign(campaign, *plan_campaign(campaign, devices))
+        # A client that goes away meanwhile must not leave a campaign that nobody builds.
+        beginning = asyncio.create_task(self._begin(tracked))
+        beginning.add_done_callback(retrieve_error)
+        await asyncio.shield(beginning)
+        return tracked
+
+    async def _begin(self, tracked: TrackedCampaign) -> None:
         await self._coordinator.start(tracked)
         self.build(tracked)
-        return tracked
 
     def build(self, tracked: TrackedCampaign) -> None:
         """Build a campaign's artifacts in the background."""
@@ -129,7 +138,7 @@ class Submissions:
             for build in tuple(tracked.builds.values()):
                 if build.state is not BuildState.READY:
                     await self._build_one(tracked, build)
-        await self._coordinator.builds_done(tracked)
+        await _until_stored(lambda: self._coordinator.builds_done(tracked))
 
     async def _build_one(self, tracked: TrackedCampaign, build: Build) -> None:
         await self._move_build(tracked, build, BuildState.BUILDING)
@@ -137,11 +146,14 @@ class Submissions:
         key = build_key(build.model, build.recipe, build.target, source)
         build = replace(build, build_key=key)
         try:
-            artifact = await self._stored_artifact(key) or await self._make(build, source, key)
+            artifact = await _until_stored(lambda: self._find_or_make(build, source, key))
         except FleetError as error:
             await self._move_build(tracked, build, BuildState.FAILED, str(error))
         else:
             await self._move_build(tracked, build, BuildState.READY, "; ".join(artifact.notes), artifact.sha256)
+
+    async def _find_or_make(self, build: Build, source: Source, key: str) -> Artifact:
+        return await self._stored_artifact(key) or await self._make(build, source, key)
 
     async def _stored_artifact(self, key: str) -> Artifact | None:
         artifact = await asyncio.to_thread(self._store.find_artifact, key)
@@ -152,14 +164,14 @@ class Submissions:
 
     async def _make(self, build: Build, source: Source, key: str) -> Artifact:
         made = await self._builder.build(build.model, build.recipe, build.target, source)
-        await asyncio.to_thread(self._store.add_artifact, made, key)
+        await _until_stored(lambda: asyncio.to_thread(self._store.add_artifact, made, key))
         return made
 
     async def _move_build(
         self, tracked: TrackedCampaign, build: Build, state: BuildState, message: str = "", sha256: str | None = None
     ) -> None:
         moved = replace(build, state=state, message=message, artifact_sha256=sha256)
-        await self._coordinator.build_moved(tracked, moved)
+        await _until_stored(lambda: self._coordinator.build_moved(tracked, moved))
 
     def _start(self, tracked: TrackedCampaign, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work, name=f"build {tracked.campaign_id}")
@@ -176,10 +188,27 @@ class Submissions:
 
     async def _abandon(self, tracked: TrackedCampaign, why: str) -> None:
         """Fail every unfinished build, so that the campaign can end."""
+        await asyncio.sleep(LONGEST_PAUSE_S)  # what fails here too must not fill the log
         for build in tuple(tracked.builds.values()):
             if build.state is not BuildState.READY:
                 await self._move_build(tracked, build, BuildState.FAILED, why)
-        await self._coordinator.builds_done(tracked)
+        await _until_stored(lambda: self._coordinator.builds_done(tracked))
+
+
+async def _until_stored(call: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Call until the database takes it, in growing pauses.
+
+    An artifact that took an hour must not be lost to a database that is locked for a minute.
+    """
+    pause_s = FIRST_PAUSE_S
+    while True:
+        try:
+            return await call()
+        except StoreError as error:
+            if pause_s == FIRST_PAUSE_S:
+                LOG.warning("a build waits: %s", error)
+            await asyncio.sleep(pause_s)
+            pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
 
 
 def _check_counts(request: CampaignRequest) -> None:

@@ -1,6 +1,8 @@
 """The gRPC service for agents: sessions, artifacts and results."""
 
 import asyncio
+import logging
+import os
 import time
 from collections.abc import AsyncIterator
 
@@ -11,13 +13,15 @@ from efficientquant_protos.v1 import fleet_pb2_grpc
 
 import efficientquant_controller
 from efficientquant_controller.config import ServerConfig
-from efficientquant_controller.errors import UserError, VersionSkewError
+from efficientquant_controller.errors import StoreError, UserError, VersionSkewError
 from efficientquant_controller.fleet.artifacts import ContentStore
 from efficientquant_controller.fleet.coordinator import Coordinator
 from efficientquant_controller.fleet.liveness import Assign, CancelRun, Command, Progress, Session
 from efficientquant_controller.server import convert
 
+LOG = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 20
+LARGE_BYTES = 256 << 10
 # A thread reads this much from the disk at once. It is then sent in chunks.
 READ_BYTES = 8 * CHUNK_BYTES
 
@@ -43,24 +47,27 @@ class AgentGateway(fleet_pb2_grpc.AgentGatewayServicer):
             yield self._welcome()
             while (command := await session.commands.get()) is not None:
                 yield _command_to_wire(command)
+            if reader.done():
+                reader.result()  # raises for a message that cannot be decoded
         finally:
             reader.cancel()
-            await self._coordinator.close_session(session)
+            self._coordinator.close_session(session)
 
     async def FetchArtifact(
         self, request: pb.FetchArtifactRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.Chunk]:
         """Send an artifact from a byte offset to its end.
 
-        Raises NotFoundError when it is not stored, and UserError when the offset is beyond its end.
+        Raises NotFoundError when it is not stored, StoreError when it cannot be read, and UserError when the offset is
+        beyond its end.
         """
-        path = self._artifacts.path(request.sha256)
-        if request.offset > path.stat().st_size:
-            raise UserError(
-                f"artifact {request.sha256} has {path.stat().st_size} bytes, so it cannot be sent from byte "
-                f"{request.offset}; fetch it from the start"
-            )
-        with path.open("rb") as file:
+        with self._artifacts.reading(request.sha256) as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            if request.offset > size_bytes:
+                raise UserError(
+                    f"artifact {request.sha256} has {size_bytes} bytes, so it cannot be sent from byte "
+                    f"{request.offset}; fetch it from the start"
+                )
             file.seek(request.offset)
             offset = request.offset
             while block := await asyncio.to_thread(file.read, READ_BYTES):
@@ -69,8 +76,22 @@ class AgentGateway(fleet_pb2_grpc.AgentGatewayServicer):
                 offset += len(block)
 
     async def ReportRun(self, request: pb.ReportRunRequest, context: grpc.aio.ServicerContext) -> pb.ReportRunResponse:
-        """Commit a result, then answer."""
-        new = await self._coordinator.record_result(convert.result_from_wire(request.result))
+        """Commit a result, then answer.
+
+        Raises DamagedMessageError when its bytes changed on the way, StoreError when a retry can help, and another
+        UserError for a result that is never accepted.
+        """
+        # A long run's result takes seconds to parse, which must not delay heartbeats.
+        is_large = len(request.encoded_result) > LARGE_BYTES
+        read = convert.report_from_wire
+        try:
+            report = await asyncio.to_thread(read, request) if is_large else read(request)
+            new = await self._coordinator.record_result(report.result, report.lease_id, report.sha256)
+        except StoreError:
+            raise
+        except UserError as error:
+            LOG.warning("a result was refused: %s", error)
+            raise
         return pb.ReportRunResponse(committed=True, duplicate=not new)
 
     async def Ping(self, request: pb.PingRequest, context: grpc.aio.ServicerContext) -> pb.PingResponse:
@@ -90,7 +111,13 @@ class AgentGateway(fleet_pb2_grpc.AgentGatewayServicer):
             raise UserError("the hello names no device; give the agent a --name")
         snapshot = convert.snapshot_from_wire(hello.device)
         return await self._coordinator.open_session(
-            hello.device_id, hello.name, hello.agent_version, hello.session_epoch, snapshot, hello.active_run_ids
+            hello.device_id,
+            hello.name,
+            hello.agent_version,
+            hello.session_epoch,
+            snapshot,
+            hello.active_run_ids,
+            hello.problem,
         )
 
     async def _listen(self, events: AsyncIterator[pb.AgentEvent], session: Session) -> None:
@@ -98,7 +125,7 @@ class AgentGateway(fleet_pb2_grpc.AgentGatewayServicer):
             async for event in events:
                 kind = event.WhichOneof("event")
                 if kind == "heartbeat":
-                    self._coordinator.heard(session, event.heartbeat.active_run_ids)
+                    self._coordinator.heard(session, event.heartbeat.active_run_ids, event.heartbeat.problem)
                 elif kind == "progress":
                     progress = event.progress
                     self._coordinator.progressed(session, Progress(progress.run_id, progress.phase, progress.fraction))
@@ -129,7 +156,7 @@ def _check_version(hello: pb.Hello) -> None:
 def _command_to_wire(command: Command) -> pb.ControllerCommand:
     if isinstance(command, Assign):
         assignment = convert.assignment_to_wire(
-            command.run, command.job, command.artifact, command.backend, command.measurement
+            command.run, command.job, command.artifact, command.backend, command.measurement, command.lease_id
         )
         return pb.ControllerCommand(assignment=assignment)
     if isinstance(command, CancelRun):

@@ -1,14 +1,16 @@
 """Conversion between wire messages and the controller's records."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from efficientquant_protos.v1 import fleet_pb2 as pb
+from google.protobuf.message import DecodeError
 
 from efficientquant_controller.analysis.facts import finite_number
 from efficientquant_controller.analysis.telemetry import HOT_ZONES
-from efficientquant_controller.errors import UserError
+from efficientquant_controller.errors import DamagedMessageError, UnstorableError, UserError
 from efficientquant_controller.fleet.scheduling import run_timeout_s
 from efficientquant_controller.model import (
     Agreement,
@@ -31,6 +33,7 @@ from efficientquant_controller.model import (
     Weights,
     Window,
 )
+from efficientquant_controller.store.base import Report
 
 
 def snapshot_from_wire(message: pb.DeviceSnapshot) -> DeviceSnapshot:
@@ -59,8 +62,11 @@ def snapshot_to_wire(snapshot: DeviceSnapshot) -> pb.DeviceSnapshot:
     )
 
 
-def device_to_wire(device: Device, state: str) -> pb.Device:
-    """Write a device and its `state`: "idle", "busy" or "offline"."""
+def device_to_wire(device: Device, state: str, problem: str = "") -> pb.Device:
+    """Write a device and its `state`: "idle", "busy" or "offline".
+
+    `problem` says why its agent takes no new run.
+    """
     return pb.Device(
         device_id=device.device_id,
         name=device.name or "",
@@ -68,6 +74,7 @@ def device_to_wire(device: Device, state: str) -> pb.Device:
         last_seen_unix_s=device.last_seen_unix_s,
         agent_version=device.agent_version,
         snapshot=snapshot_to_wire(device.snapshot),
+        problem=problem,
     )
 
 
@@ -97,7 +104,7 @@ def measurement_to_wire(measurement: Measurement) -> pb.Measurement:
 
 
 def assignment_to_wire(
-    run: Run, job: Job, artifact: Artifact, backend: Backend, measurement: Measurement
+    run: Run, job: Job, artifact: Artifact, backend: Backend, measurement: Measurement, lease_id: str
 ) -> pb.Assignment:
     """Write the assignment of one run."""
     return pb.Assignment(
@@ -115,6 +122,7 @@ def assignment_to_wire(
         target=job.target,
         builder_flags=artifact.builder_flags,
         reference=_reference_to_wire(artifact),
+        lease_id=lease_id,
     )
 
 
@@ -129,6 +137,25 @@ def changes_from_wire(message: pb.SubmitCampaignRequest) -> dict[str, Any]:
     changes = {name: value for name in _CHANGES if (value := getattr(message, name))}
     optional = _read_optional(message, _OPTIONAL_CHANGES)
     return changes | {name: value for name, value in optional.items() if value is not None}
+
+
+def report_from_wire(request: pb.ReportRunRequest) -> Report:
+    """Read a report after a check of its length and SHA-256.
+
+    Raises DamagedMessageError when they differ, and UnstorableError when the bytes are no result.
+    """
+    encoded = request.encoded_result
+    if not encoded and not request.sha256 and request.HasField("result"):  # from an agent of protocol 3
+        return Report(result_from_wire(request.result))
+    if len(encoded) != request.size_bytes or hashlib.sha256(encoded).hexdigest() != request.sha256:
+        raise DamagedMessageError(
+            "the result arrived damaged: its length or SHA-256 is not the device's; send it again"
+        )
+    try:
+        message = pb.RunResult.FromString(encoded)
+    except DecodeError as error:
+        raise UnstorableError("the report is no result that this release can read") from error
+    return Report(result_from_wire(message), message.lease_id, request.sha256)
 
 
 def result_from_wire(message: pb.RunResult) -> RunResult:

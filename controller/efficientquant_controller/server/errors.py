@@ -6,20 +6,27 @@ from importlib.metadata import version
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
 from efficientquant_controller.errors import (
+    DamagedMessageError,
     FleetError,
+    LeaseHeldError,
+    LeaseLostError,
     NameTakenError,
     NotFoundError,
     StaleSessionError,
+    StoreBusyError,
     StoreError,
     StoreVersionError,
+    UnstorableError,
     UserError,
     VersionSkewError,
 )
 
 LOG = logging.getLogger(__name__)
+ANSWERED = (("efficientquant-answered", "1"),)
 
 # The messages of these errors are sent to the client. Every other error is a bug.
 STATUS_BY_ERROR: dict[type[FleetError], StatusCode] = {
@@ -27,7 +34,12 @@ STATUS_BY_ERROR: dict[type[FleetError], StatusCode] = {
     NameTakenError: StatusCode.ALREADY_EXISTS,
     VersionSkewError: StatusCode.FAILED_PRECONDITION,
     StaleSessionError: StatusCode.ABORTED,
+    DamagedMessageError: StatusCode.DATA_LOSS,
+    UnstorableError: StatusCode.INVALID_ARGUMENT,
     StoreVersionError: StatusCode.FAILED_PRECONDITION,
+    StoreBusyError: StatusCode.UNAVAILABLE,
+    LeaseHeldError: StatusCode.UNAVAILABLE,
+    LeaseLostError: StatusCode.UNAVAILABLE,
     StoreError: StatusCode.UNAVAILABLE,
     UserError: StatusCode.INVALID_ARGUMENT,
     FleetError: StatusCode.INTERNAL,
@@ -53,8 +65,58 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         answers = "stream" if handler.response_streaming else "unary"
         inner = getattr(handler, f"{requests}_{answers}")
         make = getattr(grpc, f"{requests}_{answers}_rpc_method_handler")
-        wrapped = _wrap_stream(inner) if handler.response_streaming else _wrap_unary(inner)
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+        checked = _check_each(inner) if handler.request_streaming else _check_one(inner)
+        wrapped = _wrap_stream(checked) if handler.response_streaming else _wrap_unary(checked)
+        return make(wrapped, _read_or_keep(handler.request_deserializer), handler.response_serializer)
+
+
+class _Undecodable:
+    """A message that is not what its method takes."""
+
+
+def _read_or_keep(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Return a deserializer that never raises.
+
+    gRPC would log a traceback for each damaged message.
+    """
+
+    def deserialize(data: bytes) -> Any:
+        try:
+            return read(data)
+        except DecodeError:
+            return _Undecodable()
+
+    return deserialize
+
+
+def _checked(message: Any) -> Any:
+    if isinstance(message, _Undecodable):
+        raise DamagedMessageError(
+            "the message cannot be decoded; it was damaged on the way, or it is of another program"
+        )
+    return message
+
+
+def _check_one(inner: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse a request that cannot be decoded."""
+
+    def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        return inner(_checked(request), context)
+
+    return call
+
+
+def _check_each(inner: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse a stream of requests at the first that cannot be decoded."""
+
+    async def read(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            yield _checked(request)
+
+    def call(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext) -> Any:
+        return inner(read(requests), context)
+
+    return call
 
 
 def _refusal(method: str) -> Callable[..., Awaitable[None]]:
@@ -94,4 +156,5 @@ def _wrap_stream(inner: Callable[..., AsyncIterator[Any]]) -> Callable[..., Asyn
 async def _abort(context: grpc.aio.ServicerContext, error: FleetError) -> None:
     if not isinstance(error, UserError):
         LOG.warning("%s: %s", type(error).__name__, error)
-    await context.abort(status_of(error), str(error))
+    # An agent tells by it that the controller answered, and not the network.
+    await context.abort(status_of(error), str(error), trailing_metadata=ANSWERED)

@@ -44,6 +44,7 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
             devices=[self._device(device) for device in devices],
             controller_unix_s=time.time(),
             protocol_version=PROTOCOL_VERSION,
+            problem=self._coordinator.problem,
         )
 
     async def ForgetDevice(
@@ -87,6 +88,7 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
             backend=request.backend,
             changes=convert.changes_from_wire(request),
         )
+        self._coordinator.require_store()
         tracked = await self._submissions.submit(campaign_request)
         return await self._campaign(tracked)
 
@@ -152,13 +154,15 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
             yield pb.RunRow(columns_json=json.dumps(dict(row), allow_nan=False), latency_s=latency_s)
 
     def _device(self, device: Device) -> pb.Device:
-        return convert.device_to_wire(device, self._coordinator.device_state(device.device_id))
+        session = self._coordinator.session(device.device_id)
+        state = self._coordinator.device_state(device.device_id)
+        return convert.device_to_wire(device, state, session.problem if session else "")
 
     async def _campaign(self, tracked: TrackedCampaign) -> pb.Campaign:
         return convert.campaign_to_wire(tracked.campaign, await self._names())
 
     async def _names(self) -> dict[str, str]:
-        return {device.device_id: device.name or "" for device in await asyncio.to_thread(self._store.devices)}
+        return dict(await asyncio.to_thread(self._store.device_names))
 
     async def _status(self, tracked: TrackedCampaign) -> pb.CampaignStatus:
         names = await self._names()

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -58,7 +59,18 @@ def test_a_name_that_is_no_hash_is_not_looked_for(store: ContentStore, name: str
 
 
 def test_half_files_of_a_killed_controller_are_removed(store: ContentStore) -> None:
-    """A store deletes partial files when it opens."""
+    """A store deletes partial files when its controller cleans up, and not when it opens."""
     store.scratch().write_bytes(b"half")
-    ContentStore(store.root)
+    opened = ContentStore(store.root)
+    assert len(list((store.root / "incoming").iterdir())) == 1
+    opened.clean()
     assert list((store.root / "incoming").iterdir()) == []
+
+
+def test_a_folder_that_was_removed_is_made_again(store: ContentStore) -> None:
+    """A removed folder costs its files, and takes new ones."""
+    shutil.rmtree(store.root)
+    scratch = store.scratch()
+    scratch.write_bytes(CONTENT)
+    assert store.adopt(scratch) == (SHA256, len(CONTENT))
+    assert store.path(SHA256).read_bytes() == CONTENT

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from efficientquant.recipe import get_recipe
 from efficientquant_controller.errors import NotFoundError, UserError
 from efficientquant_controller.fleet.artifacts import ContentStore
 from efficientquant_controller.fleet.builds import (
@@ -38,7 +39,7 @@ def test_notes_name_the_users_files(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "upload", "w") as archive:
         archive.writestr("cat/flat.png", content.getvalue())
     files = _Files(tmp_path / "ab12", "run.pth", tmp_path / "upload", "photos.zip")
-    with _images(model, files) as (_, _, notes):
+    with _images(model, get_recipe("int8"), files) as (_, _, notes):
         assert notes == ["data photos.zip: flat.png: all pixels are equal"]
     assert _by_users_name("checkpoint ab12: averaged", files) == "checkpoint run.pth: averaged"
 
@@ -139,7 +140,10 @@ def test_uploaded_images_that_cannot_be_used_are_one_sentence(
             archive.writestr("cat.png", b"no image")
     if kind == "too large":
         monkeypatch.setattr("efficientquant_controller.fleet.builds.MAX_UNPACKED_BYTES", 4)
-    with pytest.raises(UserError) as caught, _images(mobilevit, _Files("random", "", path, "photos.zip")):
+    with (
+        pytest.raises(UserError) as caught,
+        _images(mobilevit, get_recipe("int8"), _Files("random", "", path, "photos.zip")),
+    ):
         pass
     assert str(caught.value).startswith(
         {"no archive": "photos.zip is no archive", "no image": "data photos.zip/cat.png: is no image"}.get(

@@ -1,4 +1,4 @@
-"""Tests of the rules that plan and select runs."""
+"""Tests of the rules that plan runs."""
 
 import itertools
 from dataclasses import replace
@@ -7,11 +7,8 @@ import pytest
 from efficientquant_controller.config import TIERS
 from efficientquant_controller.fleet.scheduling import (
     ENGINE_BUILD_S,
-    is_free,
-    next_run,
     plan_campaign,
     run_timeout_s,
-    settled_state,
 )
 from efficientquant_controller.fleet.variants import Variant
 from efficientquant_controller.model import (
@@ -19,10 +16,6 @@ from efficientquant_controller.model import (
     CampaignState,
     Device,
     DeviceSnapshot,
-    Job,
-    JobState,
-    Run,
-    RunState,
     Weights,
 )
 
@@ -87,47 +80,6 @@ def test_the_order_is_random_and_follows_the_seed() -> None:
     assert order_of(CAMPAIGN, "d1") == order_of(CAMPAIGN, "d1")
     assert order_of(CAMPAIGN, "d1") != order_of(replace(CAMPAIGN, seed=8), "d1")
     assert order_of(CAMPAIGN, "d1") != order_of(CAMPAIGN, "d2")
-
-
-def test_the_next_run_is_the_first_whose_job_is_queued() -> None:
-    """Ended runs, and runs of jobs without an artifact, are skipped."""
-    jobs = {"p": Job("p", "c", "d", "m", "r", JobState.PENDING), "q": Job("q", "c", "d", "m", "r", JobState.QUEUED)}
-    done = Run("1", "q", 0, 0, RunState.SUCCEEDED)
-    pending = Run("2", "p", 0, 1)
-    ready = Run("3", "q", 1, 2)
-    assert next_run([done, pending, ready], jobs) is ready
-    assert next_run([done, pending], jobs) is None
-
-
-@pytest.mark.parametrize(
-    ("device", "board", "busy", "free"),
-    [
-        ("d1", "b1", set(), True),
-        ("d1", "b1", {("d1", "b1")}, False),
-        ("d1", "b1", {("d2", "b1")}, False),
-        ("d1", "b1", {("d2", "b2")}, True),
-        ("d1", "", {("d2", "")}, True),  # two boards without an id are not one board
-    ],
-)
-def test_a_board_measures_one_thing_at_a_time(device: str, board: str, busy: set[tuple[str, str]], free: bool) -> None:
-    """A device is free when neither it nor another agent on its board has a run."""
-    assert is_free(device, board, busy) is free
-
-
-@pytest.mark.parametrize(
-    ("states", "settled"),
-    [
-        ("succeeded succeeded", "succeeded"),
-        ("succeeded planned", None),
-        ("leased failed", None),
-        ("failed cancelled succeeded", "failed"),
-        ("succeeded cancelled", "cancelled"),
-    ],
-)
-def test_a_job_ends_with_its_last_run(states: str, settled: str | None) -> None:
-    """A failed run fails the job, but an unfinished run keeps it open."""
-    runs = [Run(str(i), "j", i, i, RunState(state)) for i, state in enumerate(states.split())]
-    assert settled_state(runs) == settled
 
 
 @pytest.mark.parametrize("tier", TIERS.values(), ids=TIERS)

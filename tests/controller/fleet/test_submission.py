@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from efficientquant_controller.config import PAPER_REPEATS
-from efficientquant_controller.errors import UserError
+from efficientquant_controller.errors import StoreError, UserError
+from efficientquant_controller.fleet import submission
 from efficientquant_controller.fleet.artifacts import ContentStore
 from efficientquant_controller.fleet.builds import Builder, BuildProcessError
 from efficientquant_controller.fleet.campaigns import TrackedCampaign
@@ -322,3 +323,49 @@ def test_a_check_that_runs_out_of_memory_is_a_refusal(fleet: Callable) -> None:
         run(submissions.submit(REQUEST))
 
     assert coordinator.started == []
+
+
+def test_a_full_disk_delays_a_build_and_fails_nothing(fleet: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build that finds no room is tried again until there is some."""
+    submissions, coordinator, builder = fleet(device("pc-1"))
+    build, refusals = builder.build, [StoreError("no room to build"), StoreError("no room to build")]
+
+    async def full_at_first(*request: Any) -> Artifact:
+        if refusals:
+            raise refusals.pop()
+        return await build(*request)
+
+    monkeypatch.setattr(builder, "build", full_at_first)
+    monkeypatch.setattr(submission, "FIRST_PAUSE_S", 0.01)
+
+    run(built(submissions, REQUEST))
+
+    assert [build.state for build in coordinator.moved] == [BuildState.BUILDING, BuildState.READY]
+
+
+def test_a_client_that_goes_away_leaves_a_campaign_that_is_built(fleet: Callable) -> None:
+    """A campaign whose client is cut off while it is recorded is built all the same."""
+    submissions, coordinator, builder = fleet(device("pc-1"))
+
+    async def story() -> None:
+        recorded, go_on, is_built = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def done(tracked: TrackedCampaign) -> None:
+            del tracked
+            is_built.set()
+
+        async def start(tracked: TrackedCampaign) -> None:
+            recorded.set()
+            await go_on.wait()
+            coordinator.started.append(tracked)
+
+        coordinator.start, coordinator.builds_done = start, done
+        call = asyncio.create_task(submissions.submit(REQUEST))
+        await recorded.wait()
+        call.cancel()
+        go_on.set()
+        await asyncio.wait({call})
+        await is_built.wait()
+
+    asyncio.run(asyncio.wait_for(story(), 30))
+    assert builder.made == (("m", "fp32", "onnxruntime"),)

@@ -1,10 +1,12 @@
 """Tests of the conversion between records and messages."""
 
+import hashlib
 import re
 from dataclasses import asdict, fields, replace
 from typing import Any
 
 import pytest
+from efficientquant_controller.errors import DamagedMessageError, UnstorableError
 from efficientquant_controller.fleet.scheduling import run_timeout_s
 from efficientquant_controller.model import (
     Agreement,
@@ -155,9 +157,8 @@ def test_record_and_message_have_the_same_fields() -> None:
         (StageTiming, pb.StageTiming),
         (Series, pb.Series),
     ):
-        assert {field.name for field in fields(record)} == {
-            field.name for field in message.DESCRIPTOR.fields
-        } - OLD_FIELDS
+        names = {field.name for field in message.DESCRIPTOR.fields} - OLD_FIELDS
+        assert {field.name for field in fields(record)} == names - {"lease_id"}, "Report has the lease id"
 
 
 def test_a_snapshot_survives_both_ways() -> None:
@@ -179,9 +180,10 @@ def test_an_assignment_says_what_to_run_and_how(builds_engines: bool) -> None:
     backend = Backend("any", "1", builds_engines=builds_engines)
     run, job = Run("r", "j", 2, 5, attempt=3), Job("j", "c", "d", "m", "int8", target="agx-xavier")
 
-    message = convert.assignment_to_wire(run, job, ARTIFACT, backend, MEASUREMENT)
+    message = convert.assignment_to_wire(run, job, ARTIFACT, backend, MEASUREMENT, "lease")
 
     assert (message.run_id, message.attempt, message.repeat_index, message.backend) == ("r", 3, 2, "any")
+    assert message.lease_id == "lease"
     assert message.artifact == pb.ArtifactRef(sha256="ab" * 32, size_bytes=5)
     assert message.reference == pb.ArtifactRef(sha256="cd" * 32, size_bytes=2**33)
     assert (message.target, list(message.builder_flags)) == ("agx-xavier", ["fp16", "int8"])
@@ -193,7 +195,7 @@ def test_an_artifact_of_an_older_release_has_no_reference() -> None:
     """An artifact without a reference gives an assignment without one."""
     old = replace(ARTIFACT, reference_sha256="", reference_bytes=0)
     run, job = Run("r", "j", 0, 0), Job("j", "c", "d", "m", "int8")
-    message = convert.assignment_to_wire(run, job, old, Backend("trt", "8.2.1"), MEASUREMENT)
+    message = convert.assignment_to_wire(run, job, old, Backend("trt", "8.2.1"), MEASUREMENT, "")
     assert not message.HasField("reference")
 
 
@@ -221,3 +223,43 @@ def test_a_build_says_for_what() -> None:
     message = convert.build_to_wire(build, ARTIFACT)
     assert (message.target, message.state, message.artifact.size_bytes) == ("agx-xavier", "ready", 5)
     assert not convert.build_to_wire(replace(build, state=BuildState.BUILDING), None).HasField("artifact")
+
+
+def request_of(result: pb.RunResult, **changes: Any) -> pb.ReportRunRequest:
+    encoded = result.SerializeToString()
+    facts = {"encoded_result": encoded, "size_bytes": len(encoded), "sha256": hashlib.sha256(encoded).hexdigest()}
+    return pb.ReportRunRequest(**{**facts, **changes})
+
+
+def test_a_report_is_read_only_as_it_was_sent() -> None:
+    """Whichever byte of a report changes, it is refused as damaged, and an intact one keeps its hash and lease."""
+    message = pb.RunResult(run_id="r", lease_id="lease", latency_s=[0.25])
+    intact = request_of(message)
+    report = convert.report_from_wire(intact)
+    assert (report.result.latency_s, report.lease_id, report.sha256) == ((0.25,), "lease", intact.sha256)
+    for index in range(len(intact.encoded_result)):
+        damaged = bytearray(intact.encoded_result)
+        damaged[index] ^= 1
+        with pytest.raises(DamagedMessageError, match="send it again"):
+            convert.report_from_wire(request_of(message, encoded_result=bytes(damaged)))
+
+
+@pytest.mark.parametrize("changes", [{"sha256": ""}, {"size_bytes": 1}, {"encoded_result": b""}])
+def test_a_report_without_its_proof_is_refused(changes: dict[str, Any]) -> None:
+    """A report whose length or hash is missing or wrong is refused as damaged."""
+    with pytest.raises(DamagedMessageError):
+        convert.report_from_wire(request_of(pb.RunResult(run_id="r"), **changes))
+
+
+def test_bytes_that_are_no_result_are_never_asked_for_again() -> None:
+    """Bytes that arrived intact and are no result are refused for good."""
+    garbage = b"\xff\xfe"
+    digest = hashlib.sha256(garbage).hexdigest()
+    with pytest.raises(UnstorableError, match="no result"):
+        convert.report_from_wire(pb.ReportRunRequest(encoded_result=garbage, size_bytes=2, sha256=digest))
+
+
+def test_an_agent_of_protocol_3_can_still_deliver() -> None:
+    """A result without a proof is read, since an older agent delivers what it has before its session is refused."""
+    report = convert.report_from_wire(pb.ReportRunRequest(result=pb.RunResult(run_id="r")))
+    assert (report.result.run_id, report.lease_id, report.sha256) == ("r", "", "")

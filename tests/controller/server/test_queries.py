@@ -13,11 +13,12 @@ import pytest
 from efficientquant_controller.cli.connection import Connection
 from efficientquant_controller.cli.results.results import rows_from_database, si_rows
 from efficientquant_controller.errors import UserError
-from efficientquant_controller.model import Agreement, Finding, RunResult
+from efficientquant_controller.model import Agreement, Finding, JobState, RunResult
 from efficientquant_controller.server.errors import ErrorInterceptor
 from efficientquant_controller.server.fleet_control import FleetControl
 from efficientquant_controller.store.sql import SqlStore, open_store
 from efficientquant_protos.v1 import fleet_pb2_grpc
+from states import report
 
 OLD = Path(__file__).parents[2] / "fixtures" / "databases" / "0.1.0-schema-2.db"
 
@@ -38,14 +39,17 @@ def database(tmp_path: Path) -> str:
 
 def _add_campaign(store: SqlStore) -> None:
     campaign, job, run = store.campaign("c1"), store.job("j1"), store.run("r0")
-    jobs = [replace(job, job_id=name, campaign_id="c2", recipe=name, target="jetson-nano") for name in ("fp32", "int8")]
+    jobs = [
+        replace(job, job_id=name, campaign_id="c2", recipe=name, target="jetson-nano", state=JobState.QUEUED)
+        for name in ("fp32", "int8")
+    ]
     runs = [replace(run, run_id=f"new-{job.job_id}", job_id=job.job_id, state="planned") for job in jobs]
     store.create_campaign(replace(campaign, campaign_id="c2", paper=True), [], jobs, runs)
     result: RunResult = replace(
         store.raw_result("r0"), run_id="new-fp32", conditions={"clocks": "free"}, agreement=Agreement(0.5, 0.9, 7, 8),
         findings=(Finding("processes", "invalid", "another process was on the GPU"),),
     )  # fmt: skip
-    store.record_result(result, 9.0)
+    report(store, result, 9.0)
 
 
 @pytest.fixture

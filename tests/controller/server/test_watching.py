@@ -10,6 +10,7 @@ import pytest
 from efficientquant_controller.fleet.campaigns import TrackedCampaign
 from efficientquant_controller.model import CampaignState
 from efficientquant_controller.server.fleet_control import FleetControl
+from efficientquant_controller.store.base import Changes
 from efficientquant_controller.store.sql import SqlStore, open_store
 from efficientquant_protos.v1 import fleet_pb2 as pb
 
@@ -52,7 +53,8 @@ def test_the_end_is_always_sent(store: SqlStore) -> None:
         states = []
         async for status in control.WatchCampaign(pb.WatchCampaignRequest(campaign_id="c1"), None):
             states.append(status.campaign.state)
-            tracked.move_campaign(CampaignState.SUCCEEDED, 5.0)
+            ended = replace(running, state=CampaignState.SUCCEEDED, ended_unix_s=5.0)
+            tracked.copy(Changes("c1", campaign=ended))
         return states
 
     assert asyncio.run(watch()) == ["running", "succeeded"]

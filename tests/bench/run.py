@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "e2e")]
 
 import accuracy
+import fleet_load
 import idle
 import latency
 import library
@@ -30,7 +31,7 @@ def main() -> int:
     print(f"on {platform.machine()}, {platform.system()} {platform.release()}, Python {platform.python_version()}")
     met = []
     with tempfile.TemporaryDirectory() as folder:
-        for part in (latency, sampler, idle, transfer, structure, accuracy, library, ort_latency):
+        for part in (latency, sampler, idle, transfer, structure, accuracy, library, ort_latency, fleet_load):
             for goal in part.measure(Path(folder)):
                 met.append(goal.met is not False)
                 print(f"{VERDICTS[goal.met]}  {goal.sentence}", flush=True)

@@ -1,0 +1,1 @@
+"""The places in the graph where methods have something to do."""

@@ -1,0 +1,1 @@
+"""Quantizers and operators that no runtime has, written in float operators."""

@@ -23,10 +23,15 @@ if TYPE_CHECKING:
     from efficientquant.graph.blocks import Block, Layer, Operator, Tap, Window
     from efficientquant.graph.inspection import inspect
     from efficientquant.images.data import ImageData, open_images
+    from efficientquant.methods.easyquant import EasyQuant
     from efficientquant.methods.efficientquant import EfficientQuant
     from efficientquant.methods.fp16 import Fp16
     from efficientquant.methods.fp32 import Fp32
+    from efficientquant.methods.hyq import HyQ
     from efficientquant.methods.int8 import Int8
+    from efficientquant.methods.ptq4vit import PTQ4ViT
+    from efficientquant.methods.q_hyvit import QHyViT
+    from efficientquant.methods.repq_vit import RepQViT
     from efficientquant.models import InputSpec, create_model, input_spec, synthetic_images
     from efficientquant.observers import MagnitudeObserver, RangeObserver
     from efficientquant.primitives import CalibratedLog2, DataFreeLog2
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
         ActivationQuantizer,
         AffineQuantizer,
         CodeQuantizer,
+        EmulatedQuantizer,
         Log2Quantizer,
         LogitQuantizer,
     )
@@ -57,13 +63,16 @@ __all__ = [
     "CalibratedLog2",
     "CodeQuantizer",
     "DataFreeLog2",
+    "EasyQuant",
     "EfficientQuant",
+    "EmulatedQuantizer",
     "Evaluation",
     "Feed",
     "FloatType",
     "Fp16",
     "Fp32",
     "Granularity",
+    "HyQ",
     "IdentificationRule",
     "ImageData",
     "InputSpec",
@@ -78,11 +87,14 @@ __all__ = [
     "MagnitudeObserver",
     "Network",
     "Operator",
+    "PTQ4ViT",
+    "QHyViT",
     "QuantizedModel",
     "QuantizedWeight",
     "RangeObserver",
     "RangeRule",
     "Recipe",
+    "RepQViT",
     "Sample",
     "Scope",
     "Tap",
@@ -116,6 +128,7 @@ _LAZY = {
     "CalibratedLog2": "primitives",
     "CodeQuantizer": "quantizers",
     "DataFreeLog2": "primitives",
+    "EmulatedQuantizer": "quantizers",
     "Evaluation": "evaluation",
     "Feed": "workbench.recording",
     "ImageData": "images.data",

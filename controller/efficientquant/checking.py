@@ -1,5 +1,6 @@
 """Verdicts on whether and how a target builds an ONNX file."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import onnx
 
 from efficientquant.artifact.onnx_file import load_onnx
 from efficientquant.installation import require_builder
+from efficientquant.lowering.emulation import Emulation, describe_emulation, read_emulation
 from efficientquant.targets import Runtime, Target, get_target
 from efficientquant.verdicts.build_rules import predict
 from efficientquant.verdicts.build_verdict import BuildVerdict
@@ -43,6 +45,17 @@ def judge(model: onnx.ModelProto, target: Target, *, predict_only: bool = False)
 
     Raises MissingExtraError as `check` does.
     """
-    if predict_only and target.is_tensorrt:
-        return predict(model, target)
-    return _JUDGES[target.runtime](model, target)
+    make = predict if predict_only and target.is_tensorrt else _JUDGES[target.runtime]
+    return _with_emulation(make(model, target), read_emulation(model))
+
+
+def _with_emulation(verdict: BuildVerdict, emulation: dict[str, Emulation]) -> BuildVerdict:
+    """Return a verdict with the float operators that emulate others.
+
+    A file that cannot be built has none to run.
+    """
+    if not emulation or not verdict.builds:
+        return verdict
+    operators = {kind: own.operators for kind, own in emulation.items()}
+    gain = f"{verdict.gain}; emulated in float: {describe_emulation(emulation)}"
+    return dataclasses.replace(verdict, gain=gain, facts={**verdict.facts, "emulation_operators": operators})

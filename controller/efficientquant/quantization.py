@@ -14,6 +14,7 @@ from efficientquant.graph.structure import Manifest
 from efficientquant.images.calibration import CalibrationData, Progress
 from efficientquant.models import InputSpec
 from efficientquant.options import FloatType
+from efficientquant.primitives import require_finite
 from efficientquant.recipe import Recipe
 from efficientquant.workbench import QuantizedWeight, Workbench
 
@@ -72,10 +73,13 @@ def quantize(
     """Quantize a timm classifier by a recipe.
 
     The eager model is not changed. `data` are normalized images (N, C, H, W), or batches of them. Without data, a
-    recipe that calibrates takes 32 synthetic images, and its provenance says so. Raises CaptureError, CalibrationError,
+    recipe that calibrates takes synthetic images, and its provenance says so. Raises CaptureError, CalibrationError,
     DataError, NonFiniteError, and RecipeOrderError for a recipe whose steps are in a wrong order.
     """
+    for name, parameter in model.named_parameters():
+        require_finite(parameter, name)
     workbench = Workbench(model, data, progress)
+    workbench.image_count = recipe.calibration_images
     with torch.no_grad():
         recipe.apply(workbench)
     workbench.graph.recompile()

@@ -20,6 +20,10 @@ ACTIVATION_MARKER = "QuantizeDequantize"
 AFFINE_MARKER = "AffineQuantizeDequantize"
 LOG2_MARKER = "Log2QuantizeDequantize"
 LOGIT_MARKER = "LogitQuantizeDequantize"
+CODES_MARKER = "Codes"
+# Metadata of nodes in the exported graph: what they emulate, and where. A module's `emulates` names the first.
+EMULATED = "efficientquant.emulates"
+EMULATED_AT = "efficientquant.emulates_at"
 
 
 class WeightDequantizer(nn.Module):
@@ -85,6 +89,10 @@ class CodeQuantizer(nn.Module, ABC):
     def marker(self, x: Tensor) -> Tensor:
         """Return the marker node's output."""
 
+    def steps_between(self, codes: Tensor, others: Tensor) -> Tensor:
+        """Return how many steps two tensors of codes are apart."""
+        return codes - others
+
     def forward(self, x: Tensor) -> Tensor:
         """Return x rounded to its codes and back, in the same shape."""
         if not self.enabled:
@@ -130,6 +138,25 @@ class ActivationQuantizer(CodeQuantizer):
         """Return the marker's output, with scale, bits and site as attributes."""
         attributes = {"scale": self.scale, "bits": self.bits, "site": self.site}
         return _marker(ACTIVATION_MARKER, (x,), attributes, x.dtype, x.shape)
+
+
+class EmulatedQuantizer(CodeQuantizer):
+    """A quantizer that no runtime has an operator for.
+
+    An artifact computes `codes` and `decode` in float operators, as the exporter translates them. A subclass defines
+    these two with operators of opset 13.
+    """
+
+    emulates = "quantizer"
+
+    def codes_of(self, rounded: Tensor, x: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the runtime's codes."""
+        return rounded
+
+    def marker(self, x: Tensor) -> Tensor:
+        """Return the decoded codes, which a marker names for the checks."""
+        codes = self.codes(x)
+        return self.decode(_marker(CODES_MARKER, (codes,), {"site": self.site}, codes.dtype, codes.shape))
 
 
 class AffineQuantizer(CodeQuantizer):
@@ -186,6 +213,8 @@ class Log2Quantizer(CodeQuantizer):
     Artifacts leave out a `dropped` quantizer: a deployment variant.
     """
 
+    emulates = "log2 quantizer"
+
     def __init__(self, site: str, codec: Log2Parameters, *, dropped: bool = False) -> None:
         super().__init__(site)
         self.codec = codec
@@ -223,6 +252,8 @@ class LogitQuantizer(CodeQuantizer):
     offset in each row and no smallest code. Runtimes can still fuse the attention. `bits` is the width of the log2
     quantizer that it replaces.
     """
+
+    emulates = "log2 grid in front of a softmax"
 
     def __init__(self, site: str, step: float, bits: int) -> None:
         super().__init__(site)

@@ -42,6 +42,8 @@ class Recipe(ABC):
             if field.name.endswith("_bits") and isinstance(value, int) and value not in range(2, 9):
                 possible = f"2 to 8 are possible{', or none' if is_optional(types[field.name]) else ''}"
                 raise RecipeFormatError(field.name, f"{value} bits; {possible}")
+            if field.name == "seed" and value not in range(1 << 32):
+                raise RecipeFormatError("seed", f"{value}; 0 to {(1 << 32) - 1} are possible")
 
     @property
     def float_type(self) -> FloatType:
@@ -57,6 +59,16 @@ class Recipe(ABC):
     @abstractmethod
     def needs_calibration(self) -> bool:
         """Whether images have to run through the model."""
+
+    @property
+    def calibration_images(self) -> int:
+        """The number of images that calibration takes by default."""
+        return 32
+
+    @property
+    def tensorrt_variant(self) -> str:
+        """The options with which TensorRT can hold every quantizer, or ""."""
+        return ""
 
     @abstractmethod
     def apply(self, workbench: Workbench) -> None:
@@ -107,6 +119,23 @@ class Recipe(ABC):
             changes[key] = parse_option(key, text, types[key], fields[key].default)
         shown = ":".join(f"{key}={texts[key]}" for key in sorted(texts))
         return dataclasses.replace(self, name=f"{self.name}:{shown}" if shown else self.name, **changes)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchRecipe(Recipe):
+    """A recipe that searches two parameters of a place in turns."""
+
+    rounds: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.rounds <= 10:
+            raise RecipeFormatError("rounds", f"{self.rounds}; 1 to 10 are possible")
+
+    @property
+    def needs_calibration(self) -> bool:
+        """True, since a search compares outputs."""
+        return True
 
 
 _PACKAGE = "efficientquant.methods"

@@ -4,7 +4,7 @@ import efficientquant as eq
 import pytest
 import torch
 from efficientquant.bits import bit_table
-from efficientquant.errors import CalibrationError, CaptureError
+from efficientquant.errors import CalibrationError, CaptureError, NonFiniteError
 from efficientquant.graph.manifest import ActivationSite, SoftmaxSite
 from efficientquant.options import FloatType, Log2Form
 from efficientquant.primitives import sqnr_db
@@ -160,3 +160,13 @@ def test_a_site_of_an_earlier_release_reads_back():
     activation = {"node": "x", "quantizer": "q", "consumers": ("conv2d",), "producer": "", "bits": 8, "scale": 0.5}
     assert SoftmaxSite(**softmax, quantizer={"step": 0.1}).quantizer_name == ""
     assert (ActivationSite(**activation).zero_point, ActivationSite(**activation).axis) == (None, None)
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "int8", "easyquant", "ptq4vit", "repq-vit", "q-hyvit", "hyq"])
+def test_a_weight_that_is_not_finite_is_named(recipe):
+    """Every recipe refuses it before any work."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 5)).eval()
+    model.pretrained_cfg = {"input_size": (3, 8, 8)}
+    model[2].weight.data[0, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match=r"2\.weight"):
+        eq.quantize(model, eq.get_recipe(recipe), torch.zeros(2, 3, 8, 8))

@@ -7,13 +7,18 @@ from efficientquant.options import Log2Form, Scope
 from efficientquant.recipe import Recipe, get_recipe, list_recipes
 
 NAMES = (
+    "easyquant",
     "efficientquant",
     "efficientquant-log2",
     "efficientquant-per-tensor",
     "efficientquant-weights",
     "fp16",
     "fp32",
+    "hyq",
     "int8",
+    "ptq4vit",
+    "q-hyvit",
+    "repq-vit",
 )
 
 
@@ -73,7 +78,7 @@ def test_a_recipe_cannot_be_changed():
 
 def test_an_unknown_recipe_names_what_there_is():
     """The error's sentence and attributes list the available recipes."""
-    with pytest.raises(UnknownRecipeError, match=r"'int3' is not known \(available: efficientquant, ") as caught:
+    with pytest.raises(UnknownRecipeError, match=r"'int3' is not known \(available: easyquant, ") as caught:
         get_recipe("int3")
     assert caught.value.available == NAMES
 

@@ -140,3 +140,11 @@ def test_a_module_may_be_imported_twice():
     again.__module__, again.__qualname__ = Every.__module__, Every.__qualname__
     register(again(name="every"))
     assert type(get_recipe("every")) is again
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 32])
+@pytest.mark.parametrize("method", ["easyquant", "ptq4vit", "repq-vit", "q-hyvit", "hyq"])
+def test_seeds_have_32_bits(method, seed):
+    """A seed that no generator takes is refused with what is possible."""
+    with pytest.raises(RecipeFormatError, match=f"{seed}; 0 to 4294967295 are possible"):
+        get_recipe(f"{method}:seed={seed}")

@@ -6,6 +6,7 @@ A file is kept only if it agrees with the eager model.
 import dataclasses
 import hashlib
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,17 @@ import onnx
 import onnx_ir as ir
 from torch import Tensor
 
-from efficientquant.artifact.parity import Parity, measure_parity
+from efficientquant.artifact.parity import PARITY_LIMIT, Parity, measure_optimizations, measure_parity
 from efficientquant.artifact.validation import find_violations
 from efficientquant.bits import bit_table
 from efficientquant.errors import ArtifactError
 from efficientquant.files.whole_files import require_writable, write_together
 from efficientquant.images.calibration import Progress
 from efficientquant.lowering import Variant, lower
+from efficientquant.lowering.emulation import Emulation, describe_emulation
 from efficientquant.models import synthetic_images
 from efficientquant.quantization import QuantizedModel
-from efficientquant.targets import Target, get_target
+from efficientquant.targets import Runtime, Target, get_target
 
 WIDEST_TARGET = "onnxruntime-1.10"
 PARITY_IMAGES = 4
@@ -35,7 +37,8 @@ class Artifact:
 
     `parity_max_abs` is the largest |Δ| between the logits of ONNX Runtime and of the eager fake-quantized model.
     `bit_table` describes this file, which may quantize less than its recipe where the target cannot. `builder_flags`
-    are the flags that a TensorRT builder with precision flags needs.
+    are the flags that a TensorRT builder with precision flags needs. `emulation` counts the float operators that stand
+    for what no runtime has, by kind.
     """
 
     path: Path
@@ -47,6 +50,7 @@ class Artifact:
     parity_max_abs: float
     bit_table: dict[str, str]
     builder_flags: tuple[str, ...]
+    emulation: dict[str, Emulation]
     notes: list[str]
     manifest: dict[str, Any]
 
@@ -94,6 +98,7 @@ def render_onnx(
     - the ONNX checker
     - one DequantizeLinear per quantized weight and activation
     - the target's rules
+    - a run with all of ONNX Runtime's optimizations, where that is the target's runtime
     - |Δ| to the eager model on `images` (N, C, H, W), by default synthetic ones: at most 1e-4 in FP32, at most 3 % of
       the largest logit in FP16, where the same file in FP32 must keep 1e-4 too
 
@@ -115,6 +120,8 @@ def render_onnx(
         images = synthetic_images(quantized.input_spec, PARITY_IMAGES, PARITY_SEED)
     parity = measure_parity(quantized, variant, proto, images)
     _require_parity(parity, path)
+    is_for_ort = capabilities.runtime is Runtime.ONNX_RUNTIME
+    optimized_by = measure_optimizations(proto, images, path) if is_for_ort else 0.0
     if variant.is_half:
         twin = lower(canonical, capabilities, quantized.recipe, path, half=False)
         _require_parity(measure_parity(quantized, twin, ir.to_proto(twin.model), images), path)
@@ -129,7 +136,8 @@ def render_onnx(
         parity_max_abs=parity.max_abs,
         bit_table=bits,
         builder_flags=variant.builder_flags,
-        notes=quantized.notes + _variant_notes(variant, target) + _parity_notes(parity),
+        emulation=variant.emulation,
+        notes=quantized.notes + _variant_notes(variant, target) + _parity_notes(parity, optimized_by),
         manifest=quantized.manifest.to_dict(),
     )
     return Rendered(artifact, proto, content)
@@ -156,15 +164,24 @@ def _variant_notes(variant: Variant, target: str) -> list[str]:
     notes = []
     if variant.folded:
         notes.append(f"{variant.folded} quantized weights are stored in float: {target} takes no int8 there")
+    if variant.emulation:
+        notes.append(f"emulated in float: {describe_emulation(variant.emulation)}")
     if variant.dropped:
         notes.append(f"{len(variant.dropped)} quantizers of activations are left out of the file for {target}")
     return notes
 
 
-def _parity_notes(parity: Parity) -> list[str]:
-    if not parity.moved_codes:
-        return []
-    return [
-        f"{parity.moved_codes} codes on a rounding boundary differ by one step between torch and ONNX Runtime; "
-        "parity was measured with these codes held equal"
-    ]
+def _parity_notes(parity: Parity, optimized_by: float) -> list[str]:
+    notes = []
+    if parity.moved_codes:
+        notes.append(
+            f"{parity.moved_codes} codes on a rounding boundary differ by one step between torch and ONNX Runtime; "
+            "parity was measured with these codes held equal"
+        )
+    if optimized_by > PARITY_LIMIT:
+        runtime = f"ONNX Runtime {version('onnxruntime')}"
+        notes.append(
+            f"the optimizations of {runtime} change the logits by up to {optimized_by:.1e}: its integer kernels round "
+            "once more, or elsewhere"
+        )
+    return notes

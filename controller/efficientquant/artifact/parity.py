@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from efficientquant.artifact.ort_errors import ORT_ERRORS, first_line
+from efficientquant.errors import ArtifactError
 from efficientquant.lowering import Variant
 from efficientquant.lowering.quantizers import UNSIGNED_ZERO
 from efficientquant.quantization import QuantizedModel
@@ -81,6 +84,29 @@ def measure_parity(quantized: QuantizedModel, variant: Variant, proto: onnx.Mode
     return parity
 
 
+def measure_optimizations(proto: onnx.ModelProto, images: Tensor, path: Path) -> float:
+    """Return the largest |Δ| that ONNX Runtime's optimizations make to the logits.
+
+    An ordinary session has all of them. Its optimizer may choose kernels that round activations again, or that refuse
+    their inputs only when they run. Raises ArtifactError when it does not run the file, or when a logit is not finite.
+    `path` only names the artifact.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # the error says it
+    feeds = [{proto.graph.input[0].name: image[None].numpy()} for image in images]
+    try:
+        ordinary = onnxruntime.InferenceSession(
+            proto.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
+        logits = np.stack([ordinary.run(None, feed)[0] for feed in feeds])
+    except ORT_ERRORS as error:
+        raise ArtifactError(path, f"ONNX Runtime does not run it: {first_line(error)}") from error
+    if not np.isfinite(logits).all():
+        raise ArtifactError(path, "its logits in ONNX Runtime are not finite")
+    plain = _session_with_outputs(proto, [])
+    return float(np.abs(logits - np.stack([plain.run(None, feed)[0] for feed in feeds])).max())
+
+
 def _session_with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnxruntime.InferenceSession:
     exposed = onnx.ModelProto()
     exposed.CopyFrom(proto)
@@ -113,7 +139,7 @@ def _forced_codes(
             own = quantizer.codes(inputs[0])
             signed = torch.from_numpy(values).float() - (UNSIGNED_ZERO if values.dtype == np.uint8 else 0)
             codes = quantizer.codes_of(signed, inputs[0])
-            moves.append(codes - own)
+            moves.append(quantizer.steps_between(codes, own))
             return quantizer.decode(codes)
 
         return hook

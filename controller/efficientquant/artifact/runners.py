@@ -11,21 +11,10 @@ import onnx
 import onnxruntime
 import torch
 from google.protobuf.message import DecodeError
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from torch import Tensor
 
+from efficientquant.artifact.ort_errors import ORT_ERRORS, first_line
 from efficientquant.errors import ArtifactFileError, EvaluationError
-
-# ONNX Runtime's errors share no base class.
-_LOAD_ERRORS = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoSuchFile,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
 
 
 class Runner(Protocol):
@@ -77,8 +66,8 @@ class ArtifactRunner:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except _LOAD_ERRORS as error:
-            raise ArtifactFileError(path, f"ONNX Runtime cannot load it ({_first_line(error)})") from error
+        except ORT_ERRORS as error:
+            raise ArtifactFileError(path, f"ONNX Runtime cannot load it ({first_line(error)})") from error
         self._input, self._shape, self._type = _only_input(path, self._session)
 
     def run(self, images: Tensor) -> Tensor:
@@ -106,10 +95,13 @@ def stored_bits(path: Path) -> dict[str, str]:
     except OSError as error:
         raise ArtifactFileError(path, f"cannot be read ({error.strerror})") from error
     except DecodeError as error:
-        raise ArtifactFileError(path, f"is no ONNX file ({_first_line(error)})") from error
+        raise ArtifactFileError(path, f"is no ONNX file ({first_line(error)})") from error
     carried = next((entry.value for entry in model.metadata_props if entry.key == "efficientquant.bit_table"), None)
     if carried is not None:
-        return {str(name): str(bits) for name, bits in json.loads(carried).items()}
+        try:
+            return {str(name): str(bits) for name, bits in json.loads(carried).items()}
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise ArtifactFileError(path, "has a bit table that cannot be read") from error
     graph = model.graph
     counts: dict[str, int] = {}
     for tensor in graph.initializer:
@@ -128,7 +120,3 @@ def _only_input(path: Path, session: onnxruntime.InferenceSession) -> tuple[str,
         listed = ", ".join(value.type for value in inputs)
         raise ArtifactFileError(path, f"is no image classifier: those have one input of floats, this one has {listed}")
     return inputs[0].name, inputs[0].shape, types[inputs[0].type]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

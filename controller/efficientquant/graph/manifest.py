@@ -91,17 +91,33 @@ class Product:
     macs: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One step of a method at one node.
+
+    `default_score` is the score without the step and `best_score` that with it, where the method has scores. `facts`
+    are what the step chose.
+    """
+
+    name: str
+    node: str
+    default_score: float | None = None
+    best_score: float | None = None
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
 @dataclasses.dataclass
 class Manifest:
     """The record of a model's parameters, softmaxes, products and quantized activations.
 
-    Every parameter appears exactly once.
+    Every parameter appears exactly once. `steps` are what the method did, in order.
     """
 
     entries: dict[str, ManifestEntry]
     softmax_sites: list[SoftmaxSite]
     products: list[Product] = dataclasses.field(default_factory=list)
     activation_sites: list[ActivationSite] = dataclasses.field(default_factory=list)
+    steps: list[Step] = dataclasses.field(default_factory=list)
 
     @property
     def parameters(self) -> int:
@@ -118,7 +134,7 @@ class Manifest:
 
     def copy(self) -> "Manifest":
         """Return another manifest with the same records."""
-        sites = (list(self.softmax_sites), list(self.products), list(self.activation_sites))
+        sites = (list(self.softmax_sites), list(self.products), list(self.activation_sites), list(self.steps))
         return Manifest(dict(self.entries), *sites)
 
     def to_dict(self) -> dict[str, Any]:
@@ -128,6 +144,7 @@ class Manifest:
             "softmax_sites": [dataclasses.asdict(site) for site in self.softmax_sites],
             "products": [dataclasses.asdict(product) for product in self.products],
             "activation_sites": [dataclasses.asdict(site) for site in self.activation_sites],
+            "steps": [dataclasses.asdict(step) for step in self.steps],
         }
 
 

@@ -94,12 +94,13 @@ def _count_images(source: fx.Node, x: Tensor) -> int:
     Raises ValueError when no dimension depends on the number of images.
     """
     model_input = next(iter(source.graph.find_nodes(op="placeholder")))
-    images = _hint(model_input.meta["val"].shape[0])
+    images = size_hint(model_input.meta["val"].shape[0])
     for size, length in zip(source.meta["val"].shape, x.shape, strict=True):
         if isinstance(size, torch.SymInt):
-            return length * images // _hint(size)
+            return length * images // size_hint(size)
     raise ValueError(f"no dimension of {source.name!r} depends on the number of images")
 
 
-def _hint(size: int | torch.SymInt) -> int:
+def size_hint(size: int | torch.SymInt) -> int:
+    """Return a size, for a symbolic one its value at capture."""
     return cast(int, size.node.hint) if isinstance(size, torch.SymInt) else size

@@ -64,6 +64,29 @@ class CalibrationImages:
         if kept is not None and len(kept) > 0:
             yield kept
 
+    def part(self, places: Tensor) -> "CalibrationImages":
+        """Return the images at some places, in their order.
+
+        Hash, provenance and notes stay those of all images.
+        """
+        return CalibrationImages(_Part(self, places), len(places), self.sha256, self.provenance, self.notes)
+
+
+class _Part:
+    """Some of the images, selected again in each pass."""
+
+    def __init__(self, whole: CalibrationImages, places: Tensor) -> None:
+        self._whole = whole
+        self._places = places
+
+    def __iter__(self) -> Iterator[Tensor]:
+        start = 0
+        for chunk in self._whole.chunks():
+            inside = (self._places >= start) & (self._places < start + len(chunk))
+            if bool(inside.any()):
+                yield chunk[self._places[inside] - start]
+            start += len(chunk)
+
 
 class _Read:
     """The images of an ImageData, read again for each pass."""
@@ -75,33 +98,34 @@ class _Read:
         return (images for images, _ in self._data.batches(CHUNK))
 
 
-def collect_images(data: CalibrationData, spec: InputSpec) -> CalibrationImages:
+def collect_images(data: CalibrationData, spec: InputSpec, count: int = DEFAULT_IMAGES) -> CalibrationImages:
     """Check and hash calibration data in one pass.
 
-    An ImageData that was not sampled yet is sampled to 32 images, spread over its classes. An iterator is kept in
+    An ImageData that was not sampled yet is sampled to `count` images, spread over its classes. An iterator is kept in
     memory, up to 1 GiB. Anything else is iterated again for each pass. Raises CalibrationError or DataError, which say
     what is wrong.
     """
     if isinstance(data, ImageData):
-        sample = data.sample(DEFAULT_IMAGES) if data.seed is None else data
+        sample = data.sample(count) if data.seed is None else data
         batches: Iterable[Tensor] = _Read(sample)
-        count, sha256 = _inspect(batches, spec)
-        return CalibrationImages(batches, count, sha256, sample.provenance(), sample.notes())
+        return CalibrationImages(batches, *_inspect(batches, spec), sample.provenance(), sample.notes())
     batches = [data] if isinstance(data, Tensor) else data
     if isinstance(batches, Iterator):
         batches = _keep(batches)
     return CalibrationImages(batches, *_inspect(batches, spec))
 
 
-def load_images(data: CalibrationData | None, spec: InputSpec) -> tuple[CalibrationImages, dict[str, Any], list[str]]:
+def load_images(
+    data: CalibrationData | None, spec: InputSpec, count: int = DEFAULT_IMAGES
+) -> tuple[CalibrationImages, dict[str, Any], list[str]]:
     """Return checked images, their provenance and notes.
 
-    Without data, the images are synthetic. Raises CalibrationError and DataError.
+    Without data, there are `count` synthetic images. Raises CalibrationError and DataError.
     """
     notes: list[str] = []
     if data is None:
-        notes.append(f"calibrated on {DEFAULT_IMAGES} synthetic images, since no data were given")
-    images = collect_images(synthetic_images(spec, DEFAULT_IMAGES) if data is None else data, spec)
+        notes.append(f"calibrated on {count} synthetic images, since no data were given")
+    images = collect_images(synthetic_images(spec, count) if data is None else data, spec, count)
     source = "synthetic" if data is None else "given"
     provenance = {"source": source, "images": len(images), "sha256": images.sha256}
     if images.provenance is not None:

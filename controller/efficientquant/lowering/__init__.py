@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from efficientquant.lowering.cleaning import clean
+from efficientquant.lowering.emulation import Emulation, count_emulation, write_emulation
 from efficientquant.lowering.half import to_half
 from efficientquant.lowering.opset13 import lower_to_opset_13
 from efficientquant.lowering.quantizers import place_quantizers
@@ -22,7 +23,8 @@ class Variant:
 
     `rounded` maps each quantizer's site to the tensor with its rounded values. `dropped` are the other sites, whose
     quantizers the model leaves out. `dequantizers` counts the tensors kept in int8, `folded` the weights turned back to
-    float. `builder_flags` are the flags that a TensorRT builder needs ("fp16", "int8").
+    float. `emulation` counts the float operators that emulate others. `builder_flags` are the flags that a TensorRT
+    builder needs ("fp16", "int8").
     """
 
     model: ir.Model
@@ -30,6 +32,7 @@ class Variant:
     dropped: frozenset[str]
     dequantizers: int
     folded: int
+    emulation: dict[str, Emulation]
     is_half: bool
     builder_flags: tuple[str, ...]
 
@@ -42,13 +45,15 @@ def lower(canonical: ir.Model, target: Target, recipe: Recipe, path: Path, *, ha
     operator or quantizer that the target does not support.
     """
     model = canonical.clone()
-    placement = place_quantizers(model.graph, target, path)
+    variant = f"{recipe.name.partition(':')[0]}:{recipe.tensorrt_variant}" if recipe.tensorrt_variant else ""
+    placement = place_quantizers(model.graph, target, path, variant)
     wants_half = recipe.float_type is FloatType.FP16
     is_half = half and wants_half and target.half is Half.TYPED
     if is_half:
         to_half(model.graph)
     if target.opset == 13:
         lower_to_opset_13(model, path)
+    emulation = count_emulation(model.graph)
     clean(model)
     model.opset_imports.pop(DOMAIN, None)
     model.opset_imports[""] = target.opset
@@ -57,12 +62,14 @@ def lower(canonical: ir.Model, target: Target, recipe: Recipe, path: Path, *, ha
     model.metadata_props["efficientquant.target"] = target.name
     model.metadata_props["efficientquant.recipe"] = json.dumps(recipe.to_dict(), sort_keys=True)
     model.metadata_props["efficientquant.builder_flags"] = ",".join(flags)
+    write_emulation(model, emulation)
     return Variant(
         model=model,
         rounded={site: str(value.name) for site, value in placement.rounded.items()},
         dropped=frozenset(placement.dropped),
         dequantizers=placement.dequantizers,
         folded=placement.folded,
+        emulation=emulation,
         is_half=is_half,
         builder_flags=flags,
     )

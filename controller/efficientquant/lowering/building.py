@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from efficientquant.quantizers import EMULATED, EMULATED_AT
+
 # Set in the `meta` of nodes that compute in FP32 in a file of FP16 types.
 KEEP_FLOAT32 = "keep_float32"
 
@@ -12,8 +14,8 @@ KEEP_FLOAT32 = "keep_float32"
 class NodeBuilder:
     """A builder that inserts nodes before a given node.
 
-    They are named after that node, so that names are the same in every process. With `float32` they stay in FP32,
-    whatever the rest of the graph becomes.
+    They are named after that node, so that names are the same in every process, and emulate what it does. With
+    `float32` they stay in FP32, whatever the rest of the graph becomes.
     """
 
     def __init__(self, graph: ir.Graph, anchor: ir.Node, name: str | None = None, *, float32: bool = False) -> None:
@@ -22,6 +24,9 @@ class NodeBuilder:
         self._prefix = name or str(anchor.name)
         self._float32 = float32
         self._count = 0
+        marks = anchor.metadata_props
+        # What the nodes emulate, and where.
+        self.emulated = (marks[EMULATED], marks[EMULATED_AT]) if EMULATED in marks else None
 
     def op(self, op_type: str, *inputs: ir.Value, **attributes: int | float | str | Sequence[int]) -> ir.Value:
         """Insert one operator and return its first output."""
@@ -33,6 +38,8 @@ class NodeBuilder:
         node.outputs[0].name = f"{name}_output"
         if self._float32:
             node.meta[KEEP_FLOAT32] = True
+        if self.emulated is not None:
+            node.metadata_props[EMULATED], node.metadata_props[EMULATED_AT] = self.emulated
         self._graph.insert_before(self._anchor, node)
         return node.outputs[0]
 

@@ -5,7 +5,6 @@ A marker becomes Q/DQ nodes, float operators, or nothing.
 
 import dataclasses
 import enum
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,13 @@ import onnx_ir as ir
 
 from efficientquant.errors import LoweringError
 from efficientquant.lowering.building import NodeBuilder, add_initializer, replace_node
-from efficientquant.primitives import LN2, CalibratedLog2, DataFreeLog2, top_code
+from efficientquant.lowering.integer_products import UNIFORM_MARKERS, is_integer, is_lonely, product_users
+from efficientquant.lowering.log2 import write_log2
+from efficientquant.primitives import LN2, top_code
 from efficientquant.quantizers import (
     ACTIVATION_MARKER,
     AFFINE_MARKER,
+    CODES_MARKER,
     DOMAIN,
     LOG2_MARKER,
     LOGIT_MARKER,
@@ -25,11 +27,13 @@ from efficientquant.quantizers import (
 from efficientquant.targets import Int8, Target
 
 UNSIGNED_ZERO = 128
-PRODUCTS = ("Conv", "MatMul", "Gemm")
-MARKERS = (WEIGHT_MARKER, ACTIVATION_MARKER, LOG2_MARKER, LOGIT_MARKER)
+MARKERS = (WEIGHT_MARKER, *UNIFORM_MARKERS, LOG2_MARKER, LOGIT_MARKER, CODES_MARKER)
+# What a clip in front of an 8-bit quantizer emulates.
+NARROW = "codes of fewer than 8 bits"
+# What a division and a multiplication around a quantizer with step 1 emulate.
+STEPS = "steps by channel of a matrix product's operand"
+MATRIX_PRODUCTS = ("MatMul", "Gemm")
 _ZERO = {np.int8: 0, np.uint8: UNSIGNED_ZERO}
-# Operators that may stand between a quantizer and its operator.
-TRANSPARENT = ("Transpose", "Reshape")
 
 
 @dataclasses.dataclass
@@ -55,23 +59,33 @@ class _WeightForm(enum.Enum):
     FAKE = enum.auto()  # float, quantized to the same codes by the builder
 
 
-def place_quantizers(graph: ir.Graph, target: Target, path: Path) -> Placement:
+def place_quantizers(graph: ir.Graph, target: Target, path: Path, variant: str = "") -> Placement:
     """Replace every marker in place.
 
     The replacement depends on the target's INT8 support and the recipe's emulation. Raises LoweringError for a
-    quantizer that the target does not support.
+    quantizer that the target does not support. The error offers `variant`, a recipe that TensorRT can hold.
     """
     placement = Placement()
     markers = [node for node in graph if node.domain == DOMAIN]
     # The form of a weight depends on the markers around it, so it is decided before any marker is replaced.
     forms = {node: _weight_form(node, target) for node in markers if node.op_type == WEIGHT_MARKER}
+    lonely = {node for node in markers if target.int8 is Int8.BOTH_INPUTS and is_lonely(node, target)}
     for node in markers:
-        _require_form(node, forms.get(node), target, path)
+        _require_form(node, forms.get(node), target, path, variant)
     for node in markers:
         if node in forms:
             _place_weight(graph, node, placement, forms[node])
+        elif node in lonely:
+            _leave_out(graph, node, placement)
         elif node.op_type == ACTIVATION_MARKER and target.int8 is not Int8.NONE:
             _place_activation(graph, node, placement, target)
+        elif node.op_type == AFFINE_MARKER and target.int8 is not Int8.NONE:
+            if "axis" in node.attributes and any(user.op_type in MATRIX_PRODUCTS for user in product_users(node)):
+                _place_divided(graph, node, placement)
+            else:
+                _place_affine(graph, node, placement, target)
+        elif node.op_type == CODES_MARKER:
+            _place_codes(graph, node, placement)
         elif node.op_type == LOGIT_MARKER:
             _place_logit(graph, node, placement)
         elif node.op_type == LOG2_MARKER and not node.attributes.get_int("dropped"):
@@ -81,12 +95,15 @@ def place_quantizers(graph: ir.Graph, target: Target, path: Path) -> Placement:
     return placement
 
 
-def _require_form(node: ir.Node, form: _WeightForm | None, target: Target, path: Path) -> None:
+def _require_form(node: ir.Node, form: _WeightForm | None, target: Target, path: Path, variant: str) -> None:
     """Raise LoweringError for a quantizer that the target does not support."""
-    if node.op_type == AFFINE_MARKER:
-        name = node.attributes.get_string("site")
-        problem = "has a zero-point or a scale per channel, which no target takes from an activation yet"
-        raise LoweringError(path, name, node.op_type, f"{problem}; quantize it symmetrically with one scale")
+    advice = f"quantize with {variant}" if variant else "quantize it symmetrically with one scale"
+    if node.op_type == AFFINE_MARKER and target.is_tensorrt and target.int8 is not Int8.NONE:
+        has_zero_point = bool(node.attributes.get_int("zero_point"))
+        if has_zero_point or "axis" in node.attributes:
+            form_of_it = "a zero-point" if has_zero_point else "a scale per channel"
+            problem = f"has {form_of_it}, which {target.name} takes from no activation; {advice}"
+            raise LoweringError(path, node.attributes.get_string("site"), node.op_type, problem)
     if node.op_type not in MARKERS:
         raise LoweringError(path, str(node.name), node.op_type, "is a quantizer that no target has a form of")
     if node.op_type != WEIGHT_MARKER or form is _WeightForm.FLOAT:
@@ -98,7 +115,8 @@ def _require_form(node: ir.Node, form: _WeightForm | None, target: Target, path:
         )
         raise LoweringError(path, _weight_name(node), node.op_type, f"{problem}, use one scale per channel")
     if len(node.inputs) > 2 and target.is_tensorrt:
-        problem = f"has zero-points, and {target.name} takes symmetric weights only; quantize it without zero-points"
+        advice = f"quantize with {variant}" if variant else "quantize it without zero-points"
+        problem = f"has zero-points, and {target.name} takes symmetric weights only; {advice}"
         raise LoweringError(path, _weight_name(node), node.op_type, problem)
 
 
@@ -107,7 +125,7 @@ def _weight_name(node: ir.Node) -> str:
 
 
 def _weight_form(marker: ir.Node, target: Target) -> _WeightForm:
-    both_inputs = all(_has_quantized_inputs(user) for user in _product_users(marker))
+    both_inputs = all(is_integer(user, target) for user in product_users(marker))
     if target.int8 is Int8.NONE or (target.int8 is Int8.BOTH_INPUTS and not both_inputs):
         return _WeightForm.FLOAT
     if target.is_tensorrt_8:
@@ -115,26 +133,6 @@ def _weight_form(marker: ir.Node, target: Target) -> _WeightForm:
         return _WeightForm.FAKE
     # Without VNNI, ONNX Runtime's products of unsigned activations with signed weights saturate in 16 bits.
     return _WeightForm.UNSIGNED if both_inputs and not target.is_tensorrt else _WeightForm.SIGNED
-
-
-def _product_users(marker: ir.Node) -> Iterable[ir.Node]:
-    for use in marker.outputs[0].uses():
-        if use.node.op_type in TRANSPARENT:
-            yield from _product_users(use.node)
-        else:
-            yield use.node
-
-
-def _has_quantized_inputs(user: ir.Node) -> bool:
-    return user.op_type in PRODUCTS and all(_comes_from_marker(value) for value in user.inputs[:2])
-
-
-def _comes_from_marker(value: ir.Value | None) -> bool:
-    producer = value.producer() if value is not None else None
-    while producer is not None and producer.op_type in TRANSPARENT:
-        value = producer.inputs[0]
-        producer = value.producer() if value is not None else None
-    return producer is not None and producer.domain == DOMAIN and producer.op_type in (WEIGHT_MARKER, ACTIVATION_MARKER)
 
 
 def _place_weight(graph: ir.Graph, node: ir.Node, placement: Placement, form: _WeightForm) -> None:
@@ -192,7 +190,9 @@ def _place_activation(graph: ir.Graph, node: ir.Node, placement: Placement, targ
     x = _given(node.inputs[0])
     if bits < 8:
         limit = scale * top_code(bits)
+        build.emulated = (NARROW, node.attributes.get_string("site"))
         x = build.op("Clip", x, build.scalar(-limit), build.scalar(limit))
+        build.emulated = None
     parameters = (build.scalar(scale), _zero_point(graph, (), np.int8 if target.is_tensorrt else np.uint8))
     codes = build.op("QuantizeLinear", x, *parameters)
     placement.rounded[node.attributes.get_string("site")] = codes
@@ -200,9 +200,95 @@ def _place_activation(graph: ir.Graph, node: ir.Node, placement: Placement, targ
     replace_node(graph, node, build.op("DequantizeLinear", codes, *parameters))
 
 
+def _place_affine(graph: ir.Graph, node: ir.Node, placement: Placement, target: Target) -> None:
+    """Write QuantizeLinear and DequantizeLinear with a zero-point or a scale per channel.
+
+    Fewer than 8 bits are clipped before.
+    """
+    bits, zero_point = node.attributes.get_int("bits"), node.attributes.get_int("zero_point", 0)
+    site = node.attributes.get_string("site")
+    scale = _initializer(node.inputs[1])
+    has_axis = "axis" in node.attributes
+    build = NodeBuilder(graph, node, float32=True)
+    x = _given(node.inputs[0])
+    if bits < 8:
+        half = 1 << (bits - 1)
+        limits = (-half - zero_point) * scale, (half - 1 - zero_point) * scale
+        build.emulated = (NARROW, site)
+        x = _clip_channels(build, x, limits, node.attributes.get_int("axis")) if has_axis else _clip(build, x, limits)
+        build.emulated = None
+    kind: type[np.int8 | np.uint8] = np.int8 if target.is_tensorrt else np.uint8
+    shape = scale.shape if has_axis else ()
+    zeros = np.full(shape, zero_point + _ZERO[kind], dtype=kind)
+    parameters = (
+        add_initializer(graph, f"{site}_scale", scale.reshape(shape)),
+        add_initializer(graph, f"{site}_zero_point", zeros),
+    )
+    axis = {"axis": node.attributes.get_int("axis")} if has_axis else {}
+    codes = build.op("QuantizeLinear", x, *parameters, **axis)
+    placement.rounded[site] = codes
+    placement.dequantizers += 1
+    replace_node(graph, node, build.op("DequantizeLinear", codes, *parameters, **axis))
+
+
+def _place_divided(graph: ir.Graph, node: ir.Node, placement: Placement) -> None:
+    """Write a quantizer with step 1 between a division and a multiplication.
+
+    These are the same numbers as with a scale per channel. ONNX Runtime's optimizer makes an integer product of the
+    scales, and its kernel for that then refuses them at run time.
+    """
+    bits, zero_point = node.attributes.get_int("bits"), node.attributes.get_int("zero_point", 0)
+    site, axis = node.attributes.get_string("site"), node.attributes.get_int("axis")
+    x = _given(node.inputs[0])
+    steps = _along(x, axis, _initializer(node.inputs[1]))
+    build = NodeBuilder(graph, node, float32=True)
+    build.emulated = (STEPS, site)
+    scale = add_initializer(graph, f"{site}_scale", steps)
+    x = build.op("Div", x, scale)
+    if bits < 8:
+        half = 1 << (bits - 1)
+        build.emulated = (NARROW, site)
+        x = build.op("Clip", x, build.scalar(float(-half - zero_point)), build.scalar(float(half - 1 - zero_point)))
+    build.emulated = None
+    zeros = np.full((), zero_point + _ZERO[np.uint8], dtype=np.uint8)
+    parameters = (build.scalar(1.0), add_initializer(graph, f"{site}_zero_point", zeros))
+    codes = build.op("QuantizeLinear", x, *parameters)
+    decoded = build.op("DequantizeLinear", codes, *parameters)
+    placement.rounded[site] = codes
+    placement.dequantizers += 1
+    build.emulated = (STEPS, site)
+    replace_node(graph, node, build.op("Mul", decoded, scale))
+
+
+def _along(x: ir.Value, axis: int, values: np.ndarray) -> np.ndarray:
+    """Return a value per channel in a shape that broadcasts against x."""
+    assert x.shape is not None
+    shape = [1] * len(x.shape)
+    shape[axis] = -1
+    return values.astype(np.float32).reshape(shape)
+
+
+def _clip(build: NodeBuilder, x: ir.Value, limits: tuple[np.ndarray, np.ndarray]) -> ir.Value:
+    return build.op("Clip", x, *(build.scalar(float(limit.item())) for limit in limits))
+
+
+def _clip_channels(build: NodeBuilder, x: ir.Value, limits: tuple[np.ndarray, np.ndarray], axis: int) -> ir.Value:
+    """Clip each channel to its own limits, which Clip cannot."""
+    low, high = (build.constant(_along(x, axis, limit)) for limit in limits)
+    return build.op("Min", build.op("Max", x, low), high)
+
+
+def _place_codes(graph: ir.Graph, node: ir.Node, placement: Placement) -> None:
+    """Remove the marker of an emulated quantizer, whose operators stay."""
+    codes = _given(node.inputs[0])
+    placement.rounded[node.attributes.get_string("site")] = codes
+    ir.convenience.replace_all_uses_with(node.outputs[0], codes, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+
+
 def _place_log2(graph: ir.Graph, node: ir.Node, placement: Placement) -> None:
     """Write the log2 quantizer in float operators behind the softmax."""
-    rounded, result = _write_log2(NodeBuilder(graph, node, float32=True), node)
+    rounded, result = write_log2(NodeBuilder(graph, node, float32=True), node)
     placement.rounded[node.attributes.get_string("site")] = rounded
     replace_node(graph, node, result)
 
@@ -223,37 +309,6 @@ def _leave_out(graph: ir.Graph, node: ir.Node, placement: Placement) -> None:
     placement.dropped.add(node.attributes.get_string("site"))
     ir.convenience.replace_all_uses_with(node.outputs[0], _given(node.inputs[0]), replace_graph_outputs=True)
     graph.remove(node, safe=True)
-
-
-def _write_log2(build: NodeBuilder, node: ir.Node) -> tuple[ir.Value, ir.Value]:
-    bits, x = node.attributes.get_int("bits"), _given(node.inputs[0])
-    top = (1 << bits) - 1
-    if "octaves" in node.attributes:
-        codec = DataFreeLog2(bits=bits, octaves=node.attributes.get_int("octaves"))
-        floor = build.scalar(codec.floor)
-        logarithm = build.op("Log", build.op("Clip", x, floor, build.scalar(1.0)))
-        rounded = build.op("Round", build.op("Mul", logarithm, build.scalar(-1.0 / (LN2 * codec.step))))
-        decoded = build.op("Exp", build.op("Mul", rounded, build.scalar(-LN2 * codec.step)))
-        # A probability below the floor gets the top code, which is exactly zero.
-        return rounded, build.op("Where", build.op("Less", x, floor), build.scalar(0.0), decoded)
-    calibrated = _calibrated(node, bits)
-    logarithm = build.op("Log", build.op("Add", x, build.scalar(calibrated.epsilon)))
-    rounded = build.op("Round", build.op("Mul", logarithm, build.scalar(1.0 / (LN2 * calibrated.step))))
-    zero_point = build.scalar(float(calibrated.zero_point))
-    codes = build.op("Clip", build.op("Add", rounded, zero_point), build.scalar(0.0), build.scalar(float(top)))
-    scaled = build.op("Mul", build.op("Sub", codes, zero_point), build.scalar(LN2 * calibrated.step))
-    positive = build.op("Sub", build.op("Exp", scaled), build.scalar(calibrated.epsilon))
-    return rounded, build.op("Max", positive, build.scalar(0.0))
-
-
-def _calibrated(node: ir.Node, bits: int) -> CalibratedLog2:
-    attributes = node.attributes
-    return CalibratedLog2(
-        bits=bits,
-        step=attributes.get_float("step"),
-        zero_point=attributes.get_int("zero_point"),
-        epsilon=attributes.get_float("epsilon"),
-    )
 
 
 def _zero_point(graph: ir.Graph, shape: tuple[int, ...], kind: type[np.int8 | np.uint8]) -> ir.Value:

@@ -20,7 +20,7 @@ from efficientquant.errors import DataError
 from efficientquant.evaluation import LIMIT_SEED, Evaluation, evaluate, require_fit
 from efficientquant.files.given_paths import checkpoint_of
 from efficientquant.files.whole_files import scratch_folder, write_together
-from efficientquant.images.calibration import DEFAULT_IMAGES, Progress
+from efficientquant.images.calibration import Progress
 from efficientquant.images.data import has_split, open_images
 from efficientquant.models import checkpoint_notes, create_model, input_spec
 from efficientquant.quantization import QuantizedModel, quantize
@@ -87,7 +87,7 @@ def measure_table(request: TableRequest, folder: Path, progress: Callable[[str, 
         if data.labels is None:
             raise DataError(data.path, "has no labels: a table of accuracies needs one folder per class, or val.txt")
         calibration = calibration_source(request.data, request.calibration)
-        images = open_images(calibration, spec, split="train").sample(DEFAULT_IMAGES) if calibration else None
+        source = open_images(calibration, spec, split="train") if calibration else None
         shared = {
             "format": FORMAT,
             "library": version("efficientquant"),
@@ -95,10 +95,11 @@ def measure_table(request: TableRequest, folder: Path, progress: Callable[[str, 
             "weights": weights_sha256(model),
             "input": dataclasses.asdict(spec) | {"shape": list(spec.shape)},
             "data": data.provenance()["sha256"],
-            "calibration": images.provenance()["sha256"] if images is not None else "synthetic",
         }
         for recipe in request.recipes:
-            key = json.loads(json.dumps(shared | {"recipe": recipe.to_dict()}))
+            images = source.sample(recipe.calibration_images) if source is not None else None
+            drawn = images.provenance()["sha256"] if images is not None else "synthetic"
+            key = json.loads(json.dumps(shared | {"calibration": drawn, "recipe": recipe.to_dict()}))
             path = folder / _file_name(name, recipe, key)
             cell = read_cell(path, key)
             if cell is None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import onnx
 import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as binding
 
+from efficientquant.artifact.ort_errors import ORT_ERRORS, first_line
 from efficientquant.artifact.validation import find_violations
-from efficientquant.artifact.view import GraphView
+from efficientquant.artifact.view import GraphView, attribute_int
 from efficientquant.files.whole_files import scratch_folder
 from efficientquant.targets import Target
 from efficientquant.verdicts.build_verdict import (
@@ -26,15 +26,6 @@ from efficientquant.verdicts.build_verdict import (
 )
 from efficientquant.verdicts.products import Kind, describe_gain, find_products, has_quantized_weight
 
-# The errors of ONNX Runtime's binding for a file that it does not run. They have no base class of their own.
-REFUSALS = (
-    binding.Fail,
-    binding.InvalidArgument,
-    binding.InvalidGraph,
-    binding.InvalidProtobuf,
-    binding.NotImplemented,
-    binding.RuntimeException,
-)
 # Operators of the optimized graph by what they multiply. The fused and blocked forms are ONNX Runtime's own.
 INTEGER_CONVS = frozenset({"QLinearConv", "ConvInteger"})
 FLOAT_CONVS = frozenset({"Conv", "FusedConv", "NhwcFusedConv", "NhwcConv"})
@@ -42,6 +33,8 @@ INTEGER_PRODUCTS = frozenset({
     "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm"
 })  # fmt: skip
 FLOAT_PRODUCTS = frozenset({"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "FusedMatMulActivation", "MatMulNBits"})
+# The accuracy level at which MatMulNBits computes in int8.
+BLOCKS_IN_INT8 = 4
 SHOWN_OPERATORS = (
     INTEGER_CONVS | FLOAT_CONVS | INTEGER_PRODUCTS | FLOAT_PRODUCTS | {"DequantizeLinear", "QuantizeLinear"}
 )
@@ -97,8 +90,8 @@ def _optimize(model: onnx.ModelProto) -> onnx.ModelProto | str:
             onnxruntime.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
-        except REFUSALS as error:
-            return str(error).splitlines()[0]
+        except ORT_ERRORS as error:
+            return first_line(error)
         except UnicodeDecodeError as error:  # its binding cannot pass on a message with a name that is not text
             return error.object.decode(errors="replace").splitlines()[0]
         return onnx.load(options.optimized_model_filepath)
@@ -116,9 +109,11 @@ def _layers(optimized: onnx.ModelProto) -> list[LayerPrecision]:
             kind = Kind.LINEAR if view.is_constant(factor) or view.is_constant(node.input[0]) else Kind.PRODUCT
         if kind is not None:
             # The CPU provider has few FP16 kernels: it casts, and these nodes are FP32 by then.
-            integer = operator in INTEGER_CONVS | INTEGER_PRODUCTS
+            in_blocks = attribute_int(node, "accuracy_level", 0) == BLOCKS_IN_INT8
+            integer = operator in INTEGER_CONVS | INTEGER_PRODUCTS or in_blocks
             precision = Precision.INT8 if integer else Precision.FP32
-            layers.append(LayerPrecision(view.name(node), kind, precision, f"runs as {operator}"))
+            reason = f"runs as {operator}" + (", which rounds its input to int8 in blocks" if in_blocks else "")
+            layers.append(LayerPrecision(view.name(node), kind, precision, reason))
     return layers
 
 

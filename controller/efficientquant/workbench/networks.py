@@ -9,15 +9,24 @@ import torch
 from torch import Tensor, fx, nn
 
 from efficientquant.errors import RecipeOrderError
+from efficientquant.graph.attention import find_paths
 from efficientquant.graph.blocks import Block, Layer, Operator, Tap, find_blocks, find_layers, find_operators
 from efficientquant.graph.capture import capture, fold_batch_norm
 from efficientquant.graph.edits import copy_graph, observing
-from efficientquant.graph.manifest import build_manifest
+from efficientquant.graph.manifest import Step, build_manifest
 from efficientquant.graph.regions import Region
-from efficientquant.graph.roles import NORMS, PRODUCTS, SOFTMAX
-from efficientquant.images.calibration import CalibrationData, CalibrationImages, Progress, load_images, run_calibration
+from efficientquant.graph.roles import NORMS, PRODUCTS, RELUS, SOFTMAX
+from efficientquant.images.calibration import (
+    DEFAULT_IMAGES,
+    CalibrationData,
+    CalibrationImages,
+    Progress,
+    load_images,
+    run_calibration,
+)
 from efficientquant.models import checkpoint_notes, input_spec
 from efficientquant.options import Network
+from efficientquant.sites.inverted_residuals import InvertedResidual, find_inverted_residuals, find_stream_norms
 from efficientquant.workbench.recording import (
     Feed,
     LayerRows,
@@ -51,6 +60,7 @@ class Networks:
     def __init__(self, model: nn.Module, images: CalibrationData | None, progress: Progress | None) -> None:
         self.spec = input_spec(model)
         self.progress = progress
+        self.image_count = DEFAULT_IMAGES  # how many images to draw, where the data leave it open
         self.notes: list[str] = checkpoint_notes(model)
         self.provenance: dict[str, Any] = {}
         self._float_weights: dict[str, Tensor] = {}  # the quantized weights, as they were before
@@ -70,10 +80,21 @@ class Networks:
         if self.progress is not None:
             self.progress(phase, fraction)
 
+    def record_step(
+        self, name: str, node: str, *, default: float | None = None, best: float | None = None, **facts: Any
+    ) -> None:
+        """Record in the manifest what a step did at a node."""
+        self.manifest.steps.append(Step(name, node, default, best, facts))
+
+    def note_no_site(self, step: str, missing: str) -> None:
+        """Record that the model has no place for a step."""
+        self.notes.append(f"{step} did nothing: the model has no {missing}")
+        self.manifest.steps.append(Step(step, "", facts={"sites": 0}))
+
     @cached_property
     def images(self) -> CalibrationImages:
         """The calibration images, synthetic ones by default."""
-        images, provenance, notes = load_images(self._calibration_data, self.spec)
+        images, provenance, notes = load_images(self._calibration_data, self.spec, self.image_count)
         self.notes += notes
         self.provenance["calibration"] = provenance
         return images
@@ -104,17 +125,56 @@ class Networks:
         """Every normalization that is not folded, in execution order."""
         return find_operators(self._float_graph, NORMS)
 
+    @cached_property
+    def stream_norms(self) -> list[Operator]:
+        """Every norm on a residual stream, as find_stream_norms defines it."""
+        return find_stream_norms(self._float_graph)
+
+    @cached_property
+    def inverted_residuals(self) -> list[InvertedResidual]:
+        """Every inverted residual, as find_inverted_residuals defines it."""
+        return find_inverted_residuals(self._float_graph)
+
+    @cached_property
+    def attention_maps(self) -> list[Tap]:
+        """Every operand of a product that a softmax computes."""
+        paths = find_paths(self._float_graph).items()
+        readers = [(path[-1], path[-2] if len(path) > 1 else softmax) for softmax, path in paths if path]
+        sources = {(node.name, operand.name) for node, operand in readers}
+        operands = [operand for product in self.products for operand in product.operands]
+        return [tap for tap in operands if (tap.node, tap.find(self._float_graph).name) in sources]
+
+    def halve_images(self, seed: int) -> tuple[CalibrationImages, CalibrationImages]:
+        """Return two random halves of the images.
+
+        The first one has the odd image. A single image is in both.
+        """
+        order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed))
+        middle = (len(order) + 1) // 2
+        first, second = order[:middle], order[middle:] if len(order) > 1 else order
+        return self.images.part(first.sort().values), self.images.part(second.sort().values)
+
+    def is_rectified(self, layer: Layer) -> bool:
+        """Tell whether a ReLU alone reads a layer's output."""
+        users = list(Tap(layer.node).find(self._float_graph).users)
+        return len(users) == 1 and users[0].target in RELUS
+
     def observe(
-        self, taps: Sequence[Tap], make_observer: Callable[[], Observer], *, on: Network | None = None
+        self,
+        taps: Sequence[Tap],
+        make_observer: Callable[[], Observer],
+        *,
+        on: Network | None = None,
+        images: CalibrationImages | None = None,
     ) -> list[Observer]:
         """Return observers at the taps after a run of the images.
 
-        `on` names the network. It may be left out before the first edit, while both networks compute the same. Raises
-        RecipeOrderError when it is left out later.
+        `images` are all calibration images by default. `on` names the network. It may be left out before the first
+        edit, while both networks compute the same. Raises RecipeOrderError when it is left out later.
         """
         graph = self._network(self._require_network(on))
         with observing(graph, [tap.find(graph) for tap in taps], make_observer) as observers:
-            run_calibration(graph, self.images, self.progress)
+            run_calibration(graph, images or self.images, self.progress)
         return observers
 
     def record(
@@ -127,9 +187,17 @@ class Networks:
         """Return a layer's sampled inputs and outputs as recording.record_layer does."""
         return record_layer(self._network(on), layer, feed or self.feed(), sample)
 
-    def gradients(self, taps: Sequence[Tap], loss: Loss, *, on: Network, sample: Sample | None = None) -> list[Tensor]:
+    def gradients(
+        self,
+        taps: Sequence[Tap],
+        loss: Loss,
+        *,
+        on: Network,
+        sample: Sample | None = None,
+        feed: Feed | None = None,
+    ) -> list[Tensor]:
         """Return a loss's gradient at the taps as recording.record_gradients does."""
-        return record_gradients(self._network(on), self._float_graph, taps, loss, self.feed(), sample)
+        return record_gradients(self._network(on), self._float_graph, taps, loss, feed or self.feed(), sample)
 
     def block_gradients(
         self, step: BlockStep, taps: Sequence[Tap], loss: Loss, *, on: Network, sample: Sample | None = None
@@ -142,10 +210,11 @@ class Networks:
         module = self._network(on)
         return record_block_gradients(module, step.block.output, taps, loss, feed, step.float_outputs, sample)
 
-    def feed(self) -> Feed:
-        """Return the images as the feed of the whole network."""
+    def feed(self, images: CalibrationImages | None = None) -> Feed:
+        """Return images, by default all, as the feed of the network."""
         (entry,) = self.graph.graph.find_nodes(op="placeholder")
-        return Feed(entry.name, self.images, len(self.images))
+        images = images or self.images
+        return Feed(entry.name, images, len(images))
 
     def walk(self) -> Iterator[BlockStep]:
         """Yield each block with its inputs, in execution order.

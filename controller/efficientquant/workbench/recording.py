@@ -15,6 +15,8 @@ from efficientquant.quantizers import CodeQuantizer
 # (logits, logits of the float network) of some images, or a block's two outputs → a scalar, the sum over these images
 Loss = Callable[[Tensor, Tensor], Tensor]
 DEFAULT_POSITIONS = 33_000
+# Images per backward pass, which keeps the activations of all layers: few enough for 3 GiB with the largest model.
+BACKWARD_CHUNK = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +28,11 @@ class Sample:
 
     positions: int = DEFAULT_POSITIONS
     seed: int = 0
+
+    def draw(self, total: int) -> Tensor:
+        """Return the kept ones of `total` positions, in order."""
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(self.seed))
+        return order[: self.positions].sort().values
 
 
 class _Draw:
@@ -43,9 +50,7 @@ class _Draw:
         The chunk has `positions` positions, and `length` is its size along dimension 0.
         """
         if self._drawn is None:
-            generator = torch.Generator().manual_seed(self._sample.seed)
-            order = torch.randperm(positions * self._total // length, generator=generator)
-            self._drawn = order[: self._sample.positions].sort().values
+            self._drawn = self._sample.draw(positions * self._total // length)
         start = self._seen
         self._seen += positions
         return self._drawn[(self._drawn >= start) & (self._drawn < self._seen)] - start
@@ -103,10 +108,21 @@ def record_gradients(
 
     It has the tap's own shape, or is sampled as in `record`. `loss` gets the logits of a chunk, and those of the float
     network `reference`. Quantizers of activations pass the gradient on unchanged. The results and one backward pass
-    over a chunk are in memory. Raises ValueError for a tap at a weight.
+    over two images are in memory. Raises ValueError for a tap at a weight.
     """
     float_region = Region(reference, feed.source, [_logits(reference)])
+    feed = Feed(feed.source, _Split(feed.chunks), feed.length)
     return record_block_gradients(module, _logits(module), taps, loss, feed, _run_each(float_region, feed), sample)
+
+
+class _Split:
+    """Chunks of images in parts for a backward pass."""
+
+    def __init__(self, chunks: Iterable[Tensor]) -> None:
+        self._chunks = chunks
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (part for chunk in self._chunks for part in torch.split(chunk, BACKWARD_CHUNK))
 
 
 def _run_each(region: Region, feed: Feed) -> Iterator[Tensor]:
@@ -137,7 +153,14 @@ def record_block_gradients(
             gradients = _gradients(region, names, chunk, reference, loss)
         for index, gradient in enumerate(gradients):
             kept[index].append(gradient if draws is None else _sampled(gradient, taps[index], draws[index], chunk))
-    return [torch.cat(parts) for parts in kept]
+    return [_join(parts) for parts in kept]
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    """Return the parts as one tensor, and free them."""
+    joined = torch.cat(parts)
+    parts.clear()
+    return joined
 
 
 def _gradients(region: Region, names: Sequence[str], chunk: Tensor, expected: Tensor, loss: Loss) -> list[Tensor]:
@@ -186,11 +209,15 @@ class LayerRows:
     """A layer's inputs (R, I) and outputs (R, O) at some positions.
 
     A convolution has I = C·kh·kw im2col columns, the padding's zeros included, in the order of weight.flatten(1). A
-    grouped convolution has the columns of all groups, one group after the other.
+    grouped convolution has the columns of all groups, one group after the other. `images` (R,) numbers each row's
+    image. `lowest` and `highest` (C,) are the smallest and largest input of each channel at all positions.
     """
 
     inputs: Tensor
     outputs: Tensor
+    images: Tensor
+    lowest: Tensor
+    highest: Tensor
 
 
 def record_layer(module: fx.GraphModule, layer: Layer, feed: Feed, sample: Sample) -> LayerRows:
@@ -201,19 +228,24 @@ def record_layer(module: fx.GraphModule, layer: Layer, feed: Feed, sample: Sampl
     source = layer.input.find(module).name
     region = Region(module, feed.source, [source, layer.node])
     draw = _Draw(sample, feed.length)
-    inputs: list[Tensor] = []
-    outputs: list[Tensor] = []
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    ranges: list[tuple[Tensor, Tensor]] = []
+    seen = 0
     with torch.no_grad():
         for chunk in feed.chunks:
             x, y = _see(region, chunk, (source, layer.node))
-            rows = as_rows(y, layer.output.channel)
+            rows, columns = as_rows(y, layer.output.channel), as_rows(x, layer.input.channel)
             positions = draw.take(len(rows), len(chunk))
-            outputs.append(rows[positions])
-            if layer.window is None:
-                inputs.append(as_rows(x, -1)[positions])
+            if layer.window is not None:
+                inputs = _im2col(x, layer.window, y.shape[2:], positions)
             else:
-                inputs.append(_im2col(x, layer.window, y.shape[2:], positions))
-    return LayerRows(torch.cat(inputs), torch.cat(outputs))
+                inputs = columns[positions]
+            parts.append((inputs, rows[positions], seen + positions * len(chunk) // len(rows)))
+            ranges.append((columns.amin(0), columns.amax(0)))
+            seen += len(chunk)
+    inputs, outputs, images = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    lowest, highest = (torch.stack(bounds) for bounds in zip(*ranges, strict=True))
+    return LayerRows(inputs, outputs, images, lowest.amin(0), highest.amax(0))
 
 
 def _see(region: Region, chunk: Tensor, names: Sequence[str]) -> list[Tensor]:

@@ -30,6 +30,10 @@ class QuantizedWeight:
     zero_point: Tensor | None = None
     group_size: int | None = None
 
+    def dequantize(self) -> Tensor:
+        """Return the float weight (O, ...) that the codes stand for."""
+        return WeightDequantizer(self.codes, self.scale, self.zero_point, self.group_size).forward()
+
 
 class WeightBench(Networks):
     """The part of a workbench that edits weights and biases."""

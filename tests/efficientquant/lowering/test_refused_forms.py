@@ -23,13 +23,13 @@ def quantized():
     It takes the form, and whether inputs are quantized too.
     """
 
-    def make(form, inputs=False):
+    def make(form, inputs=False, bits=8):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Flatten(), nn.Linear(8 * 36, 5))
         model.pretrained_cfg = {"input_size": (3, 8, 8)}
         bench = Workbench(model.eval(), torch.randn(4, 3, 8, 8), None)
         for layer in bench.layers:
-            apply(bench, layer, form, inputs)
+            apply(bench, layer, form, inputs, bits)
         bench.graph.recompile()
         return QuantizedModel(
             bench.graph, eq.get_recipe("fp32"), bench.spec, bench.weights, bench.manifest, bench.notes, bench.provenance
@@ -38,7 +38,7 @@ def quantized():
     return make
 
 
-def apply(bench, layer, form, inputs):
+def apply(bench, layer, form, inputs, bits):
     weight = bench.parameter(layer.weight)
     if form == AFFINE:
         scale = (weight.flatten(1).amax(1) - weight.flatten(1).amin(1)) / 255
@@ -51,9 +51,9 @@ def apply(bench, layer, form, inputs):
         scale = torch.arange(1, 1 + len(weight) * groups).reshape(len(weight), groups) / 1000
         bench.set_weight(layer.weight, codes, scale, bits=4, group_size=16)
     elif form == PER_CHANNEL_INPUT and layer.window is not None:
-        bench.quantize_activation(layer.input, 8, torch.tensor([0.01, 0.02, 0.03]), axis=1)
+        bench.quantize_activation(layer.input, bits, torch.tensor([0.01, 0.02, 0.03]), axis=1)
     elif form == AFFINE_INPUT:
-        bench.quantize_activation(layer.input, 8, 0.02, zero_point=7)
+        bench.quantize_activation(layer.input, bits, 0.02, zero_point=7)
     if inputs:
         bench.quantize_activation(layer.input, 8, 0.05)
 
@@ -101,13 +101,31 @@ def test_groups_are_refused_where_the_opset_has_no_blocks(quantized, tmp_path, t
 
 
 @pytest.mark.parametrize("form", [PER_CHANNEL_INPUT, AFFINE_INPUT])
-@pytest.mark.parametrize("target", ["onnxruntime", "jetson-nano", "agx-xavier", "rtx-3080"])
-def test_affine_and_per_channel_activations_are_refused(quantized, tmp_path, form, target):
-    """No target takes them yet, and the sentence names the quantizer."""
+@pytest.mark.parametrize("target", ["agx-xavier", "rtx-3080"])
+def test_affine_and_per_channel_activations_are_refused_by_tensorrt(quantized, tmp_path, form, target):
+    """TensorRT takes neither from an activation, and the sentence names the quantizer and the target."""
     path = tmp_path / "model.onnx"
-    with pytest.raises(LoweringError, match=r"node 'activation_quantizer_0' .* zero-point or a scale per channel"):
+    words = "a zero-point" if form == AFFINE_INPUT else "a scale per channel"
+    with pytest.raises(LoweringError, match=rf"node 'activation_quantizer_0' .* {words}, which {target} takes"):
         eq.export_onnx(quantized(form), path, target=target)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("bits", [8, 5])
+@pytest.mark.parametrize("form", [PER_CHANNEL_INPUT, AFFINE_INPUT])
+@pytest.mark.parametrize("target", ["onnxruntime", "onnxruntime-1.10"])
+def test_affine_and_per_channel_activations_in_onnx_runtime(quantized, tmp_path, form, target, bits):
+    """ONNX Runtime computes what the eager model computes, with values beyond the range too."""
+    images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1)) * 9
+    artifact = eq.export_onnx(quantized(form, bits=bits), tmp_path / "model.onnx", target=target, images=images)
+    assert artifact.parity_max_abs < 1e-5
+    assert str(bits) in artifact.bit_table["conv inputs"]
+
+
+def test_a_target_without_int8_leaves_affine_activations_out(quantized, tmp_path):
+    """The file for TensorRT 8.2 holds no quantizer, and a note counts those that are left out."""
+    artifact = eq.export_onnx(quantized(AFFINE_INPUT), tmp_path / "model.onnx", target="jetson-nano")
+    assert "2 quantizers of activations are left out of the file for jetson-nano" in artifact.notes
 
 
 def test_no_marker_is_left_out_because_it_is_unknown(quantized, tmp_path):

@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from efficientquant import check
 from efficientquant.artifact.validation import find_violations
 from efficientquant.primitives import sqnr_db
 from efficientquant.targets import get_target
@@ -48,6 +49,16 @@ def test_a_xavier_gets_int8_only_where_both_inputs_have_it(artifacts):
     assert TensorProto.INT8 not in {
         tensor.data_type for tensor in onnx.load(both.path).graph.initializer if "zero_point" not in tensor.name
     }
+
+
+def test_a_xavier_keeps_depthwise_convolutions_in_float(artifacts):
+    """TensorRT 8.5 has no INT8 kernel for one with SiLU behind it."""
+    artifact = artifacts["mobilevit_xxs", "int8:output_bits=none", "agx-xavier"]
+    verdict = check(artifact.path, "agx-xavier", predict_only=True)
+    assert verdict.outcome == "builds"
+    assert verdict.precisions()["conv"] == {"int8": 28, "fp16": 7}
+    assert "7 quantized weights are stored in float: agx-xavier takes no int8 there" in artifact.notes
+    assert "7 quantizers of activations are left out of the file for agx-xavier" in artifact.notes
 
 
 @pytest.mark.parametrize("target", CODES)

@@ -1,0 +1,84 @@
+"""The products that a target computes in integers."""
+
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from efficientquant.quantizers import ACTIVATION_MARKER, AFFINE_MARKER, DOMAIN, WEIGHT_MARKER
+from efficientquant.targets import Target
+
+UNIFORM_MARKERS = (ACTIVATION_MARKER, AFFINE_MARKER)
+PRODUCTS = ("Conv", "MatMul", "Gemm")
+# Operators that may stand between a quantizer and its operator.
+TRANSPARENT = ("Transpose", "Reshape")
+
+
+def product_users(marker: ir.Node) -> Iterable[ir.Node]:
+    """Yield the nodes that read a quantizer, behind any shape operator."""
+    for use in marker.outputs[0].uses():
+        if use.node.op_type in TRANSPARENT:
+            yield from product_users(use.node)
+        else:
+            yield use.node
+
+
+def is_integer(user: ir.Node, target: Target) -> bool:
+    """Tell whether a target computes a node as a product of integers.
+
+    Both of its inputs are quantized.
+    """
+    if user.op_type not in PRODUCTS or not all(_comes_from_marker(value) for value in user.inputs[:2]):
+        return False
+    return not (target.is_tensorrt_8 and _is_depthwise(user) and _ends_in_silu_and_marker(user))
+
+
+def _is_depthwise(node: ir.Node) -> bool:
+    weight = node.inputs[1]
+    return (
+        node.attributes.get_int("group", 1) > 1
+        and weight is not None
+        and weight.shape is not None
+        and weight.shape[1] == 1
+    )
+
+
+def _ends_in_silu_and_marker(node: ir.Node) -> bool:
+    """Tell whether a SiLU and a quantizer follow.
+
+    Behind a depthwise convolution, TensorRT 8.5.2 has no INT8 kernel for that [NVIDIA/TensorRT issue 3385].
+    """
+    readers = [use.node for use in node.outputs[0].uses()]
+    if {reader.op_type for reader in readers} != {"Sigmoid", "Mul"}:
+        return False
+    product = next(reader for reader in readers if reader.op_type == "Mul")
+    return any(use.node.op_type in UNIFORM_MARKERS for use in product.outputs[0].uses())
+
+
+def is_lonely(marker: ir.Node, target: Target) -> bool:
+    """Tell whether an activation belongs to no product of integers.
+
+    It is neither read nor computed by one, maybe with its bias.
+    """
+    if marker.op_type not in UNIFORM_MARKERS:
+        return False
+    producer = _source(marker.inputs[0])
+    if producer is not None and producer.op_type == "Add":
+        sources = [_source(value) for value in producer.inputs]
+        producer = next((source for source in sources if source is not None and source.op_type in PRODUCTS), None)
+    if producer is not None and is_integer(producer, target):
+        return False
+    return not any(is_integer(user, target) for user in product_users(marker))
+
+
+def _source(value: ir.Value | None) -> ir.Node | None:
+    """Return the node that computes a value, before any shape operator."""
+    producer = value.producer() if value is not None else None
+    while producer is not None and producer.op_type in TRANSPARENT:
+        value = producer.inputs[0]
+        producer = value.producer() if value is not None else None
+    return producer
+
+
+def _comes_from_marker(value: ir.Value | None) -> bool:
+    producer = _source(value)
+    return producer is not None and producer.domain == DOMAIN and producer.op_type in (WEIGHT_MARKER, *UNIFORM_MARKERS)

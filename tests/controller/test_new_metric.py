@@ -18,13 +18,13 @@ ENTRY = """    Column(
         cell=Cell("memory", "peak USS", "MiB", 1), compared=Compared("unique-memory", "unique memory"),
     ),
 """
-MIGRATION = '''"""Schema 5: memory that only the child has."""
+MIGRATION = '''"""Schema 6: memory that only the child has."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0005"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 
 
 def upgrade() -> None:
@@ -42,6 +42,7 @@ from efficientquant_controller.columns.document import with_tables
 from efficientquant_controller.fleet.comparing import compared_results
 from efficientquant_controller.model import Job, JobState, Run
 from efficientquant_controller.server import convert
+from efficientquant_controller.store.base import Lease, Report
 from efficientquant_controller.store.sql import open_store
 from rich.console import Console
 
@@ -54,7 +55,9 @@ for name, store in (("old", old), ("new", new)):
     jobs = [Job("j9", "c9", "d1", "mobilevit_xxs", "fp32", JobState.QUEUED)]
     store.create_campaign(campaign, [], jobs, [Run("r9", "j9", 0, 0)])
     read = replace(result, run_id="r9", measured={**result.measured, "peak_uss_bytes": float(3 << 20)})
-    store.record_result(convert.result_from_wire(convert.result_to_wire(read)), 9.0)
+    store.lease_runs([Lease("r9", "lease-1")], 8.0)
+    [answer] = store.commit_reports([Report(convert.result_from_wire(convert.result_to_wire(read)))], 9.0)
+    assert answer.new, answer
     [run], [row] = store.run_rows("c9"), compared_results(store, "c9")
     console = Console(file=io.StringIO(), width=200)
     print_result_tables([row], console)
@@ -80,7 +83,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     text = entries.read_text(encoding="utf-8")
     assert text.count(BEFORE) == 1
     entries.write_text(text.replace(BEFORE, ENTRY + BEFORE), encoding="utf-8")
-    (package / "store" / "migrations" / "versions" / "v0005_unique_memory.py").write_text(MIGRATION, encoding="utf-8")
+    (package / "store" / "migrations" / "versions" / "v0006_unique_memory.py").write_text(MIGRATION, encoding="utf-8")
     old, new = shutil.copy(SCHEMA_3, folder / "old.db"), folder / "new.db"
     path = os.pathsep.join(map(str, (folder, ROOT / "controller", ROOT / "protos")))
     command = [sys.executable, "-c", PROGRAM, old, new, ROOT / "docs" / "database.md"]

@@ -18,7 +18,6 @@ from efficientquant_controller.model import (
     Finding,
     Gpu,
     Job,
-    JobState,
     Measurement,
     Run,
     RunResult,
@@ -28,6 +27,7 @@ from efficientquant_controller.model import (
     Window,
 )
 from efficientquant_controller.store.sql import SqlStore, open_store
+from states import report
 from typer.testing import CliRunner
 
 TENSORRT = {"sync_mode": "spin", "cuda_graph": "off", "memory_kind": "mapped", "transfers": "none: mapped memory"}
@@ -258,9 +258,7 @@ class Seeded:
         store.create_campaign(campaign, [Build(campaign_id, side.model, side.recipe) for side in sides], jobs, runs)
         for side, job in zip(sides, jobs, strict=True):
             for k in range(3):
-                store.record_result(result(f"{job.job_id}-{k}", replace(side, **side.last) if k == 2 else side, k), 2.0)
-            store.set_job_state(job.job_id, JobState.QUEUED)
-            store.set_job_state(job.job_id, JobState.SUCCEEDED)
+                report(store, result(f"{job.job_id}-{k}", replace(side, **side.last) if k == 2 else side, k), 2.0)
 
 
 @pytest.fixture(scope="module")

@@ -21,17 +21,19 @@ from efficientquant_controller.cli.output import (
     print_line,
     print_message,
 )
-from efficientquant_controller.errors import UserError
+from efficientquant_controller.errors import LeaseLostError, StoreBusyError, UserError
 
 EXIT_CODES = {
     0: "done; a watched campaign succeeded",
     1: "the campaign ended with failed or cancelled jobs; the checked artifact will not build",
     2: "what was asked cannot be done; stderr says why in one line",
     70: "a bug in the product; stderr has its traceback",
+    75: "the database is busy or away, or another controller has taken it over; try again later",
     130: "stopped or detached with Ctrl-C",
     141: "what read the output has closed it, as head does",
 }
 BUG_EXIT_CODE = 70
+TRY_AGAIN_EXIT_CODE = 75
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -130,6 +132,9 @@ def _report(
         return error.exit_code
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 0
+    if isinstance(error, StoreBusyError | LeaseLostError):  # a supervisor starts the controller again
+        print_message(f"error: {error}")
+        return TRY_AGAIN_EXIT_CODE
     if isinstance(error, UserError | EfficientQuantError):  # the message says what to do
         print_message(f"error: {error}")
         return 2

@@ -19,7 +19,13 @@ from efficientquant_protos.v1 import fleet_pb2_grpc
 
 from efficientquant_controller.addresses import is_loopback, is_own, join_address, split_address
 from efficientquant_controller.cli import convert
-from efficientquant_controller.cli.records import BenchRequest, CampaignListing, CampaignStatus, DeviceListing
+from efficientquant_controller.cli.records import (
+    BenchRequest,
+    CampaignListing,
+    CampaignStatus,
+    DeviceListing,
+    FleetListing,
+)
 from efficientquant_controller.cli.waiting import Waiting
 from efficientquant_controller.errors import FleetError, UserError
 from efficientquant_controller.model import Calibration, Weights
@@ -65,7 +71,8 @@ _REASONS = {
 }
 # Reasons after which a controller can be started at that address.
 _NOBODY_THERE = ("connection refused", "it closed the connection")
-_TRANSPORT_WORDS = ("failed to connect", "goaway", "stream removed", "handshake", "keepalive", "endpoint", "recvmsg")
+# The controller's own answers carry it, and gRPC's do not.
+_ANSWERED = "efficientquant-answered"
 
 
 class ControllerUnreachableError(UserError):
@@ -116,14 +123,11 @@ class Connection:
         """Close the channel and cancel the calls in progress."""
         self._channel.close()
 
-    def devices(self) -> tuple[list[DeviceListing], float]:
-        """Return all known devices and the controller's clock.
-
-        The clock is in Unix seconds. It is used instead of the client's own, which may be wrong.
-        """
+    def devices(self) -> FleetListing:
+        """Return all known devices with the controller's clock and trouble."""
         answer = self._call(self._control.ListDevices, pb.ListDevicesRequest(), "to list its devices")
         now_unix_s = answer.controller_unix_s or time.time()  # an older controller sends none
-        return [convert.device_from_wire(device) for device in answer.devices], now_unix_s
+        return FleetListing([convert.device_from_wire(device) for device in answer.devices], now_unix_s, answer.problem)
 
     def require_same_protocol(self) -> None:
         """Raise UserError unless the controller speaks this client's protocol.
@@ -249,9 +253,12 @@ class Connection:
 
     def _answer(self, method: Callable[..., Any], request: Any, timeout_s: float | None) -> Any:
         try:
-            return method(request, timeout=timeout_s)
+            answer = method(request, timeout=timeout_s)
         except grpc.RpcError as error:
             self._fail(error)
+        if answer is None:  # what gRPC makes of an answer that was damaged on the way
+            raise ControllerUnreachableError(self.address, "its answer was damaged on the way")
+        return answer
 
     def _fail(self, error: Any) -> NoReturn:
         code, details = error.code(), error.details() or ""
@@ -262,7 +269,7 @@ class Connection:
                 f"what answers at {self.address} does not offer this: it is an older controller, or none; upgrade it, "
                 "or pass another --controller"
             ) from None
-        if code is grpc.StatusCode.UNAVAILABLE and not _is_transport_failure(details):
+        if code is grpc.StatusCode.UNAVAILABLE and _is_answer(error):
             raise UserError(details) from None
         if code in _LOST_CODES:
             raise ControllerUnreachableError(self.address, _reason(details)) from None
@@ -287,13 +294,9 @@ def _open_channel(address: str) -> grpc.Channel:
     return grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
 
 
-def _is_transport_failure(details: str) -> bool:
-    """Tell whether gRPC itself raised UNAVAILABLE.
-
-    The controller also answers UNAVAILABLE, when its database refuses.
-    """
-    lowered = details.lower()
-    return not details or any(text in lowered for text in (*_REASONS, *_TRANSPORT_WORDS))
+def _is_answer(error: Any) -> bool:
+    """Tell whether the controller itself answered, and not gRPC."""
+    return any(key == _ANSWERED for key, _ in error.trailing_metadata() or ())
 
 
 def _reason(details: str) -> str:

@@ -22,7 +22,7 @@ def require_inputs(weights: str, *data: Path | None) -> None:
 
 
 def image_count(images: int | None, data: Path | None, default: int = DEFAULT_IMAGES) -> int:
-    """Return the number of images to use.
+    """Return the number of images to use, `default` unless given.
 
     Raises UserError for a number without data.
     """

@@ -19,6 +19,20 @@ class DeviceListing:
     last_seen_unix_s: float
     agent_version: str
     snapshot: DeviceSnapshot
+    problem: str = ""  # why its agent takes no new run
+
+
+@dataclass(frozen=True)
+class FleetListing:
+    """The devices that a controller knows.
+
+    `now_unix_s` is the controller's clock, used since the client's own may be wrong. `problem` says why the controller
+    takes no new campaign.
+    """
+
+    devices: list[DeviceListing]
+    now_unix_s: float
+    problem: str = ""
 
 
 @dataclass(frozen=True)

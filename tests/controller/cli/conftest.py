@@ -15,6 +15,7 @@ import grpc
 import pytest
 from efficientquant_controller.cli.app import run
 from efficientquant_controller.columns import OF_ROWS, Kind
+from efficientquant_controller.server.errors import ANSWERED
 from efficientquant_protos import PROTOCOL_VERSION
 from efficientquant_protos.v1 import fleet_pb2 as pb
 from efficientquant_protos.v1 import fleet_pb2_grpc
@@ -38,13 +39,17 @@ class ScriptedControl(fleet_pb2_grpc.FleetControlServicer):
     address: str = ""
     now_unix_s: float = 0.0
     protocol_version: int = PROTOCOL_VERSION
+    problem: str = ""
     # Cleared by a test that lets its command wait.
     answering: Event = field(default_factory=Event)
 
     def ListDevices(self, request, context):
         self._take(request, context)
         return pb.ListDevicesResponse(
-            devices=self.devices, controller_unix_s=self.now_unix_s, protocol_version=self.protocol_version
+            devices=self.devices,
+            controller_unix_s=self.now_unix_s,
+            protocol_version=self.protocol_version,
+            problem=self.problem,
         )
 
     def ForgetDevice(self, request, context):
@@ -89,6 +94,7 @@ class ScriptedControl(fleet_pb2_grpc.FleetControlServicer):
         self.requests.append(request)
         self.answering.wait()
         if self.refusal is not None:
+            context.set_trailing_metadata(ANSWERED)
             context.abort(*self.refusal)
 
 

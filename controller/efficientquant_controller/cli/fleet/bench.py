@@ -92,7 +92,7 @@ def command(
         typer.Option(
             "--data",
             metavar="FOLDER|NPZ",
-            help="Images to calibrate on: 32 are drawn and uploaded; without any, synthetic ones are used.",
+            help="Images to calibrate on: 32, or what a recipe takes, are uploaded. Without any, they are synthetic.",
         ),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Submit, print the campaign's id and leave.")] = False,
@@ -150,7 +150,7 @@ def submit_and_watch(
         connection.require_same_protocol()
         if data is not None or isinstance(source, Path):
             _require_known(request)
-        calibration = None if data is None else upload_images(connection, data)
+        calibration = None if data is None else upload_images(connection, data, request.recipes)
         campaign = connection.submit(request, upload_weights(connection, source), calibration)
         if adds_twin:
             output.print_message(f"{TWIN_RECIPE} is measured too, to compare with; --no-twin leaves it out")

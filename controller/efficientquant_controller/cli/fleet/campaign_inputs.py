@@ -4,6 +4,7 @@ They are checked before anything is imported or sent, then uploaded.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,8 +66,8 @@ def upload_weights(connection: "Connection", source: str | Path) -> Weights:
     return Weights("checkpoint", _upload(connection, source), source.name)
 
 
-def upload_images(connection: "Connection", data: Path) -> Calibration:
-    """Draw and upload images to calibrate on.
+def upload_images(connection: "Connection", data: Path, recipes: Sequence[str]) -> Calibration:
+    """Draw and upload images for all recipes to calibrate on.
 
     Raises DataError when there are none, and UserError for a file that cannot be read.
     """
@@ -74,9 +75,12 @@ def upload_images(connection: "Connection", data: Path) -> Calibration:
 
     with TemporaryDirectory(prefix="efficientquant-images-") as folder:
         with Waiting(f"images from {data} to be packed"):
+            from efficientquant.recipe import get_recipe
+
             from efficientquant_controller.cli.fleet.calibration_sample import pack_images
 
-            packed = pack_images(data, Path(folder))
+            count = max(get_recipe(recipe).calibration_images for recipe in recipes)
+            packed = pack_images(data, Path(folder), count)
         return Calibration(_upload(connection, packed), packed.name)
 
 

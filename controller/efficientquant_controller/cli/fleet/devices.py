@@ -9,7 +9,7 @@ import typer
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.durations import duration
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json
-from efficientquant_controller.cli.records import DeviceListing
+from efficientquant_controller.cli.records import DeviceListing, FleetListing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,8 +32,8 @@ def command(
         if forget is not None:
             _show_forgotten(connection.forget_device(forget), as_json)
             return
-        devices, now_unix_s = connection.devices()
-    _show(devices, now_unix_s, controller, as_json)
+        fleet = connection.devices()
+    _show(fleet, controller, as_json)
 
 
 def _show_forgotten(device: DeviceListing, as_json: bool) -> None:
@@ -43,11 +43,16 @@ def _show_forgotten(device: DeviceListing, as_json: bool) -> None:
         output.print_line(f"forgot {device.name}; its results stay, and its name is free")
 
 
-def _show(devices: list[DeviceListing], now_unix_s: float, controller: str, as_json: bool) -> None:
+def _show(fleet: FleetListing, controller: str, as_json: bool) -> None:
+    if fleet.problem:
+        output.print_message(f"the controller takes no new campaign: {fleet.problem}")
     if as_json:
-        output.print_json([asdict(device) for device in devices])
-    elif devices:
-        output.stdout_console().print(device_table(devices, now_unix_s))
+        output.print_json([asdict(device) for device in fleet.devices])
+    elif fleet.devices:
+        output.stdout_console().print(device_table(fleet.devices, fleet.now_unix_s))
+        for device in fleet.devices:
+            if device.problem:
+                output.print_line(f"{device.name} takes no new run: {device.problem}")
     else:
         output.print_line("no device has connected yet; start an agent on one:")
         output.print_line(f"  {shlex.join(['efficientquant-agent', '--controller', controller, '--name', 'NAME'])}")

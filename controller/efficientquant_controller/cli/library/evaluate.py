@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from efficientquant_controller.cli import output
-from efficientquant_controller.cli.given import DEFAULT_IMAGES, require_inputs, say_unused
+from efficientquant_controller.cli.given import require_inputs, say_unused
 from efficientquant_controller.cli.library.model_names import require_model
 from efficientquant_controller.cli.numbers import EvaluationCalibrationImages, EvaluationSeed, InputSize, Limit
 from efficientquant_controller.cli.options import Json, split_list
@@ -135,7 +135,10 @@ def evaluate_recipes(request: Request) -> tuple[list[dict[str, Any]], list[str]]
         with scratch_folder("evaluate") as folder:
             for recipe in recipes:
                 report = progress.step(f"{recipe.name}")
-                quantized = quantize(model, recipe, images if recipe.needs_calibration else None, progress=report)
+                drawn = None
+                if images is not None and recipe.needs_calibration:
+                    drawn = images.sample(request.calibration_images or recipe.calibration_images, request.seed)
+                quantized = quantize(model, recipe, drawn, progress=report)
                 path = folder / f"{len(subjects)}.onnx"
                 artifact = export_onnx(quantized, path, target=request.target, progress=report)
                 subjects += [quantized, artifact]
@@ -168,8 +171,7 @@ def open_data(
         data = data.sample(request.limit, LIMIT_SEED)
     source = calibration_source(request.data, request.calibration)
     if source is not None:
-        count = request.calibration_images or DEFAULT_IMAGES
-        return data, open_images(source, spec, split="train").sample(count, request.seed), notes
+        return data, open_images(source, spec, split="train"), notes
     if request.calibration_images is not None:
         raise UserError(
             f"--calibration-images {request.calibration_images} says how many images to calibrate on, and there are "

@@ -51,7 +51,7 @@ def command(
 
     parsed_recipe, capabilities = get_recipe(recipe), get_target(target)
     require_model(model)
-    count = image_count(images, data)
+    count = image_count(images, data, parsed_recipe.calibration_images)
     require_inputs(weights, data)
     path = out / f"{file_stem(model, parsed_recipe.name, target)}.onnx"
     require_writable(path, report_path(path))
@@ -118,6 +118,7 @@ def artifact_facts(artifact: "Artifact", verdict: "BuildVerdict") -> dict[str, A
         "builder_flags": list(artifact.builder_flags),
         "parity_max_abs": artifact.parity_max_abs,
         "bit_table": artifact.bit_table,
+        "emulation": {kind: own._asdict() for kind, own in artifact.emulation.items()},
         "verdict": verdict.to_dict(),
         "notes": artifact.notes,
     }

@@ -62,6 +62,8 @@ def command(
     from efficientquant.recipe import get_recipe, list_recipes
 
     wanted = [get_recipe(name) for name in _named(recipes, "--recipes", list_recipes())]
+    if recipes is None:  # those that take seconds come first
+        wanted.sort(key=lambda recipe: recipe.needs_calibration)
     names = _named(models, "--models", MODELS)
     require_images(data)
     require_images(calibration)

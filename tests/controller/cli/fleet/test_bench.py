@@ -7,6 +7,7 @@ import sys
 import grpc
 import numpy as np
 import pytest
+from efficientquant_protos import PROTOCOL_VERSION
 from efficientquant_protos.v1 import fleet_pb2 as pb
 
 RANDOM = pb.Weights(random=True)
@@ -305,12 +306,13 @@ def test_json(command, control, messages):
     [
         (
             0,
-            "speaks a protocol before 3, and this is efficientquant 0.1.0, which speaks protocol 3; "
-            "upgrade the controller",
+            f"speaks a protocol before {PROTOCOL_VERSION}, and this is efficientquant 0.1.0, which speaks protocol "
+            f"{PROTOCOL_VERSION}; upgrade the controller",
         ),
         (
-            4,
-            "speaks protocol 4, and this is efficientquant 0.1.0, which speaks protocol 3; upgrade this efficientquant",
+            PROTOCOL_VERSION + 1,
+            f"speaks protocol {PROTOCOL_VERSION + 1}, and this is efficientquant 0.1.0, which speaks protocol "
+            f"{PROTOCOL_VERSION}; upgrade this efficientquant",
         ),
     ],
 )

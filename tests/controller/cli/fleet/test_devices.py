@@ -160,3 +160,14 @@ def test_forget(command, control):
 def test_duration(seconds, text):
     """A duration is shown in its largest whole unit."""
     assert duration(seconds) == text
+
+
+def test_trouble_is_said(command, control):
+    """The list says why the controller takes no campaign, and why a device takes no run."""
+    control.problem = "the database is full"
+    control.devices = [nano(problem="the disk is full")]
+
+    answer = command("devices")
+
+    assert answer.err == "the controller takes no new campaign: the database is full\n"
+    assert "nano-1 takes no new run: the disk is full\n" in answer.out

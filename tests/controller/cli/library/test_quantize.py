@@ -63,7 +63,7 @@ def test_json(command, tmp_path):
     [
         (["mobilevit_xxx"], "error: model 'mobilevit_xxx' is not known to timm; did you mean mobilevit_xxs"),
         ([MODEL + ".in22k"], f"{MODEL} has the tags r160_in1k"),
-        ([MODEL, "--recipe", "int3"], "error: recipe 'int3' is not known (available: efficientquant"),
+        ([MODEL, "--recipe", "int3"], "error: recipe 'int3' is not known (available: easyquant"),
         ([MODEL, "--recipe", "int8:bits=4"], "error: recipe field 'bits': is no option of 'int8'"),
         ([MODEL, "--for", "toaster"], "error: target 'toaster' is not known (available: jetson-nano"),
         ([MODEL, "--weights", "no.pth"], "error: checkpoint no.pth: there is no such file"),

@@ -30,6 +30,7 @@ from efficientquant_controller.model import (
     Weights,
 )
 from efficientquant_controller.store.sql import open_store
+from states import report
 
 
 def row(job_id: str, campaign: str, device: str, model: str, recipe: str, **changes: Any) -> dict[str, Any]:
@@ -163,7 +164,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = [Run(f"{name}-{k}", f"j-{name}", k, k) for name, (_, count) in recipes.items() for k in range(count)]
     store.create_campaign(campaign, builds, jobs, runs)
     for run in runs:
-        store.record_result(result(run.run_id, recipes[run.run_id.partition("-")[0]][0], snapshot), 2.0)
+        report(store, result(run.run_id, recipes[run.run_id.partition("-")[0]][0], snapshot), 2.0)
     store.close()
     return path
 
@@ -273,7 +274,7 @@ def add_campaign(database: str, tier: str, **changes: Any) -> None:
     store.create_campaign(asked, [Build("c2", "m", "fp32")], [Job("j-again", "c2", "d1", "m", "fp32")], runs)
     snapshot = store.device("d1").snapshot
     for run in runs:
-        store.record_result(result(run.run_id, 0.020, snapshot, **changes), 4.0)
+        report(store, result(run.run_id, 0.020, snapshot, **changes), 4.0)
     store.close()
 
 

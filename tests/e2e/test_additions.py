@@ -76,15 +76,15 @@ def command() -> None:
     print("hello")
 '''
 CHILD, RECORDS = AGENT + "child/measure.py", AGENT + "records.py"
-ENTRIES, MIGRATION = CONTROLLER + "columns/performance.py", CONTROLLER + "store/migrations/versions/v0005_luck.py"
+ENTRIES, MIGRATION = CONTROLLER + "columns/performance.py", CONTROLLER + "store/migrations/versions/v0006_luck.py"
 LUCK = '_reading("luck_bytes", "a lucky number"),'
-ADD_LUCK = '''"""Schema 5: luck."""
+ADD_LUCK = '''"""Schema 6: luck."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0005"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 
 
 def upgrade() -> None:

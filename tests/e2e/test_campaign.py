@@ -4,6 +4,7 @@ import itertools
 import json
 
 import pytest
+from efficientquant_protos import PROTOCOL_VERSION
 from fleet import Fleet
 from PIL import Image
 
@@ -69,7 +70,7 @@ def test_every_number_the_issue_names_is_recorded(fleet: Fleet) -> None:
     )
     assert "CPUExecutionProvider" in providers
     assert "intra_op_threads" in options
-    assert (agent, protocol) == ("0.1.0", 3)
+    assert (agent, protocol) == ("0.1.0", PROTOCOL_VERSION)
     [(provenance,)] = fleet.query("select provenance from artifact_builds")
     images = json.loads(provenance)["calibration_images"]
     assert (images["upload"]["filename"], images["drawn"]["images"]) == ("photos.zip", 3)

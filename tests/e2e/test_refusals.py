@@ -123,7 +123,15 @@ def test_a_port_in_use_is_refused(desk: Fleet, tmp_path: Path) -> None:
 
 def test_two_controllers_on_one_database_are_refused(desk: Fleet) -> None:
     """Two controllers cannot use one database, because they would lease the same runs."""
-    assert "another controller" in serve_refused("--db", str(desk.db), "--listen", "127.0.0.1:0")
+    incoming = desk.db.with_name("results-artifacts") / "incoming" / "half.onnx"
+    incoming.write_bytes(b"half")
+    listen = ("--db", str(desk.db), "--listen", "127.0.0.1:0")
+    assert desk.controller is not None
+    for options in ((), ("--artifacts", str(desk.folder / "other"))):
+        refusal = serve_refused(*listen, *options)
+        assert f"another controller (process {desk.controller.popen.pid}" in refusal
+    assert incoming.exists()  # the refused controllers cleaned nothing up
+    assert not (desk.folder / "other").exists()
 
 
 def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 # The checks on a GPU take the machine's python3, however old, unless PYTHON was given.
 GPU_PYTHON = $(if $(filter file,$(origin PYTHON)),python3,$(PYTHON))
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest -q -rs --durations=10
+# With one thread each, the tests' processes do not fight for the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs --durations=10
 # Two processes; one that has finished takes tests from the other. Old releases of xdist know `load` only.
 PARALLEL := -n 2 --dist worksteal
 # What `make check` runs: all that needs neither a quantized model nor a process for each test.
@@ -17,13 +18,13 @@ FAST := tests/test_*.py tests/controller/test_*.py tests/agent/samplers tests/ag
 MODELS := $(patsubst %,tests/%.py,efficientquant/artifact/test_ten_models efficientquant/verdicts/test_rtx_engines \
 	agent/backends/test_trt_rtx_models)
 LIBRARY := $(patsubst %,tests/efficientquant/%.py,artifact/test_determinism artifact/test_ort_1_10 artifact/test_export \
-	lowering/test_targets lowering/test_refused_forms plots/test_plots paper/test_table1 test_evaluation graph/test_blocks \
-	methods/test_adding_a_recipe workbench/test_recording workbench/test_workbench workbench/test_workbench_activations)
-E2E_SLOW := $(patsubst %,tests/e2e/test_%.py,loss telemetry trust engines) \
+	lowering/test_targets lowering/test_refused_forms lowering/test_emulation plots/test_plots paper/test_table1 test_evaluation graph/test_blocks \
+	methods/test_adding_a_recipe $(addprefix methods/test_,easyquant ptq4vit repq_vit q_hyvit hyq on_trained_models) workbench/test_recording workbench/test_workbench workbench/test_workbench_activations)
+E2E_SLOW := $(patsubst %,tests/e2e/test_%.py,loss telemetry trust engines methods) \
 	$(patsubst %,tests/e2e/installs/test_%.py,install documented_commands)
-SLOW := $(MODELS) $(LIBRARY) tests/efficientquant/artifact/test_zoo.py
+SLOW := $(MODELS) $(LIBRARY) tests/efficientquant/artifact/test_zoo.py tests/chaos/test_processes.py
 
-.PHONY: help demo announce-demo check test lint protos-check unit agent-py36 agent-py38 models zoo e2e e2e-slow library bench fuzz gpu-check protos format clean
+.PHONY: help demo announce-demo check test lint protos-check unit agent-py36 agent-py38 models zoo e2e e2e-slow library chaos soak bench compare fuzz gpu-check protos format clean
 
 help:            ## what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -69,8 +70,17 @@ models: .venv/.ready-test .venvs/py3.6/.ready  ## all ten MobileViT models: quan
 zoo: .venv/.ready-test  ## twenty-five other timm models, quantized by two recipes, exported and checked: slow
 	$(PYTEST) tests/efficientquant/artifact/test_zoo.py
 
+chaos: .venv/.ready-test  ## a thousand faults of connections and messages; killed, frozen and full controllers, databases and agents
+	FAULTS=1000 $(PYTEST) $(PARALLEL) tests/chaos
+
+soak: .venv/.ready-test  ## half an hour: 200 simulated agents, 50,000 runs and a fault a second
+	$(BIN)/python tests/chaos/soak.py
+
 bench: .venv/.ready-test .venvs/py3.6/.ready .venvs/py3.8/.ready  ## the performance goals, as ratios in one run
 	$(BIN)/python tests/bench/run.py
+
+compare: .venv/.ready-test  ## all methods at 8, 6 and 4 bits on trained models: a table and a picture, in efficientquant-comparison/
+	$(BIN)/python tests/bench/comparison.py efficientquant-comparison
 
 fuzz: .venv/.ready-test  ## a million mutated lines for the parser of tegrastats
 	$(BIN)/python tests/fuzz/tegrastats.py

@@ -48,6 +48,13 @@ def parse_option(field: str, text: str, kind: Any, default: object = None) -> An
     return next((choice for choice in typing.get_args(kind) if str(choice) == text), text)
 
 
+def option_text(value: object) -> str:
+    """Return an option's value as a user writes it."""
+    if isinstance(value, tuple):
+        return SEPARATOR.join(map(option_text, value))
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
 def check_option(field: str, value: object, kind: Any) -> Any:
     """Check an option's value and convert it to its field's type.
 

@@ -13,11 +13,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from efficientquant.errors import RecipeFormatError, UnknownRecipeError
-from efficientquant.option_values import check_option, is_optional, option_types, parse_option
+from efficientquant.option_values import check_option, is_optional, option_text, option_types, parse_option
 from efficientquant.options import FloatType
 
 if TYPE_CHECKING:
     from efficientquant.workbench import Workbench
+
+# An option → the other options and the values of theirs with which it has an effect.
+Needs = Mapping[str, Mapping[str, object]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,11 +29,13 @@ class Recipe(ABC):
 
     A subclass is one method. Its fields are its options: numbers, booleans, text, enumerations, tuples of them, and
     none, as their types say. Every option that changes the result is a field. Increase `version` when the same options
-    give another artifact than before.
+    give another artifact than before. An option that differs from its default is refused where it has no effect, by
+    `needs`.
     """
 
     method: ClassVar[str]
     version: ClassVar[int]
+    needs: ClassVar[Needs] = {}
 
     name: str
 
@@ -44,6 +49,15 @@ class Recipe(ABC):
                 raise RecipeFormatError(field.name, f"{value} bits; {possible}")
             if field.name == "seed" and value not in range(1 << 32):
                 raise RecipeFormatError("seed", f"{value}; 0 to {(1 << 32) - 1} are possible")
+            if value != field.default:
+                self._require_effect(field.name)
+
+    def _require_effect(self, option: str) -> None:
+        """Raise RecipeFormatError for an option that changes nothing with the others."""
+        for other, needed in self.needs.get(option, {}).items():
+            if (value := getattr(self, other)) != needed:
+                problem = f"it has no effect with {other}={option_text(value)}"
+                raise RecipeFormatError(option, f"{problem}; leave it out, or use {other}={option_text(needed)}")
 
     @property
     def float_type(self) -> FloatType:
@@ -73,6 +87,14 @@ class Recipe(ABC):
     @abstractmethod
     def apply(self, workbench: Workbench) -> None:
         """Edit the captured graph in place and record each edit."""
+
+    def name_for_tensorrt(self) -> str:
+        """Return the recipe's name with the options of `tensorrt_variant`, or ""."""
+        if not self.tensorrt_variant:
+            return ""
+        base, *given = self.name.split(":")
+        options = dict(text.split("=", 1) for text in [*given, *self.tensorrt_variant.split(":")])
+        return ":".join([base, *(f"{option}={value}" for option, value in sorted(options.items()))])
 
     def to_dict(self) -> dict[str, Any]:
         """Return name, method, version and options as JSON-ready values."""

@@ -148,3 +148,45 @@ def test_seeds_have_32_bits(method, seed):
     """A seed that no generator takes is refused with what is possible."""
     with pytest.raises(RecipeFormatError, match=f"{seed}; 0 to 4294967295 are possible"):
         get_recipe(f"{method}:seed={seed}")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("easyquant:grid=code:rounds=5", "'rounds': it has no effect with grid=code; leave it out, or use grid=paper"),
+        ("ptq4vit:as_published=true:twin_softmax=false", "'as_published': .*, or use twin_softmax=true"),
+        ("repq-vit:as_published=true:log_sqrt2=false", "'as_published': .*, or use log_sqrt2=true"),
+        ("repq-vit:zero_point=mean:reparameterize=false", "'zero_point': .*, or use reparameterize=true"),
+        ("repq-vit:zero_point=mean:symmetric=true", "'zero_point': .*, or use symmetric=false"),
+        ("hyq:qads=false:alpha_steps=10", "'alpha_steps': .*, or use qads=true"),
+        ("hyq:qads=false:alpha_rate=0.1", "'alpha_rate': .*, or use qads=true"),
+        ("hyq:as_published=true:log2_map=false", "'as_published': .*, or use log2_map=true"),
+    ],
+)
+def test_an_option_without_effect_is_refused(name, words):
+    """The error says which other option takes its effect away, in either order."""
+    base, first, second = name.split(":")
+    for text in (name, f"{base}:{second}:{first}"):
+        with pytest.raises(RecipeFormatError, match=words):
+            get_recipe(text)
+    get_recipe(f"{base}:{first}")
+    get_recipe(f"{base}:{second}")
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        ("repq-vit", "repq-vit:symmetric=true"),
+        ("repq-vit:weight_bits=4:symmetric=false", "repq-vit:symmetric=true:weight_bits=4"),
+        ("repq-vit:zero_point=mean", "repq-vit:symmetric=true:zero_point=signed-zero"),
+        ("hyq:qads=false:ptf=true", "hyq:ptf=false:qads=false:symmetric=true"),
+        ("q-hyvit:scheme=false", "q-hyvit:scheme=false:symmetric=true"),
+        ("ptq4vit:weight_bits=6", "ptq4vit:per_head=false:weight_bits=6"),
+        ("easyquant:rounds=1", ""),
+    ],
+)
+def test_the_variant_for_tensorrt_keeps_the_users_options(name, variant):
+    """Only the options that TensorRT cannot hold change, and the name that results is possible."""
+    assert get_recipe(name).name_for_tensorrt() == variant
+    if variant:
+        assert get_recipe(variant).name_for_tensorrt() == variant

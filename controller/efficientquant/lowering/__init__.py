@@ -45,8 +45,7 @@ def lower(canonical: ir.Model, target: Target, recipe: Recipe, path: Path, *, ha
     operator or quantizer that the target does not support.
     """
     model = canonical.clone()
-    variant = f"{recipe.name.partition(':')[0]}:{recipe.tensorrt_variant}" if recipe.tensorrt_variant else ""
-    placement = place_quantizers(model.graph, target, path, variant)
+    placement = place_quantizers(model.graph, target, path, recipe.name_for_tensorrt())
     wants_half = recipe.float_type is FloatType.FP16
     is_half = half and wants_half and target.half is Half.TYPED
     if is_half:

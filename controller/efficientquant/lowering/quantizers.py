@@ -101,7 +101,7 @@ def _require_form(node: ir.Node, form: _WeightForm | None, target: Target, path:
     if node.op_type == AFFINE_MARKER and target.is_tensorrt and target.int8 is not Int8.NONE:
         has_zero_point = bool(node.attributes.get_int("zero_point"))
         if has_zero_point or "axis" in node.attributes:
-            form_of_it = "a zero-point" if has_zero_point else "a scale per channel"
+            form_of_it = "a zero-point" if has_zero_point else "more than one scale"
             problem = f"has {form_of_it}, which {target.name} takes from no activation; {advice}"
             raise LoweringError(path, node.attributes.get_string("site"), node.op_type, problem)
     if node.op_type not in MARKERS:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from efficientquant import search
 from efficientquant.options import Granularity, Network
-from efficientquant.recipe import SearchRecipe, register
+from efficientquant.recipe import Needs, SearchRecipe, register
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +33,7 @@ class EasyQuant(SearchRecipe):
 
     method: ClassVar[str] = "easyquant"
     version: ClassVar[int] = 1
+    needs: ClassVar[Needs] = {"rounds": {"grid": "paper"}}
 
     weight_bits: int = 8
     activation_bits: int = 8
@@ -59,8 +60,17 @@ class EasyQuant(SearchRecipe):
             for layer, step in _layers(workbench, 0.0, 1.0):
                 _Search(workbench, layer, step, self).alternate()
             return
+        blind = []
         for layer, step in _layers(workbench, 0.0, 0.5):
-            _Search(workbench, layer, step, self).search_weight_as_code()
+            search_of_layer = _Search(workbench, layer, step, self)
+            search_of_layer.search_weight_as_code()
+            if search_of_layer.has_single_positions:
+                blind.append(layer.node)
+        if blind and self.search_weights:
+            workbench.notes.append(
+                "grid=code: the scores of weights compare an output channel's positions in an image; they see no more "
+                f"than a sign in layers with a single position: {', '.join(blind)}"
+            )
         for layer, step in _layers(workbench, 0.5, 1.0):
             _Search(workbench, layer, step, self).search_input_as_code()
 
@@ -99,6 +109,11 @@ class _Search:
             largest = self._entropy_range(feeds[Network.QUANTIZED])
         self._input_start = largest / search.top_code(recipe.activation_bits) if largest > 0 else 1.0
         self._weight_scale, self._input_scale = self._weight_start, self._input_start
+
+    @property
+    def has_single_positions(self) -> bool:
+        """Whether each image gives the layer's output one position."""
+        return int(self._images.bincount().max()) == 1
 
     def alternate(self) -> None:
         """Search both scales in turns, as the paper does."""

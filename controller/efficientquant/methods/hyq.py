@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from efficientquant import search
 from efficientquant.errors import RecipeFormatError
 from efficientquant.options import Granularity, Network
-from efficientquant.recipe import Recipe, register
+from efficientquant.recipe import Needs, Recipe, register
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +43,11 @@ class HyQ(Recipe):
 
     method: ClassVar[str] = "hyq"
     version: ClassVar[int] = 1
+    needs: ClassVar[Needs] = {
+        "as_published": {"log2_map": True},
+        "alpha_steps": {"qads": True},
+        "alpha_rate": {"qads": True},
+    }
 
     weight_bits: int = 8
     activation_bits: int = 8
@@ -62,8 +67,6 @@ class HyQ(Recipe):
             raise RecipeFormatError("alpha_steps", f"{self.alpha_steps}; 0 to 100000 are possible")
         if not 0 < self.alpha_rate <= 1:
             raise RecipeFormatError("alpha_rate", f"{self.alpha_rate}; it must lie above 0 and up to 1")
-        if self.as_published and not self.log2_map:
-            raise RecipeFormatError("as_published", "it changes the log2 map; use it with log2_map=true")
 
     @property
     def summary(self) -> str:
@@ -141,7 +144,7 @@ class _Quantization:
     def _note_missing_sites(self) -> None:
         recipe, note = self._recipe, self._workbench.note_no_site
         if recipe.qads and not self._scaled:
-            note("QADS", "inverted residual")
+            note("QADS", "1×1 convolutions around a depthwise one (inverted residual)")
         if recipe.ptf and not self._norms:
             note("PTF", "layer norm or group norm on a residual stream")
         if recipe.linear_softmax and not self._softmaxes:

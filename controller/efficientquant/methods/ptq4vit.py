@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from efficientquant import search
 from efficientquant.options import Network
-from efficientquant.recipe import SearchRecipe, register
+from efficientquant.recipe import Needs, SearchRecipe, register
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,6 +39,7 @@ class PTQ4ViT(SearchRecipe):
 
     method: ClassVar[str] = "ptq4vit"
     version: ClassVar[int] = 1
+    needs: ClassVar[Needs] = {"as_published": {"twin_softmax": True}}
 
     weight_bits: int = 8
     activation_bits: int = 8

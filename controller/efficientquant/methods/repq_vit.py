@@ -7,9 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from efficientquant import search
-from efficientquant.errors import RecipeFormatError
 from efficientquant.options import Network
-from efficientquant.recipe import Recipe, register
+from efficientquant.recipe import Needs, Recipe, register
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,6 +37,10 @@ class RepQViT(Recipe):
 
     method: ClassVar[str] = "repq-vit"
     version: ClassVar[int] = 1
+    needs: ClassVar[Needs] = {
+        "zero_point": {"reparameterize": True, "symmetric": False},
+        "as_published": {"log_sqrt2": True},
+    }
 
     weight_bits: int = 8
     activation_bits: int = 8
@@ -48,11 +51,6 @@ class RepQViT(Recipe):
     symmetric: bool = False
     as_published: bool = False
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.symmetric and self.zero_point == "mean":
-            raise RecipeFormatError("zero_point", "'mean' is a zero-point, and symmetric=true leaves out zero-points")
 
     @property
     def summary(self) -> str:
@@ -67,7 +65,7 @@ class RepQViT(Recipe):
     @property
     def tensorrt_variant(self) -> str:
         """The options without zero-points."""
-        return "symmetric=true"
+        return "symmetric=true" if self.zero_point == "signed-zero" else "symmetric=true:zero_point=signed-zero"
 
     def apply(self, workbench: Workbench) -> None:
         """Set all ranges in one pass, in execution order."""

@@ -55,7 +55,11 @@ class PowerOfTwoErrors(nn.Module):
 
     def __init__(self, grid: InputGrid, channel: int) -> None:
         super().__init__()
-        self._grids = [dataclasses.replace(grid, scale=grid.scale * (factor / 8)) for factor in self.FACTORS]
+        # Whatever the grid, a quantizer with a scale per channel has all 2^bits codes.
+        bottom = -grid.top - 1
+        self._grids = [
+            dataclasses.replace(grid, scale=grid.scale * (factor / 8), bottom=bottom) for factor in self.FACTORS
+        ]
         self._channel = channel
         self.errors = torch.zeros(len(self.FACTORS), 1, dtype=torch.float64)
 

@@ -105,7 +105,7 @@ def test_groups_are_refused_where_the_opset_has_no_blocks(quantized, tmp_path, t
 def test_affine_and_per_channel_activations_are_refused_by_tensorrt(quantized, tmp_path, form, target):
     """TensorRT takes neither from an activation, and the sentence names the quantizer and the target."""
     path = tmp_path / "model.onnx"
-    words = "a zero-point" if form == AFFINE_INPUT else "a scale per channel"
+    words = "a zero-point" if form == AFFINE_INPUT else "more than one scale"
     with pytest.raises(LoweringError, match=rf"node 'activation_quantizer_0' .* {words}, which {target} takes"):
         eq.export_onnx(quantized(form), path, target=target)
     assert not path.exists()

@@ -112,6 +112,14 @@ def test_the_codes_grid_searches_from_the_start_up(quantized):
     assert all(1 <= factor < 1.25 for factor in factors)
 
 
+def test_layers_with_one_position_are_named(quantized):
+    """The weights' score of the authors' code sees only signs there, and a note names these layers."""
+    [note] = [note for note in quantized("easyquant:grid=code").notes if note.startswith("grid=code")]
+    assert note.endswith("single position: linear")
+    for recipe in ("easyquant", "easyquant:grid=code:search_weights=false"):
+        assert not any(note.startswith("grid=code") for note in quantized(recipe).notes)
+
+
 def test_the_entropy_range_cuts_outliers():
     """A few values far from all others do not stretch the range, and an even distribution keeps its own."""
     even, outlying = MagnitudeObserver(), MagnitudeObserver()

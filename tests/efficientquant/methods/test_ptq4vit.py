@@ -230,7 +230,7 @@ def test_onnx_runtime_holds_it(images, quantized, tmp_path, target, recipe):
 
 def test_steps_per_head_are_refused_for_tensorrt(images, quantized, tmp_path):
     """TensorRT takes no scale per head, and the sentence names the variant that it takes."""
-    with pytest.raises(LoweringError, match=r"a scale per channel.*quantize with ptq4vit:per_head=false"):
+    with pytest.raises(LoweringError, match=r"more than one scale.*quantize with ptq4vit:per_head=false"):
         eq.export_onnx(quantized("ptq4vit"), tmp_path / "model.onnx", target="rtx-3080", images=images[:2])
     variant = quantized("ptq4vit:per_head=false")
     artifact = eq.export_onnx(variant, tmp_path / "model.onnx", target="rtx-3080", images=images[:2])

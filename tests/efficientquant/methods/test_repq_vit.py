@@ -8,7 +8,7 @@ import pytest
 import torch
 from efficientquant import Network, Workbench, search
 from efficientquant.emulated.log_sqrt2 import LogSqrt2
-from efficientquant.errors import LoweringError, RecipeFormatError
+from efficientquant.errors import LoweringError
 from efficientquant.graph.blocks import Tap
 from torch import nn
 
@@ -215,12 +215,10 @@ def test_the_common_zero_point_is_signed_zero_or_the_mean(quantized):
 
 
 def test_the_symmetric_variant_has_no_zero_point(quantized):
-    """With symmetric=true no activation and no weight has a zero-point, and a mean zero-point is refused."""
+    """With symmetric=true no activation and no weight has a zero-point."""
     model = quantized("repq-vit:symmetric=true")
     assert not any(site.zero_point for site in model.manifest.activation_sites)
     assert all(weight.zero_point is None for weight in model.weights.values())
-    with pytest.raises(RecipeFormatError, match="zero_point"):
-        eq.get_recipe("repq-vit:symmetric=true:zero_point=mean")
 
 
 @pytest.mark.parametrize("form", ["affine", "symmetric", "free"])

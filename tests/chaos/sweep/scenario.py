@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,16 @@ class Scenario:
         for _ in range(ROUNDS):
             try:
                 if await self._round():
+                    await self._be_quiet()
                     return
             except KilledError:
                 await self._restart()
         raise AssertionError(f"not at the end after {ROUNDS} rounds: {self._states()}")
+
+    async def _be_quiet(self) -> None:
+        """Wait for what was begun: a call that was cancelled goes on in the owner's task."""
+        while (task := self.coordinator._owner._task) is not None:
+            await asyncio.wait({task})
 
     async def _restart(self) -> None:
         """Begin with what the store has, as after a kill."""
@@ -100,9 +107,14 @@ class Scenario:
             self._pending.pop(0)
         for device in self.devices:
             await self._act(device)
+        await self._succeeds(self.coordinator.campaign("latest"))  # somebody watches
         self._clock_s += LEASE_S / 2
-        await self._succeeds(self.coordinator._check_leases(self._clock_s))
+        await self._succeeds(self._check_leases())
         return not self._pending and all(CampaignState(state).ended for state in self._states().values())
+
+    async def _check_leases(self) -> None:
+        """Check as `watch_leases` does: in the owner's task, which alone makes changes."""
+        await self.coordinator._owner.do(partial(self.coordinator._check_leases, self._clock_s))
 
     async def _succeeds(self, work: Any) -> bool:
         try:
@@ -201,7 +213,7 @@ class Scenario:
             await self._disconnect(device)
             if habit == "vanish":  # for longer than its lease, so that the run is requeued
                 self._clock_s += 2 * LEASE_S
-                await self._succeeds(self.coordinator._check_leases(self._clock_s))
+                await self._succeeds(self._check_leases())
             await self._connect(device)
         failures = {"failure": "runtime_error", "passing failure": "agent_error"}
         self._finish(device, order, failures.get(habit, ""))

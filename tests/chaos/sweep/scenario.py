@@ -81,7 +81,7 @@ class Scenario:
         raise AssertionError(f"not at the end after {ROUNDS} rounds: {self._states()}")
 
     async def _be_quiet(self) -> None:
-        """Wait for what was begun: a call that was cancelled goes on in the owner's task."""
+        """Wait for what goes on after a call was cancelled."""
         while (task := self.coordinator._owner._task) is not None:
             await asyncio.wait({task})
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import torch
@@ -27,6 +27,7 @@ from efficientquant.images.calibration import (
 from efficientquant.models import checkpoint_notes, input_spec
 from efficientquant.options import Network
 from efficientquant.sites.inverted_residuals import InvertedResidual, find_inverted_residuals, find_stream_norms
+from efficientquant.workbench.passage import Passage
 from efficientquant.workbench.recording import (
     Feed,
     LayerRows,
@@ -43,11 +44,19 @@ Observer = TypeVar("Observer", bound=nn.Module)
 
 @dataclasses.dataclass(frozen=True)
 class BlockStep:
-    """A block with its inputs on both networks and its float outputs."""
+    """A block with its inputs on both networks.
+
+    Its tensors are gone when the walk goes on.
+    """
 
     block: Block
     inputs: Mapping[Network, Feed]
-    float_outputs: list[Tensor]
+    run_float: Callable[[], list[Tensor]]
+
+    @cached_property
+    def float_outputs(self) -> list[Tensor]:
+        """The block's outputs on the float network, computed once."""
+        return self.run_float()
 
 
 class Networks:
@@ -90,6 +99,11 @@ class Networks:
         """Record that the model has no place for a step."""
         self.notes.append(f"{step} did nothing: the model has no {missing}")
         self.manifest.steps.append(Step(step, "", facts={"sites": 0}))
+
+    @property
+    def has_images(self) -> bool:
+        """Whether images were given."""
+        return self._calibration_data is not None
 
     @cached_property
     def images(self) -> CalibrationImages:
@@ -149,7 +163,7 @@ class Networks:
 
         The first one has the odd image. A single image is in both.
         """
-        order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed))
+        order = self._shuffle(seed)
         middle = (len(order) + 1) // 2
         first, second = order[:middle], order[middle:] if len(order) > 1 else order
         return self.images.part(first.sort().values), self.images.part(second.sort().values)
@@ -220,23 +234,44 @@ class Networks:
         """Yield each block with its inputs, in execution order.
 
         The quantized inputs of a block come from the network as it is when the block is reached, so quantize a block
-        before taking the next one. Each block runs once on each network. A block's inputs on both networks and its
-        float outputs are in memory for all images.
+        before taking the next one. Each block runs once on each network. A block's inputs on both networks are in
+        memory for all images, and its float outputs where somebody asks for them.
         """
         start = list(self.feed().chunks)
-        inputs = dict.fromkeys(Network, start)
+        inputs = {on: list(start) for on in Network}
+        del start
         for block in self.blocks:
             feeds = {on: Feed(block.source, x, sum(map(len, x))) for on, x in inputs.items()}
-            outputs = self.run_block(block, feeds[Network.FLOAT].chunks, on=Network.FLOAT)
-            yield BlockStep(block, feeds, outputs)
-            quantized = self.run_block(block, feeds[Network.QUANTIZED].chunks, on=Network.QUANTIZED)
-            inputs = {Network.FLOAT: outputs, Network.QUANTIZED: quantized}
+            step = BlockStep(block, feeds, partial(self.run_block, block, inputs[Network.FLOAT], on=Network.FLOAT))
+            yield step
+            if block is self.blocks[-1]:
+                return
+            if "float_outputs" in vars(step):
+                inputs[Network.FLOAT][:] = step.float_outputs
+            else:
+                self._advance(block, inputs[Network.FLOAT], Network.FLOAT)
+            self._advance(block, inputs[Network.QUANTIZED], Network.QUANTIZED)
+
+    def passage(self, seed: int, memory_bytes: int) -> Passage:
+        """Return the images on their way through both networks, in random order."""
+        networks = {on: self._network(on) for on in Network}
+        return Passage(networks, self.images, self._shuffle(seed), memory_bytes)
+
+    def _advance(self, block: Block, chunks: list[Tensor], on: Network) -> None:
+        """Replace the chunks of a block's input by those of its output."""
+        region = Region(self._network(on), block.source, [block.output])
+        with torch.no_grad():
+            for place, chunk in enumerate(chunks):
+                chunks[place] = region.run(chunk)[0]
 
     def run_block(self, block: Block, chunks: Iterable[Tensor], *, on: Network) -> list[Tensor]:
         """Return a block's outputs for chunks of its input."""
         region = Region(self._network(on), block.source, [block.output])
         with torch.no_grad():
             return [region.run(chunk)[0] for chunk in chunks]
+
+    def _shuffle(self, seed: int) -> Tensor:
+        return torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed))
 
     def _network(self, on: Network) -> fx.GraphModule:
         return self._float_graph if Network(on) is Network.FLOAT else self.graph

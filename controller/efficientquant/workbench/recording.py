@@ -225,24 +225,35 @@ def record_layer(module: fx.GraphModule, layer: Layer, feed: Feed, sample: Sampl
 
     The rows take R · (I + O) · 4 bytes: 33,000 rows of a 3×3 convolution from 64 channels to 64 are 84 MB.
     """
-    source = layer.input.find(module).name
-    region = Region(module, feed.source, [source, layer.node])
-    draw = _Draw(sample, feed.length)
+    names = layer.input.find(module).name, layer.node
+    region = Region(module, feed.source, names)
+
+    def pairs() -> Iterator[tuple[Tensor, Tensor, int]]:
+        for chunk in feed.chunks:
+            x, y = _see(region, chunk, names)
+            yield x, y, len(chunk)
+
+    with torch.no_grad():
+        return join_rows(layer, pairs(), feed.length, sample)
+
+
+def join_rows(layer: Layer, pairs: Iterable[tuple[Tensor, Tensor, int]], length: int, sample: Sample) -> LayerRows:
+    """Return a layer's rows from chunks of its inputs and outputs.
+
+    Each chunk comes with its length, and `length` is that of all chunks.
+    """
+    draw = _Draw(sample, length)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     ranges: list[tuple[Tensor, Tensor]] = []
     seen = 0
-    with torch.no_grad():
-        for chunk in feed.chunks:
-            x, y = _see(region, chunk, (source, layer.node))
-            rows, columns = as_rows(y, layer.output.channel), as_rows(x, layer.input.channel)
-            positions = draw.take(len(rows), len(chunk))
-            if layer.window is not None:
-                inputs = _im2col(x, layer.window, y.shape[2:], positions)
-            else:
-                inputs = columns[positions]
-            parts.append((inputs, rows[positions], seen + positions * len(chunk) // len(rows)))
-            ranges.append((columns.amin(0), columns.amax(0)))
-            seen += len(chunk)
+    for x, y, count in pairs:
+        rows, columns = as_rows(y, layer.output.channel), as_rows(x, layer.input.channel)
+        positions = draw.take(len(rows), count)
+        window = layer.window
+        inputs = columns[positions] if window is None else _im2col(x, window, y.shape[2:], positions)
+        parts.append((inputs, rows[positions], seen + positions * count // len(rows)))
+        ranges.append((columns.amin(0), columns.amax(0)))
+        seen += count
     inputs, outputs, images = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     lowest, highest = (torch.stack(bounds) for bounds in zip(*ranges, strict=True))
     return LayerRows(inputs, outputs, images, lowest.amin(0), highest.amax(0))

@@ -79,7 +79,7 @@ def quantize(
     for name, parameter in model.named_parameters():
         require_finite(parameter, name)
     workbench = Workbench(model, data, progress)
-    workbench.image_count = recipe.calibration_images
+    workbench.image_count = recipe.synthetic_images if data is None else recipe.calibration_images
     with torch.no_grad():
         recipe.apply(workbench)
     workbench.graph.recompile()

@@ -10,17 +10,20 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from efficientquant.errors import RecipeFormatError, UnknownRecipeError
 from efficientquant.option_values import check_option, is_optional, option_text, option_types, parse_option
-from efficientquant.options import FloatType
+from efficientquant.options import FloatType, Granularity, IdentificationRule, Scope
 
 if TYPE_CHECKING:
     from efficientquant.workbench import Workbench
 
 # An option → the other options and the values of theirs with which it has an effect.
 Needs = Mapping[str, Mapping[str, object]]
+# The largest width at which rounding=auto compensates.
+MOST_COMPENSATED_BITS = 6
+_COMPENSATION = ("ridge", "scale_search", "feedback", "bias", "activations_first")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,11 @@ class Recipe(ABC):
     def calibration_images(self) -> int:
         """The number of images that calibration takes by default."""
         return 32
+
+    @property
+    def synthetic_images(self) -> int:
+        """The number of images where none are given."""
+        return self.calibration_images
 
     @property
     def tensorrt_variant(self) -> str:
@@ -158,6 +166,82 @@ class SearchRecipe(Recipe):
     def needs_calibration(self) -> bool:
         """True, since a search compares outputs."""
         return True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RoundingRecipe(Recipe):
+    """A recipe whose weights can make up for quantization errors.
+
+    `rounding=auto` is `compensated` for up to 6 bits where images are given, and `nearest` elsewhere. `ridge`,
+    `scale_search`, `feedback` and `bias` are the steps of compensated rounding, as RoundingSteps describes them.
+    `activations_first` quantizes activations before weights, so that weights make up for them too. `group_size` columns
+    of a weight share a scale.
+    """
+
+    weight_bits: int | None = 8
+    granularity: Granularity = Granularity.PER_CHANNEL
+    group_size: int | None = None
+    rounding: Literal["auto", "nearest", "compensated"] = "auto"
+    ridge: float = 0.05
+    scale_search: bool = True
+    feedback: bool = True
+    bias: bool = True
+    activations_first: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.ridge <= 1:
+            raise RecipeFormatError("ridge", f"{self.ridge}; 0 to 1 are possible")
+        if self.group_size is not None and self.group_size < 1:
+            raise RecipeFormatError("group_size", f"{self.group_size}; 1 and more are possible, or none")
+        if self.granularity is Granularity.PER_TENSOR:
+            for option in ("group_size", "rounding"):
+                if getattr(self, option) not in (None, "auto", "nearest"):
+                    raise RecipeFormatError(option, "a weight has one scale with granularity=per-tensor; leave it out")
+        for option in _COMPENSATION:
+            if getattr(self, option) != getattr(type(self), option) and not self.may_compensate:
+                raise RecipeFormatError(option, "it is a step of compensated rounding; add rounding=compensated")
+
+    @property
+    def may_compensate(self) -> bool:
+        """Whether weights make up for errors where images are given."""
+        if self.weight_bits is None or self.granularity is Granularity.PER_TENSOR:
+            return False
+        return self.rounding == "compensated" or (self.rounding == "auto" and self.weight_bits <= MOST_COMPENSATED_BITS)
+
+    @property
+    def calibration_images(self) -> int:
+        """256 for compensated rounding."""
+        return 256 if self.may_compensate else super().calibration_images
+
+    @property
+    def synthetic_images(self) -> int:
+        """As many as without compensation, which takes no synthetic ones."""
+        return super().calibration_images
+
+    def round_weights(
+        self, workbench: Workbench, scope: Scope, rule: IdentificationRule = IdentificationRule.GRAPH
+    ) -> None:
+        """Round the weights in scope, or note that there is none."""
+        from efficientquant.search.compensation import round_compensated, round_to_nearest
+        from efficientquant.search.rounding import RoundingSteps
+
+        assert self.weight_bits is not None
+        names = workbench.find_weights(scope, rule)
+        if names and self.compensates(workbench):
+            steps = RoundingSteps(self.ridge, self.scale_search, self.feedback, self.bias, self.group_size)
+            round_compensated(workbench, names, self.weight_bits, steps, self.seed)
+        elif names and self.group_size is not None:
+            round_to_nearest(workbench, names, self.weight_bits, self.group_size)
+        else:
+            workbench.quantize_weights(scope, self.weight_bits, self.granularity, rule)
+        if self.may_compensate and not workbench.has_images:
+            workbench.notes.append("weights are rounded to nearest: compensated rounding needs images, give some")
+
+    def compensates(self, workbench: Workbench) -> bool:
+        """Tell whether weights make up for errors."""
+        return self.may_compensate and workbench.has_images
 
 
 _PACKAGE = "efficientquant.methods"

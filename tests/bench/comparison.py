@@ -35,9 +35,9 @@ TARGETS = ("onnxruntime", "rtx-3080", "agx-xavier", "jetson-nano")
 BITS = (8, 6, 4)
 # The recipe of each row, without its bits.
 METHODS = {
-    "min-max": "int8:range_rule=minmax:output_bits=none",
-    "efficientquant": "efficientquant",
-    "int8": "int8:output_bits=none",
+    "min-max": "int8:range_rule=minmax:output_bits=none:rounding=nearest",
+    "efficientquant": "efficientquant:rounding=nearest",
+    "int8": "int8:output_bits=none:rounding=nearest",
     "easyquant": "easyquant",
     "ptq4vit": "ptq4vit",
     "ptq4vit, convolution inputs too": "ptq4vit:conv_inputs=true",

@@ -11,6 +11,7 @@ NAMES = (
     "efficientquant",
     "efficientquant-log2",
     "efficientquant-per-tensor",
+    "efficientquant-w4",
     "efficientquant-weights",
     "fp16",
     "fp32",
@@ -19,6 +20,7 @@ NAMES = (
     "ptq4vit",
     "q-hyvit",
     "repq-vit",
+    "w4a8",
 )
 
 
@@ -111,6 +113,7 @@ def test_a_stored_recipe_from_elsewhere_is_refused_by_name(change, field):
         ("efficientquant", "int8 Conv2d weights per channel, 8-bit log2 after softmax"),
         ("efficientquant-weights", "int8 Conv2d weights per channel, softmax in float"),
         ("efficientquant-log2", "8-bit log2 after softmax, weights in float"),
+        ("efficientquant-w4:group_size=32", "int4 Conv2d and Linear weights in groups of 32, 8-bit log2 after softmax"),
         ("efficientquant-per-tensor", "int8 Conv2d weights per tensor, 8-bit log2 after softmax"),
         ("efficientquant:weight_bits=4:scope=conv+linear", "int4 Conv2d and Linear weights per channel, 8-bit log2"),
         ("int8", "int8 weights and activations: convolutions, linears, attention products"),

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from efficientquant.errors import RecipeFormatError
 from efficientquant.options import FloatType, Granularity, IdentificationRule, Log2Emulation, Log2Form, Network, Scope
-from efficientquant.recipe import Recipe, register
+from efficientquant.recipe import RoundingRecipe, register
 
 if TYPE_CHECKING:
     from efficientquant.workbench import Workbench
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EfficientQuant(Recipe):
+class EfficientQuant(RoundingRecipe):
     """Uniform symmetric weights and log2 activations after softmax.
 
     Weights follow Eq. 1-3, activations Eq. 4-6. The rest stays in float. `weight_bits` and `softmax_bits` are 2 to 8,
@@ -26,10 +26,8 @@ class EfficientQuant(Recipe):
     """
 
     method: ClassVar[str] = "efficientquant"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
-    weight_bits: int | None = 8
-    granularity: Granularity = Granularity.PER_CHANNEL
     scope: Scope = Scope.CONV
     softmax_bits: int | None = 8
     log2_form: Log2Form = Log2Form.CALIBRATED
@@ -51,7 +49,8 @@ class EfficientQuant(Recipe):
     @property
     def summary(self) -> str:
         """The quantized weights and softmaxes with their bits."""
-        weights = f"int{self.weight_bits} {_OPERATORS[self.scope]} weights {self.granularity.replace('-', ' ')}"
+        scales = self.granularity.replace("-", " ") if self.group_size is None else f"in groups of {self.group_size}"
+        weights = f"int{self.weight_bits} {_OPERATORS[self.scope]} weights {scales}"
         softmax = f"{self.softmax_bits}-bit log2 after softmax"
         parts = [
             "weights in float" if self.weight_bits is None else weights,
@@ -66,27 +65,31 @@ class EfficientQuant(Recipe):
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether form A of the log2 quantizer is used.
+        """Whether form A of the log2 quantizer or compensated rounding is used.
 
         Nothing else needs activations.
         """
-        return self.softmax_bits is not None and self.log2_form is Log2Form.CALIBRATED
+        is_calibrated = self.softmax_bits is not None and self.log2_form is Log2Form.CALIBRATED
+        return is_calibrated or self.may_compensate
 
     def apply(self, workbench: Workbench) -> None:
         """Quantize the weights in scope, then every softmax.
 
-        Form A of the log2 quantizer is calibrated on the network with quantized weights.
+        Form A of the log2 quantizer is calibrated on the network with quantized weights. Weights that make up for the
+        softmax come after it.
         """
+        softmax_first = self.activations_first and self.compensates(workbench)
+        if softmax_first:
+            self._quantize_softmax(workbench, Network.FLOAT)
         if self.weight_bits is not None:
-            workbench.quantize_weights(self.scope, self.weight_bits, self.granularity, self.rule)
+            self.round_weights(workbench, self.scope, self.rule)
+        if not softmax_first:
+            self._quantize_softmax(workbench, Network.QUANTIZED)
+
+    def _quantize_softmax(self, workbench: Workbench, on: Network) -> None:
         if self.softmax_bits is not None:
             workbench.quantize_softmax(
-                self.softmax_bits,
-                self.log2_form,
-                self.log2_epsilon,
-                self.log2_octaves,
-                self.log2_emulation,
-                on=Network.QUANTIZED,
+                self.softmax_bits, self.log2_form, self.log2_epsilon, self.log2_octaves, self.log2_emulation, on=on
             )
 
 
@@ -98,6 +101,7 @@ _OPERATORS = {
 _PAPER = EfficientQuant(name="efficientquant")
 register(
     _PAPER,
+    dataclasses.replace(_PAPER, name="efficientquant-w4", weight_bits=4, scope=Scope.CONV_LINEAR),
     dataclasses.replace(_PAPER, name="efficientquant-weights", softmax_bits=None),
     dataclasses.replace(_PAPER, name="efficientquant-log2", weight_bits=None),
     dataclasses.replace(_PAPER, name="efficientquant-per-tensor", granularity=Granularity.PER_TENSOR),

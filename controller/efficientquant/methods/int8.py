@@ -6,15 +6,15 @@ import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
 from efficientquant.errors import RecipeFormatError
-from efficientquant.options import FloatType, Granularity, RangeRule, Scope
-from efficientquant.recipe import Recipe, register
+from efficientquant.options import FloatType, Network, RangeRule, Scope
+from efficientquant.recipe import RoundingRecipe, register
 
 if TYPE_CHECKING:
     from efficientquant.workbench import Workbench
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Int8(Recipe):
+class Int8(RoundingRecipe):
     """Symmetric weights and activations, multiplied in integers where in scope.
 
     Activations have one scale per tensor. `weight_bits` and `activation_bits` are 2 to 8. Below 8 the codes are still
@@ -24,12 +24,10 @@ class Int8(Recipe):
     """
 
     method: ClassVar[str] = "int8"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
-    weight_bits: int = 8
     activation_bits: int = 8
     output_bits: int | None = 8
-    granularity: Granularity = Granularity.PER_CHANNEL
     scope: Scope = Scope.ALL
     range_rule: RangeRule = RangeRule.MSE
     rest: FloatType = FloatType.FP32
@@ -60,10 +58,14 @@ class Int8(Recipe):
     def apply(self, workbench: Workbench) -> None:
         """Quantize the activations of everything in scope, then the weights.
 
-        Activations are calibrated on the float model.
+        Activations are calibrated on the float model, or after the weights on the quantized one.
         """
-        workbench.quantize_activations(self.scope, self.activation_bits, self.output_bits, self.range_rule)
-        workbench.quantize_weights(self.scope, self.weight_bits, self.granularity)
+        if not self.activations_first:
+            self.round_weights(workbench, self.scope)
+        on = Network.FLOAT if self.activations_first else Network.QUANTIZED
+        workbench.quantize_activations(self.scope, self.activation_bits, self.output_bits, self.range_rule, on=on)
+        if self.activations_first:
+            self.round_weights(workbench, self.scope)
 
 
 _OPERATORS = {
@@ -72,4 +74,4 @@ _OPERATORS = {
     Scope.CONV_LINEAR: "convolutions, linears",
     Scope.ALL: "convolutions, linears, attention products",
 }
-register(Int8(name="int8"))
+register(Int8(name="int8"), Int8(name="w4a8", weight_bits=4, output_bits=None))

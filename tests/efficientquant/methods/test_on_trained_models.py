@@ -14,7 +14,7 @@ OPTIONS = {"hyq": "alpha_steps=60:"}
 # HyQ's attention maps have 16 values, whatever the width, and three of 797 images change from one draw of calibration
 # images to the next. So its average is judged.
 DRAWS = {"hyq": (0, 1, 2)}
-MIN_MAX = "int8:range_rule=minmax:output_bits=none"
+MIN_MAX = "int8:range_rule=minmax:output_bits=none:rounding=nearest"
 MODELS = {digits.MODEL: digits.WEIGHTS, digits.MODEL_V2: digits.WEIGHTS_V2}
 
 

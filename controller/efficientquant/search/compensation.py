@@ -1,0 +1,68 @@
+"""Compensated rounding of a network's weights, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from efficientquant.options import Network
+from efficientquant.search.rounding import RoundingProblem, round_nearest
+from efficientquant.search.rows import sample_rows
+from efficientquant.workbench.recording import join_rows
+
+if TYPE_CHECKING:
+    from efficientquant.graph.blocks import Layer
+    from efficientquant.search.rounding import RoundingSteps
+    from efficientquant.workbench import Workbench
+    from efficientquant.workbench.passage import Passage
+    from efficientquant.workbench.recording import LayerRows
+
+STEP = "compensated rounding"
+# For the images on their way through both networks.
+MEMORY_BYTES = 3 << 28
+
+
+def round_compensated(workbench: Workbench, names: Collection[str], bits: int, steps: RoundingSteps, seed: int) -> None:
+    """Round weights so that each makes up for the quantization before it.
+
+    Layers are rounded in execution order. The inputs come from the network as quantized so far, the target is the float
+    layer on float inputs. Weights that do not depend on images are rounded to nearest.
+    """
+    passage = workbench.passage(seed, MEMORY_BYTES)
+    done, total = 0, len(names)
+    for layer in (layer for block in workbench.blocks for layer in block.layers):
+        if layer.weight in names and layer.weight not in workbench.weights:
+            _round_layer(workbench, layer, _record(workbench, passage, layer, seed), bits, steps)
+            done += 1
+            workbench.report("round weights", done / total)
+    round_to_nearest(workbench, [name for name in names if name not in workbench.weights], bits, steps.group_size)
+
+
+def round_to_nearest(workbench: Workbench, names: Collection[str], bits: int, group_size: int | None) -> None:
+    """Round weights to nearest, with scales per channel or group."""
+    for name in names:
+        codes, scale = round_nearest(workbench.parameter(name), bits, group_size)
+        workbench.set_weight(name, codes, scale, bits=bits, group_size=group_size)
+
+
+def _record(workbench: Workbench, passage: Passage, layer: Layer, seed: int) -> LayerRows:
+    """Return a layer's inputs in the quantized network and its float outputs."""
+    sample = sample_rows(workbench.parameter(layer.weight), _groups(layer), seed)
+    passage.join(layer.node)
+    inputs, targets = passage.advance(layer.input, Network.QUANTIZED), passage.advance(layer.output, Network.FLOAT)
+    pairs = ((x, y, count) for (x, count), (y, _) in zip(inputs, targets, strict=True))
+    return join_rows(layer, pairs, passage.count, sample)
+
+
+def _groups(layer: Layer) -> int:
+    return 1 if layer.window is None else layer.window.groups
+
+
+def _round_layer(workbench: Workbench, layer: Layer, rows: LayerRows, bits: int, steps: RoundingSteps) -> None:
+    weight = workbench.parameter(layer.weight)
+    problem = RoundingProblem(rows.inputs, rows.outputs, weight, workbench.bias(layer), _groups(layer))
+    rounded = problem.round(bits, steps)
+    workbench.set_weight(layer.weight, rounded.codes, rounded.scale, bits=bits, group_size=steps.group_size)
+    if rounded.bias is not None:
+        workbench.set_bias(layer, rounded.bias)
+    workbench.record_step(STEP, layer.node, default=rounded.nearest_error, best=rounded.error, rows=len(rows.inputs))

@@ -1,0 +1,212 @@
+"""Rounding of a weight that makes up for errors.
+
+The errors are its own and those of everything before it. The steps are those of GPTQ (Frantar et al. 2023,
+https://arxiv.org/abs/2210.17323), on a weight that was refitted to the inputs of the quantized network.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from efficientquant.primitives import shape_scale, spread_groups, top_code
+from efficientquant.search.candidates import choose, grid
+from efficientquant.search.rows import split_groups
+
+SCALE_FACTORS = grid(0.3, 1.05, 31)
+# Of the mean squared input: added to the problem's diagonal before errors are fed back.
+DAMPING = 1e-2
+CHUNK_ROWS = 4096
+# Columns whose errors are fed back together to all later ones.
+CHUNK_COLUMNS = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundingSteps:
+    """The steps of compensated rounding, each of which can be left out.
+
+    `ridge` holds the refitted weight near its float value, and 0 leaves out the refit. `scale_search` searches scales
+    by the error of nearest rounding. `feedback` corrects later columns for the rounding of earlier ones. `bias` moves
+    the mean output to that of the float layer. `group_size` columns share a scale.
+    """
+
+    ridge: float = 0.05
+    scale_search: bool = True
+    feedback: bool = True
+    bias: bool = True
+    group_size: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundedWeight:
+    """A weight's int8 codes (O, ...), its scales and the layer's bias.
+
+    `scale` is (O,), or (O, groups). `error` is the layer's squared error over all rows, `nearest_error` that of the
+    float weight rounded to nearest. `bias` is None where the layer keeps its own.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    bias: Tensor | None
+    error: float
+    nearest_error: float
+
+
+class RoundingProblem:
+    """The squared error of a layer as a function of its weight.
+
+    `inputs` (R, G·I) are rows of the quantized network, `outputs` (R, O) those of the float layer, bias included. They
+    are used up. The weight is (O, ...), and the G groups of a grouped convolution are G problems. All sums are in
+    float64.
+    """
+
+    def __init__(self, inputs: Tensor, outputs: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> None:
+        self._weight, self._groups, self._rows = weight, groups, len(inputs)
+        self._bias = torch.zeros(len(weight)) if bias is None else bias
+        x = split_groups(inputs, 1, groups).movedim(1, 0)
+        y = split_groups(outputs, 1, groups).movedim(1, 0)
+        self._input_mean, self._output_mean = x.mean(1, dtype=torch.float64), y.mean(1, dtype=torch.float64)
+        x -= self._input_mean.float()[:, None]
+        y -= self._output_mean.float()[:, None]
+        self._squares, self._products = _sums(x, x), _sums(x, y)
+        # The reference for errors: differences to it are computed from the sums, without loss of digits.
+        self._float = self._columns(weight)
+        self._float_error = float((x @ self._float.float()).sub_(y).square_().sum(dtype=torch.float64))
+
+    def round(self, bits: int, steps: RoundingSteps) -> RoundedWeight:
+        """Return the rounded weight, or nearest rounding where that is better."""
+        target = self._refit(steps.ridge) if steps.ridge > 0 else self._float
+        rows = self._as_rows(target)
+        importance = self._as_rows(self._squares.diagonal(dim1=1, dim2=2)[:, :, None].expand_as(target))
+        scale = search_scales(rows, importance, bits, steps.group_size, SCALE_FACTORS if steps.scale_search else [])
+        step = self._columns(self._spread(scale, steps.group_size))
+        codes = self._feed_back(target, step, bits) if steps.feedback else _nearest(target, step, bits)
+        bias = self._best_bias(codes * step) if steps.bias else None
+        error = self._error(codes * step, bias)
+        nearest, nearest_scale = round_nearest(self._weight, bits, steps.group_size)
+        nearest_step = self._columns(self._spread(nearest_scale, steps.group_size))
+        nearest_error = self._error(self._columns(nearest) * nearest_step, None)
+        if error < nearest_error:
+            whole = self._as_rows(codes).reshape(self._weight.shape).char()
+            return RoundedWeight(whole, scale, bias, error, nearest_error)
+        return RoundedWeight(nearest, nearest_scale, None, nearest_error, nearest_error)
+
+    def _refit(self, ridge: float) -> Tensor:
+        """Return the weight with the smallest error, held near the float one."""
+        diagonal = self._squares.diagonal(dim1=1, dim2=2)
+        mean = diagonal.mean(1)
+        hold = (ridge * mean).where(mean > 0, 1.0)[:, None, None]
+        system = self._squares + hold * torch.eye(diagonal.shape[1], dtype=torch.float64)
+        return torch.cholesky_solve(self._products + hold * self._float, torch.linalg.cholesky(system))
+
+    def _feed_back(self, target: Tensor, step: Tensor, bits: int) -> Tensor:
+        """Return codes (G, I, O), column by column.
+
+        The most important inputs come first. The error of each is fed back to the columns that follow.
+        """
+        order, factor = self._feedback_order()
+        w, s = target.gather(1, order[..., None].expand_as(target)), step.gather(1, order[..., None].expand_as(step))
+        codes = torch.empty_like(w)
+        columns = w.shape[1]
+        for begin in range(0, columns, CHUNK_COLUMNS):
+            end = min(begin + CHUNK_COLUMNS, columns)
+            errors = torch.empty_like(w[:, begin:end])
+            for place in range(begin, end):
+                code = _nearest(w[:, place], s[:, place], bits)
+                error = (w[:, place] - code * s[:, place]) / factor[:, place, place, None]
+                codes[:, place], errors[:, place - begin] = code, error
+                w[:, place + 1 : end] -= factor[:, place, place + 1 : end, None] * error[:, None]
+            w[:, end:] -= factor[:, begin:end, end:].mT @ errors
+        return torch.empty_like(codes).scatter_(1, order[..., None].expand_as(codes), codes)
+
+    def _feedback_order(self) -> tuple[Tensor, Tensor]:
+        """Return the columns' order (G, I), and the inverse's factor."""
+        squares = self._squares.clone()
+        diagonal = squares.diagonal(dim1=1, dim2=2)
+        mean = diagonal.mean(1, keepdim=True)
+        mean = mean.where(mean > 0, 1.0)
+        diagonal.copy_(diagonal.where(diagonal > 0, mean))
+        order = diagonal.argsort(dim=1, descending=True, stable=True)
+        diagonal += DAMPING * mean
+        squares = squares.gather(1, order[..., None].expand_as(squares))
+        squares = squares.gather(2, order[:, None].expand_as(squares))
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(squares))
+        return order, torch.linalg.cholesky(inverse, upper=True)
+
+    def _best_bias(self, weight: Tensor) -> Tensor:
+        """Return the bias (O,) with which mean outputs are the float layer's."""
+        return (self._output_mean - torch.einsum("gi,gio->go", self._input_mean, weight)).flatten().float()
+
+    def _error(self, weight: Tensor, bias: Tensor | None) -> float:
+        """Return a weight's squared error over all rows."""
+        change = weight - self._float
+        slope = self._squares @ self._float - self._products
+        error = self._float_error + float((change * (self._squares @ change + 2 * slope)).sum())
+        shift = (self._bias if bias is None else bias).double() - self._best_bias(weight).double()
+        return max(error, 0.0) + self._rows * float(shift.square().sum())
+
+    def _columns(self, weight: Tensor) -> Tensor:
+        """Return a weight as columns (G, I, O / G) in float64."""
+        return split_groups(weight.flatten(1).double(), 0, self._groups).mT.contiguous()
+
+    def _as_rows(self, columns: Tensor) -> Tensor:
+        """Return columns (G, I, O / G) as rows (O, I)."""
+        return columns.mT.flatten(0, 1)
+
+    def _spread(self, scale: Tensor, group_size: int | None) -> Tensor:
+        shape = self._weight.shape
+        if group_size is not None:
+            return spread_groups(scale, group_size, shape)
+        return shape_scale(scale, shape).expand(shape)
+
+
+def round_nearest(weight: Tensor, bits: int, group_size: int | None) -> tuple[Tensor, Tensor]:
+    """Return int8 codes (O, ...) and scales by the largest weight."""
+    rows = weight.flatten(1).double()
+    scale = search_scales(rows, torch.ones_like(rows), bits, group_size, [])
+    step = scale[:, None] if group_size is None else spread_groups(scale, group_size, rows.shape)
+    return _nearest(rows, step, bits).reshape(weight.shape).char(), scale
+
+
+def search_scales(rows: Tensor, importance: Tensor, bits: int, group_size: int | None, factors: list[float]) -> Tensor:
+    """Return scales of rows (O, I), or of groups of columns.
+
+    A candidate is a factor times max|W| / (2^(bits-1) - 1), and the best one has the smallest error of nearest
+    rounding, weighed by importance (O, I). Without factors it is the largest weight's. Returns float32, (O,) or
+    (O, groups).
+    """
+    top = top_code(bits)
+    size = rows.shape[1] if group_size is None else group_size
+    padding = (0, -rows.shape[1] % size)
+    weights, shares = (functional.pad(x, padding).reshape(len(x), -1, size) for x in (rows, importance))
+    largest = weights.abs().amax(2)
+    start = (largest / top).clamp_min(torch.finfo(torch.float32).tiny).where(largest > 0, 1.0)
+
+    def errors(scale: Tensor) -> Tensor:
+        step = scale.double()[..., None]
+        rounded = _nearest(weights, step, bits) * step
+        return (shares * (rounded - weights).square()).sum(2)
+
+    scale = start.float()
+    candidates = [(start * factor).float() for factor in factors]
+    index = choose(-errors(scale), (-errors(candidate) for candidate in candidates))
+    for place, candidate in enumerate(candidates):
+        scale = candidate.where(index == place, scale)
+    return scale if group_size is not None else scale[:, 0]
+
+
+def _sums(x: Tensor, y: Tensor) -> Tensor:
+    """Return xᵀ·y (G, I, O) of rows, in float64."""
+    parts = zip(torch.split(x, CHUNK_ROWS, 1), torch.split(y, CHUNK_ROWS, 1), strict=True)
+    total = torch.zeros(len(x), x.shape[2], y.shape[2], dtype=torch.float64)
+    for first, second in parts:
+        total += first.mT @ second
+    return total
+
+
+def _nearest(values: Tensor, step: Tensor, bits: int) -> Tensor:
+    top = top_code(bits)
+    return (values / step).round_().clamp_(-top, top)

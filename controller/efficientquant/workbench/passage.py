@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ class Passage:
         """Let as many images follow as fit from a node on."""
         count = min(len(self._order), max(CHUNK, self._fitting[node]))
         if count > self.count:
-            images = list(self._images.part(self._order[self.count : count].sort().values))
+            images = self._images.part(self._order[self.count : count].sort().values)
             for stream in self._streams.values():
                 stream.follow(images)
             self.count = count
@@ -63,28 +63,33 @@ class _Stream:
         self._chunks: list[dict[str, Any]] = []
         self._sizes: list[int] = []
 
-    def follow(self, images: Sequence[Tensor]) -> None:
+    def follow(self, images: Iterable[Tensor]) -> None:
         """Run further images to where the others are."""
         live = {name for chunk in self._chunks[:1] for name in chunk} or {self._entry}
         done, self._done = self._done, {self._entry}
-        others, self._chunks = self._chunks, [{self._entry: chunk.clone()} for chunk in images]
-        self._run(done, live)
-        self._chunks = others + self._chunks
-        self._sizes += [len(chunk) for chunk in images]
+        run = self._runner(done, live)
+        for chunk in images:
+            self._chunks.append(run({self._entry: chunk.clone()}))
+            self._sizes.append(len(chunk))
 
     def advance(self, name: str) -> None:
         """Run everything up to a node."""
         names = [node.name for node in self.module.graph.nodes]
         before = set(names[: names.index(name) + 1])
         if not before <= self._done:
-            self._run(before, {name})
+            run = self._runner(before, {name})
+            for place, chunk in enumerate(self._chunks):
+                self._chunks[place] = run(chunk)
 
     def values(self, name: str) -> Iterator[tuple[Tensor, int]]:
         """Yield a node's tensor and the number of images of each chunk."""
         return ((chunk[name], size) for chunk, size in zip(self._chunks, self._sizes, strict=True))
 
-    def _run(self, until: set[str], wanted: set[str]) -> None:
-        """Run nodes that were not run, and keep what is needed."""
+    def _runner(self, until: set[str], wanted: set[str]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        """Return a function that runs a chunk through nodes that were not run.
+
+        It takes the values that are needed there, and returns those that are needed after it.
+        """
         data = _image_nodes(self.module)
         todo = [node for node in data if node.name in until and node.name not in self._done]
         self._done |= until
@@ -93,11 +98,14 @@ class _Stream:
         interpreter = fx.Interpreter(self.module, graph=graph)
         kept = [node.name for node in live]
         computed = [node.name for node in live if node in set(todo)]
-        with torch.no_grad():
-            for place, chunk in enumerate(self._chunks):
+
+        def run(chunk: dict[str, Any]) -> dict[str, Any]:
+            with torch.no_grad():
                 outputs = interpreter.run(*(chunk[name] for name in inputs)) if todo else ()
-                chunk |= dict(zip(computed, outputs, strict=True))
-                self._chunks[place] = {name: chunk[name] for name in kept}
+            values = chunk | dict(zip(computed, outputs, strict=True))
+            return {name: values[name] for name in kept}
+
+        return run
 
     def _is_live(self, node: fx.Node, wanted: set[str]) -> bool:
         return node.name in wanted or any(user.name not in self._done for user in node.users)

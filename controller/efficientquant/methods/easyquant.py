@@ -98,11 +98,9 @@ class _Search:
         self._groups = 1 if layer.window is None else layer.window.groups
         sample = search.sample_rows(self._weight, self._groups, recipe.seed, whole=recipe.rows == "all")
         feeds = step.inputs
-        inputs, floats = (
-            workbench.record_layer(layer, on=on, sample=sample, feed=feeds[on])
-            for on in (Network.QUANTIZED, Network.FLOAT)
-        )
-        self._inputs, self._images, self._targets = inputs.inputs, inputs.images, floats.outputs
+        [self._targets] = workbench.record([layer.output], on=Network.FLOAT, sample=sample, feed=feeds[Network.FLOAT])
+        inputs = workbench.record_layer(layer, on=Network.QUANTIZED, sample=sample, feed=feeds[Network.QUANTIZED])
+        self._inputs, self._images = inputs.inputs, inputs.images
         self._weight_start = search.choose_scale(self._weight, recipe.weight_bits, Granularity.PER_CHANNEL)
         largest = max(-float(inputs.lowest.min()), float(inputs.highest.max()))
         if recipe.grid == "code":
@@ -192,7 +190,9 @@ class _Search:
         return outputs.relu() if self._workbench.is_rectified(self._layer) else outputs
 
     def _quantized_inputs(self, scale: float) -> Tensor:
-        return search.ActivationQuantizer("", scale, self._recipe.activation_bits).forward(self._inputs)
+        quantizer = search.ActivationQuantizer("", scale, self._recipe.activation_bits)
+        # In place: rows of large kernels take 256 MiB.
+        return (self._inputs / scale).round_().clamp_(quantizer.bottom, quantizer.top).mul_(scale)
 
     def _rounded_weight(self, scale: Tensor) -> Tensor:
         return search.dequantize(search.quantize(self._weight, scale, self._recipe.weight_bits), scale)

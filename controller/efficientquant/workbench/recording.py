@@ -44,6 +44,11 @@ class _Draw:
         self._drawn: Tensor | None = None
         self._seen = 0
 
+    @property
+    def drawn(self) -> int:
+        """The number of sampled positions, known after the first chunk."""
+        return 0 if self._drawn is None else len(self._drawn)
+
     def take(self, positions: int, length: int) -> Tensor:
         """Return the sampled positions of the next chunk.
 
@@ -243,18 +248,23 @@ def join_rows(layer: Layer, pairs: Iterable[tuple[Tensor, Tensor, int]], length:
     Each chunk comes with its length, and `length` is that of all chunks.
     """
     draw = _Draw(sample, length)
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    inputs = outputs = images = torch.empty(0)
     ranges: list[tuple[Tensor, Tensor]] = []
-    seen = 0
+    seen = filled = 0
     for x, y, count in pairs:
         rows, columns = as_rows(y, layer.output.channel), as_rows(x, layer.input.channel)
         positions = draw.take(len(rows), count)
         window = layer.window
-        inputs = columns[positions] if window is None else _im2col(x, window, y.shape[2:], positions)
-        parts.append((inputs, rows[positions], seen + positions * count // len(rows)))
+        part = columns[positions] if window is None else _im2col(x, window, y.shape[2:], positions)
+        if seen == 0:  # at once, since joined parts would be in memory twice
+            inputs = part.new_empty(draw.drawn, part.shape[1])
+            outputs, images = rows.new_empty(draw.drawn, rows.shape[1]), positions.new_empty(draw.drawn)
+        place = slice(filled, filled + len(positions))
+        inputs[place], outputs[place] = part, rows[positions]
+        images[place] = seen + positions * count // len(rows)
         ranges.append((columns.amin(0), columns.amax(0)))
         seen += count
-    inputs, outputs, images = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        filled += len(positions)
     lowest, highest = (torch.stack(bounds) for bounds in zip(*ranges, strict=True))
     return LayerRows(inputs, outputs, images, lowest.amin(0), highest.amax(0))
 

@@ -166,9 +166,9 @@ class Fleet:
             stdin=subprocess.DEVNULL,
         )
 
-    def json(self, *arguments: str) -> Any:
+    def json(self, *arguments: str, timeout_s: float = DEADLINE_S) -> Any:
         """Run a client command that must succeed, and parse its JSON."""
-        done = self.run(*arguments, "--json")
+        done = self.run(*arguments, "--json", timeout_s=timeout_s)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 from efficientquant_protos import PROTOCOL_VERSION
-from fleet import Fleet
+from fleet import DEADLINE_S, Fleet
 from PIL import Image
 
 # A small timm classifier of 160×160, because the fleet is tested, not the model.
@@ -21,6 +21,7 @@ def test_three_pythons_serve_one_campaign(fleet: Fleet, python36: str, python38:
     answer = fleet.json(
         *("bench", "mobilevit_xxs", "--recipes", "efficientquant", "--weights", "random"),
         *("--tier", "demo", "--repeats", "2"),
+        timeout_s=3 * DEADLINE_S,  # twelve runs of a real model, which take turns on a busy machine
     )
 
     assert answer["campaign"]["state"] == "succeeded"

@@ -86,7 +86,7 @@ class _Stream:
         return ((chunk[name], size) for chunk, size in zip(self._chunks, self._sizes, strict=True))
 
     def _runner(self, until: set[str], wanted: set[str]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-        """Return a function that runs a chunk through nodes that were not run.
+        """Return a function that runs a chunk through further nodes.
 
         It takes the values that are needed there, and returns those that are needed after it.
         """

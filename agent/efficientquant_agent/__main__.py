@@ -88,7 +88,7 @@ def _serve(config: configuration.Config) -> NoReturn:
     # A stopped run may have had no time to restore its clocks. This waits for a clock change in progress.
     for sentence in clocks.recover(state.path, control):
         _log(sentence)
-    # Results are on the disk and the child is dead. gRPC's threads could still delay an orderly exit.
+    # Results are on the disk, if it took them, and the child is dead. gRPC's threads could still delay an orderly exit.
     sys.stderr.flush()
     os._exit(exit_codes[0] if exit_codes else 0)
 

@@ -36,6 +36,8 @@ _BACKOFF_FIRST_S = 0.5
 _PROGRESS_INTERVAL_S = 0.2
 # How often a run that waits for room on the disk is tried again.
 _RECHECK_S = 5.0
+# Longer than any controller's.
+_LONGEST_LEASE_ID = 1000
 EXIT_CLEAN = 0
 EXIT_BUG = 1
 
@@ -118,6 +120,9 @@ class Daemon:
             self.stop()
             runs.join(2.0)
             self._client.close()
+            if not self._outbox.settle() and self._outbox.in_memory:
+                runs_lost = ", ".join(self._outbox.in_memory)
+                self._log("the disk takes no more: these results are lost, and the runs are done again: " + runs_lost)
 
     def stop(self) -> None:
         """End the session and the run, from any thread."""
@@ -210,8 +215,9 @@ class Daemon:
     def _accept(self, assignment: Assignment) -> None:
         if assignment.run_id in self._active_run_ids():
             return
-        if not can_keep(assignment.run_id):
-            self._log("assignment ignored: its run id {!r} cannot be kept".format(assignment.run_id))
+        if not can_keep(assignment.run_id) or len(assignment.lease_id) > _LONGEST_LEASE_ID:
+            run_id = repr(assignment.run_id)[:300]
+            self._log("assignment ignored: its run id {} or its lease id cannot be kept".format(run_id))
             return
         with self._lock:
             self._cancellations[assignment.run_id] = Cancellation()
@@ -233,7 +239,8 @@ class Daemon:
             assignment = self._runnable()
             if assignment is None:
                 pauses_s = [] if is_delivered else [backoff.next_s()]
-                if self._has_problem():
+                has_problem = self._has_problem()  # the disk may have got room since a run was not admitted
+                if has_problem or self._waiting:
                     pauses_s.append(self._room.recheck_s)
                 if self._receive(min(pauses_s) if pauses_s else None):
                     backoff.reset()
@@ -273,12 +280,12 @@ class Daemon:
     def _runnable(self) -> Optional[Assignment]:
         """Return the run to start now, None without a run or room.
 
-        A cancelled run needs no room.
+        A cancelled run needs no room. A run for which the disk is too small fails.
         """
         with self._lock:
             cancelled = [run_id for run_id, item in self._cancellations.items() if item.event.is_set()]
         for assignment in self._waiting:
-            if assignment.run_id in cancelled:
+            if assignment.run_id in cancelled or self._room.is_impossible(assignment):
                 return assignment
         following = self._waiting[0] if self._waiting else None
         return following if self._room.admits(following) else None
@@ -346,6 +353,7 @@ class Daemon:
         progress = _Throttle(lambda phase, fraction: self._send_progress(assignment.run_id, phase, fraction))
         if cancellation.event.is_set():
             raise RunFailedError("cancelled", "cancelled before it began")
+        self._room.require_possible(assignment)
         progress("fetch", 0.0)
         try:
             artifact = self._artifacts.get(

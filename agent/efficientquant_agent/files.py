@@ -5,13 +5,13 @@ import errno
 import os
 from typing import Any, Iterator
 
-# What a disk says that takes no more bytes: it is full, a quota is used up, or it became read-only.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+# What a disk says that takes no more bytes: it is full, a quota or the process's limit is used up, or it is read-only.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def has_no_room(error: OSError) -> bool:
     """Tell whether a write failed because the disk takes no more bytes."""
-    return error.errno in _NO_ROOM
+    return error.errno in NO_ROOM
 
 
 def free_bytes(path: str) -> int:
@@ -19,10 +19,21 @@ def free_bytes(path: str) -> int:
 
     A directory that somebody removed would be on the disk of its parent.
     """
+    status = _disk_of(path)
+    return status.f_bavail * status.f_frsize
+
+
+def disk_bytes(path: str) -> int:
+    """Return the size of the disk of `path`."""
+    status = _disk_of(path)
+    return status.f_blocks * status.f_frsize
+
+
+def _disk_of(path: str) -> os.statvfs_result:
+    path = os.path.abspath(path)
     while not os.path.exists(path):
         path = os.path.dirname(path)
-    status = os.statvfs(path)
-    return status.f_bavail * status.f_frsize
+    return os.statvfs(path)
 
 
 def write_whole(path: str, content: Any, durable: bool = False) -> None:

@@ -58,7 +58,7 @@ def full_disk(monkeypatch):
 
 @pytest.mark.usefixtures("full_disk")
 def test_json_on_a_full_disk(tmp_path):
-    """On a full disk a JSON file is replaced in place, and spaces cover its old end."""
+    """On a full disk a JSON file is replaced in place."""
     path = tmp_path / "file"
     path.write_bytes(b'{"a": "long content"}')
 
@@ -70,7 +70,7 @@ def test_json_on_a_full_disk(tmp_path):
 @pytest.mark.usefixtures("full_disk")
 @pytest.mark.parametrize("old", [None, b"{}"])
 def test_json_that_needs_new_blocks(tmp_path, old):
-    """On a full disk a file that would need new blocks stays as it is."""
+    """A file that needs new blocks stays unchanged on a full disk."""
     path = tmp_path / "file"
     if old is not None:
         path.write_bytes(old)
@@ -83,7 +83,7 @@ def test_json_that_needs_new_blocks(tmp_path, old):
 
 @pytest.mark.parametrize("number", [None, errno.EOPNOTSUPP])
 def test_allocated_file_has_its_blocks(tmp_path, monkeypatch, number):
-    """A file is allocated in full, also where the file system must be written to for it."""
+    """An allocated file has all its blocks."""
     if number is not None:
 
         def refuse(_descriptor, _offset, _size):

@@ -51,7 +51,7 @@ def test_device_without_runtimes():
 
 
 def test_only_the_client_knows_the_wire():
-    """No module but client.py and messages.py imports grpc or the protos when it is loaded."""
+    """Only client.py and messages.py import grpc or the protos."""
     printed = run_without_runtimes(
         "import efficientquant_agent.child.measure, efficientquant_agent.run.runner,"
         "efficientquant_agent.link.artifacts, efficientquant_agent.link.outbox,"

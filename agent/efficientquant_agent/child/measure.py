@@ -42,6 +42,7 @@ from efficientquant_agent.child.reference import (
 )
 from efficientquant_agent.child.reference import read as read_reference
 from efficientquant_agent.errors import RunFailedError, SensorError
+from efficientquant_agent.files import has_no_room
 from efficientquant_agent.protocol import Outcome, RunSpec
 from efficientquant_agent.records import Finding, Readings, Series, StageTiming, Window
 from efficientquant_agent.samplers.memory import ChildPss
@@ -128,7 +129,9 @@ class Run:
         """
         traceback.print_exc()
         kind, error = sys.exc_info()[:2]
-        sentence = "bug in the agent: " + traceback.format_exception_only(kind, error)[-1].strip()
+        is_full = isinstance(error, OSError) and has_no_room(error)
+        cause = "the disk had no room during the run: " if is_full else "bug in the agent: "
+        sentence = cause + traceback.format_exception_only(kind, error)[-1].strip()
         if self._measured:
             self._find("agent", sentence + "; what comes after the measurement is missing")
         else:

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import sys
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -15,6 +14,7 @@ from efficientquant_agent.command_line import Parser
 from efficientquant_agent.config import Config
 from efficientquant_agent.doctor import controller_check, diagnosis
 from efficientquant_agent.doctor.facts import ControllerFacts, Facts, Problem
+from efficientquant_agent.files import free_bytes
 from efficientquant_agent.host.clocks import HELPER, ClockControl
 from efficientquant_agent.host.device import DeviceFiles, Runtimes, runtimes
 
@@ -142,7 +142,7 @@ def collect(
         openblas_coretype=environment.get("OPENBLAS_CORETYPE", ""),
         state_dir=state_dir,
         state_dir_writable=os.access(config.nearest_existing(state_dir), os.W_OK | os.X_OK),
-        free_disk_bytes=shutil.disk_usage(config.nearest_existing(state_dir)).free,
+        free_disk_bytes=free_bytes(state_dir),
         **shared,
     )
 

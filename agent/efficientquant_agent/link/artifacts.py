@@ -125,6 +125,7 @@ class ArtifactCache:
                 self._append(sha256, stream, digest, cancelled, progress)
                 return
             except ControllerUnreachableError as error:
+                _require_wanted(cancelled)  # the call may have been interrupted
                 if stream.tell() > offset:
                     failures = 0
                     backoff.reset()
@@ -178,8 +179,9 @@ class ArtifactCache:
         for _, path in self._evictable(keep):
             if free_bytes(self._path) >= needed_bytes:
                 break
-            os.unlink(path)
-        return True
+            with contextlib.suppress(OSError):  # gone meanwhile, or the disk became read-only
+                os.unlink(path)
+        return free_bytes(self._path) >= needed_bytes
 
     def _evictable(self, keep: Sequence[str]) -> List[Tuple[int, str]]:
         """Return (size, path) of each evictable file, the oldest use first."""

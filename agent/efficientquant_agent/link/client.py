@@ -27,7 +27,6 @@ from efficientquant_agent.errors import (
 )
 from efficientquant_agent.link import reachability
 from efficientquant_agent.link.messages import Command, Hello, command_from_wire, hello_to_wire
-from efficientquant_agent.link.messages import encode_result as encode_result  # the GPU check reads it here
 from efficientquant_agent.link.stored import StoredResult
 from efficientquant_agent.records import Pong, Welcome
 from efficientquant_agent.streams import encodable
@@ -38,9 +37,13 @@ _REPORT_TIMEOUT_S = 60.0
 # For a long run's samples over a poor wireless link.
 _SLOWEST_BYTES_PER_S = 250e3
 # A retry does not help after these answers.
-_REFUSALS = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
-# gRPC itself gives this one, when a message exceeds either side's limit.
-_TOO_LARGE = grpc.StatusCode.RESOURCE_EXHAUSTED
+_REFUSALS = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
+# gRPC's words, with RESOURCE_EXHAUSTED, for a message beyond either side's limit. Proxies give that status when busy.
+_TOO_LARGE = "larger than max"
 # The controller's own answers have this in their trailing metadata. A transport's UNAVAILABLE has not.
 _ANSWERED = ("efficientquant-answered", "1")
 # gRPC's words for a message that it cannot decode: in its log with a traceback, and as the details of the call.
@@ -163,6 +166,7 @@ class Client:
 
         Raises RunFailedError("artifact_unavailable") when the controller does not have it.
         """
+        self.interrupt_fetch()  # one that was cancelled before its first chunk
         # The call begins here, not with the first chunk, so that it can be interrupted from now on.
         call = self._gateway.FetchArtifact(pb.FetchArtifactRequest(sha256=sha256, offset=offset))
         self._fetch_call = call
@@ -204,7 +208,7 @@ class Client:
         try:
             response = self._gateway.ReportRun(request, timeout=timeout_s)
         except grpc.RpcError as error:
-            if error.code() is _TOO_LARGE or (error.code() in _REFUSALS and _was_answered(error)):
+            if _is_too_large(error) or (error.code() in _REFUSALS and _was_answered(error)):
                 raise ReportRefusedError(error.details()) from error
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise AnswerTimeoutError(timeout_s) from error
@@ -226,6 +230,10 @@ class Client:
         if code is grpc.StatusCode.INTERNAL and detail.startswith(_UNDECODABLE):
             return ControllerUnreachableError("the controller sent a message that cannot be decoded", answered=True)
         return ControllerUnreachableError("the controller answered {}: {}".format(code.name, detail), answered=True)
+
+
+def _is_too_large(error: grpc.RpcError) -> bool:
+    return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in (error.details() or "")
 
 
 def _was_answered(error: grpc.RpcError) -> bool:

@@ -50,8 +50,8 @@ class Delivery:
         """Report every pending result, once.
 
         Two reports in a row without an answer in time end the pass, since the controller may hang. Before a session it
-        does not wait long for a pass of the other thread. Raises ControllerUnreachableError at once when no controller
-        answers.
+        does not wait long for a pass of the other thread, and what cuts a report may let the session open. Raises
+        ControllerUnreachableError at once when no controller answers, except before a session.
         """
         if not self._turn.acquire(timeout=_TURN_S if before_session else -1):
             return
@@ -62,7 +62,11 @@ class Delivery:
                     self._deliver_one(run_id)
                     silent = 0
                 except ControllerUnreachableError as error:
+                    if not error.answered and before_session:
+                        self._count_failure(run_id)  # the session that follows says why
+                        return
                     if not error.answered:
+                        self._count_failure(run_id)
                         raise
                     self._note_failure(run_id, error.reason)
                     silent = silent + 1 if isinstance(error, AnswerTimeoutError) else 0
@@ -78,8 +82,11 @@ class Delivery:
         self._failures = {run_id: count for run_id, count in self._failures.items() if run_id in pending}
         return sorted(pending, key=lambda run_id: self._failures.get(run_id, 0))
 
-    def _note_failure(self, run_id: str, reason: str) -> None:
+    def _count_failure(self, run_id: str) -> None:
         self._failures[run_id] = self._failures.get(run_id, 0) + 1
+
+    def _note_failure(self, run_id: str, reason: str) -> None:
+        self._count_failure(run_id)
         self._reasons.say("result of run {} is not delivered yet: {}; trying again".format(run_id, reason))
 
     def _deliver_one(self, run_id: str) -> None:

@@ -104,7 +104,7 @@ def is_result_of(run_id: str, payload: bytes) -> bool:
     """Tell whether bytes are a serialized result of a run."""
     try:
         return bool(pb.RunResult.FromString(payload).run_id == run_id)
-    except DecodeError:
+    except (DecodeError, UnicodeDecodeError):  # the second from protobuf without its C extension
         return False
 
 

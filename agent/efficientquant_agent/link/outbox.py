@@ -42,6 +42,8 @@ class Outbox:
         # Results that are not on the disk yet, and runs whose file could not be removed.
         self._held: Dict[str, StoredResult] = {}
         self._gone: Set[str] = set()
+        # Runs whose damaged file is still to be moved away.
+        self._unmoved: Set[str] = set()
         # One thread changes the files at a time.
         self._turn = threading.Lock()
         for entry in self._entries():  # left by a killed agent
@@ -54,6 +56,11 @@ class Outbox:
     def is_safe(self) -> bool:
         """Whether every result is on the disk and the reserve exists."""
         return not self._held and self._has_reserve
+
+    @property
+    def in_memory(self) -> List[str]:
+        """The ids of the runs whose results are not on the disk."""
+        return list(self._held)
 
     def missing_bytes(self) -> int:
         """Return how much room it takes to be safe."""
@@ -74,8 +81,9 @@ class Outbox:
             for run_id, result in list(self._held.items()):
                 self._store(run_id, result)
             try:
-                os.makedirs(self._path, exist_ok=True)
-                if not os.path.exists(self._reserve):
+                for path in (self._path, self._folder("rejected"), self._folder("damaged")):
+                    os.makedirs(path, exist_ok=True)  # while there is room: a directory takes a block
+                if not self._is_reserve():
                     allocate(self._reserve, self._reserve_bytes)
                 self._has_reserve = True
             except OSError as error:
@@ -96,10 +104,10 @@ class Outbox:
         return stored + [run_id for run_id in held if run_id not in stored]
 
     def _entries(self) -> "List[os.DirEntry[str]]":
-        """Return the files, none when somebody removed the directory."""
+        """Return the files, none when the directory cannot be read now."""
         try:
             return list(os.scandir(self._path))
-        except FileNotFoundError:
+        except OSError:
             return []
 
     def read(self, run_id: str) -> StoredResult:
@@ -124,7 +132,10 @@ class Outbox:
         with self._turn:
             self._held.pop(run_id, None)
             try:
-                os.unlink(self._file(run_id))
+                if run_id in self._unmoved:  # the damaged file has the name
+                    self._gone.add(run_id)
+                else:
+                    os.unlink(self._file(run_id))
             except FileNotFoundError:
                 pass
             except OSError as error:
@@ -135,7 +146,7 @@ class Outbox:
 
         Return the path where it is kept, empty while the disk has no room for it. It is then still pending.
         """
-        kept = os.path.join(self._path, "rejected", run_id + _SUFFIX)
+        kept = os.path.join(self._folder("rejected"), run_id + _SUFFIX)
         with self._turn:
             held = self._held.get(run_id)
             try:
@@ -158,16 +169,13 @@ class Outbox:
         result = describe(payload, attempt, lease_id)
         self._held[run_id] = result
         with self._turn:
-            try:
-                self._move(self._file(run_id), self.damaged_path(run_id))
-            except OSError as error:
-                self.fault = error
+            self._unmoved.add(run_id)
             self._store(run_id, result)
         return result
 
     def damaged_path(self, run_id: str) -> str:
         """Return where a damaged result is kept."""
-        return os.path.join(self._path, "damaged", run_id + _SUFFIX)
+        return os.path.join(self._folder("damaged"), run_id + _SUFFIX)
 
     @staticmethod
     def _move(path: str, kept: str) -> None:
@@ -184,6 +192,8 @@ class Outbox:
         if self._held.get(run_id) is not result:
             return  # delivered meanwhile, by the other thread
         content = pack(run_id, result)
+        if not self._set_damage_aside(run_id):
+            return
         try:
             os.makedirs(self._path, exist_ok=True)  # somebody may have removed it
             if free_bytes(self._path) < len(content):  # a large write that fails again and again would wear the disk
@@ -194,6 +204,26 @@ class Outbox:
             if not self._store_in_reserve(run_id, content):
                 return
         del self._held[run_id]
+
+    def _set_damage_aside(self, run_id: str) -> bool:
+        """Move a run's damaged file away before its name is used again."""
+        if run_id in self._unmoved:
+            try:
+                self._move(self._file(run_id), self.damaged_path(run_id))
+            except FileNotFoundError:  # it was in memory alone
+                pass
+            except OSError as error:
+                self.fault = error
+                return False
+            self._unmoved.discard(run_id)
+        return True
+
+    def _is_reserve(self) -> bool:
+        """Tell whether the reserve is a file of its size."""
+        return os.path.isfile(self._reserve) and os.path.getsize(self._reserve) >= self._reserve_bytes
+
+    def _folder(self, name: str) -> str:
+        return os.path.join(self._path, name)
 
     def _store_in_reserve(self, run_id: str, content: bytes) -> bool:
         """Write a result over the reserve, which then gets the result's name.

@@ -4,7 +4,8 @@ import errno
 import time
 from typing import List, Optional
 
-from efficientquant_agent.files import free_bytes
+from efficientquant_agent.errors import RunFailedError
+from efficientquant_agent.files import disk_bytes, free_bytes
 from efficientquant_agent.link.artifacts import ArtifactCache
 from efficientquant_agent.link.outbox import Outbox
 from efficientquant_agent.records import Assignment
@@ -58,8 +59,12 @@ class Room:
     def problem(self) -> str:
         """Return why no run can start, empty when a run can."""
         is_safe = self._outbox.is_safe
-        needed_bytes, free = self._needed_bytes(), free_bytes(self._path)
-        evictable_bytes = self._artifacts.evictable_bytes(self._kept_files())
+        try:
+            # Evictable first: what is removed between the two readings must not be missing in both.
+            evictable_bytes = self._artifacts.evictable_bytes(self._kept_files())
+            needed_bytes, free = self._needed_bytes(), free_bytes(self._path)
+        except OSError as error:
+            return "the state directory cannot be read: {}; see to {}".format(error.strerror or error, self._path)
         if is_safe and self._refusal is None and free + evictable_bytes >= needed_bytes:
             return ""
         fault = self._refusal if is_safe else self._outbox.fault
@@ -69,6 +74,20 @@ class Room:
         return "the disk of the state directory is full (needs {} MiB, {} MiB free); make room in {}".format(
             -(-needed_bytes // _MIB), free // _MIB, self._path
         )
+
+    def require_possible(self, assignment: Assignment) -> None:
+        """Raise RunFailedError when the empty disk is too small for a run."""
+        if self.is_impossible(assignment):
+            raise RunFailedError(
+                "agent_error",
+                "the run needs {} MiB, and the disk of the state directory has {} MiB in all".format(
+                    -(-_size_bytes(assignment) // _MIB), disk_bytes(self._path) // _MIB
+                ),
+            )
+
+    def is_impossible(self, assignment: Assignment) -> bool:
+        """Tell whether the empty disk is too small for a run."""
+        return _size_bytes(assignment) > disk_bytes(self._path)
 
     def _needed_bytes(self) -> int:
         files = self._outbox.missing_bytes()
@@ -82,3 +101,7 @@ class Room:
     def _kept_files(self) -> List[str]:
         assignment = self._next
         return [] if assignment is None else [assignment.sha256, assignment.reference_sha256]
+
+
+def _size_bytes(assignment: Assignment) -> int:
+    return assignment.size_bytes + assignment.reference_bytes + MARGIN_BYTES

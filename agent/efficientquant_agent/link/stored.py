@@ -57,16 +57,16 @@ def unpack(run_id: str, stream: BinaryIO) -> StoredResult:
         if result is None:
             raise DamagedResultError("its header is damaged")
         return result
-    fields = json.loads(content[len(_MAGIC) :].decode("ascii"))
-    result = StoredResult(
-        stream.read(fields["size_bytes"]),
-        fields["size_bytes"],
-        fields["sha256"],
-        fields["attempt"],
-        fields["lease_id"],
-    )
-    if fields["run_id"] != run_id:
-        raise DamagedResultError("it is the result of run {}".format(fields["run_id"]))
+    try:
+        fields = json.loads(content[len(_MAGIC) :].decode("ascii"))
+        size_bytes, described = int(fields["size_bytes"]), str(fields["run_id"])
+        result = StoredResult(
+            stream.read(size_bytes), size_bytes, str(fields["sha256"]), int(fields["attempt"]), str(fields["lease_id"])
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedResultError("its header is of another form") from error
+    if described != run_id:
+        raise DamagedResultError("it is the result of run {}".format(described))
     verify(result)
     return result
 
@@ -89,9 +89,11 @@ def _of_an_earlier_release(run_id: str, start: bytes, stream: BinaryIO) -> Optio
     """
     length = len(run_id)
     size = bytes([length]) if length < 128 else bytes([length & 127 | 128, length >> 7])
-    content = start + stream.read()
-    is_bare = content.startswith(b"\x0a" + size + run_id.encode("ascii"))
-    return describe(content, is_checked=False) if is_bare else None
+    prefix = b"\x0a" + size + run_id.encode("ascii")
+    start += stream.read(max(0, len(prefix) - len(start)))
+    if not start.startswith(prefix):  # not read whole: it may be of any size
+        return None
+    return describe(start + stream.read(), is_checked=False)
 
 
 def _with_check(line: bytes) -> bytes:

@@ -1,7 +1,6 @@
 """The child processes of a run, from their spec to their outcome."""
 
 import contextlib
-import errno
 import json
 import os
 import signal
@@ -13,6 +12,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 from efficientquant_agent import protocol
 from efficientquant_agent.errors import RunFailedError
+from efficientquant_agent.files import NO_ROOM
 from efficientquant_agent.run.watcher import Watcher, kill_group
 from efficientquant_agent.samplers.base import Sampler
 
@@ -100,7 +100,7 @@ def crash(ended: Ended, memory_seen: str, failure_types: Dict[str, str]) -> RunF
     last_line = ended.log_tail[-1] if ended.log_tail else "it said nothing"
     if ended.returncode == protocol.EXIT_MISMATCH and last_line.startswith(protocol.MISMATCH):
         return RunFailedError("agent_error", last_line)
-    if os.strerror(errno.ENOSPC) in last_line:
+    if any(os.strerror(number) in last_line for number in NO_ROOM):
         return RunFailedError("agent_error", "the disk had no room during the run: {}".format(last_line))
     return RunFailedError(failure_types["other"], "the run's process ended {}: {}".format(how, last_line))
 

@@ -127,7 +127,7 @@ def test_epochs_on_a_full_disk(open_state, tmp_path, full_disk):
 
 
 def test_identity_of_an_earlier_release_on_a_full_disk(open_state, tmp_path, full_disk):
-    """An identity without spare room is written in place, too, and keeps no tail."""
+    """On a full disk an older identity file is rewritten in place."""
     identity = {"device_id": "d", "board_id": "board-1", "session_epoch": 9, "a_field_of_another_release": "x"}
     (tmp_path / "identity.json").write_text(json.dumps(identity, indent=9))
     full_disk()

@@ -74,7 +74,7 @@ def test_wrong_bytes_twice(tmp_path):
 
 
 def test_source_that_fails(tmp_path):
-    """A fetch that the controller refuses repeatedly fails as artifact_unavailable, with the reason."""
+    """A fetch that is refused repeatedly fails as artifact_unavailable."""
     attempts = []
 
     def fetch(_, offset):
@@ -90,7 +90,7 @@ def test_source_that_fails(tmp_path):
 
 @pytest.mark.parametrize("error", [ControllerUnreachableError("nobody there"), ControllerBusyError("it is restarting")])
 def test_fetch_waits_for_the_controller(tmp_path, error):
-    """A fetch waits for an absent or busy controller, and logs each reason once."""
+    """A fetch waits for its controller and logs each reason once."""
     source, said, failures = Source(CONTENT), [], [error] * 50
 
     def fetch(sha256, offset):
@@ -103,7 +103,7 @@ def test_fetch_waits_for_the_controller(tmp_path, error):
 
 
 def test_waiting_fetch_is_cancelled(tmp_path):
-    """A fetch that waits for its controller ends when its run is cancelled."""
+    """A cancellation ends a fetch that waits for its controller."""
     cancelled = threading.Event()
 
     def fetch(_sha256, _offset):
@@ -115,6 +115,22 @@ def test_waiting_fetch_is_cancelled(tmp_path):
         cache.get(name_of(CONTENT), cancelled, print)
 
     assert failure.value.failure_type == "cancelled"
+
+
+def test_interrupted_fetch_is_a_cancellation(tmp_path):
+    """A call that a cancellation interrupts is not counted as the controller's answer."""
+    cancelled, said = threading.Event(), []
+
+    def fetch(_sha256, _offset):
+        yield CONTENT[:10]
+        cancelled.set()
+        raise ControllerUnreachableError("the controller answered CANCELLED: ", answered=True)
+
+    cache = ArtifactCache(str(tmp_path), 10**6, fetch, said.append)
+    with pytest.raises(RunFailedError) as failure:
+        cache.get(name_of(CONTENT), cancelled, print)
+
+    assert (failure.value.failure_type, said) == ("cancelled", [])
 
 
 def test_cancelled_fetch(tmp_path):

@@ -1,7 +1,7 @@
 """The seam to the wire: records become messages that every peer can read."""
 
 from efficientquant_agent.host.device import DeviceFiles
-from efficientquant_agent.link.client import encode_result
+from efficientquant_agent.link.messages import encode_result
 from efficientquant_agent.records import Finding, RunResult
 from efficientquant_protos.v1 import fleet_pb2 as pb
 

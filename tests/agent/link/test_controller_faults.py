@@ -54,7 +54,7 @@ def open_client():
 
 
 def test_session_of_a_busy_controller(controller, start_agent):
-    """A session is retried after an answered refusal, whose sentence is logged once."""
+    """A refused session is retried, and the reason is logged once."""
     controller.refusal = (grpc.StatusCode.UNAVAILABLE, SENTENCE)
     agent = start_agent(controller.address)
     for _ in range(4):

@@ -102,7 +102,7 @@ def test_result_that_is_too_large(deliver):
 
 
 def test_damaged_result_is_measured_again(controller, start_agent, tmp_path):
-    """A damaged file in the outbox is set aside, and its run is reported as an error of the agent."""
+    """A damaged result is set aside, and its run fails as agent_error."""
     outbox = tmp_path / "state" / "outbox"
     outbox.mkdir(parents=True)
     (outbox / "run-0.pb").write_bytes(b"\xff\xff\xff")
@@ -126,9 +126,20 @@ def test_result_the_controller_fails_at(controller, start_agent, tiny_model):
     assert {controller.reports.get(timeout=WAIT_S).run_id for _ in range(2)} == {"run-1", "run-2"}
 
 
+@pytest.mark.parametrize("code", ["INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"])
+def test_refusal_by_a_proxy(controller, start_agent, tiny_model, code):
+    """A refusal that is not the controller's own is no refusal."""
+    controller.report_refusals = [grpc.StatusCode[code]]
+    controller.refusal_is_answered = False
+    start_agent(controller.address)
+    controller.assign("run-1", tiny_model)
+
+    assert controller.reports.get(timeout=WAIT_S).run_id == "run-1"
+
+
 @pytest.mark.parametrize("is_answered", [True, False])
 def test_busy_controller_takes_sessions(controller, start_agent, tmp_path, is_answered):
-    """A controller that cannot store now still gets the session, unlike a proxy without a controller."""
+    """A controller that is busy, or a report that is cut, delays no session."""
     outbox = Outbox(str(make_outbox(tmp_path)))
     outbox.put("run-1", pb.RunResult(run_id="run-1").SerializeToString())
     controller.report_refusals = [grpc.StatusCode.UNAVAILABLE] * 3
@@ -140,7 +151,7 @@ def test_busy_controller_takes_sessions(controller, start_agent, tmp_path, is_an
     assert controller.reports.get(timeout=WAIT_S).run_id == "run-1"
     said = [line for line in agent.seen if "the controller cannot serve now: the test refused this report" in line]
     assert len(said) == int(is_answered)
-    assert list(controller.hellos.get_nowait().active_run_ids) == (["run-1"] if is_answered else [])
+    assert list(controller.hellos.get_nowait().active_run_ids) == ["run-1"]
 
 
 def test_changed_byte_is_sent_again(controller, start_agent, tiny_model):
@@ -153,7 +164,7 @@ def test_changed_byte_is_sent_again(controller, start_agent, tiny_model):
 
 
 def test_result_returns_its_lease(controller, start_agent, tiny_model, tmp_path):
-    """A result has the lease id of its assignment, on the wire and in the header of its file."""
+    """A result carries its lease id in the file and the report."""
     controller.report_gate.clear()
     agent = start_agent(controller.address)
     controller.assign("run-1", tiny_model)
@@ -167,7 +178,7 @@ def test_result_returns_its_lease(controller, start_agent, tiny_model, tmp_path)
 
 
 def test_damaged_result_keeps_its_lease(controller, start_agent, tmp_path):
-    """A result with a changed number is reported as damaged, under its attempt and lease."""
+    """The report of a damaged result keeps its attempt and lease id."""
     folder = make_outbox(tmp_path)
     payload = pb.RunResult(run_id="run-1", latency_s=[0.25]).SerializeToString()
     Outbox(str(folder)).put("run-1", payload, 2, "lease-7")
@@ -202,7 +213,7 @@ def make_outbox(tmp_path):
 
 
 class Passes:
-    """A delivery whose reports fail as the test says, with a record of them."""
+    """A delivery with scripted failures."""
 
     def __init__(self, tmp_path, failures):
         self.outbox = Outbox(str(tmp_path))
@@ -231,7 +242,7 @@ class Passes:
     ],
 )
 def test_failed_result_stops_no_other(tmp_path, error):
-    """A result that fails does not stop the results behind it, and comes last in the next pass."""
+    """A failed result delays no other and comes last in the next pass."""
     passes = Passes(tmp_path, {2: error})
 
     passes.delivery.deliver(before_session=True)
@@ -252,8 +263,19 @@ def test_absent_controller_ends_the_pass(tmp_path):
     assert passes.reported == [1, 2]
 
 
+def test_report_that_is_cut_delays_no_session(tmp_path):
+    """Before a session a cut report ends the pass without an error, and comes last."""
+    passes = Passes(tmp_path, {1: ControllerUnreachableError("connection reset")})
+
+    passes.delivery.deliver(before_session=True)
+    assert (passes.reported, passes.said) == ([1], [])
+    passes.delivery.deliver(before_session=True)
+
+    assert passes.reported == [1, 2, 3, 4, 5, 1]
+
+
 def test_hanging_controller_delays_little(tmp_path):
-    """Two results in a row without an answer end the pass, and come last in the next one."""
+    """Two reports in a row without an answer end the pass."""
     passes = Passes(tmp_path, dict.fromkeys([1, 2, 3], AnswerTimeoutError(60.0)))
 
     passes.delivery.deliver()

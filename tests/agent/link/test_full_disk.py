@@ -14,7 +14,7 @@ MOUNT = "mount -t tmpfs -o size=$0 tmpfs $1 && echo mounted && exec cat"
 
 
 class SmallDisk:
-    """A small disk in a mount namespace of its own, for agents that enter it."""
+    """A small tmpfs in its own mount namespace."""
 
     def __init__(self, path):
         path.mkdir()
@@ -64,7 +64,7 @@ def start_on_disk(disk, start_agent, controller):
 
 
 def wait_for_problem(controller, part):
-    """Return the first heartbeat whose problem has a part, or is empty for an empty one."""
+    """Return the first heartbeat with this problem, or with none."""
     while True:
         beat = controller.heartbeats.get(timeout=WAIT_S).heartbeat
         if part in beat.problem and bool(part) == bool(beat.problem):
@@ -72,7 +72,7 @@ def wait_for_problem(controller, part):
 
 
 def test_runs_wait_until_results_can_be_kept(controller, start_agent, tiny_model, tmp_path):
-    """An agent that may write no reserve takes no run, says why, and starts it when it may."""
+    """Without a reserve an agent starts no run and says why."""
     agent = start_agent(controller.address, enter=["sh", "-c", 'ulimit -S -f 1000; exec "$@"', "sh"])
     controller.assign("run-1", tiny_model)
     agent.wait_for_line("the state directory cannot be written: file too large; see to")
@@ -90,7 +90,7 @@ def test_runs_wait_until_results_can_be_kept(controller, start_agent, tiny_model
 
 
 def test_runs_wait_for_room(controller, start_on_disk, disk, tiny_model):
-    """On a full disk runs wait, the heartbeat says why, and they start when there is room."""
+    """On a full disk runs wait until there is room."""
     agent = start_on_disk()
     agent.wait_for_line("ready: connected")
     disk.fill()
@@ -110,7 +110,7 @@ def test_runs_wait_for_room(controller, start_on_disk, disk, tiny_model):
 
 
 def test_result_on_a_full_disk_survives_a_kill(controller, start_on_disk, disk, tiny_model):
-    """A result on a full disk survives a killed agent, and the agent starts on the full disk."""
+    """A result on a full disk survives a killed agent."""
     controller.report_gate.clear()
     agent = start_on_disk()
     agent.wait_for_line("ready: connected")
@@ -135,7 +135,7 @@ def test_result_on_a_full_disk_survives_a_kill(controller, start_on_disk, disk, 
 
 
 def test_disk_that_fills_up_during_a_fetch(controller, start_on_disk, disk, tiny_model):
-    """A fetch that fills the disk waits for room, without a traceback, and goes on."""
+    """A fetch that fills the disk waits for room."""
     controller.chunk_bytes = 100
     controller.fetch_gate.clear()
     agent = start_on_disk()
@@ -153,7 +153,7 @@ def test_disk_that_fills_up_during_a_fetch(controller, start_on_disk, disk, tiny
 
 
 def test_disk_that_fills_up_during_a_run(controller, start_on_disk, disk, tiny_model, quick):
-    """A run that finds no room for its samples is an error of the agent, which another attempt can mend."""
+    """A run without room for its samples fails as agent_error."""
     agent = start_on_disk()
     controller.assign("run-1", tiny_model, measurement=quick._replace(min_time_s=2.0))
     controller.wait_for_phase("measure")

@@ -41,6 +41,10 @@ def disk(monkeypatch):
     return disk
 
 
+def files_in(path):
+    return sorted(entry.name for entry in path.iterdir() if entry.is_file())
+
+
 @pytest.fixture
 def outbox(tmp_path, disk):  # noqa: ARG001
     return Outbox(str(tmp_path), RESERVE_BYTES)
@@ -56,7 +60,7 @@ def test_reserve_is_made_at_the_start(outbox, tmp_path):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 def test_result_goes_into_the_reserve(outbox, disk, tmp_path, number):
-    """A result that the disk refuses is written over the reserve, and a new agent finds it."""
+    """A result that the disk refuses goes into the reserve."""
     disk.fault = OSError(number, os.strerror(number))
 
     outbox.put("run-1", b"result", 2, "lease-1")
@@ -70,24 +74,25 @@ def test_result_goes_into_the_reserve(outbox, disk, tmp_path, number):
 
 
 def test_results_stay_in_memory_without_a_reserve(outbox, disk, tmp_path):
-    """Results beyond the reserve stay in memory, pending like the others, and reach the disk later."""
+    """Results beyond the reserve stay in memory until there is room."""
     disk.fault = FULL
     for run_id in ("run-1", "run-2", "run-3"):
         outbox.put(run_id, run_id.encode())
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["run-1.pb"]
+    assert files_in(tmp_path) == ["run-1.pb"]
     assert outbox.pending() == ["run-1", "run-2", "run-3"]
+    assert outbox.in_memory == ["run-2", "run-3"]
     outbox.remove("run-2")
 
     assert not outbox.settle()
     disk.fault = None
 
     assert outbox.settle()
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["reserve", "run-1.pb", "run-3.pb"]
+    assert files_in(tmp_path) == ["reserve", "run-1.pb", "run-3.pb"]
     assert [outbox.read(run_id).payload for run_id in outbox.pending()] == [b"run-1", b"run-3"]
 
 
 def test_result_larger_than_the_reserve(outbox, disk, tmp_path):
-    """A result that does not fit into the reserve stays in memory, and the reserve stays for the next."""
+    """A result larger than the reserve stays in memory."""
     disk.fault = FULL
     outbox.put("run-1", b"x" * RESERVE_BYTES)
     outbox.put("run-2", b"small")
@@ -98,7 +103,7 @@ def test_result_larger_than_the_reserve(outbox, disk, tmp_path):
 
 
 def test_large_result_is_not_written_in_vain(outbox, disk, monkeypatch):
-    """A result in memory is not written to a disk that is seen to be too small for it."""
+    """A result larger than the free space is not written."""
     disk.fault = FULL
     outbox.put("run-1", b"x" * RESERVE_BYTES)
     disk.fault = AssertionError("the disk was written to")
@@ -108,7 +113,7 @@ def test_large_result_is_not_written_in_vain(outbox, disk, monkeypatch):
 
 
 def test_start_on_a_full_disk(disk, tmp_path):
-    """An outbox opens on a full disk and makes its reserve when there is room."""
+    """An outbox opens on a full disk."""
     disk.fault = FULL
     outbox = Outbox(str(tmp_path), RESERVE_BYTES)
     assert (outbox.is_safe, outbox.fault, outbox.missing_bytes()) == (False, FULL, RESERVE_BYTES)
@@ -120,17 +125,17 @@ def test_start_on_a_full_disk(disk, tmp_path):
 
 
 def test_leftovers_are_removed(tmp_path):
-    """A half-written file of a killed agent makes room, and is no result."""
+    """Half-written files of a killed agent are removed."""
     (tmp_path / "run-1.pb.part").write_bytes(b"half")
 
     outbox = Outbox(str(tmp_path), RESERVE_BYTES)
 
     assert outbox.pending() == []
-    assert os.listdir(str(tmp_path)) == ["reserve"]
+    assert files_in(tmp_path) == ["reserve"]
 
 
 def test_refused_result_on_a_full_disk(outbox, disk, tmp_path):
-    """A refused result that is only in memory stays pending until the disk has room for it."""
+    """A refused result in memory stays pending until there is room."""
     disk.fault = FULL
     outbox.put("run-1", b"x" * RESERVE_BYTES)
     assert (outbox.reject("run-1"), outbox.pending()) == ("", ["run-1"])
@@ -142,7 +147,7 @@ def test_refused_result_on_a_full_disk(outbox, disk, tmp_path):
 
 
 def test_file_that_cannot_be_removed(outbox, monkeypatch):
-    """A committed result whose file the disk does not remove is not pending any more."""
+    """A committed result is not pending, even if its file remains."""
     outbox.put("run-1", b"result")
 
     def refuse(_path):
@@ -155,7 +160,7 @@ def test_file_that_cannot_be_removed(outbox, monkeypatch):
 
 
 def test_damaged_result_is_replaced(outbox, tmp_path):
-    """A damaged result is moved aside, and the report of the damage is pending in its place."""
+    """The report of the damage replaces a damaged result."""
     outbox.put("run-1", b"result", 1, "lease-1")
     path = tmp_path / "run-1.pb"
     path.write_bytes(path.read_bytes()[:-1] + b"T")
@@ -167,6 +172,59 @@ def test_damaged_result_is_replaced(outbox, tmp_path):
 
     assert (tmp_path / "damaged" / "run-1.pb").read_bytes() == damaged
     assert (outbox.pending(), outbox.read("run-1").payload) == (["run-1"], b"report")
+
+
+def test_damaged_result_is_never_overwritten(outbox, tmp_path, monkeypatch):
+    """Where a damaged file cannot be moved, the report of the damage waits in memory."""
+    (tmp_path / "run-1.pb").write_bytes(b"damaged")
+    move = os.replace
+
+    def refuse(path, kept):
+        if os.path.dirname(kept).endswith("damaged"):
+            raise FULL
+        move(path, kept)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    outbox.replace_damaged("run-1", b"report", 1, "lease-1")
+    assert not outbox.settle()
+    assert (tmp_path / "run-1.pb").read_bytes() == b"damaged"
+    assert (outbox.in_memory, outbox.read("run-1").payload) == (["run-1"], b"report")
+
+    monkeypatch.setattr(os, "replace", move)
+
+    assert outbox.settle()
+    assert (tmp_path / "damaged" / "run-1.pb").read_bytes() == b"damaged"
+    assert outbox.read("run-1").payload == b"report"
+
+
+def test_damaged_result_stays_when_its_report_is_delivered(outbox, tmp_path, monkeypatch):
+    """A delivered report of the damage removes no file that could not be moved."""
+    (tmp_path / "run-1.pb").write_bytes(b"damaged")
+
+    def refuse(_path, _kept):
+        raise FULL
+
+    monkeypatch.setattr(os, "replace", refuse)
+    outbox.replace_damaged("run-1", b"report", 1, "lease-1")
+    outbox.remove("run-1")
+
+    assert (outbox.pending(), (tmp_path / "run-1.pb").read_bytes()) == ([], b"damaged")
+
+
+def test_damage_in_memory_is_no_fault_of_the_disk(outbox):
+    """A result without a file is replaced, and the disk is not blamed."""
+    outbox.replace_damaged("run-1", b"report", 1, "lease-1")
+
+    assert (outbox.fault, outbox.pending(), outbox.is_safe) == (None, ["run-1"], True)
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * (RESERVE_BYTES - 1)])
+def test_reserve_of_another_size(tmp_path, content):
+    """A reserve that is too small is made again."""
+    (tmp_path / "reserve").write_bytes(content)
+
+    assert Outbox(str(tmp_path), RESERVE_BYTES).is_safe
+    assert (tmp_path / "reserve").stat().st_size == RESERVE_BYTES
 
 
 def test_names_that_are_no_run(outbox, tmp_path):

@@ -1,9 +1,10 @@
-"""Whether the disk of the state directory has room for the next run."""
+"""Room on the disk for the next run."""
 
 import errno
 import os
 
 import pytest
+from efficientquant_agent.errors import RunFailedError
 from efficientquant_agent.link import artifacts as artifacts_module
 from efficientquant_agent.link import outbox as outbox_module
 from efficientquant_agent.link import room as room_module
@@ -17,7 +18,7 @@ NAME = "a" * 64
 
 
 class SmallDisk:
-    """A disk with a given number of free bytes, to which removed artifacts add theirs."""
+    """A disk of a given size that holds only artifacts."""
 
     def __init__(self, path, size_bytes):
         self.path = path
@@ -37,7 +38,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def open_room(folder, monkeypatch):
-    """Give a function that opens a room on a disk of a size."""
+    """Return a function that opens a Room on a small disk."""
 
     def open_with(size_bytes, recheck_s=0.0):
         disk = SmallDisk(folder / "artifacts", size_bytes)
@@ -70,7 +71,7 @@ def assignment(quick, size_bytes, reference_bytes=0):
 
 
 def test_run_needs_its_files_and_a_margin(open_room, quick, folder):
-    """A run starts only with room for its artifact, its reference and a margin."""
+    """A run needs room for its files and a margin."""
     room, disk = open_room(MARGIN_BYTES + 3 * MIB - 1)
     run = assignment(quick, 2 * MIB, MIB)
 
@@ -92,7 +93,7 @@ def test_partial_file_needs_the_rest_only(open_room, quick, folder):
 
 
 def test_cached_artifacts_make_room(open_room, quick, folder):
-    """Least recently used artifacts are removed for a run, no more than needed, and not its own."""
+    """The least recently used artifacts are removed to make room."""
     for age_s, name in enumerate([NAME, "c" * 64, "d" * 64]):
         (folder / "artifacts" / name).write_bytes(b"x" * MIB)
         os.utime(str(folder / "artifacts" / name), (1000 + age_s, 1000 + age_s))
@@ -111,8 +112,45 @@ def test_artifacts_are_not_removed_in_vain(open_room, quick, folder):
     assert [path.name[0] for path in (folder / "artifacts").iterdir()] == ["c"]
 
 
+def test_artifact_that_cannot_be_removed(open_room, quick, folder, monkeypatch):
+    """A cached artifact that stays on a read-only disk makes no room."""
+    (folder / "artifacts" / ("c" * 64)).write_bytes(b"x" * MIB)
+    room, _ = open_room(MARGIN_BYTES + 2 * MIB)
+
+    def refuse(_path):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "unlink", refuse)
+
+    assert not room.admits(assignment(quick, 2 * MIB))
+
+
+def test_run_that_no_empty_disk_holds(open_room, quick, monkeypatch):
+    """A run that is larger than the whole disk fails, and does not wait."""
+    room, _ = open_room(MARGIN_BYTES + 9 * MIB)
+    monkeypatch.setattr(room_module, "disk_bytes", lambda _path: MARGIN_BYTES + 9 * MIB)
+    room.require_possible(assignment(quick, 9 * MIB))
+
+    assert room.is_impossible(assignment(quick, 9 * MIB, 1))
+    with pytest.raises(RunFailedError, match="needs 18 MiB, and the disk of the state directory has 17 MiB in all"):
+        room.require_possible(assignment(quick, 9 * MIB, 1))
+
+
+def test_state_directory_that_cannot_be_read(open_room, quick, folder, monkeypatch):
+    """A disk that cannot be read is a problem, and no bug."""
+    room, _ = open_room(MARGIN_BYTES + 9 * MIB)
+    room.admits(assignment(quick, MIB))
+
+    def refuse(_path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(room_module, "free_bytes", refuse)
+
+    assert room.problem() == "the state directory cannot be read: Input/output error; see to {}".format(folder)
+
+
 def test_refused_write_holds_runs(open_room, quick, folder):
-    """After a write that failed, no run starts until the recheck, and the problem says why."""
+    """After a failed write no run starts until the recheck."""
     room, _ = open_room(MARGIN_BYTES + 9 * MIB, recheck_s=60.0)
     run = assignment(quick, MIB)
     room.refuse(OSError(errno.EDQUOT, "Disk quota exceeded"))
@@ -124,7 +162,7 @@ def test_refused_write_holds_runs(open_room, quick, folder):
 
 
 def test_no_run_starts_without_a_reserve(open_room, quick, folder, monkeypatch):
-    """No run starts while its result could not be kept, and the next check makes the reserve."""
+    """No run starts without a reserve."""
     room, _ = open_room(MARGIN_BYTES + 4096)
     (folder / "outbox" / "reserve").unlink()
 

@@ -1,9 +1,10 @@
-"""Stored results: what is read is what was stored, or a damage that is named."""
+"""Stored results are read unchanged or reported as damaged."""
 
 import io
 
 import pytest
 from efficientquant_agent.errors import DamagedResultError
+from efficientquant_agent.link import stored
 from efficientquant_agent.link.stored import describe, pack, unpack
 from efficientquant_protos.v1 import fleet_pb2 as pb
 
@@ -17,7 +18,7 @@ def read(content, run_id="run-1"):
 
 
 def damage_of(content):
-    """Return the damage that reading reports, None when the read result is the stored one."""
+    """Return the reported damage, or None for an intact result."""
     try:
         result = read(content)
     except DamagedResultError as error:
@@ -49,12 +50,12 @@ def test_every_truncation_is_seen():
 
 @pytest.mark.parametrize("rest", [b"\0" * 5000, b"\n", CONTENT])
 def test_bytes_behind_the_result_are_ignored(rest):
-    """A result in a larger file, such as the reserve, is read exactly."""
+    """Bytes after the result are ignored."""
     assert read(CONTENT + rest) == STORED
 
 
 def test_damage_keeps_the_lease():
-    """When only the payload is damaged, the damage names the attempt and the lease."""
+    """A damaged payload keeps the attempt and the lease id."""
     damage = damage_of(CONTENT[:-1])
 
     assert (damage.attempt, damage.lease_id) == (3, "lease-7")
@@ -62,7 +63,7 @@ def test_damage_keeps_the_lease():
 
 
 def test_damaged_header_has_no_lease():
-    """When the header is damaged, the damage names no attempt and no lease."""
+    """A damaged header gives no attempt and no lease id."""
     damage = damage_of(CONTENT.replace(b"lease-7", b"lease-8"))
 
     assert (str(damage), damage.attempt, damage.lease_id) == ("its header is damaged", 0, "")
@@ -70,7 +71,7 @@ def test_damaged_header_has_no_lease():
 
 @pytest.mark.parametrize("run_id", ["run-1", "r" * 10, "r" * 127, "r" * 128, "r" * 200])
 def test_result_of_an_earlier_release(run_id):
-    """A file of an earlier release, a bare serialized result, is read and marked as unchecked."""
+    """A file of an earlier release is read as unchecked."""
     payload = pb.RunResult(run_id=run_id, attempt=1, latency_s=[0.5]).SerializeToString()
 
     result = read(payload, run_id)
@@ -86,8 +87,24 @@ def test_result_of_another_run():
 
 @pytest.mark.parametrize("lease_id", ["", "a b\nc", "Nº-7", "x" * 5000])
 def test_lease_of_any_text(lease_id):
-    """A lease id with any characters survives, and the header stays one line of ASCII."""
+    """Any lease id survives in an ASCII header."""
     content = pack("run-1", describe(PAYLOAD, lease_id=lease_id))
 
     assert read(content).lease_id == lease_id
     content[: -len(PAYLOAD)].decode("ascii")
+
+
+@pytest.mark.parametrize("fields", [b"[]", b"{}", b'{"run_id": "run-1", "size_bytes": "many"}', b"no JSON"])
+def test_header_of_another_form(fields):
+    """A header with a right SHA-256 and another content is damage."""
+    with pytest.raises(DamagedResultError, match="its header is of another form"):
+        read(stored._with_check(stored._MAGIC + fields))
+
+
+def test_foreign_file_is_not_read_whole():
+    """Of a file that is no result, only the first line is read."""
+    stream = io.BytesIO(b"x" * 100 + b"\n" + b"y" * 10_000_000)
+
+    with pytest.raises(DamagedResultError):
+        unpack("run-1", stream)
+    assert stream.tell() < 200

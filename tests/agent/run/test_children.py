@@ -14,7 +14,7 @@ FAILURES = {"oom": "runtime_oom", "other": "runtime_error"}
     ],
 )
 def test_full_disk_is_no_fault_of_the_model(last_line, failure_type):
-    """A child that found no room on the disk is an error of the agent, which another attempt can mend."""
+    """A child without disk space fails as agent_error."""
     error = crash(Ended(1, ["Traceback", last_line]), "nothing", FAILURES)
 
     assert (error.failure_type, last_line in str(error)) == (failure_type, True)

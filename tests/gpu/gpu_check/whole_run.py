@@ -126,7 +126,7 @@ def _encoded(result):
     Returns Absent without gRPC, which only the wire needs.
     """
     try:
-        from efficientquant_agent.link.client import encode_result
+        from efficientquant_agent.link.messages import encode_result
     except ImportError as error:
         return Absent("{}: nothing was sent to a controller".format(error))
     return "{} bytes; nothing was sent to a controller".format(len(encode_result(result)))

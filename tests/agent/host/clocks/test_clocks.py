@@ -29,7 +29,7 @@ def test_nothing_is_touched_unasked(board):
 
 
 def test_restoring_on_a_full_disk(board, monkeypatch):
-    """On a full disk the journal is written in place, and clocks are restored."""
+    """Clocks are restored on a full disk."""
     before = board.condition()
     board.control().apply(LOCK_5W, board.journal)
 

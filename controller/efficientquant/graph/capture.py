@@ -91,10 +91,10 @@ def _can_fold(module: fx.GraphModule, node: object) -> bool:
     if not isinstance(node, fx.Node) or node.target is not CONVOLUTION or len(node.users) != 1:
         return False
     names = [parameter_name(operand) for operand in node.args[1:3] if operand is not None]
-    return all(name is not None and _count_readers(module, name) == 1 for name in names)
+    return all(name is not None and count_readers(module, name) == 1 for name in names)
 
 
-def _count_readers(module: fx.GraphModule, name: str) -> int:
+def count_readers(module: fx.GraphModule, name: str) -> int:
     """Return how many operators read a parameter."""
     return sum(len(node.users) for node in module.graph.find_nodes(op="get_attr") if node.target == name)
 

@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 from efficientquant import primitives
 from efficientquant.errors import RecipeOrderError
 from efficientquant.graph.blocks import Layer, Tap
-from efficientquant.graph.capture import get_tensor, parameter_name, set_tensor, use_bias
+from efficientquant.graph.capture import count_readers, get_tensor, parameter_name, set_tensor, use_bias
 from efficientquant.graph.edits import replace_parameter
 from efficientquant.graph.structure import find_weights
 from efficientquant.images.calibration import CalibrationData, Progress
@@ -122,21 +122,22 @@ class WeightBench(Networks):
     def set_bias(self, layer: Layer, value: Tensor) -> None:
         """Replace the bias (O,) of a layer, or add one.
 
-        Raises ValueError unless the value is finite, float32 and of that shape.
+        Where others read the bias too, they keep it and the layer gets its own. Raises ValueError unless the value is
+        finite, float32 and of that shape.
         """
         node = self._node(layer.node)
         channels = self.parameter(layer.weight).shape[:1]
         primitives.require_floats(value, channels, f"the bias of {layer.node!r}")
         name = self._bias_name(layer)
-        self._is_edited = True
-        if name is None:
+        is_own = name is not None and count_readers(self.graph, name) == 1
+        if name is None or not is_own:
             owner = layer.weight.rpartition(".")[0]
             taken = hasattr(self.graph.get_submodule(owner), "bias")
             name = ".".join(filter(None, (owner, f"{layer.node}_bias" if taken else "bias")))
-            set_tensor(self.graph, name, value.detach().clone())
+        self._is_edited = True
+        set_tensor(self.graph, name, value.detach().clone())
+        if not is_own:
             use_bias(self.graph, node, name)
-        else:
-            set_tensor(self.graph, name, value.detach().clone())
 
     def set_parameter(self, name: str, value: Tensor) -> None:
         """Replace a float parameter, as a reparameterization does.

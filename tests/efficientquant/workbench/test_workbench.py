@@ -149,6 +149,38 @@ def test_a_layer_gets_a_bias(bias):
         assert torch.equal(bench.bias(layer), value)
 
 
+class Twice(nn.Module):
+    """A classifier that calls the same convolution twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.same, self.head = nn.Conv2d(3, 3, 1), nn.Linear(3, 5)
+        self.pretrained_cfg = {"input_size": (3, 8, 8)}
+
+    def forward(self, x):
+        """Return the logits."""
+        return self.head(self.same(self.same(x)).mean((2, 3)))
+
+
+def test_a_shared_bias_stays_that_of_the_others():
+    """A layer whose bias others read gets its own, once."""
+    bench = Workbench(Twice().eval(), torch.rand(2, 3, 8, 8), None)
+    first, second, _ = bench.layers
+    shared = bench.bias(first)
+    for value in (torch.ones(3), torch.full((3,), 2.0)):
+        bench.set_bias(first, value)
+        assert torch.equal(bench.bias(first), value)
+        assert torch.equal(bench.bias(second), shared)
+        assert torch.equal(bench.parameter("same.bias"), shared)
+    bench.set_bias(second, torch.zeros(3))
+    assert [float(bench.bias(layer)[0]) for layer in (first, second)] == [2, 0]
+    assert {name for name, _ in bench.graph.named_parameters() if "bias" in name} == {
+        "same.bias",
+        "same.conv2d_bias",
+        "head.bias",
+    }
+
+
 def test_a_parameter_is_changed_in_float_before_it_is_quantized(bench):
     """A reparameterization of norm and linear keeps the logits, and is refused after quantization."""
     norm, linear = ("stages.2.1.transformer.0.norm1", "stages.2.1.transformer.0.attn.qkv")

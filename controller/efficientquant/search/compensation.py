@@ -26,16 +26,18 @@ def round_compensated(workbench: Workbench, names: Collection[str], bits: int, s
     """Round weights so that each makes up for the quantization before it.
 
     Layers are rounded in execution order. The inputs come from the network as quantized so far, the target is the float
-    layer on float inputs. Weights that do not depend on images are rounded to nearest.
+    layer on float inputs. Weights whose layers read constants only are rounded to nearest, before all others.
     """
+    layers = [layer for block in workbench.blocks for layer in block.layers if layer.weight in names]
+    constant = set(names) - {layer.weight for layer in layers}
+    round_to_nearest(workbench, [name for name in names if name in constant], bits, steps.group_size)
     passage = workbench.passage(seed, MEMORY_BYTES)
-    done, total = 0, len(names)
-    for layer in (layer for block in workbench.blocks for layer in block.layers):
-        if layer.weight in names and layer.weight not in workbench.weights:
+    done = len(constant)
+    for layer in layers:
+        if layer.weight not in workbench.weights:
             _round_layer(workbench, layer, _record(workbench, passage, layer, seed), bits, steps)
             done += 1
-            workbench.report("round weights", done / total)
-    round_to_nearest(workbench, [name for name in names if name not in workbench.weights], bits, steps.group_size)
+            workbench.report("round weights", done / len(names))
 
 
 def round_to_nearest(workbench: Workbench, names: Collection[str], bits: int, group_size: int | None) -> None:

@@ -158,6 +158,32 @@ def test_progress_counts_the_layers(small):
     assert [round(6 * fraction) for phase, fraction in seen if phase == "round weights"] == [1, 2, 3, 4, 5, 6]
 
 
+class Embedded(Layers):
+    """The classifier with a linear that reads constants only."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.position = nn.Parameter(torch.randn(1, 6)), nn.Linear(6, 3)
+
+    def forward(self, x):
+        """Return the logits."""
+        return super().forward(x + self.position(self.table)[..., None, None])
+
+
+def test_weights_that_read_constants_come_first(small):
+    """Later layers see them rounded, and the progress counts them."""
+    torch.manual_seed(0)
+    model, seen = Embedded().eval(), []
+    model.pretrained_cfg = small[0].pretrained_cfg
+    rounded = eq.quantize(model, eq.get_recipe(W4), small[1], progress=lambda *moved: seen.append(moved))
+    step = next(step for step in rounded.manifest.steps if step.node == "linear_2")
+    with torch.no_grad():
+        difference = rounded(small[1]).double() - model(small[1])
+    assert "position.weight" in rounded.weights
+    assert step.best_score == pytest.approx(float(difference.square().sum()), rel=1e-3)
+    assert [round(7 * fraction) for phase, fraction in seen if phase == "round weights"] == [2, 3, 4, 5, 6, 7]
+
+
 def test_images_follow_where_they_fit(small):
     """Some images wait while tensors are large, and each gets the values of a whole pass."""
     bench = Workbench(*small, None)

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from efficientquant.options import Network
+from efficientquant.primitives import require_finite
 from efficientquant.search.rounding import RoundingProblem, round_nearest
 from efficientquant.search.rows import sample_rows
 from efficientquant.workbench.recording import join_rows
@@ -32,12 +33,18 @@ def round_compensated(workbench: Workbench, names: Collection[str], bits: int, s
     constant = set(names) - {layer.weight for layer in layers}
     round_to_nearest(workbench, [name for name in names if name in constant], bits, steps.group_size)
     passage = workbench.passage(seed, MEMORY_BYTES)
-    done = len(constant)
+    done, singular = len(constant), []
     for layer in layers:
         if layer.weight not in workbench.weights:
-            _round_layer(workbench, layer, _record(workbench, passage, layer, seed), bits, steps)
+            if not _round_layer(workbench, layer, _record(workbench, passage, layer, seed), bits, steps):
+                singular.append(layer.node)
             done += 1
             workbench.report("round weights", done / len(names))
+    if singular:
+        workbench.notes.append(
+            f"compensated rounding: the equations of {len(singular)} of {len(names)} layers are singular, and their "
+            f"refit or feedback was left out: {', '.join(singular)}; a larger ridge helps"
+        )
 
 
 def round_to_nearest(workbench: Workbench, names: Collection[str], bits: int, group_size: int | None) -> None:
@@ -48,19 +55,26 @@ def round_to_nearest(workbench: Workbench, names: Collection[str], bits: int, gr
 
 
 def _record(workbench: Workbench, passage: Passage, layer: Layer, seed: int) -> LayerRows:
-    """Return a layer's inputs in the quantized network and its float outputs."""
+    """Return a layer's inputs in the quantized network and its float outputs.
+
+    Raises NonFiniteError.
+    """
     sample = sample_rows(workbench.parameter(layer.weight), _groups(layer), seed)
     passage.join(layer.node)
     inputs, targets = passage.advance(layer.input, Network.QUANTIZED), passage.advance(layer.output, Network.FLOAT)
     pairs = ((x, y, count) for (x, count), (y, _) in zip(inputs, targets, strict=True))
-    return join_rows(layer, pairs, passage.count, sample)
+    rows = join_rows(layer, pairs, passage.count, sample)
+    require_finite(rows.inputs, f"the input of {layer.node!r}")
+    require_finite(rows.outputs, f"the output of {layer.node!r}")
+    return rows
 
 
 def _groups(layer: Layer) -> int:
     return 1 if layer.window is None else layer.window.groups
 
 
-def _round_layer(workbench: Workbench, layer: Layer, rows: LayerRows, bits: int, steps: RoundingSteps) -> None:
+def _round_layer(workbench: Workbench, layer: Layer, rows: LayerRows, bits: int, steps: RoundingSteps) -> bool:
+    """Round a layer's weight, and return whether all its equations were solved."""
     weight = workbench.parameter(layer.weight)
     problem = RoundingProblem(rows.inputs, rows.outputs, weight, workbench.bias(layer), _groups(layer))
     rounded = problem.round(bits, steps)
@@ -68,3 +82,4 @@ def _round_layer(workbench: Workbench, layer: Layer, rows: LayerRows, bits: int,
     if rounded.bias is not None:
         workbench.set_bias(layer, rounded.bias)
     workbench.record_step(STEP, layer.node, default=rounded.nearest_error, best=rounded.error, rows=len(rows.inputs))
+    return rounded.is_solved

@@ -1,12 +1,13 @@
-"""Rounding of a weight that makes up for errors.
+"""Rounding of a layer's weight for the smallest error of its output.
 
-The errors are its own and those of everything before it. The steps are those of GPTQ (Frantar et al. 2023,
-https://arxiv.org/abs/2210.17323), on a weight that was refitted to the inputs of the quantized network.
+The layer's inputs come from the quantized network, so that its weight also corrects earlier errors. The weight is
+refitted to these inputs and then rounded as in GPTQ (Frantar et al. 2023, https://arxiv.org/abs/2210.17323).
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -45,7 +46,8 @@ class RoundedWeight:
     """A weight's int8 codes (O, ...), its scales and the layer's bias.
 
     `scale` is (O,), or (O, groups). `error` is the layer's squared error over all rows, `nearest_error` that of the
-    float weight rounded to nearest. `bias` is None where the layer keeps its own.
+    float weight rounded to nearest. `bias` is None where the layer keeps its own. `is_solved` is false where the refit
+    or the feedback was left out, because its equations are singular.
     """
 
     codes: Tensor
@@ -53,14 +55,15 @@ class RoundedWeight:
     bias: Tensor | None
     error: float
     nearest_error: float
+    is_solved: bool = True
 
 
 class RoundingProblem:
     """The squared error of a layer as a function of its weight.
 
-    `inputs` (R, G·I) are rows of the quantized network, `outputs` (R, O) those of the float layer, bias included. They
-    are used up. The weight is (O, ...), and the G groups of a grouped convolution are G problems. All sums are in
-    float64.
+    `inputs` (R, G·I) are rows of the quantized network, `outputs` (R, O) those of the float layer, bias included. Both
+    are finite, and are overwritten. The weight is (O, ...), and the G groups of a grouped convolution are G problems.
+    All sums are in float64.
     """
 
     def __init__(self, inputs: Tensor, outputs: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> None:
@@ -74,7 +77,8 @@ class RoundingProblem:
         self._squares, self._products = _sums(x, x), _sums(x, y)
         # The reference for errors: differences to it are computed from the sums, without loss of digits.
         self._float = self._columns(weight)
-        self._float_error = float((x @ self._float.float()).sub_(y).square_().sum(dtype=torch.float64))
+        self._float_error = _squared_error(x, y, self._float)
+        self._is_solved = True
 
     def round(self, bits: int, steps: RoundingSteps) -> RoundedWeight:
         """Return the rounded weight, or nearest rounding where that is better."""
@@ -91,16 +95,21 @@ class RoundingProblem:
         nearest_error = self._error(self._columns(nearest) * nearest_step, None)
         if error < nearest_error:
             whole = self._as_rows(codes).reshape(self._weight.shape).char()
-            return RoundedWeight(whole, scale, bias, error, nearest_error)
-        return RoundedWeight(nearest, nearest_scale, None, nearest_error, nearest_error)
+            return RoundedWeight(whole, scale, bias, error, nearest_error, self._is_solved)
+        return RoundedWeight(nearest, nearest_scale, None, nearest_error, nearest_error, self._is_solved)
 
     def _refit(self, ridge: float) -> Tensor:
-        """Return the weight with the smallest error, held near the float one."""
+        """Return the weight with the smallest error, held near the float weight.
+
+        A group whose equations are singular keeps the float weight.
+        """
         diagonal = self._squares.diagonal(dim1=1, dim2=2)
         mean = diagonal.mean(1)
         hold = (ridge * mean).where(mean > 0, 1.0)[:, None, None]
         system = self._squares + hold * torch.eye(diagonal.shape[1], dtype=torch.float64)
-        return torch.cholesky_solve(self._products + hold * self._float, torch.linalg.cholesky(system))
+        factor, is_solved = self._factor(system)
+        refitted = torch.cholesky_solve(self._products + hold * self._float, factor)
+        return refitted.where(is_solved, self._float)
 
     def _feed_back(self, target: Tensor, step: Tensor, bits: int) -> Tensor:
         """Return codes (G, I, O), column by column.
@@ -123,7 +132,10 @@ class RoundingProblem:
         return torch.empty_like(codes).scatter_(1, order[..., None].expand_as(codes), codes)
 
     def _feedback_order(self) -> tuple[Tensor, Tensor]:
-        """Return the columns' order (G, I), and the inverse's factor."""
+        """Return the columns' order (G, I), and the inverse's factor.
+
+        The factor is 1 in a group whose equations are singular, so that nothing is fed back.
+        """
         squares = self._squares.clone()
         diagonal = squares.diagonal(dim1=1, dim2=2)
         mean = diagonal.mean(1, keepdim=True)
@@ -133,8 +145,18 @@ class RoundingProblem:
         diagonal += DAMPING * mean
         squares = squares.gather(1, order[..., None].expand_as(squares))
         squares = squares.gather(2, order[:, None].expand_as(squares))
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(squares))
-        return order, torch.linalg.cholesky(inverse, upper=True)
+        inverse = torch.cholesky_inverse(self._factor(squares)[0])
+        return order, self._factor(inverse, upper=True)[0]
+
+    def _factor(self, matrix: Tensor, *, upper: bool = False) -> tuple[Tensor, Tensor]:
+        """Return each group's Cholesky factor (G, I, I), and whether it exists.
+
+        It is 1 where it does not exist.
+        """
+        factor, info = torch.linalg.cholesky_ex(matrix, upper=upper)
+        is_solved = (info == 0)[:, None, None]
+        self._is_solved &= bool(is_solved.all())
+        return factor.where(is_solved, torch.eye(matrix.shape[1], dtype=matrix.dtype)), is_solved
 
     def _best_bias(self, weight: Tensor) -> Tensor:
         """Return the bias (O,) with which mean outputs are the float layer's."""
@@ -200,11 +222,21 @@ def search_scales(rows: Tensor, importance: Tensor, bits: int, group_size: int |
 
 def _sums(x: Tensor, y: Tensor) -> Tensor:
     """Return xᵀ·y (G, I, O) of rows, in float64."""
-    parts = zip(torch.split(x, CHUNK_ROWS, 1), torch.split(y, CHUNK_ROWS, 1), strict=True)
     total = torch.zeros(len(x), x.shape[2], y.shape[2], dtype=torch.float64)
-    for first, second in parts:
+    for first, second in _double_parts(x, y):
         total += first.mT @ second
     return total
+
+
+def _squared_error(x: Tensor, y: Tensor, weight: Tensor) -> float:
+    """Return Σ (x·weight - y)² of rows, in float64."""
+    return sum(float((first @ weight).sub_(second).square_().sum()) for first, second in _double_parts(x, y))
+
+
+def _double_parts(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the same rows of both tensors in float64, some at once."""
+    for first, second in zip(torch.split(x, CHUNK_ROWS, 1), torch.split(y, CHUNK_ROWS, 1), strict=True):
+        yield first.double(), second.double()
 
 
 def _nearest(values: Tensor, step: Tensor, bits: int) -> Tensor:

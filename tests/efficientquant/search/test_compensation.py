@@ -6,7 +6,7 @@ import efficientquant as eq
 import pytest
 import torch
 from efficientquant import Granularity, Network, Workbench
-from efficientquant.errors import RecipeFormatError
+from efficientquant.errors import NonFiniteError, RecipeFormatError
 from efficientquant.search import compensation
 from torch import nn
 
@@ -182,6 +182,27 @@ def test_weights_that_read_constants_come_first(small):
     assert "position.weight" in rounded.weights
     assert step.best_score == pytest.approx(float(difference.square().sum()), rel=1e-3)
     assert [round(7 * fraction) for phase, fraction in seen if phase == "round weights"] == [2, 3, 4, 5, 6, 7]
+
+
+def test_singular_equations_are_noted(small):
+    """Equal input channels with a tiny ridge are rounded all the same, and a note names the layer."""
+    images = small[1].mean(1, keepdim=True).expand(-1, 3, -1, -1).contiguous()
+    model = eq.quantize(small[0], eq.get_recipe(f"{W4}:ridge=1e-17"), images)
+    notes = [note for note in model.notes if "singular" in note]
+    assert len(notes) == 1
+    assert "conv2d," in notes[0] or "conv2d;" in notes[0]
+    assert bool(torch.isfinite(model(small[1])).all())
+
+
+@pytest.mark.parametrize(("module", "node"), [("norm", "conv2d"), ("depthwise", "conv2d_1")])
+def test_infinite_rows_are_refused(small, module, node):
+    """The error names the layer whose output overflows."""
+    torch.manual_seed(0)
+    model = Layers().eval()
+    model.pretrained_cfg = small[0].pretrained_cfg
+    model.get_submodule(module).weight.data.fill_(3e38)
+    with pytest.raises(NonFiniteError, match=f"the output of '{node}' holds NaN or infinity"):
+        eq.quantize(model, eq.get_recipe(f"{W4}:softmax_bits=none"), small[1])
 
 
 def test_images_follow_where_they_fit(small):

@@ -153,6 +153,41 @@ def test_dead_and_constant_inputs_are_harmless(groups):
         assert float((result - outputs).square().mean()) < 0.05 * float(outputs.double().var(0).mean()) + 1e-10
 
 
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_the_size_of_the_values_changes_no_code(groups):
+    """Rows whose squares exceed float32 give the same codes."""
+    inputs, outputs, weight, bias = layer(groups)
+    large = 2.0**66
+    rounded = RoundingProblem(inputs * large, outputs * large, weight, bias * large, groups).round(3, RoundingSteps())
+    expected = problem(groups).round(3, RoundingSteps())
+    assert torch.equal(rounded.codes, expected.codes)
+    assert torch.equal(rounded.scale, expected.scale)
+    assert rounded.error == expected.error * large**2
+
+
+def test_sums_are_in_float64():
+    """A tiny ridge has a solution although float32 sums are singular."""
+    inputs = torch.randn(5000, 12, generator=torch.Generator().manual_seed(0))
+    inputs[:, 6:] = inputs[:, :6]
+    weight = torch.randn(6, 12, generator=torch.Generator().manual_seed(1))
+    rounded = RoundingProblem(inputs.clone(), inputs @ weight.T, weight, None, 1).round(3, RoundingSteps(ridge=1e-8))
+    assert rounded.is_solved
+    assert rounded.error < rounded.nearest_error
+
+
+def test_singular_equations_leave_out_the_refit():
+    """Equal inputs without a ridge keep the float weight, and the result says so."""
+    inputs = torch.tensor([2.0, -2.0, 2.0, -2.0])[:, None].expand(-1, 12).clone()
+    weight = layer(1)[2]
+    outputs = inputs @ weight.T
+    results = [
+        RoundingProblem(inputs.clone(), outputs.clone(), weight, None, 1).round(3, RoundingSteps(ridge=ridge))
+        for ridge in (1e-17, 0.0)
+    ]
+    assert torch.equal(results[0].codes, results[1].codes)
+    assert [result.is_solved for result in results] == [False, True]
+
+
 def test_a_channel_of_zeros_stays_one():
     """Its codes are zero and its bias is the mean."""
     inputs, outputs, weight, bias = layer(1)

@@ -89,7 +89,8 @@ def _layers(workbench: Workbench, begin: float, end: float) -> Iterator[tuple[La
 class _Search:
     """The search of one layer's scales.
 
-    A candidate is a multiple of a scale's start. The scale in use stays where no candidate is better.
+    A candidate is a multiple of a scale's start. The scale in use stays where no candidate is better. Raises
+    NonFiniteError.
     """
 
     def __init__(self, workbench: Workbench, layer: Layer, step: BlockStep, recipe: EasyQuant) -> None:
@@ -101,6 +102,9 @@ class _Search:
         [self._targets] = workbench.record([layer.output], on=Network.FLOAT, sample=sample, feed=feeds[Network.FLOAT])
         inputs = workbench.record_layer(layer, on=Network.QUANTIZED, sample=sample, feed=feeds[Network.QUANTIZED])
         self._inputs, self._images = inputs.inputs, inputs.images
+        for bound in (inputs.lowest, inputs.highest):  # of all positions, not only of the sampled ones
+            search.require_finite(bound, f"the input of {layer.node!r}")
+        search.require_finite(self._targets, f"the output of {layer.node!r}")
         self._weight_start = search.choose_scale(self._weight, recipe.weight_bits, Granularity.PER_CHANNEL)
         largest = max(-float(inputs.lowest.min()), float(inputs.highest.max()))
         if recipe.grid == "code":

@@ -6,6 +6,7 @@ import efficientquant as eq
 import pytest
 import torch
 from efficientquant import search
+from efficientquant.errors import NonFiniteError
 from efficientquant.observers import MagnitudeObserver
 from torch import nn
 
@@ -134,6 +135,25 @@ def test_every_target_holds_it(small, quantized, tmp_path, target):
     """The artifact agrees with the eager model on all kinds of targets."""
     artifact = eq.export_onnx(quantized("easyquant"), tmp_path / "model.onnx", target=target, images=small[1][:2])
     assert artifact.parity_max_abs < 1e-4
+
+
+class Exponential(nn.Module):
+    """An activation function that overflows above 88."""
+
+    def forward(self, x):
+        """Return e to the power of x."""
+        return x.exp()
+
+
+@pytest.mark.parametrize("grid", ["paper", "code"])
+@pytest.mark.parametrize(("weight", "tensor"), [(3e38, "output of 'conv2d'"), (1e4, "input of 'linear'")])
+def test_infinite_activations_are_refused(weight, tensor, grid):
+    """The error names the tensor of the layer."""
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), Exponential(), nn.Flatten(), nn.Linear(2 * 16, 5)).eval()
+    model[0].weight.data.fill_(weight)
+    model.pretrained_cfg = {"input_size": (3, 4, 4)}
+    with pytest.raises(NonFiniteError, match=f"the {tensor} holds NaN or infinity"):
+        eq.quantize(model, eq.get_recipe(f"easyquant:grid={grid}"), torch.ones(2, 3, 4, 4))
 
 
 def test_it_calibrates_on_fifty_images_by_default(small):

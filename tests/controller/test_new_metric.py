@@ -56,7 +56,7 @@ for name, store in (("old", old), ("new", new)):
     store.create_campaign(campaign, [], jobs, [Run("r9", "j9", 0, 0)])
     read = replace(result, run_id="r9", measured={**result.measured, "peak_uss_bytes": float(3 << 20)})
     store.lease_runs([Lease("r9", "lease-1")], 8.0)
-    [answer] = store.commit_reports([Report(convert.result_from_wire(convert.result_to_wire(read)))], 9.0)
+    [answer] = store.commit_reports([Report(convert.result_from_wire(convert.result_to_wire(read)), "lease-1")], 9.0)
     assert answer.new, answer
     [run], [row] = store.run_rows("c9"), compared_results(store, "c9")
     console = Console(file=io.StringIO(), width=200)

@@ -132,7 +132,7 @@ def _report(
         return error.exit_code
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 0
-    if isinstance(error, StoreBusyError | LeaseLostError):  # a supervisor starts the controller again
+    if isinstance(error, StoreBusyError | LeaseLostError):  # a supervisor tries once more
         print_message(f"error: {error}")
         return TRY_AGAIN_EXIT_CODE
     if isinstance(error, UserError | EfficientQuantError):  # the message says what to do

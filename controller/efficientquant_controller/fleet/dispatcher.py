@@ -100,7 +100,10 @@ class Dispatcher:
         A campaign that cannot be handled is set aside.
         """
         for tracked in self._ledger.active():
-            if tracked.campaign.state is not CampaignState.RUNNING or self._ledger.is_unsure(tracked):
+            if tracked.campaign.state is not CampaignState.RUNNING:
+                continue
+            if self._ledger.is_unsure(tracked):  # its runs come back when it was read again
+                self.stir(session.device_id)
                 continue
             try:
                 if order := await self._order(session, tracked):

@@ -279,6 +279,10 @@ class Ledger:
         LOG.error("campaign %s is set aside: %s", campaign_id, reason)
         with suppress(NotFoundError):  # somebody removed it from the database
             await self.write(self._store.set_aside, campaign_id, reason, time.time())
+        self._drop(campaign_id)
+
+    def _drop(self, campaign_id: str) -> None:
+        """Forget a campaign, and free its devices."""
         tracked = self._active.pop(campaign_id, None)
         if tracked is not None:
             for device_id in tracked.leased_devices():
@@ -297,7 +301,7 @@ class Ledger:
             campaign = await self.db(self._store.campaign, campaign_id)
             parts = await self._parts(campaign)
         except NotFoundError:  # somebody removed it from the database
-            self._active.pop(campaign_id, None)
+            self._drop(campaign_id)
             return
         tracked = self._active.get(campaign_id)
         if tracked is None:

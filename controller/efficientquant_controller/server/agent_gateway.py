@@ -18,6 +18,7 @@ from efficientquant_controller.fleet.artifacts import ContentStore
 from efficientquant_controller.fleet.coordinator import Coordinator
 from efficientquant_controller.fleet.liveness import Assign, CancelRun, Command, Progress, Session
 from efficientquant_controller.server import convert
+from efficientquant_controller.server.errors import shorten
 
 LOG = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 20
@@ -90,7 +91,7 @@ class AgentGateway(fleet_pb2_grpc.AgentGatewayServicer):
         except StoreError:
             raise
         except UserError as error:
-            LOG.warning("a result was refused: %s", error)
+            LOG.warning("a result was refused: %s", shorten(str(error)))
             raise
         return pb.ReportRunResponse(committed=True, duplicate=not new)
 

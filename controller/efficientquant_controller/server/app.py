@@ -33,7 +33,7 @@ from efficientquant_controller.store.sql import open_store
 
 # Room for the samples of the longest run. An agent could never deliver a larger message.
 MAX_MESSAGE_BYTES = 256 << 20
-# Two machines' clocks may differ by this much.
+# The other machine renews in time, and its renewal may take so long to arrive.
 _LEASE_MARGIN_S = 1.0
 OPTIONS = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

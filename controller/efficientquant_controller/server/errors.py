@@ -27,6 +27,7 @@ from efficientquant_controller.errors import (
 
 LOG = logging.getLogger(__name__)
 ANSWERED = (("efficientquant-answered", "1"),)
+LONGEST_TEXT = 1000
 
 # The messages of these errors are sent to the client. Every other error is a bug.
 STATUS_BY_ERROR: dict[type[FleetError], StatusCode] = {
@@ -155,6 +156,14 @@ def _wrap_stream(inner: Callable[..., AsyncIterator[Any]]) -> Callable[..., Asyn
 
 async def _abort(context: grpc.aio.ServicerContext, error: FleetError) -> None:
     if not isinstance(error, UserError):
-        LOG.warning("%s: %s", type(error).__name__, error)
+        LOG.warning("%s: %s", type(error).__name__, shorten(str(error)))
     # An agent tells by it that the controller answered, and not the network.
-    await context.abort(status_of(error), str(error), trailing_metadata=ANSWERED)
+    await context.abort(status_of(error), shorten(str(error)), trailing_metadata=ANSWERED)
+
+
+def shorten(text: str) -> str:
+    """Return a text that fits into a call's status.
+
+    It may repeat what a peer sent, and gRPC refuses long ones.
+    """
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"

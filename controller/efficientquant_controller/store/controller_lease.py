@@ -105,8 +105,10 @@ class ControllerLease:
         renewal, left_s = (row["token"], row["expires_unix_s"]), row["expires_unix_s"] - time.time()
         holder = Holder.of(row["process"])
         runs = holder.is_here and not holder.has_ended and not holder.is_stopped
-        if runs or (left_s > 0 and not holder.has_ended and renewal != self.unrenewed):
-            waits_s = min(max(left_s, 0.0), LEASE_S)
+        # The clocks of two machines may differ, so only a whole wait without a renewal shows that the holder is gone.
+        may_serve = left_s > 0 or not holder.is_here
+        if runs or (may_serve and not holder.has_ended and renewal != self.unrenewed):
+            waits_s = min(left_s, LEASE_S) if left_s > 0 and holder.is_here else LEASE_S
             raise LeaseHeldError(row["holder"], waits_s, renewal, may_be_gone=not holder.is_here)
 
     def take(self, connection: Connection, url: URL) -> None:

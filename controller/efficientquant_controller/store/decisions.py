@@ -187,13 +187,16 @@ class Place:
         """
         result, run, device_id = report.result, self.run, self.job.device_id
         if device_id != result.device_id:
-            raise UserError(f"run {run.run_id} belongs to device {device_id}, not to {result.device_id}")
+            raise UserError(f"run {run.run_id} belongs to device {device_id}, not to {result.device_id!r}")
         if not run.attempt:
             raise UserError(f"run {run.run_id} was never assigned, so it cannot have a result")
         if result.attempt > run.attempt:
             raise UserError(f"run {run.run_id} was assigned {run.attempt} times, so it has no attempt {result.attempt}")
         if report.lease_id and report.lease_id not in self.lease_ids:
             raise UserError(f"run {run.run_id} was never assigned under the lease {report.lease_id!r}")
+        if not report.lease_id and result.failure_type != "agent_error" and len(self.lease_ids) >= run.attempt:
+            # A device may have lost the id with a damaged file, which gives no numbers.
+            raise UserError(f"run {run.run_id} was assigned under a lease, and this result names none")
         if run.state is not RunState.LEASED:
             return False
         if report.lease_id:

@@ -65,7 +65,7 @@ def opening(location: Location) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        cause = hide_password(_cause(error))
+        cause = hide_password(cause_of(error))
         if location.path is None:
             advice = "check the host, port, user, password and name of the database in the URL"
         else:
@@ -82,7 +82,7 @@ def find_advice(cause: str) -> str:
 
 def is_passing(error: Exception, *, is_server: bool) -> bool:
     """Tell whether a database may take the same call later."""
-    cause = _cause(error).lower()
+    cause = cause_of(error).lower()
     if is_server:
         return isinstance(error, OperationalError) and not any(text in cause for text in _LASTING)
     return any(text in cause for text in _PASSING)
@@ -244,6 +244,7 @@ def _config() -> Config:
     return config
 
 
-def _cause(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
+    """Return the database's own words for an error, in one line."""
     text = str(getattr(error, "orig", None) or error).strip()
     return text.splitlines()[0] if text else type(error).__name__

@@ -71,7 +71,7 @@ class SqlStore(SqlDecisions):
                 "agent_version": agent_version,
                 "session_epoch": session_epoch,
                 "last_seen_unix_s": now_s,
-                "snapshot_sha256": self._add_snapshot(sql, snapshot, now_s, is_newest=True),
+                "snapshot_sha256": self._add_snapshot(sql, snapshot, now_s),
             }
             table = tables.devices
             if not sql.update(update(table).where(table.c.device_id == device_id).values(facts)):

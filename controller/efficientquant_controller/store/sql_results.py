@@ -123,17 +123,16 @@ class SqlResults(Store):
         return rows[0]
 
     @staticmethod
-    def _add_snapshot(sql: Transaction, snapshot: DeviceSnapshot, now_s: float, is_newest: bool = False) -> str:
+    def _add_snapshot(sql: Transaction, snapshot: DeviceSnapshot, now_s: float) -> str:
         """Record a snapshot and return its SHA-256.
 
-        `is_newest` also updates the backends of a snapshot that is already recorded.
+        The backends of a snapshot that is already recorded become the new ones.
         """
         row = records.snapshot_to_row(snapshot, now_s)
         digest: str = row.pop("snapshot_sha256")
         table = tables.device_snapshots
         sql.insert_new(table, {"snapshot_sha256": digest}, row)
-        if is_newest:
-            sql.update(update(table).where(table.c.snapshot_sha256 == digest).values(backends=row["backends"]))
+        sql.update(update(table).where(table.c.snapshot_sha256 == digest).values(backends=row["backends"]))
         return digest
 
     @staticmethod

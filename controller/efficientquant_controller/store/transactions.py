@@ -15,9 +15,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Executable, RowMapping, Table, Update, and_, insert, select, update
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError, StatementError
 
-from efficientquant_controller.errors import NotFoundError, StoreBusyError, StoreError, UnstorableError
+from efficientquant_controller.errors import LeaseLostError, NotFoundError, StoreBusyError, StoreError, UnstorableError
 from efficientquant_controller.store.controller_lease import ControllerLease
-from efficientquant_controller.store.opening import WRITER_TIMEOUT_S, describe, find_advice, is_passing
+from efficientquant_controller.store.opening import WRITER_TIMEOUT_S, cause_of, describe, find_advice, is_passing
 from efficientquant_controller.store.tables import meta
 from efficientquant_controller.store.write_ahead_log import OpenFiles, fold_log
 
@@ -105,10 +105,10 @@ class Transaction:
             with self.connection.begin_nested():
                 yield
         except (IntegrityError, DataError, OverflowError, RecursionError) as error:
-            raise UnstorableError(f"the database can never hold it: {_cause(error)}") from error
+            raise UnstorableError(f"the database can never hold it: {cause_of(error)}") from error
         except StatementError as error:
             if isinstance(error.orig, (OverflowError, RecursionError, ValueError)):
-                raise UnstorableError(f"the database can never hold it: {_cause(error)}") from error
+                raise UnstorableError(f"the database can never hold it: {cause_of(error)}") from error
             raise
 
 
@@ -125,6 +125,7 @@ class Transactions:
         self._lease = lease
         self._writer = threading.Lock()
         self._commits = 0
+        self._is_closed = False
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
@@ -141,6 +142,8 @@ class Transactions:
         database.
         """
         with self._writer, self._reporting(), self._engine.connect() as raw:
+            if self._is_closed:  # a call that began before the end of the controller
+                raise StoreError(f"the database {self._logged_file or describe(self._engine.url)} was closed")
             connection = raw.execution_options(writes=True)
             self._require_same_files(connection)
             with connection.begin():
@@ -155,16 +158,11 @@ class Transactions:
 
         Raises StoreError also when the next results would fill the disk.
         """
-        with self._writer, self._reporting(), self._engine.connect() as raw:
-            connection = raw.execution_options(writes=True)
-            with connection.begin():
-                if self._lease is None:
-                    connection.execute(_HARMLESS)
-                else:
-                    self._lease.check(connection)
-                    self._lease.renew(connection)
-            self._require_same_files(connection)
-            self._fold_sometimes(connection)
+        with self.write() as sql:
+            if self._lease is None:
+                sql.execute(_HARMLESS)
+            else:
+                self._lease.renew(sql.connection)
         self._require_room()
 
     def _require_room(self) -> None:
@@ -218,7 +216,7 @@ class Transactions:
             return
         try:
             with self._writer, closing(self._engine.raw_connection()) as connection:
-                if files.check():
+                if self._is_closed or files.check():
                     return
                 cursor = connection.cursor()
                 try:
@@ -235,13 +233,17 @@ class Transactions:
 
         SQLite's main file is then complete, unless another program reads it.
         """
-        lease, self._lease = self._lease, None
-        if lease is not None:
+        if self._lease is not None and not self._is_closed:
             try:
                 with self.write() as sql:
-                    lease.release(sql.connection)
+                    self._lease.release(sql.connection)
+                    self._is_closed = True  # no write comes after this transaction
+            except LeaseLostError:  # it belongs to another controller
+                pass
             except StoreError as error:  # it expires by itself
                 LOG.warning("the lease of this controller was not freed: %s", error)
+        with self._writer:
+            self._is_closed = True
         files, self._files = self._files, None
         is_intact = files is None or not files.check()
         if files is not None and not is_intact:
@@ -257,21 +259,16 @@ class Transactions:
         try:
             yield
         except DataError as error:
-            raise UnstorableError(f"the database can never hold it: {_cause(error)}") from error
+            raise UnstorableError(f"the database can never hold it: {cause_of(error)}") from error
         except (SQLAlchemyError, OverflowError) as error:
             if "Could not decode to UTF-8" in str(error):
-                raise UnstorableError(f"a row of the database is damaged: {_cause(error)}") from error
+                raise UnstorableError(f"a row of the database is damaged: {cause_of(error)}") from error
             is_server = self._engine.dialect.name != "sqlite"
             advice = "check that its server runs" if is_server else "check its disk space and permissions"
-            advice = find_advice(_cause(error)) or advice
+            advice = find_advice(cause_of(error)) or advice
             kind = StoreBusyError if is_passing(error, is_server=is_server) else StoreError
-            raise kind(f"the database {describe(self._engine.url)} refused: {_cause(error)}; {advice}") from error
+            raise kind(f"the database {describe(self._engine.url)} refused: {cause_of(error)}; {advice}") from error
 
 
 # It writes a page without changing a value.
 _HARMLESS = update(meta).values(value=meta.c.value)
-
-
-def _cause(error: BaseException) -> str:
-    text = str(getattr(error, "orig", None) or error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

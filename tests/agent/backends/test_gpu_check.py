@@ -153,10 +153,10 @@ def test_a_whole_run_on_the_cpu(in_children):  # noqa: ARG001
     assert "bytes; nothing was sent" in rows["run: for the wire"].seen
 
 
-def test_a_whole_run_without_grpc(in_children, monkeypatch):  # noqa: ARG001
-    """Without gRPC the run works, and the row of the wire says what is missing."""
-    for name in ("grpc", "efficientquant_agent.link.client"):
-        monkeypatch.setitem(sys.modules, name, None)
+def test_a_whole_run_without_protobuf(in_children, monkeypatch):  # noqa: ARG001
+    """Without protobuf the run works, and the wire's row names what is missing."""
+    monkeypatch.delitem(sys.modules, "efficientquant_agent.link.messages", raising=False)
+    monkeypatch.setitem(sys.modules, "google.protobuf.message", None)
 
     rows = outcomes(rows_of("run", lambda: whole_run.check(OrtCpu)))
 

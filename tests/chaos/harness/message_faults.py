@@ -45,6 +45,7 @@ class MessageFaults:
             "never leased": self._never_leased,
             "unknown run": self._unknown_run,
             "wrong lease": self._wrong_lease,
+            "no lease": self._no_lease,
             "agent error": self._agent_error,
             "restart": self._restart,
             "session broken off": self._break_off,
@@ -155,6 +156,9 @@ class MessageFaults:
 
     async def _wrong_lease(self, agent: FakeAgent, report: StoredReport) -> None:
         await self._refused(agent, _renamed(report, lease_id=os.urandom(16).hex()))
+
+    async def _no_lease(self, agent: FakeAgent, report: StoredReport) -> None:
+        await self._refused(agent, _renamed(report, lease_id=""))
 
     # agents in trouble
 

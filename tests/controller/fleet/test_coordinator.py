@@ -108,9 +108,9 @@ def test_many_reports_share_a_commit(play: Callable, store: SqlStore, monkeypatc
         monkeypatch.setattr(store, "commit_reports", counted)
         sessions = [await fleet.connect("d0"), await fleet.connect("d1")]
         orders = [order for session in sessions for order in await fleet.orders(session)]
-        reports = [result(order.run.run_id, order.job.device_id) for order in orders]
-        reports.append(result("unknown"))
-        calls = [fleet.coordinator.record_result(report) for report in reports]
+        reports = [(result(order.run.run_id, order.job.device_id), order.lease_id) for order in orders]
+        reports.append((result("unknown"), ""))
+        calls = [fleet.coordinator.record_result(*report) for report in reports]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         assert answers[:2] == [True, True]
         assert isinstance(answers[2], UserError)
@@ -134,7 +134,10 @@ def test_a_bug_with_one_report_refuses_no_other(
         monkeypatch.setattr(store, "commit_reports", breaks)
         session = await fleet.connect("d0")
         (order,) = await fleet.orders(session)
-        calls = [fleet.coordinator.record_result(result(order.run.run_id), sha256=sha256) for sha256 in ("bad", "good")]
+        calls = [
+            fleet.coordinator.record_result(result(order.run.run_id), order.lease_id, sha256)
+            for sha256 in ("bad", "good")
+        ]
         bad, good = await asyncio.gather(*calls, return_exceptions=True)
         assert isinstance(bad, UnstorableError)
         assert good is True

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from efficientquant_controller.errors import NotFoundError, StoreBusyError
 from efficientquant_controller.fleet.campaigns import TrackedCampaign
 from efficientquant_controller.fleet.coordinator import Coordinator
 from efficientquant_controller.fleet.liveness import Assign, CancelRun, Session
@@ -17,6 +18,7 @@ from efficientquant_controller.model import BuildState, CampaignState, Device, J
 from efficientquant_controller.store.base import Changes
 from efficientquant_controller.store.sql import SqlStore
 from small_fleet import ARTIFACT, CAMPAIGN, SNAPSHOT, Fleet, add_campaign, result
+from sqlalchemy import text
 from states import assign
 
 
@@ -180,3 +182,54 @@ def test_a_damaged_run_takes_no_board_from_the_others(
 
     play(story)
     assert store.campaign("c1").state is CampaignState.FAILED
+
+
+def test_two_hiccups_in_a_row_forget_no_device(
+    play: Callable, store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device gets its run although the lease and the next reading failed."""
+    lease, read = store.lease_runs, store.campaign
+    fails = {"lease": True, "read": True}
+
+    def lease_later(*arguments: Any) -> Any:
+        if fails.pop("lease", False):
+            raise StoreBusyError("the database is locked")
+        return lease(*arguments)
+
+    def read_later(campaign_id: str) -> Any:
+        if fails.pop("read", False):
+            raise StoreBusyError("the database is locked")
+        return read(campaign_id)
+
+    async def story(fleet: Fleet) -> None:
+        monkeypatch.setattr(store, "lease_runs", lease_later)
+        monkeypatch.setattr(store, "campaign", read_later)
+        monkeypatch.setattr(fleet.coordinator._ledger._health, "is_due", lambda: True)
+        session = await fleet.connect("d0")
+        orders = []
+        for _ in range(3):
+            await fleet.tick()
+            orders += await fleet.orders(session)
+        assert (fails, [order.job.device_id for order in orders]) == ({}, ["d0"])
+
+    play(story)
+
+
+def test_a_removed_campaign_frees_its_devices(play: Callable, store: SqlStore) -> None:
+    """A device whose campaign was removed from the database gets the next run."""
+    add_campaign(store, "c2")
+
+    async def story(fleet: Fleet) -> None:
+        session = await fleet.connect("d0")
+        (order,) = await fleet.orders(session)
+        with store._transactions.write() as sql:
+            sql.execute(text("DELETE FROM runs WHERE job_id IN (SELECT job_id FROM jobs WHERE campaign_id = 'c1')"))
+            for table in ("jobs", "builds", "campaigns"):
+                sql.execute(text(f"DELETE FROM {table} WHERE campaign_id = 'c1'"))
+        with pytest.raises(NotFoundError):
+            await fleet.coordinator.record_result(result(order.run.run_id), order.lease_id)
+        fleet.coordinator._ledger._unsure.add("c1")  # a decision about it failed
+        await fleet.tick()
+        assert [order.job.campaign_id for order in await fleet.orders(session) if isinstance(order, Assign)] == ["c2"]
+
+    play(story)

@@ -112,6 +112,13 @@ def test_runs_of_no_campaign(connection: Connection) -> None:
         connection.runs("c9")
 
 
+def test_a_very_long_name_gets_the_same_sentence(connection: Connection) -> None:
+    """A sentence that repeats a long argument arrives shortened."""
+    with pytest.raises(UserError, match="there is no campaign 'cc") as refused:
+        connection.runs("c" * (1 << 20))
+    assert len(str(refused.value)) < 2000
+
+
 @pytest.mark.parametrize("campaign_id", ["c1", "c2", ""])
 def test_rows_are_the_same_with_and_without_a_controller(
     connection: Connection, database: str, campaign_id: str

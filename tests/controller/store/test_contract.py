@@ -234,6 +234,14 @@ def test_events(planned: SqlStore) -> None:
     assert planned.events("c1") == [earlier, later]
 
 
+def test_no_write_after_the_end(store: SqlStore) -> None:
+    """A closed store refuses every write, and its file stays complete."""
+    store.close()
+    for write in (SqlStore.renew, lambda closed: closed.touch_devices([], 2.0)):
+        with pytest.raises(StoreError, match="was closed"):
+            write(store)
+
+
 def test_close_twice(store: SqlStore) -> None:
     """Closing twice is harmless."""
     store.close()

@@ -38,7 +38,7 @@ runs = [Run(f"r-{job.job_id}", job.job_id, 0, n) for n, job in enumerate(jobs)]
 store.create_campaign(replace(campaign, campaign_id="c2"), [], jobs, runs)
 store.lease_runs([Lease(run.run_id, f"lease-{run.run_id}") for run in runs], 8.0)
 for run in runs:
-    [answer] = store.commit_reports([Report(replace(result, run_id=run.run_id))], 9.0)
+    [answer] = store.commit_reports([Report(replace(result, run_id=run.run_id), f"lease-{run.run_id}")], 9.0)
     assert answer.new
     print(run.run_id, flush=True)
 """

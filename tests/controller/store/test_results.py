@@ -133,7 +133,7 @@ def test_success_without_numbers(planned: SqlStore, make_result: Callable, laten
 
 def test_unknown_device(planned: SqlStore, make_result: Callable) -> None:
     """A result from a device that never registered is refused whole."""
-    with pytest.raises(UserError, match="run r0 belongs to device d1, not to d9"):
+    with pytest.raises(UserError, match="run r0 belongs to device d1, not to 'd9'"):
         report(planned, make_result(device_id="d9"), 5.0)
     assert planned.run("r0").state is RunState.LEASED
 
@@ -257,7 +257,7 @@ def test_threads(planned: SqlStore, campaign: object, make_result: Callable) -> 
     planned.lease_runs([Lease(run.run_id, f"lease-{run.run_id}") for run in runs], 2.0)
     results = [make_result(run.run_id) for run in runs] * 2
     with ThreadPoolExecutor(8) as pool:
-        recorded = list(pool.map(lambda result: commit(planned, result).new, results))
+        recorded = list(pool.map(lambda result: commit(planned, result, f"lease-{result.run_id}").new, results))
     assert sum(recorded) == 40
     assert [row["runs_done"] for row in planned.results("c2")] == [1] * 40
 

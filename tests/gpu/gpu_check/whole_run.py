@@ -123,7 +123,7 @@ def _require(holds, seen):
 def _encoded(result):
     """Return the size of the result on the wire, as text.
 
-    Returns Absent without gRPC, which only the wire needs.
+    Returns Absent without protobuf, which only the wire needs.
     """
     try:
         from efficientquant_agent.link.messages import encode_result

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 from efficientquant_controller.model import Build, BuildState, CampaignState, JobState, RunState
-from efficientquant_controller.store.base import Changes, Lease, Report
+from efficientquant_controller.store.base import Changes, Lease
 from efficientquant_controller.store.decisions import Decision
 from efficientquant_controller.store.sql import SqlStore
 from sqlalchemy import text
-from states import assign, commit, move_campaign, require_stored, rows_of, states_of
+from states import assign, commit, move_campaign, require_stored, rows_of, states_of, under_lease
 
 BUILD = Build("c1", "mobilevit_xxs", "fp32", target="jetson-nano")
 RUNNING = {"c2": "running", "a": "queued", "b": "queued", "a0": "planned", "a1": "planned", "b0": "planned"}
@@ -255,7 +255,7 @@ DECISIONS = {
     "release_run": (lambda store, _: store.release_run("a0", "a reason", 6.0), "note"),
     "give_up": (lambda store, _: store.give_up("b0", 6.0), "note"),
     "commit_reports": (
-        lambda store, make: store.commit_reports([Report(make("a0", failure_type="timeout"))], 6.0),
+        lambda store, make: store.commit_reports([under_lease(make("a0", failure_type="timeout"))], 6.0),
         "note",
     ),
 }

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from efficientquant_controller.errors import UnstorableError
 from efficientquant_controller.model import Agreement, DeviceSnapshot, Engine, RunResult, RunState, Series, StageTiming
-from efficientquant_controller.store.base import Report
 from efficientquant_controller.store.sql import SqlStore
-from states import assign, commit, rows_of
+from states import assign, commit, rows_of, under_lease
 
 ENGINE = Engine("cd" * 32, 2**63 - 1, True, 2**63 - 1, (), {}, {}, "[]")
 BOARD = DeviceSnapshot(board="bench", memory_total_bytes=2**63 - 1, swap_total_bytes=2**63 - 1, cpu_count=2**31 - 1)
@@ -60,13 +59,13 @@ def test_what_no_database_can_hold(planned: SqlStore, make_result: Callable) -> 
     before = rows_of(planned)
     results = [make_result(**changes) for changes, _ in UNSTORABLE]
 
-    refusals = planned.commit_reports([Report(result) for result in results], 5.0)
+    refusals = planned.commit_reports([under_lease(result) for result in results], 5.0)
 
     assert {type(refusal) for refusal in refusals} == {UnstorableError}
     start = "the result of run r0 cannot be stored: "
     assert [str(refusal) for refusal in refusals] == [start + sentence for _, sentence in UNSTORABLE]
     assert rows_of(planned) == before
-    answers = planned.commit_reports([Report(results[0]), Report(make_result()), Report(results[1])], 6.0)
+    answers = planned.commit_reports([under_lease(result) for result in (results[0], make_result(), results[1])], 6.0)
     assert [getattr(answer, "new", None) for answer in answers] == [None, True, False]
 
 

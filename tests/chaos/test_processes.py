@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-import postgres
 import pytest
 from fake_agents import Settings
 from fleet import Fleet
 from invariants import tracebacks
 from loads import FakeFleet
+from postgres_server import PostgresServer, running_server
 from seeding import seed
 from sites import LEASE_S, PLAN, QUIET_S, Site, is_root
 from waiting import let_pass, until
@@ -162,16 +162,13 @@ def test_a_full_disk_of_the_controller(tmp_path: Path, small_disk: Path) -> None
 
 
 @pytest.fixture
-def server() -> Iterator[postgres.Server]:
+def server() -> Iterator[PostgresServer]:
     """Start a private PostgreSQL server."""
-    programs = postgres.binaries()
-    if programs is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("needs PostgreSQL: apt-get install postgresql")
-    with postgres.serving(programs) as server:
+    with running_server() as server:
         yield server
 
 
-def test_a_postgresql_server_that_is_restarted(tmp_path: Path, server: postgres.Server) -> None:
+def test_a_postgresql_server_that_is_restarted(tmp_path: Path, server: PostgresServer) -> None:
     """A server that is stopped for some seconds, orderly and not, loses no acknowledged result."""
 
     async def restart(site: Site) -> None:
@@ -182,4 +179,4 @@ def test_a_postgresql_server_that_is_restarted(tmp_path: Path, server: postgres.
             await asyncio.to_thread(server.start)
         await site.kill("controller")
 
-    assert Site(tmp_path, server.url).run(restart) == []
+    assert Site(tmp_path, server.new_database()).run(restart) == []

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -55,6 +55,8 @@ class Scenario:
         self.store = store
         self.faults = faults
         self.acknowledged: dict[str, str] = {}
+        self.refused: list[str] = []
+        self._poisoned: set[str] = set()
         self.devices = [Device(f"fake-{number}", f"device-{number}") for number in range(2)]
         self._snapshots = {device.device_id: store.device(device.device_id).snapshot for device in self.devices}
         self._clock_s = time.monotonic()
@@ -195,7 +197,7 @@ class Scenario:
         hello = (device.device_id, device.name, "0.1.0", device.epoch, snapshot, self._active(device))
         try:
             device.session = await self.faults.call(self.coordinator.open_session(*hello))
-        except (UserError, asyncio.CancelledError):
+        except (StoreError, asyncio.CancelledError):
             return
 
     async def _disconnect(self, device: Device) -> None:
@@ -219,7 +221,8 @@ class Scenario:
         self._finish(device, order, failures.get(habit, ""))
         if habit == "poison":
             good = device.outbox[order.run.run_id]
-            device.outbox[order.run.run_id] = reports.poisoned(good, "nan_stage")
+            device.outbox[order.run.run_id] = poisoned = reports.poisoned(good, "nan_stage")
+            self._poisoned.add(poisoned.sha256)
             await self._deliver(device, order.run.run_id)
             device.outbox[order.run.run_id] = good
         report = device.outbox[order.run.run_id]
@@ -246,8 +249,10 @@ class Scenario:
             is_new = await self.faults.call(work)
         except (StoreError, asyncio.CancelledError):
             return  # it stays in the outbox
-        except UserError:
+        except UserError as error:
             is_new = False
+            if stored.sha256 not in self._poisoned:
+                self.refused.append(f"a result of run {run_id} was refused: {error}")
         if is_new:
             self.acknowledged[run_id] = stored.sha256
         del device.outbox[run_id]
@@ -263,7 +268,7 @@ def prepared(folder: Path) -> Path:
 def problems(scenario: Scenario) -> list[str]:
     """Return what is wrong after the end, each in a sentence."""
     store = scenario.store
-    wrong = []
+    wrong = list(scenario.refused)
     for row in store.run_rows():
         sha256 = _sha256(store, row["run_id"])
         if scenario.acknowledged.get(row["run_id"], sha256) != sha256:
@@ -287,12 +292,3 @@ def _sha256(store: SqlStore, run_id: str) -> str:
 
     with store._transactions.read() as sql:
         return str(sql.scalar(select(tables.runs.c.report_sha256).where(tables.runs.c.run_id == run_id)))
-
-
-def outcome(store: SqlStore) -> Sequence[tuple[str, ...]]:
-    """Return the jobs' final states, which no fault may change."""
-    return sorted(
-        (job.campaign_id, job.device_id, job.recipe, job.state)
-        for campaign in store.campaigns()
-        for job in store.jobs(campaign.campaign_id)
-    )

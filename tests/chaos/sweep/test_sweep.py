@@ -72,4 +72,5 @@ def test_no_point_is_left_out(prepared: Path, store: SqlStore, kind: Kind, caplo
     while play_strictly(prepared, store, kind, index).done:
         index += 1
     assert index > LEAST_POINTS < undisturbed, "the sweep ended before the last point"
+    assert index > 0.8 * undisturbed, "faults left out a part of the scenario"
     assert "Traceback" not in caplog.text, caplog.text

@@ -101,7 +101,7 @@ def test_the_units_rules() -> None:
     controller, agent = read_rules(CONTROLLER_UNIT, scale=10), read_rules(AGENT_UNIT)
 
     assert (controller.restart, controller.delay_s, agent.delay_s) == ("on-failure", 0.5, 5.0)
-    assert [controller.restarts(status) for status in (0, 1, 2, -9, -15)] == [False, True, False, True, False]
+    assert [controller.restarts(status) for status in (0, 1, 2, 75, -9, -15)] == [False, True, False, True, True, False]
     assert [agent.restarts(status) for status in (1, 2, 3, 4)] == [True, False, False, False]
     assert Rules("always").restarts(0)
 

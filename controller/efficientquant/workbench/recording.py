@@ -92,13 +92,22 @@ def record(module: fx.GraphModule, taps: Sequence[Tap], feed: Feed, sample: Samp
 
 
 def _sampled(value: Tensor, tap: Tap, draw: _Draw, chunk: Tensor) -> Tensor:
-    rows = as_rows(value, tap.channel)
-    return rows[draw.take(len(rows), len(chunk))]
+    return _pick_rows(value, tap.channel, draw.take(_count_positions(value, tap.channel), len(chunk)))
 
 
 def as_rows(x: Tensor, channel: int) -> Tensor:
     """Return a tensor as (positions, channels), from channels in dimension `channel`."""
     return x.movedim(channel, -1).flatten(0, -2)
+
+
+def _pick_rows(x: Tensor, channel: int, positions: Tensor) -> Tensor:
+    """Return as_rows(x, channel)[positions], without a copy of the tensor."""
+    moved = x.movedim(channel, -1)
+    return moved[torch.unravel_index(positions, moved.shape[:-1])]
+
+
+def _count_positions(x: Tensor, channel: int) -> int:
+    return x.numel() // x.shape[channel]
 
 
 def record_gradients(
@@ -247,22 +256,23 @@ def join_rows(layer: Layer, pairs: Iterable[tuple[Tensor, Tensor, int]], length:
 
     Each chunk comes with its length, and `length` is that of all chunks.
     """
-    draw = _Draw(sample, length)
+    draw, window, channel = _Draw(sample, length), layer.window, layer.input.channel
     inputs = outputs = images = torch.empty(0)
     ranges: list[tuple[Tensor, Tensor]] = []
     seen = filled = 0
     for x, y, count in pairs:
-        rows, columns = as_rows(y, layer.output.channel), as_rows(x, layer.input.channel)
-        positions = draw.take(len(rows), count)
-        window = layer.window
-        part = columns[positions] if window is None else _im2col(x, window, y.shape[2:], positions)
+        total = _count_positions(y, channel)
+        positions = draw.take(total, count)
+        x_rows = _pick_rows(x, channel, positions) if window is None else _im2col(x, window, y.shape[2:], positions)
+        y_rows = _pick_rows(y, channel, positions)
         if seen == 0:  # at once, since joined parts would be in memory twice
-            inputs = part.new_empty(draw.drawn, part.shape[1])
-            outputs, images = rows.new_empty(draw.drawn, rows.shape[1]), positions.new_empty(draw.drawn)
+            inputs, outputs = (rows.new_empty(draw.drawn, rows.shape[1]) for rows in (x_rows, y_rows))
+            images = positions.new_empty(draw.drawn)
         place = slice(filled, filled + len(positions))
-        inputs[place], outputs[place] = part, rows[positions]
-        images[place] = seen + positions * count // len(rows)
-        ranges.append((columns.amin(0), columns.amax(0)))
+        inputs[place], outputs[place] = x_rows, y_rows
+        images[place] = seen + positions * count // total
+        others = [dim for dim in range(x.ndim) if dim != channel % x.ndim]
+        ranges.append((x.amin(others), x.amax(others)))
         seen += count
         filled += len(positions)
     lowest, highest = (torch.stack(bounds) for bounds in zip(*ranges, strict=True))
@@ -288,7 +298,9 @@ def _im2col(x: Tensor, window: Window, size: Sequence[int], positions: Tensor) -
     """Return the im2col rows (R, C·kh·kw) of some output positions."""
     height, width = size
     rows_around, columns_around = window.padding
-    padded = F.pad(x, (columns_around, columns_around, rows_around, rows_around)).movedim(1, -1)
+    if any(window.padding):
+        x = F.pad(x, (columns_around, columns_around, rows_around, rows_around))
+    padded = x.movedim(1, -1)
     image, row, column = positions // (height * width), positions // width % height, positions % width
     rows = (row * window.stride[0])[:, None] + torch.arange(window.kernel[0]) * window.dilation[0]
     columns = (column * window.stride[1])[:, None] + torch.arange(window.kernel[1]) * window.dilation[1]

@@ -6,7 +6,7 @@ import torch
 from efficientquant import Network, Workbench
 from efficientquant.graph.blocks import Tap
 from efficientquant.options import Granularity
-from efficientquant.workbench.recording import BACKWARD_CHUNK, Sample
+from efficientquant.workbench.recording import BACKWARD_CHUNK, Sample, join_rows
 from torch.nn import functional as F  # noqa: N812
 
 IMAGES = 12  # one whole chunk and a part of a second
@@ -118,6 +118,25 @@ def test_a_sample_is_the_same_for_both_networks_and_for_the_gradient(bench):
     assert len(kept) == 50
     assert all((whole == row).all(1).any() for row in kept)
     assert not torch.equal(kept, bench.record([layer.output], on=Network.FLOAT, sample=Sample(50, seed=4))[0])
+
+
+@pytest.mark.parametrize("place", [1, 25, -1])
+def test_a_sample_copies_no_whole_tensor(bench, place):
+    """Rows of a pointwise layer take the memory of the rows."""
+    layer = bench.layers[place]
+    assert layer.window is None or layer.window.kernel == (1, 1)
+    shape = (8, 256, 32, 32) if layer.window else (8, 1024, 256)
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        rows = join_rows(layer, [(x, x, 8)], 8, Sample(100))
+    assert sum(max(0, event.self_cpu_memory_usage) for event in profile.events()) < x.nbytes / 4
+    columns = x.movedim(1, -1).flatten(0, -2) if layer.window else x.flatten(0, 1)
+    positions = Sample(100).draw(8 * 1024)
+    assert torch.equal(rows.inputs, columns[positions])
+    assert torch.equal(rows.outputs, rows.inputs)
+    assert torch.equal(rows.images, positions // 1024)
+    assert torch.equal(rows.lowest, columns.amin(0))
+    assert torch.equal(rows.highest, columns.amax(0))
 
 
 def fisher(logits, _reference):

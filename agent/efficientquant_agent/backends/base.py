@@ -81,6 +81,21 @@ class LoadError(Exception):
     """
 
 
+class UnknownSizeError(Exception):
+    """An input with a symbolic dimension other than the batch.
+
+    Nothing says which size the model is meant for.
+    """
+
+    def __init__(self, name: str, dimensions: Sequence[int]) -> None:
+        super().__init__(
+            "input '{}' has no size in dimension{} {}; only the batch (dimension 0) may be symbolic, export the model "
+            "with a fixed image size".format(
+                name, "s" if len(dimensions) > 1 else "", " and ".join(map(str, dimensions))
+            )
+        )
+
+
 class StalePlanError(LoadError):
     """A plan from the cache that does not load here.
 
@@ -120,6 +135,21 @@ def error_for(message: str, otherwise: Type[Exception]) -> Exception:
     It is an OutOfMemoryError when memory ran out, and of class `otherwise` for anything else.
     """
     return OutOfMemoryError(message) if ran_out_of_memory(message) else otherwise(message)
+
+
+def batch_of_one(name: str, sizes: Sequence[Any]) -> Tuple[int, ...]:
+    """Return an input's shape, with a symbolic batch as 1.
+
+    A symbolic size is no positive number. Raises UnknownSizeError for one in another dimension than the first.
+    """
+    missing = [index for index, size in enumerate(sizes) if index > 0 and not _is_size(size)]
+    if missing:
+        raise UnknownSizeError(name, missing)
+    return tuple(size if _is_size(size) else 1 for size in sizes)
+
+
+def _is_size(size: Any) -> bool:
+    return isinstance(size, int) and size > 0
 
 
 class Form(NamedTuple):
@@ -167,9 +197,9 @@ class LoadedModel(abc.ABC):
 
     @abc.abstractmethod
     def input_shapes(self) -> Dict[str, Tuple[int, ...]]:
-        """Return every input's shape by name, symbolic dimensions as 1.
+        """Return every input's shape by name, a symbolic batch as 1.
 
-        MUST raise LoadError for an input that is not float32.
+        MUST raise LoadError for an input that is not float32, or that lacks another size.
         """
 
     @abc.abstractmethod

@@ -16,6 +16,8 @@ from efficientquant_agent.backends.base import (
     LoadError,
     LoadOptions,
     Stage,
+    UnknownSizeError,
+    batch_of_one,
     error_for,
     is_installed,
 )
@@ -47,9 +49,9 @@ class OrtModel(LoadedModel):
         self.session_options = session_options
 
     def input_shapes(self) -> Dict[str, Tuple[int, ...]]:
-        """Return every input's shape by name, symbolic dimensions as 1.
+        """Return every input's shape by name, a symbolic batch as 1.
 
-        Raises LoadError for an input that is not float32.
+        Raises LoadError for an input that is not float32, or that lacks another size.
         """
         shapes = {}
         for node in self._session.get_inputs():
@@ -57,7 +59,10 @@ class OrtModel(LoadedModel):
                 raise LoadError(
                     "input '{}' is {}; only tensor(float) inputs can be staged".format(node.name, node.type)
                 )
-            shapes[node.name] = tuple(size if isinstance(size, int) and size > 0 else 1 for size in node.shape)
+            try:
+                shapes[node.name] = batch_of_one(node.name, node.shape)
+            except UnknownSizeError as error:
+                raise LoadError(str(error)) from error
         return shapes
 
     def stage(self, feeds: Sequence[Mapping[str, Any]]) -> List[Any]:

@@ -11,7 +11,7 @@ import re
 import time
 from typing import Any, Dict, List, Mapping, Tuple
 
-from efficientquant_agent.backends.base import BuildError, Log, ran_out_of_memory
+from efficientquant_agent.backends.base import BuildError, Log, UnknownSizeError, batch_of_one, ran_out_of_memory
 from efficientquant_agent.backends.trt_log import PYTHON_ERRORS, last_error, open_log
 from efficientquant_agent.files import write_whole
 from efficientquant_agent.protocol import BuildOptions, BuildReport
@@ -101,9 +101,9 @@ class _Build:
         return 0
 
     def parse(self, onnx_path: str) -> None:
-        """Parse the ONNX file into the network, symbolic dimensions as 1.
+        """Parse the ONNX file into the network, a symbolic batch as 1.
 
-        Raises BuildError. For "unsupported_op" it names what is not supported.
+        Raises BuildError, also for an input without another size. For "unsupported_op" it names what is not supported.
         """
         trt, parser, network = self._trt, self._parser, self._network
         if hasattr(trt, "init_libnvinfer_plugins"):
@@ -116,7 +116,10 @@ class _Build:
                 message = "input '{}' is {}; only FLOAT inputs can be fed".format(tensor.name, tensor.dtype)
                 raise BuildError("build_failed", message)
             # Fixed here instead of by a profile, because until 8.6 two contexts cannot share a profile.
-            tensor.shape = tuple(1 if size < 0 else size for size in tensor.shape)
+            try:
+                tensor.shape = batch_of_one(tensor.name, tensor.shape)
+            except UnknownSizeError as error:
+                raise BuildError("build_failed", str(error)) from error
 
     def climb_down(self, sm: int) -> Tuple[Any, int]:
         """Return a plan and its workspace in bytes.

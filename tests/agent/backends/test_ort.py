@@ -53,9 +53,17 @@ def test_what_an_uninstall_left(monkeypatch, tmp_path):
     sys.modules.pop("onnxruntime", None)
 
 
-def test_symbolic_dimensions_are_one(tiny_model):
+def test_a_symbolic_batch_is_one(tiny_model):
     """A symbolic batch is 1, and the other dimensions are the file's."""
     assert load(tiny_model).input_shapes() == {"image": (1, 3, 16, 16)}
+
+
+def test_no_other_size_than_the_batch_is_guessed(models):
+    """A model without an image size is loaded and not fed."""
+    model = load((models / "no_image_size.onnx").read_bytes())
+
+    with pytest.raises(LoadError, match="input 'image' has no size in dimensions 2 and 3; only the batch"):
+        model.input_shapes()
 
 
 def test_a_non_contiguous_feed_is_staged_once(tiny_model):

@@ -28,6 +28,19 @@ def test_float32_is_not_tf32(install, build, release):
     assert json.loads(off.decode())["verbosity"] == "DETAILED"
 
 
+@pytest.mark.parametrize("release", [RELEASES[0], XAVIER, TEN, ELEVEN, RTX])
+@pytest.mark.parametrize(
+    ("shape", "dimensions"),
+    [((1, 3, -1, -1), "dimensions 2 and 3"), ((-1, 3, 224, -1), "dimension 3"), ((-1, -1), "dimension 1")],
+)
+def test_no_other_size_than_the_batch_is_guessed(install, build, release, shape, dimensions):
+    """An input without a size in another dimension fails the build, and no engine for 1 × 1 is built."""
+    with pytest.raises(BuildError, match="input 'x' has no size in {}; only the batch".format(dimensions)) as caught:
+        build(install(release), {"shape": shape})
+
+    assert caught.value.failure_type == "build_failed"
+
+
 @pytest.mark.parametrize("release", RELEASES)
 def test_the_network_is_as_the_release_wants_it(install, build, release):
     """The batch is explicit until 8.6, and types without flags make the network strongly typed on 10."""

@@ -7,7 +7,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 class GraphWriter:
     """A writer of one graph, node by node.
 
-    `model` returns it with the input `x` (1, 8, 16, 16) and the last node's output.
+    `model` returns it with the input `x`, by default (1, 8, 16, 16), and the last node's output.
     """
 
     def __init__(self) -> None:
@@ -24,6 +24,11 @@ class GraphWriter:
         name = name or f"{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, list(inputs), [name], name=name, **attributes))
         return name
+
+    def give_outputs(self, count: int) -> None:
+        """Give the last node that many outputs, further ones with numbers."""
+        name = self.nodes[-1].output[0]
+        self.nodes[-1].output.extend(f"{name}_{index}" for index in range(1, count))
 
     def quantized(self, x: str, scale: float = 0.05) -> str:
         """Append QuantizeLinear and DequantizeLinear in int8 and return the output."""
@@ -43,12 +48,23 @@ class GraphWriter:
         )
         return self.add("DequantizeLinear", *inputs, name=f"{name}_dequantize", axis=0)
 
-    def model(self, *, opset: int = 13, ir_version: int = 8, output: int = TensorProto.FLOAT) -> ModelProto:
-        """Return the model, whose output is the last node's."""
+    def model(
+        self,
+        *,
+        opset: int = 13,
+        ir_version: int = 8,
+        shape: tuple[int | str, ...] = (1, 8, 16, 16),
+        element_type: int = TensorProto.FLOAT,
+        output: int = TensorProto.FLOAT,
+    ) -> ModelProto:
+        """Return the model, whose output is the last node's.
+
+        `shape` and `element_type` are the input's.
+        """
         graph = helper.make_graph(
             self.nodes,
             "graph",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 8, 16, 16))],
+            [helper.make_tensor_value_info("x", element_type, shape)],
             [helper.make_tensor_value_info(self.nodes[-1].output[0], output, None)],
             [numpy_helper.from_array(np.asarray(array), name) for name, array in self.constants.items()],
         )

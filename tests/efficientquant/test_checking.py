@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 from efficientquant import check
 from efficientquant.errors import ArtifactFileError, UnknownTargetError
+from onnx import TensorProto
 from onnx_graphs import GraphWriter, convolution
 
 
@@ -57,13 +58,87 @@ def test_onnx_runtime_refuses_what_it_has_no_kernel_for(saved):
     assert any("ONNX Runtime does not load it" in str(reason) for reason in verdict.reasons)
 
 
+@pytest.mark.parametrize("scale", [0.0, -0.05, np.nan, np.inf])
+def test_onnx_runtime_does_not_excuse_a_scale(saved, scale):
+    """The session takes a scale that is no positive number, and the verdict names its node."""
+    write = GraphWriter()
+    write.quantized("x", scale)
+
+    verdict = check(saved(write.model()), "onnxruntime")
+
+    assert (verdict.outcome, verdict.reasons[0].rule) == ("fails", "scale-value")
+    assert "'quantizelinear_0' (QuantizeLinear) has a scale that is not a positive number" in str(verdict.reasons[0])
+    assert verdict.gain == "nothing there: it loads, and its scales give no meaningful numbers"
+
+
+@pytest.mark.parametrize("index", [1, 4, 6])
+def test_the_scales_of_an_integer_convolution_count_too(saved, index):
+    """QLinearConv has three scales, and each is checked."""
+    write = GraphWriter()
+    scale, zero = write.constant("scale", np.float32(0.1)), write.constant("zero", np.int8(0))
+    bad = write.constant("bad", np.float32(-1))
+    codes = write.add("QuantizeLinear", "x", scale, zero)
+    weight = write.constant("w", np.ones((8, 8, 3, 3), np.int8))
+    inputs = [codes, scale, zero, weight, scale, zero, scale, zero]
+    inputs[index] = bad
+    write.add("DequantizeLinear", write.add("QLinearConv", *inputs, name="conv"), scale, zero)
+
+    verdict = check(saved(write.model()), "onnxruntime")
+
+    assert (verdict.outcome, verdict.reasons[0].nodes) == ("fails", ("conv",))
+
+
+@pytest.mark.parametrize("element_type", [TensorProto.UINT8, TensorProto.INT64, TensorProto.FLOAT16, TensorProto.BOOL])
+@pytest.mark.parametrize("target", ["onnxruntime", "onnxruntime-1.10"])
+def test_other_inputs_load_with_a_remark(saved, element_type, target):
+    """One verdict: the session loads it, and the agents feed FP32."""
+    write = GraphWriter()
+    write.add("Cast", "x", to=TensorProto.FLOAT)
+
+    verdict = check(saved(write.model(element_type=element_type)), target)
+
+    assert (verdict.outcome, verdict.basis) == ("builds", "loaded")
+    assert "does not load" not in verdict.gain
+    assert [(reason.rule, str(reason.outcome)) for reason in verdict.reasons] == [("io-type", "builds")]
+    assert "the agents feed and read FP32 only" in str(verdict.reasons[0])
+
+
+def test_an_integer_output_and_an_operator_of_its_own_load_too(saved):
+    """ONNX Runtime knows operators beyond the standard and gives any type."""
+    write = GraphWriter()
+    write.add("Gelu", "x", name="gelu", domain="com.microsoft")
+    model = write.model()
+    model.opset_import[1].domain = "com.microsoft"
+    codes = GraphWriter()
+    codes.add("QuantizeLinear", "x", codes.constant("scale", np.float32(0.1)), codes.constant("zero", np.int8(0)))
+
+    own, integer = check(saved(model), "onnxruntime"), check(saved(codes.model(output=TensorProto.INT8)), "onnxruntime")
+
+    assert (own.outcome, own.reasons) == ("builds", ())
+    assert (integer.outcome, integer.reasons[0].rule) == ("builds", "io-type")
+
+
+def test_a_dynamic_image_size_loads_with_a_remark(saved):
+    """The session needs no size, and a run of the fleet does."""
+    write = GraphWriter()
+    write.add("Relu", "x")
+
+    verdict = check(saved(write.model(shape=("N", 8, "H", "W"))), "onnxruntime")
+
+    assert (verdict.outcome, verdict.reasons[0].rule) == ("builds", "dynamic-size")
+    assert "no size in dimensions 2 ('H') and 3 ('W')" in str(verdict.reasons[0])
+
+
 def test_an_older_onnx_runtime_is_judged_by_the_opset(saved):
     """The installed version loads opset 18, 1.10 does not."""
     write = GraphWriter()
     write.add("ReduceMean", "x", write.constant("axes", np.array([2, 3])), name="mean")
     path = saved(write.model(opset=18))
 
-    assert (check(path, "onnxruntime").outcome, check(path, "onnxruntime-1.10").outcome) == ("builds", "fails")
+    new, old = check(path, "onnxruntime"), check(path, "onnxruntime-1.10")
+
+    assert (new.outcome, old.outcome) == ("builds", "fails")
+    assert old.gain == "nothing there: the installed release loads it, onnxruntime-1.10 is not known to read it"
 
 
 @pytest.mark.parametrize("target", ["jetson-nano", "agx-xavier", "rtx-3080", "onnxruntime"])

@@ -14,7 +14,7 @@ from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_m
 from onnx.helper import tensor_dtype_to_np_dtype
 
 from efficientquant.errors import ArtifactFileError
-from efficientquant.files.given_paths import MAX_ARTIFACT_BYTES, format_gib, require_artifact
+from efficientquant.files.given_paths import MAX_ARTIFACT_BYTES, format_gib, require_artifact, starts_like_lfs
 
 # Types that pack elements into fewer than eight bits, by name: older releases of onnx lack some of them.
 _PACKED_BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
@@ -98,6 +98,8 @@ def _external_bytes(path: Path, tensor: TensorProto) -> int:
     if not os.path.isfile(location):
         kind = "is no file" if os.path.exists(location) else "is missing"
         raise ArtifactFileError(path, f"{shown} {kind}; put it next to the model, where {location} is expected")
+    if starts_like_lfs(location):
+        raise ArtifactFileError(path, f"{shown} is a git-lfs pointer; 'git lfs pull' gets the data themselves")
     stored_bytes = os.path.getsize(location)
     taken_bytes = place.length if place.length is not None else _needed_bytes(tensor) or 0
     end = (place.offset or 0) + taken_bytes

@@ -16,18 +16,19 @@ from efficientquant.artifact.view import PRODUCTS, STANDARD_DOMAINS, GraphView, 
 from efficientquant.targets import Int8, Runtime, Target
 
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+# Which inputs of an operator are scales.
+SCALE_INPUTS = {**dict.fromkeys(QUANTIZERS, (1,)), **dict.fromkeys(("QLinearConv", "QLinearMatMul"), (1, 4, 6))}
 UNSIGNED = (TensorProto.UINT8, TensorProto.UINT16)
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 # Operators whose float inputs may differ in type.
 MIXED_TYPES = (*QUANTIZERS, "Resize", "Cast", "Clip")
-TENSORRT_8_OPSET = 13
-TENSORRT_8_IR = 8
 # Operators that the parser of 8.2 or 8.5 does not know, or turns into a plugin with its own cuDNN handle.
 NOT_IN_TENSORRT_8 = frozenset({
     "LayerNormalization", "GroupNormalization", "InstanceNormalization", "Gelu", "HardSwish", "Mod", "Trilu"
 })  # fmt: skip
-# (first release, opset, IR): the newest that a release reads, from the releases' own compatibility tables.
-TENSORRT_LIMITS = (((11,), 24, 10), ((10,), 20, 10))
+# (first release, opset, IR): the newest that a release reads, from operators.md and the releases' compatibility tables.
+# 11 comes with ONNX 1.20, which writes opset 25 and IR 13.
+TENSORRT_LIMITS = (((11,), 25, 13), ((10,), 20, 10), ((8, 5), 17, 8), ((8, 2), 13, 8))
 ONNX_RUNTIME_LIMITS = (((1, 17), 20, 9), ((1, 10), 15, 8))
 
 
@@ -81,16 +82,10 @@ def _domains(view: GraphView, target: Target) -> Iterator[Violation]:
 
 def _versions(view: GraphView, target: Target) -> Iterator[Violation]:
     opset, ir_version = view.opset, view.model.ir_version
-    if target.is_tensorrt_8:
-        if opset != TENSORRT_8_OPSET:
-            problem = f"is opset {opset}; TensorRT 8 needs exactly {TENSORRT_8_OPSET}, export it for {target.name}"
-            yield Violation("the file", "", "opset", problem)
-        most_opset, most_ir = TENSORRT_8_OPSET, TENSORRT_8_IR
-    else:
-        most_opset, most_ir = _limits(target)
-        if opset > most_opset:
-            problem = f"is opset {opset}; {target.name} reads up to {most_opset}, export it for {target.name}"
-            yield Violation("the file", "", "opset", problem)
+    most_opset, most_ir = _limits(target)
+    if opset > most_opset:
+        problem = f"is opset {opset}; {target.name} reads up to {most_opset}, export it for {target.name}"
+        yield Violation("the file", "", "opset", problem)
     if ir_version > most_ir:
         problem = f"is IR version {ir_version}; {target.name} reads up to {most_ir}, save it with an older one"
         yield Violation("the file", "", "ir-version", problem)
@@ -103,7 +98,7 @@ def _limits(target: Target) -> tuple[int, int]:
     return next((opset, ir_version) for first, opset, ir_version in table if version >= first)
 
 
-def _inputs_and_outputs(view: GraphView, target: Target) -> Iterator[Violation]:
+def _inputs_and_outputs(view: GraphView, _target: Target) -> Iterator[Violation]:
     """Yield inputs and outputs that are not FP32.
 
     INT64 changes its meaning between TensorRT's versions, and the fleet feeds and reads FP32 everywhere.
@@ -114,7 +109,7 @@ def _inputs_and_outputs(view: GraphView, target: Target) -> Iterator[Violation]:
         for value in values:
             dtype = value.type.tensor_type.elem_type
             if dtype != TensorProto.FLOAT:
-                problem = f"is {type_name(dtype)}; inputs and outputs are FP32 on {target.name}, add a Cast behind it"
+                problem = f"is {type_name(dtype)}; the agents feed and read FP32 only, add a Cast to the file"
                 yield Violation(f"the {kind} {value.name!r}", "", "io-type", problem)
 
 
@@ -128,16 +123,27 @@ def _one_float_type(view: GraphView, _target: Target) -> Iterator[Violation]:
             yield _at(view, node, "float-types", f"mixes {names}; insert a Cast, no builder does it by itself")
 
 
-def _quantizers(view: GraphView, _target: Target) -> Iterator[Violation]:
+def find_scales(view: GraphView) -> Iterator[Violation]:
+    """Yield each operator whose scale is not a positive number."""
+    for node in view.nodes:
+        for index in SCALE_INPUTS.get(node.op_type, ()):
+            scale = view.array(node.input[index]) if len(node.input) > index else None
+            if scale is not None and not (np.all(np.isfinite(scale)) and np.all(scale > 0)):
+                yield _at(view, node, "scale-value", "has a scale that is not a positive number; quantize again")
+                break
+
+
+def _quantizers(view: GraphView, target: Target) -> Iterator[Violation]:
+    yield from find_scales(view)
     for node in view.nodes:
         if node.op_type in QUANTIZERS:
-            yield from _quantizer(view, node)
+            yield from _quantizer(view, node, target)
         for name in node.output:
             if view.types.get(name) in UNSIGNED and node.op_type not in QUANTIZERS:
                 yield _at(view, node, "unsigned", "gives unsigned integers, which TensorRT rereads as signed; use int8")
 
 
-def _quantizer(view: GraphView, node: NodeProto) -> Iterator[Violation]:
+def _quantizer(view: GraphView, node: NodeProto, target: Target) -> Iterator[Violation]:
     if len([name for name in node.input if name]) != 3:
         yield _at(view, node, "three-inputs", "has no zero point; TensorRT wants it written out as int8 zeros")
         return
@@ -157,20 +163,37 @@ def _quantizer(view: GraphView, node: NodeProto) -> Iterator[Violation]:
     if view.constants[scale_name].data_type != TensorProto.FLOAT:
         scale_type = type_name(view.constants[scale_name].data_type)
         yield _at(view, node, "scale-type", f"has a scale of {scale_type}; write it in FP32 and cast behind it")
-    elif not np.all(np.isfinite(scale)) or not np.all(scale > 0):
-        yield _at(view, node, "scale-value", "has a scale that is not a positive number; quantize again")
     if scale.size > 1:
-        yield from _per_channel(view, node)
+        yield from _per_channel(view, node, target)
 
 
-def _per_channel(view: GraphView, node: NodeProto) -> Iterator[Violation]:
+def _per_channel(view: GraphView, node: NodeProto, target: Target) -> Iterator[Violation]:
     weight = view.is_weight(node) if node.op_type == "DequantizeLinear" else node.input[0] in view.constants
     if not weight:
         yield _at(
             view, node, "per-channel", "has a scale per channel on an activation; only weights may, use one scale"
         )
-    elif attribute_int(node, "axis", 1) != 0:
+        return
+    axis = attribute_int(node, "axis", 1)
+    if "ConvTranspose" in _readers_of_weight(view, node):
+        # Weights are (inputs, outputs, …). The kernels of 8.x take a scale per input channel, and give wrong results
+        # with one per output channel (NVIDIA/TensorRT issues 1694 and 2380). Later ones compute in float.
+        if axis != 0 and (target.is_tensorrt_8 or axis != 1):
+            problem = (
+                f"has its scales along axis {axis} of a ConvTranspose; "
+                f"{target.name} takes them along axis 0, its input channels, or one for the whole weight"
+            )
+            yield _at(view, node, "axis", problem)
+    elif axis != 0:
         yield _at(view, node, "axis", "has its scales along another axis than 0; store the weight with outputs first")
+
+
+def _readers_of_weight(view: GraphView, node: NodeProto) -> set[str]:
+    """Return the operators that read a quantized weight, behind its DequantizeLinear."""
+    readers = list(view.consumers(node))
+    if node.op_type == "QuantizeLinear":
+        readers = [reader for decoder in readers for reader in view.consumers(decoder)]
+    return {reader.op_type for reader in readers}
 
 
 def _no_quantizers(view: GraphView, target: Target) -> Iterator[Violation]:

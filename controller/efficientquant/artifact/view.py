@@ -1,6 +1,6 @@
 """A read-only view of an ONNX file.
 
-It gives what the rules need: types, constants, producers and readers.
+It gives what the rules need: types, shapes, constants, producers and readers.
 """
 
 from collections import defaultdict
@@ -11,13 +11,19 @@ import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
 STANDARD_DOMAINS = ("", "ai.onnx")
-PRODUCTS = ("Conv", "MatMul", "Gemm")
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+PRODUCTS = (*CONVOLUTIONS, "MatMul", "Gemm")
 # Operators that may stand between a quantizer and its operator, since they only move or retype values.
 TRANSPARENT = ("Transpose", "Reshape", "Cast", "Identity")
 
+# The attributes of a Constant that hold plain numbers.
+_NUMBERS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
+# The sizes of a value, None where a size is not known.
+Shape = tuple[int | None, ...]
+
 
 class GraphView:
-    """Nodes in order, constants by name, producers, readers and element types."""
+    """Nodes in order, constants by name, producers, readers, types and shapes."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
@@ -33,12 +39,31 @@ class GraphView:
                 self.producers[name] = node
             for name in node.input:
                 self.readers[name].append(node)
-        self.types = _element_types(model)
+        self.types: dict[str, int] = {}
+        self.shapes: dict[str, Shape] = {}
+        self._infer_types_and_shapes()
 
     @property
     def opset(self) -> int:
         """The version of the standard operators, 0 where none is imported."""
         return next((opset.version for opset in self.model.opset_import if opset.domain in STANDARD_DOMAINS), 0)
+
+    def branches(self) -> Iterator["GraphView"]:
+        """Yield a view of every graph inside an operator.
+
+        These are the branches of an If and the bodies of loops. A branch also reads the constants of the graph around it.
+        """
+        for node in self.nodes:
+            for attribute in node.attribute:
+                for graph in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+                    opsets = self.model.opset_import
+                    branch = GraphView(onnx.ModelProto(graph=graph, opset_import=opsets, ir_version=8))
+                    branch.names = {key: f"{self.name(node)}/{name}" for key, name in branch.names.items()}
+                    branch.constants = {**self.constants, **branch.constants}
+                    branch.types = {**self.types, **branch.types}
+                    branch.shapes = {**self.shapes, **branch.shapes}
+                    yield branch
+                    yield from branch.branches()
 
     def name(self, node: NodeProto) -> str:
         """Return a node's name, or its place in the file as `#17`."""
@@ -113,11 +138,31 @@ class GraphView:
 
     def _add_constant(self, node: NodeProto) -> None:
         for attribute in node.attribute:
+            value = onnx.helper.get_attribute_value(attribute)
             if attribute.name == "value":
                 tensor = TensorProto()
-                tensor.CopyFrom(attribute.t)
-                tensor.name = node.output[0]
-                self.constants[tensor.name] = tensor
+                tensor.CopyFrom(value)
+            elif attribute.name in _NUMBERS:
+                tensor = numpy_helper.from_array(np.asarray(value, _NUMBERS[attribute.name]))
+            else:
+                continue  # a string or a sparse tensor
+            tensor.name = node.output[0]
+            self.constants[tensor.name] = tensor
+
+    def _infer_types_and_shapes(self) -> None:
+        for tensor in self.model.graph.initializer:
+            self.types[tensor.name] = tensor.data_type
+            self.shapes[tensor.name] = tuple(tensor.dims)
+        try:
+            graph = onnx.shape_inference.infer_shapes(self.model).graph
+        except (onnx.shape_inference.InferenceError, ValueError):
+            graph = self.model.graph  # mixed or unknown types: what the file declares still counts
+        for info in (*graph.input, *graph.value_info, *graph.output):
+            tensor_type = info.type.tensor_type
+            self.types[info.name] = tensor_type.elem_type
+            if tensor_type.HasField("shape"):
+                sizes = tensor_type.shape.dim
+                self.shapes[info.name] = tuple(size.dim_value if size.HasField("dim_value") else None for size in sizes)
 
 
 def attribute_int(node: NodeProto, name: str, default: int) -> int:
@@ -128,15 +173,3 @@ def attribute_int(node: NodeProto, name: str, default: int) -> int:
 def type_name(element_type: int) -> str:
     """Return ONNX's name of an element type, such as FLOAT16 for 10."""
     return TensorProto.DataType.Name(element_type) if element_type in TensorProto.DataType.values() else "?"
-
-
-def _element_types(model: onnx.ModelProto) -> dict[str, int]:
-    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model)
-    except (onnx.shape_inference.InferenceError, ValueError):
-        inferred = model  # mixed or unknown types: the types that the file declares still count
-    graph = inferred.graph
-    for info in (*graph.input, *graph.value_info, *graph.output):
-        types[info.name] = info.type.tensor_type.elem_type
-    return types

@@ -18,8 +18,9 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar", ".bin", ".ckpt
 # Protobuf writes and reads no larger message, and every runtime here gets the model as one.
 MAX_ARTIFACT_BYTES = (1 << 31) - 1
 _HEAD_BYTES = 256
+_LFS_POINTER = b"version https://git-lfs"
 _OTHER_KINDS = (
-    (b"version https://git-lfs", "a git-lfs pointer; 'git lfs pull' gets the file itself"),
+    (_LFS_POINTER, "a git-lfs pointer; 'git lfs pull' gets the file itself"),
     (b"PK", "a zip file such as PyTorch's .pt; 'efficientquant quantize' makes an ONNX file of a model"),
     (b"\x80\x02", "a pickle such as PyTorch's old .pth; 'efficientquant quantize' makes an ONNX file of a model"),
     (b"<", "a web page or XML; download the file again"),
@@ -122,6 +123,12 @@ def require_artifact(path: Path) -> None:
     for start, kind in _OTHER_KINDS:
         if head.startswith(start):
             raise ArtifactFileError(path, f"is not an ONNX file but {kind}")
+
+
+def starts_like_lfs(path: Path) -> bool:
+    """Tell whether a file is a git-lfs pointer."""
+    with path.open("rb") as stream:
+        return stream.read(len(_LFS_POINTER)) == _LFS_POINTER
 
 
 def _require_image_inside(folder: Path) -> None:

@@ -1,8 +1,8 @@
 """Predictions of whether and how TensorRT builds an artifact.
 
-Its builders need the GPU that they build for, so nothing here was built. The predictions follow operator and precision
-rules, which come from the releases' own operator lists and from failures that others reported. Each rule names its
-source.
+Its builders need the GPU that they build for, so nothing here was built. The predictions follow rules for operators,
+their attributes and precisions, which come from the releases' own operator lists and importers and from failures that
+others reported. Each rule names its source.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from onnx import NodeProto, TensorProto
 
 from efficientquant.artifact.validation import Violation, find_violations
 from efficientquant.artifact.view import GraphView, attribute_int
-from efficientquant.targets import Half, Int8, Runtime, Target
+from efficientquant.targets import Half, Int8, Target
 from efficientquant.verdicts.build_verdict import (
     Basis,
     BuildVerdict,
@@ -23,35 +23,47 @@ from efficientquant.verdicts.build_verdict import (
     group,
     worst,
 )
-from efficientquant.verdicts.operator_support import supported_operators
+from efficientquant.verdicts.dynamic_sizes import find_dynamic_sizes
+from efficientquant.verdicts.parser.node import Parser
+from efficientquant.verdicts.parser.table import find_refusals, find_unknown_operators, parser_of
 from efficientquant.verdicts.products import Kind, describe_gain, find_products, has_quantized_weight
 
 # Rules whose violation does not always fail the build.
 SOFT_RULES = frozenset({"both-inputs"})
-_PRODUCTS = {Runtime.TENSORRT: "TensorRT", Runtime.TENSORRT_RTX: "TensorRT-RTX"}
-# TensorRT-RTX and TensorRT 10 are built from the same parser's source.
-_RTX_READS_LIKE = (10,)
+# A rule for the files that are exported here: they have primitives in place of operators that some release reads.
+_EXPORT_RULES = frozenset({"operator"})
+# (first release, oldest opset that is read without a warning): ModelImporter of 8.x, operators.md of 10.15.
+_OLDEST_OPSETS = (((9,), 9), ((8, 2), 7))
 
 
 def predict(model: onnx.ModelProto, target: Target) -> BuildVerdict:
     """Predict whether and how TensorRT builds a model.
 
-    TensorRT-RTX reads the same operators as classic TensorRT 10.
+    TensorRT-RTX reads the same operators as classic TensorRT 11, without plugins.
     """
-    view = GraphView(model)
+    view, parser = GraphView(model), parser_of(target)
     layers = [_layer(view, node, kind, target) for node, kind in find_products(view)]
     quantized = [view.name(node) for node, _ in find_products(view) if has_quantized_weight(view, node)]
-    reasons = group([*_reasons(view, find_violations(model, target), target), *_fallbacks(quantized, layers)])
+    reasons = group(
+        [
+            *_broken_rules(find_violations(model, target)),
+            *find_dynamic_sizes(view),
+            *find_refusals(view, parser),
+            *_old_opset(view, parser),
+            *_kernels(view, target),
+            *_fallbacks(quantized, layers),
+        ]
+    )
     outcome = worst(reasons)
     return BuildVerdict(
         target=target.name,
-        runtime=f"{_PRODUCTS[target.runtime]} {'.'.join(map(str, target.runtime_version))}",
+        runtime=parser.product,
         basis=Basis.PREDICTED,
         outcome=outcome,
         gain=_gain(layers, len(quantized), target, outcome),
         reasons=reasons,
         layers=tuple(layers),
-        unsupported_operators=tuple(sorted(_unknown_operators(view, target))),
+        unsupported_operators=tuple(sorted(find_unknown_operators(view, parser))),
         facts={"quantized_weights": len(quantized)},
     )
 
@@ -78,16 +90,22 @@ def _layer(view: GraphView, node: NodeProto, kind: Kind, target: Target) -> Laye
     return LayerPrecision(view.name(node), kind, Precision.FP16, reason)
 
 
-def _reasons(view: GraphView, violations: list[Violation], target: Target) -> Iterator[Reason]:
+def _broken_rules(violations: list[Violation]) -> Iterator[Reason]:
     for violation in violations:
-        outcome = Outcome.BUILDS_WITH_FALLBACK if violation.rule in SOFT_RULES else Outcome.FAILS
-        yield Reason(violation.rule, outcome, str(violation), (violation.node,))
-    unknown = _unknown_operators(view, target)
-    for node in view.nodes:
-        if node.op_type in unknown:
-            name = view.name(node)
-            sentence = f"node {name!r} is {node.op_type}, which the parser does not know"
-            yield Reason(f"operator-{node.op_type}", Outcome.FAILS, sentence, (name,))
+        if violation.rule not in _EXPORT_RULES:
+            outcome = Outcome.BUILDS_WITH_FALLBACK if violation.rule in SOFT_RULES else Outcome.FAILS
+            yield Reason(violation.rule, outcome, str(violation), (violation.node,))
+
+
+def _old_opset(view: GraphView, parser: Parser) -> Iterator[Reason]:
+    """Yield a remark on opsets older than the importers are written for."""
+    oldest = next(opset for first, opset in _OLDEST_OPSETS if parser.release >= first)
+    if view.opset < oldest:
+        sentence = f"the file is opset {view.opset}; {parser.product} warns about opsets below {oldest}, and reads them"
+        yield Reason("old-opset", Outcome.BUILDS, sentence)
+
+
+def _kernels(view: GraphView, target: Target) -> Iterator[Reason]:
     if target.is_tensorrt_8 and target.int8 is not Int8.NONE:
         yield from _stored_codes(view)
         yield from _convolutions(view)
@@ -131,11 +149,6 @@ def _fallbacks(quantized: list[str], layers: list[LayerPrecision]) -> Iterator[R
         if name not in integer:
             sentence = f"node {name!r} has an int8 weight and is computed in float"
             yield Reason("fallback", Outcome.BUILDS_WITH_FALLBACK, sentence, (name,))
-
-
-def _unknown_operators(view: GraphView, target: Target) -> set[str]:
-    version = _RTX_READS_LIKE if target.runtime is Runtime.TENSORRT_RTX else target.runtime_version
-    return {node.op_type for node in view.nodes} - supported_operators(version)
 
 
 def _is_depthwise(view: GraphView, node: NodeProto) -> bool:

@@ -4,13 +4,14 @@ They are read from the optimized graph that a real session writes.
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import onnx
 import onnxruntime
 
 from efficientquant.artifact.ort_errors import ORT_ERRORS, first_line
-from efficientquant.artifact.validation import find_violations
+from efficientquant.artifact.validation import find_scales, find_violations
 from efficientquant.artifact.view import GraphView, attribute_int
 from efficientquant.files.whole_files import scratch_folder
 from efficientquant.targets import Target
@@ -24,15 +25,18 @@ from efficientquant.verdicts.build_verdict import (
     group,
     worst,
 )
+from efficientquant.verdicts.dynamic_sizes import find_dynamic_sizes
 from efficientquant.verdicts.products import Kind, describe_gain, find_products, has_quantized_weight
 
 # Operators of the optimized graph by what they multiply. The fused and blocked forms are ONNX Runtime's own.
 INTEGER_CONVS = frozenset({"QLinearConv", "ConvInteger"})
-FLOAT_CONVS = frozenset({"Conv", "FusedConv", "NhwcFusedConv", "NhwcConv"})
+FLOAT_CONVS = frozenset({"Conv", "ConvTranspose", "FusedConv", "NhwcFusedConv", "NhwcConv"})
 INTEGER_PRODUCTS = frozenset({
     "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm"
 })  # fmt: skip
 FLOAT_PRODUCTS = frozenset({"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "FusedMatMulActivation", "MatMulNBits"})
+# The rules that a session does not decide: what an older release reads, and what the agents can feed.
+_RULES = {"opset": Outcome.FAILS, "ir-version": Outcome.FAILS, "io-type": Outcome.BUILDS}
 # The accuracy level at which MatMulNBits computes in int8.
 BLOCKS_IN_INT8 = 4
 SHOWN_OPERATORS = (
@@ -47,10 +51,7 @@ def verdict_of_session(model: onnx.ModelProto, target: Target) -> BuildVerdict:
     """
     view = GraphView(model)
     quantized = [view.name(node) for node, _ in find_products(view) if has_quantized_weight(view, node)]
-    reasons = [
-        Reason(violation.rule, Outcome.FAILS, str(violation), (violation.node,))
-        for violation in find_violations(model, target)
-    ]
+    reasons = [*_remarks(model, view, target), *_wrong_scales(view)]
     optimized = _optimize(model)
     layers: list[LayerPrecision] = []
     facts: dict[str, Any] = {}
@@ -65,16 +66,36 @@ def verdict_of_session(model: onnx.ModelProto, target: Target) -> BuildVerdict:
         runtime=f"ONNX Runtime {onnxruntime.__version__} on the CPU",
         basis=Basis.LOADED,
         outcome=outcome,
-        gain=_gain(layers, facts, outcome),
+        gain=_gain(layers, facts, reasons, target),
         reasons=group(reasons),
         layers=tuple(layers),
         facts=facts,
     )
 
 
-def _gain(layers: list[LayerPrecision], facts: dict[str, Any], outcome: Outcome) -> str:
-    if outcome is Outcome.FAILS:
+def _remarks(model: onnx.ModelProto, view: GraphView, target: Target) -> Iterator[Reason]:
+    """Yield what a session does not say about a file."""
+    for violation in find_violations(model, target):
+        if violation.rule in _RULES:
+            yield Reason(violation.rule, _RULES[violation.rule], str(violation), (violation.node,))
+    yield from find_dynamic_sizes(view, Outcome.BUILDS)
+
+
+def _wrong_scales(view: GraphView) -> Iterator[Reason]:
+    """Yield the scales that ONNX Runtime takes and that mean nothing."""
+    for graph in (view, *view.branches()):
+        for violation in find_scales(graph):
+            yield Reason(violation.rule, Outcome.FAILS, str(violation), (violation.node,))
+
+
+def _gain(layers: list[LayerPrecision], facts: dict[str, Any], reasons: list[Reason], target: Target) -> str:
+    failing = {reason.rule for reason in reasons if reason.outcome is Outcome.FAILS}
+    if "session" in failing:
         return "nothing there: it does not load"
+    if "scale-value" in failing:
+        return "nothing there: it loads, and its scales give no meaningful numbers"
+    if failing:
+        return f"nothing there: the installed release loads it, {target.name} is not known to read it"
     decoded = "dequantized on every inference" if facts["dequantize_nodes"] else "dequantized when the file is loaded"
     return describe_gain(layers, facts["quantized_weights"], decoded)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from onnx import NodeProto
 
-from efficientquant.artifact.view import PRODUCTS, GraphView
+from efficientquant.artifact.view import CONVOLUTIONS, PRODUCTS, GraphView
 from efficientquant.verdicts.build_verdict import LayerPrecision, Precision, count_int8
 
 
@@ -23,7 +23,7 @@ class Kind(enum.StrEnum):
 def find_products(view: GraphView) -> Iterator[tuple[NodeProto, Kind]]:
     """Yield every node that multiplies, in the order of the file."""
     for node in view.nodes:
-        if node.op_type == "Conv":
+        if node.op_type in CONVOLUTIONS:
             yield node, Kind.CONV
         elif node.op_type in PRODUCTS:
             weighted = any(view.is_constant(name) for name in node.input[:2])

@@ -20,6 +20,7 @@ from efficientquant.artifact.view import GraphView
 from efficientquant.files.whole_files import scratch_folder
 from efficientquant.installation import require_rtx
 from efficientquant.targets import Target
+from efficientquant.verdicts.build_rules import predict
 from efficientquant.verdicts.build_verdict import (
     Basis,
     BuildVerdict,
@@ -30,6 +31,7 @@ from efficientquant.verdicts.build_verdict import (
     group,
     worst,
 )
+from efficientquant.verdicts.dynamic_sizes import find_dynamic_sizes
 from efficientquant.verdicts.products import describe_gain, find_products, has_quantized_weight
 from efficientquant.verdicts.rtx_layers import EngineLayer, parse_layers, precision_of_node
 
@@ -92,11 +94,14 @@ def build(model: onnx.ModelProto, capability: int, *, timeout_s: float = BUILD_T
 def verdict_of_build(model: onnx.ModelProto, target: Target, *, timeout_s: float = BUILD_TIMEOUT_S) -> BuildVerdict:
     """Build a model for a target and return the verdict.
 
-    The engine is for the target's compute capability.
+    The engine is for the target's compute capability, with a batch of one. A model with another dynamic size has
+    nothing to be built for, and its verdict is predicted.
     """
     assert target.compute_capability is not None
-    result = build(model, target.compute_capability, timeout_s=timeout_s)
     view = GraphView(model)
+    if any(find_dynamic_sizes(view)):
+        return predict(model, target)
+    result = build(model, target.compute_capability, timeout_s=timeout_s)
     layers = _layers(view, result) if result.ending is Ending.BUILT else []
     quantized = [view.name(node) for node, _ in find_products(view) if has_quantized_weight(view, node)]
     reasons = group([*_problems(result), *_broken_rules(model, target), *_fallbacks(layers, quantized)])
@@ -125,7 +130,8 @@ def _broken_rules(model: onnx.ModelProto, target: Target) -> Iterator[Reason]:
 def _layers(view: GraphView, result: RtxBuild) -> list[LayerPrecision]:
     layers = []
     for node, kind in find_products(view):
-        precision, reason = precision_of_node(result.layers, view.name(node))
+        # The parser names a node without a name after its first output.
+        precision, reason = precision_of_node(result.layers, node.name or f"node_of_{node.output[0]}")
         layers.append(LayerPrecision(view.name(node), kind, precision, reason))
     return layers
 
@@ -169,7 +175,7 @@ def _facts(result: RtxBuild, capability: int, quantized: int) -> dict[str, Any]:
 def _read_answer(answer: dict[str, Any]) -> RtxBuild:
     version = answer["version"]
     if answer["parser_errors"]:
-        problems = tuple((error["node"], _parser_sentence(error)) for error in answer["parser_errors"])
+        problems = tuple((_node_of(error), _parser_sentence(error)) for error in answer["parser_errors"])
         return RtxBuild(ending=Ending.REFUSED, version=version, problems=problems)
     if not answer["built"]:
         problems = tuple(("", message) for message in answer["errors"]) or (("", "the builder gave no reason"),)
@@ -184,11 +190,17 @@ def _read_answer(answer: dict[str, Any]) -> RtxBuild:
     )
 
 
-def _parser_sentence(error: dict[str, str]) -> str:
+def _node_of(error: dict[str, Any]) -> str:
+    """Return a node's name, or its place in the file as `#17`."""
+    return str(error["node"] or f"#{error['index']}")
+
+
+def _parser_sentence(error: dict[str, Any]) -> str:
     # The first line only repeats the node. Lines in brackets are about the missing GPU.
-    lines = [line for line in error["problem"].splitlines() if not line.startswith(("[", "Invalid Node"))]
-    why = lines[0] if lines else error["problem"]
-    return f"node {error['node']!r} ({error['operator']}) is refused by the parser: {why}"
+    lines = error["problem"].splitlines()
+    reasons = [line for line in lines if not line.startswith(("[", "Invalid Node"))]
+    why = reasons[0] if reasons else lines[-1]
+    return f"node {_node_of(error)!r} ({error['operator']}) is refused by the parser: {why}"
 
 
 def _describe_end(done: subprocess.CompletedProcess[str]) -> str:

@@ -13,14 +13,15 @@ from efficientquant.verdicts.build_verdict import Precision
 
 _LINE = re.compile(
     r"Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], Constants: \[(?P<constants>.*)\], "
-    r"Outputs: \[(?P<outputs>.*)\], TacticName: (?P<tactic>[^,]*), StreamId: \d+, Metadata: ?(?P<metadata>.*)"
+    r"Outputs: \[(?P<outputs>.*)\], TacticName: (?P<tactic>[^,]*), StreamId: \d+, "
+    r"(?:JumpTarget\w*: [^,]*, )*Metadata: ?(?P<metadata>.*)"
 )
 _TENSOR = re.compile(r"Dimensions: \[(?P<dimensions>[\d,]*)\].*?Datatype: (?P<type>\w+)")
 _ONNX_NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
 # Names of the generated kernels that compute a whole attention.
 _FUSED_ATTENTION = ("_gemm_mha", "fmha")
 # Kinds of layers that multiply, the surest sign first; `kgen` are kernels generated for everything else.
-MULTIPLYING = ("correlation", "gemm", "runtime_fusion", "kgen")
+MULTIPLYING = ("correlation", "deconv", "gemm", "runtime_fusion", "kgen")
 _FLOATS = {"Half": Precision.FP16, "Float": Precision.FP32}
 
 

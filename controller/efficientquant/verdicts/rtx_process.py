@@ -54,6 +54,9 @@ def build(model: bytes, capability: int) -> dict[str, Any]:
     if not parser.parse(model):
         answer["parser_errors"] = [_parser_error(parser.get_error(index)) for index in range(parser.num_errors)]
         return answer
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        tensor.shape = (1, *tensor.shape[1:]) if len(tensor.shape) and tensor.shape[0] < 0 else tensor.shape
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1
     config.set_compute_capability(member, 0)
@@ -69,8 +72,13 @@ def build(model: bytes, capability: int) -> dict[str, Any]:
     return answer
 
 
-def _parser_error(error: Any) -> dict[str, str]:
-    return {"node": error.node_name(), "operator": error.node_operator(), "problem": error.desc()}
+def _parser_error(error: Any) -> dict[str, Any]:
+    return {
+        "node": error.node_name(),
+        "index": error.node(),
+        "operator": error.node_operator(),
+        "problem": error.desc(),
+    }
 
 
 def _weights_bytes(messages: list[str]) -> int | None:

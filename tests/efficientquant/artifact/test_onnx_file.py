@@ -35,6 +35,14 @@ def external(tmp_path):
     return save
 
 
+def test_external_data_left_to_git_lfs_are_named(tmp_path, external):
+    """A git-lfs pointer in place of the data is named as such."""
+    (tmp_path / "weights.bin").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 2304\n")
+
+    with pytest.raises(ArtifactFileError, match=r"external data 'weights\.bin' is a git-lfs pointer; 'git lfs pull'"):
+        load_onnx(external())
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from efficientquant.targets import get_target
 from efficientquant.verdicts.build_rules import predict
-from efficientquant.verdicts.operator_support import supported_operators
+from efficientquant.verdicts.parser.node import Parser
+from efficientquant.verdicts.parser.operators import knows
 from onnx_graphs import GraphWriter, convolution
 
 
@@ -77,17 +78,133 @@ def test_an_operator_that_the_parser_does_not_know_is_named():
     nano, xavier = (predict(write.model(), get_target(name)) for name in ("jetson-nano", "agx-xavier"))
 
     assert (nano.outcome, nano.unsupported_operators) == ("fails", ("Reciprocal",))
-    assert str(nano.reasons[0]) == "node 'one-over' is Reciprocal, which the parser does not know"
+    assert str(nano.reasons[0]) == (
+        "node 'one-over' is Reciprocal, which the parser of TensorRT 8.2 does not know; it came with TensorRT 8.5"
+    )
     assert xavier.outcome == "builds"
 
 
-def test_operator_lists_only_grow():
-    """A newer release reads what an older one read: LayerNormalization came with 8.6, Gelu with 10."""
-    old, xavier, between, new = (supported_operators(version) for version in ((8, 2), (8, 5), (8, 6), (10,)))
+@pytest.mark.parametrize(
+    ("operator", "releases"),
+    [
+        ("Relu", [(8, 2), (8, 5), (8, 6), (10,), (10, 1)]),
+        ("If", [(8, 2), (8, 5), (8, 6), (10,), (10, 1)]),
+        ("HardSwish", [(8, 5), (8, 6), (10,), (10, 1)]),
+        ("LayerNormalization", [(8, 6), (10,), (10, 1)]),
+        ("Gelu", [(10,), (10, 1)]),
+        ("DeformConv", [(10, 1)]),
+        ("StringConcat", []),
+    ],
+)
+def test_a_newer_release_reads_what_an_older_one_read(operator, releases):
+    """Each operator came with one release and stays."""
+    every = [(8, 2), (8, 5), (8, 6), (10,), (10, 1)]
 
-    assert old < xavier < between < new
-    assert ("LayerNormalization" in xavier, "LayerNormalization" in between) == (False, True)
-    assert ("Gelu" in between, "Gelu" in new) == (False, True)
+    assert [release for release in every if knows(operator, Parser(release, "TensorRT"))] == releases
+
+
+def test_what_is_a_plugin_is_missing_in_tensorrt_rtx():
+    """TensorRT-RTX comes without plugins."""
+    assert not knows("RoiAlign", Parser((11,), "TensorRT-RTX 1.7", has_plugins=False))
+
+
+@pytest.mark.parametrize(
+    ("opset", "nano", "xavier", "ten", "eleven"),
+    [
+        (6, "warned", "warned", "warned", "warned"),
+        (7, "builds", "builds", "warned", "warned"),
+        (11, "builds", "builds", "builds", "builds"),
+        (13, "builds", "builds", "builds", "builds"),
+        (14, "fails", "builds", "builds", "builds"),
+        (17, "fails", "builds", "builds", "builds"),
+        (18, "fails", "fails", "builds", "builds"),
+        (20, "fails", "fails", "builds", "builds"),
+        (21, "fails", "fails", "fails", "builds"),
+        (25, "fails", "fails", "fails", "builds"),
+        (26, "fails", "fails", "fails", "fails"),
+    ],
+)
+def test_the_opsets_of_a_release(opset, nano, xavier, ten, eleven):
+    """Each release reads opsets up to its own limit, and very old ones with a warning."""
+    model = convolution(quantize_input=False, quantize_weight=False)
+    model.opset_import[0].version = opset
+    outcomes = []
+    for target in ("jetson-nano", "agx-xavier", "tensorrt-10", "tensorrt-11"):
+        verdict = predict(model, get_target(target))
+        outcomes.append("warned" if rules(verdict) == {"old-opset": "builds"} else str(verdict.outcome))
+
+    assert outcomes == [nano, xavier, ten, eleven]
+
+
+@pytest.mark.parametrize(
+    ("shape", "missing"),
+    [
+        ((1, 8, 16, 16), None),
+        (("N", 8, 16, 16), None),
+        ((1, 8, "H", "W"), "dimensions 2 ('H') and 3 ('W')"),
+        (("N", 8, "H", "W"), "dimensions 2 ('H') and 3 ('W')"),
+        ((1, 8, 16, "W"), "dimension 3 ('W')"),
+        ((1, "C", 16, 16), "dimension 1 ('C')"),
+    ],
+)
+@pytest.mark.parametrize("target", ["jetson-nano", "agx-xavier", "tensorrt-10", "tensorrt-11", "rtx-3080"])
+def test_only_the_batch_may_be_dynamic(shape, missing, target):
+    """Every other dimension without a size is named, since no size is guessed."""
+    write = GraphWriter()
+    write.add("Relu", "x")
+
+    verdict = predict(write.model(shape=shape), get_target(target))
+
+    assert rules(verdict) == ({} if missing is None else {"dynamic-size": "fails"})
+    assert missing is None or f"the input 'x' has no size in {missing}; only the batch" in str(verdict.reasons[0])
+
+
+def transposed(axis, scales=8):
+    """Return a quantized ConvTranspose with its scales along an axis."""
+    write = GraphWriter()
+    parameters = (
+        write.constant("w_scale", np.full(scales, 0.01, np.float32) if scales else np.float32(0.01)),
+        write.constant("w_zero", np.zeros(scales, np.int8) if scales else np.int8(0)),
+    )
+    weight = write.constant("w", np.ones((8, 8, 3, 3), np.float32))
+    codes = write.add("QuantizeLinear", weight, *parameters, name="quantize", axis=axis)
+    decoded = write.add("DequantizeLinear", codes, *parameters, name="dequantize", axis=axis)
+    write.add("ConvTranspose", write.quantized("x"), decoded, name="deconv")
+    return write.model()
+
+
+@pytest.mark.parametrize(
+    ("target", "axis", "scales", "outcome"),
+    [
+        ("agx-xavier", 0, 8, "builds"),
+        ("agx-xavier", 1, 8, "fails"),
+        ("agx-xavier", 0, 0, "builds"),
+        ("tensorrt-10", 0, 8, "builds"),
+        ("tensorrt-10", 1, 8, "builds"),
+        ("tensorrt-11", 1, 8, "builds"),
+        ("tensorrt-11", 2, 8, "fails"),
+    ],
+)
+def test_the_scales_of_a_transposed_convolution(target, axis, scales, outcome):
+    """8.5 takes them along the input channels, and later releases along the output channels too."""
+    verdict = predict(transposed(axis, scales), get_target(target))
+
+    assert (verdict.outcome, [layer.operator for layer in verdict.layers]) == (outcome, ["conv"])
+    assert set(rules(verdict)) == ({"axis"} if outcome == "fails" else set())
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.05, np.nan, np.inf])
+@pytest.mark.parametrize("target", ["agx-xavier", "tensorrt-10", "tensorrt-11"])
+def test_a_scale_is_a_positive_number(target, scale):
+    """A scale that is zero, negative, infinite or NaN is refused, and its node named."""
+    write = GraphWriter()
+    write.quantized("x", scale)
+
+    (nodes,) = (
+        reason.nodes for reason in predict(write.model(), get_target(target)).reasons if reason.rule == "scale-value"
+    )
+
+    assert nodes == ("quantizelinear_0", "dequantizelinear_1")
 
 
 def test_linears_and_products_are_distinguished():

@@ -9,8 +9,23 @@ import pytest
 from efficientquant.errors import MissingExtraError
 from efficientquant.targets import RTX_COMPUTE_CAPABILITIES, get_target
 from efficientquant.verdicts import rtx_build
+from efficientquant.verdicts.build_rules import predict
 from efficientquant.verdicts.rtx_layers import parse_layers, precision_of_node
+from onnx import TensorProto, helper
 from onnx_graphs import GraphWriter, convolution
+
+
+@pytest.fixture
+def onnx_without_names():
+    """Return a function that takes the names of all nodes away."""
+
+    def clear(model):
+        for node in model.graph.node:
+            node.name = ""
+        return model
+
+    return clear
+
 
 # As the builder logs a layer, shortened to what is read.
 ATTENTION = (
@@ -82,6 +97,89 @@ def test_the_parser_names_the_node_that_it_refuses():
     assert (verdict.outcome, verdict.facts["ending"]) == ("fails", "refused")
     assert "'bias_dequantize' (DequantizeLinear) is refused by the parser" in str(verdict.reasons[0])
     assert "Int32" in str(verdict.reasons[0])
+
+
+def test_a_node_without_a_name_is_named_by_its_place(onnx_without_names):
+    """The parser gives no name, and the sentence gives the place in the file."""
+    write = GraphWriter()
+    write.add("Relu", "x")
+    write.add("Det", "relu_0")
+
+    verdict = rtx_build.verdict_of_build(onnx_without_names(write.model()), get_target("rtx-3080"))
+
+    assert (verdict.outcome, verdict.reasons[0].nodes) == ("fails", ("#1",))
+    assert "node '#1' (Det) is refused by the parser" in str(verdict.reasons[0])
+
+
+def test_layers_of_nodes_without_names_are_known(onnx_without_names):
+    """The engine names such a node after its output."""
+    model = onnx_without_names(convolution(quantize_input=True))
+
+    verdict = rtx_build.verdict_of_build(model, get_target("rtx-3080"))
+
+    assert (verdict.outcome, verdict.precisions()) == ("builds", {"conv": {"int8": 1}})
+
+
+def test_a_dynamic_batch_is_built_as_one():
+    """The engine is built as the agent builds it."""
+    write = GraphWriter()
+    write.add("Relu", "x")
+
+    verdict = rtx_build.verdict_of_build(write.model(shape=("N", 8, 16, 16)), get_target("rtx-3080"))
+
+    assert (verdict.outcome, verdict.basis) == ("builds", "built")
+
+
+def test_a_dynamic_image_size_is_not_built():
+    """There is no size to build for, and the verdict is predicted."""
+    write = GraphWriter()
+    write.add("Relu", "x")
+
+    verdict = rtx_build.verdict_of_build(write.model(shape=(1, 8, "H", "W")), get_target("rtx-3080"))
+
+    assert (verdict.outcome, verdict.basis, verdict.reasons[0].rule) == ("fails", "predicted", "dynamic-size")
+
+
+def test_the_jumps_of_an_if_are_layers():
+    """A conditional jump is logged with its goals, and read like the rest."""
+    write = GraphWriter()
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            [helper.make_node(operator, ["x"], [name])],
+            name,
+            [],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)],
+        )
+        for name, operator in (("then", "Relu"), ("else", "Neg"))
+    }
+    write.add("If", write.add("Cast", write.add("ReduceSum", "x", keepdims=0), to=TensorProto.BOOL), **branches)
+
+    verdict = rtx_build.verdict_of_build(write.model(), get_target("rtx-3080"))
+
+    assert (verdict.outcome, verdict.facts["layers_by_type"]["cjmp"]) == ("builds", 1)
+
+
+# What the rules say of TensorRT-RTX, and what its builder says: each pair agrees.
+FORMS = {
+    "Resize": ("linear", {"mode": "linear", "antialias": 1}),
+    "Einsum": ("capitals", {"equation": "NCHW->NCWH"}),
+    "MaxPool": ("dilated", {"kernel_shape": [3, 3], "dilations": [2, 2]}),
+    "LpPool": ("p=3", {"kernel_shape": [3, 3], "p": 3}),
+    "Relu": ("", {}),
+}
+
+
+@pytest.mark.parametrize("operator", FORMS)
+def test_the_rules_agree_with_the_builder(operator):
+    """What the rules refuse is refused by the real parser, and the rest builds."""
+    write = GraphWriter()
+    others = ["", write.constant("scales", np.float32([1, 1, 2, 2]))] if operator == "Resize" else []
+    write.add(operator, "x", *others, name="n", **FORMS[operator][1])
+    model = write.model(opset=18)
+
+    built, predicted = (judge(model, get_target("rtx-3080")) for judge in (rtx_build.verdict_of_build, predict))
+
+    assert built.outcome == predicted.outcome == ("fails" if FORMS[operator][0] else "builds")
 
 
 def test_a_crash_and_a_slow_build_are_endings(monkeypatch, tmp_path):

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 Needs = Mapping[str, Mapping[str, object]]
 # The largest width at which rounding=auto compensates.
 MOST_COMPENSATED_BITS = 6
-_COMPENSATION = ("ridge", "scale_search", "feedback", "bias", "activations_first")
+_COMPENSATION = ("ridge", "scale_search", "feedback", "bias", "activations_first", "seed")
+_ROUNDING = ("granularity", "group_size", "rounding")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,9 +200,21 @@ class RoundingRecipe(Recipe):
             for option in ("group_size", "rounding"):
                 if getattr(self, option) not in (None, "auto", "nearest"):
                     raise RecipeFormatError(option, "a weight has one scale with granularity=per-tensor; leave it out")
-        for option in _COMPENSATION:
-            if getattr(self, option) != getattr(type(self), option) and not self.may_compensate:
-                raise RecipeFormatError(option, "it is a step of compensated rounding; add rounding=compensated")
+        self._require_rounding()
+
+    def _require_rounding(self) -> None:
+        """Raise RecipeFormatError for an option of rounding that changes nothing."""
+        changed = [name for name in (*_ROUNDING, *_COMPENSATION) if getattr(self, name) != getattr(type(self), name)]
+        if changed and self.weight_bits is None:
+            problem = "it has no effect with weight_bits=none; leave it out, or use weight_bits=2 to 8"
+            raise RecipeFormatError(changed[0], problem)
+        steps = [name for name in changed if name in _COMPENSATION and not self.may_compensate]
+        if steps and self.granularity is Granularity.PER_TENSOR:
+            problem = "it has no effect with granularity=per-tensor; leave it out, or use granularity=per-channel"
+            raise RecipeFormatError(steps[0], problem)
+        if steps:
+            problem = "it has no effect without compensated rounding; leave it out, or use rounding=compensated"
+            raise RecipeFormatError(steps[0], problem)
 
     @property
     def may_compensate(self) -> bool:

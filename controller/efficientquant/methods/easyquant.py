@@ -33,7 +33,7 @@ class EasyQuant(SearchRecipe):
 
     method: ClassVar[str] = "easyquant"
     version: ClassVar[int] = 1
-    needs: ClassVar[Needs] = {"rounds": {"grid": "paper"}}
+    needs: ClassVar[Needs] = {"rounds": {"grid": "paper"}, "seed": {"rows": "sampled"}}
 
     weight_bits: int = 8
     activation_bits: int = 8

@@ -130,8 +130,8 @@ def test_eight_bits_can_be_compensated_too(small, quantized):
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
-        ("int8:ridge=0", "'ridge': it is a step of compensated rounding; add rounding=compensated"),
-        ("efficientquant-w4:rounding=nearest:feedback=false", "'feedback': it is a step"),
+        ("int8:ridge=0", "'ridge': it has no effect without compensated rounding; leave it out, or use"),
+        ("efficientquant-w4:rounding=nearest:feedback=false", "'feedback': it has no effect without"),
         ("efficientquant-w4:ridge=2", "'ridge': 2.0; 0 to 1 are possible"),
         ("efficientquant-w4:group_size=0", "'group_size': 0; 1 and more are possible, or none"),
         ("int8:granularity=per-tensor:group_size=4", "'group_size': a weight has one scale"),

@@ -53,11 +53,14 @@ ImageCount = Annotated[
     int | None, number_option("--images", bounds.IMAGES, "How many images to run, of --data or synthetic ones.")
 ]
 CalibrationImages = Annotated[
-    int | None, number_option("--images", bounds.IMAGES, "How many images of --data to calibrate on; 32 by default.")
+    int | None,
+    number_option("--images", bounds.IMAGES, "How many images of --data to calibrate on; 32 to 256 by default."),
 ]
 EvaluationCalibrationImages = Annotated[
     int | None,
-    number_option("--calibration-images", bounds.IMAGES, "How many of them, spread over the classes; 32 by default."),
+    number_option(
+        "--calibration-images", bounds.IMAGES, "How many of them, spread over the classes; 32 to 256 by default."
+    ),
 ]
 Limit = Annotated[
     int | None, number_option("--limit", bounds.IMAGE_LIMIT, "Only this many images, spread over the classes.")

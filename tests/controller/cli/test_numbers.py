@@ -2,6 +2,7 @@
 
 import pytest
 import typer
+from efficientquant.recipe import get_recipe, list_recipes
 from efficientquant_controller.cli.app import app
 
 NUMBERS = {
@@ -52,3 +53,15 @@ def test_help_shows_the_bounds(verb, option):
     parameter = next(candidate for candidate in COMMANDS[verb].params if option in candidate.opts)
 
     assert parameter.help.endswith(f"From {NUMBERS[option]}.")
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"), [("bench", "--data"), ("quantize", "--images"), ("evaluate", "--calibration-images")]
+)
+def test_help_has_the_recipes_numbers_of_images(verb, option):
+    """The help names the smallest and the largest number that a recipe takes by default."""
+    counts = [get_recipe(name).calibration_images for name in list_recipes()]
+    parameter = next(candidate for candidate in COMMANDS[verb].params if option in candidate.opts)
+
+    for count in (min(counts), max(counts)):
+        assert f" {count} " in parameter.help.replace(",", " ")

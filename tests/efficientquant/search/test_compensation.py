@@ -245,8 +245,38 @@ def test_a_passage_computes_what_the_network_does(name):
         bench.quantize_weight(layer.weight, 6, Granularity.PER_CHANNEL)
 
 
-@pytest.mark.parametrize(("recipe", "target"), [(W4, "onnxruntime"), (W4, "jetson-nano"), ("w4a8", "rtx-3080")])
+@pytest.mark.parametrize(
+    ("recipe", "target"),
+    [
+        (W4, "onnxruntime"),
+        (W4, "jetson-nano"),
+        ("w4a8", "rtx-3080"),
+        (f"{W4}:group_size=4", "agx-xavier"),
+        ("w4a8:group_size=4", "jetson-nano"),
+    ],
+)
 def test_targets_hold_it(small, quantized, tmp_path, recipe, target):
     """The artifact agrees with the eager model, biases included."""
     artifact = eq.export_onnx(quantized(recipe), tmp_path / "model.onnx", target=target, images=small[1][:2])
     assert artifact.parity_max_abs < 1e-4
+
+
+class Unusual(nn.Module):
+    """A classifier with the convolutions that stay in float."""
+
+    def __init__(self):
+        super().__init__()
+        self.same, self.valid = nn.Conv2d(3, 4, 3, padding="same"), nn.Conv2d(4, 4, 3, padding="valid")
+        self.larger, self.head = nn.ConvTranspose2d(4, 4, 2, stride=2), nn.Linear(4, 5)
+        self.pretrained_cfg = {"input_size": (3, 8, 8)}
+
+    def forward(self, x):
+        """Return the logits."""
+        return self.head(self.larger(self.valid(self.same(x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("recipe", [W4, "int8", "easyquant"])
+def test_some_convolutions_stay_in_float(recipe):
+    """String padding and transposed convolutions are not quantized."""
+    model = eq.quantize(Unusual().eval(), eq.get_recipe(recipe), torch.rand(4, 3, 8, 8))
+    assert set(model.weights) == {"head.weight"}

@@ -92,7 +92,7 @@ def command(
         typer.Option(
             "--data",
             metavar="FOLDER|NPZ",
-            help="Images to calibrate on: 32, or what a recipe takes, are uploaded. Without any, they are synthetic.",
+            help="Images to calibrate on: 32, or up to 256 as a recipe takes, are uploaded. Else they are synthetic.",
         ),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Submit, print the campaign's id and leave.")] = False,

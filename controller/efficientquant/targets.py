@@ -33,6 +33,14 @@ class Int8(enum.StrEnum):
     ANY = "any"  # weights alone too
 
 
+class Int4(enum.StrEnum):
+    """How a target reads 4-bit weights, which need opset 21."""
+
+    NONE = "none"  # they are stored in 8 bits
+    FLOAT = "float"  # weights of float products: per channel, or in blocks
+    CAST = "cast"  # weights of integer products too, cast to 8 bits
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
     """The capabilities of one runtime version on one kind of device.
@@ -49,6 +57,7 @@ class Target:
     ir_version: int
     half: Half
     int8: Int8
+    int4: Int4 = Int4.NONE
     compute_capability: int | None = None
 
     @property
@@ -62,6 +71,8 @@ class Target:
         return self.runtime is Runtime.TENSORRT and self.runtime_version < (10,)
 
 
+# The sizes of 4-bit blocks that TensorRT has kernels for [TensorRT 10, quantized types].
+TENSORRT_BLOCKS = (64, 128)
 # The enum ComputeCapability of TensorRT-RTX 1.7, compared by a test. SM 9.0 is missing there too.
 RTX_COMPUTE_CAPABILITIES = (75, 80, 86, 89, 120, 121)
 
@@ -81,6 +92,7 @@ def _rtx(name: str, summary: str, capability: int) -> Target:
         ir_version=8,
         half=Half.TYPED,
         int8=Int8.ANY,
+        int4=Int4.FLOAT,
         compute_capability=capability,
     )
 
@@ -96,12 +108,13 @@ def _tensorrt(name: str, summary: str, version: tuple[int, ...], **changes: obje
         "ir_version": 8,
         "half": Half.BUILDER_FLAG,
         "int8": Int8.ANY if modern else Int8.BOTH_INPUTS,
+        "int4": Int4.FLOAT if modern else Int4.NONE,
         **changes,
     }
     return Target(**values)  # type: ignore[arg-type]
 
 
-def _onnx_runtime(name: str, summary: str, version: tuple[int, ...], opset: int) -> Target:
+def _onnx_runtime(name: str, summary: str, version: tuple[int, ...], opset: int, int4: Int4 = Int4.NONE) -> Target:
     return Target(
         name=name,
         summary=summary,
@@ -111,6 +124,7 @@ def _onnx_runtime(name: str, summary: str, version: tuple[int, ...], opset: int)
         ir_version=8,
         half=Half.TYPED,
         int8=Int8.ANY,
+        int4=int4,
     )
 
 
@@ -133,7 +147,10 @@ _TARGETS = {
             _rtx(f"tensorrt-rtx-sm{capability}", f"TensorRT-RTX, SM {sm_text(capability)}", capability)
             for capability in RTX_COMPUTE_CAPABILITIES
         ),
-        _onnx_runtime("onnxruntime", "ONNX Runtime 1.17 or newer", (1, 17), 18),
+        # Since 1.23 ONNX Runtime casts 4-bit integers to 8 bits.
+        _onnx_runtime("onnxruntime", "ONNX Runtime 1.23 or newer", (1, 23), 18, Int4.CAST),
+        _onnx_runtime("onnxruntime-1.20", "ONNX Runtime 1.20 or newer", (1, 20), 18, Int4.FLOAT),
+        _onnx_runtime("onnxruntime-1.17", "ONNX Runtime 1.17 or newer", (1, 17), 18),
         _onnx_runtime("onnxruntime-1.10", "ONNX Runtime 1.10 or newer: the widest form", (1, 10), 13),
     )
 }

@@ -94,8 +94,14 @@ class OrtCpu(Backend):
 
     name = "ort-cpu"
     preference = 50
-    # Releases after 1.10 read opsets above 13 too, but opset 18 is tested only from 1.17 on.
-    forms = (Form((1, 10), "onnxruntime", 13), Form((1, 17), "onnxruntime", 18))
+    # Releases after 1.10 read opsets above 13 too, but opset 18 is tested only from 1.17 on. 4-bit integers came with
+    # opset 21. 1.23 also casts them to 8 bits.
+    forms = (
+        Form((1, 10), "onnxruntime", 13),
+        Form((1, 17), "onnxruntime", 18),
+        Form((1, 20), "onnxruntime", 21),
+        Form((1, 23), "onnxruntime", 23),
+    )
     packages = ("onnxruntime", "onnxruntime-gpu")
     # The providers to request, the preferred first. A session whose first provider is another is refused.
     _providers: Sequence[str] = ("CPUExecutionProvider",)
@@ -190,6 +196,8 @@ class OrtCuda(OrtCpu):
 
     name = "ort-cuda"
     preference = 30
+    # Nothing is known of its 4-bit kernels.
+    forms = OrtCpu.forms[:2]
     uses_gpu = True
     _providers: Sequence[str] = ("CUDAExecutionProvider", "CPUExecutionProvider")
 

@@ -24,7 +24,7 @@ from efficientquant.lowering import Variant, lower
 from efficientquant.lowering.emulation import Emulation, describe_emulation
 from efficientquant.models import synthetic_images
 from efficientquant.quantization import QuantizedModel
-from efficientquant.targets import Runtime, Target, get_target
+from efficientquant.targets import Int4, Runtime, Target, get_target
 
 WIDEST_TARGET = "onnxruntime-1.10"
 PARITY_IMAGES = 4
@@ -131,13 +131,13 @@ def render_onnx(
         sha256=hashlib.sha256(content).hexdigest(),
         size_bytes=len(content),
         target=target,
-        opset=capabilities.opset,
-        ir_version=capabilities.ir_version,
+        opset=variant.model.opset_imports[""],
+        ir_version=variant.model.ir_version,
         parity_max_abs=parity.max_abs,
         bit_table=bits,
         builder_flags=variant.builder_flags,
         emulation=variant.emulation,
-        notes=quantized.notes + _variant_notes(variant, target) + _parity_notes(parity, optimized_by),
+        notes=quantized.notes + _variant_notes(variant, capabilities) + _parity_notes(parity, optimized_by),
         manifest=quantized.manifest.to_dict(),
     )
     return Rendered(artifact, proto, content)
@@ -160,15 +160,23 @@ def _require_parity(parity: Parity, path: Path) -> None:
         raise ArtifactError(path, parity.problem)
 
 
-def _variant_notes(variant: Variant, target: str) -> list[str]:
+def _variant_notes(variant: Variant, target: Target) -> list[str]:
     notes = []
     if variant.folded:
-        notes.append(f"{variant.folded} quantized weights are stored in float: {target} takes no int8 there")
+        notes.append(f"{variant.folded} quantized weights are stored in float: {target.name} takes no int8 there")
+    if variant.widened:
+        notes.append(f"{variant.widened} 4-bit weights are stored in 8 bits: {_why_widened(target)}")
     if variant.emulation:
         notes.append(f"emulated in float: {describe_emulation(variant.emulation)}")
     if variant.dropped:
-        notes.append(f"{len(variant.dropped)} quantizers of activations are left out of the file for {target}")
+        notes.append(f"{len(variant.dropped)} quantizers of activations are left out of the file for {target.name}")
     return notes
+
+
+def _why_widened(target: Target) -> str:
+    if target.int4 is Int4.NONE:
+        return f"{target.name} takes no 4-bit weights"
+    return f"the integer kernels of {target.name} take 8-bit weights"
 
 
 def _parity_notes(parity: Parity, optimized_by: float) -> list[str]:

@@ -12,8 +12,16 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto
 
-from efficientquant.artifact.view import PRODUCTS, STANDARD_DOMAINS, GraphView, attribute_int, type_name
-from efficientquant.targets import Int8, Runtime, Target
+from efficientquant.artifact.view import (
+    CONVOLUTIONS,
+    FOUR_BIT_TYPES,
+    PRODUCTS,
+    STANDARD_DOMAINS,
+    GraphView,
+    attribute_int,
+    type_name,
+)
+from efficientquant.targets import TENSORRT_BLOCKS, Int4, Int8, Runtime, Target
 
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 # Which inputs of an operator are scales.
@@ -26,10 +34,12 @@ MIXED_TYPES = (*QUANTIZERS, "Resize", "Cast", "Clip")
 NOT_IN_TENSORRT_8 = frozenset({
     "LayerNormalization", "GroupNormalization", "InstanceNormalization", "Gelu", "HardSwish", "Mod", "Trilu"
 })  # fmt: skip
+# TensorRT 10 reads 4-bit integers and blocks, which came with this opset, although its tables end before.
+_INT4_OPSET = 21
 # (first release, opset, IR): the newest that a release reads, from operators.md and the releases' compatibility tables.
 # 11 comes with ONNX 1.20, which writes opset 25 and IR 13.
 TENSORRT_LIMITS = (((11,), 25, 13), ((10,), 20, 10), ((8, 5), 17, 8), ((8, 2), 13, 8))
-ONNX_RUNTIME_LIMITS = (((1, 17), 20, 9), ((1, 10), 15, 8))
+ONNX_RUNTIME_LIMITS = (((1, 23), 23, 11), ((1, 20), 21, 10), ((1, 17), 20, 9), ((1, 10), 15, 8))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +77,8 @@ def _rules_of(target: Target) -> Iterator[Rule]:
     if not target.is_tensorrt:
         return
     yield _no_quantizers if target.int8 is Int8.NONE else _quantizers
+    if target.int4 is not Int4.NONE:
+        yield _four_bit_convolutions
     if target.int8 is Int8.BOTH_INPUTS:
         yield _both_inputs
     if target.is_tensorrt_8:
@@ -83,6 +95,8 @@ def _domains(view: GraphView, target: Target) -> Iterator[Violation]:
 def _versions(view: GraphView, target: Target) -> Iterator[Violation]:
     opset, ir_version = view.opset, view.model.ir_version
     most_opset, most_ir = _limits(target)
+    if target.is_tensorrt and target.int4 is not Int4.NONE and _has_four_bits(view):
+        most_opset = max(most_opset, _INT4_OPSET)
     if opset > most_opset:
         problem = f"is opset {opset}; {target.name} reads up to {most_opset}, export it for {target.name}"
         yield Violation("the file", "", "opset", problem)
@@ -153,9 +167,13 @@ def _quantizer(view: GraphView, node: NodeProto, target: Target) -> Iterator[Vio
         yield _at(view, node, "constant", "computes its scale or zero point; store both as initializers")
         return
     codes_type = view.types.get(node.input[0]) if node.op_type == "DequantizeLinear" else TensorProto.INT8
+    signed = [TensorProto.INT8]
+    if target.int4 is not Int4.NONE and node.op_type == "DequantizeLinear" and view.is_weight(node):
+        signed.append(TensorProto.INT4)
     for dtype in (view.constants[zero_name].data_type, codes_type):
-        if dtype != TensorProto.INT8 and dtype is not None:
-            problem = f"has codes of {type_name(dtype)}; TensorRT rejects or rereads all but signed int8, use that"
+        if dtype not in signed and dtype is not None:
+            names = " or ".join(type_name(dtype).lower() for dtype in signed)
+            problem = f"has codes of {type_name(dtype)}; TensorRT rejects or rereads all but signed {names}, use that"
             yield _at(view, node, "signed-int8", problem)
             break
     if np.any(zero):
@@ -175,6 +193,9 @@ def _per_channel(view: GraphView, node: NodeProto, target: Target) -> Iterator[V
         )
         return
     axis = attribute_int(node, "axis", 1)
+    if size := attribute_int(node, "block_size", 0):
+        yield from _blocks(view, node, size, axis, target)
+        return
     if "ConvTranspose" in _readers_of_weight(view, node):
         # Weights are (inputs, outputs, …). The kernels of 8.x take a scale per input channel, and give wrong results
         # with one per output channel (NVIDIA/TensorRT issues 1694 and 2380). Later ones compute in float.
@@ -186,6 +207,31 @@ def _per_channel(view: GraphView, node: NodeProto, target: Target) -> Iterator[V
             yield _at(view, node, "axis", problem)
     elif axis != 0:
         yield _at(view, node, "axis", "has its scales along another axis than 0; store the weight with outputs first")
+
+
+def _blocks(view: GraphView, node: NodeProto, size: int, axis: int, target: Target) -> Iterator[Violation]:
+    shape = view.shapes.get(node.input[0])
+    if view.types.get(node.input[0]) != TensorProto.INT4:
+        yield _at(view, node, "blocks", f"has blocks of another type than int4; {target.name} reads those only")
+    elif size not in TENSORRT_BLOCKS:
+        problem = f"has blocks of {size}; the kernels of {target.name} take 64 or 128, use one of these"
+        yield _at(view, node, "blocks", problem)
+    elif shape is None or len(shape) != 2 or (shape[axis] or 1) % size:
+        yield _at(view, node, "blocks", "has no matrix of whole blocks; fill it up, and give it its shape behind it")
+
+
+def _has_four_bits(view: GraphView) -> bool:
+    return any(tensor.data_type in FOUR_BIT_TYPES for tensor in view.constants.values())
+
+
+def _four_bit_convolutions(view: GraphView, target: Target) -> Iterator[Violation]:
+    for node in view.nodes:
+        if node.op_type in CONVOLUTIONS and view.is_dequantized(node.input[0]) and view.is_four_bit(node.input[1]):
+            problem = (
+                "has a 4-bit weight and a quantized input, which TensorRT-RTX 1.7 fails to build; "
+                f"store the weight in int8 for {target.name}"
+            )
+            yield _at(view, node, "int4-convolution", problem)
 
 
 def _readers_of_weight(view: GraphView, node: NodeProto) -> set[str]:

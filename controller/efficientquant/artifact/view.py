@@ -14,7 +14,8 @@ STANDARD_DOMAINS = ("", "ai.onnx")
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 PRODUCTS = (*CONVOLUTIONS, "MatMul", "Gemm")
 # Operators that may stand between a quantizer and its operator, since they only move or retype values.
-TRANSPARENT = ("Transpose", "Reshape", "Cast", "Identity")
+TRANSPARENT = ("Transpose", "Reshape", "Slice", "Cast", "Identity")
+FOUR_BIT_TYPES = (TensorProto.INT4, TensorProto.UINT4)
 
 # The attributes of a Constant that hold plain numbers.
 _NUMBERS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
@@ -101,12 +102,27 @@ class GraphView:
         node = self.source(name)
         return node is not None and node.op_type == "DequantizeLinear"
 
+    def is_four_bit(self, name: str) -> bool:
+        """Tell whether a value is decoded from a constant of 4-bit integers."""
+        node = self.source(name)
+        if node is None or node.op_type != "DequantizeLinear":
+            return False
+        return self.types.get(self._origin(node.input[0])) in FOUR_BIT_TYPES
+
+    def _origin(self, name: str) -> str:
+        """Return the value behind operators that only move or retype it."""
+        node = self.producers.get(name)
+        while node is not None and node.op_type in TRANSPARENT:
+            name = node.input[0]
+            node = self.producers.get(name)
+        return name
+
     def is_weight(self, dequantize: NodeProto) -> bool:
         """Tell whether a DequantizeLinear decodes a constant.
 
-        The constant is stored in int8, or quantized by a QuantizeLinear.
+        The constant is stored as integers, or quantized by a QuantizeLinear.
         """
-        codes = dequantize.input[0]
+        codes = self._origin(dequantize.input[0])
         quantize = self.producers.get(codes)
         if quantize is not None and quantize.op_type == "QuantizeLinear":
             return quantize.input[0] in self.constants
@@ -117,10 +133,8 @@ class GraphView:
 
         Dequantized, moved and retyped constants count too.
         """
+        name = self._origin(name)
         node = self.producers.get(name)
-        while node is not None and node.op_type in TRANSPARENT:
-            name = node.input[0]
-            node = self.producers.get(name)
         if node is not None and node.op_type == "DequantizeLinear":
             return self.is_weight(node)
         return name in self.constants

@@ -10,6 +10,7 @@ from efficientquant.lowering.cleaning import clean
 from efficientquant.lowering.emulation import Emulation, count_emulation, write_emulation
 from efficientquant.lowering.half import to_half
 from efficientquant.lowering.opset13 import lower_to_opset_13
+from efficientquant.lowering.opset21 import raise_to_opset_21
 from efficientquant.lowering.quantizers import place_quantizers
 from efficientquant.options import FloatType
 from efficientquant.quantizers import DOMAIN
@@ -22,9 +23,9 @@ class Variant:
     """A lowered model, and the parts of the recipe that it computes.
 
     `rounded` maps each quantizer's site to the tensor with its rounded values. `dropped` are the other sites, whose
-    quantizers the model leaves out. `dequantizers` counts the tensors kept in int8, `folded` the weights turned back to
-    float. `emulation` counts the float operators that emulate others. `builder_flags` are the flags that a TensorRT
-    builder needs ("fp16", "int8").
+    quantizers the model leaves out. `dequantizers` counts the tensors kept in integers, `folded` the weights turned
+    back to float, `widened` the 4-bit weights kept in 8 bits. `emulation` counts the float operators that emulate
+    others. `builder_flags` are the flags that a TensorRT builder needs ("fp16", "int8").
     """
 
     model: ir.Model
@@ -32,6 +33,7 @@ class Variant:
     dropped: frozenset[str]
     dequantizers: int
     folded: int
+    widened: int
     emulation: dict[str, Emulation]
     is_half: bool
     builder_flags: tuple[str, ...]
@@ -55,8 +57,9 @@ def lower(canonical: ir.Model, target: Target, recipe: Recipe, path: Path, *, ha
     emulation = count_emulation(model.graph)
     clean(model)
     model.opset_imports.pop(DOMAIN, None)
-    model.opset_imports[""] = target.opset
-    model.ir_version = target.ir_version
+    model.opset_imports[""], model.ir_version = target.opset, target.ir_version
+    if placement.four_bit or placement.blocks:
+        raise_to_opset_21(model, path)
     flags = _builder_flags(target, wants_half, bool(placement.dequantizers))
     model.metadata_props["efficientquant.target"] = target.name
     model.metadata_props["efficientquant.recipe"] = json.dumps(recipe.to_dict(), sort_keys=True)
@@ -68,6 +71,7 @@ def lower(canonical: ir.Model, target: Target, recipe: Recipe, path: Path, *, ha
         dropped=frozenset(placement.dropped),
         dequantizers=placement.dequantizers,
         folded=placement.folded,
+        widened=placement.widened,
         emulation=emulation,
         is_half=is_half,
         builder_flags=flags,

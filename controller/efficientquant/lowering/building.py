@@ -76,3 +76,21 @@ def replace_node(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
     ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
     graph.remove(node, safe=True)
     value.name = name
+
+
+def array_of(value: ir.Value | None) -> np.ndarray:
+    """Return the array of a constant."""
+    tensor = ir.convenience.get_const_tensor(required(value))
+    assert tensor is not None
+    return tensor.numpy()
+
+
+def required(value: ir.Value | None) -> ir.Value:
+    """Return an input that its operator always has."""
+    assert value is not None
+    return value
+
+
+def zero_point_name(codes: np.dtype, shape: tuple[int, ...]) -> str:
+    """Name the zero-points that all symmetric quantizers of a shape share."""
+    return "_".join(["zero_point", codes.name, *map(str, shape)])

@@ -4,16 +4,23 @@ A marker becomes Q/DQ nodes, float operators, or nothing.
 """
 
 import dataclasses
-import enum
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from efficientquant.errors import LoweringError
-from efficientquant.lowering.building import NodeBuilder, add_initializer, replace_node
-from efficientquant.lowering.integer_products import UNIFORM_MARKERS, is_integer, is_lonely, product_users
+from efficientquant.lowering.building import (
+    NodeBuilder,
+    add_initializer,
+    array_of,
+    replace_node,
+    required,
+    zero_point_name,
+)
+from efficientquant.lowering.integer_products import UNIFORM_MARKERS, is_lonely, product_users
 from efficientquant.lowering.log2 import write_log2
+from efficientquant.lowering.weights import Form, QuantizedWeight, choose_form, place_weight, require_form
 from efficientquant.primitives import LN2, top_code
 from efficientquant.quantizers import (
     ACTIVATION_MARKER,
@@ -41,22 +48,28 @@ class Placement:
     """The outcome of replacing the markers.
 
     `rounded` has the tensor with the rounded values of each site that the graph still computes. `dropped` are the other
-    sites. `dequantizers` counts the tensors in int8, `folded` the weights turned back to float.
+    sites. `dequantizers` counts the tensors in integers, `folded` the weights turned back to float, `widened` the
+    4-bit weights kept in 8 bits, and `blocks` the weights with a scale for each group.
     """
 
     rounded: dict[str, ir.Value] = dataclasses.field(default_factory=dict)
     dropped: set[str] = dataclasses.field(default_factory=set)
     dequantizers: int = 0
     folded: int = 0
+    widened: int = 0
+    four_bit: int = 0
+    blocks: int = 0
 
-
-class _WeightForm(enum.Enum):
-    """The form in which a file holds a quantized weight."""
-
-    FLOAT = enum.auto()  # turned back to float
-    SIGNED = enum.auto()  # int8 codes
-    UNSIGNED = enum.auto()  # uint8 codes, larger by 128
-    FAKE = enum.auto()  # float, quantized to the same codes by the builder
+    def count(self, weight: QuantizedWeight, form: Form) -> None:
+        """Count a weight in the form that it got."""
+        if form is Form.FLOAT:
+            self.folded += 1
+            return
+        is_narrow = form in (Form.INT4, Form.UINT4)
+        self.dequantizers += 1
+        self.four_bit += is_narrow
+        self.widened += weight.fits_four_bits and not is_narrow
+        self.blocks += weight.group_size is not None
 
 
 def place_quantizers(graph: ir.Graph, target: Target, path: Path, variant: str = "") -> Placement:
@@ -68,13 +81,18 @@ def place_quantizers(graph: ir.Graph, target: Target, path: Path, variant: str =
     placement = Placement()
     markers = [node for node in graph if node.domain == DOMAIN]
     # The form of a weight depends on the markers around it, so it is decided before any marker is replaced.
-    forms = {node: _weight_form(node, target) for node in markers if node.op_type == WEIGHT_MARKER}
+    weights = {node: QuantizedWeight.of(node) for node in markers if node.op_type == WEIGHT_MARKER}
+    forms = {node: choose_form(weight, target) for node, weight in weights.items()}
     lonely = {node for node in markers if target.int8 is Int8.BOTH_INPUTS and is_lonely(node, target)}
     for node in markers:
-        _require_form(node, forms.get(node), target, path, variant)
+        if node in forms:
+            require_form(weights[node], forms[node], target, path, variant)
+        else:
+            _require_form(node, target, path, variant)
     for node in markers:
         if node in forms:
-            _place_weight(graph, node, placement, forms[node])
+            place_weight(graph, weights[node], forms[node], target)
+            placement.count(weights[node], forms[node])
         elif node in lonely:
             _leave_out(graph, node, placement)
         elif node.op_type == ACTIVATION_MARKER and target.int8 is not Int8.NONE:
@@ -95,8 +113,8 @@ def place_quantizers(graph: ir.Graph, target: Target, path: Path, variant: str =
     return placement
 
 
-def _require_form(node: ir.Node, form: _WeightForm | None, target: Target, path: Path, variant: str) -> None:
-    """Raise LoweringError for a quantizer that the target does not support."""
+def _require_form(node: ir.Node, target: Target, path: Path, variant: str) -> None:
+    """Raise LoweringError for an activation's quantizer that the target lacks."""
     advice = f"quantize with {variant}" if variant else "quantize it symmetrically with one scale"
     if node.op_type == AFFINE_MARKER and target.is_tensorrt and target.int8 is not Int8.NONE:
         has_zero_point = bool(node.attributes.get_int("zero_point"))
@@ -106,77 +124,6 @@ def _require_form(node: ir.Node, form: _WeightForm | None, target: Target, path:
             raise LoweringError(path, node.attributes.get_string("site"), node.op_type, problem)
     if node.op_type not in MARKERS:
         raise LoweringError(path, str(node.name), node.op_type, "is a quantizer that no target has a form of")
-    if node.op_type != WEIGHT_MARKER or form is _WeightForm.FLOAT:
-        return
-    if "group_size" in node.attributes:
-        size = node.attributes.get_int("group_size")
-        problem = (
-            f"has a scale for each group of {size} columns, which needs opset 21; {target.name} has {target.opset}"
-        )
-        raise LoweringError(path, _weight_name(node), node.op_type, f"{problem}, use one scale per channel")
-    if len(node.inputs) > 2 and target.is_tensorrt:
-        advice = f"quantize with {variant}" if variant else "quantize it without zero-points"
-        problem = f"has zero-points, and {target.name} takes symmetric weights only; {advice}"
-        raise LoweringError(path, _weight_name(node), node.op_type, problem)
-
-
-def _weight_name(node: ir.Node) -> str:
-    return str(_given(node.inputs[0]).name).removesuffix("_dequantizer.codes")
-
-
-def _weight_form(marker: ir.Node, target: Target) -> _WeightForm:
-    both_inputs = all(is_integer(user, target) for user in product_users(marker))
-    if target.int8 is Int8.NONE or (target.int8 is Int8.BOTH_INPUTS and not both_inputs):
-        return _WeightForm.FLOAT
-    if target.is_tensorrt_8:
-        # Its parser documents no int8 constant.
-        return _WeightForm.FAKE
-    # Without VNNI, ONNX Runtime's products of unsigned activations with signed weights saturate in 16 bits.
-    return _WeightForm.UNSIGNED if both_inputs and not target.is_tensorrt else _WeightForm.SIGNED
-
-
-def _place_weight(graph: ir.Graph, node: ir.Node, placement: Placement, form: _WeightForm) -> None:
-    """Write codes with a DequantizeLinear, or the dequantized weight."""
-    codes, scale, *zero_points = (_initializer(value) for value in node.inputs)
-    zero = zero_points[0].astype(np.float32) if zero_points else np.zeros((), np.float32)
-    name = _weight_name(node)
-    if "group_size" in node.attributes:
-        size = node.attributes.get_int("group_size")
-        scale, zero = (_spread(values, size, codes.shape) for values in (scale, zero))
-    weight = (codes.astype(np.float32) - zero) * scale
-    if form is _WeightForm.FLOAT:
-        value = add_initializer(graph, f"{name}_dequantized", weight)
-        replace_node(graph, node, value)
-        value.name = name
-        placement.folded += 1
-        return
-    axis = {"axis": 0} if scale.size > 1 else {}
-    build = NodeBuilder(graph, node, name, float32=True)
-    flat = scale.reshape(-1 if axis else ())
-    kind: type[np.int8 | np.uint8] = np.uint8 if form is _WeightForm.UNSIGNED else np.int8
-    if zero_points:
-        shifted_zero = zero_points[0].reshape(flat.shape).astype(np.int16) + _ZERO[kind]
-        zero_point = add_initializer(graph, f"{name}_zero_point", shifted_zero.astype(kind))
-    else:
-        zero_point = _zero_point(graph, flat.shape, kind)
-    parameters = (add_initializer(graph, f"{name}_scale", flat), zero_point)
-    if form is _WeightForm.FAKE:
-        stored = build.op("QuantizeLinear", add_initializer(graph, f"{name}_float", weight), *parameters, **axis)
-    elif form is _WeightForm.UNSIGNED:
-        shifted = (codes.astype(np.int16) + UNSIGNED_ZERO).astype(np.uint8)
-        stored = add_initializer(graph, f"{name}_uint8", shifted)
-    else:
-        stored = add_initializer(graph, f"{name}_int8", codes)
-    replace_node(graph, node, build.op("DequantizeLinear", stored, *parameters, **axis))
-    placement.dequantizers += 1
-
-
-def _spread(values: np.ndarray, group_size: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Spread one value per group (O, groups) to each weight."""
-    if values.ndim == 0:
-        return values
-    columns = int(np.prod(shape[1:]))
-    return np.repeat(values, group_size, axis=1)[:, :columns].reshape(shape)
 
 
 def _place_activation(graph: ir.Graph, node: ir.Node, placement: Placement, target: Target) -> None:
@@ -187,7 +134,7 @@ def _place_activation(graph: ir.Graph, node: ir.Node, placement: Placement, targ
     """
     scale, bits = node.attributes.get_float("scale"), node.attributes.get_int("bits")
     build = NodeBuilder(graph, node, float32=True)
-    x = _given(node.inputs[0])
+    x = required(node.inputs[0])
     if bits < 8:
         limit = scale * top_code(bits)
         build.emulated = (NARROW, node.attributes.get_string("site"))
@@ -207,10 +154,10 @@ def _place_affine(graph: ir.Graph, node: ir.Node, placement: Placement, target: 
     """
     bits, zero_point = node.attributes.get_int("bits"), node.attributes.get_int("zero_point", 0)
     site = node.attributes.get_string("site")
-    scale = _initializer(node.inputs[1])
+    scale = array_of(node.inputs[1])
     has_axis = "axis" in node.attributes
     build = NodeBuilder(graph, node, float32=True)
-    x = _given(node.inputs[0])
+    x = required(node.inputs[0])
     if bits < 8:
         half = 1 << (bits - 1)
         limits = (-half - zero_point) * scale, (half - 1 - zero_point) * scale
@@ -239,8 +186,8 @@ def _place_divided(graph: ir.Graph, node: ir.Node, placement: Placement) -> None
     """
     bits, zero_point = node.attributes.get_int("bits"), node.attributes.get_int("zero_point", 0)
     site, axis = node.attributes.get_string("site"), node.attributes.get_int("axis")
-    x = _given(node.inputs[0])
-    steps = _along(x, axis, _initializer(node.inputs[1]))
+    x = required(node.inputs[0])
+    steps = _along(x, axis, array_of(node.inputs[1]))
     build = NodeBuilder(graph, node, float32=True)
     build.emulated = (STEPS, site)
     scale = add_initializer(graph, f"{site}_scale", steps)
@@ -280,7 +227,7 @@ def _clip_channels(build: NodeBuilder, x: ir.Value, limits: tuple[np.ndarray, np
 
 def _place_codes(graph: ir.Graph, node: ir.Node, placement: Placement) -> None:
     """Remove the marker of an emulated quantizer, whose operators stay."""
-    codes = _given(node.inputs[0])
+    codes = required(node.inputs[0])
     placement.rounded[node.attributes.get_string("site")] = codes
     ir.convenience.replace_all_uses_with(node.outputs[0], codes, replace_graph_outputs=True)
     graph.remove(node, safe=True)
@@ -300,14 +247,14 @@ def _place_logit(graph: ir.Graph, node: ir.Node, placement: Placement) -> None:
     """
     build = NodeBuilder(graph, node)
     octave = LN2 * node.attributes.get_float("step")
-    rounded = build.op("Round", build.op("Mul", _given(node.inputs[0]), build.scalar(1.0 / octave)))
+    rounded = build.op("Round", build.op("Mul", required(node.inputs[0]), build.scalar(1.0 / octave)))
     placement.rounded[node.attributes.get_string("site")] = rounded
     replace_node(graph, node, build.op("Mul", rounded, build.scalar(octave)))
 
 
 def _leave_out(graph: ir.Graph, node: ir.Node, placement: Placement) -> None:
     placement.dropped.add(node.attributes.get_string("site"))
-    ir.convenience.replace_all_uses_with(node.outputs[0], _given(node.inputs[0]), replace_graph_outputs=True)
+    ir.convenience.replace_all_uses_with(node.outputs[0], required(node.inputs[0]), replace_graph_outputs=True)
     graph.remove(node, safe=True)
 
 
@@ -316,16 +263,4 @@ def _zero_point(graph: ir.Graph, shape: tuple[int, ...], kind: type[np.int8 | np
 
     TensorRT needs them written out even if they are zero.
     """
-    name = "_".join(["zero_point", np.dtype(kind).name, *map(str, shape)])
-    return add_initializer(graph, name, np.full(shape, _ZERO[kind], dtype=kind))
-
-
-def _initializer(value: ir.Value | None) -> np.ndarray:
-    tensor = ir.convenience.get_const_tensor(_given(value))
-    assert tensor is not None
-    return tensor.numpy()
-
-
-def _given(value: ir.Value | None) -> ir.Value:
-    assert value is not None
-    return value
+    return add_initializer(graph, zero_point_name(np.dtype(kind), shape), np.full(shape, _ZERO[kind], dtype=kind))

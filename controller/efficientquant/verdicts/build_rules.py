@@ -5,7 +5,7 @@ their attributes and precisions, which come from the releases' own operator list
 others reported. Each rule names its source.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import onnx
 from onnx import NodeProto, TensorProto
@@ -26,7 +26,7 @@ from efficientquant.verdicts.build_verdict import (
 from efficientquant.verdicts.dynamic_sizes import find_dynamic_sizes
 from efficientquant.verdicts.parser.node import Parser
 from efficientquant.verdicts.parser.table import find_refusals, find_unknown_operators, parser_of
-from efficientquant.verdicts.products import Kind, describe_gain, find_products, has_quantized_weight
+from efficientquant.verdicts.products import Kind, describe_gain, find_products, stored_weights
 
 # Rules whose violation does not always fail the build.
 SOFT_RULES = frozenset({"both-inputs"})
@@ -43,7 +43,7 @@ def predict(model: onnx.ModelProto, target: Target) -> BuildVerdict:
     """
     view, parser = GraphView(model), parser_of(target)
     layers = [_layer(view, node, kind, target) for node, kind in find_products(view)]
-    quantized = [view.name(node) for node, _ in find_products(view) if has_quantized_weight(view, node)]
+    stored = stored_weights(view)
     reasons = group(
         [
             *_broken_rules(find_violations(model, target)),
@@ -51,7 +51,7 @@ def predict(model: onnx.ModelProto, target: Target) -> BuildVerdict:
             *find_refusals(view, parser),
             *_old_opset(view, parser),
             *_kernels(view, target),
-            *_fallbacks(quantized, layers),
+            *_fallbacks(stored, layers),
         ]
     )
     outcome = worst(reasons)
@@ -60,24 +60,24 @@ def predict(model: onnx.ModelProto, target: Target) -> BuildVerdict:
         runtime=parser.product,
         basis=Basis.PREDICTED,
         outcome=outcome,
-        gain=_gain(layers, len(quantized), target, outcome),
+        gain=_gain(layers, stored, target, outcome),
         reasons=reasons,
         layers=tuple(layers),
         unsupported_operators=tuple(sorted(find_unknown_operators(view, parser))),
-        facts={"quantized_weights": len(quantized)},
+        facts={"quantized_weights": len(stored)},
     )
 
 
-def _gain(layers: list[LayerPrecision], quantized: int, target: Target, outcome: Outcome) -> str:
+def _gain(layers: list[LayerPrecision], stored: Mapping[str, str], target: Target, outcome: Outcome) -> str:
     if outcome is Outcome.FAILS:
         return "nothing there: it is not expected to build"
-    gain = describe_gain(layers, quantized, "dequantized on every inference")
+    gain = describe_gain(layers, stored, "dequantized on every inference")
     return f"{gain}; a speed-up there is FP16's" if target.int8 is Int8.NONE else gain
 
 
 def _layer(view: GraphView, node: NodeProto, kind: Kind, target: Target) -> LayerPrecision:
     quantized = [view.is_dequantized(name) for name in node.input[:2]]
-    if all(quantized) and target.int8 is not Int8.NONE:
+    if all(quantized) and target.int8 is not Int8.NONE and not any(map(view.is_four_bit, node.input[:2])):
         return LayerPrecision(view.name(node), kind, Precision.INT8, "both inputs are quantized")
     if target.half is Half.TYPED:
         half = view.types.get(node.output[0]) == TensorProto.FLOAT16
@@ -143,11 +143,11 @@ def _convolutions(view: GraphView) -> Iterator[Reason]:
             yield Reason("depthwise-silu", Outcome.FAILS, sentence, (name,))
 
 
-def _fallbacks(quantized: list[str], layers: list[LayerPrecision]) -> Iterator[Reason]:
+def _fallbacks(stored: Mapping[str, str], layers: list[LayerPrecision]) -> Iterator[Reason]:
     integer = {layer.node for layer in layers if layer.precision is Precision.INT8}
-    for name in quantized:
+    for name, stored_type in stored.items():
         if name not in integer:
-            sentence = f"node {name!r} has an int8 weight and is computed in float"
+            sentence = f"node {name!r} has an {stored_type} weight and is computed in float"
             yield Reason("fallback", Outcome.BUILDS_WITH_FALLBACK, sentence, (name,))
 
 

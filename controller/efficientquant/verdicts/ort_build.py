@@ -4,7 +4,7 @@ They are read from the optimized graph that a real session writes.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import onnx
@@ -26,7 +26,7 @@ from efficientquant.verdicts.build_verdict import (
     worst,
 )
 from efficientquant.verdicts.dynamic_sizes import find_dynamic_sizes
-from efficientquant.verdicts.products import Kind, describe_gain, find_products, has_quantized_weight
+from efficientquant.verdicts.products import Kind, describe_gain, stored_weights
 
 # Operators of the optimized graph by what they multiply. The fused and blocked forms are ONNX Runtime's own.
 INTEGER_CONVS = frozenset({"QLinearConv", "ConvInteger"})
@@ -50,7 +50,7 @@ def verdict_of_session(model: onnx.ModelProto, target: Target) -> BuildVerdict:
     The installed version of ONNX Runtime loads it. Its opset decides whether an older version reads the file.
     """
     view = GraphView(model)
-    quantized = [view.name(node) for node, _ in find_products(view) if has_quantized_weight(view, node)]
+    stored = stored_weights(view)
     reasons = [*_remarks(model, view, target), *_wrong_scales(view)]
     optimized = _optimize(model)
     layers: list[LayerPrecision] = []
@@ -58,15 +58,15 @@ def verdict_of_session(model: onnx.ModelProto, target: Target) -> BuildVerdict:
     if isinstance(optimized, str):
         reasons.append(Reason("session", Outcome.FAILS, f"ONNX Runtime does not load it: {optimized}"))
     else:
-        layers, facts = _layers(optimized), _facts(optimized, len(quantized))
-        reasons += _fallbacks(layers, len(quantized))
+        layers, facts = _layers(optimized), _facts(optimized, len(stored))
+        reasons += _fallbacks(layers, stored)
     outcome = worst(reasons)
     return BuildVerdict(
         target=target.name,
         runtime=f"ONNX Runtime {onnxruntime.__version__} on the CPU",
         basis=Basis.LOADED,
         outcome=outcome,
-        gain=_gain(layers, facts, reasons, target),
+        gain=_gain(layers, stored, facts, reasons, target),
         reasons=group(reasons),
         layers=tuple(layers),
         facts=facts,
@@ -88,7 +88,13 @@ def _wrong_scales(view: GraphView) -> Iterator[Reason]:
             yield Reason(violation.rule, Outcome.FAILS, str(violation), (violation.node,))
 
 
-def _gain(layers: list[LayerPrecision], facts: dict[str, Any], reasons: list[Reason], target: Target) -> str:
+def _gain(
+    layers: list[LayerPrecision],
+    stored: Mapping[str, str],
+    facts: dict[str, Any],
+    reasons: list[Reason],
+    target: Target,
+) -> str:
     failing = {reason.rule for reason in reasons if reason.outcome is Outcome.FAILS}
     if "session" in failing:
         return "nothing there: it does not load"
@@ -97,7 +103,7 @@ def _gain(layers: list[LayerPrecision], facts: dict[str, Any], reasons: list[Rea
     if failing:
         return f"nothing there: the installed release loads it, {target.name} is not known to read it"
     decoded = "dequantized on every inference" if facts["dequantize_nodes"] else "dequantized when the file is loaded"
-    return describe_gain(layers, facts["quantized_weights"], decoded)
+    return describe_gain(layers, stored, decoded)
 
 
 def _optimize(model: onnx.ModelProto) -> onnx.ModelProto | str:
@@ -138,17 +144,18 @@ def _layers(optimized: onnx.ModelProto) -> list[LayerPrecision]:
     return layers
 
 
-def _fallbacks(layers: list[LayerPrecision], quantized: int) -> list[Reason]:
-    """Return a reason if layers with int8 weights run in float.
+def _fallbacks(layers: list[LayerPrecision], stored: Mapping[str, str]) -> list[Reason]:
+    """Return a reason if layers with integer weights run in float.
 
     The optimizer renames nodes, so the reason counts the layers instead of naming them.
     """
     floats = sum(layer.precision is not Precision.INT8 and layer.operator != Kind.PRODUCT for layer in layers)
     integers = sum(layer.precision is Precision.INT8 and layer.operator != Kind.PRODUCT for layer in layers)
-    missing = min(quantized - integers, floats)
+    missing = min(len(stored) - integers, floats)
     if missing <= 0:
         return []
-    sentence = f"{missing} of {quantized} layers with int8 weights are computed in float"
+    types = " or ".join(sorted(set(stored.values())))
+    sentence = f"{missing} of {len(stored)} layers with {types} weights are computed in float"
     return [Reason("fallback", Outcome.BUILDS_WITH_FALLBACK, sentence)]
 
 

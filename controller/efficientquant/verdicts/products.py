@@ -4,7 +4,7 @@ They are convolutions, linears, and products of two activations.
 """
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from onnx import NodeProto
 
@@ -30,25 +30,34 @@ def find_products(view: GraphView) -> Iterator[tuple[NodeProto, Kind]]:
             yield node, Kind.LINEAR if weighted else Kind.PRODUCT
 
 
-def has_quantized_weight(view: GraphView, node: NodeProto) -> bool:
-    """Tell whether the weight of a layer is decoded from integers."""
-    return any(view.is_constant(name) and view.is_dequantized(name) for name in node.input[:2])
+def stored_weights(view: GraphView) -> dict[str, str]:
+    """Return the type of each layer's stored weight by the layer's name.
+
+    The type is "int8" or "int4". A layer whose weight is float is left out.
+    """
+    types = {}
+    for node, _ in find_products(view):
+        weights = [name for name in node.input[:2] if view.is_constant(name) and view.is_dequantized(name)]
+        if weights:
+            types[view.name(node)] = "int4" if any(map(view.is_four_bit, weights)) else "int8"
+    return types
 
 
-def describe_gain(layers: list[LayerPrecision], quantized_weights: int, decoded: str) -> str:
+def describe_gain(layers: list[LayerPrecision], stored: Mapping[str, str], decoded: str) -> str:
     """Return what the quantization gains, in one sentence.
 
-    `quantized_weights` counts the layers whose weights are stored as integers. `decoded` says when they are decoded
-    where the arithmetic is float, such as "dequantized on every inference".
+    `stored` is that of `stored_weights`. `decoded` says when weights are decoded where the arithmetic is float, such as
+    "dequantized on every inference".
     """
     integer, count = count_int8(layers), len(layers)
     floats = "FP16" if any(layer.precision is Precision.FP16 for layer in layers) else "FP32"
     if integer:
         rest = f", the rest in {floats}" if integer < count else ""
         return f"integer arithmetic in {integer} of {count} convolutions and matrix products{rest}"
-    if quantized_weights:
+    if stored:
+        types = " or ".join(sorted(set(stored.values())))
         return (
-            f"storage only: {quantized_weights} weights are int8 in the file and {decoded}; "
+            f"storage only: {len(stored)} weights are {types} in the file and {decoded}; "
             f"no layer computes in integers, all arithmetic is {floats}"
         )
     if floats == "FP16":

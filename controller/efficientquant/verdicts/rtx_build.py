@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import onnx
@@ -32,7 +32,7 @@ from efficientquant.verdicts.build_verdict import (
     worst,
 )
 from efficientquant.verdicts.dynamic_sizes import find_dynamic_sizes
-from efficientquant.verdicts.products import describe_gain, find_products, has_quantized_weight
+from efficientquant.verdicts.products import describe_gain, find_products, stored_weights
 from efficientquant.verdicts.rtx_layers import EngineLayer, parse_layers, precision_of_node
 
 BUILD_TIMEOUT_S = 600.0
@@ -103,9 +103,9 @@ def verdict_of_build(model: onnx.ModelProto, target: Target, *, timeout_s: float
         return predict(model, target)
     result = build(model, target.compute_capability, timeout_s=timeout_s)
     layers = _layers(view, result) if result.ending is Ending.BUILT else []
-    quantized = [view.name(node) for node, _ in find_products(view) if has_quantized_weight(view, node)]
-    reasons = group([*_problems(result), *_broken_rules(model, target), *_fallbacks(layers, quantized)])
-    gain = describe_gain(layers, len(quantized), "dequantized on every inference")
+    stored = stored_weights(view)
+    reasons = group([*_problems(result), *_broken_rules(model, target), *_fallbacks(layers, stored)])
+    gain = describe_gain(layers, stored, "dequantized on every inference")
     return BuildVerdict(
         target=target.name,
         runtime=f"TensorRT-RTX {result.version}",
@@ -114,7 +114,7 @@ def verdict_of_build(model: onnx.ModelProto, target: Target, *, timeout_s: float
         gain=gain if result.ending is Ending.BUILT else "nothing there: it was not built",
         reasons=reasons,
         layers=tuple(layers),
-        facts=_facts(result, target.compute_capability, len(quantized)),
+        facts=_facts(result, target.compute_capability, len(stored)),
     )
 
 
@@ -136,17 +136,17 @@ def _layers(view: GraphView, result: RtxBuild) -> list[LayerPrecision]:
     return layers
 
 
-def _fallbacks(layers: list[LayerPrecision], quantized: list[str]) -> list[Reason]:
+def _fallbacks(layers: list[LayerPrecision], stored: Mapping[str, str]) -> list[Reason]:
     integer = {layer.node for layer in layers if layer.precision is Precision.INT8}
     return [
         Reason(
             "fallback",
             Outcome.BUILDS_WITH_FALLBACK,
-            f"node {layer.node!r} has an int8 weight and is computed in {layer.precision}",
+            f"node {layer.node!r} has an {stored[layer.node]} weight and is computed in {layer.precision}",
             (layer.node,),
         )
         for layer in layers
-        if layer.node in quantized and layer.node not in integer
+        if layer.node in stored and layer.node not in integer
     ]
 
 

@@ -40,7 +40,9 @@ FORMS = (
     Form("tensorrt", 13, "agx-xavier", ("fp16", "int8"), needs_int8=True),
     Form("tensorrt", 13, "jetson-nano", ("fp16",)),
     Form("tensorrt-rtx", 18, "tensorrt-rtx-sm{sm}"),
-    Form("onnxruntime", 18, "onnxruntime"),
+    Form("onnxruntime", 23, "onnxruntime"),
+    Form("onnxruntime", 21, "onnxruntime-1.20"),
+    Form("onnxruntime", 18, "onnxruntime-1.17"),
     Form("onnxruntime", 13, "onnxruntime-1.10"),
 )
 

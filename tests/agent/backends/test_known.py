@@ -95,7 +95,12 @@ def test_every_backend_describes_itself(backend):
         (TensorrtRtx, "1.7.1", ("tensorrt-rtx", 18, [])),
         (OrtCpu, "1.10.0", ("onnxruntime", 13, [])),
         (OrtCpu, "1.16.3", ("onnxruntime", 13, [])),
+        (OrtCpu, "1.17.0", ("onnxruntime", 18, [])),
+        (OrtCpu, "1.22.1", ("onnxruntime", 21, [])),
+        (OrtCpu, "1.23.0", ("onnxruntime", 23, [])),
         (OrtCuda, "1.17.0", ("onnxruntime", 18, [])),
+        (OrtCuda, "1.32.0", ("onnxruntime", 18, [])),
+        (OrtTensorrt, "1.32.0", ("onnxruntime", 18, [])),
         (OrtTensorrt, "1.9.0", ("onnxruntime", 13, [])),  # older than every form
         (OrtCpu, "nightly", ("onnxruntime", 13, [])),
     ],

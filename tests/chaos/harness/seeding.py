@@ -24,7 +24,7 @@ from efficientquant_controller.model import (
 from efficientquant_controller.store.base import Store
 from efficientquant_controller.store.sql import open_store
 
-BACKEND = Backend("ort-cpu", "1.32.0", ("CPUExecutionProvider",), form="onnxruntime", opset=18)
+BACKEND = Backend("ort-cpu", "1.32.0", ("CPUExecutionProvider",), form="onnxruntime", opset=23)
 TARGET = "onnxruntime"
 ARTIFACT_BYTES = 40_000
 

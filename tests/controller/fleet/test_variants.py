@@ -34,9 +34,10 @@ def device(*backends: tuple[str, str] | Backend, gpu: Gpu | None = None, **snaps
         (("trt-rtx", "1.7.1"), RTX_3080, "tensorrt-rtx-sm86"),
         (("ort-cpu", "1.10.0"), None, "onnxruntime-1.10"),
         (("ort-cpu", "1.16.3"), None, "onnxruntime-1.10"),
-        (("ort-cpu", "1.17.0"), None, "onnxruntime"),
+        (("ort-cpu", "1.17.0"), None, "onnxruntime-1.17"),
+        (("ort-cpu", "1.20.0"), None, "onnxruntime-1.20"),
         (("ort-cpu", "1.23.2"), None, "onnxruntime"),
-        (("ort-cuda", "1.18.0"), RTX_3080, "onnxruntime"),
+        (("ort-cuda", "1.18.0"), RTX_3080, "onnxruntime-1.17"),
         (("ort-trt", "1.10.0"), NANO, "onnxruntime-1.10"),
         (("ort-cpu", "2.0"), None, "onnxruntime"),
     ],
@@ -140,7 +141,7 @@ def test_a_form_that_is_not_made_is_a_sentence(backend: Backend, described: str)
 
 def test_another_backend_of_the_device_can_be_named() -> None:
     """A preferred backend of an unknown form does not prevent a request for another backend."""
-    assert choose_variant(device(TOY, ("ort-cpu", "1.17.0")), "ort-cpu") == Variant("ort-cpu", "onnxruntime")
+    assert choose_variant(device(TOY, ("ort-cpu", "1.17.0")), "ort-cpu") == Variant("ort-cpu", "onnxruntime-1.17")
 
 
 @pytest.mark.parametrize(
@@ -174,5 +175,5 @@ def test_of_two_backends_of_one_name_the_preferred_counts() -> None:
     second = Backend("d", "1", preference=1, form="onnxruntime", opset=18)
     both = device(Backend("d", "1", preference=5, form="onnxruntime", opset=13, builds_engines=True), second)
 
-    assert choose_variant(both, "d").target == "onnxruntime"
+    assert choose_variant(both, "d").target == "onnxruntime-1.17"
     assert both.snapshot.backend("d") == second

@@ -9,6 +9,7 @@ from torch import fx, nn
 
 from efficientquant.graph.capture import CONVOLUTION, call_nodes, parameter_name
 from efficientquant.graph.insertions import operand_place, result_place
+from efficientquant.graph.logits import find_logits
 from efficientquant.graph.structure import LINEAR, PRODUCTS
 from efficientquant.options import Scope
 
@@ -39,10 +40,12 @@ def find_sites(graph: fx.GraphModule, scope: Scope, weights: Sequence[str], *, o
     """Return the activations that the operators in scope read, in order.
 
     With `outputs`, their results are included. `weights` names the weights whose convolutions and linears are in scope.
-    A product counts only where both of its operands are computed: a product with a parameter is no attention. The
-    model's own output stays in float. An activation that is already quantized is returned from before its quantizer.
+    A product counts only where both of its operands are computed: a product with a parameter is no attention. Logits
+    stay in float, also where the output averages those of several heads. An activation that is already quantized is
+    returned from before its quantizer.
     """
     names = set(weights)
+    logits = find_logits(graph)
     sites: dict[fx.Node, Site] = {}
     targets = (CONVOLUTION, LINEAR, *(PRODUCTS if scope is Scope.ALL else ()))
     for node in call_nodes(graph, *targets):
@@ -53,7 +56,7 @@ def find_sites(graph: fx.GraphModule, scope: Scope, weights: Sequence[str], *, o
             continue
         for source in dict.fromkeys(sources):
             sites.setdefault(source, Site(source)).consumers.append(node)
-        if outputs and node.target not in PRODUCTS and all(user.op != "output" for user in node.users):
+        if outputs and node.target not in PRODUCTS and node not in logits:
             place = result_place(graph, node)
             sites.setdefault(place, Site(place)).is_output = True
     return list(sites.values())

@@ -43,16 +43,6 @@ class Moments:
 
     def cosine(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the cosine similarity (O,) of each output channel with its target."""
-        against, own = self._products(weight, bias)
-        return cosine_of(against, own * self.output_squares)
-
-    def total_cosine(self, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Return the cosine similarity of all outputs with their targets."""
-        against, own = self._products(weight, bias)
-        return cosine_of(against.sum(), own.sum() * self.output_squares.sum())
-
-    def _products(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return Σ y·t and Σ y² of each output channel."""
         w = split_groups(weight.double().flatten(1), 0, len(self.gram))
         against = (w * self.cross).sum(-1).flatten()
         own = ((w @ self.gram) * w).sum(-1).flatten()
@@ -60,4 +50,4 @@ class Moments:
             b = bias.double()
             own = own + 2 * b * (w @ self.sums[..., None]).flatten() + self.rows * b.square()
             against = against + b * self.output_sums
-        return against, own
+        return cosine_of(against, own * self.output_squares)

@@ -100,16 +100,26 @@ def test_each_search_lowers_its_own_error(quantized):
         "seed=1",
     ],
 )
-def test_every_option_changes_the_numbers(images, quantized, options):
+def test_every_option_changes_the_numbers(images, quantized, replace_option, options):
     """Each option changes the logits of the model."""
-    name = options.partition("=")[0]
-    kept = ":".join(part for part in LOW.split(":") if part.partition("=")[0] != name)
-    assert not torch.equal(quantized(LOW)(images), quantized(f"{kept}:{options}")(images))
+    assert not torch.equal(quantized(LOW)(images), quantized(replace_option(LOW, options))(images))
 
 
 def test_all_positions_are_the_sample_of_a_small_model(images, quantized):
     """Up to 33,000 positions of an output, `rows=all` and the default are the same."""
     assert torch.equal(quantized(LOW)(images), quantized(f"{LOW}:rows=all")(images))
+
+
+@pytest.mark.parametrize("place", ["search.rows", "workbench.recording"])
+def test_a_sample_changes_the_numbers(model, images, quantized, monkeypatch, place):
+    """Where not all positions of layers or products are in it, `rows=all` gives other numbers."""
+    before = quantized(LOW)(images)
+    monkeypatch.setattr(f"efficientquant.{place}.DEFAULT_POSITIONS", 40)
+    sampled, whole = (
+        eq.quantize(model, eq.get_recipe(f"{LOW}:rows={rows}"), images)(images) for rows in ("sampled", "all")
+    )
+    assert not torch.equal(sampled, whole)
+    assert torch.equal(whole, before)
 
 
 def test_the_result_is_the_same_for_the_same_seed(model, images, quantized):

@@ -172,11 +172,21 @@ def test_no_layer_is_worse_than_its_default(quantized):
         "activation_bits=5",
     ],
 )
-def test_every_option_changes_the_numbers(small, quantized, options):
+def test_every_option_changes_the_numbers(small, quantized, replace_option, options):
     """Each option changes the logits of the model."""
-    name = options.partition("=")[0]
-    kept = ":".join(part for part in BASE.split(":") if part.partition("=")[0] != name)
-    assert not torch.equal(quantized(BASE)(small[1]), quantized(f"{kept}:{options}")(small[1]))
+    assert not torch.equal(quantized(BASE)(small[1]), quantized(replace_option(BASE, options))(small[1]))
+
+
+@pytest.mark.parametrize(("limit", "value"), [("POSITIONS", 40), ("ELEMENTS", 1000)])
+def test_a_sample_changes_the_numbers(small, quantized, monkeypatch, limit, value):
+    """Where not all positions or images are in it, `rows=all` gives other numbers."""
+    before = quantized(f"{BASE}:rows=all")(small[1])
+    monkeypatch.setattr(q_hyvit, limit, value)
+    sampled, whole = (
+        eq.quantize(small[0], eq.get_recipe(f"{BASE}:rows={rows}"), small[1])(small[1]) for rows in ("sampled", "all")
+    )
+    assert not torch.equal(sampled, whole)
+    assert torch.equal(whole, before)
 
 
 def test_switches_limit_the_kinds(quantized):

@@ -141,7 +141,7 @@ def run_calibration(module: nn.Module, images: Tensor | CalibrationImages, progr
     done = 0
     with torch.no_grad():
         for chunk in torch.split(images, CHUNK) if isinstance(images, Tensor) else images.chunks():
-            module(chunk)
+            module(chunk.clone())  # its first operator may work in place
             done += len(chunk)
             if progress is not None:
                 progress("calibrate", done / len(images))

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from efficientquant.primitives import shape_scale, spread_groups, top_code
+from efficientquant.options import Granularity
+from efficientquant.primitives import choose_scale, quantize, shape_scale, spread_groups, top_code
 from efficientquant.search.candidates import choose, grid
 from efficientquant.search.rows import split_groups
 
@@ -187,9 +188,12 @@ class RoundingProblem:
 
 def round_nearest(weight: Tensor, bits: int, group_size: int | None) -> tuple[Tensor, Tensor]:
     """Return int8 codes (O, ...) and scales by the largest weight."""
+    if group_size is None:
+        scale = choose_scale(weight, bits, Granularity.PER_CHANNEL)
+        return quantize(weight, scale, bits), scale.flatten()
     rows = weight.flatten(1).double()
     scale = search_scales(rows, torch.ones_like(rows), bits, group_size, [])
-    step = scale[:, None] if group_size is None else spread_groups(scale, group_size, rows.shape)
+    step = spread_groups(scale, group_size, rows.shape)
     return _nearest(rows, step, bits).reshape(weight.shape).char(), scale
 
 

@@ -46,17 +46,20 @@ Observer = TypeVar("Observer", bound=nn.Module)
 class BlockStep:
     """A block with its inputs on both networks.
 
-    Its tensors are gone when the walk goes on.
+    Its tensors are gone when the walk goes on. `known_outputs` are those of `float_outputs`, empty until it was called.
     """
 
     block: Block
     inputs: Mapping[Network, Feed]
     run_float: Callable[[], list[Tensor]]
+    known_outputs: list[Tensor] = dataclasses.field(default_factory=list)
 
-    @cached_property
+    @property
     def float_outputs(self) -> list[Tensor]:
         """The block's outputs on the float network, computed once."""
-        return self.run_float()
+        if not self.known_outputs:
+            self.known_outputs.extend(self.run_float())
+        return self.known_outputs
 
 
 class Networks:
@@ -246,8 +249,8 @@ class Networks:
             yield step
             if block is self.blocks[-1]:
                 return
-            if "float_outputs" in vars(step):
-                inputs[Network.FLOAT][:] = step.float_outputs
+            if step.known_outputs:
+                inputs[Network.FLOAT][:] = step.known_outputs
             else:
                 self._advance(block, inputs[Network.FLOAT], Network.FLOAT)
             self._advance(block, inputs[Network.QUANTIZED], Network.QUANTIZED)

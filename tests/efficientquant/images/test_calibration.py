@@ -53,6 +53,22 @@ def test_an_iterator_can_be_run_again(images):
     assert torch.equal(torch.cat(first.batches), torch.cat(second.batches))
 
 
+class Doubling(nn.Module):
+    """Works in place."""
+
+    def forward(self, images):
+        """Return twice the images."""
+        return images.mul_(2)
+
+
+def test_a_model_in_place_does_not_change_the_images(images):
+    """The images that were given stay as they are."""
+    before = images.clone()
+    for data in (images, collect_images(list(images.split(5)), SPEC)):
+        run_calibration(Doubling(), data, None)
+    assert torch.equal(images, before)
+
+
 def test_what_is_kept_has_a_bound(images, monkeypatch):
     """An iterator beyond the bound is refused with a remedy, a list of the same batches is accepted."""
     monkeypatch.setattr(calibration, "BUFFER_LIMIT_BYTES", 10_000)

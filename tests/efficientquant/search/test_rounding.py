@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from efficientquant.options import Granularity
+from efficientquant.primitives import choose_scale, quantize
 from efficientquant.search.rounding import (
     DAMPING,
     RoundingProblem,
@@ -68,6 +70,15 @@ def test_without_any_step_it_is_nearest_rounding(groups):
     assert torch.equal(rounded.scale, scale)
     assert rounded.bias is None
     assert torch.equal(scale, weight.double().abs().amax(1).div(7).float())
+
+
+def test_nearest_rounding_is_that_of_the_primitives():
+    """Values between two codes get the code of rounding=nearest."""
+    weight = torch.randn(200, 10_000, generator=torch.Generator().manual_seed(0))
+    codes, scale = round_nearest(weight, 8, None)
+    expected = choose_scale(weight, 8, Granularity.PER_CHANNEL)
+    assert torch.equal(scale, expected.flatten())
+    assert torch.equal(codes, quantize(weight, expected, 8))
 
 
 @pytest.mark.parametrize("groups", [1, 2, 6])

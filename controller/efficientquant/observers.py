@@ -18,6 +18,8 @@ PERCENTILE = 0.9999
 CANDIDATES = tuple(share / 100 for share in range(20, 101, 2))
 # A histogram counts fewer than twice this many values of a tensor. The largest magnitude is taken from all of them.
 SAMPLED = 1 << 18
+# A fifth of it, divided by 127, is still a normal float32.
+SMALLEST_MAGNITUDE = 2.0**-116
 
 
 class RangeObserver(nn.Module):
@@ -63,7 +65,8 @@ class ChannelRange(nn.Module):
 class MagnitudeObserver(nn.Module):
     """A pass-through module that keeps a histogram of magnitudes.
 
-    The histogram's width doubles when a larger magnitude comes.
+    The histogram's width doubles when a larger magnitude comes. Magnitudes that no float32 scale divides into codes
+    count as zeros.
     """
 
     def __init__(self) -> None:
@@ -81,7 +84,8 @@ class MagnitudeObserver(nn.Module):
         largest = max(abs(float(low)), abs(float(high)))
         if not math.isfinite(largest):
             raise NonFiniteError("an activation")
-        self.largest = max(self.largest, largest)
+        if largest >= SMALLEST_MAGNITUDE:
+            self.largest = max(self.largest, largest)
         if self.largest > 0:
             self._make_room()
             values = x.detach().flatten()

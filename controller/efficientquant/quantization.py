@@ -10,12 +10,13 @@ from torch import Tensor, fx, nn
 
 from efficientquant.bits import bit_table
 from efficientquant.graph.half import HalfInterpreter
-from efficientquant.graph.structure import Manifest
+from efficientquant.graph.structure import Manifest, find_float_convolutions
 from efficientquant.images.calibration import CalibrationData, Progress
 from efficientquant.models import InputSpec
 from efficientquant.options import FloatType
 from efficientquant.primitives import require_finite
 from efficientquant.recipe import Recipe
+from efficientquant.sites.accumulators import find_scale_changes
 from efficientquant.workbench import QuantizedWeight, Workbench
 
 if TYPE_CHECKING:
@@ -76,12 +77,15 @@ def quantize(
     recipe that calibrates takes synthetic images, and its provenance says so. Raises CaptureError, CalibrationError,
     DataError, NonFiniteError, and RecipeOrderError for a recipe whose steps are in a wrong order.
     """
-    for name, parameter in model.named_parameters():
-        require_finite(parameter, name)
+    # Other buffers, such as attention masks, may well hold infinity.
+    statistics = [pair for pair in model.named_buffers() if pair[0].endswith(("running_mean", "running_var"))]
+    for name, tensor in (*model.named_parameters(), *statistics):
+        require_finite(tensor, name)
     workbench = Workbench(model, data, progress)
     workbench.image_count = recipe.synthetic_images if data is None else recipe.calibration_images
     with torch.no_grad():
         recipe.apply(workbench)
+        accumulator_notes = _fit_accumulators(workbench)
     workbench.graph.recompile()
     return QuantizedModel(
         module=workbench.graph,
@@ -89,9 +93,36 @@ def quantize(
         input_spec=workbench.spec,
         weights=workbench.weights,
         manifest=workbench.manifest,
-        notes=workbench.notes + _gate_notes(workbench.manifest),
+        notes=workbench.notes + accumulator_notes + _float_notes(workbench) + _gate_notes(workbench.manifest),
         provenance=workbench.provenance | {"recipe": recipe.to_dict(), "versions": _versions()},
     )
+
+
+def _fit_accumulators(workbench: Workbench) -> list[str]:
+    """Raise weight scales that are too small for biases, and return notes."""
+    notes = []
+    for dequantizer, change in find_scale_changes(workbench.graph).items():
+        name = dequantizer.removesuffix("_dequantizer")
+        bits, zero_point = workbench.manifest.entries[name].bits, workbench.weights[name].zero_point
+        workbench.set_weight(name, change.codes, change.scale, zero_point, bits=bits)
+        if change.raised:
+            notes.append(
+                f"{name}: {len(change.raised)} scales are raised (channel {change.raised[0]} for instance), since the "
+                "weights are too small beside the bias for integer sums of 32 bits; these channels answer with little "
+                "more than their bias"
+            )
+    return notes
+
+
+def _float_notes(workbench: Workbench) -> list[str]:
+    """Return a note for each kind of convolution that stays in float."""
+    if not workbench.weights:
+        return []
+    return [
+        f"{kind} stays in float in {len(modules)} places ({modules[0]} for instance): the only convolution that is "
+        "quantized is conv2d with its padding as numbers"
+        for kind, modules in find_float_convolutions(workbench.graph).items()
+    ]
 
 
 def _gate_notes(manifest: Manifest) -> list[str]:

@@ -170,3 +170,47 @@ def test_a_weight_that_is_not_finite_is_named(recipe):
     model[2].weight.data[0, 0] = float("nan")
     with pytest.raises(NonFiniteError, match=r"2\.weight"):
         eq.quantize(model, eq.get_recipe(recipe), torch.zeros(2, 3, 8, 8))
+
+
+def test_a_buffer_that_is_not_finite_is_named():
+    """A running variance reaches the weights when batch norm is folded."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten()).eval()
+    model.pretrained_cfg = {"input_size": (3, 8, 8)}
+    model[1].running_var[2] = float("inf")
+    with pytest.raises(NonFiniteError, match=r"1\.running_var holds NaN or infinity"):
+        eq.quantize(model, eq.get_recipe("int8"), torch.zeros(2, 3, 8, 8))
+
+
+class OtherConvolutions(torch.nn.Module):
+    """Every kind of convolution that torch has, in one model."""
+
+    pretrained_cfg = {"input_size": (3, 8, 8)}  # noqa: RUF012
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.same = torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Conv2d(4, 4, 3, padding="same")
+        self.up, self.line = torch.nn.ConvTranspose2d(4, 4, 2), torch.nn.Conv1d(4, 4, 3)
+        self.volume, self.head = torch.nn.Conv3d(1, 1, 3, padding=1), torch.nn.Linear(4, 5)
+
+    def forward(self, x):
+        """Return the logits (N, 5)."""
+        x = self.up(self.same(self.conv(x)))
+        x = self.line(self.volume(x[:, None])[:, 0].flatten(2))
+        return self.head(x.mean(-1))
+
+
+@pytest.mark.parametrize("recipe", ["int8", "efficientquant"])
+def test_other_convolutions_stay_in_float_with_a_note(recipe, tmp_path):
+    """Each kind is named with a module, and the file is written."""
+    model = eq.quantize(OtherConvolutions().eval(), eq.get_recipe(recipe), torch.rand(4, 3, 8, 8))
+    artifact = eq.export_onnx(model, tmp_path / "model.onnx", target="onnxruntime")
+    notes = [note for note in artifact.notes if "stays in float" in note]
+    named = [(note.split()[0], note.partition("(")[2].split()[0]) for note in notes]
+    assert named == [("conv2d", "same"), ("conv_transpose2d", "up"), ("conv3d", "volume"), ("conv1d", "line")]
+    floats = {name for name, entry in model.manifest.entries.items() if entry.bits == 32}
+    assert {"same.weight", "up.weight", "volume.weight", "line.weight"} <= floats
+
+
+def test_a_float_recipe_has_no_note_on_convolutions():
+    """Where nothing is quantized, nothing is left out."""
+    assert eq.quantize(OtherConvolutions().eval(), eq.get_recipe("fp32")).notes == []

@@ -5,8 +5,17 @@ It separates convolutional from transformer modules.
 
 from torch import fx, nn
 
-from efficientquant.graph.capture import CONVOLUTION, call_nodes, parameter_name
-from efficientquant.graph.manifest import ActivationSite, Manifest, ManifestEntry, Product, SoftmaxSite, build_manifest
+from efficientquant.graph.capture import CONVOLUTION, aten, call_nodes, parameter_name
+from efficientquant.graph.manifest import (
+    ActivationSite,
+    Manifest,
+    ManifestEntry,
+    Product,
+    SoftmaxSite,
+    build_manifest,
+    module_of,
+    operator_of,
+)
 from efficientquant.graph.roles import LINEAR, PRODUCTS, SOFTMAX, Role, assign_roles
 from efficientquant.options import IdentificationRule, Scope
 
@@ -21,11 +30,22 @@ __all__ = [
     "Role",
     "SoftmaxSite",
     "build_manifest",
+    "find_float_convolutions",
     "find_printed_defects",
     "find_weights",
     "paper_blocks",
 ]
 
+FLOAT_CONVOLUTIONS = (
+    aten.conv1d.default,
+    aten.conv1d.padding,
+    aten.conv2d.padding,
+    aten.conv3d.default,
+    aten.conv3d.padding,
+    aten.conv_transpose1d.default,
+    aten.conv_transpose2d.input,
+    aten.conv_transpose3d.input,
+)
 TRANSFORMER_WORDS = ("attn", "Attention", "Transformer")
 
 
@@ -49,6 +69,17 @@ def find_weights(model: nn.Module, graph: fx.GraphModule, scope: Scope, rule: Id
     else:
         names = [name for name, _ in named]
     return list(dict.fromkeys(names))
+
+
+def find_float_convolutions(graph: fx.GraphModule) -> dict[str, list[str]]:
+    """Return the modules of the convolutions that are not quantized, by kind.
+
+    A kind is an operator such as conv1d. Conv2d is among them where its padding is a word.
+    """
+    modules: dict[str, list[str]] = {}
+    for node in call_nodes(graph, *FLOAT_CONVOLUTIONS):
+        modules.setdefault(operator_of(node), []).append(module_of(node))
+    return modules
 
 
 def paper_blocks(model: nn.Module) -> tuple[list[str], list[str]]:

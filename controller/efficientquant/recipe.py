@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from efficientquant.errors import RecipeFormatError, UnknownRecipeError
 from efficientquant.option_values import check_option, is_optional, option_text, option_types, parse_option
 from efficientquant.options import FloatType, Granularity, IdentificationRule, Scope
+from efficientquant.targets import Int8, Target
 
 if TYPE_CHECKING:
     from efficientquant.workbench import Workbench
@@ -96,6 +97,17 @@ class Recipe(ABC):
     @abstractmethod
     def apply(self, workbench: Workbench) -> None:
         """Edit the captured graph in place and record each edit."""
+
+    def require_target(self, target: Target) -> None:
+        """Raise RecipeFormatError for an option that a target holds on no model."""
+        del target  # most options fit every target
+
+    def doubt_target(self, target: Target) -> str:
+        """Return why a target may refuse this recipe's file, depending on the model, or ""."""
+        variant = self.name_for_tensorrt()
+        if not target.is_tensorrt or target.int8 is Int8.NONE or variant in ("", self.name):
+            return ""
+        return f"{target.name} may refuse a quantizer of {self.name}; it can hold {variant}"
 
     def name_for_tensorrt(self) -> str:
         """Return the recipe's name with the options of `tensorrt_variant`, or ""."""
@@ -215,6 +227,21 @@ class RoundingRecipe(Recipe):
         if steps:
             problem = "it has no effect without compensated rounding; leave it out, or use rounding=compensated"
             raise RecipeFormatError(steps[0], problem)
+
+    @property
+    def quantizes_inputs(self) -> bool:
+        """Whether the inputs of weights in scope are quantized too."""
+        return False
+
+    def require_target(self, target: Target) -> None:
+        """Raise RecipeFormatError for groups that a target does not read."""
+        if self.group_size is None or self.weight_bits is None or target.int8 is Int8.NONE:
+            return
+        if target.int8 is Int8.BOTH_INPUTS and not self.quantizes_inputs:
+            return
+        is_integer = self.quantizes_inputs
+        if problem := target.find_group_problem(self.group_size, self.weight_bits, is_integer_conv=is_integer):
+            raise RecipeFormatError("group_size", f"a scale for each group of {self.group_size} columns, {problem}")
 
     @property
     def may_compensate(self) -> bool:

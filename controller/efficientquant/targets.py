@@ -70,6 +70,24 @@ class Target:
         """Whether the narrow operator set of TensorRT 8.x applies."""
         return self.runtime is Runtime.TENSORRT and self.runtime_version < (10,)
 
+    def find_group_problem(self, size: int, bits: int, *, is_integer_conv: bool) -> str:
+        """Return why weights with a scale for each group of columns are not read, or "".
+
+        `is_integer_conv` says that a convolution has quantized inputs too. Source: TensorRT 10, "Working with Quantized
+        Types"; the convolution was tried with TensorRT-RTX 1.7.
+        """
+        if self.int4 is Int4.NONE:
+            return f"which needs opset 21; {self.name} reads {self.opset}, use one scale per channel"
+        if not self.is_tensorrt:
+            return ""
+        if size not in TENSORRT_BLOCKS:
+            return f"and {self.name} has kernels for 64 and 128; use group_size=64, or one scale per channel"
+        if bits > 4:
+            return f"and {self.name} takes groups of 4-bit weights only; use weight_bits=4, or one scale per channel"
+        if is_integer_conv:
+            return f"and {self.name} has no kernel for them with quantized inputs; use one scale per channel"
+        return ""
+
 
 # The sizes of 4-bit blocks that TensorRT has kernels for [TensorRT 10, quantized types].
 TENSORRT_BLOCKS = (64, 128)

@@ -9,6 +9,7 @@ import pytest
 from efficientquant import recipe as registry
 from efficientquant.errors import RecipeFormatError
 from efficientquant.recipe import Recipe, get_recipe, register
+from efficientquant.targets import get_target
 
 
 class Rule(enum.StrEnum):
@@ -203,3 +204,46 @@ def test_the_variant_for_tensorrt_keeps_the_users_options(name, variant):
     assert get_recipe(name).name_for_tensorrt() == variant
     if variant:
         assert get_recipe(variant).name_for_tensorrt() == variant
+
+
+GROUPS = "efficientquant-w4:group_size="
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "words"),
+    [
+        (f"{GROUPS}32", "onnxruntime", ""),
+        (f"{GROUPS}64", "rtx-3080", ""),
+        (f"{GROUPS}32", "jetson-nano", ""),
+        (f"{GROUPS}32", "agx-xavier", ""),
+        ("efficientquant-log2", "onnxruntime-1.10", ""),
+        (f"{GROUPS}32", "onnxruntime-1.10", "needs opset 21; onnxruntime-1.10 reads 13"),
+        (f"{GROUPS}32", "tensorrt-10", "tensorrt-10 has kernels for 64 and 128"),
+        (f"{GROUPS}64:weight_bits=5", "tensorrt-11", "groups of 4-bit weights only"),
+        ("w4a8:group_size=64", "rtx-3080", "no kernel for them with quantized inputs"),
+        ("w4a8:group_size=64", "agx-xavier", "needs opset 21; agx-xavier reads 13"),
+    ],
+)
+def test_groups_that_a_target_reads_on_no_model(name, target, words):
+    """The recipe and the target tell before any work."""
+    recipe = get_recipe(name)
+    if not words:
+        recipe.require_target(get_target(target))
+        return
+    with pytest.raises(RecipeFormatError, match=words):
+        recipe.require_target(get_target(target))
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "doubt"),
+    [
+        ("hyq", "rtx-3080", "rtx-3080 may refuse a quantizer of hyq; it can hold hyq:ptf=false:symmetric=true"),
+        ("hyq:ptf=false:symmetric=true", "rtx-3080", ""),
+        ("hyq", "jetson-nano", ""),
+        ("hyq", "onnxruntime", ""),
+        ("int8", "rtx-3080", ""),
+    ],
+)
+def test_a_doubt_about_tensorrt_comes_early(name, target, doubt):
+    """A recipe names its variant for TensorRT, unless it is that variant."""
+    assert get_recipe(name).doubt_target(get_target(target)) == doubt

@@ -52,7 +52,8 @@ class GraphView:
     def branches(self) -> Iterator["GraphView"]:
         """Yield a view of every graph inside an operator.
 
-        These are the branches of an If and the bodies of loops. A branch also reads the constants of the graph around it.
+        These are the branches of an If and the bodies of loops. A branch also reads the constants of the graph around
+        it.
         """
         for node in self.nodes:
             for attribute in node.attribute:

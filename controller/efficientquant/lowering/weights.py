@@ -18,7 +18,7 @@ from efficientquant.lowering.building import (
     zero_point_name,
 )
 from efficientquant.lowering.integer_products import is_integer, product_users
-from efficientquant.targets import TENSORRT_BLOCKS, Int4, Int8, Target
+from efficientquant.targets import Int4, Int8, Target
 
 # The codes and zero-points that four bits can hold.
 FOUR_BITS = range(-8, 8)
@@ -141,23 +141,13 @@ def require_form(weight: QuantizedWeight, form: Form, target: Target, path: Path
         advice = f"quantize with {variant}" if variant else "quantize it without zero-points"
         problem = f"has zero-points, and {target.name} takes symmetric weights only; {advice}"
         raise LoweringError(path, weight.name, weight.node.op_type, problem)
-    if weight.group_size is not None and (problem := _group_problem(weight, form, target)):
+    if weight.group_size is None:
+        return
+    is_integer_conv = any(user.op_type == "Conv" and is_integer(user, target) for user in product_users(weight.node))
+    bits = 4 if form is Form.INT4 else 8
+    if problem := target.find_group_problem(weight.group_size, bits, is_integer_conv=is_integer_conv):
         problem = f"has a scale for each group of {weight.group_size} columns, {problem}"
         raise LoweringError(path, weight.name, weight.node.op_type, problem)
-
-
-def _group_problem(weight: QuantizedWeight, form: Form, target: Target) -> str:
-    if target.int4 is Int4.NONE:
-        return f"which needs opset 21; {target.name} reads {target.opset}, use one scale per channel"
-    if not target.is_tensorrt:
-        return ""
-    if weight.group_size not in TENSORRT_BLOCKS:
-        return f"and {target.name} has kernels for 64 and 128; use group_size=64, or one scale per channel"
-    if form is not Form.INT4:
-        return f"and {target.name} takes groups of 4-bit weights only; use weight_bits=4, or one scale per channel"
-    if any(user.op_type == "Conv" and is_integer(user, target) for user in product_users(weight.node)):
-        return f"and {target.name} has no kernel for them with quantized inputs; use one scale per channel"
-    return ""
 
 
 def place_weight(graph: ir.Graph, weight: QuantizedWeight, form: Form, target: Target) -> None:

@@ -51,6 +51,11 @@ class Int8(RoundingRecipe):
         return self.rest
 
     @property
+    def quantizes_inputs(self) -> bool:
+        """True, since products of integers need both."""
+        return True
+
+    @property
     def needs_calibration(self) -> bool:
         """True, since activations get their ranges from data."""
         return True

@@ -54,6 +54,10 @@ def early(tmp_path):
         ("quantize resnet18 --images 4", "--images 4 says how many images of --data to take; pass --data PATH"),
         ("quantize resnet18 --for rtx-380", "did you mean rtx-3080?"),
         ("quantize resnet18 --recipe it8", "did you mean int8?"),
+        (
+            "quantize resnet18 --recipe efficientquant-w4:group_size=32 --for rtx-3080",
+            "each group of 32 columns, and rtx-3080 has kernels for 64 and 128; use group_size=64",
+        ),
         ("evaluate resnet18 --data nowhere", "data nowhere: there is no such file or folder"),
         ("evaluate resnet18 --data file", "data file: is neither a folder of images nor an .npz file"),
         ("evaluate resnet18 --data good.npz --calibration empty", "data empty: is an empty folder"),

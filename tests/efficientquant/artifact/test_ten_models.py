@@ -21,3 +21,14 @@ def test_a_mobilevit_goes_all_the_way(name, real_images, then_and_now, tmp_path)
     assert np.abs(now - then).max() <= 1e-2  # a log2 code on a boundary may move by one step
     fp32_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
     assert fp32_bytes / artifact.size_bytes >= (1.3 if name in V1 else 2.4) * 0.98  # graph and scales weigh too
+
+
+@pytest.mark.parametrize("name", ["mobilevit_s", "mobilevitv2_200"])
+def test_four_bits_take_a_sixth_of_the_size(name, tmp_path):
+    """With 4-bit weights a file is less than a sixth of the FP32 weights."""
+    model = eq.create_model(name, "random")
+    quantized = eq.quantize(model, eq.get_recipe("efficientquant-w4:rounding=nearest:log2_form=G"))
+    artifact = eq.export_onnx(quantized, tmp_path / "model.onnx", target="onnxruntime")
+    fp32_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
+    assert fp32_bytes / artifact.size_bytes >= 6.5
+    assert artifact.parity_max_abs <= 1e-4

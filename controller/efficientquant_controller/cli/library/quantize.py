@@ -50,6 +50,7 @@ def command(
     from efficientquant.targets import get_target
 
     parsed_recipe, capabilities = get_recipe(recipe), get_target(target)
+    parsed_recipe.require_target(capabilities)
     require_model(model)
     count = image_count(images, data, parsed_recipe.calibration_images)
     require_inputs(weights, data)
@@ -58,6 +59,8 @@ def command(
     if data is not None and not parsed_recipe.needs_calibration:
         say_unused("--data", f"{parsed_recipe.name} needs no calibration")
         data = None
+    if doubt := parsed_recipe.doubt_target(capabilities):
+        output.print_message(f"note: {doubt}")
     missing = missing_builder(capabilities)
     if missing:
         output.print_message(f"note: {PREDICTED.format(target)}: {missing}")

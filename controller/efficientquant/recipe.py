@@ -103,7 +103,7 @@ class Recipe(ABC):
         del target  # most options fit every target
 
     def doubt_target(self, target: Target) -> str:
-        """Return why a target may refuse this recipe's file, depending on the model, or ""."""
+        """Return why a target may refuse this recipe on some models, or ""."""
         variant = self.name_for_tensorrt()
         if not target.is_tensorrt or target.int8 is Int8.NONE or variant in ("", self.name):
             return ""

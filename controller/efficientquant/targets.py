@@ -71,10 +71,10 @@ class Target:
         return self.runtime is Runtime.TENSORRT and self.runtime_version < (10,)
 
     def find_group_problem(self, size: int, bits: int, *, is_integer_conv: bool) -> str:
-        """Return why weights with a scale for each group of columns are not read, or "".
+        """Return why groups of a weight's columns are not read, or "".
 
         `is_integer_conv` says that a convolution has quantized inputs too. Source: TensorRT 10, "Working with Quantized
-        Types"; the convolution was tried with TensorRT-RTX 1.7.
+        Types". The convolution was tried with TensorRT-RTX 1.7.
         """
         if self.int4 is Int4.NONE:
             return f"which needs opset 21; {self.name} reads {self.opset}, use one scale per channel"

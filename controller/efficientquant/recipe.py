@@ -103,7 +103,10 @@ class Recipe(ABC):
         del target  # most options fit every target
 
     def doubt_target(self, target: Target) -> str:
-        """Return why a target may refuse this recipe on some models, or ""."""
+        """Return why a target may refuse this recipe on some models.
+
+        The sentence is empty without a doubt.
+        """
         variant = self.name_for_tensorrt()
         if not target.is_tensorrt or target.int8 is Int8.NONE or variant in ("", self.name):
             return ""

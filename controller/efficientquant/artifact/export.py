@@ -20,6 +20,7 @@ from efficientquant.artifact.validation import find_violations
 from efficientquant.bits import bit_table
 from efficientquant.errors import ArtifactError
 from efficientquant.files.whole_files import require_writable, write_together
+from efficientquant.graph.manifest import Manifest
 from efficientquant.images.calibration import Progress
 from efficientquant.lowering import Variant, lower
 from efficientquant.lowering.emulation import Emulation, describe_emulation
@@ -99,7 +100,8 @@ def render_onnx(
     - the ONNX checker
     - one DequantizeLinear per quantized weight and activation
     - the target's rules
-    - a run with all of ONNX Runtime's optimizations, where that is the target's runtime
+    - a run with all of ONNX Runtime's optimizations, where that is the target's runtime; where layers with quantized
+      weights have quantized inputs, it may change the logits as much as own codes may
     - |Δ| to the eager model on `images` (N, C, H, W), with synthetic ones to make four: at most 1e-4 in FP32, at most
       3 % of the largest logit in FP16, where the same file in FP32 must keep 1e-4 too
     - |Δ| with each runtime's own codes, at most four times what the quantizers of activations change
@@ -124,6 +126,9 @@ def render_onnx(
     _require_parity(parity, path)
     is_for_ort = capabilities.runtime is Runtime.ONNX_RUNTIME
     optimized_by = measure_optimizations(proto, images, path) if is_for_ort else 0.0
+    if optimized_by > parity.own_limit and _rounds_all_inputs(quantized.manifest, variant):
+        problem = f"ONNX Runtime's optimizations change its logits by {optimized_by:.2e}, more than"
+        raise ArtifactError(path, f"{problem} {parity.own_limit:.2e}")
     if variant.is_half:
         twin = lower(canonical, capabilities, quantized.recipe, path, half=False)
         _require_parity(measure_parity(quantized, twin, ir.to_proto(twin.model), images), path)
@@ -160,6 +165,16 @@ def _check(proto: onnx.ModelProto, variant: Variant, target: Target, path: Path)
 def _require_parity(parity: Parity, path: Path) -> None:
     if parity.problem is not None:
         raise ArtifactError(path, parity.problem)
+
+
+def _rounds_all_inputs(manifest: Manifest, variant: Variant) -> bool:
+    """Tell whether every kind of layer with quantized weights has quantized inputs.
+
+    Otherwise, ONNX Runtime rounds inputs that are float in the file.
+    """
+    kinds = {entry.operator for entry in manifest.entries.values() if entry.bits < 32}
+    live = [site for site in manifest.activation_sites if site.quantizer not in variant.dropped]
+    return bool(kinds) and kinds <= {kind for site in live for kind in site.consumers}
 
 
 def _variant_notes(variant: Variant, target: Target) -> list[str]:

@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from efficientquant.errors import ArtifactError
 from efficientquant.graph.capture import CONVOLUTION, call_nodes
 from efficientquant.sites.accumulators import find_scale_changes
 from torch import nn
@@ -101,6 +102,13 @@ def test_every_bias_has_a_code():
     steps = BIASES.double().abs() / (step * quantized.weights["layer.weight"].scale.double().flatten())
     assert float(steps.max()) <= 2**30 * (1 + 1e-6)
     assert find_scale_changes(quantized.module) == {}
+
+
+def test_a_bias_that_is_lost_in_integers_is_refused(monkeypatch, tmp_path):
+    """Without a raised scale, ONNX Runtime's integer kernel loses the bias, and the export sees it."""
+    monkeypatch.setattr("efficientquant.quantization.find_scale_changes", lambda _graph: {})
+    with pytest.raises(ArtifactError, match="ONNX Runtime's optimizations change its logits by"):
+        export(Layer("conv", 1e-8), "int8", tmp_path)
 
 
 @pytest.mark.parametrize(("kind", "factor"), [("conv", 1e-12), ("conv", 1e-44), ("conv", 0.0), ("linear", 1e-30)])

@@ -96,7 +96,7 @@ class OrtCpu(Backend):
     preference = 50
     # Releases after 1.10 read opsets above 13 too, but opset 18 is tested only from 1.17 on. 4-bit integers came with
     # opset 21. 1.23 also casts them to 8 bits.
-    forms = (
+    forms: Sequence[Form] = (
         Form((1, 10), "onnxruntime", 13),
         Form((1, 17), "onnxruntime", 18),
         Form((1, 20), "onnxruntime", 21),

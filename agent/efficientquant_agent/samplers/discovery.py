@@ -138,8 +138,16 @@ def _rail_set(rails: List[str], gpu: Optional[nvml.Gpu], notes: List[str]) -> st
     if gpu is None:
         notes.append("no power: no rail of an INA3221 and no tegrastats here, and no NVML, which is for runs on a GPU")
         return ""
-    if not _tried(lambda: nvml.has_instant_power(gpu), False, notes):
-        notes.append("power_gpu_w is the driver's own average, not of the moment; energy_gpu_j is exact")
+    has_energy = _tried(lambda: nvml.has_energy(gpu), False, notes)
+    has_power = _tried(lambda: nvml.has_power(gpu), False, notes)
+    if not has_energy and not has_power:
+        notes.append("no power: NVML gives neither power nor energy of this GPU")
+        return ""
+    if not has_power:
+        notes.append("there is no power_gpu_w; energy_gpu_j is exact")
+    elif not _tried(lambda: nvml.has_instant_power(gpu), False, notes):
+        exact = "; energy_gpu_j is exact" if has_energy else ", and there is no energy_gpu_j"
+        notes.append("power_gpu_w is the driver's own average, not of the moment{}".format(exact))
     return "GPU"
 
 

@@ -186,9 +186,6 @@ class GpuProcessBytes(Sampler):
 def board_samplers(gpu: Gpu) -> List[Sampler]:
     """Return the samplers of the whole GPU."""
     nvml, ask = gpu.nvml, gpu.ask
-    reasons = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
-    if reasons is None:  # bindings before 12.535
-        reasons = nvml.nvmlDeviceGetCurrentClocksThrottleReasons
 
     def clock(kind: int) -> Callable[[], Optional[float]]:
         return lambda: _scaled(ask(nvml.nvmlDeviceGetClockInfo, kind), times=1000000)
@@ -209,7 +206,7 @@ def board_samplers(gpu: Gpu) -> List[Sampler]:
         GpuQuantity("clock_memory_hz", clock(nvml.NVML_CLOCK_MEM)),
         GpuQuantity("load_gpu", load),
         GpuQuantity("temperature_gpu_c", lambda: _scaled(_temperature(gpu))),
-        GpuQuantity("throttle_bits", lambda: _scaled(ask(reasons))),
+        GpuQuantity("throttle_bits", lambda: _scaled(_throttle_bits(gpu))),
     ]
 
 
@@ -241,6 +238,36 @@ def _instant_power(gpu: Gpu) -> Optional[float]:
     answers = None if field is None else gpu.ask(gpu.nvml.nvmlDeviceGetFieldValues, [field])
     # A field has its own return code. The value is in milliwatts, as an unsigned integer.
     return answers[0].value.uiVal / 1000 if answers and answers[0].nvmlReturn == 0 else None
+
+
+def has_energy(gpu: Gpu) -> bool:
+    """Tell whether NVML counts the GPU's energy.
+
+    Raises SensorError like `Gpu.ask`.
+    """
+    return gpu.ask(gpu.nvml.nvmlDeviceGetTotalEnergyConsumption) is not None
+
+
+def has_power(gpu: Gpu) -> bool:
+    """Tell whether NVML gives the GPU's power in any form.
+
+    Raises SensorError like `Gpu.ask`.
+    """
+    return power_reader(gpu)() is not None
+
+
+def _throttle_bits(gpu: Gpu) -> Optional[int]:
+    """Return why the clocks are reduced, None when unsupported.
+
+    The names and bits of event reasons and throttle reasons are the same. Bindings before 12.535 lack the first call,
+    and so does a driver before 535 under newer bindings.
+    """
+    for name in ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"):
+        call = getattr(gpu.nvml, name, None)
+        answer = None if call is None else gpu.ask(call)
+        if answer is not None:
+            return int(answer)
+    return None
 
 
 def _temperature(gpu: Gpu) -> Optional[int]:

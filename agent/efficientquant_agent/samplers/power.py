@@ -9,8 +9,8 @@ from typing import Iterable, List, NamedTuple, Optional, Sequence
 
 from efficientquant_agent.samplers.base import Number, OpenFile, Part, Sampler, read_text
 
-# Rails that carry the whole board: the Nano's, and the one of TX2, Xavier NX, Orin Nano and Orin NX.
-_BOARD_RAILS = ("POM_5V_IN", "VDD_IN")
+# Rails that carry the whole board: the Nano's, the one of TX2, Xavier NX, Orin Nano and Orin NX, and Thor's.
+_BOARD_RAILS = ("POM_5V_IN", "VDD_IN", "VIN")
 # An AGX Xavier does not measure its input. These are "the module rails" that its manual adds up.
 _MODULE_RAILS = ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V")
 

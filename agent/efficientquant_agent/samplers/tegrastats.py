@@ -150,7 +150,7 @@ def parse_line(line: str) -> Sample:
         swap=_swap(line),
         iram=_iram(line),
         cpus=_cpus(line),
-        emc=engines.pop("EMC", None),
+        emc=_emc(engines.pop("EMC", None)),
         gr3d=engines.pop("GR3D", None),
         engines=engines,
         temperatures_c=_temperatures(line),
@@ -259,6 +259,14 @@ def _engines(line: str) -> Dict[str, Optional[Engine]]:
         megahertz = (clocks or clock_alone).strip("[]")
         engines[name] = None if off else Engine(fraction, [_hz(clock) for clock in megahertz.split(",") if clock])
     return engines
+
+
+def _emc(engine: Optional[Engine]) -> Optional[Engine]:
+    """Return the memory controller, its load unknown without root.
+
+    tegrastats then prints 0 % and no clock, however busy the memory is.
+    """
+    return Engine(None, []) if engine == Engine(0.0, []) else engine
 
 
 def _temperatures(line: str) -> Dict[str, float]:

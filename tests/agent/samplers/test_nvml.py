@@ -173,6 +173,16 @@ def test_average_power(sampled):
     assert sampled(board_samplers(gpu))["power_gpu_w"] == 98.123
 
 
+def test_new_bindings_on_an_old_driver(sampled):
+    """A driver without event reasons is asked for throttle reasons."""
+    nvml = NvmlDouble(errors={"nvmlDeviceGetCurrentClocksEventReasons": NvmlDouble.NVML_ERROR_FUNCTION_NOT_FOUND})
+    nvml.nvmlDeviceGetCurrentClocksThrottleReasons = nvml._call(
+        "nvmlDeviceGetCurrentClocksThrottleReasons", lambda *_: 0x8
+    )
+
+    assert sampled(board_samplers(open_gpu(nvml=nvml)))["throttle_bits"] == 8.0
+
+
 def test_new_way_to_ask_for_heat(sampled):
     """The new temperature call comes first, and a driver that lacks it gets the old call."""
     nvml = NvmlDouble()
@@ -324,6 +334,41 @@ def test_run_on_the_cpu(discovered):
     assert (discovery.gpu, discovery.rail_set, nvml.calls) == (None, "", [])
     assert [note[:9] for note in discovery.notes] == ["no power:"]
     assert not [name for name in by_name(discovery.samplers) if "gpu" in name]
+
+
+POWER_CALLS = ("nvmlDeviceGetFieldValues", "nvmlDeviceGetPowerUsage")
+
+
+def test_discovered_without_power_and_energy(discovered):
+    """A GPU without power and energy has no rail set, and a note says so."""
+    calls = (*POWER_CALLS, "nvmlDeviceGetTotalEnergyConsumption")
+    nvml = NvmlDouble(errors=dict.fromkeys(calls, NvmlDouble.NVML_ERROR_NOT_SUPPORTED))
+
+    discovery = discovered("x86", nvml)
+
+    assert (discovery.rail_set, discovery.notes) == (
+        "",
+        ["no power: NVML gives neither power nor energy of this GPU"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("missing", "note"),
+    [
+        (POWER_CALLS, "there is no power_gpu_w; energy_gpu_j is exact"),
+        (
+            ("nvmlDeviceGetFieldValues", "nvmlDeviceGetTotalEnergyConsumption"),
+            "power_gpu_w is the driver's own average, not of the moment, and there is no energy_gpu_j",
+        ),
+    ],
+)
+def test_discovered_with_power_or_energy(discovered, missing, note):
+    """A GPU with one of them has a rail set, and the note says what it has."""
+    nvml = NvmlDouble(errors=dict.fromkeys(missing, NvmlDouble.NVML_ERROR_NOT_SUPPORTED))
+
+    discovery = discovered("x86", nvml)
+
+    assert (discovery.rail_set, discovery.notes) == ("GPU", [note])
 
 
 def test_discovered_without_power_of_the_moment(discovered):

@@ -75,15 +75,21 @@ def test_values_of_a_nano():
 
 
 def test_values_leave_out_missing_fields():
-    """Cores that are off and clocks that only root sees give no values, but 0 is a value."""
+    """Cores that are off, clocks and EMC load that only root sees give no values."""
     line, _ = LINES["R32 Nano in its 5 W mode, not root: two cores off, no clocks of EMC and GPU, no rails"]
 
     by_series = values(parse_line(line))
 
-    assert by_series["load_emc"] == 0.0
     assert {"load_cpu1", "clock_cpu1_hz"} <= set(by_series)
-    assert not {"load_cpu2", "clock_cpu2_hz", "clock_gpu_hz", "clock_emc_hz"} & set(by_series)
+    assert not {"load_cpu2", "clock_cpu2_hz", "clock_gpu_hz", "clock_emc_hz", "load_emc"} & set(by_series)
     assert not [name for name in by_series if name.startswith("power")]
+
+
+def test_an_idle_memory_controller_with_a_clock_is_idle():
+    """With a clock, as root sees it, 0 % is a value."""
+    (line,) = [line for line, _ in LINES.values() if "EMC_FREQ 0%@2133" in line]
+
+    assert values(parse_line(line))["load_emc"] == 0.0
 
 
 def test_values_of_a_gpu_in_clusters():

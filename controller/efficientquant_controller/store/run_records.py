@@ -276,7 +276,7 @@ def _latency_columns(result: RunResult) -> dict[str, Any]:
 def _load_columns(result: RunResult) -> dict[str, Any]:
     """Make the columns of the stages.
 
-    `load_s` is None unless all its stages are known.
+    `load_s` is None unless all its stages are known, and `transfer_s` where the cache had the artifact.
     """
     durations: dict[str, float] = {}
     for timing in result.stages:
@@ -296,7 +296,8 @@ def _load_columns(result: RunResult) -> dict[str, Any]:
     )
     warm = {name.removeprefix("warm_"): value for name, value in durations.items() if name.startswith("warm_")}
     return {
-        **{f"{name}_s": durations.get(name) for name in stages},
+        **{f"{name}_s": durations.get(name) for name in stages if name != "transfer"},
+        "transfer_s": durations.get("transfer") if sum(transferred) or not transferred else None,
         "transfer_bytes": sum(transferred) if transferred else None,
         "load_s": _sum_of(_LOADING, durations),
         "warm_load_s": _sum_of(_PAPER_LOADING, warm),

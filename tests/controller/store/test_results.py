@@ -12,7 +12,18 @@ from shutil import copy
 
 import pytest
 from efficientquant_controller.errors import NotFoundError, UnstorableError, UserError
-from efficientquant_controller.model import Agreement, Build, Job, JobState, Measurement, Run, RunState, Series, Window
+from efficientquant_controller.model import (
+    Agreement,
+    Build,
+    Job,
+    JobState,
+    Measurement,
+    Run,
+    RunState,
+    Series,
+    StageTiming,
+    Window,
+)
 from efficientquant_controller.store import records, tables
 from efficientquant_controller.store.base import Lease
 from efficientquant_controller.store.series import RawSamples, pack_series, unpack_series
@@ -129,6 +140,15 @@ def test_success_without_numbers(planned: SqlStore, make_result: Callable, laten
         report(planned, make_result(latency_s=latency_s), 5.0)
     with pytest.raises(NotFoundError, match="no result"):
         planned.raw_result("r0")
+
+
+def test_a_cache_hit_is_no_transfer(planned: SqlStore, make_result: Callable) -> None:
+    """The time to find an artifact in the cache does not count as a transfer."""
+    stages = (StageTiming("transfer", 0.001, 0), StageTiming("read", 0.125))
+    report(planned, make_result(stages=stages), 5.0)
+    [run] = [row for row in planned.run_rows("c1") if row["run_id"] == "r0"]
+    assert (run["transfer_s"], run["transfer_bytes"], run["read_s"]) == (None, 0, 0.125)
+    assert planned.raw_result("r0").stages == stages
 
 
 def test_unknown_device(planned: SqlStore, make_result: Callable) -> None:

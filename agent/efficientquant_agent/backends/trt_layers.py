@@ -3,10 +3,11 @@
 Works with TensorRT 8.2 to 11. The type that each layer computes in is derived from that output.
 """
 
+import json
 import re
 from typing import Any, Dict, List, Mapping, Sequence
 
-from efficientquant_agent.backends.base import EngineReport
+from efficientquant_agent.backends.base import EngineReport, InferenceError
 
 # How the inspector writes types: "Half" alone from 10 on, before that inside a sentence about the layout.
 _PRECISIONS = (
@@ -21,12 +22,21 @@ _PRECISIONS = (
 )
 
 
-def read_layers(layers: Sequence[Any]) -> EngineReport:
+def read_layers(text: str) -> EngineReport:
     """Return the inspector's layers with a count of each type.
 
     The layers are in execution order. A layer computes in the type of its weights, or without weights in that of its
     first input or output with a known type. A plan without details has names only, and their precision is "unknown".
+    Releases up to 8.6 may write control characters as they are. Raises InferenceError for a text that is no JSON with
+    layers.
     """
+    try:
+        return _report(json.loads(text, strict=False)["Layers"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InferenceError("the engine inspector's text is no JSON with layers: {!r}".format(error)) from error
+
+
+def _report(layers: Sequence[Any]) -> EngineReport:
     rows: List[Dict[str, str]] = []
     for layer in layers:
         if isinstance(layer, str):

@@ -5,7 +5,6 @@ Bindings are used until 8.4, named tensors from 8.5 on. Every TensorRT object is
 """
 
 import ctypes
-import json
 import sys
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
@@ -291,15 +290,13 @@ class TrtModel(LoadedModel):
         return self._device_memory_bytes
 
     def report(self) -> EngineReport:
-        """Return the engine inspector's layers, or none where it lacks JSON."""
-        trt, engine = self._trt, self._engine
-        inspector = engine.create_engine_inspector()
+        """Return the engine inspector's layers.
+
+        Raises InferenceError for a text that cannot be read.
+        """
+        inspector = self._engine.create_engine_inspector()
         inspector.execution_context = self._context
-        try:
-            layers = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))["Layers"]
-        except (ValueError, KeyError, TypeError):
-            return EngineReport({}, ())
-        return read_layers(layers)
+        return read_layers(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
     def profile_layers(self, staged: Any, repeats: int) -> List[Tuple[str, float]]:
         """Return (layer, mean seconds) from a separate context, slowed by profiling."""

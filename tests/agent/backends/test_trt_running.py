@@ -48,6 +48,28 @@ def test_a_model_goes_all_the_way(install, load, cuda, release, memory_kind, cud
     assert not cuda.held()
 
 
+@pytest.mark.parametrize("character", ["\n", "\t", "\x01"])
+def test_control_characters_in_the_inspectors_text(install, load, monkeypatch, character):
+    """Raw control characters inside a name cost no layer."""
+    model = load(install(RELEASES[0]))
+    text = '{{"Layers": [{{"Name": "a{}b", "Weights": {{"Type": "Half", "Count": 1}}}}]}}'.format(character)
+    monkeypatch.setattr(type(model._engine.create_engine_inspector()), "get_engine_information", lambda *_: text)
+
+    report = model.report()
+
+    assert (report.realised_precision, report.layers[0]["name"]) == ({"fp16": 1}, "a{}b".format(character))
+
+
+@pytest.mark.parametrize("text", ["", "no JSON", "[]", "{}", '{"Layers": 5}', '{"Layers": [5]}'])
+def test_an_inspectors_text_that_cannot_be_read(install, load, monkeypatch, text):
+    """A text without layers is an error, which becomes a note on the run."""
+    model = load(install(RELEASES[0]))
+    monkeypatch.setattr(type(model._engine.create_engine_inspector()), "get_engine_information", lambda *_: text)
+
+    with pytest.raises(InferenceError, match="the engine inspector's text is no JSON"):
+        model.report()
+
+
 @pytest.mark.parametrize("release", RELEASES)
 def test_running_allocates_nothing(install, load, cuda, release):
     """An inference allocates nothing, and has two events and one wait."""

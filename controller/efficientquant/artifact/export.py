@@ -100,7 +100,7 @@ def render_onnx(
     - the ONNX checker
     - one DequantizeLinear per quantized weight and activation
     - the target's rules
-    - a run with all of ONNX Runtime's optimizations, where that is the target's runtime; where layers with quantized
+    - a run with all of ONNX Runtime's optimizations, where that is the target's runtime. Where layers with quantized
       weights have quantized inputs, it may change the logits as much as own codes may
     - |Δ| to the eager model on `images` (N, C, H, W), with synthetic ones to make four: at most 1e-4 in FP32, at most
       3 % of the largest logit in FP16, where the same file in FP32 must keep 1e-4 too

@@ -86,8 +86,8 @@ class ArtifactRunner:
 def stored_bits(path: Path) -> dict[str, str]:
     """Return the bit table of an artifact or of another ONNX file.
 
-    A file without one gives the types of its stored weights and the number of its quantized activations. Fewer than 8
-    bits are stored as int8 and a log2 quantizer is ordinary arithmetic, so neither can be seen there. Raises
+    A file without one gives the types of its stored weights and the number of its quantized activations. Widths
+    between the stored types and a log2 quantizer cannot be seen there. Raises
     ArtifactFileError for a file that cannot be read.
     """
     try:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Int8(RoundingRecipe):
     """Symmetric weights and activations, multiplied in integers where in scope.
 
-    Activations have one scale per tensor. `weight_bits` and `activation_bits` are 2 to 8. Below 8 the codes are still
-    stored as int8. `output_bits` is the width of the outputs of convolutions and linears, before an activation
+    Activations have one scale per tensor. `weight_bits` and `activation_bits` are 2 to 8. Below 8 codes of activations
+    are still in int8. `output_bits` is the width of the outputs of convolutions and linears, before an activation
     function. Several runtimes multiply in integers only where the output is quantized too. None leaves the outputs in
     float. `range_rule` chooses an activation's range from the calibration data.
     """

@@ -106,10 +106,11 @@ def _fit_accumulators(workbench: Workbench) -> list[str]:
         bits, zero_point = workbench.manifest.entries[name].bits, workbench.weights[name].zero_point
         workbench.set_weight(name, change.codes, change.scale, zero_point, bits=bits)
         if change.raised:
+            first, *others = change.raised
+            where = f"channel {first} and {len(others)} others" if others else f"channel {first}"
             notes.append(
-                f"{name}: {len(change.raised)} scales are raised (channel {change.raised[0]} for instance), since the "
-                "weights are too small beside the bias for integer sums of 32 bits; these channels answer with little "
-                "more than their bias"
+                f"{name}: the scale of {where} is raised, since the weights are too small beside the bias for integer "
+                "sums of 32 bits; the answer is little more than the bias"
             )
     return notes
 

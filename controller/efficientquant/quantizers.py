@@ -30,7 +30,7 @@ class WeightDequantizer(nn.Module):
     """A module that computes a weight from int8 codes.
 
     The codes are (O, ...). Scale and optional zero-points broadcast against them, or are (O, groups) with a
-    `group_size`.
+    `group_size`. An artifact may store codes in as few bits as `bits`.
     """
 
     codes: Tensor
@@ -38,10 +38,16 @@ class WeightDequantizer(nn.Module):
     zero_point: Tensor | None
 
     def __init__(
-        self, codes: Tensor, scale: Tensor, zero_point: Tensor | None = None, group_size: int | None = None
+        self,
+        codes: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | None = None,
+        group_size: int | None = None,
+        bits: int = 8,
     ) -> None:
         super().__init__()
         self.group_size = group_size
+        self.bits = bits
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", zero_point)
@@ -50,7 +56,7 @@ class WeightDequantizer(nn.Module):
         """Return (codes - zero_point) × scale, float32 (O, ...)."""
         if torch.compiler.is_exporting():
             tensors = tuple(tensor for tensor in (self.codes, self.scale, self.zero_point) if tensor is not None)
-            attributes = {} if self.group_size is None else {"group_size": self.group_size}
+            attributes = {"bits": self.bits} | ({} if self.group_size is None else {"group_size": self.group_size})
             return _marker(WEIGHT_MARKER, tensors, attributes, self.scale.dtype, self.codes.shape)
         zero_point = None if self.zero_point is None else self._spread(self.zero_point)
         return dequantize(self.codes, self._spread(self.scale), zero_point)

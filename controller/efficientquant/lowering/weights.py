@@ -20,9 +20,6 @@ from efficientquant.lowering.building import (
 from efficientquant.lowering.integer_products import is_integer, product_users
 from efficientquant.targets import Int4, Int8, Target
 
-# The codes and zero-points that four bits can hold.
-FOUR_BITS = range(-8, 8)
-
 
 class Form(enum.Enum):
     """The form in which a file holds a quantized weight.
@@ -52,7 +49,8 @@ _TYPES = {
 class QuantizedWeight(NamedTuple):
     """A quantized weight: codes (O, ...), scales, zero-points, or 0 without them.
 
-    Scales and zero-points are of the same shape: (), (O, 1, ...), or (O, groups) with a `group_size`.
+    Codes and zero-points have at most `bits`. Scales and zero-points are of the same shape: (), (O, 1, ...), or
+    (O, groups) with a `group_size`.
     """
 
     node: ir.Node
@@ -60,6 +58,7 @@ class QuantizedWeight(NamedTuple):
     scale: np.ndarray
     zero_point: np.ndarray
     group_size: int | None
+    bits: int
 
     @classmethod
     def of(cls, marker: ir.Node) -> Self:
@@ -73,7 +72,7 @@ class QuantizedWeight(NamedTuple):
         if size is not None and scale.size in (1, len(codes)):
             shape = (-1, *[1] * (codes.ndim - 1)) if scale.size > 1 else ()
             scale, zero_point, size = scale.reshape(shape), zero_point.reshape(shape), None
-        return cls(marker, codes, scale, zero_point, size)
+        return cls(marker, codes, scale, zero_point, size, marker.attributes.get_int("bits"))
 
     @property
     def name(self) -> str:
@@ -93,8 +92,7 @@ class QuantizedWeight(NamedTuple):
     @property
     def fits_four_bits(self) -> bool:
         """Whether four bits hold every code and zero-point."""
-        arrays = (self.codes, self.zero_point)
-        return all(FOUR_BITS.start <= array.min() and array.max() < FOUR_BITS.stop for array in arrays)
+        return self.bits <= 4
 
     def dequantized(self) -> np.ndarray:
         """Return the float weight, (O, ...)."""

@@ -164,7 +164,9 @@ class WeightBench(Networks):
     def _place_weight(self, name: str, quantized: QuantizedWeight, bits: int, granularity: str) -> None:
         """Replace a weight by a dequantizer and record its SQNR."""
         weight = self.parameter(name)
-        dequantizer = WeightDequantizer(quantized.codes, quantized.scale, quantized.zero_point, quantized.group_size)
+        dequantizer = WeightDequantizer(
+            quantized.codes, quantized.scale, quantized.zero_point, quantized.group_size, bits
+        )
         if name in self.weights:
             self.graph.set_submodule(f"{name}_dequantizer", dequantizer)
         else:

@@ -219,8 +219,9 @@ def test_tegrastats_that_dies(recorder, cancellation, monkeypatch, where):
 
     message = "tegrastats was lost during the run: {}: ended with code 7".format(REPLAY)
     assert recorder.findings == [Finding("sensor", "soft", message)]
-    recorder.add([Calling(lambda: 40.0)])
-    watcher.rest(0.02)
+    calls = []
+    recorder.add([Calling(lambda: calls.append(40.0) or 40.0)])
+    watcher.wait_until(lambda _: bool(calls), 30.0)
     assert watcher.cpu_s() >= 0.0
     values = {series.name: series.value for series in watcher.close()}
     assert len(values["power_pom_5v_in_w"]) == 3

@@ -105,6 +105,16 @@ def test_other_weights_are_stored_in_more_bits(export, recipe, target, types, no
     assert artifact.opset == (21 if types & {"INT4", "UINT4"} else get_target(target).opset)
 
 
+def test_small_codes_of_8_bits_stay_in_8_bits(images, tmp_path):
+    """The recipe's bits decide, also for a weight of zeros."""
+    model = Small().eval()
+    nn.init.zeros_(model.wide.weight)
+    quantized = eq.quantize(model, eq.get_recipe(f"{W4}:weight_bits=8"), images)
+    artifact = eq.export_onnx(quantized, tmp_path / "model.onnx", target="onnxruntime", images=images)
+    assert artifact.opset == 18
+    assert set(types_of_weights(onnx.load(artifact.path)).values()) == {"INT8"}
+
+
 def test_a_cast_keeps_the_integer_kernels(export):
     """ONNX Runtime makes the same integer products of 4-bit as of 8-bit codes."""
     recipe = "int8:weight_bits=4:rounding=nearest"

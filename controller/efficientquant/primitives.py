@@ -58,7 +58,7 @@ def spread_groups(values: Tensor, group_size: int, shape: Sequence[int]) -> Tens
     shorter.
     """
     columns = math.prod(shape[1:])
-    return values.repeat_interleave(group_size, 1)[:, :columns].reshape(tuple(shape))
+    return values.repeat_interleave(min(group_size, columns), 1)[:, :columns].reshape(tuple(shape))
 
 
 def shape_scale(values: Tensor, shape: Sequence[int], group_size: int | None = None) -> Tensor:

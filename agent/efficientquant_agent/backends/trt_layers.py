@@ -31,7 +31,10 @@ def read_layers(text: str) -> EngineReport:
     layers.
     """
     try:
-        return _report(json.loads(text, strict=False)["Layers"])
+        layers = json.loads(text, strict=False)["Layers"]
+        if not isinstance(layers, list):
+            raise TypeError("Layers is no list")
+        return _report(layers)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InferenceError("the engine inspector's text is no JSON with layers: {!r}".format(error)) from error
 

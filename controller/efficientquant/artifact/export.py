@@ -182,7 +182,9 @@ def _variant_notes(variant: Variant, target: Target) -> list[str]:
     if variant.folded:
         notes.append(f"{variant.folded} quantized weights are stored in float: {target.name} takes no int8 there")
     if variant.widened:
-        notes.append(f"{variant.widened} 4-bit weights are stored in 8 bits: {_why_widened(target)}")
+        notes.append(f"{variant.widened} weights of up to 4 bits are stored in 8 bits: {_why_widened(target)}")
+    if variant.fake:
+        notes.append(f"{variant.fake} quantized weights are stored in FP32: {target.name} quantizes them itself")
     if variant.emulation:
         notes.append(f"emulated in float: {describe_emulation(variant.emulation)}")
     if variant.dropped:

@@ -192,7 +192,11 @@ def _per_channel(view: GraphView, node: NodeProto, target: Target) -> Iterator[V
             view, node, "per-channel", "has a scale per channel on an activation; only weights may, use one scale"
         )
         return
-    axis = attribute_int(node, "axis", 1)
+    axis, rank = attribute_int(node, "axis", 1), len(view.shapes.get(node.input[0]) or ())
+    if rank and not -rank <= axis < rank:
+        yield _at(view, node, "axis", f"has axis={axis} on a tensor of {rank} dimensions; export it again")
+        return
+    axis = axis % rank if rank else axis
     if size := attribute_int(node, "block_size", 0):
         yield from _blocks(view, node, size, axis, target)
         return
@@ -211,7 +215,9 @@ def _per_channel(view: GraphView, node: NodeProto, target: Target) -> Iterator[V
 
 def _blocks(view: GraphView, node: NodeProto, size: int, axis: int, target: Target) -> Iterator[Violation]:
     shape = view.shapes.get(node.input[0])
-    if view.types.get(node.input[0]) != TensorProto.INT4:
+    if target.int4 is Int4.NONE:
+        yield _at(view, node, "blocks", f"has blocks, which {target.name} does not read; use one scale per channel")
+    elif view.types.get(node.input[0]) != TensorProto.INT4:
         yield _at(view, node, "blocks", f"has blocks of another type than int4; {target.name} reads those only")
     elif size not in TENSORRT_BLOCKS:
         problem = f"has blocks of {size}; the kernels of {target.name} take 64 or 128, use one of these"

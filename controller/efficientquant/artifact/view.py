@@ -62,6 +62,7 @@ class GraphView:
                     branch = GraphView(onnx.ModelProto(graph=graph, opset_import=opsets, ir_version=8))
                     branch.names = {key: f"{self.name(node)}/{name}" for key, name in branch.names.items()}
                     branch.constants = {**self.constants, **branch.constants}
+                    branch.producers = {**self.producers, **branch.producers}
                     branch.types = {**self.types, **branch.types}
                     branch.shapes = {**self.shapes, **branch.shapes}
                     yield branch

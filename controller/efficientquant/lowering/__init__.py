@@ -24,8 +24,9 @@ class Variant:
 
     `rounded` maps each quantizer's site to the tensor with its rounded values. `dropped` are the other sites, whose
     quantizers the model leaves out. `dequantizers` counts the tensors kept in integers, `folded` the weights turned
-    back to float, `widened` the 4-bit weights kept in 8 bits. `emulation` counts the float operators that emulate
-    others. `builder_flags` are the flags that a TensorRT builder needs ("fp16", "int8").
+    back to float, `widened` the 4-bit weights kept in 8 bits, `fake` the weights in FP32 that the builder quantizes.
+    `emulation` counts the float operators that emulate others. `builder_flags` are the flags that a TensorRT builder
+    needs ("fp16", "int8").
     """
 
     model: ir.Model
@@ -34,6 +35,7 @@ class Variant:
     dequantizers: int
     folded: int
     widened: int
+    fake: int
     emulation: dict[str, Emulation]
     is_half: bool
     builder_flags: tuple[str, ...]
@@ -72,6 +74,7 @@ def lower(canonical: ir.Model, target: Target, recipe: Recipe, path: Path, *, ha
         dequantizers=placement.dequantizers,
         folded=placement.folded,
         widened=placement.widened,
+        fake=placement.fake,
         emulation=emulation,
         is_half=is_half,
         builder_flags=flags,

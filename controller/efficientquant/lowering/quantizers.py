@@ -49,7 +49,8 @@ class Placement:
 
     `rounded` has the tensor with the rounded values of each site that the graph still computes. `dropped` are the other
     sites. `dequantizers` counts the tensors in integers, `folded` the weights turned back to float, `widened` the
-    4-bit weights kept in 8 bits, and `blocks` the weights with a scale for each group.
+    4-bit weights kept in 8 bits, `fake` the weights in FP32 behind a QuantizeLinear, and `blocks` the weights with a
+    scale for each group.
     """
 
     rounded: dict[str, ir.Value] = dataclasses.field(default_factory=dict)
@@ -57,6 +58,7 @@ class Placement:
     dequantizers: int = 0
     folded: int = 0
     widened: int = 0
+    fake: int = 0
     four_bit: int = 0
     blocks: int = 0
 
@@ -68,7 +70,8 @@ class Placement:
         is_narrow = form in (Form.INT4, Form.UINT4)
         self.dequantizers += 1
         self.four_bit += is_narrow
-        self.widened += weight.fits_four_bits and not is_narrow
+        self.widened += weight.fits_four_bits and form in (Form.INT8, Form.UINT8)
+        self.fake += form is Form.FAKE
         self.blocks += weight.group_size is not None
 
 

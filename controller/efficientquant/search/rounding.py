@@ -205,7 +205,7 @@ def search_scales(rows: Tensor, importance: Tensor, bits: int, group_size: int |
     (O, groups).
     """
     top = top_code(bits)
-    size = rows.shape[1] if group_size is None else group_size
+    size = rows.shape[1] if group_size is None else min(group_size, rows.shape[1])
     padding = (0, -rows.shape[1] % size)
     weights, shares = (functional.pad(x, padding).reshape(len(x), -1, size) for x in (rows, importance))
     largest = weights.abs().amax(2)

@@ -83,6 +83,9 @@ def _change(dequantizer: WeightDequantizer, smallest: Tensor) -> ScaleChange | N
     steps = dequantizer.codes.double() - (0.0 if zero_point is None else zero_point.double())
     is_empty = (steps == 0).flatten(1).all(1)
     if scale.numel() == 1:
+        is_tiny = bool((is_empty | (smallest > scale.double().flatten())).all())
+        if not is_tiny:  # the bias of one channel would cost the others their weights
+            return None
         smallest, is_empty = smallest.amax(0, keepdim=True), is_empty.all(0, keepdim=True)
     smallest = smallest.clamp_max(LIMITS.max / 256)
     old = scale.double().flatten()

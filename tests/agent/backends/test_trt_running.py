@@ -60,7 +60,9 @@ def test_control_characters_in_the_inspectors_text(install, load, monkeypatch, c
     assert (report.realised_precision, report.layers[0]["name"]) == ({"fp16": 1}, "a{}b".format(character))
 
 
-@pytest.mark.parametrize("text", ["", "no JSON", "[]", "{}", '{"Layers": 5}', '{"Layers": [5]}'])
+@pytest.mark.parametrize(
+    "text", ["", "no JSON", "[]", "{}", '{"Layers": 5}', '{"Layers": "ab"}', '{"Layers": {}}', '{"Layers": [5]}']
+)
 def test_an_inspectors_text_that_cannot_be_read(install, load, monkeypatch, text):
     """A text without layers is an error, which becomes a note on the run."""
     model = load(install(RELEASES[0]))

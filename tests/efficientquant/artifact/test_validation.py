@@ -1,5 +1,6 @@
 """The rules for exported files, each broken on purpose."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from efficientquant.artifact.validation import find_violations
@@ -113,3 +114,41 @@ def test_a_violation_is_a_sentence_that_names_the_node_and_what_to_do():
         "node 'w_dequantize' (DequantizeLinear) feeds 'conv' (Conv), whose inputs are not both quantized; "
         "agx-xavier can fail to build that, quantize the other input too or leave this one in float"
     )
+
+
+def four_bit_weight(axis, block_size=0, groups=1):
+    """Return a linear with a 4-bit weight (16, 64) of zeros."""
+    write = GraphWriter()
+    shape = (16, groups) if block_size else (16,)
+    names = [
+        write.constant("codes", np.zeros((16, 64), ml_dtypes.int4)),
+        write.constant("scale", np.full(shape, 0.1, np.float32)),
+        write.constant("zero", np.zeros(shape, ml_dtypes.int4)),
+    ]
+    attributes = {"axis": axis} | ({"block_size": block_size} if block_size else {})
+    decoded = write.add("DequantizeLinear", *names, name="decoder", **attributes)
+    write.add("MatMul", "x", write.add("Transpose", decoded, perm=[1, 0]))
+    return write.model(opset=21, shape=(1, 3, 64))
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (four_bit_weight(0), ""),
+        (four_bit_weight(-2), ""),
+        (four_bit_weight(1, 64), ""),
+        (four_bit_weight(-1, 64), ""),
+        (four_bit_weight(1, 32, 2), "has blocks of 32; the kernels of tensorrt-10 take 64 or 128"),
+        (four_bit_weight(2, 64), "has axis=2 on a tensor of 2 dimensions"),
+    ],
+)
+def test_blocks_of_four_bits(model, words):
+    """TensorRT 10 takes whole blocks of 64 or 128, along an axis that exists."""
+    violations = [str(violation) for violation in find_violations(model, get_target("tensorrt-10"))]
+    assert [words in text for text in violations] == [True] * bool(words), violations
+
+
+def test_a_release_without_blocks_says_so():
+    """TensorRT 8.5 reads no block of any size."""
+    violations = find_violations(four_bit_weight(1, 64), get_target("agx-xavier"))
+    assert any("has blocks, which agx-xavier does not read" in str(violation) for violation in violations)

@@ -88,10 +88,21 @@ def test_weights_of_float_products_are_stored_in_four_bits(export, target, bits)
 @pytest.mark.parametrize(
     ("recipe", "target", "types", "note"),
     [
-        (W4, "onnxruntime-1.17", {"INT8"}, "5 4-bit weights are stored in 8 bits: onnxruntime-1.17 takes no 4-bit"),
-        (W4, "onnxruntime-1.10", {"INT8"}, "5 4-bit weights are stored in 8 bits: onnxruntime-1.10 takes no 4-bit"),
+        (
+            W4,
+            "onnxruntime-1.17",
+            {"INT8"},
+            "5 weights of up to 4 bits are stored in 8 bits: onnxruntime-1.17 takes no 4-bit",
+        ),
+        (
+            W4,
+            "onnxruntime-1.10",
+            {"INT8"},
+            "5 weights of up to 4 bits are stored in 8 bits: onnxruntime-1.10 takes no 4-bit",
+        ),
         (W4, "jetson-nano", set(), "5 quantized weights are stored in float: jetson-nano takes no int8 there"),
         (f"{W4}:weight_bits=5", "onnxruntime", {"INT8"}, ""),
+        ("w4a8:rounding=nearest", "agx-xavier", set(), "5 quantized weights are stored in FP32: agx-xavier quantizes"),
         ("w4a8:rounding=nearest", "onnxruntime", {"UINT4"}, ""),
         ("w4a8:rounding=nearest", "onnxruntime-1.20", {"UINT8"}, "the integer kernels of onnxruntime-1.20 take 8-bit"),
         ("w4a8:rounding=nearest", "rtx-3080", {"INT8"}, "the integer kernels of rtx-3080 take 8-bit weights"),
@@ -149,6 +160,13 @@ def test_groups_are_stored_in_blocks(export, target, size, bits):
     ]
     assert blocks.count([size]) == sum(columns > size for columns in (27, 9, 108, 5, 96))
     assert set(types_of_weights(model).values()) == {"INT4"}
+
+
+def test_a_group_of_all_columns_is_a_scale_per_channel(export):
+    """More columns than a weight has take no memory and no block."""
+    artifact, model = export(f"{W4}:group_size=1000000000", "onnxruntime")
+    assert artifact.parity_max_abs < 1e-5
+    assert not [node for node in model.graph.node for attribute in node.attribute if attribute.name == "block_size"]
 
 
 def test_groups_of_8_bits_are_stored_in_blocks_of_int8(export):

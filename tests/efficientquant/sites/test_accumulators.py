@@ -164,3 +164,12 @@ def test_a_trained_model_with_a_dead_channel(factor, tmp_path):
     answers = [session.run(None, {"input": picture[None].numpy()})[0].argmax() for picture in pictures]
     with torch.no_grad():
         assert (model(pictures).argmax(1).numpy() == answers).mean() > 0.97
+
+
+def test_a_large_bias_costs_the_other_channels_no_weights():
+    """A scale that all channels share is not raised for one of them."""
+    ordinary, large = (Layer("conv", 1.0).eval() for _ in range(2))
+    large.layer.bias.data[CHANNEL] = 1e7
+    recipe = eq.get_recipe("int8:granularity=per-tensor")
+    codes = [eq.quantize(model, recipe, images(16, 0)).weights["layer.weight"].codes for model in (ordinary, large)]
+    assert torch.equal(*codes)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 from onnx import TensorProto
 
 from efficientquant.artifact.view import type_name
@@ -29,7 +30,9 @@ def top_k(node: ParsedNode, parser: Parser) -> Iterator[Refusal]:
     if node.is_computed(1) and parser.release < _COMPUTED_K_SINCE:
         yield Refusal(f"a computed K, {node.proto.input[1]!r}", "K must be a constant of the file")
     constant = node.array(1) if node.opset >= 10 else None
-    count = node.attribute("k", 0) if constant is None or not constant.size else int(constant.flat[0])
+    count = node.attribute("k", 0)
+    if constant is not None and constant.size and np.issubdtype(constant.dtype, np.integer):
+        count = int(constant.flat[0])
     if count > _MOST_K:
         yield Refusal(f"K={count}", f"K ends at {_MOST_K}")
     if parser.release < _COMPUTED_K_SINCE and node.input_type(0) in (TensorProto.INT32, TensorProto.INT64):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 from onnx import TensorProto
 
 from efficientquant.artifact.view import type_name
@@ -31,7 +32,7 @@ def batch_normalization(node: ParsedNode, _parser: Parser) -> Iterator[Refusal]:
 def dropout(node: ParsedNode, _parser: Parser) -> Iterator[Refusal]:
     """Yield dropouts that train."""
     mode = node.array(2)
-    if node.is_computed(2) or (mode is not None and bool(mode.flat[0])):
+    if node.is_computed(2) or (mode is not None and bool(np.any(mode))):
         yield Refusal("a training_mode other than a constant False", "it infers only")
 
 

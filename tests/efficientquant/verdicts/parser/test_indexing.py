@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from onnx_graphs import GraphWriter
 
 OLD, EVERY = "8.2 8.5", "8.2 8.5 10 11 rtx"
@@ -133,3 +133,26 @@ def test_a_shape_of_some_dimensions(refusing, refused, attributes):
 
     assert releases == refused
     assert all("ignores: its Shape gives all dimensions" in sentence for sentence in sentences)
+
+
+@pytest.mark.parametrize(
+    ("operator", "constants"),
+    [("Dropout", (np.float32(0.5), np.zeros(0, bool))), ("TopK", (np.array(["five"]),))],
+)
+def test_a_constant_that_means_nothing_is_no_crash(one_node, refusing, operator, constants):
+    """An empty or mistyped constant has a verdict too."""
+    refusing(one_node(operator, *constants, outputs=2))
+
+
+def test_a_branch_reads_what_is_computed_outside(refusing):
+    """Axes from outside an If are looked through as in the main graph."""
+    inner = helper.make_graph(
+        [helper.make_node("Unsqueeze", ["x", "axes"], ["wide"], name="n")],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("wide", TensorProto.FLOAT, None)],
+    )
+    write = GraphWriter()
+    write.add("Identity", write.constant("stored_axes", np.array([0])), name="axes")
+    write.add("If", write.constant("condition", np.array(True)), name="n", then_branch=inner, else_branch=inner)
+    assert refusing(write.model()) == ("", [])

@@ -146,13 +146,13 @@ def test_a_constant_that_means_nothing_is_no_crash(one_node, refusing, operator,
 
 def test_a_branch_reads_what_is_computed_outside(refusing):
     """Axes from outside an If are looked through as in the main graph."""
-    inner = helper.make_graph(
-        [helper.make_node("Unsqueeze", ["x", "axes"], ["wide"], name="n")],
-        "branch",
-        [],
-        [helper.make_tensor_value_info("wide", TensorProto.FLOAT, None)],
-    )
+
+    def branch(result: str):
+        node = helper.make_node("Unsqueeze", ["x", "axes"], [result], name="n")
+        return helper.make_graph([node], result, [], [helper.make_tensor_value_info(result, TensorProto.FLOAT, None)])
+
     write = GraphWriter()
     write.add("Identity", write.constant("stored_axes", np.array([0])), name="axes")
-    write.add("If", write.constant("condition", np.array(True)), name="n", then_branch=inner, else_branch=inner)
+    condition = write.constant("condition", np.array(True))
+    write.add("If", condition, name="n", then_branch=branch("wide"), else_branch=branch("as_wide"))
     assert refusing(write.model()) == ("", [])

@@ -313,14 +313,13 @@ class FakeAgent:
     def take_answer(self, report: StoredReport, answer: pb.ReportRunResponse | None) -> None:
         """Drop a result that the controller has committed.
 
-        gRPC gives None for an answer that was lost on the way or cannot be decoded.
+        gRPC gives None for an answer that was lost on the way or cannot be decoded. A flipped bit also takes the commit
+        out of an answer, so the result is sent again, as real agents do it. Without any commit its campaign never ends.
         """
-        if answer is None:
-            self.record.counts["answers without a message"] += 1
+        if answer is None or not answer.committed:
+            name = "answers without a message" if answer is None else "answers without a commit"
+            self.record.counts[name] += 1
             self._failures[report.run_id] = self._failures.get(report.run_id, 0) + 1
-            return
-        if not answer.committed:
-            self.record.problems.append(f"the result of run {report.run_id} was answered without a commit")
             return
         self.record.acknowledged(report, answer.duplicate)
         if self.outbox.get(report.run_id) is report:

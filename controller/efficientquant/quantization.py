@@ -109,8 +109,8 @@ def _fit_accumulators(workbench: Workbench) -> list[str]:
             first, *others = change.raised
             where = f"channel {first} and {len(others)} others" if others else f"channel {first}"
             notes.append(
-                f"{name}: the scale of {where} is raised, since the weights are too small beside the bias for integer "
-                "sums of 32 bits; the answer is little more than the bias"
+                f"{name}: the scale of {where} is raised, because the bias would overflow a 32-bit sum in steps of "
+                "these tiny weights; the output is almost the bias alone"
             )
     return notes
 

@@ -86,9 +86,8 @@ class ArtifactRunner:
 def stored_bits(path: Path) -> dict[str, str]:
     """Return the bit table of an artifact or of another ONNX file.
 
-    A file without one gives the types of its stored weights and the number of its quantized activations. Widths
-    between the stored types and a log2 quantizer cannot be seen there. Raises
-    ArtifactFileError for a file that cannot be read.
+    A file without one gives the types of its stored weights and the number of its quantized activations. Widths between
+    the stored types and a log2 quantizer cannot be seen there. Raises ArtifactFileError for a file that cannot be read.
     """
     try:
         model = onnx.load(path, load_external_data=False)

@@ -340,7 +340,7 @@ POWER_CALLS = ("nvmlDeviceGetFieldValues", "nvmlDeviceGetPowerUsage")
 
 
 def test_discovered_without_power_and_energy(discovered):
-    """A GPU without power and energy has no rail set, and a note says so."""
+    """A GPU without power and energy has no rail set."""
     calls = (*POWER_CALLS, "nvmlDeviceGetTotalEnergyConsumption")
     nvml = NvmlDouble(errors=dict.fromkeys(calls, NvmlDouble.NVML_ERROR_NOT_SUPPORTED))
 
@@ -363,7 +363,7 @@ def test_discovered_without_power_and_energy(discovered):
     ],
 )
 def test_discovered_with_power_or_energy(discovered, missing, note):
-    """A GPU with one of them has a rail set, and the note says what it has."""
+    """A GPU with power or energy alone has a rail set."""
     nvml = NvmlDouble(errors=dict.fromkeys(missing, NvmlDouble.NVML_ERROR_NOT_SUPPORTED))
 
     discovery = discovered("x86", nvml)

@@ -75,7 +75,7 @@ def test_values_of_a_nano():
 
 
 def test_values_leave_out_missing_fields():
-    """Cores that are off, clocks and EMC load that only root sees give no values."""
+    """Cores that are off and readings for root only give no values."""
     line, _ = LINES["R32 Nano in its 5 W mode, not root: two cores off, no clocks of EMC and GPU, no rails"]
 
     by_series = values(parse_line(line))

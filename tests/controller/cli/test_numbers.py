@@ -59,7 +59,7 @@ def test_help_shows_the_bounds(verb, option):
     ("verb", "option"), [("bench", "--data"), ("quantize", "--images"), ("evaluate", "--calibration-images")]
 )
 def test_help_has_the_recipes_numbers_of_images(verb, option):
-    """The help names the smallest and the largest number that a recipe takes by default."""
+    """The help names the range of the recipes' default numbers."""
     counts = [get_recipe(name).calibration_images for name in list_recipes()]
     parameter = next(candidate for candidate in COMMANDS[verb].params if option in candidate.opts)
 

@@ -143,7 +143,7 @@ def test_success_without_numbers(planned: SqlStore, make_result: Callable, laten
 
 
 def test_a_cache_hit_is_no_transfer(planned: SqlStore, make_result: Callable) -> None:
-    """The time to find an artifact in the cache does not count as a transfer."""
+    """A cached artifact has no transfer time."""
     stages = (StageTiming("transfer", 0.001, 0), StageTiming("read", 0.125))
     report(planned, make_result(stages=stages), 5.0)
     [run] = [row for row in planned.run_rows("c1") if row["run_id"] == "r0"]

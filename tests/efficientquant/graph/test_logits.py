@@ -73,7 +73,7 @@ def test_another_operator_ends_the_logits(between):
 
 
 def test_a_residual_sum_is_no_logit():
-    """A layer whose sum another layer reads is quantized, though the sum reaches the output."""
+    """A layer whose sum another layer reads is quantized."""
 
     class Residual(TwoHeads):
         def forward(self, x):
@@ -94,7 +94,7 @@ def crossvit():
 
 
 def swiftformer():
-    """Return a model that takes half the sum of a head and a distilled head."""
+    """Return a model that averages a head and a distilled head."""
     model = timm.create_model("swiftformer_xs", num_classes=10)
     model.pretrained_cfg = {"input_size": (3, 64, 64)}
     return model

@@ -76,7 +76,7 @@ def types_of_weights(model):
 @pytest.mark.parametrize("target", INT4_TARGETS)
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_weights_of_float_products_are_stored_in_four_bits(export, target, bits):
-    """Codes of up to 4 bits become INT4 in opset 21, for every kind of layer."""
+    """Weights of up to 4 bits become INT4 in opset 21."""
     artifact, model = export(f"{W4}:weight_bits={bits}", target)
     assert set(types_of_weights(model).values()) == {"INT4"}
     assert len(types_of_weights(model)) == 5

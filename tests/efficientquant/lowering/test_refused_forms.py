@@ -95,7 +95,7 @@ def test_zero_points_of_weights_are_refused_for_tensorrt(quantized, tmp_path, ta
 
 @pytest.mark.parametrize("target", ["onnxruntime-1.17", "onnxruntime-1.10"])
 def test_groups_are_refused_where_the_opset_has_no_blocks(quantized, tmp_path, target):
-    """A scale per group needs opset 21, and the sentence names weight, group and opset."""
+    """A refused scale per group names its weight, group and opset."""
     reads = eq.get_target(target).opset
     with pytest.raises(
         LoweringError, match=rf"node '0\.weight' .* group of 16 columns.* opset 21; {target} reads {reads}"

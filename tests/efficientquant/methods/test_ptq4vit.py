@@ -112,7 +112,7 @@ def test_all_positions_are_the_sample_of_a_small_model(images, quantized):
 
 @pytest.mark.parametrize("place", ["search.rows", "workbench.recording"])
 def test_a_sample_changes_the_numbers(model, images, quantized, monkeypatch, place):
-    """Where not all positions of layers or products are in it, `rows=all` gives other numbers."""
+    """`rows=all` changes the numbers where a sample leaves positions out."""
     before = quantized(LOW)(images)
     monkeypatch.setattr(f"efficientquant.{place}.DEFAULT_POSITIONS", 40)
     sampled, whole = (

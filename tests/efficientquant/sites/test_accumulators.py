@@ -78,7 +78,7 @@ def test_the_note_names_the_weight_and_the_channel():
         eq.quantize(Layer("conv", factor).eval(), eq.get_recipe("int8"), images(16, 0)) for factor in (1e-8, 0.0, 1.0)
     )
     (note,) = [note for note in tiny.notes if "raised" in note]
-    assert note.startswith("layer.weight: the scale of channel 4 is raised, since the weights are too small")
+    assert note.startswith("layer.weight: the scale of channel 4 is raised, because the bias would overflow")
     assert not [note for note in (*empty.notes, *ordinary.notes) if "raised" in note]
 
 

@@ -63,10 +63,16 @@ class Violation:
 def find_violations(model: onnx.ModelProto, target: Target) -> list[Violation]:
     """Return every violation of a target's rules.
 
-    They are in the order of the rules, then of the nodes.
+    They are in the order of the rules, then of the nodes, those inside If, Loop and Scan last.
     """
     view = GraphView(model)
-    return [violation for rule in _rules_of(target) for violation in rule(view, target)]
+    graphs = (view, *view.branches())
+    return [
+        violation
+        for rule in _rules_of(target)
+        for graph in ((view,) if rule in (_versions, _inputs_and_outputs) else graphs)
+        for violation in rule(graph, target)
+    ]
 
 
 Rule = Callable[[GraphView, Target], Iterator[Violation]]
@@ -142,7 +148,7 @@ def find_scales(view: GraphView) -> Iterator[Violation]:
     for node in view.nodes:
         for index in SCALE_INPUTS.get(node.op_type, ()):
             scale = view.array(node.input[index]) if len(node.input) > index else None
-            if scale is not None and not (np.all(np.isfinite(scale)) and np.all(scale > 0)):
+            if scale is not None and not (scale.size and np.all(np.isfinite(scale)) and np.all(scale > 0)):
                 yield _at(view, node, "scale-value", "has a scale that is not a positive number; quantize again")
                 break
 
@@ -232,7 +238,9 @@ def _has_four_bits(view: GraphView) -> bool:
 
 def _four_bit_convolutions(view: GraphView, target: Target) -> Iterator[Violation]:
     for node in view.nodes:
-        if node.op_type in CONVOLUTIONS and view.is_dequantized(node.input[0]) and view.is_four_bit(node.input[1]):
+        if node.op_type not in CONVOLUTIONS or len(node.input) < 2:
+            continue
+        if view.is_dequantized(node.input[0]) and view.is_four_bit(node.input[1]):
             problem = (
                 "has a 4-bit weight and a quantized input, which TensorRT-RTX 1.7 fails to build; "
                 f"store the weight in int8 for {target.name}"

@@ -4,7 +4,7 @@ It gives what the rules need: types, shapes, constants, producers and readers.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx
@@ -82,22 +82,21 @@ class GraphView:
 
         Looks through nodes that only move or retype values.
         """
-        for output in node.output:
-            for reader in self.readers[output]:
-                if reader.op_type in TRANSPARENT:
-                    yield from self.consumers(reader)
-                else:
+        outputs, passed = list(node.output), set()
+        while outputs:
+            for reader in self.readers[outputs.pop(0)]:
+                if reader.op_type not in TRANSPARENT:
                     yield reader
+                elif id(reader) not in passed:
+                    passed.add(id(reader))
+                    outputs += reader.output
 
     def source(self, name: str) -> NodeProto | None:
         """Return the node that a value comes from.
 
         Looks through nodes that only move or retype values. Returns None for initializers and inputs.
         """
-        node = self.producers.get(name)
-        while node is not None and node.op_type in TRANSPARENT:
-            node = self.producers.get(node.input[0])
-        return node
+        return self.producers.get(self.behind(name, TRANSPARENT))
 
     def is_dequantized(self, name: str) -> bool:
         """Tell whether a value comes from a DequantizeLinear."""
@@ -109,14 +108,17 @@ class GraphView:
         node = self.source(name)
         if node is None or node.op_type != "DequantizeLinear":
             return False
-        return self.types.get(self._origin(node.input[0])) in FOUR_BIT_TYPES
+        return self.types.get(self.behind(node.input[0], TRANSPARENT)) in FOUR_BIT_TYPES
 
-    def _origin(self, name: str) -> str:
-        """Return the value behind operators that only move or retype it."""
-        node = self.producers.get(name)
-        while node is not None and node.op_type in TRANSPARENT:
+    def behind(self, name: str, operators: Sequence[str]) -> str:
+        """Return the value before a chain of operators, by their first inputs.
+
+        A file may hold a cycle, whose first value is returned.
+        """
+        passed: set[str] = set()
+        while name not in passed and (node := self.producers.get(name)) is not None and node.op_type in operators:
+            passed.add(name)
             name = node.input[0]
-            node = self.producers.get(name)
         return name
 
     def is_weight(self, dequantize: NodeProto) -> bool:
@@ -124,7 +126,7 @@ class GraphView:
 
         The constant is stored as integers, or quantized by a QuantizeLinear.
         """
-        codes = self._origin(dequantize.input[0])
+        codes = self.behind(dequantize.input[0], TRANSPARENT)
         quantize = self.producers.get(codes)
         if quantize is not None and quantize.op_type == "QuantizeLinear":
             return quantize.input[0] in self.constants
@@ -135,7 +137,7 @@ class GraphView:
 
         Dequantized, moved and retyped constants count too.
         """
-        name = self._origin(name)
+        name = self.behind(name, TRANSPARENT)
         node = self.producers.get(name)
         if node is not None and node.op_type == "DequantizeLinear":
             return self.is_weight(node)
@@ -146,10 +148,7 @@ class GraphView:
 
         The weight may be quantized. Returns None for a value that is no weight.
         """
-        while (node := self.producers.get(name)) is not None and node.op_type != "Constant":
-            if node.op_type not in (*TRANSPARENT, "QuantizeLinear", "DequantizeLinear"):
-                return None
-            name = node.input[0]
+        name = self.behind(name, (*TRANSPARENT, "QuantizeLinear", "DequantizeLinear"))
         return tuple(self.constants[name].dims) if name in self.constants else None
 
     def _add_constant(self, node: NodeProto) -> None:

@@ -14,8 +14,12 @@ def find_dynamic_sizes(view: GraphView, outcome: Outcome = Outcome.FAILS) -> Ite
     The agents run a batch of one. They refuse to choose any other size.
     """
     for value in view.model.graph.input:
-        missing = [] if value.name in view.constants else _missing_sizes(value)
-        if missing:
+        if value.name in view.constants:
+            continue
+        if not value.type.tensor_type.HasField("shape"):
+            sentence = f"the input {value.name!r} has no shape; export the model with a fixed image size"
+            yield Reason("dynamic-size", outcome, sentence, (value.name,))
+        elif missing := _missing_sizes(value):
             several = len(missing) > 1
             sentence = (
                 f"the input {value.name!r} has no size in dimension{'s' if several else ''} {' and '.join(missing)}; "

@@ -34,7 +34,7 @@ def test_float32_is_not_tf32(install, build, release):
     [((1, 3, -1, -1), "dimensions 2 and 3"), ((-1, 3, 224, -1), "dimension 3"), ((-1, -1), "dimension 1")],
 )
 def test_no_other_size_than_the_batch_is_guessed(install, build, release, shape, dimensions):
-    """An input without a size beside the batch fails the build."""
+    """An input without a size other than the batch fails to build."""
     with pytest.raises(BuildError, match="input 'x' has no size in {}; only the batch".format(dimensions)) as caught:
         build(install(release), {"shape": shape})
 

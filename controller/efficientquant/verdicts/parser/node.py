@@ -64,10 +64,7 @@ class ParsedNode:
         """Return a constant input, None if it is missing or computed."""
         if not self.has_input(index):
             return None
-        name = self.proto.input[index]
-        while (producer := self.view.producers.get(name)) is not None and producer.op_type == "Identity":
-            name = producer.input[0]
-        return self.view.array(name)
+        return self.view.array(self.view.behind(self.proto.input[index], ("Identity",)))
 
     def depends_on_data(self, index: int) -> bool:
         """Tell whether an input changes with each inference.
@@ -75,8 +72,12 @@ class ParsedNode:
         What comes from shapes and constants alone is known when the engine is built.
         """
         names = [self.proto.input[index]] if self.has_input(index) else []
+        seen: set[str] = set()
         while names:
-            producer = self.view.producers.get(name := names.pop())
+            if (name := names.pop()) in seen:
+                continue
+            seen.add(name)
+            producer = self.view.producers.get(name)
             if producer is None and name not in self.view.constants:
                 return True
             if producer is not None and producer.op_type not in ("Shape", "Size", "Constant"):

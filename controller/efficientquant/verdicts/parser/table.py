@@ -6,6 +6,7 @@ from efficientquant.artifact.view import STANDARD_DOMAINS, GraphView
 from efficientquant.targets import Runtime, Target
 from efficientquant.verdicts.build_verdict import Outcome, Reason
 from efficientquant.verdicts.parser import control_flow, einsum, indexing, inference_only, pooling, resampling
+from efficientquant.verdicts.parser.malformed import find_cycle, find_defect
 from efficientquant.verdicts.parser.node import ParsedNode, Parser, Refusal, Rule
 from efficientquant.verdicts.parser.operators import first_release, knows
 
@@ -65,12 +66,18 @@ def find_refusals(view: GraphView, parser: Parser) -> Iterator[Reason]:
     The graphs inside If, Loop and Scan are parsed too.
     """
     for graph in (view, *view.branches()):
+        if name := find_cycle(graph):
+            sentence = f"the value {name!r} depends on itself; no release reads it, export the model again"
+            yield Reason("cycle", Outcome.FAILS, sentence, (name,))
         for proto in graph.nodes:
             if proto.domain not in STANDARD_DOMAINS:
                 continue
             operator, name = proto.op_type, graph.name(proto)
             if not knows(operator, parser):
                 yield Reason(f"operator-{operator}", Outcome.FAILS, _unknown(name, operator, parser), (name,))
+            elif defect := find_defect(proto, graph.opset):
+                sentence = f"node {name!r} ({operator}) {defect}; no release reads it, export the model again"
+                yield Reason(f"{operator}-malformed", Outcome.FAILS, sentence, (name,))
             elif operator in RULES:
                 for refusal in RULES[operator](ParsedNode(graph, proto), parser):
                     yield _reason(name, operator, refusal, parser)

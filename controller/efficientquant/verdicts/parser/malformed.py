@@ -12,7 +12,8 @@ from efficientquant.artifact.view import GraphView
 def find_defect(node: NodeProto, opset: int) -> str:
     """Return what a node lacks or has in a wrong type.
 
-    The text is empty for a good node. Source: the operator's schema in ONNX. An operator that ONNX does not list has no schema.
+    The text is empty for a good node. Source: the operator's schema in ONNX. An operator that ONNX does not list has no
+    schema.
     """
     try:
         schema = onnx.defs.get_schema(node.op_type, opset)

@@ -1,5 +1,7 @@
 """Kills, lost connections and damaged files, without lost or duplicate results."""
 
+import hashlib
+import json
 import os
 import select
 import signal
@@ -81,12 +83,17 @@ def test_a_result_reported_twice_counts_once(fleet: Fleet) -> None:
     """The second report of a run is answered and changes nothing in the database."""
     fleet.connect_agent("desk")
     fleet.watch_to_end(fleet.submit(TINY))
-    [(run_id,)] = fleet.query("select run_id from runs")
+    [(run_id, leases)] = fleet.query("select run_id, lease_ids from runs")
     before = fleet.query("select * from results")
     result = result_to_wire(open_store(fleet.db, read_only=True).raw_result(run_id))
+    [result.lease_id] = json.loads(leases)
+    encoded = result.SerializeToString()
+    report = pb.ReportRunRequest(
+        encoded_result=encoded, size_bytes=len(encoded), sha256=hashlib.sha256(encoded).hexdigest()
+    )
 
     with grpc.insecure_channel(fleet.address) as channel:
-        answer = fleet_pb2_grpc.AgentGatewayStub(channel).ReportRun(pb.ReportRunRequest(result=result), timeout=30)
+        answer = fleet_pb2_grpc.AgentGatewayStub(channel).ReportRun(report, timeout=30)
 
     assert (answer.committed, answer.duplicate) == (True, True)
     assert fleet.query("select * from results") == before

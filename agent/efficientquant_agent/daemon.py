@@ -293,7 +293,7 @@ class Daemon:
     def _run_and_keep(self, assignment: Assignment) -> None:
         self._current_run_id = assignment.run_id
         try:
-            result = self._run(assignment)
+            result = self._client.clock.stamped(self._run(assignment))
         except NoRoomError as error:
             self._room.refuse(error.error)
             self._waiting.insert(0, assignment)

@@ -71,6 +71,9 @@ class Welcome(NamedTuple):
     controller_version: str
     heartbeat_interval_s: float
     lease_s: float
+    # The controller's clock when the hello arrived, and when it sent this. 0 from older controllers.
+    hello_received_unix_s: float = 0.0
+    controller_unix_s: float = 0.0
 
 
 class Pong(NamedTuple):

@@ -64,6 +64,7 @@ class ScriptedController(fleet_pb2_grpc.AgentGatewayServicer):
         self.report_gate.set()
         self.ping = pb.PingResponse(protocol_version=PROTOCOL_VERSION, controller_version=__version__)
         self.clock_behind_s = 0.0
+        self.hides_clock = False  # as controllers before the fields of its clock
         self.ping_refusal = None  # a status code
         self.lease_numbers = itertools.count(1)
 
@@ -96,11 +97,16 @@ class ScriptedController(fleet_pb2_grpc.AgentGatewayServicer):
     def Connect(self, request_iterator, context):  # noqa: N802 — the name on the wire
         """Record the hello, refuse or welcome, then send the `commands`."""
         self.hellos.put(next(request_iterator).hello)
+        now_s = 0.0 if self.hides_clock else time.time() - self.clock_behind_s
         if self.refusal:
             self._abort(context, *self.refusal)
         yield pb.ControllerCommand(
             welcome=pb.Welcome(
-                protocol_version=PROTOCOL_VERSION, heartbeat_interval_s=self.heartbeat_interval_s, lease_s=30
+                protocol_version=PROTOCOL_VERSION,
+                heartbeat_interval_s=self.heartbeat_interval_s,
+                lease_s=30,
+                hello_received_unix_s=now_s,
+                controller_unix_s=now_s,
             )
         )
         threading.Thread(target=self._listen_to, args=(request_iterator,), daemon=True).start()

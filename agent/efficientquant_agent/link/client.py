@@ -26,6 +26,7 @@ from efficientquant_agent.errors import (
     StaleEpochError,
 )
 from efficientquant_agent.link import reachability
+from efficientquant_agent.link.clock import ControllerClock
 from efficientquant_agent.link.messages import Command, Hello, command_from_wire, hello_to_wire
 from efficientquant_agent.link.stored import StoredResult
 from efficientquant_agent.records import Pong, Welcome
@@ -94,6 +95,7 @@ class Client:
         self._channel = open_channel(address)
         self._gateway = fleet_pb2_grpc.AgentGatewayStub(self._channel)
         self._fetch_call: Any = None
+        self.clock = ControllerClock()
 
     def close(self) -> None:
         """Cancel every call and close the connection."""
@@ -159,7 +161,7 @@ class Client:
 
         Only the first command shows that the controller has accepted it.
         """
-        return Session(self._gateway, hello, active_run_ids, problem, self._explain)
+        return Session(self._gateway, hello, active_run_ids, problem, self._explain, self.clock)
 
     def fetch(self, sha256: str, offset: int) -> Iterator[bytes]:
         """Return the bytes of an artifact from `offset` on, in chunks.
@@ -254,11 +256,14 @@ class Session:
         active_run_ids: Callable[[], List[str]],
         problem: Callable[[], str],
         explain: Callable[[grpc.RpcError], ControllerUnreachableError],
+        clock: ControllerClock,
     ) -> None:
         self._hello = hello
         self._active_run_ids = active_run_ids
         self._problem = problem
         self._explain = explain
+        self._clock = clock
+        self._hello_sent_s = 0.0
         self._heartbeat_interval_s: Optional[float] = None
         self._outgoing: "queue.Queue[Any]" = queue.Queue()
         self._call = gateway.Connect(self._events())
@@ -273,6 +278,9 @@ class Session:
             for command in self._call:
                 record = command_from_wire(command)
                 if isinstance(record, Welcome):
+                    self._clock.learn(
+                        self._hello_sent_s, record.hello_received_unix_s, record.controller_unix_s, time.monotonic()
+                    )
                     self._heartbeat_interval_s = record.heartbeat_interval_s
                     self._outgoing.put(_WAKE)
                 if record is not None:
@@ -305,7 +313,9 @@ class Session:
 
         Runs in gRPC's thread.
         """
-        yield pb.AgentEvent(hello=hello_to_wire(self._hello, self._active_run_ids(), self._problem()))
+        hello = hello_to_wire(self._hello, self._active_run_ids(), self._problem())
+        self._hello_sent_s = time.monotonic()
+        yield pb.AgentEvent(hello=hello)
         due_s: Optional[float] = None
         while True:
             if due_s is None and self._heartbeat_interval_s:
@@ -313,7 +323,11 @@ class Session:
             try:
                 event = self._outgoing.get(timeout=None if due_s is None else max(0.0, due_s - time.monotonic()))
             except queue.Empty:
-                heartbeat = pb.Heartbeat(active_run_ids=self._active_run_ids(), problem=encodable(self._problem()))
+                heartbeat = pb.Heartbeat(
+                    active_run_ids=self._active_run_ids(),
+                    problem=encodable(self._problem()),
+                    clock_offset_s=self._clock.offset_now_s(),
+                )
                 yield pb.AgentEvent(heartbeat=heartbeat)
                 due_s = None
                 continue

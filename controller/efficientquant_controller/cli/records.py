@@ -20,6 +20,7 @@ class DeviceListing:
     agent_version: str
     snapshot: DeviceSnapshot
     problem: str = ""  # why its agent takes no new run
+    clock_offset_s: float | None = None  # how far its clock is ahead of the controller's
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ class Session:
     last_heard_s: float = field(default_factory=time.monotonic)
     progress: Progress | None = None
     last_assigned_s: float = 0.0
+    clock_offset_s: float | None = None  # how far the device's clock is ahead of the controller's
 
     @property
     def device_id(self) -> str:

@@ -42,10 +42,12 @@ class AgentGateway(fleet_pb2_grpc.AgentGatewayServicer):
 
         Raises UserError unless the first event is a complete hello, and VersionSkewError for another protocol version.
         """
-        session = await self._open(await anext(aiter(request_iterator), pb.AgentEvent()))
+        hello = await anext(aiter(request_iterator), pb.AgentEvent())
+        received_unix_s = time.time()
+        session = await self._open(hello)
         reader = asyncio.create_task(self._listen(request_iterator, session))
         try:
-            yield self._welcome()
+            yield self._welcome(received_unix_s)
             while (command := await session.commands.get()) is not None:
                 yield _command_to_wire(command)
             if reader.done():
@@ -126,19 +128,23 @@ class AgentGateway(fleet_pb2_grpc.AgentGatewayServicer):
             async for event in events:
                 kind = event.WhichOneof("event")
                 if kind == "heartbeat":
-                    self._coordinator.heard(session, event.heartbeat.active_run_ids, event.heartbeat.problem)
+                    heartbeat = event.heartbeat
+                    self._coordinator.heard(session, heartbeat.active_run_ids, heartbeat.problem)
+                    session.clock_offset_s = convert.clock_offset_from_wire(heartbeat)
                 elif kind == "progress":
                     progress = event.progress
                     self._coordinator.progressed(session, Progress(progress.run_id, progress.phase, progress.fraction))
         finally:
             session.commands.put_nowait(None)
 
-    def _welcome(self) -> pb.ControllerCommand:
+    def _welcome(self, hello_received_unix_s: float) -> pb.ControllerCommand:
         welcome = pb.Welcome(
             protocol_version=PROTOCOL_VERSION,
             controller_version=efficientquant_controller.__version__,
             heartbeat_interval_s=self._config.heartbeat_interval_s,
             lease_s=self._config.lease_s,
+            hello_received_unix_s=hello_received_unix_s,
+            controller_unix_s=time.time(),
         )
         return pb.ControllerCommand(welcome=welcome)
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 from efficientquant_protos.v1 import fleet_pb2 as pb
@@ -62,10 +63,16 @@ def snapshot_to_wire(snapshot: DeviceSnapshot) -> pb.DeviceSnapshot:
     )
 
 
-def device_to_wire(device: Device, state: str, problem: str = "") -> pb.Device:
+def clock_offset_from_wire(message: pb.Heartbeat) -> float | None:
+    """Read how far a device's clock is ahead, None when unknown."""
+    known = message.HasField("clock_offset_s") and isfinite(message.clock_offset_s)
+    return message.clock_offset_s if known else None
+
+
+def device_to_wire(device: Device, state: str, problem: str = "", clock_offset_s: float | None = None) -> pb.Device:
     """Write a device and its `state`: "idle", "busy" or "offline".
 
-    `problem` says why its agent takes no new run.
+    `problem` says why its agent takes no new run, `clock_offset_s` how far its clock is ahead.
     """
     return pb.Device(
         device_id=device.device_id,
@@ -75,6 +82,7 @@ def device_to_wire(device: Device, state: str, problem: str = "") -> pb.Device:
         agent_version=device.agent_version,
         snapshot=snapshot_to_wire(device.snapshot),
         problem=problem,
+        clock_offset_s=clock_offset_s,
     )
 
 

@@ -86,6 +86,7 @@ class Heartbeat(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     ACTIVE_RUN_IDS_FIELD_NUMBER: builtins.int
     PROBLEM_FIELD_NUMBER: builtins.int
+    CLOCK_OFFSET_S_FIELD_NUMBER: builtins.int
     @property
     def active_run_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]:
         """As in Hello."""
@@ -93,12 +94,18 @@ class Heartbeat(google.protobuf.message.Message):
     problem: typing.Text
     """As in Hello."""
 
+    clock_offset_s: builtins.float
+    """How far the device's clock is ahead of the controller's, negative when behind. Unset while the agent does not know."""
+
     def __init__(self,
         *,
         active_run_ids: typing.Optional[typing.Iterable[typing.Text]] = ...,
         problem: typing.Text = ...,
+        clock_offset_s: typing.Optional[builtins.float] = ...,
         ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["active_run_ids",b"active_run_ids","problem",b"problem"]) -> None: ...
+    def HasField(self, field_name: typing_extensions.Literal["_clock_offset_s",b"_clock_offset_s","clock_offset_s",b"clock_offset_s"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing_extensions.Literal["_clock_offset_s",b"_clock_offset_s","active_run_ids",b"active_run_ids","clock_offset_s",b"clock_offset_s","problem",b"problem"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_clock_offset_s",b"_clock_offset_s"]) -> typing.Optional[typing_extensions.Literal["clock_offset_s"]]: ...
 global___Heartbeat = Heartbeat
 
 class RunProgress(google.protobuf.message.Message):
@@ -344,20 +351,28 @@ class Welcome(google.protobuf.message.Message):
     CONTROLLER_VERSION_FIELD_NUMBER: builtins.int
     HEARTBEAT_INTERVAL_S_FIELD_NUMBER: builtins.int
     LEASE_S_FIELD_NUMBER: builtins.int
+    HELLO_RECEIVED_UNIX_S_FIELD_NUMBER: builtins.int
+    CONTROLLER_UNIX_S_FIELD_NUMBER: builtins.int
     protocol_version: builtins.int
     controller_version: typing.Text
     heartbeat_interval_s: builtins.float
     lease_s: builtins.float
     """A session that is silent for this long ends, and its run goes back to the queue."""
 
+    hello_received_unix_s: builtins.float
+    """The controller's clock when the hello arrived, and when it sent this. 0 from older controllers."""
+
+    controller_unix_s: builtins.float
     def __init__(self,
         *,
         protocol_version: builtins.int = ...,
         controller_version: typing.Text = ...,
         heartbeat_interval_s: builtins.float = ...,
         lease_s: builtins.float = ...,
+        hello_received_unix_s: builtins.float = ...,
+        controller_unix_s: builtins.float = ...,
         ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["controller_version",b"controller_version","heartbeat_interval_s",b"heartbeat_interval_s","lease_s",b"lease_s","protocol_version",b"protocol_version"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["controller_unix_s",b"controller_unix_s","controller_version",b"controller_version","heartbeat_interval_s",b"heartbeat_interval_s","hello_received_unix_s",b"hello_received_unix_s","lease_s",b"lease_s","protocol_version",b"protocol_version"]) -> None: ...
 global___Welcome = Welcome
 
 class PingRequest(google.protobuf.message.Message):
@@ -1143,6 +1158,7 @@ class Device(google.protobuf.message.Message):
     AGENT_VERSION_FIELD_NUMBER: builtins.int
     SNAPSHOT_FIELD_NUMBER: builtins.int
     PROBLEM_FIELD_NUMBER: builtins.int
+    CLOCK_OFFSET_S_FIELD_NUMBER: builtins.int
     device_id: typing.Text
     name: typing.Text
     state: typing.Text
@@ -1155,6 +1171,9 @@ class Device(google.protobuf.message.Message):
     problem: typing.Text
     """Why the connected agent takes no new run. Empty when it does."""
 
+    clock_offset_s: builtins.float
+    """As in Heartbeat. Unset without a session."""
+
     def __init__(self,
         *,
         device_id: typing.Text = ...,
@@ -1164,9 +1183,11 @@ class Device(google.protobuf.message.Message):
         agent_version: typing.Text = ...,
         snapshot: typing.Optional[global___DeviceSnapshot] = ...,
         problem: typing.Text = ...,
+        clock_offset_s: typing.Optional[builtins.float] = ...,
         ) -> None: ...
-    def HasField(self, field_name: typing_extensions.Literal["snapshot",b"snapshot"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["agent_version",b"agent_version","device_id",b"device_id","last_seen_unix_s",b"last_seen_unix_s","name",b"name","problem",b"problem","snapshot",b"snapshot","state",b"state"]) -> None: ...
+    def HasField(self, field_name: typing_extensions.Literal["_clock_offset_s",b"_clock_offset_s","clock_offset_s",b"clock_offset_s","snapshot",b"snapshot"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing_extensions.Literal["_clock_offset_s",b"_clock_offset_s","agent_version",b"agent_version","clock_offset_s",b"clock_offset_s","device_id",b"device_id","last_seen_unix_s",b"last_seen_unix_s","name",b"name","problem",b"problem","snapshot",b"snapshot","state",b"state"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing_extensions.Literal["_clock_offset_s",b"_clock_offset_s"]) -> typing.Optional[typing_extensions.Literal["clock_offset_s"]]: ...
 global___Device = Device
 
 class ForgetDeviceRequest(google.protobuf.message.Message):

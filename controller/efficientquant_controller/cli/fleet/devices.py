@@ -11,6 +11,9 @@ from efficientquant_controller.cli.durations import duration
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json
 from efficientquant_controller.cli.records import DeviceListing, FleetListing
 
+# The agent's doctor warns from the same offset on.
+CLOCK_TOLERANCE_S = 2.0
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -53,6 +56,8 @@ def _show(fleet: FleetListing, controller: str, as_json: bool) -> None:
         for device in fleet.devices:
             if device.problem:
                 output.print_line(f"{device.name} takes no new run: {device.problem}")
+            if abs(device.clock_offset_s or 0.0) >= CLOCK_TOLERANCE_S:
+                output.print_line(_wrong_clock(device))
     else:
         output.print_line("no device has connected yet; start an agent on one:")
         output.print_line(f"  {shlex.join(['efficientquant-agent', '--controller', controller, '--name', 'NAME'])}")
@@ -67,6 +72,15 @@ def device_table(devices: list[DeviceListing], now_unix_s: float) -> "Table":
     for device in devices:
         table.add_row(device.name, _state(device, now_unix_s), _board(device), _capabilities(device), _system(device))
     return table
+
+
+def _wrong_clock(device: DeviceListing) -> str:
+    offset_s = device.clock_offset_s or 0.0
+    direction = "ahead of" if offset_s > 0 else "behind"
+    return (
+        f"{device.name}'s clock is {duration(abs(offset_s))} {direction} the controller's, and so are the times of its "
+        "runs; set the wrong one: sudo timedatectl set-ntp true"
+    )
 
 
 def _state(device: DeviceListing, now_unix_s: float) -> str:

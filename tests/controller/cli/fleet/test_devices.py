@@ -171,3 +171,22 @@ def test_trouble_is_said(command, control):
 
     assert answer.err == "the controller takes no new campaign: the database is full\n"
     assert "nano-1 takes no new run: the disk is full\n" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("offset_s", "sentence"),
+    [
+        (-7300.0, "nano-1's clock is 2 h behind the controller's, and so are the times of its runs"),
+        (2.0, "nano-1's clock is 2 s ahead of the controller's, and so are the times of its runs"),
+        (1.9, ""),
+        (None, ""),
+    ],
+)
+def test_a_wrong_clock_is_said(command, control, offset_s, sentence):
+    """The list names a device whose clock is two seconds off, with the fix."""
+    control.devices = [nano(clock_offset_s=offset_s)]
+
+    out = command("devices").out
+
+    assert f"{sentence}; set the wrong one: sudo timedatectl set-ntp true\n" in out if sentence else "clock" not in out
+    assert json.loads(command("devices", "--json").out)[0]["clock_offset_s"] == offset_s

@@ -1,0 +1,93 @@
+"""Tests of the clocks that a session compares."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from efficientquant_controller.config import ServerConfig
+from efficientquant_controller.fleet.artifacts import ContentStore
+from efficientquant_controller.fleet.liveness import Session
+from efficientquant_controller.model import Device, DeviceSnapshot
+from efficientquant_controller.server import convert
+from efficientquant_controller.server.agent_gateway import AgentGateway
+from efficientquant_protos import PROTOCOL_VERSION
+from efficientquant_protos.v1 import fleet_pb2 as pb
+from efficientquant_protos.v1 import fleet_pb2_grpc
+
+HELLO = pb.Hello(protocol_version=PROTOCOL_VERSION, device_id="d1", name="nano-1")
+OPENING_S = 0.2
+
+
+class SlowCoordinator:
+    """A coordinator that takes a while to open its one session."""
+
+    def __init__(self) -> None:
+        self.session = Session(Device("d1", "nano-1", "0.1.0", 1, 0.0, DeviceSnapshot()), frozenset())
+        self.has_heard = asyncio.Event()
+
+    async def open_session(self, *_: Any) -> Session:
+        """Return the session after a while."""
+        await asyncio.sleep(OPENING_S)
+        return self.session
+
+    def heard(self, *_: Any) -> None:
+        """Note a heartbeat."""
+        self.has_heard.set()
+
+    def close_session(self, session: Session) -> None:
+        """Forget the session."""
+
+
+async def exchange(tmp_path: Path, heartbeat: pb.Heartbeat) -> tuple[pb.Welcome, Session]:
+    """Open a session with one heartbeat, and return the welcome and the session."""
+    coordinator, server = SlowCoordinator(), grpc.aio.server()
+    gateway = AgentGateway(coordinator, ContentStore(tmp_path), ServerConfig("results.db"))
+    fleet_pb2_grpc.add_AgentGatewayServicer_to_server(gateway, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+
+    async def events() -> AsyncIterator[pb.AgentEvent]:
+        yield pb.AgentEvent(hello=HELLO)
+        yield pb.AgentEvent(heartbeat=heartbeat)
+        await asyncio.Event().wait()
+
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = fleet_pb2_grpc.AgentGatewayStub(channel).Connect(events())
+        welcome = (await call.read()).welcome
+        await coordinator.has_heard.wait()
+        call.cancel()
+    await server.stop(0)
+    return welcome, coordinator.session
+
+
+def test_a_welcome_has_the_controllers_times(tmp_path: Path) -> None:
+    """A welcome says when the hello arrived and when the answer left."""
+    before_s = time.time()
+
+    welcome, _ = asyncio.run(asyncio.wait_for(exchange(tmp_path, pb.Heartbeat()), 60))
+
+    assert before_s <= welcome.hello_received_unix_s
+    assert welcome.hello_received_unix_s + OPENING_S <= welcome.controller_unix_s + 0.01
+    assert welcome.controller_unix_s <= time.time()
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "offset_s"),
+    [
+        (pb.Heartbeat(), None),
+        (pb.Heartbeat(clock_offset_s=0.0), 0.0),
+        (pb.Heartbeat(clock_offset_s=-3600.5), -3600.5),
+        (pb.Heartbeat(clock_offset_s=float("nan")), None),
+    ],
+)
+def test_a_heartbeat_tells_the_offset(tmp_path: Path, heartbeat: pb.Heartbeat, offset_s: float | None) -> None:
+    """A session keeps the finite offset of its last heartbeat."""
+    _, session = asyncio.run(asyncio.wait_for(exchange(tmp_path, heartbeat), 60))
+
+    assert session.clock_offset_s == offset_s
+    device = convert.device_to_wire(session.device, "idle", "", session.clock_offset_s)
+    assert device.HasField("clock_offset_s") == (offset_s is not None)

@@ -244,6 +244,9 @@ class Readings(NamedTuple):
 
     # The GPU memory that loading took, as the runtime saw it.
     device_memory_bytes: Optional[float] = None
+    # The measuring threads' contention for the CPU: one of two sources, in child/contention.py.
+    cpu_wait_share: Optional[float] = None
+    other_cpu_share: Optional[float] = None
     board_available_before_bytes: Optional[float] = None
     swap_used_before_bytes: Optional[float] = None
     # The cost of sampling: CPU time, and how often the watcher woke.

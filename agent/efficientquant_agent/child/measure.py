@@ -29,7 +29,7 @@ from efficientquant_agent.backends.base import (
     ran_out_of_memory,
 )
 from efficientquant_agent.backends.cudart import CudaError
-from efficientquant_agent.child import timed_loop
+from efficientquant_agent.child import contention, timed_loop
 from efficientquant_agent.child.page_cache import drop_page_cache
 from efficientquant_agent.child.process import die_with_parent, read_spec, volunteer_for_oom_kill
 from efficientquant_agent.child.reference import (
@@ -143,6 +143,9 @@ class Run:
     def _know(self, **facts: Any) -> None:
         self._known = self._known._replace(**facts)
 
+    def _add_readings(self, **readings: float) -> None:
+        self._know(readings=self._known.readings._replace(**readings))
+
     def _find(self, check: str, message: str) -> None:
         self._findings.append(Finding(check, "info", message))
 
@@ -252,6 +255,7 @@ class Run:
         _save(scratch, protocol.WARMUP_FILE, warm_up.latency_s)
         device_s = None if math.isnan(model.device_s()) else model.device_s
         with self._window("measure"):
+            before = contention.snapshot()
             measured = timed_loop.measure(
                 model.run_once,
                 inputs,
@@ -259,6 +263,8 @@ class Run:
                 lambda fraction: self._progress("measure", fraction),
                 device_s,
             )
+            after = contention.snapshot()
+        self._add_readings(**contention.shares(before, after))
         _save(scratch, protocol.LATENCY_FILE, measured.latency_s)
         _save(scratch, protocol.DEVICE_LATENCY_FILE, measured.device_latency_s)
 

@@ -11,10 +11,13 @@ from efficientquant_controller.analysis.statistics import STATISTICS_VERSION, dr
 from efficientquant_controller.analysis.telemetry import hot_zones
 
 MAX_COV = 0.025
+MAX_USABLE_COV = 0.2
 MAX_DRIFT = 0.02
 CLOCK_TOLERANCE = 0.01
 MIN_CLOCK_SHARE = 0.99
 MAX_SAMPLER_SHARE = 0.01
+MAX_CONTENTION = 0.05
+MAX_USABLE_CONTENTION = 0.25
 HOT_C = 85.0
 # NVML's reasons for a clock below the requested one. The others (idle, an application's or the display's setting, a
 # group's slowest member) are not throttling. Names and bits: nvmlClocksEventReasons in nvml.h.
@@ -58,12 +61,13 @@ class _Reasons:
 def judge(facts: RunFacts) -> Verdict:
     """Grade a run that succeeded by the rules of docs/measurement.md.
 
-    Any number of broken soft rules makes a B, because they are not independent: one busy neighbour breaks spread, drift
-    and warm-up together. INVALID is for numbers that do not answer the question: throttled, shared, at unverified
-    clocks, or too few.
+    Any number of broken soft rules makes a B, because they are not independent: a clock that changes breaks spread,
+    drift and warm-up together. INVALID is for numbers that do not answer the question: throttled, shared, at unverified
+    clocks, too few, or too far apart.
     """
     reasons = _Reasons()
     _judge_samples(facts, reasons)
+    _judge_contention(facts, reasons)
     _judge_steadiness(facts, reasons)
     reasons.hard += throttling(facts)
     _judge_clocks(facts, reasons)
@@ -127,14 +131,34 @@ def _judge_steadiness(facts: RunFacts, reasons: _Reasons) -> None:
     if not facts.latency_s:
         return
     cov, change = summarize(facts.latency_s).cov, drift(facts.latency_s)
-    if cov > MAX_COV:
-        reasons.soft.append(f"the coefficient of variation is {_percent(cov)} (at most {_percent(MAX_COV)})")
+    _judge_share("the coefficient of variation is {}", cov, MAX_COV, MAX_USABLE_COV, reasons)
     if change is None:
         reasons.unknown.append("not checked: drift (fewer than three samples)")
     elif abs(change) > MAX_DRIFT:
         way = "above" if change > 0 else "below"
         limit = f"at most {_percent(MAX_DRIFT)}"
         reasons.soft.append(f"the last third's median is {_percent(abs(change))} {way} the first third's ({limit})")
+
+
+def _judge_contention(facts: RunFacts, reasons: _Reasons) -> None:
+    """Judge how long the measured threads waited for a CPU.
+
+    Where the kernel does not count that, the CPU time of other processes is judged by the same limits.
+    """
+    limits = MAX_CONTENTION, MAX_USABLE_CONTENTION
+    if (waited := facts.readings.get("cpu_wait_share")) is not None:
+        _judge_share("a measuring thread waited for a CPU in {} of the window", waited, *limits, reasons)
+    elif (others := facts.readings.get("other_cpu_share")) is not None:
+        _judge_share("other processes took {} of all CPU time in the window", others, *limits, reasons)
+    else:
+        reasons.unknown.append("not checked: contention for the CPU (the agent did not read it)")
+
+
+def _judge_share(sentence: str, share: float, soft: float, hard: float, reasons: _Reasons) -> None:
+    """Add the sentence if the share exceeds a limit."""
+    if share > soft:
+        broken, limit = (reasons.hard, hard) if share > hard else (reasons.soft, soft)
+        broken.append(f"{sentence.format(_percent(share))} (at most {_percent(limit)})")
 
 
 def _judge_clocks(facts: RunFacts, reasons: _Reasons) -> None:

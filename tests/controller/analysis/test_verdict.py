@@ -11,6 +11,7 @@ from efficientquant_controller.model import Finding
 
 TENTHS = [n / 10 for n in range(200)]  # 20 s at 10 Hz; the measure window holds 100 readings
 STEADY = [0.1, 0.1001, 0.0999, 0.1] * 25
+NO_CONTENTION = "not checked: contention for the CPU (the agent did not read it)"
 NOT_READ = (
     "not checked: temperature (no reading of the GPU or a CPU)",
     "not checked: the device's own throttle reasons (none were read)",
@@ -33,11 +34,16 @@ def run(**changes: Any) -> RunFacts:
         series=series,
         windows={"measure": (5.0, 14.95)},
         conditions={"clocks": "locked"},
-        readings={"clock_gpu_target_hz": 1.4e9},
+        readings={"clock_gpu_target_hz": 1.4e9, "cpu_wait_share": 0.05},
         sampler_core_share=0.002,
         clocks_asked=True,
     )
     return replace(facts, **changes)
+
+
+def contended(name: str, share: float) -> RunFacts:
+    """Return the quiet run with one reading of the contention for the CPU."""
+    return run(readings={"clock_gpu_target_hz": 1.4e9, name: share})
 
 
 def watched(name: str, *values: float, rest: float) -> RunFacts:
@@ -57,6 +63,16 @@ def test_a_quiet_run_is_an_a() -> None:
     ("facts", "reason"),
     [
         (run(latency_s=[0.1, 0.107, 0.1035] * 33), "the coefficient of variation is 2.78 % (at most 2.5 %)"),
+        (run(latency_s=[0.1, 0.164, 0.132] * 33), "the coefficient of variation is 19.9 % (at most 2.5 %)"),
+        (
+            contended("cpu_wait_share", 0.051),
+            "a measuring thread waited for a CPU in 5.1 % of the window (at most 5 %)",
+        ),
+        (contended("cpu_wait_share", 0.25), "a measuring thread waited for a CPU in 25 % of the window (at most 5 %)"),
+        (
+            contended("other_cpu_share", 0.051),
+            "other processes took 5.1 % of all CPU time in the window (at most 5 %)",
+        ),
         (
             run(latency_s=[0.1] * 40 + [0.1021] * 60),
             "the last third's median is 2.1 % above the first third's (at most 2 %)",
@@ -114,6 +130,15 @@ def test_several_soft_rules_make_a_b_that_names_them_all() -> None:
             "the GPU clock was below 1400 MHz in 2 % of its readings",
         ),
         (run(latency_s=STEADY[:63]), "too few samples: 63 of 64"),
+        (run(latency_s=[0.1, 0.166, 0.133] * 33), "the coefficient of variation is 20.4 % (at most 20 %)"),
+        (
+            contended("cpu_wait_share", 0.251),
+            "a measuring thread waited for a CPU in 25.1 % of the window (at most 25 %)",
+        ),
+        (
+            contended("other_cpu_share", 0.9),
+            "other processes took 90 % of all CPU time in the window (at most 25 %)",
+        ),
         (run(required_time_s=10.5), "measured for too short: 10.00 of 10.5 s"),
         (
             run(findings=(Finding("gpu_processes", "invalid", "another process uses the GPU: 4711 (python)"),)),
@@ -163,6 +188,8 @@ def test_locked_clocks_that_nobody_read_are_not_verified() -> None:
         run(latency_s=STEADY[:64], required_time_s=9.9),  # the window counts
         run(latency_s=[0.1] * 100, required_time_s=10.0, windows={}, series={}, clocks_asked=False, conditions={}),
         run(findings=(Finding("swap", "info", "3 MiB were swapped out before"),)),
+        contended("cpu_wait_share", 0.0),
+        contended("other_cpu_share", 0.05),
     ],
 )
 def test_on_the_right_side_of_a_limit(facts: RunFacts) -> None:
@@ -187,10 +214,10 @@ def test_what_lies_outside_the_window_does_not_count() -> None:
 
 def test_what_nobody_could_read_is_listed_and_breaks_nothing() -> None:
     """A board without sensors can get an A, with the rules that were not checked."""
-    verdict = judge(run(series={}, conditions={}, clocks_asked=False, sampler_core_share=None))
+    verdict = judge(run(series={}, conditions={}, readings={}, clocks_asked=False, sampler_core_share=None))
 
     assert verdict.grade is Grade.A
-    assert verdict.reasons == ("not checked: what the sampler cost", *NOT_READ)
+    assert verdict.reasons == (NO_CONTENTION, "not checked: what the sampler cost", *NOT_READ)
 
 
 def test_reasons_come_in_the_order_of_their_weight() -> None:

@@ -247,6 +247,9 @@ class Readings(NamedTuple):
     # The measuring threads' contention for the CPU: one of two sources, in child/contention.py.
     cpu_wait_share: Optional[float] = None
     other_cpu_share: Optional[float] = None
+    # The process's memory: RSS at its peak, and what it shares with nobody.
+    peak_rss_bytes: Optional[float] = None
+    uss_bytes: Optional[float] = None
     board_available_before_bytes: Optional[float] = None
     swap_used_before_bytes: Optional[float] = None
     # The cost of sampling: CPU time, and how often the watcher woke.

@@ -29,7 +29,7 @@ def shares(before: Snapshot, after: Snapshot) -> Dict[str, Any]:
     """Return the readings of the time between two snapshots.
 
     `cpu_wait_share` is that of the thread that waited longest: the share of the time in which it could have run and had
-    no CPU. A thread that started meanwhile counts, a thread that ended does not. Where the kernel does not count waiting,
+    no CPU. A thread that started meanwhile counts, a thread that ended does not. Where the kernel counts no waiting,
     `other_cpu_share` takes its place: the other processes' share of the time of all CPUs. Without either it is empty.
     """
     elapsed_s = after.monotonic_s - before.monotonic_s

@@ -30,6 +30,7 @@ from efficientquant_agent.backends.base import (
 )
 from efficientquant_agent.backends.cudart import CudaError
 from efficientquant_agent.child import contention, timed_loop
+from efficientquant_agent.child.own_memory import OwnMemory
 from efficientquant_agent.child.page_cache import drop_page_cache
 from efficientquant_agent.child.process import die_with_parent, read_spec, volunteer_for_oom_kill
 from efficientquant_agent.child.reference import (
@@ -41,11 +42,10 @@ from efficientquant_agent.child.reference import (
     seeded_feeds,
 )
 from efficientquant_agent.child.reference import read as read_reference
-from efficientquant_agent.errors import RunFailedError, SensorError
+from efficientquant_agent.errors import RunFailedError
 from efficientquant_agent.files import has_no_room
 from efficientquant_agent.protocol import Outcome, RunSpec
-from efficientquant_agent.records import Finding, Readings, Series, StageTiming, Window
-from efficientquant_agent.samplers.memory import ChildPss
+from efficientquant_agent.records import Finding, Readings, StageTiming, Window
 from efficientquant_agent.streams import claim_standard_output
 
 _PROFILE_REPEATS = 20
@@ -90,14 +90,14 @@ class Run:
         self._measured = False
         self._stages: List[StageTiming] = []
         self._windows: List[Window] = []
-        self._own_pss = Series("child_pss_bytes", [], [])
+        self._memory = OwnMemory()
         self._findings: List[Finding] = []
         self._known = Outcome()
 
     def outcome(self) -> Outcome:
         """Return the outcome as known so far."""
         return self._known._replace(
-            stages=self._stages, windows=self._windows, own_pss=self._own_pss, findings=self._findings
+            stages=self._stages, windows=self._windows, own_pss=self._memory.pss, findings=self._findings
         )
 
     def attempt(self) -> None:
@@ -143,7 +143,7 @@ class Run:
     def _know(self, **facts: Any) -> None:
         self._known = self._known._replace(**facts)
 
-    def _add_readings(self, **readings: float) -> None:
+    def _add_readings(self, **readings: Any) -> None:
         self._know(readings=self._known.readings._replace(**readings))
 
     def _find(self, check: str, message: str) -> None:
@@ -157,6 +157,7 @@ class Run:
         """
         backend = find_backend(self._spec.backend, self._spec.device_name)
         self._progress("load", 0.0)
+        self._memory.reset_peak()
         with self._window("load"):
             model = self._load(backend)
         inputs = self._first_inference(model)
@@ -264,7 +265,9 @@ class Run:
                 device_s,
             )
             after = contention.snapshot()
-        self._add_readings(**contention.shares(before, after))
+        self._add_readings(**contention.shares(before, after), **self._memory.readings())
+        for problem in self._memory.problems:
+            self._find("memory", problem)
         _save(scratch, protocol.LATENCY_FILE, measured.latency_s)
         _save(scratch, protocol.DEVICE_LATENCY_FILE, measured.device_latency_s)
 
@@ -300,20 +303,7 @@ class Run:
             yield
         finally:
             self._windows.append(Window(name, started_s, time.monotonic()))
-            self._note_pss()
-
-    def _note_pss(self) -> None:
-        """Record this process's memory between two steps.
-
-        Reading it here disturbs no measurement. The parent reads it rarely, because the kernel locks the memory map
-        meanwhile.
-        """
-        sampler = ChildPss(os.getpid())
-        with contextlib.suppress(SensorError):
-            pss_bytes = sampler.sample() or 0.0
-            self._own_pss.time_s.append(time.monotonic())
-            self._own_pss.value.append(pss_bytes)
-        sampler.close()
+            self._memory.note(with_uss=name != "load")
 
     @contextlib.contextmanager
     def _stage(self, name: str, **facts: Any) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from typing import List, Optional, Sequence, Set
+from typing import List, Optional, Sequence, Set, Union
 
 from efficientquant_agent.errors import SensorError
 from efficientquant_agent.samplers.base import Budgeted, OpenFile, Part, Sampler
@@ -13,38 +13,56 @@ PSS_SHARE = 0.0005
 # Six times what any kernel writes today.
 _MEMINFO_BYTES = 16384
 
-_PSS = re.compile(rb"^Pss:\s+(\d+) kB$", re.MULTILINE)
 
-
-class ChildPss(Sampler):
-    """Proportional set size (PSS) of one process, in bytes.
+class Smaps:
+    """The memory of one process by kind, summed over its mappings.
 
     Read from smaps_rollup, which Linux has since 4.14, else from smaps.
     """
 
-    name = "child_pss_bytes"
-
-    def __init__(self, pid: int, proc: str = "/proc") -> None:
+    def __init__(self, pid: Union[int, str], proc: str = "/proc") -> None:
         directory = os.path.join(proc, str(pid))
         rollup = os.path.join(directory, "smaps_rollup")
         self._file = OpenFile(rollup if os.path.exists(rollup) else os.path.join(directory, "smaps"))
+
+    def sums_bytes(self, *kinds: bytes) -> Optional[List[float]]:
+        """Return the sum of each kind in bytes.
+
+        Returns None once the process has no memory. Raises SensorError when the file cannot be read or has no line of a kind.
+        """
+        content = self._file.read()
+        return [self._sum_bytes(content, kind) for kind in kinds] if content else None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _sum_bytes(self, content: bytes, kind: bytes) -> float:
+        values = re.findall(rb"^" + kind + rb":\s+(\d+) kB$", content, re.MULTILINE)
+        if not values:
+            raise SensorError(self._file.path, "no {} line".format(kind.decode()))
+        return float(sum(map(int, values)) * 1024)
+
+
+class ChildPss(Sampler):
+    """Proportional set size (PSS) of one process, in bytes."""
+
+    name = "child_pss_bytes"
+
+    def __init__(self, pid: int, proc: str = "/proc") -> None:
+        self._smaps = Smaps(pid, proc)
 
     def sample(self) -> Optional[float]:
         """Return the PSS in bytes, None once the process has no memory.
 
         Raises SensorError when the file cannot be read or has no Pss line.
         """
-        content = self._file.read()
-        if not content:
-            return None
-        values = _PSS.findall(content)
-        if not values:
-            raise SensorError(self._file.path, "no Pss line")
-        return float(sum(int(value) for value in values) * 1024)
+        sums = self._smaps.sums_bytes(b"Pss")
+        return sums[0] if sums else None
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._smaps.close()
 
 
 class SparingChildPss(Budgeted):

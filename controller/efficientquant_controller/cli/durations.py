@@ -1,4 +1,6 @@
-"""Durations as text for people."""
+"""Durations and times as text."""
+
+from datetime import UTC, datetime
 
 
 def duration(seconds: float) -> str:
@@ -20,3 +22,17 @@ def clock_time(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}:{whole % 60:02d} min"
     return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d} h"
+
+
+def utc_time(unix_s: float | None) -> str | None:
+    """Return a time as ISO 8601 in UTC, e.g. `2026-03-01T09:30:00.250Z`.
+
+    None for an unknown time, and for one beyond the calendar.
+    """
+    if unix_s is None:
+        return None
+    try:
+        time = datetime.fromtimestamp(unix_s, UTC)
+    except (OverflowError, ValueError, OSError):
+        return None
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -41,7 +41,10 @@ COLUMNS: Mapping[str, Column] = {
         *SNAPSHOT,
     )
 }
-_OF_VARIANTS = ("campaign_id", "job_id", "device", "model", "recipe", "weights", "tier", "runs_done")
+_OF_VARIANTS = (
+    *("campaign_id", "job_id", "device", "device_id", "model", "recipe", "weights", "tier", "runs_done"),
+    *("started_unix_s", "reported_unix_s", "clock_offset_s", "agent_version"),
+)
 _COMPARED_WITH_FP32 = (Origin.SIZE, Origin.GUARD, Origin.CHECK)
 
 # The columns of the table `runs` that a report writes.

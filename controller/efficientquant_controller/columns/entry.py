@@ -143,6 +143,11 @@ class Column:
     compared: Compared | None = None
 
     @property
+    def exported(self) -> str:
+        """The name in JSON and CSV, where a time is a text in UTC."""
+        return f"{self.name.removesuffix('_unix_s')}_utc" if self.name.endswith("_unix_s") else self.name
+
+    @property
     def unit(self) -> str:
         """The unit that the name ends in, or an empty text."""
         if self.kind in (Kind.STRING, Kind.TEXT, Kind.JSON, Kind.BOOLEAN):

@@ -2,7 +2,8 @@
 
 from efficientquant_controller.columns.entry import Cell, Column, Kind, Origin, Over
 
-_SUCCEEDED = "FROM runs WHERE runs.job_id = jobs.job_id AND runs.state = 'succeeded'"
+_OF_JOB = "FROM runs WHERE runs.job_id = jobs.job_id"
+_SUCCEEDED = f"{_OF_JOB} AND runs.state = 'succeeded'"
 _WEIGHTS = (
     "CASE campaigns.weights_kind WHEN 'checkpoint' THEN 'checkpoint:' || campaigns.weights_filename "
     "ELSE campaigns.weights_kind END"
@@ -88,20 +89,36 @@ SNAPSHOT = (
     _device("gpus", "its GPUs with their names, compute capabilities and drivers", Kind.JSON),
 )
 REPORT = (
-    Column("reported_unix_s", Kind.DOUBLE, Origin.RECORDED, "when the result was committed"),
+    Column(
+        "reported_unix_s", Kind.DOUBLE, Origin.RECORDED,
+        "when the result was committed, by the controller's clock; of a job, its last result",
+        job_sql=f"(SELECT max(runs.reported_unix_s) {_OF_JOB})",
+    ),
     Column("reported_attempt", Kind.INTEGER, Origin.RECORDED, "the attempt that gave the result"),
     Column(
         "reported_failure_type", Kind.STRING, Origin.RECORDED,
         "the failure type that the agent reported; a late result of a run that was given up leaves `state` as it is",
     ),
     Column("reported_failure_message", Kind.TEXT, Origin.RECORDED, "the failure in the agent's sentence"),
-    Column("started_unix_s", Kind.DOUBLE, Origin.REPORTED, "the device's wall clock when the child process started"),
+    Column(
+        "started_unix_s", Kind.DOUBLE, Origin.REPORTED,
+        "when the run started, by the device's clock; of a job, its first run, failed ones included",
+        job_sql=f"(SELECT min(NULLIF(runs.started_unix_s, 0)) {_OF_JOB})",
+    ),
+    Column(
+        "clock_offset_s", Kind.DOUBLE, Origin.MEASURED,
+        "how far the device's clock was ahead of the controller's when the run started, negative when behind; "
+        "`started_unix_s - clock_offset_s` is by the controller's clock; NULL when the agent did not know",
+        Over.MEDIAN,
+    ),
     Column(
         "started_monotonic_s", Kind.DOUBLE, Origin.REPORTED,
         "the device's monotonic clock when the child process started",
     ),
     Column("duration_s", Kind.DOUBLE, Origin.REPORTED, "how long the child process ran"),
-    Column("agent_version", Kind.STRING, Origin.REPORTED, "the version of the agent that measured"),
+    Column(
+        "agent_version", Kind.STRING, Origin.REPORTED, "the version of the agent that measured", Over.LAST_REPORTED
+    ),
     Column("protocol_version", Kind.INTEGER, Origin.REPORTED, "the protocol that the agent spoke"),
     Column("library_versions", Kind.JSON, Origin.RECORDED, "versions of the libraries that were loaded, by name"),
     Column("session_options", Kind.JSON, Origin.RECORDED, "the options that the runtime ran with, by name"),

@@ -2,11 +2,11 @@
 
 Run it once for each schema, before the schema changes:
 
-    python tests/controller/store/make_fixture.py tests/fixtures/databases/0.1.0-schema-5.db
+    python tests/controller/store/make_fixture.py tests/fixtures/databases/0.1.0-schema-6.db
 
-0.1.0.db, 0.1.0-schema-2.db, 0.1.0-schema-3.db and 0.1.0-schema-4.db are of the same, unreleased version. Schema 2
-already had the view `comparisons`. Schema 3 has a second campaign, c0, with what that schema added: an fp32 job, a
-variant, clock targets. Schema 4 has the same rows. Up to schema 4 no run was leased before its result.
+0.1.0.db and the databases of schema 2 to 5 are of the same, unreleased version. Schema 2 already had the view
+`comparisons`. Schema 3 has a second campaign, c0, with what that schema added: an fp32 job, a variant, clock targets.
+Schemas 4 and 5 have the same rows. Up to schema 4 no run was leased before its result.
 """
 
 import sqlite3

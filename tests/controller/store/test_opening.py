@@ -126,7 +126,7 @@ def columns_of(path: Path, view: str) -> list[str]:
 @pytest.mark.parametrize("view", ["results", "run_results", "comparisons"])
 def test_views_keep_their_columns(tmp_path: Path, view: str) -> None:
     """A migration keeps every column of the last schema's views."""
-    path = Path(shutil.copy(DATABASES / "0.1.0-schema-4.db", tmp_path / "old.db"))
+    path = Path(shutil.copy(DATABASES / "0.1.0-schema-5.db", tmp_path / "old.db"))
     before = columns_of(path, view)
     open_store(path).close()
     after = columns_of(path, view)

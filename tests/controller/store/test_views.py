@@ -6,11 +6,12 @@ import sqlite3
 from contextlib import closing
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from efficientquant_controller.columns import OF_JOBS, OF_PAIRS, OF_RUNS
 from efficientquant_controller.store.migrations import versions
-from efficientquant_controller.store.migrations.versions import v0004_readings
+from efficientquant_controller.store.migrations.versions import v0004_readings, v0005_leases
 from efficientquant_controller.store.sql import open_store
 from efficientquant_controller.store.views import v1, v2, v3, views_sha256
 from efficientquant_controller.store.views.current import current_views
@@ -29,6 +30,8 @@ IN_DATABASES = [
     ("0.1.0-schema-2.db", {"results": v1.RESULTS, "run_results": v1.RUN_RESULTS, "comparisons": v2.COMPARISONS}),
     ("0.1.0-schema-3.db", {"results": v3.RESULTS, "run_results": v3.RUN_RESULTS, "comparisons": v3.COMPARISONS}),
 ]
+# Whose views were made from the registry.
+LATER = ["0.1.0-schema-4.db", "0.1.0-schema-5.db"]
 
 
 def views_of(path: Path) -> dict[str, str]:
@@ -48,11 +51,12 @@ def test_a_released_database_holds_its_schemas_views(name: str, views: dict[str,
     assert views_of(DATABASES / name) == views
 
 
-def test_a_migration_names_the_views_of_its_schema() -> None:
-    """The database of schema 4 has the views that its migration names by their SHA-256."""
-    views = views_of(DATABASES / "0.1.0-schema-4.db")
+@pytest.mark.parametrize(("schema", "migration"), [(4, v0004_readings), (5, v0005_leases)])
+def test_a_migration_names_the_views_of_its_schema(schema: int, migration: ModuleType) -> None:
+    """The database of a schema has the views that its migration names by their SHA-256."""
+    views = views_of(DATABASES / f"0.1.0-schema-{schema}.db")
     statements = "\n".join(views[name] for name in current_views())
-    assert hashlib.sha256(statements.encode()).hexdigest() == v0004_readings.VIEWS_SHA256
+    assert hashlib.sha256(statements.encode()).hexdigest() == migration.VIEWS_SHA256
 
 
 def test_the_newest_migration_names_the_current_views() -> None:
@@ -64,7 +68,7 @@ def test_the_newest_migration_names_the_current_views() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["", *(name for name, _ in IN_DATABASES), "0.1.0-schema-4.db"])
+@pytest.mark.parametrize("name", ["", *(name for name, _ in IN_DATABASES), *LATER])
 def test_views_have_the_columns_of_the_registry(tmp_path: Path, name: str) -> None:
     """New and migrated databases have the registry's columns."""
     path = tmp_path / "results.db"

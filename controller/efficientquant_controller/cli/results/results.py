@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from efficientquant_controller.cli import output
+from efficientquant_controller.cli.durations import utc_time
 from efficientquant_controller.cli.next_commands import FIRST_BENCH, command_line
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json
 from efficientquant_controller.cli.waiting import Waiting
-from efficientquant_controller.columns import OF_ROWS
+from efficientquant_controller.columns import OF_ROWS, Column
 from efficientquant_controller.database_location import check_location
 from efficientquant_controller.errors import UserError
 
@@ -81,13 +82,17 @@ def print_results(
 def si_rows(rows: Rows) -> list[dict[str, Any]]:
     """Return the rows with exactly the documented columns, in their order.
 
-    A missing value is None.
+    A time is ISO 8601 in UTC, under its exported name. A missing value is None.
     """
-    return [{column.name: row.get(column.name) for column in OF_ROWS} for row in rows]
+    return [{column.exported: _exported(column, row.get(column.name)) for column in OF_ROWS} for row in rows]
+
+
+def _exported(column: Column, value: Any) -> Any:
+    return value if column.exported == column.name else utc_time(value)
 
 
 def _print_csv(rows: list[dict[str, Any]]) -> None:
-    writer = csv.DictWriter(sys.stdout, fieldnames=[column.name for column in OF_ROWS], lineterminator="\n")
+    writer = csv.DictWriter(sys.stdout, fieldnames=[column.exported for column in OF_ROWS], lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _csv_cell(value) for name, value in row.items()} for row in rows)
 

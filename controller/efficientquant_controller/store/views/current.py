@@ -27,6 +27,8 @@ _SPREAD = {
 }
 # The columns of `comparisons` before schema 4, in their order.
 _FIRST = ("latency_ratio", "latency_ratio_min", "latency_ratio_max", "load_ratio", "peak_pss_ratio")
+# The columns of the variant that schema 6 added.
+_LATER_OF_VARIANT = ("device_id", "started_unix_s", "reported_unix_s", "clock_offset_s", "agent_version")
 
 
 def current_views() -> dict[str, str]:
@@ -68,11 +70,13 @@ def _comparisons() -> str:
     known = {**of_guard, **spread}
     names = [*_FIRST, *(column.name for column in OF_GUARD if column.name not in _FIRST)]
     columns = ",\n".join(f"{known[name]} AS {name}" for name in names)
+    own = ", ".join(f"own.{name}" for name in _LATER_OF_VARIANT)
     return f"""CREATE VIEW comparisons AS
 SELECT own.campaign_id, own.job_id, fp32.job_id AS fp32_job_id, own.device, own.model, own.recipe, own.weights,
 own.tier, own.runs_done, fp32.runs_done AS fp32_runs_done,
 {ratio("artifact_bytes")} AS size_ratio,
-{columns}
+{columns},
+{own}
 FROM results AS own
 JOIN results AS fp32 ON fp32.campaign_id = own.campaign_id AND fp32.device_id = own.device_id
 AND fp32.model = own.model

@@ -9,7 +9,7 @@ from efficientquant_controller.columns import OF_ROWS
 from efficientquant_controller.store.sql import open_store
 from efficientquant_protos.v1 import fleet_pb2 as pb
 
-FIELDS = [column.name for column in OF_ROWS]
+FIELDS = [column.exported for column in OF_ROWS]
 
 
 @pytest.mark.parametrize(("asked", "sent"), [("latest", "latest"), ("c7", "c7"), ("all", "")])
@@ -52,6 +52,18 @@ def test_lists_and_mappings_in_csv_are_json(command, control, messages):
     assert json.loads(rows[0]["verdict_reasons"]) == ['too "warm"', "5 % off"]
     assert json.loads(rows[0]["conditions"]) == {"clocks": "free"}
     assert [rows[1][name] for name in ("verdict", "verdict_reasons", "conditions")] == ["", "", ""]
+
+
+@pytest.mark.parametrize("form", ["--json", "--csv"])
+def test_times_are_iso_8601_in_utc(command, control, messages, form):
+    """Exported times are ISO 8601 in UTC, and unknown ones are empty."""
+    control.rows = [messages.row(started_unix_s=1_772_357_400.25), messages.row(started_unix_s=1e300)]
+
+    out = command("results", form).out
+
+    rows = json.loads(out) if form == "--json" else list(csv.DictReader(io.StringIO(out)))
+    assert [row["started_utc"] or "" for row in rows] == ["2026-03-01T09:30:00.250Z", ""]
+    assert not any(name.endswith("_unix_s") for name in rows[0])
 
 
 def test_zero_is_not_absent(command, control, messages):

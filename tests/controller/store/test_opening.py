@@ -150,7 +150,7 @@ def test_targets_of_clocks_become_numbers(tmp_path: Path) -> None:
 
 def test_old_database_is_only_read_after_it_was_migrated(old_database: Path) -> None:
     """Reading an older database is refused until it was opened for writing, which adds the newer views."""
-    with pytest.raises(StoreVersionError, match=r"schema 000[1234].*open it once with `efficientquant serve --db`"):
+    with pytest.raises(StoreVersionError, match=r"schema 000[12345].*open it once with `efficientquant serve --db`"):
         open_store(old_database, read_only=True)
     open_store(old_database).close()
     open_store(old_database, read_only=True).close()

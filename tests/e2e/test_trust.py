@@ -130,10 +130,32 @@ def test_compare_gives_one_answer(fleet: Fleet) -> None:
         assert by_controller.returncode == by_database.returncode
         assert by_controller.stdout == by_database.stdout
         assert by_controller.stderr == by_database.stderr
-    numbers = [fleet.json("compare", *sides, *more) for more in ((), ("--db", str(fleet.db)))]
+    numbers = [fleet.json("compare", *sides, "--force", *more) for more in ((), ("--db", str(fleet.db)))]
     assert numbers[0] == numbers[1]
-    assert numbers[0]["repeats_a"] == numbers[0]["repeats_b"] == 2
+    assert numbers[0]["first_repeats"] == numbers[0]["second_repeats"] == 2
     assert numbers[0]["refusals"] == []
+
+
+def test_jobs_of_two_campaigns_are_measured_again_in_one(fleet: Fleet) -> None:
+    """Two campaigns answer nothing alone, and the campaign of --rerun has both jobs interleaved."""
+    fleet.connect_agent("desk")
+    options = ("--no-twin", "--weights", "random", "--tier", "demo", "--repeats", "1", "--idle", "0")
+    apart = [
+        f"{fleet.json('bench', TINY, '--recipes', recipe, *options)['campaign']['campaign_id']}/desk/{TINY}/{recipe}"
+        for recipe in ("fp32", "int8")
+    ]
+
+    answer = fleet.json("compare", *apart, "--force")
+    again = fleet.json("compare", *apart, "--rerun")
+    fleet.watch_to_end(again["campaign"]["campaign_id"])
+
+    assert answer["answer"] == "not enough data"
+    assert answer["footnotes"][0].startswith("measured in different campaigns, and the first is not steady: ")
+    together = fleet.json("compare", again["first"], again["second"], "--force")
+    assert (together["first_repeats"], together["second_repeats"]) == (3, 3)
+    assert not any("different campaigns" in note for note in together["footnotes"])
+    order = [recipe for (recipe,) in fleet.query("select recipe from run_results order by campaign_id, position")]
+    assert order[2:] not in (["fp32"] * 3 + ["int8"] * 3, ["int8"] * 3 + ["fp32"] * 3)
 
 
 def measuring_process(agent: Process) -> int:

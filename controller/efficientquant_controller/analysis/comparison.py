@@ -64,7 +64,8 @@ def compare(twin: Sequence[float], own: Sequence[float], min_effect: float = MIN
 def ratio_interval(twin: Sequence[float], own: Sequence[float]) -> tuple[float, float] | None:
     """Return the limits of the factor between two distributions of one shape.
 
-    Their confidence is at least 90 %. Returns None with too few values.
+    Their confidence is at least 90 %. Returns None with too few values, and always where a side has a single value,
+    which says nothing about how its processes differ.
 
     It is the Mann-Whitney test turned into an interval (Moses, see Hollander, Wolfe & Chicken, Nonparametric
     Statistical Methods, 3rd edition, 4.3, on logarithms): of all n × m ratios, ordered, the k-th from either end,
@@ -72,7 +73,7 @@ def ratio_interval(twin: Sequence[float], own: Sequence[float]) -> tuple[float, 
     any: k = 1.
     """
     place = _place(len(twin), len(own))
-    if place == 0:
+    if place == 0 or 1 in (len(twin), len(own)):
         return None
     ratios = sorted(theirs / ours for theirs, ours in product(twin, own))
     return ratios[place - 1], ratios[-place]

@@ -3,12 +3,12 @@
 `results`, `bench`, `compare` and the view `comparisons` all use it. docs/comparing.md shows its table of rules.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from efficientquant_controller.analysis import readings
 from efficientquant_controller.analysis.comparison import MIN_EFFECT
-from efficientquant_controller.analysis.metrics import Metric, Side
+from efficientquant_controller.analysis.metrics import FIRST, SECOND, Metric, Side
 from efficientquant_controller.analysis.readings import Read, column, condition
 from efficientquant_controller.analysis.verdict import CLOCK_TOLERANCE
 
@@ -53,7 +53,7 @@ class Pair:
     @property
     def labels(self) -> tuple[str, str]:
         """The names of the two sides in sentences."""
-        return self.a.label or "A", self.b.label or "B"
+        return self.a.label or FIRST, self.b.label or SECOND
 
     def values(self, read: Read) -> tuple[list[str], list[str]]:
         """Return each side's distinct values in order of appearance."""
@@ -221,14 +221,32 @@ def guard(a: Side, b: Side, metric: Metric, min_effect: float = MIN_EFFECT) -> D
     pair = Pair(a, b, frozenset(subjects_of(a, b)), min_effect)
     refusals = _unlike_subjects(pair)
     footnotes: list[str] = []
+    for _, difference in _differences(pair, metric):
+        (refusals if difference.forbids else footnotes).append(difference.sentence)
+    return Differences(tuple(refusals), tuple(footnotes))
+
+
+def is_same_job(a: Side, b: Side, metric: Metric) -> bool:
+    """Tell whether two sides are one job, measured again.
+
+    It has the same variant, device and conditions. Only the range of a free clock may move.
+    """
+    pair = Pair(a, b, frozenset(subjects_of(a, b)), MIN_EFFECT)
+    differences = _differences(pair, metric)
+    return not pair.subjects and all(
+        isinstance(rule, ClockRange) and not difference.forbids for rule, difference in differences
+    )
+
+
+def _differences(pair: Pair, metric: Metric) -> Iterator[tuple[Rule, Difference]]:
+    """Yield each rule that finds a difference, with the difference."""
     named: set[str] = set()
     for rule in (*RULES, *_other_conditions(pair)):
         if rule.silent_with & pair.subjects or rule.unless_named & named or not _applies(rule, metric):
             continue
         if (difference := rule.judge(pair)) is not None:
             named.add(rule.label)
-            (refusals if difference.forbids else footnotes).append(difference.sentence)
-    return Differences(tuple(refusals), tuple(footnotes))
+            yield rule, difference
 
 
 def subjects_of(a: Side, b: Side) -> list[str]:

@@ -7,15 +7,16 @@ from typing import Any
 from efficientquant_controller.columns import COLUMNS, Column, Compared
 
 Row = Mapping[str, Any]
+# What sentences call the sides of a comparison.
+FIRST, SECOND = "the first", "the second"
 
 
 @dataclass(frozen=True)
 class Metric:
     """A quantity of a repeat, where less is better.
 
-    `column` holds it, in `unit`. An answer reads "B is 2× faster than A", from `verb` and from `better` or `worse`.
-    `percent` is the percentile of the raw latencies that gives the same quantity, where there is one. `definition`
-    names the column that says what was measured.
+    `column` holds it, in `unit`. An answer reads "the second is 2× faster than the first", from `verb` and from
+    `better` or `worse`. `definition` names the column that says what was measured.
     """
 
     name: str
@@ -25,7 +26,6 @@ class Metric:
     better: str = "faster"
     worse: str = "slower"
     verb: str = "is"
-    percent: float | None = None
     definition: str = ""
     is_load: bool = False
     is_energy: bool = False
@@ -33,7 +33,7 @@ class Metric:
 
 def _metric(column: Column, compared: Compared) -> Metric:
     better, worse = compared.words
-    facts = {name: getattr(compared, name) for name in ("verb", "percent", "definition", "is_load", "is_energy")}
+    facts = {name: getattr(compared, name) for name in ("verb", "definition", "is_load", "is_energy")}
     return Metric(compared.metric, column.name, column.unit, compared.label, better, worse, **facts)
 
 
@@ -56,13 +56,13 @@ def metrics_listed() -> str:
 class Side:
     """One of two compared jobs with its succeeded repeats.
 
-    `repeats` are rows of the view `run_results`. `samples` are their raw latencies in the same order, when requested.
-    Sentences call the side by its `label`, or else A or B.
+    `repeats` are rows of the view `run_results`. `others` are the succeeded repeats of other campaigns that measured
+    the same recipe and model. Sentences call the side by its `label`, or else the first or the second.
     """
 
     name: str
     repeats: Sequence[Row]
-    samples: Sequence[Sequence[float]] = ()
+    others: Sequence[Sequence[Row]] = ()
     label: str = ""
 
     @property

@@ -63,16 +63,16 @@ def twin_columns(twin: Sequence[Row], own: Sequence[Row], recipe: str) -> dict[s
     `compare_jobs`. Ratios are None when the guard refuses. `not_compared` has the refusals, `comparison_notes` the
     footnotes.
     """
-    a, b = Side(TWIN_RECIPE, twin, label=TWIN_RECIPE), Side(recipe, own, label=recipe)
+    sides = Side(TWIN_RECIPE, twin, label=TWIN_RECIPE), Side(recipe, own, label=recipe)
     columns: dict[str, Any] = {}
     refusals: list[str] = []
     notes: list[str] = []
     for metric, prefix in _COMPARED:
-        comparison = compare_jobs(a, b, METRICS[metric])
+        comparison = compare_jobs(*sides, METRICS[metric])
         columns |= _columns(prefix, comparison)
         refusals += comparison.refusals
         notes += comparison.footnotes
-    grades = {sentence for side in (a, b) for sentence in grade_notes(side, side.label)}  # `results` shows them anyway
+    grades = {sentence for side in sides for sentence in grade_notes(side)}  # `results` shows them anyway
     columns["not_compared"] = "; ".join(dict.fromkeys(refusals))
     columns["comparison_notes"] = [note for note in dict.fromkeys(notes) if note not in grades]
     return columns

@@ -6,7 +6,7 @@ No other module of the command line uses gRPC.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -227,21 +227,16 @@ class Connection:
         except grpc.RpcError as error:
             self._fail(error)
 
-    def runs(
-        self, campaign_id: str, latencies_of_jobs: Sequence[str] = ()
-    ) -> list[tuple[dict[str, Any], Sequence[float]]]:
-        """Return the rows of the view `run_results` with raw latencies.
+    def runs(self, campaign_id: str) -> list[dict[str, Any]]:
+        """Return the rows of the view `run_results`.
 
-        `campaign_id` is an id, "latest", or empty for all campaigns. Only runs of `latencies_of_jobs` have latencies,
-        the others have none.
+        `campaign_id` is an id, "latest", or empty for all campaigns.
         """
-        request = pb.QueryRunsRequest(campaign_id=campaign_id, latencies_of_jobs=latencies_of_jobs)
+        request = pb.QueryRunsRequest(campaign_id=campaign_id)
         try:
             with Waiting(f"the controller at {self.address} to send runs"):
-                return [
-                    (json.loads(row.columns_json), tuple(row.latency_s))
-                    for row in self._control.QueryRuns(request, timeout=ANSWER_TIMEOUT_S)
-                ]
+                answer = self._control.QueryRuns(request, timeout=ANSWER_TIMEOUT_S)
+                return [json.loads(row.columns_json) for row in answer]
         except grpc.RpcError as error:
             self._fail(error)
 

@@ -15,6 +15,7 @@ from efficientquant_controller.cli.records import (
     DeviceListing,
     DeviceStatus,
     Notice,
+    Submission,
 )
 from efficientquant_controller.model import Backend, Calibration, CampaignState, DeviceSnapshot, Gpu, Weights
 
@@ -52,7 +53,21 @@ def campaign_from_wire(message: pb.Campaign) -> CampaignListing:
         name: tuple(value) if isinstance(value, list) else value for name, value in plain(message).items()
     }
     values["state"] = CampaignState(message.state)
+    values["submission"] = _submission_from_wire(message.request) if message.HasField("request") else None
+    del values["request"]
     return CampaignListing(**values)
+
+
+def _submission_from_wire(message: pb.SubmitCampaignRequest) -> Submission:
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in plain(message).items()
+    }
+    weights, calibration = values.pop("weights"), values.pop("calibration")
+    return Submission(
+        BenchRequest(**values),
+        Weights(message.weights.WhichOneof("source") or "", **(weights["checkpoint"] or {})),
+        None if calibration is None else Calibration(**calibration),
+    )
 
 
 def status_from_wire(message: pb.CampaignStatus) -> CampaignStatus:

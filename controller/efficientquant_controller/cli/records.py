@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from efficientquant_controller.model import CampaignState, DeviceSnapshot
+from efficientquant_controller.model import Calibration, CampaignState, DeviceSnapshot, Weights
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,46 @@ class FleetListing:
 
 
 @dataclass(frozen=True)
+class BenchRequest:
+    """A user's request for a campaign.
+
+    No devices means every connected one, and 0 means the default.
+    """
+
+    models: tuple[str, ...]
+    recipes: tuple[str, ...]
+    devices: tuple[str, ...]
+    tier: str
+    repeats: int = 0
+    seed: int = 0
+    intra_op_threads: int = 0
+    paper: bool = False
+    cuda_graph: bool = False
+    sync_mode: str = ""
+    memory_kind: str = ""
+    profile_layers: bool = False
+    idle_s: float | None = None
+    max_start_temperature_c: float | None = None
+    lock_clocks: bool = False
+    power_mode: str = ""
+    backend: str = ""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A request with its uploaded files, which a campaign was made from."""
+
+    request: BenchRequest
+    weights: Weights
+    calibration: Calibration | None = None
+
+
+@dataclass(frozen=True)
 class CampaignListing:
-    """A campaign's request and its state."""
+    """A campaign's request and its state.
+
+    The `submission` makes the same campaign again. Older controllers send none.
+    """
 
     campaign_id: str
     state: CampaignState
@@ -52,6 +90,7 @@ class CampaignListing:
     job_count: int
     run_count: int
     ended_unix_s: float | None = None
+    submission: Submission | None = None
 
 
 @dataclass(frozen=True)
@@ -103,29 +142,3 @@ class CampaignStatus:
     builds: tuple[BuildStatus, ...] = ()
     devices: tuple[DeviceStatus, ...] = ()
     notices: tuple[Notice, ...] = field(default=())
-
-
-@dataclass(frozen=True)
-class BenchRequest:
-    """A user's request for a campaign.
-
-    No devices means every connected one, and 0 means the default.
-    """
-
-    models: tuple[str, ...]
-    recipes: tuple[str, ...]
-    devices: tuple[str, ...]
-    tier: str
-    repeats: int = 0
-    seed: int = 0
-    intra_op_threads: int = 0
-    paper: bool = False
-    cuda_graph: bool = False
-    sync_mode: str = ""
-    memory_kind: str = ""
-    profile_layers: bool = False
-    idle_s: float | None = None
-    max_start_temperature_c: float | None = None
-    lock_clocks: bool = False
-    power_mode: str = ""
-    backend: str = ""

@@ -88,16 +88,14 @@ class Cell:
 class Compared:
     """The metric that `compare --metric NAME` makes of a column.
 
-    Less is better. `words` are the answers for a better and a worse B, as in "B `verb` 2× less than A". `percent` is
-    the percentile of the raw latencies. `definition` names the column that says what was measured. `explained` is added
-    to the name in the help.
+    Less is better. `words` are the answers for a better and a worse second job, as in "the second `verb` 2× less than
+    the first". `definition` names the column that says what was measured. `explained` is added to the name in the help.
     """
 
     metric: str
     label: str
     words: tuple[str, str] = ("faster", "slower")
     verb: str = "is"
-    percent: float | None = None
     definition: str = ""
     explained: str = ""
     is_load: bool = False

@@ -25,7 +25,7 @@ LATENCY = (
     _latency("latency_min_s", "the fastest inference"),
     _latency(
         "latency_p50_s", "the median latency, host end to end at batch 1", Over.MEDIAN,
-        Cell("latency", "median", "ms"), Compared("latency", "median latency", percent=50),
+        Cell("latency", "median", "ms"), Compared("latency", "median latency"),
     ),
     Column(
         "latency_p50_min_s", Kind.DOUBLE, Origin.REPEATS, "the lowest of the repeats' medians",
@@ -37,12 +37,12 @@ LATENCY = (
     ),
     _latency(
         "latency_p90_s", "the 90th percentile, linearly interpolated", Over.MEDIAN,
-        Cell("latency", "p90", "ms"), Compared("latency-p90", "p90 latency", percent=90),
+        Cell("latency", "p90", "ms"), Compared("latency-p90", "p90 latency"),
     ),
     _latency("latency_p95_s", "the 95th percentile"),
     _latency(
         "latency_p99_s", "the 99th percentile, linearly interpolated", Over.MEDIAN,
-        Cell("latency", "p99", "ms"), Compared("latency-p99", "p99 latency", percent=99),
+        Cell("latency", "p99", "ms"), Compared("latency-p99", "p99 latency"),
     ),
     _latency("latency_max_s", "the slowest inference"),
     _latency("latency_mean_s", "the mean latency"),

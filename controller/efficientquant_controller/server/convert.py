@@ -255,7 +255,30 @@ def campaign_to_wire(campaign: Campaign, device_names: Mapping[str, str]) -> pb.
         job_count=job_count,
         run_count=job_count * campaign.repeats,
         ended_unix_s=campaign.ended_unix_s,
+        request=_request_to_wire(campaign, device_names),
     )
+
+
+def _request_to_wire(campaign: Campaign, device_names: Mapping[str, str]) -> pb.SubmitCampaignRequest:
+    """Write the request that makes the same campaign again, without its backend."""
+    calibration = campaign.calibration
+    return pb.SubmitCampaignRequest(
+        models=campaign.models,
+        recipes=campaign.recipes,
+        devices=[device_names.get(device_id, device_id) for device_id in campaign.devices],
+        weights=_weights_to_wire(campaign.weights),
+        repeats=campaign.repeats,
+        seed=campaign.seed,
+        calibration=None if calibration is None else pb.Calibration(**vars(calibration)),
+        paper=campaign.paper,
+        **_read(campaign.measurement, ("tier", "intra_op_threads", *_CHANGES, *_OPTIONAL_CHANGES)),
+    )
+
+
+def _weights_to_wire(weights: Weights) -> pb.Weights:
+    if weights.kind == "checkpoint":
+        return pb.Weights(checkpoint=pb.Checkpoint(sha256=weights.sha256, filename=weights.filename))
+    return pb.Weights(pretrained=True) if weights.kind == "pretrained" else pb.Weights(random=True)
 
 
 def build_to_wire(build: Build, artifact: Artifact | None) -> pb.BuildStatus:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 import grpc
 from efficientquant_protos import PROTOCOL_VERSION
@@ -142,16 +142,12 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
     async def QueryRuns(
         self, request: pb.QueryRunsRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.RunRow]:
-        """Send rows of `run_results`, with raw latencies for the named jobs.
+        """Send rows of `run_results`.
 
         Raises NotFoundError when the campaign does not exist.
         """
-        wanted = set(request.latencies_of_jobs)
         for row in await asyncio.to_thread(self._store.run_rows, request.campaign_id or None):
-            latency_s: Sequence[float] = ()
-            if row["job_id"] in wanted and row["reported_unix_s"] is not None:
-                latency_s = (await asyncio.to_thread(self._store.raw_result, row["run_id"])).latency_s
-            yield pb.RunRow(columns_json=json.dumps(dict(row), allow_nan=False), latency_s=latency_s)
+            yield pb.RunRow(columns_json=json.dumps(dict(row), allow_nan=False))
 
     def _device(self, device: Device) -> pb.Device:
         session = self._coordinator.session(device.device_id)

@@ -1432,6 +1432,7 @@ class Campaign(google.protobuf.message.Message):
     JOB_COUNT_FIELD_NUMBER: builtins.int
     RUN_COUNT_FIELD_NUMBER: builtins.int
     ENDED_UNIX_S_FIELD_NUMBER: builtins.int
+    REQUEST_FIELD_NUMBER: builtins.int
     campaign_id: typing.Text
     state: typing.Text
     """"building", "running", "succeeded", "failed" (at least one job failed), "cancelled" """
@@ -1451,6 +1452,10 @@ class Campaign(google.protobuf.message.Message):
     job_count: builtins.int
     run_count: builtins.int
     ended_unix_s: builtins.float
+    @property
+    def request(self) -> global___SubmitCampaignRequest:
+        """The request, without its backend. Unset from older controllers."""
+        pass
     def __init__(self,
         *,
         campaign_id: typing.Text = ...,
@@ -1465,9 +1470,10 @@ class Campaign(google.protobuf.message.Message):
         job_count: builtins.int = ...,
         run_count: builtins.int = ...,
         ended_unix_s: typing.Optional[builtins.float] = ...,
+        request: typing.Optional[global___SubmitCampaignRequest] = ...,
         ) -> None: ...
-    def HasField(self, field_name: typing_extensions.Literal["_ended_unix_s",b"_ended_unix_s","ended_unix_s",b"ended_unix_s"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["_ended_unix_s",b"_ended_unix_s","campaign_id",b"campaign_id","created_unix_s",b"created_unix_s","devices",b"devices","ended_unix_s",b"ended_unix_s","job_count",b"job_count","models",b"models","recipes",b"recipes","repeats",b"repeats","run_count",b"run_count","state",b"state","tier",b"tier","weights",b"weights"]) -> None: ...
+    def HasField(self, field_name: typing_extensions.Literal["_ended_unix_s",b"_ended_unix_s","ended_unix_s",b"ended_unix_s","request",b"request"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing_extensions.Literal["_ended_unix_s",b"_ended_unix_s","campaign_id",b"campaign_id","created_unix_s",b"created_unix_s","devices",b"devices","ended_unix_s",b"ended_unix_s","job_count",b"job_count","models",b"models","recipes",b"recipes","repeats",b"repeats","request",b"request","run_count",b"run_count","state",b"state","tier",b"tier","weights",b"weights"]) -> None: ...
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_ended_unix_s",b"_ended_unix_s"]) -> typing.Optional[typing_extensions.Literal["ended_unix_s"]]: ...
 global___Campaign = Campaign
 
@@ -1620,20 +1626,14 @@ global___JobRow = JobRow
 class QueryRunsRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     CAMPAIGN_ID_FIELD_NUMBER: builtins.int
-    LATENCIES_OF_JOBS_FIELD_NUMBER: builtins.int
     campaign_id: typing.Text
     """An id, "latest", or empty for all."""
 
-    @property
-    def latencies_of_jobs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]:
-        """Jobs whose runs are returned with raw latencies, for a comparison."""
-        pass
     def __init__(self,
         *,
         campaign_id: typing.Text = ...,
-        latencies_of_jobs: typing.Optional[typing.Iterable[typing.Text]] = ...,
         ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["campaign_id",b"campaign_id","latencies_of_jobs",b"latencies_of_jobs"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["campaign_id",b"campaign_id"]) -> None: ...
 global___QueryRunsRequest = QueryRunsRequest
 
 class RunRow(google.protobuf.message.Message):
@@ -1643,14 +1643,10 @@ class RunRow(google.protobuf.message.Message):
     """
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
     COLUMNS_JSON_FIELD_NUMBER: builtins.int
-    LATENCY_S_FIELD_NUMBER: builtins.int
     columns_json: typing.Text
-    @property
-    def latency_s(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]: ...
     def __init__(self,
         *,
         columns_json: typing.Text = ...,
-        latency_s: typing.Optional[typing.Iterable[builtins.float]] = ...,
         ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["columns_json",b"columns_json","latency_s",b"latency_s"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["columns_json",b"columns_json"]) -> None: ...
 global___RunRow = RunRow

@@ -19,31 +19,34 @@ def test_the_same_variant_in_two_campaigns_is_comparable(metric: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"tier": "smoke"}, "tier: standard for A, smoke for B"),
-        ({"weights": "random"}, "weights: pretrained for A, random for B"),
+        ({"tier": "smoke"}, "tier: standard for the first, smoke for the second"),
+        ({"weights": "random"}, "weights: pretrained for the first, random for the second"),
         (
             {"weights": "checkpoint:mine.pth", "weights_sha256": "ef" * 32},
-            "weights: pretrained for A, checkpoint efefefefefef for B",
+            "weights: pretrained for the first, checkpoint efefefefefef for the second",
         ),
-        ({"timing_mode": "device"}, "timing mode: host for A, device for B"),
-        ({"sync_mode": "block"}, "sync mode: spin for A, block for B"),
-        ({"cuda_graph": "on"}, "CUDA graph: off for A, on for B"),
-        ({"memory_kind": "device", "transfers": "none"}, "transfers: counted for A, left out for B"),
-        ({"memory_kind": "pinned"}, "kind of buffers: mapped for A, pinned for B"),
-        ({"power_mode": "5W"}, "power mode: MAXN for A, 5W for B"),
-        ({"power_mode": ""}, "power mode: MAXN for A, not recorded for B"),
-        ({"clocks": "free"}, "clocks: locked for A, not locked for B"),
-        ({"clock_gpu_target_hz": 614.4e6}, "GPU clock: 921.6 MHz for A, 614.4 MHz for B"),
-        ({"intra_op_threads": "2"}, "threads: not recorded for A, 2 for B"),
-        ({"session_options": {"arena": "off"}}, "session options: workspace=128 MiB for A, arena=off for B"),
-        ({"target": "rtx-3080"}, "target of the artifact: not recorded for A, rtx-3080 for B"),
+        ({"timing_mode": "device"}, "timing mode: host for the first, device for the second"),
+        ({"sync_mode": "block"}, "sync mode: spin for the first, block for the second"),
+        ({"cuda_graph": "on"}, "CUDA graph: off for the first, on for the second"),
+        ({"memory_kind": "device", "transfers": "none"}, "transfers: counted for the first, left out for the second"),
+        ({"memory_kind": "pinned"}, "kind of buffers: mapped for the first, pinned for the second"),
+        ({"power_mode": "5W"}, "power mode: MAXN for the first, 5W for the second"),
+        ({"power_mode": ""}, "power mode: MAXN for the first, not recorded for the second"),
+        ({"clocks": "free"}, "clocks: locked for the first, not locked for the second"),
+        ({"clock_gpu_target_hz": 614.4e6}, "GPU clock: 921.6 MHz for the first, 614.4 MHz for the second"),
+        ({"intra_op_threads": "2"}, "threads: not recorded for the first, 2 for the second"),
+        (
+            {"session_options": {"arena": "off"}},
+            "session options: workspace=128 MiB for the first, arena=off for the second",
+        ),
+        ({"target": "rtx-3080"}, "target of the artifact: not recorded for the first, rtx-3080 for the second"),
         (
             {"realised_precision": {"fp32": 142}},
-            "realised precision: 140 × fp16, 2 × fp32 for A, 142 × fp32 for B",
+            "realised precision: 140 × fp16, 2 × fp32 for the first, 142 × fp32 for the second",
         ),
         (
             {"gpu_clock_min_hz": 76.8e6, "gpu_clock_max_hz": 614.4e6},
-            "clock range: 922–922 MHz for A, 77–614 MHz for B",
+            "clock range: 922–922 MHz for the first, 77–614 MHz for the second",
         ),
     ],
 )
@@ -58,24 +61,24 @@ def test_what_was_chosen_otherwise_forbids(changes: dict[str, Any], sentence: st
         (
             "load",
             {"load_cold": False},
-            "the artifact before loading: not in the page cache for A, in the page cache for B",
+            "the artifact before loading: not in the page cache for the first, in the page cache for the second",
         ),
-        ("energy", {"rail_set": "VDD_IN"}, "rail set: POM_5V_IN for A, VDD_IN for B"),
-        ("power", {"rail_set": "VDD_IN"}, "rail set: POM_5V_IN for A, VDD_IN for B"),
+        ("energy", {"rail_set": "VDD_IN"}, "rail set: POM_5V_IN for the first, VDD_IN for the second"),
+        ("power", {"rail_set": "VDD_IN"}, "rail set: POM_5V_IN for the first, VDD_IN for the second"),
         (
             "paper-memory",
             {"paper_memory_kind": "device used memory"},
-            "what memory means: board used RAM for A, device used memory for B",
+            "what memory means: board used RAM for the first, device used memory for the second",
         ),
         (
             "board-memory",
             {"paper_memory_kind": "device used memory"},
-            "what memory means: board used RAM for A, device used memory for B",
+            "what memory means: board used RAM for the first, device used memory for the second",
         ),
         (
             "gpu-memory",
             {"paper_memory_kind": "device used memory"},
-            "what memory means: board used RAM for A, device used memory for B",
+            "what memory means: board used RAM for the first, device used memory for the second",
         ),
     ],
 )
@@ -96,7 +99,7 @@ def test_settings_that_a_runtime_tells_among_its_options() -> None:
 
     assert found(base=bare, session_options=failed) == Differences()
     assert found(base=bare, session_options={**options, "sync_mode": "block", "cuda_graph": "on"}).refusals == (
-        *("sync mode: spin for A, block for B", "CUDA graph: off for A, on for B"),
+        *("sync mode: spin for the first, block for the second", "CUDA graph: off for the first, on for the second"),
     )
     assert found(base=bare, session_options={**options, "measuring_thread_cpus": "0-2"}, device="rtx").refusals == ()
 
@@ -104,14 +107,14 @@ def test_settings_that_a_runtime_tells_among_its_options() -> None:
 @pytest.mark.parametrize(
     ("changes", "footnote"),
     [
-        ({"runtime_version": "8.2.3.0"}, "runtime version: 8.2.1.8 for A, 8.2.3.0 for B"),
-        ({"agent_version": "0.2.0"}, "agent version: 0.1.0 for A, 0.2.0 for B"),
-        ({"fan": "on"}, "fan: not recorded for A, on for B"),
-        ({"l4t": "R32.7.5", "snapshot_sha256": "ef"}, "L4T: R32.7.4 for A, R32.7.5 for B"),
-        ({"cuda_version": "10.3", "snapshot_sha256": "ef"}, "CUDA: 10.2 for A, 10.3 for B"),
-        ({"kernel": "5.10", "snapshot_sha256": "ef"}, "kernel: 4.9.337 for A, 5.10 for B"),
-        ({"gpus": '[{"driver_version": "535.1"}]'}, "NVIDIA driver: not recorded for A, 535.1 for B"),
-        ({"gpu_clock_min_hz": 800e6}, "clock range: 922–922 MHz for A, 800–922 MHz for B"),
+        ({"runtime_version": "8.2.3.0"}, "runtime version: 8.2.1.8 for the first, 8.2.3.0 for the second"),
+        ({"agent_version": "0.2.0"}, "agent version: 0.1.0 for the first, 0.2.0 for the second"),
+        ({"fan": "on"}, "fan: not recorded for the first, on for the second"),
+        ({"l4t": "R32.7.5", "snapshot_sha256": "ef"}, "L4T: R32.7.4 for the first, R32.7.5 for the second"),
+        ({"cuda_version": "10.3", "snapshot_sha256": "ef"}, "CUDA: 10.2 for the first, 10.3 for the second"),
+        ({"kernel": "5.10", "snapshot_sha256": "ef"}, "kernel: 4.9.337 for the first, 5.10 for the second"),
+        ({"gpus": '[{"driver_version": "535.1"}]'}, "NVIDIA driver: not recorded for the first, 535.1 for the second"),
+        ({"gpu_clock_min_hz": 800e6}, "clock range: 922–922 MHz for the first, 800–922 MHz for the second"),
         (
             {"snapshot_sha256": "ef"},
             "device snapshot: the device, or what is installed on it, changed between the runs",
@@ -129,7 +132,7 @@ def test_a_change_within_one_side_forbids_whatever_is_compared() -> None:
     a = side("a")
     b = Side("b", [*side("b", device="xavier").repeats, *side("b", device="xavier", power_mode="5W").repeats])
 
-    assert guard(a, b, METRICS["latency"]).refusals == ("power mode: MAXN for A, MAXN and 5W for B",)
+    assert guard(a, b, METRICS["latency"]).refusals == ("power mode: MAXN for the first, MAXN and 5W for the second",)
 
 
 def test_a_job_is_not_compared_with_itself() -> None:
@@ -175,7 +178,7 @@ def test_two_checkpoints_of_one_name_are_not_the_same_weights() -> None:
 
     other, copy = found(base=mine, weights_sha256="cd" * 32), found(base=mine, weights="checkpoint:copy.pth")
 
-    assert other.refusals == ("weights: checkpoint abababababab for A, checkpoint cdcdcdcdcdcd for B",)
+    assert other.refusals == ("weights: checkpoint abababababab for the first, checkpoint cdcdcdcdcdcd for the second",)
     assert copy == Differences()
 
 
@@ -192,14 +195,14 @@ FAST, SLOW = (1350e6, 1380e6), (300e6, 310e6)
 @pytest.mark.parametrize(
     ("a", "b", "sentence", "forbids"),
     [
-        ((FAST, FAST), (FAST, SLOW), "1350–1380 MHz for A, 300–310 MHz and 1350–1380 MHz for B", True),
+        ((FAST, FAST), (FAST, SLOW), "1350–1380 MHz for the first, 300–310 MHz and 1350–1380 MHz for the second", True),
         (
             (FAST, SLOW),
             (FAST, SLOW),
-            "300–310 MHz and 1350–1380 MHz for A, 300–310 MHz and 1350–1380 MHz for B",
+            "300–310 MHz and 1350–1380 MHz for the first, 300–310 MHz and 1350–1380 MHz for the second",
             True,
         ),
-        ((FAST, FAST), (None, None), "1350–1380 MHz for A, not recorded for B", False),
+        ((FAST, FAST), (None, None), "1350–1380 MHz for the first, not recorded for the second", False),
     ],
 )
 def test_clock_ranges_follow_the_rules_of_all_conditions(a: Any, b: Any, sentence: str, forbids: bool) -> None:

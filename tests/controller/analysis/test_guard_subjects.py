@@ -40,7 +40,8 @@ def test_a_device_may_be_renamed() -> None:
 def test_two_subjects_may_not() -> None:
     """Two different subjects refuse the comparison, and both are named."""
     assert found(recipe="int8", device="xavier").refusals == (
-        "2 things differ where one is compared: recipe: fp16 for A, int8 for B; device: nano for A, xavier for B",
+        "2 things differ where one is compared: recipe: fp16 for the first, int8 for the second; "
+        "device: nano for the first, xavier for the second",
     )
 
 
@@ -58,7 +59,7 @@ def test_a_device_brings_its_modes_and_clocks() -> None:
 
 def test_a_device_does_not_bring_what_the_user_chose() -> None:
     """Locked clocks against free clocks are refused, also on two devices."""
-    assert found(device="rtx", clocks="free").refusals == ("clocks: locked for A, not locked for B",)
+    assert found(device="rtx", clocks="free").refusals == ("clocks: locked for the first, not locked for the second",)
     assert found(base={"clocks": "free"}, device="rtx", clocks="unverifiable").refusals == ()
 
 
@@ -68,8 +69,8 @@ def test_a_runtime_lacks_what_it_does_not_know() -> None:
     other = found(backend="trt-rtx", cuda_graph="on")
 
     assert lacking.refusals == ()
-    assert "CUDA graph: off for A, not recorded for B" in lacking.footnotes
-    assert other.refusals == ("CUDA graph: off for A, on for B",)
+    assert "CUDA graph: off for the first, not recorded for the second" in lacking.footnotes
+    assert other.refusals == ("CUDA graph: off for the first, on for the second",)
 
 
 def test_threads_are_a_choice_of_every_runtime_that_has_them() -> None:
@@ -79,8 +80,8 @@ def test_threads_are_a_choice_of_every_runtime_that_has_them() -> None:
     other = found(base={"backend": "ort-cpu", **two}, runtime_version="10.3.0", **four)
     lacking = found(base=two, backend="trt-rtx", session_options={})
 
-    assert other.refusals == ("threads: 2 for A, 4 for B",)
-    assert (lacking.refusals, lacking.footnotes[:1]) == ((), ("threads: 2 for A, not recorded for B",))
+    assert other.refusals == ("threads: 2 for the first, 4 for the second",)
+    assert (lacking.refusals, lacking.footnotes[:1]) == ((), ("threads: 2 for the first, not recorded for the second",))
 
 
 def test_a_device_that_shares_its_memory_needs_no_transfers() -> None:
@@ -90,8 +91,11 @@ def test_a_device_that_shares_its_memory_needs_no_transfers() -> None:
     pinned = found(base=mapped, device="rtx", memory_kind="pinned", transfers="both ways in every query")
     left_out = found(base=mapped, device="rtx", memory_kind="device", transfers="none: they stay on the device")
 
-    assert (pinned.refusals, pinned.footnotes) == ((), ("kind of buffers: mapped for A, pinned for B",))
-    assert left_out.refusals == ("transfers: counted for A, left out for B",)
+    assert (pinned.refusals, pinned.footnotes) == (
+        (),
+        ("kind of buffers: mapped for the first, pinned for the second",),
+    )
+    assert left_out.refusals == ("transfers: counted for the first, left out for the second",)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +110,7 @@ def test_a_device_that_shares_its_memory_needs_no_transfers() -> None:
 )
 def test_precision_belongs_to_recipe_and_runtime(changes: dict[str, Any], forbidden: bool) -> None:
     """Another realised precision is a footnote for other recipes, models and runtimes, and refused otherwise."""
-    sentence = "realised precision: 140 × fp16, 2 × fp32 for A, 35 × int8 for B"
+    sentence = "realised precision: 140 × fp16, 2 × fp32 for the first, 35 × int8 for the second"
 
     differences = found(realised_precision={"int8": 35}, **changes)
 
@@ -118,7 +122,10 @@ def test_other_counts_of_the_same_types_are_noted() -> None:
     differences = found(runtime_version="10.3.0", realised_precision='{"fp16": 90, "fp32": 2}')
 
     assert differences.refusals == ()
-    assert "realised precision: 140 × fp16, 2 × fp32 for A, 90 × fp16, 2 × fp32 for B" in differences.footnotes
+    assert (
+        "realised precision: 140 × fp16, 2 × fp32 for the first, 90 × fp16, 2 × fp32 for the second"
+        in differences.footnotes
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,7 +142,7 @@ def test_a_runtime_that_changed_within_a_job_forbids() -> None:
     b = Side("b", [*side("b").repeats, *side("b", runtime_version="8.5.2.2").repeats])
 
     assert guard(side("a"), b, METRICS["latency"]).refusals == (
-        "runtime: trt 8.2 for A, trt 8.2 and trt 8.5 for B, which changed within a job",
+        "runtime: trt 8.2 for the first, trt 8.2 and trt 8.5 for the second, which changed within a job",
     )
 
 
@@ -169,11 +176,11 @@ def test_a_runtime_does_not_bring_left_out_transfers() -> None:
     """A latency without transfers is not compared with a latency that counts them, whatever the runtimes."""
     differences = found(base={"memory_kind": "device", "transfers": "none: they stay"}, backend="ort-cpu", transfers="")
 
-    assert "transfers: left out for A, counted for B" in differences.refusals
+    assert "transfers: left out for the first, counted for the second" in differences.refusals
 
 
 def test_two_devices_of_one_name_are_named_by_their_ids() -> None:
     """Two devices of one name are named by their ids."""
     a, b = side("a", device_id="d1"), side("b", device_id="d2", recipe="int8")
 
-    assert "device: d1 for A, d2 for B" in guard(a, b, METRICS["latency"]).refusals[0]
+    assert "device: d1 for the first, d2 for the second" in guard(a, b, METRICS["latency"]).refusals[0]

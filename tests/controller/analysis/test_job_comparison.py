@@ -1,45 +1,49 @@
-"""Tests of the comparison of two jobs by repeats, by raw samples, or with a refusal."""
+"""Tests of the comparison of two jobs by repeats, or with a refusal."""
 
 import json
 from typing import Any
 
 import pytest
 from efficientquant_controller.analysis.comparison import REFUSED
-from efficientquant_controller.analysis.job_comparison import BY_REPEATS, BY_SAMPLES, compare_jobs
+from efficientquant_controller.analysis.job_comparison import BY_REPEATS, compare_jobs
 from efficientquant_controller.analysis.metrics import METRICS, Side
 
 LATENCY = METRICS["latency"]
 
 
-def job(name: str, *values: float, column: str = "latency_p50_s", samples: Any = (), **changes: Any) -> Side:
+def job(name: str, *values: float, column: str = "latency_p50_s", **changes: Any) -> Side:
     """Return a job with a repeat for each value."""
     base = {"job_id": name, "recipe": name, "device": "nano", "model": "m", "runtime_version": "8.2", **changes}
-    return Side(name, [{**base, column: value} for value in values], samples)
-
-
-def noisy(level_s: float, n: int = 100) -> list[float]:
-    return [level_s * (1 + 0.01 * (k * 7 % 11) / 11) for k in range(n)]
+    return Side(name, [{**base, column: value} for value in values])
 
 
 @pytest.mark.parametrize(
     ("own", "answer", "sentence"),
     [
-        ([10.0, 10.5, 11.0], "faster", "B is 2.00× faster than A in median latency (90 % interval 1.82–2.20)"),
-        ([40.0, 42.0, 44.0], "slower", "B is 2.00× slower than A in median latency (90 % interval 1.82–2.20)"),
+        (
+            [10.0, 10.5, 11.0],
+            "faster",
+            "the second is 2.00× faster than the first in median latency (90 % interval 1.82–2.20)",
+        ),
+        (
+            [40.0, 42.0, 44.0],
+            "slower",
+            "the second is 2.00× slower than the first in median latency (90 % interval 1.82–2.20)",
+        ),
         (
             [20.9, 21.0, 21.1],
             "not enough data",
-            "not enough data in median latency: A over B is 1.00 (90 % interval 0.95–1.05)",
+            "not enough data in median latency: first over second is 1.00 (90 % interval 0.95–1.05)",
         ),
     ],
 )
 def test_repeats_are_the_unit(own: list[float], answer: str, sentence: str) -> None:
-    """Three repeats against three are compared by Mann and Whitney's test, even with raw samples."""
-    comparison = compare_jobs(job("a", 20.0, 21.0, 22.0), job("b", *own, samples=[noisy(9)] * 3), LATENCY)
+    """Three repeats against three are compared by Mann and Whitney's test."""
+    comparison = compare_jobs(job("a", 20.0, 21.0, 22.0), job("b", *own), LATENCY)
 
     assert (comparison.answer, comparison.sentence, comparison.method) == (answer, sentence, BY_REPEATS)
-    assert (comparison.repeats_a, comparison.repeats_b, comparison.samples_a, comparison.footnotes) == (3, 3, 0, ())
-    assert (comparison.value_a, comparison.value_b) == (21.0, own[1])
+    assert (comparison.first_repeats, comparison.second_repeats, comparison.footnotes) == (3, 3, ())
+    assert (comparison.first_value, comparison.second_value) == (21.0, own[1])
 
 
 def test_the_same() -> None:
@@ -48,35 +52,16 @@ def test_the_same() -> None:
 
     assert (comparison.answer, comparison.ratio) == ("same", 1.0)
     assert comparison.sentence == (
-        "A and B are the same in median latency, within 5 %: A over B is 1.00 (90 % interval 0.99–1.01)"
+        "the first and the second are the same in median latency, within 5 %: first over second is 1.00 "
+        "(90 % interval 0.99–1.01)"
     )
 
 
-def test_raw_samples_where_repeats_are_too_few() -> None:
-    """One process each is compared by raw samples, with their counts and a footnote about that."""
-    comparison = compare_jobs(job("a", 20.0, samples=[noisy(20)]), job("b", 10.0, samples=[noisy(10)]), LATENCY)
-
-    assert (comparison.answer, comparison.method, comparison.samples_a, comparison.samples_b) == (
-        "faster",
-        BY_SAMPLES,
-        100,
-        100,
-    )
-    assert comparison.footnotes[0] == "from raw samples of one process each: not a statement about repeats"
-    assert comparison.ratio == pytest.approx(2.0)
-    assert comparison == compare_jobs(job("a", 20.0, samples=[noisy(20)]), job("b", 10.0, samples=[noisy(10)]), LATENCY)
-
-
-@pytest.mark.parametrize(
-    ("metric", "column", "lack"),
-    [
-        ("latency", "latency_p50_s", "; 1 and 2 repeats allow none, three each do, or 64 raw samples of every one"),
-        ("energy", "energy_per_inference_j", "; 1 and 2 repeats allow none, three each do"),
-    ],
-)
-def test_too_little_for_either(metric: str, column: str, lack: str) -> None:
-    """Without enough repeats and samples the sentence has the ratio and what an interval needs."""
-    comparison = compare_jobs(job("a", 20.0, column=column), job("b", 10.0, 10.0, column=column), METRICS[metric])
+@pytest.mark.parametrize("counts", [(1, 1), (1, 2), (2, 2), (1, 30), (30, 1)])
+def test_too_few_repeats(counts: tuple[int, int]) -> None:
+    """Without enough repeats the sentence has the ratio and what an interval needs, however fast the second is."""
+    theirs, own = counts
+    comparison = compare_jobs(job("a", *[20.0] * theirs), job("b", *[10.0] * own), LATENCY)
 
     assert (comparison.answer, comparison.ratio, comparison.low, comparison.method) == (
         "not enough data",
@@ -84,7 +69,10 @@ def test_too_little_for_either(metric: str, column: str, lack: str) -> None:
         None,
         "",
     )
-    assert comparison.sentence.endswith(f"A over B is 2.00 (no interval){lack}")
+    assert comparison.sentence == (
+        "not enough data in median latency: first over second is 2.00 (no interval)"
+        f"; {theirs} and {own} repeats allow none, three each do"
+    )
 
 
 def test_a_ratio_beyond_a_float_has_no_number() -> None:
@@ -93,7 +81,7 @@ def test_a_ratio_beyond_a_float_has_no_number() -> None:
 
     assert (comparison.answer, comparison.ratio) == ("not enough data", None)
     assert comparison.sentence == (
-        "not enough data in median latency: the ratio of A to B is beyond what can be computed"
+        "not enough data in median latency: the ratio of first to second is beyond what can be computed"
     )
 
 
@@ -101,17 +89,17 @@ def test_what_was_not_measured() -> None:
     """A metric without values is reported with the sides that lack it."""
     comparison = compare_jobs(job("a", 1.0, 1.0, 1.0), job("b", 1.0, 1.0, 1.0), METRICS["energy"])
 
-    assert comparison.sentence == "not enough data: energy for each inference is not known for A and B"
-    assert (comparison.answer, comparison.ratio, comparison.repeats_a) == ("not enough data", None, 0)
+    assert comparison.sentence == "not enough data: energy for each inference is not known for the first and the second"
+    assert (comparison.answer, comparison.ratio, comparison.first_repeats) == ("not enough data", None, 0)
 
 
 @pytest.mark.parametrize(
     ("metric", "answer", "sentence"),
     [
-        ("memory", "smaller", "B is 2.00× smaller than A in the process's peak memory (PSS)"),
-        ("energy", "less", "B takes 2.00× less than A in energy for each inference"),
-        ("load", "faster", "B is 2.00× faster than A in load time"),
-        ("latency-p99", "faster", "B is 2.00× faster than A in p99 latency"),
+        ("memory", "smaller", "the second is 2.00× smaller than the first in the process's peak memory (PSS)"),
+        ("energy", "less", "the second takes 2.00× less than the first in energy for each inference"),
+        ("load", "faster", "the second is 2.00× faster than the first in load time"),
+        ("latency-p99", "faster", "the second is 2.00× faster than the first in p99 latency"),
     ],
 )
 def test_words_of_a_metric(metric: str, answer: str, sentence: str) -> None:
@@ -129,8 +117,8 @@ def test_unlike_jobs_are_refused_by_name() -> None:
     comparison = compare_jobs(job("a", *[2.0] * 3, tier="quick"), job("b", *[1.0] * 3, tier="smoke"), LATENCY)
 
     assert (comparison.refused, comparison.answer, comparison.ratio) == (True, REFUSED, None)
-    assert comparison.refusals == ("tier: quick for A, smoke for B",)
-    assert comparison.sentence == "not comparable in median latency: tier: quick for A, smoke for B"
+    assert comparison.refusals == ("tier: quick for the first, smoke for the second",)
+    assert comparison.sentence == "not comparable in median latency: tier: quick for the first, smoke for the second"
     assert json.loads(json.dumps(comparison.to_dict()))["refusals"] == list(comparison.refusals)
 
 
@@ -141,7 +129,7 @@ def test_force_makes_a_footnote_of_it() -> None:
     )
 
     assert (comparison.answer, comparison.ratio, comparison.refusals) == ("faster", 2.0, ())
-    assert comparison.footnotes == ("tier: quick for A, smoke for B",)
+    assert comparison.footnotes == ("tier: quick for the first, smoke for the second",)
 
 
 def test_invalid_repeats_are_left_out() -> None:
@@ -152,8 +140,8 @@ def test_invalid_repeats_are_left_out() -> None:
 
     comparison = compare_jobs(job("a", 20.0, 20.0, 20.0), b, LATENCY)
 
-    assert (comparison.answer, comparison.repeats_b, comparison.ratio) == ("faster", 3, 2.0)
-    assert comparison.footnotes == ("2 of 5 repeats of B INVALID (throttled: hardware slowdown), left out",)
+    assert (comparison.answer, comparison.second_repeats, comparison.ratio) == ("faster", 3, 2.0)
+    assert comparison.footnotes == ("2 of 5 repeats of the second INVALID (throttled: hardware slowdown), left out",)
 
 
 def test_nothing_but_invalid_repeats_is_refused() -> None:
@@ -162,9 +150,9 @@ def test_nothing_but_invalid_repeats_is_refused() -> None:
 
     refused, forced = compare_jobs(a, b, LATENCY), compare_jobs(a, b, LATENCY, force=True)
 
-    assert refused.refusals == ("3 of 3 repeats of B INVALID (no reason recorded)",)
-    assert (forced.answer, forced.repeats_b) == ("faster", 3)
-    assert forced.footnotes == ("3 of 3 repeats of B INVALID (no reason recorded), used all the same",)
+    assert refused.refusals == ("3 of 3 repeats of the second INVALID (no reason recorded)",)
+    assert (forced.answer, forced.second_repeats) == ("faster", 3)
+    assert forced.footnotes == ("3 of 3 repeats of the second INVALID (no reason recorded), used all the same",)
 
 
 def test_doubtful_repeats_are_reported() -> None:
@@ -173,11 +161,11 @@ def test_doubtful_repeats_are_reported() -> None:
 
     comparison = compare_jobs(job("a", 20.0, 20.0, 20.0), b, LATENCY)
 
-    assert comparison.footnotes == ("3 of 3 repeats of B graded B (the sampler took 2 % of a core)",)
+    assert comparison.footnotes == ("3 of 3 repeats of the second graded B (the sampler took 2 % of a core)",)
 
 
 def test_a_job_without_repeats_is_refused() -> None:
     """A job without a succeeded repeat is refused."""
     comparison = compare_jobs(job("a", 20.0), Side("b", []), LATENCY)
 
-    assert comparison.refusals == ("no repeat of B has succeeded",)
+    assert comparison.refusals == ("no repeat of the second has succeeded",)

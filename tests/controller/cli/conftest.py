@@ -32,6 +32,7 @@ class ScriptedControl(fleet_pb2_grpc.FleetControlServicer):
     devices: list[pb.Device] = field(default_factory=list)
     campaigns: list[pb.Campaign] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)
     statuses: SimpleQueue[pb.CampaignStatus | Exception] = field(default_factory=SimpleQueue)
     requests: list[Any] = field(default_factory=list)
     uploaded: bytes = b""
@@ -89,6 +90,11 @@ class ScriptedControl(fleet_pb2_grpc.FleetControlServicer):
     def QueryJobs(self, request, context):
         self._take(request, context)
         return iter([pb.JobRow(columns_json=json.dumps(row)) for row in self.rows])
+
+    def QueryRuns(self, request, context):
+        self._take(request, context)
+        rows = [row for row in self.runs if request.campaign_id in ("", row["campaign_id"])]
+        return iter([pb.RunRow(columns_json=json.dumps(row)) for row in rows])
 
     def _take(self, request, context):
         self.requests.append(request)

@@ -1,6 +1,6 @@
 """`efficientquant compare`: two jobs and the difference between them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
@@ -30,13 +30,17 @@ LATEST = "latest"
 # A job's name: these columns, joined by slashes.
 _PARTS = ("campaign_id", "device", "model", "recipe")
 _MAX_LISTED = 8
+# Reading many campaigns takes time, and old ones say little about a device of today.
+LOOK_BACK = 50
 _MIN_ID_PREFIX = 6
 _NAMED = "a job's id, or CAMPAIGN/DEVICE/MODEL/RECIPE or as much of it as tells it from the others"
 
 
 def command(
-    a: Annotated[str, typer.Argument(metavar="A", help=f"What to compare with: {_NAMED}; CAMPAIGN may be latest.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="What the answer is about, named likewise.")],
+    first: Annotated[
+        str, typer.Argument(metavar="FIRST", help=f"What to compare with: {_NAMED}; CAMPAIGN may be latest.")
+    ],
+    second: Annotated[str, typer.Argument(metavar="SECOND", help="What the answer is about, named likewise.")],
     metric: Annotated[
         str,
         typer.Option(
@@ -46,6 +50,10 @@ def command(
     ] = "latency",
     force: Annotated[
         bool, typer.Option("--force", help="Compare unlike jobs too; what differs becomes a footnote.")
+    ] = False,
+    rerun: Annotated[
+        bool,
+        typer.Option("--rerun", help="Measure both jobs again in one campaign, which can tell them apart."),
     ] = False,
     min_effect: MinEffect = MIN_EFFECT * 100,
     db: Annotated[
@@ -57,16 +65,29 @@ def command(
 ) -> None:
     """Compare two jobs of any campaigns and devices.
 
-    The answer is that B is faster, slower or the same, or that there is not enough data.
+    The answer is that the second is faster, slower or the same, or that there is not enough data.
     """
     from efficientquant_controller.analysis.job_comparison import compare_jobs
 
     compared_metric = _metric(metric)
+    if rerun:
+        _rerun(first, second, db, controller, as_json=as_json)
+        return
     with _opened(db, controller) as runs:
-        sides = find_sides(runs, a, b, with_samples=compared_metric.percent is not None)
+        sides = find_sides(runs, first, second)
     with Waiting("the comparison to be computed"):
         comparison = compare_jobs(*sides, compared_metric, force=force, min_effect=min_effect / 100)
     print_comparison(comparison, as_json=as_json)
+
+
+def _rerun(first: str, second: str, db: str | None, controller: str, *, as_json: bool) -> None:
+    from efficientquant_controller.cli.connection import Connection
+    from efficientquant_controller.cli.results.rerun import rerun
+
+    if db is not None:
+        raise UserError("--rerun measures again, and --db reads a file without a controller; leave out one of them")
+    with Connection(controller) as connection:
+        rerun(connection, *find_sides(ControllerRuns(connection), first, second), as_json=as_json)
 
 
 def print_comparison(comparison: "JobComparison", *, as_json: bool = False) -> None:
@@ -79,13 +100,12 @@ def print_comparison(comparison: "JobComparison", *, as_json: bool = False) -> N
         if comparison.refused:
             raise typer.Exit(2)
         return
-    for label, name, value, repeats, samples in (
-        ("A", comparison.a, comparison.value_a, comparison.repeats_a, comparison.samples_a),
-        ("B", comparison.b, comparison.value_b, comparison.repeats_b, comparison.samples_b),
+    for label, name, value, repeats in (
+        ("first:  ", comparison.first, comparison.first_value, comparison.first_repeats),
+        ("second: ", comparison.second, comparison.second_value, comparison.second_repeats),
     ):
-        counts = "" if comparison.refused else f" · {_counted(repeats, 'repeat')}"
-        counts += f" · {_counted(samples, 'sample')}" if samples else ""
-        output.print_line(f"{label}: {name}{'' if value is None else f' · {readable(value, comparison.unit)}'}{counts}")
+        count = "" if comparison.refused else f" · {_counted(repeats, 'repeat')}"
+        output.print_line(f"{label}{name}{'' if value is None else f' · {readable(value, comparison.unit)}'}{count}")
     if not comparison.refused:
         output.print_line(comparison.sentence + (f", by {comparison.method}" if comparison.method else ""))
     for footnote in comparison.footnotes:
@@ -94,11 +114,27 @@ def print_comparison(comparison: "JobComparison", *, as_json: bool = False) -> N
         raise UserError(f"{comparison.sentence}; pass --force to compare them all the same, with this as a footnote")
 
 
+class Listed(Protocol):
+    """What a list of campaigns says about each of them."""
+
+    @property
+    def campaign_id(self) -> str:
+        """The campaign's id."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that it measures."""
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """The recipes that it measures."""
+
+
 class Runs(Protocol):
     """The source of repeats, a database or a controller."""
 
-    def campaign_ids(self) -> Sequence[str]:
-        """Return every campaign's id, newest first."""
+    def campaigns(self) -> Sequence[Listed]:
+        """Return every campaign, newest first."""
 
     def rows(self, campaign_id: str) -> Sequence[Row]:
         """Return one campaign's rows of the view `run_results`.
@@ -106,29 +142,51 @@ class Runs(Protocol):
         An empty `campaign_id` means all campaigns.
         """
 
-    def latencies(self, repeats: Sequence[Row]) -> list[Sequence[float]]:
-        """Return the raw latencies of rows of one job, in their order."""
 
-
-def find_sides(runs: Runs, a: str, b: str, *, with_samples: bool) -> "tuple[Side, Side]":
+def find_sides(runs: Runs, first: str, second: str) -> "tuple[Side, Side]":
     """Return the two named jobs with their succeeded repeats.
 
+    Jobs of different campaigns come with those of other campaigns, among the newest LOOK_BACK that measured the same.
     Raises UserError for a name that means no job or several.
     """
     from efficientquant_controller.analysis.metrics import Side
 
-    campaigns = runs.campaign_ids()
-    latest = campaigns[0] if campaigns else ""
+    campaigns = runs.campaigns()
+    ids = [campaign.campaign_id for campaign in campaigns]
     read = cache(runs.rows)  # each campaign once
-    sides = []
-    for name in (a, b):
-        rows = read(_campaign_of(name, campaigns))
-        job = choose(name, rows, latest)
-        succeeded = [row for row in rows if row["job_id"] == job["job_id"] and row["state"] == "succeeded"]
-        repeats = sorted(succeeded, key=lambda row: int(row["repeat_index"]))
-        samples = runs.latencies(repeats) if with_samples and repeats else []
-        sides.append(Side(full_name(job), repeats, samples))
+    tables = [read(_campaign_of(name, ids)) for name in (first, second)]
+    latest = ids[0] if ids else ""
+    jobs = [(rows, choose(name, rows, latest)) for name, rows in zip((first, second), tables, strict=True)]
+    is_apart = len({job["campaign_id"] for _, job in jobs}) > 1
+    sides = [
+        Side(full_name(job), _succeeded(rows, job), _others(job, campaigns, read) if is_apart else ())
+        for rows, job in jobs
+    ]
     return sides[0], sides[1]
+
+
+def _succeeded(rows: Sequence[Row], job: Row) -> list[Row]:
+    """Return the succeeded repeats of a job, in their order."""
+    repeats = [row for row in rows if row["job_id"] == job["job_id"] and row["state"] == "succeeded"]
+    return sorted(repeats, key=lambda row: int(row["repeat_index"]))
+
+
+def _others(job: Row, campaigns: Sequence[Listed], read: Callable[[str], Sequence[Row]]) -> list[list[Row]]:
+    """Return the succeeded repeats of each other campaign of a job."""
+    alike = [
+        campaign.campaign_id
+        for campaign in campaigns
+        if job["model"] in campaign.models
+        and job["recipe"] in campaign.recipes
+        and campaign.campaign_id != job["campaign_id"]
+    ]
+    others = []
+    for campaign_id in alike[:LOOK_BACK]:
+        rows = read(campaign_id)
+        jobs = [row for row in rows if all(row[part] == job[part] for part in _PARTS[1:])]
+        if repeats := [repeat for row in jobs[:1] for repeat in _succeeded(rows, row)]:
+            others.append(repeats)
+    return others
 
 
 def choose(name: str, rows: Sequence[Row], latest: str) -> Row:
@@ -246,17 +304,13 @@ class DatabaseRuns:
     def __init__(self, store: "Store") -> None:
         self._store = store
 
-    def campaign_ids(self) -> Sequence[str]:
-        """Return every campaign's id, newest first."""
-        return [campaign.campaign_id for campaign in self._store.campaigns()]
+    def campaigns(self) -> Sequence[Listed]:
+        """Return every campaign, newest first."""
+        return self._store.campaigns()
 
     def rows(self, campaign_id: str) -> Sequence[Row]:
         """Return rows of the view `run_results`."""
         return self._store.run_rows(campaign_id or None)
-
-    def latencies(self, repeats: Sequence[Row]) -> list[Sequence[float]]:
-        """Return the raw latencies of some rows."""
-        return [self._store.raw_result(row["run_id"]).latency_s for row in repeats]
 
 
 class ControllerRuns:
@@ -265,21 +319,10 @@ class ControllerRuns:
     def __init__(self, connection: "Connection") -> None:
         self._connection = connection
 
-    def campaign_ids(self) -> Sequence[str]:
-        """Return every campaign's id, newest first."""
-        return [campaign.campaign_id for campaign in self._connection.campaigns()]
+    def campaigns(self) -> Sequence[Listed]:
+        """Return every campaign, newest first."""
+        return self._connection.campaigns()
 
     def rows(self, campaign_id: str) -> Sequence[Row]:
-        """Return rows of the view `run_results`, without samples."""
-        return [row for row, _ in self._connection.runs(campaign_id)]
-
-    def latencies(self, repeats: Sequence[Row]) -> list[Sequence[float]]:
-        """Return the raw latencies of some rows.
-
-        Raises UserError when the controller no longer has one of the runs.
-        """
-        answer = self._connection.runs(repeats[0]["campaign_id"], latencies_of_jobs=[repeats[0]["job_id"]])
-        samples = {row["run_id"]: latency_s for row, latency_s in answer}
-        if gone := [str(row["run_id"]) for row in repeats if row["run_id"] not in samples]:
-            raise UserError(f"the controller no longer has the run {gone[0]!r}; look at 'efficientquant results'")
-        return [samples[row["run_id"]] for row in repeats]
+        """Return rows of the view `run_results`."""
+        return self._connection.runs(campaign_id)

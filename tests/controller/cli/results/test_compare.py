@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 import typer
 from efficientquant_controller.analysis.metrics import METRICS
 from efficientquant_controller.cli.app import app
-from efficientquant_controller.cli.results.compare import choose, find_sides
+from efficientquant_controller.cli.results.compare import LOOK_BACK, choose, find_sides
 from efficientquant_controller.errors import UserError
 from efficientquant_controller.model import (
     Backend,
@@ -104,58 +104,93 @@ def test_a_misspelt_name_gets_what_was_meant(name: str, sentence: str) -> None:
     assert sentence in str(refused.value)
 
 
+@dataclass
+class Listing:
+    """A campaign with what it measures."""
+
+    campaign_id: str
+    models: tuple[str, ...] = ("mobilevit_xxs",)
+    recipes: tuple[str, ...] = ("fp32", "fp16")
+
+
 class FakeRuns:
     """Scripted repeats that record the campaigns that were read."""
 
-    def __init__(self, rows: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, rows: Sequence[dict[str, Any]], listings: Sequence[Listing] = ()) -> None:
         self.asked: list[str] = []
         self._rows = rows
+        self._listings = listings or [Listing("c-new"), Listing("c-old")]
 
-    def campaign_ids(self) -> Sequence[str]:
-        return ["c-new", "c-old"]
+    def campaigns(self) -> Sequence[Listing]:
+        return self._listings
 
     def rows(self, campaign_id: str) -> Sequence[dict[str, Any]]:
         self.asked.append(campaign_id)
         return [row for row in self._rows if campaign_id in ("", row["campaign_id"])]
-
-    def latencies(self, repeats: Sequence[dict[str, Any]]) -> list[Sequence[float]]:
-        return [[float(repeat["repeat_index"])] for repeat in repeats]
 
 
 def test_only_named_campaigns_are_read() -> None:
     """Only the named campaign is read, once for both sides."""
     runs = FakeRuns(ROWS)
 
-    sides = find_sides(runs, "latest/nano/fp32", "c-new/xavier", with_samples=False)
+    sides = find_sides(runs, "latest/nano/fp32", "c-new/xavier")
 
     assert ([side.name for side in sides], runs.asked) == (
         ["c-new/nano/mobilevit_xxs/fp32", "c-new/xavier/mobilevit_xxs/fp16"],
         ["c-new"],
     )
+    assert [side.others for side in sides] == [(), ()]
 
 
 def test_sides_hold_succeeded_repeats_in_order() -> None:
-    """Failed repeats are left out, and raw samples have the order of the repeats."""
+    """Failed repeats are left out."""
     repeats = [row("j", "c-new", "nano", "m", "fp32", repeat_index=n, run_id=f"r{n}") for n in (2, 0, 1)]
     repeats[2]["state"] = "failed"
 
-    side, other = find_sides(FakeRuns([*repeats, *ROWS]), "j", "job-aaaa", with_samples=True)
+    side, _ = find_sides(FakeRuns([*repeats, *ROWS]), "j", "job-aaaa")
 
     assert [repeat["repeat_index"] for repeat in side.repeats] == [0, 2]
-    assert (side.samples, other.samples) == ([[0.0], [2.0]], [[0.0]])
+
+
+def test_jobs_of_two_campaigns_come_with_others_of_the_same() -> None:
+    """The other campaigns of each job are read, and no campaign of another model or recipe."""
+    place = ("nano", "mobilevit_xxs", "fp32")
+    rows = [row(f"job-{name}", name, *place) for name in ("new", "mid", "old")]
+    rows += [row("job-x", "mid", "xavier", *place[1:]), row("job-f", "failed", *place, state="failed")]
+    names = ("new", "mid", "failed", "old")
+    listings = [*map(Listing, names), Listing("model", ("m",)), Listing("recipe", recipes=("int8",))]
+    runs = FakeRuns(rows, listings)
+
+    side, other = find_sides(runs, "new/fp32", "old/fp32")
+
+    assert [[repeat["run_id"] for repeat in repeats] for repeats in side.others] == [["job-mid-0"], ["job-old-0"]]
+    assert [[repeat["run_id"] for repeat in repeats] for repeats in other.others] == [["job-new-0"], ["job-mid-0"]]
+    assert sorted(runs.asked) == ["failed", "mid", "new", "old"]
+
+
+def test_old_campaigns_are_not_read() -> None:
+    """Of many other campaigns the newest are read."""
+    names = [f"c{number}" for number in range(LOOK_BACK + 10)]
+    rows = [row(f"job-{name}", name, "nano", "mobilevit_xxs", "fp32") for name in names]
+    runs = FakeRuns(rows, [Listing(name) for name in names])
+
+    side, _ = find_sides(runs, "c0/fp32", f"{names[-1]}/fp32")
+
+    assert len(side.others) == LOOK_BACK
+    assert len(runs.asked) == LOOK_BACK + 2
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a database with campaign c1 on device nano.
 
-    fp32 takes 20 ms and fp16 10 ms with three repeats each, int8 5 ms with one.
+    fp32 and w4a8 take 20 ms and fp16 10 ms with three repeats each, int8 5 ms with one.
     """
     path = tmp_path_factory.mktemp("measured") / "results.db"
     store = open_store(path)
     snapshot = DeviceSnapshot(board="bench", backends=(Backend("ort-cpu", "1.32.0", ("CPU",)),))
     store.register_device("d1", "nano", "0.1.0", 1, snapshot, 1.0)
-    recipes = {"fp32": (0.020, 3), "fp16": (0.010, 3), "int8": (0.005, 1)}
+    recipes = {"fp32": (0.020, 3), "fp16": (0.010, 3), "int8": (0.005, 1), "w4a8": (0.020, 3)}
     names = (("m",), tuple(recipes), ("nano",))
     measurement = Measurement("demo", 0.3, 64)
     campaign = Campaign("c1", CampaignState.RUNNING, 1.0, *names, Weights("random"), measurement, 3, 0)
@@ -195,20 +230,22 @@ def test_one_answer(command, database):
 
     assert (outcome.exit_code, outcome.err) == (0, "")
     assert outcome.out.splitlines() == [
-        "A: c1/nano/m/fp32 · 20.02 ms · 3 repeats",
-        "B: c1/nano/m/fp16 · 10.01 ms · 3 repeats",
-        "B is 2.00× faster than A in median latency (90 % interval 2.00–2.00), by Mann-Whitney over repeats",
+        "first:  c1/nano/m/fp32 · 20.02 ms · 3 repeats",
+        "second: c1/nano/m/fp16 · 10.01 ms · 3 repeats",
+        "the second is 2.00× faster than the first in median latency (90 % interval 2.00–2.00), by Mann-Whitney over "
+        "repeats",
     ]
 
 
-def test_raw_samples_say_what_they_are(command, database):
-    """With one repeat the answer comes from raw samples, and a note says so."""
+def test_one_process_answers_nothing(command, database):
+    """With one repeat there is not enough data, and the sentence says what is needed."""
     outcome = command("compare", "fp32", "int8", "--db", database)
 
-    lines = outcome.out.splitlines()
-    assert lines[1] == "B: c1/nano/m/int8 · 5.005 ms · 1 repeat · 100 samples"
-    assert lines[2].startswith("B is 4.00× faster than A in median latency (90 % interval ")
-    assert lines[3] == "  note: from raw samples of 3 and 1 processes: not a statement about repeats"
+    assert outcome.out.splitlines()[1:] == [
+        "second: c1/nano/m/int8 · 5.005 ms · 1 repeat",
+        "not enough data in median latency: first over second is 4.00 (no interval); 3 and 1 repeats allow none, "
+        "three each do",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -225,8 +262,7 @@ def test_other_metrics(command, database, metric, answer):
 
 def test_the_least_effect_may_be_chosen(command, database):
     """--min-effect sets the least difference that counts, and other values than percentages are refused."""
-    add_campaign(database, "demo")
-    names = ("compare", "c1/fp32", "c2/fp32", "--db", database, "--min-effect")
+    names = ("compare", "fp32", "w4a8", "--db", database, "--min-effect")
 
     same, counted, nonsense = (command(*names, percent) for percent in ("12.5", "0.2", "0"))
 
@@ -245,13 +281,13 @@ def test_a_refusal_names_the_difference_and_leaves_with_2(command, database):
     forced = command("compare", "c1/fp32", "c2/fp32", "--db", database, "--force")
 
     assert (refused.exit_code, as_json.exit_code, forced.exit_code) == (2, 2, 0)
-    assert refused.out.splitlines() == ["A: c1/nano/m/fp32", "B: c2/nano/m/fp32"]
+    assert refused.out.splitlines() == ["first:  c1/nano/m/fp32", "second: c2/nano/m/fp32"]
     assert refused.err == (
-        "error: not comparable in median latency: tier: demo for A, quick for B; "
+        "error: not comparable in median latency: tier: demo for the first, quick for the second; "
         "pass --force to compare them all the same, with this as a footnote\n"
     )
-    assert json.loads(as_json.out)["refusals"] == ["tier: demo for A, quick for B"]
-    assert "  note: tier: demo for A, quick for B" in forced.out.splitlines()
+    assert json.loads(as_json.out)["refusals"] == ["tier: demo for the first, quick for the second"]
+    assert "  note: tier: demo for the first, quick for the second" in forced.out.splitlines()
 
 
 def test_a_verdict_stands_below(command, database):
@@ -261,8 +297,12 @@ def test_a_verdict_stands_below(command, database):
     lines = command("compare", "c1/fp32", "c2/fp32", "--db", database).out.splitlines()
 
     reason = "the warm-up ended by its time limit, before three windows agreed within 5 %"
-    assert lines[2].startswith("A and B are the same in median latency, within 5 %")
-    assert lines[3] == f"  note: 3 of 3 repeats of B graded B ({reason})"
+    assert lines[2] == "not enough data in median latency: first over second is 1.00 (no interval)"
+    assert lines[3] == (
+        "  note: measured in different campaigns, with 0 other steady campaigns of this job, where 5 are needed; "
+        "another campaign of this job adds to what is known"
+    )
+    assert lines[4] == f"  note: 3 of 3 repeats of the second graded B ({reason})"
 
 
 def add_campaign(database: str, tier: str, **changes: Any) -> None:
@@ -299,8 +339,6 @@ def test_what_cannot_be_done_is_one_sentence(command, database, words, sentence)
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        ("delete from series where run_id = 'fp16-1'", "the samples of run 'fp16-1' are gone from the database"),
-        ("update series set samples = x'00' where run_id = 'fp16-1'", "the samples of run 'fp16-1' cannot be read: "),
         ("delete from jobs where job_id = 'j-fp16'", "there is no job 'fp16'; "),
         ("delete from runs", "there is no job 'fp32': nothing was measured there yet"),
         ("delete from campaigns", "there is no job 'fp32': nothing was measured there yet"),
@@ -325,7 +363,7 @@ def test_a_side_without_a_succeeded_run_is_refused(command, database):
     outcome = command("compare", "fp32", "fp16", "--db", database)
 
     assert outcome.exit_code == 2
-    assert outcome.err.startswith("error: not comparable in median latency: no repeat of B has succeeded")
+    assert outcome.err.startswith("error: not comparable in median latency: no repeat of the second has succeeded")
 
 
 def test_a_missing_database_is_not_made(command, tmp_path):

@@ -1,0 +1,145 @@
+"""Comparison of two jobs that were measured in different campaigns.
+
+The repeats of one campaign share that time's state of the device. An interval over them does not contain what
+campaigns differ by, so other campaigns of the same jobs have to show it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import exp, fsum, log, sqrt
+from statistics import NormalDist, median, variance
+
+from efficientquant_controller.analysis.comparison import Answer, Comparison, answer_within
+from efficientquant_controller.analysis.guard import is_same_job, subjects_of
+from efficientquant_controller.analysis.metrics import Metric, Row, Side
+from efficientquant_controller.analysis.statistics import percentile
+from efficientquant_controller.analysis.verdict import Grade
+
+# How many other steady campaigns of each job must be stored.
+MIN_CAMPAIGNS = 5
+MIN_STEADY_REPEATS = 3
+# The middle half of a steady job's repeats lies within this share of their median.
+MAX_SPREAD = 0.05
+# The median CoV of a steady job's repeats. A run of twice this is INVALID.
+MAX_COV = 0.10
+# Two campaigns without a difference exceed the limit of chance this seldom, where they vary normally.
+CHANCE = 0.01
+_APART = "measured in different campaigns"
+_RERUN = "'efficientquant compare FIRST SECOND --rerun' measures both in one campaign"
+_MORE_CAMPAIGNS = "another campaign of this job adds to what is known"
+
+
+@dataclass(frozen=True)
+class BetweenCampaigns:
+    """A comparison between campaigns, and the note about it."""
+
+    comparison: Comparison
+    note: str
+
+
+def are_of_different_campaigns(first: Side, second: Side) -> bool:
+    """Tell whether the repeats of two jobs were not interleaved."""
+    return _campaigns(first.repeats) != _campaigns(second.repeats)
+
+
+def compare_between_campaigns(
+    comparison: Comparison, first: Side, second: Side, metric: Metric, min_effect: float
+) -> BetweenCampaigns:
+    """Widen a comparison to what campaigns of the jobs vary by.
+
+    The answer is NOT_ENOUGH_DATA, without limits, unless both sides are steady and MIN_CAMPAIGNS other steady campaigns
+    of each job were measured under its conditions.
+    """
+    unknown = replace(comparison, answer=Answer.NOT_ENOUGH_DATA, low=None, high=None)
+    sides, is_same = (first, second), not subjects_of(first, second)
+    advice = _MORE_CAMPAIGNS if is_same else _RERUN
+    if unsteady := [f"{side.label} is not steady: {why}" for side in sides if (why := unsteadiness(side, metric))]:
+        return BetweenCampaigns(unknown, f"{_APART}, and {', and '.join(unsteady)}; {advice}")
+    compared = _campaigns(first.repeats) | _campaigns(second.repeats)
+    levels = [_levels(side, metric, compared) for side in sides]
+    known = _counted(levels, is_same)
+    if min(map(len, levels)) < MIN_CAMPAIGNS:
+        return BetweenCampaigns(unknown, f"{_APART}, with {known}, where {MIN_CAMPAIGNS} are needed; {advice}")
+    if comparison.ratio is None or comparison.low is None or comparison.high is None:
+        return BetweenCampaigns(unknown, f"{_APART}; {advice}")
+    chance = limit_of_chance(*levels)
+    low, high = min(comparison.low, comparison.ratio / chance), max(comparison.high, comparison.ratio * chance)
+    answer = answer_within(comparison.ratio, low, high, min_effect)
+    note = f"{_APART}, and {known} may differ by {_percent(chance - 1)} without a cause"
+    if answer is Answer.NOT_ENOUGH_DATA:
+        note += f"; {advice}"
+    return BetweenCampaigns(Comparison(answer, comparison.ratio, low, high), note)
+
+
+def unsteadiness(side: Side, metric: Metric) -> str:
+    """Return why a side is not steady, or an empty text."""
+    invalid = sum(row.get("verdict") == Grade.INVALID for row in side.repeats)
+    if invalid:
+        return f"{invalid} of {len(side.repeats)} repeats are INVALID"
+    values = _values(side.repeats, metric)
+    if len(values) < MIN_STEADY_REPEATS:
+        return f"it has {len(values)} of the {MIN_STEADY_REPEATS} repeats that show it"
+    spread = (percentile(values, 75) - percentile(values, 25)) / median(values)
+    if spread > MAX_SPREAD:
+        return f"the middle half of its repeats spans {_percent(spread)} (at most {_percent(MAX_SPREAD)})"
+    cov = median(row.get("latency_cov") or 0.0 for row in side.repeats)
+    if cov > MAX_COV:
+        return f"the CoV of its latencies is {_percent(cov)} (at most {_percent(MAX_COV)})"
+    return ""
+
+
+def limit_of_chance(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return the ratio that two campaigns without a difference seldom exceed.
+
+    `first` and `second` are the levels of at least two campaigns of each job. The limit is the larger of the largest
+    ratio between two campaigns of one job, and the prediction limit of the difference of two logarithms at CHANCE.
+    """
+    logarithms = [[log(level) for level in levels] for levels in (first, second)]
+    widest = max(max(levels) - min(levels) for levels in logarithms)
+    spread = sqrt(sum(variance(levels) for levels in logarithms))
+    return exp(max(widest, spread * t_quantile(1 - CHANCE / 2, min(map(len, logarithms)) - 1)))
+
+
+def t_quantile(share: float, degrees: int) -> float:
+    """Return a quantile of Student's t distribution.
+
+    It is the expansion of Abramowitz & Stegun, Handbook of Mathematical Functions, 26.7.5, with an error below 0.3 %
+    from 4 degrees of freedom on.
+    """
+    x = NormalDist().inv_cdf(share)
+    terms = (
+        x,
+        (x**3 + x) / 4,
+        (5 * x**5 + 16 * x**3 + 3 * x) / 96,
+        (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / 384,
+        (79 * x**9 + 776 * x**7 + 1482 * x**5 - 1920 * x**3 - 945 * x) / 92160,
+    )
+    return fsum(term / degrees**power for power, term in enumerate(terms))
+
+
+def _levels(side: Side, metric: Metric, without: set[str]) -> list[float]:
+    """Return the levels of the other steady campaigns of a side's job."""
+    others = [replace(side, repeats=rows) for rows in side.others if not _campaigns(rows) & without]
+    return [
+        median(_values(other.repeats, metric))
+        for other in others
+        if not unsteadiness(other, metric) and is_same_job(side, other, metric)
+    ]
+
+
+def _values(rows: Sequence[Row], metric: Metric) -> list[float]:
+    return sorted(row[metric.column] for row in rows if (row.get(metric.column) or 0) > 0)
+
+
+def _campaigns(rows: Sequence[Row]) -> set[str]:
+    return {str(row.get("campaign_id") or "") for row in rows}
+
+
+def _counted(levels: Sequence[Sequence[float]], is_same: bool) -> str:
+    if is_same:
+        return f"{len(levels[0])} other steady campaigns of this job"
+    return f"{len(levels[0])} and {len(levels[1])} other steady campaigns of the two jobs"
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.3g} %"

@@ -60,8 +60,8 @@ LAYERS = {
         {"__main__"},
     ),
 }
-# The verbs of the command line: what they share, then results, which the others print.
-CLI_LAYERS = ({""}, {"results"}, {"fleet", "library"})
+# The verbs of the command line: what they share, then tables of results, which the others print.
+CLI_LAYERS = ({""}, {"tables"}, {"results"}, {"fleet", "library"})
 MOST_FILES = 16
 # Wire types stop at the seam.
 MAY_IMPORT_PROTOS = {"client.py", "messages.py", "server", "connection.py", "convert.py"}

@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,9 +38,15 @@ def _console_class() -> "type[Console]":
 
 
 def stdout_console() -> "Console":
-    """Return the console for results."""
-    width = None if sys.stdout.isatty() else PIPE_WIDTH
-    return _console_class()(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+    """Return the console for results.
+
+    A pipe has no width, unless $COLUMNS gives it. With $NO_COLOR the text is plain.
+    """
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+    colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+    return _console_class()(
+        file=sys.stdout, width=width, highlight=False, markup=False, emoji=False, color_system=colours
+    )
 
 
 def stderr_console() -> "Console":

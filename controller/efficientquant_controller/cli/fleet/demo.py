@@ -133,10 +133,10 @@ def _program() -> str:
 
 
 def _print_end(folder: Path, database: Path, campaign: "CampaignListing") -> None:
-    from efficientquant_controller.cli.results.results import print_results, rows_from_database
+    from efficientquant_controller.cli.results.results import print_for_people, rows_from_database
 
     rows = rows_from_database(str(database), campaign.campaign_id)
-    print_results(rows)
+    print_for_people(rows)
     if campaign.state is not CampaignState.SUCCEEDED:
         output.print_message(f"not everything succeeded; logs: {folder}/*.log")
     output.print_line(f"nothing is left running; every number is in {database}")

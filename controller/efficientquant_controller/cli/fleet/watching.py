@@ -20,7 +20,7 @@ from efficientquant_controller.cli.connection import Connection, ControllerUnrea
 from efficientquant_controller.cli.fleet.progress import LineDisplay, LiveDisplay, ProgressDisplay
 from efficientquant_controller.cli.next_commands import campaign_words, command_line
 from efficientquant_controller.cli.records import CampaignListing, CampaignStatus
-from efficientquant_controller.cli.results.results import print_results, si_rows
+from efficientquant_controller.cli.results.results import print_for_people, si_rows
 from efficientquant_controller.cli.waiting import Waiting
 from efficientquant_controller.model import CampaignState
 
@@ -259,10 +259,10 @@ def print_end(
         output.print_json({"campaign": asdict(campaign), "results": si_rows(rows)})
         return
     output.print_line(f"campaign {campaign.campaign_id} {campaign.state}: {campaign.run_count} runs")
-    print_results(rows, controller=connection.address)
+    print_for_people(rows)
     results = command_line(["results", "--campaign", campaign.campaign_id], connection.address)
     output.print_line(f"these rows again: {results}")
-    output.print_line("  every column: add --csv or --json; in SQL: the view 'results' of the controller's database")
+    output.print_line("  add --why (reasons), --wide (every number), --gains, --metric load, --csv or --json")
     output.print_line(next_step(campaign, connection.address, again))
 
 

@@ -268,12 +268,13 @@ def test_exit_code_tells_how_it_ended(command, control, messages, state, exit_co
 def test_end_shows_results_and_the_way_on(command, control, messages):
     """At the end come the table, its location, and what to try next."""
     control.statuses.put(messages.status("succeeded"))
-    control.rows = [messages.row(), messages.row("efficientquant", 0.016, latency_ratio=1.25)]
+    gain = {"latency_ratio": 1.25, "latency_ratio_low": 1.2, "latency_ratio_high": 1.3, "latency_answer": "faster"}
+    control.rows = [messages.row(), messages.row("efficientquant", 0.016, **gain)]
 
     out = command("bench", "mobilevit_xxs", "--tier", "smoke").out
 
     assert out.startswith("campaign c1 succeeded: 4 runs\n")
-    assert "1.25×" in out
+    assert "1.25× 1.20–1.30" in out
     assert "these rows again: efficientquant results --campaign c1\n" in out
     assert "efficientquant bench mobilevit_xxs --recipes fp32,efficientquant --tier standard" in out
 

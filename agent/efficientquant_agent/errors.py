@@ -16,6 +16,7 @@ AgentError
 ├── DamagedResultError              a stored result has other bytes than were stored
 ├── NoRoomError                     the disk has no room for a run's files
 ├── RunFailedError                  a typed outcome of one run
+├── ClockError                      clocks or a power mode that cannot be set or restored
 └── SensorError                     a sensor exists and cannot be read
     └── TegrastatsError             a line that is not tegrastats'
 """
@@ -155,6 +156,18 @@ class RunFailedError(AgentError):
     def __init__(self, failure_type: str, message: str) -> None:
         super().__init__(message)
         self.failure_type = failure_type
+
+
+class ClockError(AgentError):
+    """A failure to set, verify or restore clocks, in one sentence.
+
+    `code` is one of "no_access", "unsupported", "unknown_power_mode", "helper_failed", "not_reached", "not_restored",
+    "closed".
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class SensorError(AgentError):

@@ -90,6 +90,10 @@ class Nvml:
             clocks[key] = mhz.value * 1000000
         return clocks
 
+    def close(self) -> None:
+        """Stop to be a client of the driver."""
+        self._call("nvmlShutdown")
+
     def _device(self, uuid: str) -> ctypes.c_void_p:
         device = ctypes.c_void_p()
         self._call("nvmlDeviceGetHandleByUUID", ctypes.c_char_p(uuid.encode()), ctypes.byref(device))
@@ -134,11 +138,8 @@ def _serve(request: List[str], paths: ClockPaths) -> Dict[str, Any]:
     patterns = _ARGUMENTS.get(verb)
     if patterns is None:
         meant = difflib.get_close_matches(verb.lstrip("-"), _ARGUMENTS, 1)
-        raise RefusedError(
-            "{!r} is no verb; {}there is {}".format(
-                verb[:40], "did you mean {}? ".format(meant[0]) if meant else "", ", ".join(_ARGUMENTS)
-            )
-        )
+        hint = "did you mean {}? ".format(meant[0]) if meant else ""
+        raise RefusedError("{!r} is no verb; {}there is {}".format(verb[:40], hint, ", ".join(_ARGUMENTS)))
     if len(arguments) != len(patterns) or not all(map(re.fullmatch, patterns, arguments)):
         raise RefusedError(
             "{} takes {}, not {!r}".format(verb, _VALUES.get(verb, "no arguments"), " ".join(arguments)[:80])

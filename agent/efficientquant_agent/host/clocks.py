@@ -8,11 +8,11 @@ import sys
 import threading
 import time
 from types import MappingProxyType
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from efficientquant_agent.errors import AgentError
-from efficientquant_agent.files import sync_directory, write_json_durably
+from efficientquant_agent.errors import ClockError
 from efficientquant_agent.host import clock_helper
+from efficientquant_agent.host.clock_journal import Argument, Journal
 from efficientquant_agent.records import Readings
 
 HELPER = ("/usr/bin/sudo", "-n", "/usr/local/sbin/efficientquant-clocks")
@@ -24,21 +24,6 @@ _SUSTAINABLE_SHARE = 0.7
 _STEP_HZ = 15e6
 _HELPER_TIMEOUT_S = 150.0
 _POLL_S = 0.1
-
-# An argument of a verb of the helper: the number of a power mode, a range of clocks, or the UUID of a GPU.
-Argument = Union[str, int]
-
-
-class ClockError(AgentError):
-    """A failure to set, verify or restore clocks, in one sentence.
-
-    `code` is one of "no_access", "unsupported", "unknown_power_mode", "helper_failed", "not_reached", "not_restored",
-    "closed".
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class ClockRequest(NamedTuple):
@@ -93,6 +78,7 @@ class ClockControl:
         self._given_helper = helper
         self._settle_s = settle_s
         self._access = ""
+        self._gpu_client: Optional[clock_helper.Nvml] = None
         self._turn = threading.Lock()
         self._is_closed = False
 
@@ -138,7 +124,7 @@ class ClockControl:
             unless_applied.pop_all()
         return applied
 
-    def _apply(self, request: ClockRequest, journal: "Journal") -> AppliedClocks:
+    def _apply(self, request: ClockRequest, journal: Journal) -> AppliedClocks:
         status = self._call("status")
         if request.power_mode:
             self._set_power_mode(request.power_mode, status, journal)
@@ -157,7 +143,7 @@ class ClockControl:
             _mode_name(status["power_mode"]), "locked" if "emc" in targets else "unverifiable", targets
         )
 
-    def _set_power_mode(self, wanted: str, status: Dict[str, Any], journal: "Journal") -> None:
+    def _set_power_mode(self, wanted: str, status: Dict[str, Any], journal: Journal) -> None:
         if status["power_mode"] is None:
             raise ClockError("unsupported", "this machine has no power modes (no nvpmodel)")
         mode = _find_mode(wanted, status["power_modes"])
@@ -165,14 +151,15 @@ class ClockControl:
         if mode != before:
             self._change(journal, ("set-power-mode", before), ("set-power-mode", mode))
 
-    def _lock_discrete(self, request: ClockRequest, journal: "Journal") -> Dict[str, float]:
+    def _lock_discrete(self, request: ClockRequest, journal: Journal) -> Dict[str, float]:
+        self._hold_gpu(request.gpu_uuid)
         clocks = self._call("nvml-status", request.gpu_uuid)
         target_hz = clocks["max_hz"] * _SUSTAINABLE_SHARE // _STEP_HZ * _STEP_HZ
         mhz = round(target_hz / 1e6)
         undo = ("nvml-reset", request.gpu_uuid)
         self._change(journal, undo, ("nvml-lock", "{0},{0}".format(mhz), request.gpu_uuid))
         deadline_s = time.monotonic() + self._settle_s
-        # An idle GPU may run below the target, but not above it. The recorded series shows its clock under load.
+        # An idle GPU may run below the target, but not above it. The verdict judges its clock under load.
         while True:
             current_hz = self._call("nvml-status", request.gpu_uuid)["current_hz"]
             if current_hz <= mhz * 1e6 * (1 + TOLERANCE):
@@ -180,6 +167,22 @@ class ClockControl:
             if time.monotonic() > deadline_s:
                 raise ClockError("not_reached", "clocks could not be locked: " + _named("gpu", current_hz, mhz * 1e6))
             time.sleep(_POLL_S)
+
+    def _hold_gpu(self, uuid: str) -> None:
+        """Stay a client of the GPU until its lock is reset.
+
+        Without persistence mode the driver forgets a lock when its last client exits, and the helper exits at once.
+        """
+        try:
+            self._gpu_client = self._paths.nvml()
+            self._gpu_client.clocks_hz(uuid)  # asking for the GPU makes this process its client
+        except clock_helper.ToolError as error:
+            raise ClockError("unsupported", "clocks could not be locked: {}".format(error)) from error
+
+    def _let_gpu_go(self) -> None:
+        if self._gpu_client is not None:
+            self._gpu_client.close()
+            self._gpu_client = None
 
     def _wait_for_targets(self) -> Dict[str, float]:
         """Return the targets once every clock has reached its own.
@@ -217,7 +220,7 @@ class ClockControl:
         with self._turn:
             return self._undo(Journal(journal_path))
 
-    def _undo(self, journal: "Journal") -> List[str]:
+    def _undo(self, journal: Journal) -> List[str]:
         done = []
         for verb, arguments in reversed(journal.entries()):
             try:
@@ -231,9 +234,10 @@ class ClockControl:
             done.append(_line(verb, arguments))
             done.extend(answer.get("complaints", []))
             journal.drop(verb, *arguments)
+        self._let_gpu_go()
         return done
 
-    def _change(self, journal: "Journal", undo: Sequence[Any], request: Sequence[Any]) -> None:
+    def _change(self, journal: Journal, undo: Sequence[Any], request: Sequence[Any]) -> None:
         """Journal how to undo a change, then make it.
 
         Raises ClockError, without journalling, once this is closed.
@@ -287,54 +291,6 @@ class ClockControl:
         if done.returncode or not answer.get("ok"):
             raise ClockError("helper_failed", str(answer.get("error")))
         return answer
-
-
-class Journal:
-    """The changes to undo, oldest first, in a file.
-
-    The file survives this process and a power cut.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def entries(self) -> List[Tuple[str, List[Argument]]]:
-        """Return (verb, arguments) of each change.
-
-        Raises ClockError when the file is not a journal. A journal of an earlier release has numbers as text, which the
-        helper's command line accepts as well.
-        """
-        try:
-            with open(self.path, encoding="utf-8") as stream:
-                return [(str(verb), list(arguments)) for verb, arguments in json.load(stream)["undo"]]
-        except FileNotFoundError:
-            return []
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ClockError(
-                "not_restored",
-                "{} cannot be read; run `efficientquant-clocks restore` as root, check the power mode, then remove "
-                "the file".format(self.path),
-            ) from error
-
-    def add(self, verb: str, *arguments: Argument) -> None:
-        """Record how to undo the next change."""
-        self._write(self.entries() + [(verb, list(arguments))])
-
-    def drop(self, verb: str, *arguments: Argument) -> None:
-        """Remove a change that has been undone, if it is listed."""
-        left = self.entries()
-        if (verb, list(arguments)) not in left:
-            return
-        # Of several equal changes, the last is undone first.
-        del left[len(left) - 1 - left[::-1].index((verb, list(arguments)))]
-        if left:
-            self._write(left)
-        else:
-            os.unlink(self.path)
-            sync_directory(os.path.dirname(self.path))
-
-    def _write(self, entries: List[Tuple[str, List[Argument]]]) -> None:
-        write_json_durably(self.path, json.dumps({"undo": entries}).encode())
 
 
 def journal_path(state_dir: str) -> str:

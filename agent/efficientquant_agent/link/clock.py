@@ -23,8 +23,9 @@ class ControllerClock:
     def learn(self, sent_s: float, received_unix_s: float, answered_unix_s: float, back_s: float) -> None:
         """Learn from the four times of a hello and its answer.
 
-        The formula is NTP's (RFC 5905, section 8). `sent_s` and `back_s` are this device's monotonic clock, the others are the controller's. The error is at most
-        half the travel of both messages. Nothing is learned without the controller's times, or if they travelled long.
+        The formula is NTP's (RFC 5905, section 8). `sent_s` and `back_s` are this device's monotonic clock, the others
+        are the controller's. The error is at most half the travel of both messages. Nothing is learned without the
+        controller's times, or if they travelled long.
         """
         travel_s = (back_s - sent_s) - (answered_unix_s - received_unix_s)
         base_unix_s = (received_unix_s - sent_s + answered_unix_s - back_s) / 2

@@ -12,10 +12,10 @@ from typing import Callable, Iterator
 
 from efficientquant_agent import backends
 from efficientquant_agent.backends.base import UnknownBackendError
-from efficientquant_agent.errors import RunFailedError
+from efficientquant_agent.errors import ClockError, RunFailedError
 from efficientquant_agent.host import clocks
 from efficientquant_agent.host.board import Board
-from efficientquant_agent.host.clocks import ClockControl, ClockError, ClockRequest
+from efficientquant_agent.host.clocks import ClockControl, ClockRequest
 from efficientquant_agent.host.device import discrete_gpu
 from efficientquant_agent.records import Assignment, Finding, RunResult
 from efficientquant_agent.run.engines import Engines

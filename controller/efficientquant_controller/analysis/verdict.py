@@ -167,8 +167,12 @@ def _judge_clocks(facts: RunFacts, reasons: _Reasons) -> None:
         reasons.hard.append(f"locked clocks were asked for, and the clocks are {state}")
     elif facts.clocks_asked and "gpu" not in _checked_clocks(facts):
         reasons.hard.append("locked clocks were asked for, and the GPU's clock was not read together with its target")
-    hard = set(reasons.hard)
-    reasons.soft += [sentence for _, _, sentence in _clocks_off(facts) if sentence not in hard]
+    for domain, low, sentence in _clocks_off(facts):
+        if facts.clocks_asked and domain != "cpu":
+            if not (low and state == "locked"):  # else it counts as throttled
+                reasons.hard.append(f"the lock did not hold: {sentence}")
+        elif sentence not in reasons.hard:
+            reasons.soft.append(sentence)
 
 
 def _clocks_off(facts: RunFacts) -> list[tuple[str, bool, str]]:

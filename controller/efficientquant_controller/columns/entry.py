@@ -142,7 +142,7 @@ class Column:
 
     @property
     def exported(self) -> str:
-        """The name in JSON and CSV, where a time is a text in UTC."""
+        """The name in JSON and CSV, where times are in UTC."""
         return f"{self.name.removesuffix('_unix_s')}_utc" if self.name.endswith("_unix_s") else self.name
 
     @property

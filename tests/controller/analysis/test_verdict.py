@@ -84,7 +84,7 @@ def test_a_quiet_run_is_an_a() -> None:
         (run(warmup_converged=False), "the warm-up ended by its time limit, before three windows agreed within 5 %"),
         (run(sampler_core_share=0.01), "the sampler took 1 % of a core (less than 1 %)"),
         (
-            watched("clock_gpu_hz", 1.5e9, 1.5e9, rest=1.4e9),
+            replace(watched("clock_gpu_hz", 1.5e9, 1.5e9, rest=1.4e9), clocks_asked=False),
             "the GPU clock was off 1400 MHz in 2 % of its readings",
         ),
         (
@@ -128,6 +128,14 @@ def test_several_soft_rules_make_a_b_that_names_them_all() -> None:
         (
             watched("clock_gpu_hz", 1.38e9, 1.38e9, rest=1.4e9),
             "the GPU clock was below 1400 MHz in 2 % of its readings",
+        ),
+        (
+            watched("clock_gpu_hz", 1.42e9, 1.42e9, rest=1.4e9),
+            "the lock did not hold: the GPU clock was off 1400 MHz in 2 % of its readings",
+        ),
+        (
+            watched("clock_gpu_hz", rest=1.9e9),  # the driver dropped the lock, and the GPU boosts
+            "the lock did not hold: the GPU clock was off 1400 MHz in 100 % of its readings",
         ),
         (run(latency_s=STEADY[:63]), "too few samples: 63 of 64"),
         (run(latency_s=[0.1, 0.166, 0.133] * 33), "the coefficient of variation is 20.4 % (at most 20 %)"),

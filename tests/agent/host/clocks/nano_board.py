@@ -130,34 +130,67 @@ _PATHS = [str(Path(__file__).parent), str(Path(clock_helper.__file__).parent.par
 
 
 class FakeNvml:
-    """A discrete GPU in a file.
+    """A client of NVML, with a discrete GPU in a file.
 
-    Its clock rests below a lock until there is work.
+    The GPU's clock rests below a lock until there is work. Without "persistence" in the file, the driver forgets the
+    lock with its last client, as NVIDIA documents it. A client is a process that asked for the GPU, until it closes
+    NVML as often as it opened it, or exits.
     """
 
     def __init__(self, path):
         self._path = path
+        self._is_client = False
 
     def lock(self, _, min_mhz, max_mhz):
         """Set the lock, unless this GPU ignores locks."""
+        self._attach()
         if not self.state.get("ignores_locks"):
-            self._update([min_mhz, max_mhz])
+            self._update(lock=[min_mhz, max_mhz])
 
     def reset(self, _):
         """Remove the lock."""
-        self._update(None)
+        self._attach()
+        self._update(lock=None)
 
     def clocks_hz(self, _):
         """Return the two clocks."""
+        self._attach()
         return {key: self.state[key] for key in ("current_hz", "max_hz")}
+
+    def close(self):
+        """Stop to be a client."""
+        clients = self.state["clients"]
+        if self._is_client:
+            clients.remove(os.getpid())
+        self._is_client = False
+        self._update(clients=clients)
 
     @property
     def state(self):
-        """The content of the file."""
-        return json.loads(Path(self._path).read_text())
+        """The content of the file without exited clients."""
+        state = json.loads(Path(self._path).read_text())
+        state["clients"] = [pid for pid in state.get("clients", ()) if is_running(pid)]
+        if not state["clients"] and not state.get("persistence"):
+            state["lock"] = None
+        return state
 
-    def _update(self, lock):
-        Path(self._path).write_text(json.dumps(dict(self.state, lock=lock)))
+    def _attach(self):
+        if not self._is_client:
+            self._is_client = True
+            state = self.state
+            self._update(**dict(state, clients=state["clients"] + [os.getpid()]))
+
+    def _update(self, **changes):
+        Path(self._path).write_text(json.dumps(dict(self.state, **changes)))
+
+
+def is_running(pid):
+    """Tell whether a process runs, so that a zombie does not count."""
+    try:
+        stat = Path("/proc", str(pid), "stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 class Board:
@@ -219,6 +252,10 @@ class Board:
         state["kept"] = sorted(path.name for path in self.root.glob("root-state/*") if path.name != "lock")
         state["journal"] = os.path.exists(self.journal)
         return state
+
+    def gpu_clients(self):
+        """Return the processes that are clients of the GPU."""
+        return FakeNvml(str(self.root / "gpu.json")).state["clients"]
 
     def control(self, **options):
         """Return a control that acts through a helper process."""

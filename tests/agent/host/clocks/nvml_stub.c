@@ -2,9 +2,23 @@
 #include <string.h>
 
 static unsigned int locked_mhz;
-static int device;
+static int device, users;
 
-int nvmlInit_v2(void) { return 0; }
+int nvmlInit_v2(void)
+{
+    users++;
+    return 0;
+}
+
+/* The library counts its users, and without persistence mode a lock ends with the last client. */
+int nvmlShutdown(void)
+{
+    if (users == 0)
+        return 1;
+    if (--users == 0)
+        locked_mhz = 0;
+    return 0;
+}
 
 int nvmlDeviceGetHandleByUUID(const char *uuid, void **handle)
 {

@@ -271,6 +271,11 @@ def test_nvml_through_ctypes(tmp_path):
     assert nvml.clocks_hz(GPU)["current_hz"] == 210000000
     with pytest.raises(clock_helper.ToolError, match="nvmlDeviceSetGpuLockedClocks: Insufficient Permissions"):
         nvml.lock(GPU, 1, 1)
+    nvml.lock(GPU, 1470, 1470)
+    clock_helper.Nvml(library).close()  # another user of the library in this process
+    assert nvml.clocks_hz(GPU)["current_hz"] == 1470000000
+    nvml.close()
+    assert clock_helper.Nvml(library).clocks_hz(GPU)["current_hz"] == 210000000
 
 
 def test_machine_without_nvml(ask, tmp_path):

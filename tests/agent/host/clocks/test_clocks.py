@@ -7,15 +7,16 @@ import subprocess
 
 import pytest
 from efficientquant_agent import files
+from efficientquant_agent.errors import ClockError
+from efficientquant_agent.host.clock_helper import ToolError
 from efficientquant_agent.host.clocks import (
     AppliedClocks,
     ClockControl,
-    ClockError,
     ClockRequest,
     journal_path,
     recover,
 )
-from nano_board import LOCK_5W, LOCK_GPU
+from nano_board import GPU, LOCK_5W, LOCK_GPU
 
 
 def test_nothing_is_touched_unasked(board):
@@ -247,6 +248,53 @@ def test_discrete_gpu(board):
 
     assert (applied.clocks, applied.readings().known()) == ("locked", {"clock_gpu_target_hz": 1470e6})
     assert (locked, board.condition()["lock"], board.calls()) == ([1470, 1470], None, [])
+
+
+def test_lock_without_a_client_is_forgotten(board):
+    """Without persistence mode a lock ends with the helper that set it, as this double of NVML shows."""
+    subprocess.check_call(board.helper + ["nvml-lock", "1470,1470", GPU], stdout=subprocess.DEVNULL)
+    forgotten = board.condition()["lock"]
+    board.write("gpu.json", json.dumps({"current_hz": 0, "max_hz": 2100000000, "lock": None, "persistence": True}))
+    subprocess.check_call(board.helper + ["nvml-lock", "1470,1470", GPU], stdout=subprocess.DEVNULL)
+
+    assert (forgotten, board.condition()["lock"]) == (None, [1470, 1470])
+
+
+def test_gpu_is_held_from_lock_to_reset(board):
+    """The agent is a client of the GPU from before the lock until after its reset, and no longer."""
+    control = board.control()
+    clients = [board.gpu_clients()]
+
+    control.apply(LOCK_GPU, board.journal)
+    clients.append(board.gpu_clients())
+    control.restore(board.journal)
+
+    assert [*clients, board.gpu_clients()] == [[], [os.getpid()], []]
+
+
+def test_gpu_is_let_go_after_a_failed_lock(board):
+    """A lock that fails leaves no client behind."""
+    state = {"current_hz": 1900000000, "max_hz": 2100000000, "lock": None, "ignores_locks": True}
+    board.write("gpu.json", json.dumps(state))
+
+    with pytest.raises(ClockError):
+        board.control(settle_s=0.0).apply(LOCK_GPU, board.journal)
+
+    assert board.gpu_clients() == []
+
+
+def test_gpu_that_cannot_be_held(board):
+    """Without NVML in the agent's own process nothing is locked, and the sentence says why."""
+
+    def missing():
+        raise ToolError("NVML cannot be loaded: libnvidia-ml.so.1: no such file")
+
+    control = ClockControl(paths=board.paths._replace(nvml=missing), helper=board.helper)
+
+    with pytest.raises(ClockError, match="clocks could not be locked: NVML cannot be loaded") as caught:
+        control.apply(LOCK_GPU, board.journal)
+
+    assert (caught.value.code, os.path.exists(board.journal)) == ("unsupported", False)
 
 
 def test_gpu_that_ignores_its_lock(board):

@@ -4,11 +4,9 @@ import os
 import signal
 
 import pytest
-from efficientquant_agent.host.clocks import (
-    ClockError,
-    ClockRequest,
-    Journal,
-)
+from efficientquant_agent.errors import ClockError
+from efficientquant_agent.host.clock_journal import Journal
+from efficientquant_agent.host.clocks import ClockRequest
 from nano_board import LOCK_5W, LOCK_GPU
 
 APPLY = """

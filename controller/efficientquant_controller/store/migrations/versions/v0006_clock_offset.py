@@ -1,4 +1,4 @@
-"""Schema 6: the offset of a device's clock, and times and agents in every view."""
+"""Schema 6: the clock's offset, and times and agents in every view."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -90,6 +90,31 @@ class Budgeted(Sampler):
         self._sampler.close()
 
 
+class Spaced(Sampler):
+    """A sampler that is read at most once in `interval_s` seconds."""
+
+    def __init__(self, sampler: Sampler, interval_s: float) -> None:
+        self.name = sampler.name
+        self._sampler = sampler
+        self._interval_s = interval_s
+        self._next_s = 0.0
+
+    def due(self, now_s: float) -> bool:
+        """Tell whether the interval is over, and begin the next one."""
+        if now_s < self._next_s:
+            return False
+        self._next_s = now_s + self._interval_s
+        return True
+
+    def sample(self) -> Optional[float]:
+        """Read the quantity."""
+        return self._sampler.sample()
+
+    def close(self) -> None:
+        """Close the wrapped sampler."""
+        self._sampler.close()
+
+
 class OpenFile:
     """A file of /proc or /sys, opened once and read repeatedly.
 

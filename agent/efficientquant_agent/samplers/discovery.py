@@ -78,7 +78,7 @@ def discover(
     source that fails becomes a note and does not stop the others.
 
     NVML reads the GPU with `gpu_uuid`, else its first GPU. Without `use_gpu` NVML is not used, and a GPU's power does
-    not count as the total.
+    not count as the total. Without a known total power, the board's memory is read less often.
     """
     notes: List[str] = []
     gpu = _tried(lambda: nvml.open_gpu(gpu_uuid, nvml_module), None, notes) if use_gpu else None
@@ -99,7 +99,10 @@ def discover(
             notes.append(str(error))
             stream.close()
             stream = None
-    return Discovery(samplers, stream, gpu, _rail_set(rails, gpu, notes), notes)
+    rail_set = _rail_set(rails, gpu, notes)
+    if not rail_set:
+        samplers = memory.space_meminfo(samplers)
+    return Discovery(samplers, stream, gpu, rail_set, notes)
 
 
 def _board_parts(roots: SamplerRoots) -> List[Callable[[], List[Sampler]]]:

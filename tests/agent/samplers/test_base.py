@@ -5,7 +5,7 @@ import os
 
 import pytest
 from efficientquant_agent.errors import SensorError
-from efficientquant_agent.samplers.base import Budgeted, Number, OpenFile, Sampler, read_text
+from efficientquant_agent.samplers.base import Budgeted, Number, OpenFile, Sampler, Spaced, read_text
 
 
 class Costly(Sampler):
@@ -38,6 +38,17 @@ def test_budget(monkeypatch):
     assert sampler.due(50.0)
     assert sampler.sample() == 1.0
     assert [sampler.due(now_s) for now_s in (50.1, 51.9, 52.1)] == [False, False, True]
+    sampler.close()
+    assert (sampler.name, costly.closed) == ("costly", True)
+
+
+def test_spaced():
+    """Between two readings at least the interval passes."""
+    costly = Costly([0.0], 0.0)
+    sampler = Spaced(costly, 0.25)
+
+    assert [sampler.due(now_s) for now_s in (50.0, 50.1, 50.2, 50.3, 50.4, 50.5)] == [True, False, False] * 2
+    assert sampler.sample() == 1.0
     sampler.close()
     assert (sampler.name, costly.closed) == ("costly", True)
 

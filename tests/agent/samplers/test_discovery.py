@@ -133,6 +133,16 @@ def test_tegrastats_that_ends(discovered, boards, monkeypatch):
     assert "board_used_bytes" in names(discovery.samplers)
 
 
+@pytest.mark.parametrize(("board", "ticks"), [("nano-r32.7.4", 10), ("x86", 4)])
+def test_memory_is_read_less_often_without_power(discovered, board, ticks):
+    """Without a sampled power the board's memory is read at every third of ten ticks a second."""
+    samplers = [sampler for sampler in discovered(board).samplers if sampler.name.startswith("board_")]
+
+    assert len(samplers) == 2
+    for sampler in samplers:
+        assert sum(sampler.due(100.0 + tick / 10) for tick in range(10)) == ticks
+
+
 def test_no_power_at_all(discovered):
     """A board without any source of power has no total and a note about it."""
     discovery = discovered("x86")

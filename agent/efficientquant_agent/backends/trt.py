@@ -22,6 +22,7 @@ from efficientquant_agent.backends.base import (
     UnsupportedGpuError,
     is_installed,
 )
+from efficientquant_agent.backends.trt_log import PYTHON_ERRORS, open_log, start_error
 from efficientquant_agent.host.device import DeviceFiles
 from efficientquant_agent.protocol import BuildOptions, BuildReport
 from efficientquant_agent.records import BackendInfo
@@ -73,9 +74,25 @@ class Tensorrt(Backend):
         try:
             sm = cudart.open_library().compute_capability()
         except cudart.CudaError as error:
-            raise BackendBrokenError("{} {} is installed, but {}".format(cls._product, version, error)) from error
+            raise BackendBrokenError(
+                "{} {} is installed, but {}{}".format(cls._product, version, error, cls._own_reason(trt))
+            ) from error
         cls._require_sm(trt, sm)
         return cls.describe(version, [cls._product])
+
+    @classmethod
+    def _own_reason(cls, trt: Any) -> str:
+        """Return what TensorRT itself says when it cannot start, to be appended.
+
+        Empty where it says nothing, or starts: TensorRT-RTX builds without a GPU.
+        """
+        logger = open_log(trt, lambda _line: None)
+        try:
+            trt.Builder(logger)
+        except PYTHON_ERRORS:
+            reason = start_error(logger, "")
+            return "; {} itself says: {}".format(cls._product, reason) if reason else ""
+        return ""
 
     @classmethod
     def _require_sm(cls, trt: Any, sm: int) -> None:

@@ -12,7 +12,7 @@ import time
 from typing import Any, Dict, List, Mapping, Tuple
 
 from efficientquant_agent.backends.base import BuildError, Log, UnknownSizeError, batch_of_one, ran_out_of_memory
-from efficientquant_agent.backends.trt_log import PYTHON_ERRORS, last_error, open_log
+from efficientquant_agent.backends.trt_log import PYTHON_ERRORS, last_error, open_log, start_error
 from efficientquant_agent.files import write_whole
 from efficientquant_agent.protocol import BuildOptions, BuildReport
 
@@ -68,7 +68,7 @@ class _Build:
         try:
             self._builder = trt.Builder(self._logger)
         except PYTHON_ERRORS as error:
-            raise BuildError("build_failed", last_error(self._logger, str(error))) from error
+            raise BuildError("build_failed", start_error(self._logger, str(error))) from error
         self._network = self._builder.create_network(self._network_flags())
         self._parser = trt.OnnxParser(self._network, self._logger)
         self._cache: Any = None

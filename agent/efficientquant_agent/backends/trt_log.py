@@ -18,13 +18,13 @@ _opened: Dict[Any, Any] = {}
 def open_log(trt: Any, write: Callable[[str], None]) -> Any:
     """Return this process's logger for a TensorRT module.
 
-    Its `errors` are the error messages since this call. Warnings and errors go to `write` from now on.
+    Its `errors` and `warnings` are the messages since this call. Both go to `write` from now on.
     """
     if trt not in _opened:
         _opened[trt] = _new_log(trt)
     logger = _opened[trt]
     logger.write = write
-    del logger.errors[:]
+    del logger.errors[:], logger.warnings[:]
     return logger
 
 
@@ -33,6 +33,7 @@ def _new_log(trt: Any) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.errors: List[str] = []
+            self.warnings: List[str] = []
             self.write: Callable[[str], None] = lambda _line: None
 
         def log(self, severity: Any, msg: str) -> None:
@@ -40,6 +41,7 @@ def _new_log(trt: Any) -> Any:
                 self.errors.append(msg)
                 self.write("TensorRT error: " + msg)
             elif severity == trt.ILogger.WARNING:
+                self.warnings.append(msg)
                 self.write("TensorRT warning: " + msg)
 
     return Log()
@@ -48,6 +50,14 @@ def _new_log(trt: Any) -> Any:
 def last_error(logger: Any, otherwise: str) -> str:
     """Return TensorRT's last error message, or `otherwise`."""
     return str(logger.errors[-1]) if logger.errors else otherwise
+
+
+def start_error(logger: Any, otherwise: str) -> str:
+    """Return why TensorRT could not start its builder or runtime.
+
+    Without a GPU that is only a warning, and the exception says no more than that a factory returned nothing.
+    """
+    return last_error(logger, str(logger.warnings[-1]) if logger.warnings else otherwise)
 
 
 def error_of(logger: Any, kind: Type[Exception], otherwise: str) -> Exception:

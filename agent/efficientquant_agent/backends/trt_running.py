@@ -21,7 +21,7 @@ from efficientquant_agent.backends.base import (
 )
 from efficientquant_agent.backends.cudart import CudaError, Cudart, HostBuffer
 from efficientquant_agent.backends.trt_layers import read_layers
-from efficientquant_agent.backends.trt_log import PYTHON_ERRORS, error_of, open_log
+from efficientquant_agent.backends.trt_log import PYTHON_ERRORS, error_of, open_log, start_error
 
 # Used instead of trt.nptype(), which fails on numpy 1.24 and newer until TensorRT 8.6.
 _NUMPY_TYPES = {
@@ -97,7 +97,7 @@ def _deserialize(trt: Any, logger: Any, content: bytes) -> Tuple[Any, Any]:
         runtime = trt.Runtime(logger)
         engine = runtime.deserialize_cuda_engine(content)
     except PYTHON_ERRORS as error:  # pybind11's for a runtime that does not start
-        raise error_of(logger, LoadError, str(error)) from error
+        raise error_of(logger, LoadError, start_error(logger, str(error))) from error
     if engine is None:
         raise error_of(logger, StalePlanError, "TensorRT does not accept this plan and does not say why")
     return runtime, engine

@@ -110,11 +110,12 @@ def _runtime_fix(facts: Facts, sentence: str, cause: str) -> str:
         return "nothing is to be mended: it has no code for this GPU, and the other backends are used"
     if name == "SIGILL":
         return "export OPENBLAS_CORETYPE=ARMV8 before starting the agent, where its numpy is older than 1.19.6"
-    if name in ("timeout", "crash"):
-        return "{} shows which runtime it is; remove that one or install it again".format(
-            in_environment(facts, "-X faulthandler -m efficientquant_agent.backends").replace("sudo ", "")
-        )
     backend = _named_backend(sentence)
+    if name in ("timeout", "crash"):
+        probe = " ".join(["-X faulthandler -m efficientquant_agent.backends", *([backend.name] if backend else [])])
+        return "{} shows where; install that runtime again, or remove it".format(
+            in_environment(facts, probe).replace("sudo ", "")
+        )
     if backend is not None and backend.is_in_jetpack and is_jetson(facts):
         return _NEWER_JETPACK if name == "RuntimeTooOldError" else _JETPACK_TENSORRT
     packages = _packages(facts, backend)

@@ -16,7 +16,8 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 from efficientquant_agent.host import clock_helper
 from efficientquant_agent.records import BackendInfo, DeviceSnapshot, Gpu
 
-_PROBE_TIMEOUT_S = 120.0
+# Each runtime has a shorter limit of its own; see backends/__main__.py.
+_PROBE_TIMEOUT_S = 900.0
 # The JetPack release of each release of Linux for Tegra. It is only shown to people.
 _JETPACK = {
     "R32.6.1": "4.6",
@@ -283,7 +284,7 @@ def _gpu(facts: Mapping[str, Any]) -> Gpu:
 
 
 def runtimes(timeout_s: float = _PROBE_TIMEOUT_S) -> Runtimes:
-    """Return the runtimes that a short child process finds here.
+    """Return the runtimes that short child processes find here.
 
     The daemon itself never loads a runtime: an idle agent must stay small, and a crash must not end it.
     """

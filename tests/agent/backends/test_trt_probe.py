@@ -50,6 +50,31 @@ def test_without_a_gpu(install, cuda):
         backend.load(b"{", LoadOptions(), None)
 
 
+@pytest.mark.parametrize(
+    ("release", "own_words"), [(TEN, "; TensorRT itself says: CUDA initialization failure with error: 35"), (RTX, "")]
+)
+def test_tensorrts_own_reason(install, cuda, release, own_words):
+    """The reason of classic TensorRT, which is only a warning in its log, is a part of the sentence."""
+    cuda.failures.update(dict.fromkeys(("cudaDeviceGetAttribute", "cudaGetDeviceCount"), 35))
+
+    with pytest.raises(BackendBrokenError) as broken:
+        install(release).probe()
+
+    assert str(broken.value).endswith("the NVIDIA driver is missing or older than this CUDA runtime needs" + own_words)
+
+
+@pytest.mark.parametrize("release", RELEASES[:-1])
+def test_builder_that_does_not_start(install, cuda, build, release):
+    """A build without a GPU fails with TensorRT's warning, where pybind11 only names a factory."""
+    backend = install(release)
+    cuda.failures["cudaGetDeviceCount"] = 100
+
+    with pytest.raises(BuildError) as failure:
+        build(backend)
+
+    assert str(failure.value) == "CUDA initialization failure with error: 100"
+
+
 @pytest.mark.parametrize("release", [TEN, RTX])
 def test_what_an_uninstall_left(install, monkeypatch, release):
     """A module without a version, as an uninstall leaves it, is a broken runtime."""

@@ -39,7 +39,7 @@ def fix_of(problem_id, facts):
         (PC, "ImportError", "install it again, with its libraries of the same release: " + PIP),
         (NANO, "ImportError", "install JetPack's TensorRT: sudo apt install --reinstall python3-libnvinfer"),
         (PC, "SIGILL", "export OPENBLAS_CORETYPE=ARMV8"),
-        (PC, "crash", "/opt/eq/bin/python3 -X faulthandler -m efficientquant_agent.backends shows"),
+        (PC, "crash", "/opt/eq/bin/python3 -X faulthandler -m efficientquant_agent.backends trt shows where"),
         (PC, "", "install it again"),
     ],
 )

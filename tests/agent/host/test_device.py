@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from efficientquant_agent.backends.__main__ import find_in_child
 from efficientquant_agent.host.device import DeviceFiles, computing_gpu, discrete_gpu, precisions, runtimes
 from efficientquant_agent.records import Gpu
 
@@ -224,15 +225,18 @@ def looking_runs(monkeypatch, tmp_path):
     def replace(code):
         script = tmp_path / "python"
         (tmp_path / "code.py").write_text(code)
-        script.write_text('#!/bin/sh\nexec "{}" "{}"\n'.format(sys.executable, tmp_path / "code.py"))
+        script.write_text('#!/bin/sh\nexec "{}" "{}" "$@"\n'.format(sys.executable, tmp_path / "code.py"))
         script.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(script))
 
     return replace
 
 
+# The children of the process that looks run the same code, which is their sys.executable.
 TALKATIVE = """
 import atexit, os, runpy, sys
+sys.executable = os.path.join(os.path.dirname(sys.argv[0]), "python")
+del sys.argv[1:3]  # -m and the module
 sys.modules.update(dict.fromkeys(["numpy", "onnxruntime", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"]))
 os.environ.pop("PYTHONWARNINGS", None)
 from efficientquant_agent.backends import ort
@@ -251,6 +255,59 @@ def test_runtimes_that_talk(looking_runs):
     answer = runtimes()
 
     assert (list(answer.library_versions), answer.backends, answer.broken) == (["python"], [], [])
+
+
+CRASHING = """
+import os, runpy, signal, sys
+sys.executable = os.path.join(os.path.dirname(sys.argv[0]), "python")
+del sys.argv[1:3]  # -m and the module
+part = sys.argv[1:]
+if part == {part!r}:
+    sys.stderr.write("terminate called\\n")
+    {fate}
+sys.modules.update(dict.fromkeys(["tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"]))
+runpy.run_module("efficientquant_agent.backends", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("fate", "sentence", "cause"),
+    [
+        ("os.abort()", "backend 'trt' crashes: SIGABRT ended its probe (terminate called)", "crash"),
+        ("os.kill(os.getpid(), 11)", "backend 'trt' crashes: SIGSEGV ended its probe (terminate called)", "crash"),
+        ("os.kill(os.getpid(), 4)", "backend 'trt' crashes: SIGILL ended its probe (terminate called)", "SIGILL"),
+        ("os._exit(3)", "backend 'trt' gives no answer: its probe ended with code 3 (terminate called)", "crash"),
+    ],
+)
+def test_runtime_that_crashes(looking_runs, fate, sentence, cause):
+    """A runtime that crashes while it is probed is named, and the others are found."""
+    looking_runs(CRASHING.format(part=["trt"], fate=fate))
+
+    answer = runtimes()
+
+    assert (answer.broken, answer.broken_causes) == ([sentence], [cause])
+    assert [backend.name for backend in answer.backends] == ["ort-cpu"]
+
+
+def test_cuda_that_crashes(looking_runs):
+    """A CUDA library that crashes is named, and runtimes of the CPU are found."""
+    looking_runs(CRASHING.format(part=["gpus"], fate="os.abort()"))
+
+    answer = runtimes()
+
+    assert answer.broken == ["CUDA crashes: SIGABRT ended its probe (terminate called)"]
+    assert answer.cuda_error == answer.broken[0]
+    assert [backend.name for backend in answer.backends] == ["ort-cpu"]
+
+
+def test_runtime_that_hangs(looking_runs):
+    """A runtime that hangs while it is probed is named after a bounded time."""
+    looking_runs(CRASHING.format(part=["trt"], fate="signal.pause()"))
+
+    assert find_in_child("trt", timeout_s=1.0) == {
+        "broken": ["backend 'trt' hangs: its probe took longer than 1 s"],
+        "broken_causes": ["timeout"],
+    }
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,20 @@ from dataclasses import dataclass, replace
 from math import exp, fsum, log, sqrt
 from statistics import NormalDist, median, variance
 
-from efficientquant_controller.analysis.comparison import Answer, Comparison, answer_within
+from efficientquant_controller.analysis.comparison import MIN_EFFECT, Answer, Comparison, answer_within
 from efficientquant_controller.analysis.guard import is_same_job, subjects_of
 from efficientquant_controller.analysis.metrics import Metric, Row, Side
 from efficientquant_controller.analysis.statistics import percentile
-from efficientquant_controller.analysis.verdict import Grade
+from efficientquant_controller.analysis.verdict import MAX_CONTENTION, Grade
 
 # How many other steady campaigns of each job must be stored.
 MIN_CAMPAIGNS = 5
 MIN_STEADY_REPEATS = 3
+# The share of a steady job's repeats that may be INVALID. They are left out.
+MAX_INVALID = 0.1
 # The middle half of a steady job's repeats lies within this share of their median.
 MAX_SPREAD = 0.05
-# The median CoV of a steady job's repeats. A run of twice this is INVALID.
+# The largest median CoV of a steady job's repeats. A run of twice this is INVALID.
 MAX_COV = 0.10
 # Two campaigns without a difference exceed the limit of chance this seldom, where they vary normally.
 CHANCE = 0.01
@@ -55,26 +57,36 @@ def compare_between_campaigns(
     advice = _MORE_CAMPAIGNS if is_same else _RERUN
     if unsteady := [f"{side.label} is not steady: {why}" for side in sides if (why := unsteadiness(side, metric))]:
         return BetweenCampaigns(unknown, f"{_APART}, and {', and '.join(unsteady)}; {advice}")
-    compared = _campaigns(first.repeats) | _campaigns(second.repeats)
-    levels = [_levels(side, metric, compared) for side in sides]
+    campaigns = _campaigns(first.repeats) | _campaigns(second.repeats)
+    levels = [_levels(side, metric, campaigns) for side in sides]
     known = _counted(levels, is_same)
     if min(map(len, levels)) < MIN_CAMPAIGNS:
         return BetweenCampaigns(unknown, f"{_APART}, with {known}, where {MIN_CAMPAIGNS} are needed; {advice}")
-    if comparison.ratio is None or comparison.low is None or comparison.high is None:
-        return BetweenCampaigns(unknown, f"{_APART}; {advice}")
     chance = limit_of_chance(*levels)
-    low, high = min(comparison.low, comparison.ratio / chance), max(comparison.high, comparison.ratio * chance)
-    answer = answer_within(comparison.ratio, low, high, min_effect)
+    compared = widened(comparison, chance, min_effect)
     note = f"{_APART}, and {known} may differ by {_percent(chance - 1)} without a cause"
-    if answer is Answer.NOT_ENOUGH_DATA:
+    if compared.answer is Answer.NOT_ENOUGH_DATA:
         note += f"; {advice}"
-    return BetweenCampaigns(Comparison(answer, comparison.ratio, low, high), note)
+    return BetweenCampaigns(compared, note)
+
+
+def widened(comparison: Comparison, chance: float, min_effect: float = MIN_EFFECT) -> Comparison:
+    """Return a comparison whose limits are `chance` from its ratio or farther.
+
+    The answer is that of the new limits. Without limits there is none.
+    """
+    ratio = comparison.ratio
+    if ratio is None or comparison.low is None or comparison.high is None:
+        return replace(comparison, answer=Answer.NOT_ENOUGH_DATA)
+    low, high = min(comparison.low, ratio / chance), max(comparison.high, ratio * chance)
+    return Comparison(answer_within(ratio, low, high, min_effect), ratio, low, high)
 
 
 def unsteadiness(side: Side, metric: Metric) -> str:
     """Return why a side is not steady, or an empty text."""
-    invalid = sum(row.get("verdict") == Grade.INVALID for row in side.repeats)
-    if invalid:
+    valid = _valid(side.repeats)
+    invalid = len(side.repeats) - len(valid)
+    if invalid > MAX_INVALID * len(side.repeats):
         return f"{invalid} of {len(side.repeats)} repeats are INVALID"
     values = _values(side.repeats, metric)
     if len(values) < MIN_STEADY_REPEATS:
@@ -82,9 +94,12 @@ def unsteadiness(side: Side, metric: Metric) -> str:
     spread = (percentile(values, 75) - percentile(values, 25)) / median(values)
     if spread > MAX_SPREAD:
         return f"the middle half of its repeats spans {_percent(spread)} (at most {_percent(MAX_SPREAD)})"
-    cov = median(row.get("latency_cov") or 0.0 for row in side.repeats)
+    cov = median(row.get("latency_cov") or 0.0 for row in valid)
     if cov > MAX_COV:
         return f"the CoV of its latencies is {_percent(cov)} (at most {_percent(MAX_COV)})"
+    waited = median(row.get("cpu_wait_share") or row.get("other_cpu_share") or 0.0 for row in valid)
+    if waited > MAX_CONTENTION:
+        return f"other processes took the CPU for {_percent(waited)} of the time (at most {_percent(MAX_CONTENTION)})"
     return ""
 
 
@@ -127,8 +142,12 @@ def _levels(side: Side, metric: Metric, without: set[str]) -> list[float]:
     ]
 
 
+def _valid(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.get("verdict") != Grade.INVALID]
+
+
 def _values(rows: Sequence[Row], metric: Metric) -> list[float]:
-    return sorted(row[metric.column] for row in rows if (row.get(metric.column) or 0) > 0)
+    return sorted(row[metric.column] for row in _valid(rows) if (row.get(metric.column) or 0) > 0)
 
 
 def _campaigns(rows: Sequence[Row]) -> set[str]:

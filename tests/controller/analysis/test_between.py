@@ -86,6 +86,8 @@ def test_too_few_other_campaigns_answer_nothing() -> None:
         ([{"verdict": "INVALID"}], "1 of 4 repeats are INVALID"),
         ([{"latency_p50_s": None}] * 2, "it has 2 of the 3 repeats that show it"),
         ([{"latency_cov": 0.3}] * 3, "the CoV of its latencies is 30 % (at most 10 %)"),
+        ([{"cpu_wait_share": 0.08}] * 3, "other processes took the CPU for 8 % of the time (at most 5 %)"),
+        ([{"other_cpu_share": 0.08}] * 3, "other processes took the CPU for 8 % of the time (at most 5 %)"),
         ([{"latency_p50_s": 11.0}] * 2, "the middle half of its repeats spans 9.52 % (at most 5 %)"),
     ],
 )
@@ -100,6 +102,17 @@ def test_a_side_that_is_not_steady_answers_nothing(changes: list[dict[str, Any]]
 
     assert (answer.answer, answer.low) == ("not enough data", None)
     assert answer.footnotes[0] == f"measured in different campaigns, and the second is not steady: {why}; {RERUN}"
+
+
+def test_one_in_ten_repeats_may_be_invalid() -> None:
+    """A single INVALID repeat of ten is left out and makes no job unsteady."""
+    second = side("c2", 10.0, "int8", STEADY)
+    repeats = rows("c2", "int8", *[10.0] * 9, 90.0)
+    repeats[9]["verdict"] = "INVALID"
+
+    answer = compared(side("c1", 20.0, others=STEADY), Side(second.name, repeats, second.others))
+
+    assert (answer.answer, answer.ratio) == ("faster", pytest.approx(20.02 / 10))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from efficientquant.errors import UnknownBlockError
 from efficientquant.graph.attention import Codec
 from efficientquant.graph.capture import call_nodes, capture
 from efficientquant.graph.edits import observing
+from efficientquant.graph.layer_names import short_layer_names
 from efficientquant.graph.manifest import module_of
 from efficientquant.graph.structure import SOFTMAX
 from efficientquant.images.calibration import run_calibration
@@ -85,9 +86,10 @@ def plot_softmax(
         figure = new_figure(10, 0.8 + 3.6 * len(shown), title)
         ratios = [3.0, 1.0] * len(shown)
         axes = figure.subplots(len(ratios), 1, height_ratios=ratios, squeeze=False)[:, 0]
+        short = short_layer_names(list(attentions))
         for index, attention in enumerate(shown):
             low = max(SMALLEST_SHOWN, float(attention.probabilities[attention.probabilities > 0].min()) / 2)
-            _draw_values(axes[2 * index], attention, low)
+            _draw_values(axes[2 * index], attention, low, short[attention.module])
             _draw_levels(axes[2 * index + 1], attention, low)
     return figure
 
@@ -110,13 +112,13 @@ def _observe(model: nn.Module, images: Tensor) -> dict[str, Attention]:
     return attentions
 
 
-def _draw_values(axes: "Axes", attention: Attention, low: float) -> None:
+def _draw_values(axes: "Axes", attention: Attention, low: float, title: str) -> None:
     bins = np.geomspace(low, 1.0, 161).tolist()
     axes.hist(attention.probabilities.clamp_min(low).numpy(), bins=bins, color=GREY)
     axes.set_xscale("log", base=2)
     axes.set_xlim(low, 1.0)
     axes.set_ylabel("values per bin")
-    axes.set_title(f"{attention.module}", loc="left")
+    axes.set_title(title, loc="left")
     axes.tick_params(labelbottom=False)
 
 
@@ -136,4 +138,7 @@ def _draw_levels(axes: "Axes", attention: Attention, low: float) -> None:
     axes.set_xlim(low, 1.0)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.set_xlabel("probability behind the softmax; below, each stroke is a level of the quantizer")
+    axes.set_xlabel(
+        "probability behind the softmax; each stroke is a level of a quantizer, with the SQNR of the probabilities\n"
+        "log2 A: levels in octaves, calibrated on images; log2 G: the same without data; uniform int8: even steps"
+    )

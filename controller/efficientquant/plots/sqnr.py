@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from efficientquant.graph.layer_names import short_layer_names
 from efficientquant.plots.drawing import BLUE, GREY, ORANGE, RED, choose_block, grid, new_figure, styled
 from efficientquant.plots.weight_layers import Layer, quantize_layers
 from efficientquant.quantization import CHANNEL_GATE_DB, WEIGHT_GATE_DB
@@ -53,8 +54,9 @@ def _draw(axes: "Axes", layers: list[Layer]) -> None:
         CHANNEL_GATE_DB, color=GREY, linewidth=1.3, linestyle="--", label=f"gate of a channel, {CHANNEL_GATE_DB:.0f} dB"
     )
     exact = [" (exact)" if math.isinf(layer.sqnr_db) else "" for layer in layers]
-    axes.set_yticks(places, [layer.module + note for layer, note in zip(layers, exact, strict=True)])
+    short = short_layer_names([layer.module for layer in layers])
+    axes.set_yticks(places, [short[layer.module] + note for layer, note in zip(layers, exact, strict=True)])
     axes.set_ylim(len(layers) - 0.4, -0.6)
     axes.set_xlim(min([0.0, *(value for value in worst if not math.isnan(value))]))
-    axes.set_xlabel("SQNR in dB (red: below the gate of a weight)")
+    axes.set_xlabel("SQNR: power of the weights over that of their error, in dB (red: below the gate of a weight)")
     axes.figure.legend(loc="outside lower center", ncols=4, frameon=False)

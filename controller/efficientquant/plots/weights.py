@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from efficientquant.graph.layer_names import short_layer_names
 from efficientquant.plots.drawing import BLUE, GREY, MAX_ROWS, ORANGE, choose_block, grid, new_figure, styled
 from efficientquant.plots.weight_layers import Layer, quantize_layers
 from efficientquant.recipe import Recipe, get_recipe
@@ -30,24 +31,25 @@ def plot_weights(
         block = min(layers.values(), key=lambda layer: layer.sqnr_db).module
     modules = choose_block(list(layers), block or "", "weight that the recipe quantizes")
     shown = [layers[module] for module in modules[:MAX_ROWS]]
+    short = short_layer_names(list(layers))
     rest = f" ({len(shown)} of {len(modules)} layers)" if len(shown) < len(modules) else ""
     with styled():
         title = f"{name or type(model).__name__}: weights of {block} by {recipe.name}{rest}"
         figure = new_figure(10, 0.8 + 2.7 * len(shown), title)
         for (histogram, ranges), layer in zip(grid(figure, len(shown), 2), shown, strict=True):
-            _draw_histogram(histogram, layer)
+            _draw_histogram(histogram, layer, short[layer.module])
             _draw_ranges(ranges, layer)
     return figure
 
 
-def _draw_histogram(axes: "Axes", layer: Layer) -> None:
+def _draw_histogram(axes: "Axes", layer: Layer, name: str) -> None:
     limit = float(layer.weight.abs().max()) or 1.0
     options: dict[str, Any] = {"bins": BINS, "range": (-limit, limit)}
     before, after = layer.weight.flatten().numpy(), layer.approximation.flatten().numpy()
     axes.hist(before, color=GREY, alpha=0.5, label="float", **options)
     axes.hist(after, histtype="step", color=BLUE, linewidth=1.3, label="quantized", **options)
     axes.set_yscale("log")
-    axes.set_title(f"{layer.module}: {layer.sqnr_db:.1f} dB", loc="left")
+    axes.set_title(f"{name}: SQNR {layer.sqnr_db:.1f} dB", loc="left")
     axes.set_xlabel("weight value")
     axes.set_ylabel("weights per bin")
     axes.legend(frameon=False, loc="upper right")

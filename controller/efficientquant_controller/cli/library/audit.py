@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from efficientquant.graph.layer_names import short_layer_names
+
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.given import DEFAULT_IMAGES, require_inputs
 from efficientquant_controller.cli.library.local_model import (
@@ -19,6 +21,19 @@ from efficientquant_controller.cli.phases import PhaseProgress
 if TYPE_CHECKING:
     from efficientquant.paper.audit import Audit
     from rich.table import Table
+
+
+# What the headings mean.
+TERMS = {
+    "SQNR": "power of the exact values over that of their error; 6 dB are one bit, below 0 dB the error is larger",
+    "as printed": "the paper's equations 1 to 6 as they stand; the others are corrected",
+    "floor": "symmetric, but fractions are dropped instead of rounded",
+    "symmetric, affine": "integer codes around 0, or with a zero point",
+    "per tensor, per channel": "one scale for the whole weight, or one for each output channel",
+    "log2 A, log2 G": "codes in steps of powers of two, with the range from images (A) or without any (G)",
+    "agrees with FP32": "share of the images with the same class as the float model",
+    "layers": "named by their shortest unique names; --json has the full ones",
+}
 
 
 def command(
@@ -48,12 +63,14 @@ def command(
         output.print_json(findings.to_dict())
         return
     console = output.stdout_console()
-    for table in (weight_table(findings), softmax_table(findings), logit_table(findings)):
+    for table in (weight_table(findings), *softmax_tables(findings), logit_table(findings)):
         if table.rows:
             console.print(table)
             console.print()
+    for term, meaning in TERMS.items():
+        console.print(f"{term}: {meaning}", soft_wrap=not console.is_terminal)
     source = "synthetic images" if data is None else f"images of {data.name}"
-    output.print_line(f"on {findings.images} {source}: {findings.conclusion}")
+    console.print(f"on {findings.images} {source}: {findings.conclusion}", soft_wrap=not console.is_terminal)
 
 
 def weight_table(findings: "Audit") -> "Table":
@@ -62,33 +79,37 @@ def weight_table(findings: "Audit") -> "Table":
     The last row has all weights together.
     """
     formulas = list(findings.total_sqnr_db)
-    table = _numbers("convolution weight, SQNR in dB", *formulas)
+    table = _numbers("weights\nSQNR in dB", *map(_two_lines, formulas))
+    short = short_layer_names([weight.parameter for weight in findings.weights])
     for weight in findings.weights:
-        table.add_row(weight.parameter, *(_decibels(weight.sqnr_db[formula]) for formula in formulas))
+        table.add_row(short[weight.parameter], *(_decibels(weight.sqnr_db[formula]) for formula in formulas))
     if findings.weights:
         table.add_section()
         table.add_row("all together", *map(_decibels, findings.total_sqnr_db.values()))
     return table
 
 
-def softmax_table(findings: "Audit") -> "Table":
-    """Return the SQNR of each softmax under each quantizer.
+def softmax_tables(findings: "Audit") -> list["Table"]:
+    """Return the SQNR behind each softmax under each quantizer.
 
-    SQNR is measured at the probabilities and at the attention output.
+    The first table is of the probabilities, the second of the attention's output.
     """
     codecs = list(findings.softmax[0].sqnr_db) if findings.softmax else []
-    columns = [f"{codec}: {what}" for what in ("probabilities", "output") for codec in codecs]
-    table = _numbers("softmax in, SQNR in dB", *columns)
-    for site in findings.softmax:
-        outputs = (site.output_sqnr_db.get(codec) for codec in codecs)
-        table.add_row(site.module, *map(_decibels, site.sqnr_db.values()), *map(_decibels, outputs))
-    return table
+    short = short_layer_names([site.module for site in findings.softmax])
+    tables = []
+    for what in ("probabilities", "attention output"):
+        table = _numbers(f"{what}\nSQNR in dB", *codecs)
+        for site in findings.softmax:
+            values = site.sqnr_db if what == "probabilities" else site.output_sqnr_db
+            table.add_row(short[site.module], *(_decibels(values.get(codec)) for codec in codecs))
+        tables.append(table)
+    return tables
 
 
 def logit_table(findings: "Audit") -> "Table":
     """Return the effect of each weight and softmax quantizer on the logits."""
     labelled = any(row.top1 is not None for row in findings.logits)
-    table = _numbers("weights", "softmax", "logits, SQNR in dB", "agrees with FP32", *(["top-1"] if labelled else []))
+    table = _numbers("weights", "softmax", "logits\nSQNR in dB", "agrees\nwith FP32", *(["top-1"] if labelled else []))
     table.columns[1].justify = "left"
     for row in findings.logits:
         top1 = [] if row.top1 is None else [f"{row.top1:.2%}"]
@@ -102,6 +123,12 @@ def _numbers(heading: str, *columns: str) -> "Table":
     for column in table.columns[1:]:
         column.justify = "right"
     return table
+
+
+def _two_lines(heading: str) -> str:
+    """Return a heading of several words in two lines."""
+    first, _, rest = heading.partition(" ")
+    return f"{first}\n{rest}"
 
 
 def _decibels(value: float | None) -> str:

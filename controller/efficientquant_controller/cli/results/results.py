@@ -138,9 +138,9 @@ def print_rows(rows: Rows, *, as_csv: bool) -> None:
 
 
 def print_for_people(rows: Rows, view: View | None = None, *, form: str = "", may_page: bool = False) -> None:
-    """Print rows on stdout as a screen, or in the form `why` or `wide`.
+    """Print rows on stdout as a screen.
 
-    `may_page` allows a pager for what is longer than the terminal.
+    The `form` why prints their reasons, and wide every number. `may_page` allows a pager for long output.
     """
     from efficientquant_controller.cli.paging import paged
     from efficientquant_controller.cli.results.result_table import print_result_tables

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+from efficientquant_controller.cli.library.audit import TERMS
 
 SMALL = ("resnet18", "--weights", "random", "--input-size", "64", "--images", "2")
 
@@ -12,10 +13,22 @@ def test_tables(command):
     shown = command("audit", *SMALL)
 
     assert shown.exit_code == 0
-    heading = next(line for line in shown.out.splitlines() if line.startswith("convolution weight"))
-    assert "as printed" in heading
-    assert "symmetric per channel" in heading
+    first, second = shown.out.splitlines()[:2]
+    assert first.split() == ["weights", "as", "floor", "symmetric", "affine", "symmetric"]
+    assert second.split("dB")[1].split() == ["printed", *["per", "tensor"] * 3, "per", "channel"]
     assert shown.out.splitlines()[-1].startswith("on 2 synthetic images: As printed, the weights keep -")
+
+
+def test_names_are_short_and_terms_are_explained(command, monkeypatch):
+    """On 80 columns nothing is cut, layers have their unique names, and each term has a line."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    lines = [line for line in command("audit", *SMALL).out.splitlines() if line.strip()]
+
+    names = [line.split()[0] for line in lines]
+    assert {"conv1.weight", "layer1.0.conv1", "layer4.1.conv2"} <= {*names}
+    assert all(any(line.startswith(f"{term}: ") for line in lines) for term in TERMS)
+    assert max(map(len, lines[: names.index("SQNR:")])) <= 80
 
 
 def test_labelled_data(command, tmp_path):

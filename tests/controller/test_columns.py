@@ -12,7 +12,7 @@ from efficientquant_controller.columns import Column, Kind, Origin
 from efficientquant_controller.columns.comparisons import COMPARISONS
 from efficientquant_controller.columns.identity import IDENTITY, REPORT, RUNTIME, SNAPSHOT
 from efficientquant_controller.columns.performance import LATENCY, LOADING, MEMORY
-from efficientquant_controller.columns.trust import COMPUTED, OUTPUTS, PAPER, POWER, VERDICT
+from efficientquant_controller.columns.trust import COMPUTED, CONTENTION, OUTPUTS, PAPER, POWER, VERDICT
 
 ALL = list(columns.COLUMNS.values())
 EVERY = pytest.mark.parametrize("column", ALL, ids=lambda column: column.name)
@@ -22,7 +22,7 @@ def test_every_name_is_unique() -> None:
     """No two entries have the same name."""
     groups = (
         *(IDENTITY, REPORT, RUNTIME, SNAPSHOT, LATENCY, LOADING, MEMORY, COMPARISONS),
-        *(VERDICT, POWER, PAPER, OUTPUTS, COMPUTED),
+        *(VERDICT, CONTENTION, POWER, PAPER, OUTPUTS, COMPUTED),
     )
     assert sum(map(len, groups)) == len(ALL)
 

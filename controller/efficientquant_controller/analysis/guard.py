@@ -13,7 +13,7 @@ from efficientquant_controller.analysis.readings import Read, column, condition
 from efficientquant_controller.analysis.verdict import CLOCK_TOLERANCE
 
 # Increment it when a pair gets another answer than before, so that stored comparisons are computed again.
-RULES_VERSION = 1
+RULES_VERSION = 2
 MODEL, RECIPE, DEVICE, RUNTIME = "model", "recipe", "device", "runtime"
 UNKNOWN = "not recorded"
 _Range = tuple[float, float]  # the lowest and the highest clock in hertz

@@ -14,8 +14,8 @@ GAINS_HEADING = (
 )
 LEGEND = (
     "median: of the repeats' medians, with their min–max; load: read + session create (or deserialize + create "
-    "context) + first inference; peak PSS: of the measuring process; board Δ: drop of the whole board's available "
-    "memory"
+    "context) + first inference; peak RSS and USS: of the measuring process; board Δ: drop of the whole board's "
+    "available memory"
 )
 VERDICT_LEGEND = (
     "verdict: A steady and undisturbed, B with a rule broken, which is named, INVALID not to be used; see "
@@ -26,7 +26,9 @@ PAPER_LEGEND = (
     "all that ran on the device"
 )
 # The words for each compared quantity, and the prefix of its columns.
-_COMPARED = (("latency", "latency"), ("load time", "load"), ("peak memory", "peak_pss"))
+_COMPARED = (("latency", "latency"), ("load time", "load"), ("peak memory", "peak_rss"))
+# Agents before schema 7 read no RSS.
+_COMPARED_BEFORE = (*_COMPARED[:2], ("peak PSS", "peak_pss"))
 
 
 @dataclass
@@ -73,10 +75,12 @@ def gains(row: Row, twin: Row | None) -> Gains:
     """
     phrases = Gains(notes=list(row.get("comparison_notes") or ()))
     _judge_size(row, twin, phrases)
-    refused = [name for name, prefix in _COMPARED if row[f"{prefix}_answer"] in ("", REFUSED)]
+    is_old = row["peak_rss_bytes"] is None and row["peak_pss_bytes"] is not None
+    compared = _COMPARED_BEFORE if is_old else _COMPARED
+    refused = [name for name, prefix in compared if row[f"{prefix}_answer"] in ("", REFUSED)]
     if refused:
         phrases.not_known.append(f"{_listed(refused)} compared with fp32 ({row['not_compared']})")
-    for name, prefix in _COMPARED:
+    for name, prefix in compared:
         if name not in refused:
             _judge(name, prefix, row, phrases)
     _judge_arithmetic(row, phrases)

@@ -12,7 +12,13 @@ from efficientquant_controller.model import TWIN_RECIPE, JobState
 
 Row = Mapping[str, Any]
 # The metric of each comparison over repeats, and the prefix of its columns.
-_COMPARED = (("latency", "latency"), ("load", "load"), ("memory", "peak_pss"))
+_COMPARED = (
+    ("latency", "latency"),
+    ("load", "load"),
+    ("memory", "peak_rss"),
+    ("energy", "energy"),
+    ("pss", "peak_pss"),
+)
 _NUMBERS = ("ratio", "ratio_low", "ratio_high")
 # The columns that `with_comparisons` adds, with the values for a row without a comparison.
 _NO_COMPARISON: Mapping[str, Any] = {

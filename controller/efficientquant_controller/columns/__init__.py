@@ -10,7 +10,7 @@ from efficientquant_controller.columns.comparisons import COMPARISONS
 from efficientquant_controller.columns.entry import SHOWN, Cell, Column, Compared, Kind, Origin, Over
 from efficientquant_controller.columns.identity import IDENTITY, REPORT, RUNTIME, SNAPSHOT
 from efficientquant_controller.columns.performance import LATENCY, LOADING, MEMORY
-from efficientquant_controller.columns.trust import COMPUTED, OUTPUTS, PAPER, POWER, VERDICT
+from efficientquant_controller.columns.trust import COMPUTED, CONTENTION, OUTPUTS, PAPER, POWER, VERDICT
 
 __all__ = [
     "COLUMNS",
@@ -37,7 +37,7 @@ COLUMNS: Mapping[str, Column] = {
         *(*IDENTITY, *REPORT, *RUNTIME),
         *(*LATENCY, *LOADING, *MEMORY),
         *COMPARISONS,
-        *(*VERDICT, *POWER, *PAPER, *OUTPUTS, *COMPUTED),
+        *(*VERDICT, *CONTENTION, *POWER, *PAPER, *OUTPUTS, *COMPUTED),
         *SNAPSHOT,
     )
 }

@@ -39,7 +39,9 @@ COMPARISONS = (
         "the twin's slowest repeat divided by the variant's fastest one, INVALID repeats included",
     ),
     *_answered("load", "how many times faster it loads", "`faster`, `slower`"),
-    *_answered("peak_pss", "how many times less memory its process uses", "`smaller`, `larger`"),
+    *_answered("peak_rss", "how many times less memory its process uses at its peak (RSS)", "`smaller`, `larger`"),
+    *_answered("energy", "how many times less energy an inference takes", "`less`, `more`"),
+    *_answered("peak_pss", "how many times lower the process's peak PSS is", "`smaller`, `larger`"),
     Column(
         "not_compared", Kind.TEXT, Origin.GUARD,
         "why an answer is `not comparable`, e.g. `clocks: locked for fp32, not locked for int8`; else empty",

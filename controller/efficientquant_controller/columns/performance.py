@@ -77,18 +77,31 @@ LOADING = (
 )  # fmt: skip
 MEMORY = (
     Column(
-        "peak_pss_bytes", Kind.BIGINT, Origin.PEAK, "the highest proportional set size of the child process",
-        Over.MEDIAN, cell=Cell("memory", "peak PSS", "MiB", 1, place=3),
+        "peak_rss_bytes", Kind.BIGINT, Origin.MEASURED,
+        "the most memory that the process had resident at once (RSS), from before loading until after measuring",
+        Over.MEDIAN, cell=Cell("memory", "peak RSS", "MiB", 1, place=3),
         compared=Compared(
-            "memory", "the process's peak memory (PSS)", ("smaller", "larger"), explained="the process's PSS"
+            "memory", "the process's peak memory (RSS)", ("smaller", "larger"), explained="the process's peak RSS"
         ),
+    ),
+    Column(
+        "uss_bytes", Kind.BIGINT, Origin.MEASURED,
+        "the memory that only this process had (USS): the larger of the readings before and after measuring",
+        Over.MEDIAN, cell=Cell("memory", "USS", "MiB", 1, place=4),
+        compared=Compared("uss", "the process's private memory (USS)", ("smaller", "larger")),
+    ),
+    Column(
+        "peak_pss_bytes", Kind.BIGINT, Origin.PEAK,
+        "the highest proportional set size (PSS) of the process, which falls when other processes share its libraries",
+        Over.MEDIAN, cell=Cell("memory", "peak PSS", "MiB", 1, place=5),
+        compared=Compared("pss", "the process's peak PSS", ("smaller", "larger")),
     ),
     _reading("board_available_before_bytes", "the board's available memory before loading"),
     Column("board_available_min_bytes", Kind.BIGINT, Origin.PEAK, "the board's available memory at its lowest"),
     Column(
         "board_memory_delta_bytes", Kind.BIGINT, Origin.RECORDED,
         "how far the board's available memory fell below what it was before loading; 0 where it never did",
-        Over.MEDIAN, cell=Cell("memory", "board Δ", "MiB", 1, place=4),
+        Over.MEDIAN, cell=Cell("memory", "board Δ", "MiB", 1, place=6),
         # `paper_memory_kind` tells GPUs with their own memory from GPUs that share the board's. The two kinds differ
         # in what the board's memory includes, and NVML counts a process's GPU memory on the first, nvmap on the second.
         compared=Compared(

@@ -18,6 +18,19 @@ def _energy(metric: str, label: str) -> Compared:
     return Compared(metric, label, ("less", "more"), "takes", is_energy=True)
 
 
+# What contention for the CPU is judged by; `judge` in analysis/verdict.py reads them.
+CONTENTION = (
+    Column(
+        "cpu_wait_share", Kind.DOUBLE, Origin.MEASURED,
+        "the share of the measure window in which the thread that waited longest could have run and had no CPU",
+        Over.MAX,
+    ),
+    Column(
+        "other_cpu_share", Kind.DOUBLE, Origin.MEASURED,
+        "the share of all CPU time that other processes took in that window; only where the kernel counts no waiting",
+        Over.MAX,
+    ),
+)  # fmt: skip
 VERDICT = (
     _derived(
         "verdict", "`A`, `B` or `INVALID`; empty before a repeat has succeeded, and for releases without verdicts",

@@ -147,6 +147,8 @@ def job_row(recipe="fp32", p50_s=0.020, **values) -> dict[str, Any]:
         "latency_p99_s": p50_s * 1.5,
         "load_s": 0.125,
         "transfer_s": 0.004,
+        "peak_rss_bytes": 96 << 20,
+        "uss_bytes": 64 << 20,
         "peak_pss_bytes": 80 << 20,
         "artifact_bytes": 5 << 20,
     }

@@ -59,7 +59,10 @@ def make_trusted(make_result: Callable) -> Callable[..., RunResult]:
             "backend": "trt",
             "agreement": Agreement(0.25, 0.999, 7, 8),
             "engine": ENGINE,
-            "measured": {"sampler_cpu_s": 0.008, "device_memory_bytes": 2**33, "clock_gpu_target_hz": 1e9},
+            "measured": {
+                "sampler_cpu_s": 0.008, "device_memory_bytes": 2**33, "clock_gpu_target_hz": 1e9,
+                "cpu_wait_share": 0.01, "peak_rss_bytes": 2**34, "uss_bytes": 2**32, "clock_offset_s": -0.5,
+            },
         }  # fmt: skip
         return make_result(run_id, **{**facts, **changes})
 
@@ -116,6 +119,7 @@ def test_columns_of_a_run(planned: SqlStore, make_trusted: Callable) -> None:
 
     known = {
         "verdict": "A", "throttled": False, "rail_set": "POM_5V_IN", "max_temperature_c": 50.5, "latency_drift": 0.0,
+        "cpu_wait_share": 0.01, "peak_rss_bytes": 2**34, "uss_bytes": 2**32,
         "gpu_clock_min_hz": 1e9, "gpu_clock_max_hz": 1e9, "device_latency_p50_s": 0.09, "latency_p90_bound_s": 0.1,
         "latency_p99_bound_s": None, "gpu_process_peak_bytes": 70, "device_memory_bytes": 2**33,
         "paper_memory_kind": "board used RAM", "output_max_abs": 0.25, "output_cosine": 0.999,
@@ -135,7 +139,7 @@ def test_every_column_is_filled(planned: SqlStore, make_trusted: Callable) -> No
     unknown = {name for name, value in numbers(planned).items() if value is None}
     assert unknown == {
         "artifact_bytes", "latency_p99_bound_s", "parse_s", "build_s", "deserialize_s", "create_context_s",
-        "warm_load_s", "clock_emc_target_hz", "clock_cpu_target_hz", "other_readings",
+        "warm_load_s", "clock_emc_target_hz", "clock_cpu_target_hz", "other_readings", "other_cpu_share",
     }  # fmt: skip
 
 

@@ -18,8 +18,8 @@ FASTER = {
     "load_ratio_low": 0.5,
     "load_ratio_high": 1.0,
     "load_answer": "slower",
-    "peak_pss_ratio": 1.03,
-    "peak_pss_answer": "not enough data",
+    "peak_rss_ratio": 1.03,
+    "peak_rss_answer": "not enough data",
     "integer_operators": 0,
     "float_operators": 72,
     "arithmetic": "storage only: 35 weights are int8 in the file; all arithmetic is FP32",
@@ -54,6 +54,15 @@ bench-1 · mobilevit_xxs · efficientquant:weight_bits=4
 """
 
 
+def test_rows_of_earlier_agents_have_a_pss(messages):
+    """Where no RSS was read, the gain in memory is that of the peak PSS."""
+    pss = {"peak_pss_ratio": 2.0, "peak_pss_ratio_low": 1.9, "peak_pss_ratio_high": 2.1, "peak_pss_answer": "smaller"}
+
+    phrases = gains(messages.row("int8", peak_rss_bytes=None, **pss), messages.row())
+
+    assert phrases.bought == ["peak PSS 2.00× smaller (1.90–2.10)"]
+
+
 def test_paragraph(messages):
     """Each variant gets the lines bought, not bought and not known, and FP32 gets none."""
     rows = [messages.row(), messages.row("efficientquant:weight_bits=4", **FASTER)]
@@ -70,7 +79,7 @@ def test_nothing_to_compare_prints_nothing(messages):
 
 def test_what_was_not_compared_is_not_known(judged):
     """A difference of the jobs leaves latency, load and memory unknown, but not the file's size."""
-    refused = dict.fromkeys(("latency_answer", "load_answer", "peak_pss_answer"), "not comparable")
+    refused = dict.fromkeys(("latency_answer", "load_answer", "peak_rss_answer"), "not comparable")
     variant = judged(not_compared="weights: A for fp32, B for int8", **refused)
 
     assert (
@@ -91,8 +100,8 @@ def test_what_was_not_compared_is_not_known(judged):
 )
 def test_answers_in_words(judged, ratio, answer, bought, phrase):
     """Each answer has its list and its words, and a worse ratio is inverted."""
-    limits = {"peak_pss_ratio_low": 1.9, "peak_pss_ratio_high": 2.1}
-    assert phrase in getattr(judged(peak_pss_ratio=ratio, peak_pss_answer=answer, **limits), bought)
+    limits = {"peak_rss_ratio_low": 1.9, "peak_rss_ratio_high": 2.1}
+    assert phrase in getattr(judged(peak_rss_ratio=ratio, peak_rss_answer=answer, **limits), bought)
 
 
 @pytest.mark.parametrize(

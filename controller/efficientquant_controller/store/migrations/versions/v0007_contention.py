@@ -1,0 +1,25 @@
+"""Schema 7: contention, RSS and USS, and comparisons of peak RSS and energy."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0007"
+down_revision = "0006"
+
+# What `views_sha256` returns for the views of this schema.
+VIEWS_SHA256 = "97de1101f956d9e832425de95600ce95ed24417caa784e8b1ed8e2454eb27157"
+
+
+def upgrade() -> None:
+    """Add the columns.
+
+    The store makes the views.
+    """
+    for name in ("cpu_wait_share", "other_cpu_share"):
+        op.add_column("runs", sa.Column(name, sa.Double(), nullable=True))
+    for name in ("peak_rss_bytes", "uss_bytes"):
+        op.add_column("runs", sa.Column(name, sa.BigInteger(), nullable=True))
+    for prefix in ("peak_rss", "energy"):
+        for name in ("ratio", "ratio_low", "ratio_high"):
+            op.add_column("job_comparisons", sa.Column(f"{prefix}_{name}", sa.Double(), nullable=True))
+        op.add_column("job_comparisons", sa.Column(f"{prefix}_answer", sa.String(), nullable=True))

@@ -8,14 +8,17 @@ from efficientquant_controller.cli.paging import paged, pager
 
 
 @pytest.fixture
-def terminal(monkeypatch, capfd):
-    """Let stdin and stdout look like a terminal of 10 lines."""
-    del capfd  # it replaces the streams, so it comes first
-    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("LINES", "10")
-    return output.stdout_console
+def terminal(monkeypatch):
+    """Return a function that makes stdin and stdout a terminal of 10 lines and returns its console."""
+
+    def make():
+        for stream in (sys.stdin, sys.stdout):
+            monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+        for name, value in {"COLUMNS": "80", "LINES": "10", "TERM": "xterm-256color"}.items():
+            monkeypatch.setenv(name, value)
+        return output.stdout_console()
+
+    return make
 
 
 def page(terminal, lines, **options):
@@ -56,7 +59,6 @@ def test_the_pager_is_the_users(monkeypatch, capsys, asked, words):
 
 def test_no_color_is_plain_text(terminal, monkeypatch, capfd):
     """With NO_COLOR nothing but the text is printed, also on a terminal."""
-    monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("NO_COLOR", "1")
     terminal().print("text", style="bold #009e73")
     assert capfd.readouterr().out == "text\n"

@@ -1,4 +1,4 @@
-"""The result tables for people.
+"""The tables of `results --wide`, with every number.
 
 They show milliseconds and MiB, the speed-up against FP32, and failures as sentences.
 """
@@ -24,13 +24,18 @@ from efficientquant_controller.analysis.report import (
     verdict_sentences,
 )
 from efficientquant_controller.cli.output import new_table
+from efficientquant_controller.cli.tables.cells import ABSENT, gain_text
+from efficientquant_controller.cli.tables.gains import Twins
+from efficientquant_controller.cli.tables.measures import MEASURES
+from efficientquant_controller.cli.tables.reasons import brief_grade
 from efficientquant_controller.columns import COLUMNS, SHOWN, Column
 from efficientquant_controller.columns import Cell as Shown
 from efficientquant_controller.model import TWIN_RECIPE
 
 Row = Mapping[str, Any]
 Cell = Callable[[Row], str]
-ABSENT = "–"
+# The speed-up needs two rows, so the registry has no column for it. It follows the median and its range.
+_SPEED_UP = "speed_up"
 
 
 def print_result_tables(rows: Sequence[Row], console: Console) -> None:
@@ -38,7 +43,8 @@ def print_result_tables(rows: Sequence[Row], console: Console) -> None:
 
     The rows are split into several tables where one would be too wide.
     """
-    for campaign_rows in _grouped(rows, "campaign_id"):
+    twins = Twins(rows)
+    for campaign_rows in _grouped([{**row, _SPEED_UP: _speed_up(row, twins)} for row in rows], "campaign_id"):
         console.print(_heading(campaign_rows[0]), soft_wrap=True)
         for table in _tables(campaign_rows, console):
             console.print()
@@ -205,11 +211,14 @@ def _group(name: str) -> dict[str, Cell]:
     return cells
 
 
-def _speed_up(row: Row) -> str:
-    """Return the speed-up against FP32, absent without a comparison."""
-    is_twin = row["recipe"] == TWIN_RECIPE and row["latency_p50_s"] is not None
-    ratio = 1.0 if is_twin else row["latency_ratio"]
-    return ABSENT if ratio is None else f"{ratio:.2f}×"
+def _speed_up(row: Row, twins: Twins) -> str:
+    """Return the speed-up against FP32.
+
+    It is absent without a comparison, and against an INVALID row.
+    """
+    if row["recipe"] == TWIN_RECIPE and row["latency_p50_s"] is not None:
+        return "1.00×"
+    return gain_text(twins.gain(row, MEASURES["latency"]))[0] or ABSENT
 
 
 _NAMES: Mapping[str, Cell] = {name: _text(name) for name in ("device", "model", "recipe")}
@@ -218,8 +227,7 @@ _LAYOUTS: Sequence[tuple[Sequence[str], Mapping[str, Cell]]] = [
     (apart, {name: cell for name, cell in _NAMES.items() if name not in apart})
     for apart in ((), ("device",), ("device", "model"))
 ]
-_STATE: Mapping[str, Cell] = {"state": _state, "verdict": lambda row: row["verdict"] or ABSENT}
+_STATE: Mapping[str, Cell] = {"state": _state, "verdict": lambda row: brief_grade(row) or ABSENT}
 _OF_LATENCY = list(_group("latency").items())
-# The speed-up needs two rows, so the registry has no column for it. It follows the median and its range.
-_LATENCY: Mapping[str, Cell] = dict([*_OF_LATENCY[:2], ("speed-up\nvs fp32", _speed_up), *_OF_LATENCY[2:]])
+_LATENCY: Mapping[str, Cell] = dict([*_OF_LATENCY[:2], ("speed-up\nvs fp32", _text(_SPEED_UP)), *_OF_LATENCY[2:]])
 _MEMORY, _ENERGY, _PAPER = _group("memory"), _group("energy"), _group("paper")

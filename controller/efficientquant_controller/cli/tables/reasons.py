@@ -21,6 +21,7 @@ _SHORT = {
     "the warm-up": "warm-up",
     "a measuring thread waited": "CPU wait",
     "other processes took": "other processes",
+    "throttled: ": "throttled",
 }
 
 # Each kind of reasons with its heading.
@@ -117,12 +118,16 @@ def is_throttled(row: Row) -> bool:
 def grade(row: Row) -> str:
     """Return a verdict with its worst number: `B, CoV 39 %`.
 
-    The worst number exceeds its limit most. Without a limit the first reason counts.
+    The worst number exceeds its limit most. A reason without a short form is given in full.
     """
-    broken = broken_rules(row)
-    if not broken:
-        return str(row["verdict"] or "")
-    return f"{row['verdict']}, {_short(max(broken, key=_excess))}"
+    reason = max(broken_rules(row), key=_excess, default="")
+    return ", ".join(part for part in (row["verdict"], _short(reason) or reason) if part)
+
+
+def brief_grade(row: Row) -> str:
+    """Return a verdict with its worst number, if that has a short form."""
+    reason = max(broken_rules(row), key=_excess, default="")
+    return ", ".join(part for part in (row["verdict"], _short(reason)) if part)
 
 
 def worst(rows: Sequence[Row]) -> Row:
@@ -136,8 +141,7 @@ def _excess(reason: str) -> float:
 
 
 def _short(reason: str) -> str:
+    """Return the short form of a reason, or an empty text."""
     name = next((short for start, short in _SHORT.items() if reason.startswith(start)), "")
-    if not name:
-        return reason
     number = re.search(r"\d+(?:\.\d+)?(?:e[+-]\d+)? %", reason)
-    return f"{name} {number[0]}" if number and _excess(reason) else name
+    return f"{name} {number[0]}" if name and number and _excess(reason) else name

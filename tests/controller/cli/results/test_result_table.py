@@ -16,7 +16,12 @@ def printed(rows, width=160) -> str:
 @pytest.fixture
 def rows(messages):
     quantized = messages.row(
-        "efficientquant", 0.016, latency_ratio=1.25, artifact_bytes=2 << 20, board_memory_delta_bytes=96 << 20
+        "efficientquant",
+        0.016,
+        latency_ratio=1.25,
+        latency_answer="faster",
+        artifact_bytes=2 << 20,
+        board_memory_delta_bytes=96 << 20,
     )
     return [messages.row(), quantized]
 
@@ -127,7 +132,14 @@ a rule broken, which is named, INVALID not to be used; see docs/measurement.md
 def full_rows(messages):
     reasons = ["the spread is 4 % (at most 2.5 %)", "not checked: what the sampler cost"]
     quantized = messages.row(
-        "efficientquant", 0.016, latency_ratio=1.25, verdict="B", verdict_reasons=reasons, **POWER, **PAPER
+        "efficientquant",
+        0.016,
+        latency_ratio=1.25,
+        latency_answer="faster",
+        verdict="B",
+        verdict_reasons=reasons,
+        **POWER,
+        **PAPER,
     )
     return [messages.row(verdict="A", **POWER, **PAPER), quantized]
 
@@ -229,9 +241,36 @@ def test_campaigns_are_apart(messages):
     ]
 
 
+def test_a_gain_that_is_not_known_is_no_number(messages):
+    """The speed-up is ≈ without a significant difference, and absent against an INVALID row."""
+    unsure = {"latency_ratio": 1.02, "latency_answer": "not enough data"}
+    rows = [messages.row(), messages.row("int8", 0.0196, **unsure)]
+    invalid = [
+        messages.row(verdict="INVALID"),
+        messages.row("int8", 0.016, latency_ratio=1.25, latency_answer="faster"),
+    ]
+
+    shown = [printed(own).splitlines()[6].split() for own in (rows, invalid)]
+
+    assert [words[5 + ("verdict" in printed(own))] for words, own in zip(shown, (rows, invalid), strict=True)] == [
+        "≈",
+        "–",
+    ]
+
+
+def test_the_grade_has_its_worst_number(messages):
+    """The verdict's column says which number was worst."""
+    row = messages.row(verdict="B", verdict_reasons=["the coefficient of variation is 39 % (at most 2.5 %)"])
+
+    assert "B, CoV 39 %" in printed([row])
+
+
 def test_speed_up_is_the_guards(messages):
     """The speed-up is the guard's ratio, absent where the guard forbids the comparison."""
-    fp32, faster = messages.row(), messages.row("int8", 0.016, latency_ratio=1.25, latency_answer="faster")
+    fp32, faster = (
+        messages.row(),
+        messages.row("int8", 0.016, latency_ratio=1.25, latency_answer="faster"),
+    )
     refused = messages.row("fp16", 0.016, latency_answer="not comparable", not_compared="clocks: locked for fp32")
 
     lines = printed([fp32, faster, refused]).splitlines()

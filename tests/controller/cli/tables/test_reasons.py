@@ -9,7 +9,7 @@ from efficientquant_controller.cli.tables.bought import bought, gains_text, inte
 from efficientquant_controller.cli.tables.folding import folded, joined
 from efficientquant_controller.cli.tables.footnotes import Footnotes, superscript
 from efficientquant_controller.cli.tables.measures import MEASURES
-from efficientquant_controller.cli.tables.reasons import grade, is_throttled, merged, reasons, template
+from efficientquant_controller.cli.tables.reasons import brief_grade, grade, is_throttled, merged, reasons, template
 from efficientquant_controller.cli.tables.why import why_lines
 
 COV, DRIFT = (
@@ -39,14 +39,17 @@ def test_texts_of_one_template_are_one(texts, text):
         (("A", ["not checked: clocks"]), "A"),
         (("B", [COV, DRIFT]), "B, CoV 39 %"),
         (("B", [DRIFT, "not checked: clocks"]), "B, drift 3 %"),
-        (("INVALID", ["throttled: hardware slowdown"]), "INVALID, throttled: hardware slowdown"),
+        (("INVALID", ["throttled: hardware slowdown"]), "INVALID, throttled"),
         (("B", ["the sampler took 2 % of a core (less than 1 %)"]), "B, sampler 2 %"),
+        (("INVALID", ["the fan stood still"]), "INVALID, the fan stood still"),
         (("", None), ""),
     ],
 )
 def test_a_grade_has_its_worst_number(values, text):
     """The number that exceeds its limit most stands next to the grade."""
-    assert grade(dict(zip(("verdict", "verdict_reasons"), values, strict=True))) == text
+    row = dict(zip(("verdict", "verdict_reasons"), values, strict=True))
+    assert grade(row) == text
+    assert brief_grade(row) == text.removesuffix(", the fan stood still")
 
 
 def test_the_sentences_are_those_of_the_verdict():

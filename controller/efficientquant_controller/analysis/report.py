@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from efficientquant_controller.analysis.comparison import MIN_EFFECT, REFUSED
+from efficientquant_controller.analysis.verdict import Grade
 from efficientquant_controller.model import TWIN_RECIPE
 
 Row = Mapping[str, Any]
@@ -27,6 +28,7 @@ PAPER_LEGEND = (
 )
 # The words for each compared quantity, and the prefix of its columns.
 _COMPARED = (("latency", "latency"), ("load time", "load"), ("peak memory", "peak_rss"))
+_ENERGY = ("energy", "energy")
 # Agents before schema 7 read no RSS.
 _COMPARED_BEFORE = (*_COMPARED[:2], ("peak PSS", "peak_pss"))
 
@@ -76,9 +78,14 @@ def gains(row: Row, twin: Row | None) -> Gains:
     phrases = Gains(notes=list(row.get("comparison_notes") or ()))
     _judge_size(row, twin, phrases)
     is_old = row["peak_rss_bytes"] is None and row["peak_pss_bytes"] is not None
-    compared = _COMPARED_BEFORE if is_old else _COMPARED
-    refused = [name for name, prefix in compared if row[f"{prefix}_answer"] in ("", REFUSED)]
-    if refused:
+    compared = [*(_COMPARED_BEFORE if is_old else _COMPARED)]
+    if row["energy_per_inference_j"] is not None:
+        compared.append(_ENERGY)
+    invalid = [other["recipe"] for other in (row, twin) if other is not None and other["verdict"] == Grade.INVALID]
+    refused = [name for name, prefix in compared if invalid or row[f"{prefix}_answer"] in ("", REFUSED)]
+    if invalid:
+        phrases.not_known.append(f"{_listed(refused)} compared with fp32 ({_listed(invalid)} INVALID)")
+    elif refused:
         phrases.not_known.append(f"{_listed(refused)} compared with fp32 ({row['not_compared']})")
     for name, prefix in compared:
         if name not in refused:
@@ -137,14 +144,14 @@ def _judge(name: str, prefix: str, row: Row, phrases: Gains) -> None:
     ratio, answer = row[f"{prefix}_ratio"], row[f"{prefix}_answer"]
     if ratio is None:
         phrases.not_known.append(f"{name} (not enough data)")
-    elif answer in ("faster", "smaller"):
+    elif answer in ("faster", "smaller", "less"):
         phrases.bought.append(f"{name} {ratio:.2f}× {answer}{_interval(prefix, row)}")
-    elif answer in ("slower", "larger"):
+    elif answer in ("slower", "larger", "more"):
         phrases.not_bought.append(f"{name}: {1 / ratio:.2f}× {answer}{_interval(prefix, row, inverted=True)}")
     elif answer == "same":
         phrases.not_bought.append(f"{name}: the same, {ratio:.2f}×{_interval(prefix, row)}")
     else:
-        phrases.not_known.append(f"{name}: {ratio:.2f}×{_interval(prefix, row)}, {answer}")
+        phrases.not_known.append(f"{name} ≈{_interval(prefix, row)}, {answer}")
 
 
 def _interval(prefix: str, row: Row, *, inverted: bool = False) -> str:

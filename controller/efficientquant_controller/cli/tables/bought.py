@@ -6,7 +6,7 @@ from typing import Any
 
 from efficientquant_controller.cli.tables.cells import ABSENT, UNSURE, gain_text, ratio_text
 from efficientquant_controller.cli.tables.gains import Gain, Twins
-from efficientquant_controller.cli.tables.measures import MEASURES
+from efficientquant_controller.cli.tables.measures import MEASURES, Measure, measure_of
 from efficientquant_controller.cli.tables.pivot import device_names, shown_device
 from efficientquant_controller.model import TWIN_RECIPE
 
@@ -35,25 +35,26 @@ def bought(rows: Sequence[Row]) -> list[Line]:
     Recipes that no device has measured have no line.
     """
     twins, names = Twins(rows), device_names(rows)
+    measures = {name: measure_of(rows, measure) for name, measure in COMPARED.items()}
     recipes = dict.fromkeys(row["recipe"] for row in rows if row["recipe"] != TWIN_RECIPE)
     lines = []
     for recipe in recipes:
         measured = [row for row in rows if row["recipe"] == recipe and row["runs_done"]]
-        for own in _agreeing(measured, twins):
+        for own in _agreeing(measured, twins, measures):
             devices = tuple(dict.fromkeys(shown_device(row, names) for row in own))
-            gains = {name: [twins.gain(row, measure) for row in own] for name, measure in COMPARED.items()}
+            gains = {name: [twins.gain(row, measure) for row in own] for name, measure in measures.items()}
             lines.append(Line(recipe, devices, gains, [_integer_share(row) for row in own]))
     return [line for line in lines if any(gain for gains in line.gains.values() for gain in gains)]
 
 
-def _agreeing(rows: Sequence[Row], twins: Twins) -> list[list[Row]]:
+def _agreeing(rows: Sequence[Row], twins: Twins, measures: Mapping[str, Measure]) -> list[list[Row]]:
     """Return the rows of one recipe by devices with the same answers."""
     devices: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         devices.setdefault((row["device_id"], row["device"]), []).append(row)
     groups: list[tuple[list[str], list[Row]]] = []
     for own in devices.values():
-        answers = [_answer([twins.gain(row, measure) for row in own]) for measure in COMPARED.values()]
+        answers = [_answer([twins.gain(row, measure) for row in own]) for measure in measures.values()]
         for known, members in groups:
             if all(ABSENT in pair or pair[0] == pair[1] for pair in zip(known, answers, strict=True)):
                 known[:] = [new if old == ABSENT else old for old, new in zip(known, answers, strict=True)]
@@ -81,19 +82,19 @@ def _integer_share(row: Row) -> float | None:
 def gains_text(gains: Sequence[Gain | None], *, intervals: bool) -> str:
     """Return the range of several gains, or one with its interval.
 
-    `≈` is for no difference shown, `–` for nothing compared. Where only some models have a difference, their number
-    follows. `intervals` adds the interval.
+    `≈` is for no difference shown, `–` for nothing compared. Where only some of the compared models have a difference,
+    their number follows. `intervals` adds the interval.
     """
     compared = [gain for gain in gains if gain is not None]
     known = [gain for gain in compared if gain.known]
     if not known:
         return UNSURE if compared else ABSENT
-    if len(gains) == 1:
+    if len(compared) == 1:
         gain = known[0]
         interval = gain_text(gain)[1]
         return ratio_text(gain.ratio) + (f" ({interval})" if interval and intervals else "")
     ratios = [gain.ratio for gain in known]
-    some = f" {len(known)}/{len(gains)}" if len(known) < len(gains) else ""
+    some = f" {len(known)}/{len(compared)}" if len(known) < len(compared) else ""
     return _range(min(ratios), max(ratios)) + some
 
 

@@ -1,6 +1,6 @@
 """The quantities that `results --metric` can show."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -57,11 +57,21 @@ MEASURES: Mapping[str, Measure] = {
         _measure("latency", "median", "latency", "latency"),
         _measure("p99", "p99", "latency-p99", ""),
         _measure("load", "load", "load", "load"),
-        _measure("memory", "memory", "memory", "peak_rss"),
+        _measure("memory", "peak RSS", "memory", "peak_rss"),
         _measure("energy", "energy", "energy", "energy"),
         Measure(SIZE, "file", "artifact_bytes", "MiB", SIZE),
     )
 }
+
+
+# Agents before schema 7 read no RSS.
+_OLD_MEMORY = _measure("memory", "peak PSS", "pss", "peak_pss")
+
+
+def measure_of(rows: Sequence[Row], measure: Measure) -> Measure:
+    """Return the measure that rows have: for old ones, memory is PSS."""
+    is_old = measure.name == "memory" and all(measure.value(row) is None for row in rows)
+    return _OLD_MEMORY if is_old and any(_OLD_MEMORY.value(row) is not None for row in rows) else measure
 
 
 def measure_named(name: str) -> Measure:

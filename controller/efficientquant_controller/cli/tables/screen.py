@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from efficientquant_controller.cli.tables.folding import folded, joined
 from efficientquant_controller.cli.tables.footnotes import Footnotes
 from efficientquant_controller.cli.tables.gains_table import gains_lines
 from efficientquant_controller.cli.tables.grid import Layout, Texts, grid_lines, lay_out
-from efficientquant_controller.cli.tables.measures import Measure
+from efficientquant_controller.cli.tables.measures import Measure, measure_of
 from efficientquant_controller.cli.tables.pivot import Pivot, choose_axes, pivot
 from efficientquant_controller.cli.tables.reasons import grade, worst
 from efficientquant_controller.cli.tables.view import View
@@ -36,6 +37,7 @@ def print_screen(rows: Sequence[Row], console: Console, view: View | None = None
 
 def screen_lines(rows: Sequence[Row], width: int, view: View) -> list[Text]:
     """Return the screen of one campaign, line by line."""
+    view = replace(view, measure=measure_of(rows, view.measure))
     shown = _with_values(rows, view.measure)
     grid = pivot(shown, choose_axes(shown, view.down, view.across), view.measure, view.sort)
     if view.gains:

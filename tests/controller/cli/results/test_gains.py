@@ -49,7 +49,7 @@ what it bought, compared with fp32 on the same device (in brackets: 90 % interva
 bench-1 · mobilevit_xxs · efficientquant:weight_bits=4
   bought      a file 2.50× smaller (5.00 → 2.00 MiB); latency 1.25× faster (1.19–1.31)
   not bought  load time: 1.25× slower (1.00–2.00); integer arithmetic: storage only: 35 weights are int8 in the file; all arithmetic is FP32
-  not known   peak memory: 1.03×, not enough data; accuracy (not measured here; 'efficientquant evaluate' does)
+  not known   peak memory ≈, not enough data; accuracy (not measured here; 'efficientquant evaluate' does)
 
 """
 
@@ -75,6 +75,20 @@ def test_nothing_to_compare_prints_nothing(messages):
     rows = [messages.row(), messages.row("int8", runs_done=0, not_compared="x"), messages.row("int8")]
 
     assert printed(rows) == ""
+
+
+def test_energy_belongs_to_what_was_bought(judged):
+    """Where energy was measured, it is bought, not bought or not known like the others."""
+    energy = {"energy_per_inference_j": 0.03, "energy_ratio": 1.5, "energy_ratio_low": 1.4, "energy_ratio_high": 1.6}
+    assert "energy 1.50× less (1.40–1.60)" in judged(**energy, energy_answer="less").bought
+    assert not any("energy" in phrase for phrase in judged().not_known)
+
+
+def test_no_gain_against_an_invalid_row(judged):
+    """Nothing but the file's size is compared with an INVALID row."""
+    variant = judged(verdict="INVALID")
+    assert variant.not_known[0] == "latency, load time and peak memory compared with fp32 (int8 INVALID)"
+    assert variant.bought == ["a file 2.50× smaller (5.00 → 2.00 MiB)"]
 
 
 def test_what_was_not_compared_is_not_known(judged):

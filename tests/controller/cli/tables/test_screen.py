@@ -63,7 +63,7 @@ def test_what_a_recipe_bought_is_a_line(screen, rows):
     start = next(index for index, line in enumerate(lines) if line.startswith("times better than fp32"))
     assert lines[start + 1].split()[:4] == ["recipe", "on", "latency", "load"]
     assert [re.split(r"  +", line)[:3] for line in lines[start + 2 : start + 5]] == [
-        ["fp16", "all 3 devices", "1.67–1.77 28/30"],
+        ["fp16", "all 3 devices", "1.67–1.77"],
         ["int8", "xavier-1, rtx-1", "1.66–2.04"],
         ["efficientquant", "all 3 devices", "≈"],
     ]
@@ -75,6 +75,15 @@ def test_a_device_without_energy_is_left_out(screen, rows):
     assert not any("rtx-1" in line for line in lines[:4])
     assert "no energy was measured on rtx-1" in lines
     assert "energy of nano-1, xavier-1: POM_5V_IN" in lines
+
+
+def test_old_rows_show_their_pss(screen, rows):
+    """Rows without RSS show PSS, under its own name."""
+    old = [row | {"peak_rss_bytes": None, "peak_pss_bytes": row["peak_rss_bytes"]} for row in rows]
+    assert (screen(rows, metric="memory")[2][:12], screen(old, metric="memory")[2][:12]) == (
+        "peak RSS MiB",
+        "peak PSS MiB",
+    )
 
 
 def test_rows_and_columns_by_choice(screen, rows):

@@ -4,11 +4,14 @@ The disturbances are other processes on the GPU, throttling, kills and crashes. 
 kills for their memory, are in test_engines.py. A comparison is here, too.
 """
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from fleet import ROOT, Fleet, Process
@@ -56,6 +59,35 @@ def test_nvml_that_breaks_does_not_break_a_run(fleet: Fleet) -> None:
     assert "nvmlDeviceGetComputeRunningProcesses" in messages["gpu_processes"]
     assert any(reason.startswith("not checked: other processes on the GPU") for reason in row["verdict_reasons"])
     assert row["verdict"] in ("A", "B")
+
+
+@contextlib.contextmanager
+def busy_process(cpu: int) -> Iterator[None]:
+    """Keep a process busy on one CPU."""
+    loop = f"import os; os.sched_setaffinity(0, {{{cpu}}}); print('busy', flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", loop], stdout=subprocess.PIPE) as busy:
+        assert busy.stdout is not None
+        busy.stdout.readline()
+        try:
+            yield
+        finally:
+            busy.kill()
+
+
+def test_a_busy_neighbour(fleet: Fleet) -> None:
+    """A run that shares its CPU with a busy process is INVALID and says how long it waited."""
+    cpu = min(os.sched_getaffinity(0))
+    fleet.connect_agent("desk", code=f"import os; os.sched_setaffinity(0, {{{cpu}}})")
+
+    with busy_process(cpu):
+        row = fleet.bench_once(TINY)
+
+    assert (row["state"], row["verdict"]) == ("succeeded", "INVALID")
+    assert row["cpu_wait_share"] > 0.25
+    assert any(
+        re.fullmatch(r"a measuring thread waited for a CPU in [\d.]+ % of the window \(at most 25 %\)", reason)
+        for reason in row["verdict_reasons"]
+    )
 
 
 def test_a_run_killed_for_memory(fleet: Fleet) -> None:

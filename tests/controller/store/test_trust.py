@@ -283,5 +283,5 @@ def test_a_full_row(planned: SqlStore, make_trusted: Callable, campaign: Campaig
     report(planned, make_trusted(), 5.0)
     (row,) = planned.results(campaign.campaign_id)
     unknown = {"artifact_bytes", "latency_p99_bound_s", "build_s", "warm_load_s"}
-    unknown |= {"clock_emc_target_hz", "clock_cpu_target_hz"}
+    unknown |= {"clock_emc_target_hz", "clock_cpu_target_hz", "other_cpu_share"}
     assert {name for name, value in row.items() if value is None} == unknown

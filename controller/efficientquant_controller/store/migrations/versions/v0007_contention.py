@@ -1,4 +1,4 @@
-"""Schema 7: contention, RSS and USS, and comparisons of peak RSS and energy."""
+"""Schema 7: contention, RSS and USS, comparisons of RSS and energy."""
 
 import sqlalchemy as sa
 from alembic import op

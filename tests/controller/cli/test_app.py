@@ -50,6 +50,13 @@ def test_help_is_instant():
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
+def test_each_summary_is_a_whole_sentence(command):
+    """The help shows each verb's first sentence in full."""
+    lines = command("--help").out.partition("Commands:")[2].partition("Exit codes:")[0].splitlines()
+
+    assert [line for line in lines if line.strip() and not (line.endswith(".") and not line.endswith(".."))] == []
+
+
 def test_help_names_verbs_and_exit_codes(command):
     """The help lists every verb and what the exit codes mean."""
     shown = command("--help").out

@@ -80,7 +80,7 @@ def command(
     controller: Controller = DEFAULT_CONTROLLER,
     as_json: Json = False,
 ) -> None:
-    """Show what was measured: models down, devices and recipes across.
+    """Show the results: models down, devices and recipes across.
 
     The best recipe of each model on each device is marked, and a line says what each recipe bought over fp32. Names in
     --device, --model and --recipe are separated by commas and may have * and ?. --json and --csv print the same rows.

@@ -8,7 +8,7 @@ def short_layer_names(names: Sequence[str]) -> dict[str, str]:
     """Return the shortest unique form of each dotted name.
 
     A name is cut to its shortest beginning that no other name has and that has a word behind its first part. Then the
-    first part is left out if it is the only one that several names share, and if they stay unique without it. So
+    first part is left out if no other is shared by several names, and if they stay unique without it. So
     `stages.2.1.conv_kxk.conv.weight` becomes `2.1.conv_kxk`, and `stem.conv.weight` becomes `stem.conv`.
     """
     parts = {name: tuple(name.split(".")) for name in names}

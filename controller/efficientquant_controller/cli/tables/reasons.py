@@ -125,7 +125,7 @@ def grade(row: Row) -> str:
 
 
 def brief_grade(row: Row) -> str:
-    """Return a verdict with its worst number, if that has a short form."""
+    """Return a verdict, with its worst number in its short form."""
     reason = max(broken_rules(row), key=_excess, default="")
     return ", ".join(part for part in (row["verdict"], _short(reason)) if part)
 

@@ -68,7 +68,7 @@ def test_a_single_model_gives_its_place_to_the_devices(rows):
 
 
 def test_devices_of_one_name_have_columns_of_their_own(rows):
-    """Two devices that share a name are told apart by their ids, and no row is lost."""
+    """Devices that share a name get a part of their ids, and no row is lost."""
     own = [row | {"device": "board"} for row in rows]
     grid = pivot(own, choose_axes(own), MEASURES["latency"])
     assert len(grid.cells) == len(rows)

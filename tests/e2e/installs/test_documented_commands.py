@@ -119,7 +119,7 @@ def test_the_walk_on_your_own_devices(newcomer: Newcomer) -> None:
     newcomer.start(printed("efficientquant-agent --controller"), "ready: ")
 
     assert "bench-1" in newcomer.run(printed("efficientquant devices"))
-    assert "what it bought" in newcomer.run(printed("efficientquant bench"))
+    assert "times better than fp32" in newcomer.run(printed("efficientquant bench"))
     assert "mobilevitv2_050" in newcomer.run(printed("efficientquant results"))
     assert "median latency" in newcomer.run(printed("efficientquant compare"))
     assert "mobilevit_xxs|efficientquant" in newcomer.run(printed("sqlite3 results.db"))

@@ -102,12 +102,14 @@ def _heading(row: Row) -> str:
 def _tables(rows: Sequence[Row], console: Console) -> list[Table]:
     """Return the rows in the first layout that fits.
 
-    The narrowest layout folds names, but never numbers.
+    The narrowest layout parts the columns of a group. It folds only names that are wider than the console.
     """
-    shown = [_LATENCY, _MEMORY, *(group for group in (_ENERGY, _PAPER) if any(_has(row, group) for row in rows))]
+    optional = (group for group in (_ENERGY, _PAPER) if any(_has(row, group) for row in rows))
+    groups = [_LATENCY, _with_values(_MEMORY, rows), *optional]
+    single = [{heading: cell} for group in groups for heading, cell in group.items()]
     tables: list[Table] = []
-    for apart, naming in _LAYOUTS:
-        packed = _packed(rows, shown, naming, console)
+    for number, (apart, naming) in enumerate((*_LAYOUTS, _LAYOUTS[-1])):
+        packed = _packed(rows, groups if number < len(_LAYOUTS) else single, naming, console)
         tables = [
             _table(part, rows, {**naming, **columns}, title=" · ".join(str(part[0][name]) for name in apart) or None)
             for part in _grouped(rows, *apart)
@@ -133,6 +135,11 @@ def _packed(
         else:
             packed[-1:] = [wider]
     return packed
+
+
+def _with_values(group: Mapping[str, Cell], rows: Sequence[Row]) -> dict[str, Cell]:
+    """Return the columns of a group that have a value in some row."""
+    return {heading: cell for heading, cell in group.items() if any(cell(row) != ABSENT for row in rows)}
 
 
 def _has(row: Row, group: Mapping[str, Cell]) -> bool:

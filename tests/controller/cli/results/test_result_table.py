@@ -19,7 +19,6 @@ def rows(messages):
         "efficientquant",
         0.016,
         latency_ratio=1.25,
-        latency_answer="faster",
         artifact_bytes=2 << 20,
         board_memory_delta_bytes=96 << 20,
     )
@@ -30,35 +29,35 @@ def rows(messages):
 WIDE = """\
 campaign c1 · tier smoke · weights random
 
-                                        median      min–max  speed-up    p90    p99    load  transfer  peak PSS  board Δ  artifact
-device   model          recipe              ms           ms   vs fp32     ms     ms      ms        ms       MiB      MiB       MiB
-──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
-bench-1  mobilevit_xxs  fp32             20.00  19.00–21.00     1.00×  22.00  30.00  125.00      4.00      80.0        –      5.00
-bench-1  mobilevit_xxs  efficientquant   16.00  15.20–16.80     1.25×  17.60  24.00  125.00      4.00      80.0     96.0      2.00
+                                        median      min–max  speed-up    p90    p99    load  transfer  peak RSS   USS  peak PSS  board Δ  artifact
+device   model          recipe              ms           ms   vs fp32     ms     ms      ms        ms       MiB   MiB       MiB      MiB       MiB
+──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+bench-1  mobilevit_xxs  fp32             20.00  19.00–21.00     1.00×  22.00  30.00  125.00      4.00      96.0  64.0      80.0        –      5.00
+bench-1  mobilevit_xxs  efficientquant   16.00  15.20–16.80         –  17.60  24.00  125.00      4.00      96.0  64.0      80.0     96.0      2.00
 
-median: of the repeats' medians, with their min–max; load: read + session create (or deserialize + create context) + first inference; peak PSS: of the measuring
-process; board Δ: drop of the whole board's available memory
+median: of the repeats' medians, with their min–max; load: read + session create (or deserialize + create context) + first inference; peak RSS and USS: of the
+measuring process; board Δ: drop of the whole board's available memory
 """
 NARROW = """\
 campaign c1 · tier smoke · weights random
 
-bench-1
-                               median      min–max  speed-up    p90    p99
-model          recipe              ms           ms   vs fp32     ms     ms
-──────────────────────────────────────────────────────────────────────────
-mobilevit_xxs  fp32             20.00  19.00–21.00     1.00×  22.00  30.00
-mobilevit_xxs  efficientquant   16.00  15.20–16.80     1.25×  17.60  24.00
+bench-1 · mobilevit_xxs
+                median      min–max  speed-up    p90    p99
+recipe              ms           ms   vs fp32     ms     ms
+───────────────────────────────────────────────────────────
+fp32             20.00  19.00–21.00     1.00×  22.00  30.00
+efficientquant   16.00  15.20–16.80         –  17.60  24.00
 
-bench-1
-                                 load  transfer  peak PSS  board Δ  artifact
-model          recipe              ms        ms       MiB      MiB       MiB
-────────────────────────────────────────────────────────────────────────────
-mobilevit_xxs  fp32            125.00      4.00      80.0        –      5.00
-mobilevit_xxs  efficientquant  125.00      4.00      80.0     96.0      2.00
+bench-1 · mobilevit_xxs
+                  load  transfer  peak RSS   USS  peak PSS  board Δ  artifact
+recipe              ms        ms       MiB   MiB       MiB      MiB       MiB
+─────────────────────────────────────────────────────────────────────────────
+fp32            125.00      4.00      96.0  64.0      80.0        –      5.00
+efficientquant  125.00      4.00      96.0  64.0      80.0     96.0      2.00
 
 median: of the repeats' medians, with their min–max; load: read + session create
-(or deserialize + create context) + first inference; peak PSS: of the measuring
-process; board Δ: drop of the whole board's available memory
+(or deserialize + create context) + first inference; peak RSS and USS: of the
+measuring process; board Δ: drop of the whole board's available memory
 """
 
 
@@ -94,14 +93,14 @@ bench-1 · mobilevit_xxs
 recipe          verdict      ms           ms   vs fp32     ms     ms
 ────────────────────────────────────────────────────────────────────
 fp32            A         20.00  19.00–21.00     1.00×  22.00  30.00
-efficientquant  B         16.00  15.20–16.80     1.25×  17.60  24.00
+efficientquant  B         16.00  15.20–16.80         –  17.60  24.00
 
 bench-1 · mobilevit_xxs
-                  load  transfer  peak PSS  board Δ  artifact
-recipe              ms        ms       MiB      MiB       MiB
-─────────────────────────────────────────────────────────────
-fp32            125.00      4.00      80.0        –      5.00
-efficientquant  125.00      4.00      80.0        –      5.00
+                  load  transfer  peak RSS   USS  peak PSS  artifact
+recipe              ms        ms       MiB   MiB       MiB       MiB
+────────────────────────────────────────────────────────────────────
+fp32            125.00      4.00      96.0  64.0      80.0      5.00
+efficientquant  125.00      4.00      96.0  64.0      80.0      5.00
 
 bench-1 · mobilevit_xxs
                 energy  net of idle  power  hottest
@@ -120,11 +119,12 @@ efficientquant          21.20      110.00          1834  board used RAM
 bench-1 · mobilevit_xxs · efficientquant: B, the spread is 4 % (at most 2.5 %)
 bench-1: energy of POM_5V_IN
 median: of the repeats' medians, with their min–max; load: read + session create
-(or deserialize + create context) + first inference; peak PSS: of the measuring
-process; board Δ: drop of the whole board's available memory; paper: its way,
-for its numbers alone: means over all repeats, load without the first inference,
-memory of all that ran on the device; verdict: A steady and undisturbed, B with
-a rule broken, which is named, INVALID not to be used; see docs/measurement.md
+(or deserialize + create context) + first inference; peak RSS and USS: of the
+measuring process; board Δ: drop of the whole board's available memory; paper:
+its way, for its numbers alone: means over all repeats, load without the first
+inference, memory of all that ran on the device; verdict: A steady and
+undisturbed, B with a rule broken, which is named, INVALID not to be used; see
+docs/measurement.md
 """
 
 
@@ -135,7 +135,6 @@ def full_rows(messages):
         "efficientquant",
         0.016,
         latency_ratio=1.25,
-        latency_answer="faster",
         verdict="B",
         verdict_reasons=reasons,
         **POWER,
@@ -184,7 +183,7 @@ def test_invalid_is_a_sentence(messages):
     reasons = ["throttled: hardware slowdown", "the fan stood still", "not checked: drift"]
     rows = [messages.row(name, verdict="INVALID", verdict_reasons=reasons) for name in ("fp32", "int8")]
 
-    assert [line for line in printed(rows, width=60).splitlines() if "INVALID," in line] == [
+    assert [line for line in printed(rows, width=60).splitlines() if ": INVALID," in line] == [
         f"bench-1 · mobilevit_xxs · {name}: INVALID, throttled: hardware slowdown; the fan stood still"
         for name in ("fp32", "int8")
     ]

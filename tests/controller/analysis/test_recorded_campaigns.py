@@ -1,0 +1,74 @@
+"""How often jobs of different campaigns get a wrong answer, on real recordings of one job."""
+
+import random
+from collections.abc import Iterator, Sequence
+
+import pytest
+import recorded_campaigns as recorded
+from efficientquant_controller.analysis.job_comparison import JobComparison, compare_jobs
+from recorded_campaigns import LATENCY, Campaign
+
+CAMPAIGNS = recorded.campaigns()
+QUIET = [campaign for campaign in CAMPAIGNS if recorded.is_quiet(campaign)]
+PAIRS = 500
+
+
+def pairs(campaigns: Sequence[Campaign], count: int = PAIRS) -> Iterator[tuple[Campaign, Campaign]]:
+    """Yield pairs of different campaigns, drawn with a fixed seed."""
+    draw = random.Random(15)
+    for _ in range(count):
+        first, second = draw.sample(campaigns, 2)
+        yield first, second
+
+
+def compared(first: Campaign, second: Campaign, others: Sequence[Campaign], repeats: int = 10) -> JobComparison:
+    """Compare the job with itself in another campaign."""
+    return compare_jobs(recorded.side(first, others, repeats), recorded.side(second, others, repeats), LATENCY)
+
+
+def differ(comparison: JobComparison) -> bool:
+    return comparison.answer in (LATENCY.better, LATENCY.worse)
+
+
+def test_there_are_enough_recordings() -> None:
+    """At least thirty campaigns of ten repeats were recorded, on a quiet and on a busy machine."""
+    assert len(CAMPAIGNS) >= 30
+    assert 10 <= len(QUIET) <= len(CAMPAIGNS) - 10
+    assert {len(campaign["repeats"]) for campaign in CAMPAIGNS} == {10}
+
+
+@pytest.mark.parametrize("repeats", [10, 3])
+def test_the_same_job_is_not_called_different(repeats: int) -> None:
+    """Of 500 pairs of campaigns of one job at most 1 % are called faster or slower."""
+    wrong = [pair for pair in pairs(CAMPAIGNS) if differ(compared(*pair, CAMPAIGNS, repeats))]
+
+    assert len(wrong) <= 0.01 * PAIRS
+
+
+def test_five_other_campaigns_are_enough_to_be_careful() -> None:
+    """With only five other steady campaigns at most 1 % of 500 pairs are called faster or slower."""
+    draw = random.Random(5)
+    wrong = 0
+    for first, second in pairs(QUIET):
+        rest = [campaign for campaign in QUIET if campaign not in (first, second)]
+        wrong += differ(compared(first, second, draw.sample(rest, 5)))
+
+    assert wrong <= 0.01 * PAIRS
+
+
+def test_one_process_a_side_is_never_called_different() -> None:
+    """Of 500 pairs of single processes none is called faster or slower, in one campaign or in two."""
+    answers = {compared(*pair, CAMPAIGNS, repeats=1).answer for pair in pairs(CAMPAIGNS)}
+    answers |= {compared(first, first, (), repeats=1).answer for first, _ in pairs(CAMPAIGNS)}
+
+    assert answers <= {"not enough data", "not comparable"}
+
+
+def test_a_true_difference_is_found_on_a_quiet_machine() -> None:
+    """A job that takes 10 % longer is called slower in 95 % of the quiet pairs."""
+    answers = [
+        compare_jobs(recorded.side(first, QUIET), recorded.side(second, QUIET, recipe="slow"), LATENCY).answer
+        for first, second in pairs(QUIET, 200)
+    ]
+
+    assert answers.count(LATENCY.worse) >= 0.95 * len(answers)

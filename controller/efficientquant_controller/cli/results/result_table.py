@@ -138,7 +138,7 @@ def _packed(
 
 
 def _with_values(group: Mapping[str, Cell], rows: Sequence[Row]) -> dict[str, Cell]:
-    """Return the columns of a group that have a value in some row."""
+    """Return the columns of a group that have a value."""
     return {heading: cell for heading, cell in group.items() if any(cell(row) != ABSENT for row in rows)}
 
 

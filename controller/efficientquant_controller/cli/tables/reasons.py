@@ -9,8 +9,10 @@ from efficientquant_controller.analysis.verdict import Grade
 
 Row = Mapping[str, Any]
 UNCHECKED = "not checked:"
-# A name in quotes, or a number that stands alone, unlike those in fp16, nano-1 or 8.6.1.
-_VARYING = re.compile(r"(?<!\w)'[^']*'(?!\w)|(?<![\w.-])\d+(?:\.\d+)?(?:e[+-]\d+)?(?!\w|\.\d)")
+# A name in quotes, or a number that stands alone, unlike those in fp16, nano-1 or 8.6.1, and is no limit.
+_VARYING = re.compile(
+    r"(?<!\w)'[^']*'(?!\w)|(?<!at most )(?<!less than )(?<![\w.-])\d+(?:\.\d+)?(?:e[+-]\d+)?(?!\w|\.\d)"
+)
 _OVER_LIMIT = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]\d+)?) %.*\((?:at most|less than) (\d+(?:\.\d+)?) %")
 _THROTTLED = re.compile(r"^throttled: |too hot to measure|clock was below ")
 # What a sentence of the verdict begins with, and its short name in a grade.

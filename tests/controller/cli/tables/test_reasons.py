@@ -74,6 +74,11 @@ def test_why_says_each_reason_once(rows):
     assert len(reasons(rows)) == len([line for line in lines if re.match(r" +\d+ rows?  ", line)])
 
 
+def test_another_limit_is_another_reason():
+    """Texts of two rules that differ in their limit alone stay apart."""
+    assert template("CoV is 39 % (at most 20 %)") != template("CoV is 3 % (at most 2.5 %)")
+
+
 def test_why_without_reasons(messages):
     """A campaign without any reason says so."""
     assert why_lines([messages.row(verdict="A")], 80)[1].startswith("no row failed")

@@ -1,6 +1,7 @@
 """The screen of `results`."""
 
 import re
+from pathlib import Path
 
 import pytest
 from campaign_rows import DEVICES, MODELS, RECIPES
@@ -19,6 +20,12 @@ def test_three_boards_ten_models_and_four_recipes_fit_on_a_screen(screen, rows):
     lines = screen(rows)
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 80
+
+
+def test_the_documented_screen_is_current(screen, rows):
+    """docs/commands.md shows this screen."""
+    page = (Path(__file__).parents[4] / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert "\n".join(screen(rows)) in page
 
 
 @pytest.mark.parametrize("width", [80, 100, 120, 200])

@@ -4,6 +4,11 @@ import json
 from typing import Any
 
 import pytest
+from efficientquant_controller.cli.convert import campaign_from_wire
+from efficientquant_controller.cli.records import BenchRequest, Submission
+from efficientquant_controller.config import measurement_for
+from efficientquant_controller.model import Calibration, Campaign, CampaignState, Weights
+from efficientquant_controller.server.convert import campaign_to_wire
 from efficientquant_protos.v1 import fleet_pb2 as pb
 
 
@@ -43,6 +48,32 @@ def asked(recipe: str, **changes: Any) -> pb.SubmitCampaignRequest:
         **changes,
     }
     return pb.SubmitCampaignRequest(**values)
+
+
+@pytest.mark.parametrize(
+    "weights", [Weights("pretrained"), Weights("random"), Weights("checkpoint", "ab" * 32, "mine.pth")]
+)
+@pytest.mark.parametrize("calibration", [None, Calibration("cd" * 32, "images.zip")])
+def test_a_campaign_carries_its_request(weights, calibration):
+    """Every setting of a campaign reaches the client, so that it can be submitted again."""
+    measurement = measurement_for(
+        "quick", cuda_graph=True, sync_mode="block", memory_kind="pinned", profile_layers=True, lock_clocks=True,
+        power_mode="MAXN", idle_s=0.0, max_start_temperature_c=45.0, intra_op_threads=2, input_seed=7,
+    )  # fmt: skip
+    names = (("m", "m2"), ("fp32",), ("d1",))
+    campaign = Campaign("c1", CampaignState.RUNNING, 1.0, *names, weights, measurement, 10, 7, None, calibration, True)
+
+    listing = campaign_from_wire(campaign_to_wire(campaign, {"d1": "nano"}))
+
+    assert listing.submission == Submission(
+        BenchRequest(
+            *(("m", "m2"), ("fp32",), ("nano",), "quick", 10, 7, 2), paper=True, cuda_graph=True, sync_mode="block",
+            memory_kind="pinned", profile_layers=True, idle_s=0.0, max_start_temperature_c=45.0, lock_clocks=True,
+            power_mode="MAXN",
+        ),
+        weights,
+        calibration,
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -13,19 +13,22 @@ from typing import Any, Callable, Dict
 
 from efficientquant_agent import backends
 from efficientquant_agent.backends import cudart
-from efficientquant_agent.backends.base import FAILURES, BackendBrokenError
+from efficientquant_agent.backends.base import FAILURES, BackendBrokenError, is_installed
+from efficientquant_agent.backends.cuda_from_pycuda import find_pycuda
 from efficientquant_agent.streams import claim_standard_output
 
-GPUS = "gpus"
+GPUS, PYCUDA = "gpus", "pycuda"
 # For one part. Loading TensorRT from a cold SD card takes half a minute.
 _PART_TIMEOUT_S = 100.0
 
 
 def find_part(name: str) -> Dict[str, Any]:
-    """Return the facts about the GPUs, or about the backend of this name.
+    """Return the facts about the GPUs, pycuda or a backend.
 
     They are the keys of `find_runtimes` that this part knows. Raises UnknownBackendError for another name.
     """
+    if name == PYCUDA:
+        return {"pycuda_error": find_pycuda().problem}
     return find_gpus() if name == GPUS else find_backend(name)
 
 
@@ -35,15 +38,18 @@ def find_runtimes(ask: Callable[[str], Dict[str, Any]] = find_part) -> Dict[str,
     {"library_versions": …, "backends": [records.BackendInfo's fields], "broken": [sentence],
     "broken_causes": [the error's name, "NAME: detail", or ""], "gpus": [records.Gpu's fields], and of CUDA
     "cuda_version" ("" without a runtime library), "cuda_library" (its path), "cuda_driver_version" ("" without a
-    driver) and "gpu_error" (why there are no GPUs, or "")}. `ask` finds one part.
+    driver) and "gpu_error" (why there are no GPUs, or ""), and "pycuda_error" (why an installed pycuda cannot be used,
+    or "")}. `ask` finds one part.
     """
     facts: Dict[str, Any] = {"library_versions": {"python": platform.python_version()}, "backends": [], "gpus": []}
-    facts.update(dict.fromkeys(("cuda_version", "cuda_library", "cuda_driver_version", "gpu_error"), ""))
+    texts = ("cuda_version", "cuda_library", "cuda_driver_version", "gpu_error", "pycuda_error")
+    facts.update(dict.fromkeys(texts, ""))
     facts.update(broken=[], broken_causes=[])
     for name, failure in sorted(backends.broken().items()):
         facts["broken"].append("the agent's file backends/{}.py cannot be used: {!r}".format(name, failure))
         facts["broken_causes"].append(_cause(failure))
-    for name in [GPUS] + [backend.name for backend in backends.known()]:
+    parts = [GPUS, PYCUDA] if is_installed("pycuda") else [GPUS]
+    for name in parts + [backend.name for backend in backends.known()]:
         for key, value in ask(name).items():
             if isinstance(value, list):
                 facts[key] += value
@@ -111,6 +117,8 @@ def find_in_child(name: str, timeout_s: float = _PART_TIMEOUT_S) -> Dict[str, An
 
 
 def _broken(name: str, what: str, cause: str) -> Dict[str, Any]:
+    if name == PYCUDA:
+        return {"pycuda_error": "pycuda {}".format(what)}
     subject = "CUDA" if name == GPUS else "backend '{}'".format(name)
     facts: Dict[str, Any] = {"broken": ["{} {}".format(subject, what)], "broken_causes": [cause]}
     return dict(facts, gpu_error=facts["broken"][0]) if name == GPUS else facts

@@ -1,7 +1,6 @@
 """The CUDA runtime by ctypes, from CUDA 10.2 to 13.
 
-It has memory, streams, events and graphs, and needs no package. pycuda is not used even where it is installed: its own
-context would not be shared by TensorRT and ONNX Runtime.
+It has memory, streams, events and graphs, and needs no package.
 """
 
 import contextlib
@@ -11,8 +10,9 @@ import os
 import re
 import sys
 import uuid
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
+from efficientquant_agent.backends.cuda_resources import CudaError, CudaResources, HostBuffer
 from efficientquant_agent.host.device import DeviceFiles, precisions
 from efficientquant_agent.records import Gpu
 
@@ -63,45 +63,14 @@ _SIGNATURES: Dict[str, Tuple[Any, ...]] = {
     "cudaGetLastError": (),
 }
 
-_ADVICE = {
-    "cudaErrorNoDevice": "no NVIDIA GPU is visible here; in a container, start it with the NVIDIA runtime",
-    "cudaErrorInsufficientDriver": "the NVIDIA driver is missing or older than this CUDA runtime needs",
-    "cudaErrorSystemDriverMismatch": "the driver was updated while it was loaded; restart the machine",
-    "cudaErrorSystemNotReady": "the driver's services are not running; start nvidia-fabricmanager, or restart",
-}
 
-
-class CudaError(Exception):
-    """A call of the CUDA runtime that failed.
-
-    `code` is 0 where the library itself could not be used.
-    """
-
-    def __init__(self, name: str, code: int, message: str) -> None:
-        advice = _ADVICE.get(name)
-        super().__init__("{} ({}): {}{}".format(name, code, message, "; " + advice if advice else ""))
-        self.name = name
-        self.code = code
-        self.message = message
-
-
-class HostBuffer(NamedTuple):
-    """Host memory that the GPU reads, pinned or mapped.
-
-    Mapped memory has an address on the GPU too.
-    """
-
-    host: int
-    # The GPU's address of the memory, 0 unless it is mapped.
-    device: int
-    size_bytes: int
-
-
-class Cudart:
+class Cudart(CudaResources):
     """The functions of one libcudart.
 
     Every failure is a CudaError. Handles and addresses are plain integers.
     """
+
+    library = "libcudart"
 
     def __init__(self, library: Any) -> None:
         self._library = library
@@ -179,17 +148,20 @@ class Cudart:
         memory_bytes = ctypes.c_uint64.from_buffer(buffer, _TOTAL_MEMORY_AT).value
         return name, "GPU-{}".format(uuid.UUID(bytes=identity)) if any(identity) else "", memory_bytes
 
-    def set_device_flags(self, sync_mode: str) -> None:
+    def begin(self, sync_mode: str) -> None:
         """Set how the host waits, and allow mapped memory.
 
-        `sync_mode` is "spin" or "block". Call this before anything else. Before CUDA 11 the flags of a device in use
-        cannot be set again, and stay as they were.
+        `sync_mode` is "spin" or "block". Before CUDA 11 the flags of a device in use cannot be set again, and stay as
+        they were.
         """
         try:
             self._call("cudaSetDeviceFlags", _SCHEDULE[sync_mode] | _MAP_HOST)
         except CudaError as error:
             if error.code != _SET_ON_ACTIVE_PROCESS:
                 raise
+
+    def end(self) -> None:
+        """Do nothing, because the context ends with the process."""
 
     def free_bytes(self) -> int:
         """Return the bytes of device memory that are free."""
@@ -234,7 +206,7 @@ class Cudart:
     def stream_synchronize(self, stream: int) -> None:
         """Wait until a stream is done.
 
-        set_device_flags() decides how the host waits.
+        begin() decides how the host waits.
         """
         self._call("cudaStreamSynchronize", stream)
 

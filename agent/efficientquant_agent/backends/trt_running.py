@@ -19,7 +19,10 @@ from efficientquant_agent.backends.base import (
     StalePlanError,
     error_for,
 )
-from efficientquant_agent.backends.cudart import CudaError, Cudart, HostBuffer
+from efficientquant_agent.backends.cuda_from_pycuda import open_resources
+from efficientquant_agent.backends.cuda_resources import CudaError, CudaResources, HostBuffer
+from efficientquant_agent.backends.cudart import Cudart
+from efficientquant_agent.backends.trt_buffers import Buffers, choose_memory_kind
 from efficientquant_agent.backends.trt_layers import read_layers
 from efficientquant_agent.backends.trt_log import PYTHON_ERRORS, error_of, open_log, start_error
 
@@ -76,15 +79,16 @@ def load(trt: Any, cuda: Cudart, content: bytes, options: LoadOptions, stage: St
     logger = open_log(trt, _say)
     try:
         with stage("cuda_init"):
-            cuda.set_device_flags(options.sync_mode)
-            free_bytes = cuda.free_bytes()
+            resources = open_resources(cuda, _say)
+            resources.begin(options.sync_mode)
+            free_bytes = resources.free_bytes()
         with stage("deserialize"):
             runtime, engine = _deserialize(trt, logger, content)
         with stage("create_context"):
             context = engine.create_execution_context()
             if context is None:
                 raise error_of(logger, LoadError, "TensorRT could not create an execution context")
-            return TrtModel(trt, cuda, (logger, runtime, engine, context), options, free_bytes)
+            return TrtModel(trt, (cuda, resources), (logger, runtime, engine, context), options, free_bytes)
     except CudaError as error:
         raise error_for(str(error), LoadError) from error
 
@@ -108,18 +112,29 @@ def _say(line: str) -> None:
 
 
 class TrtModel(LoadedModel):
-    """An engine with one context, one stream and its output buffers."""
+    """An engine with one context, one stream and its output buffers.
 
-    def __init__(self, trt: Any, cuda: Cudart, objects: Tuple[Any, ...], options: LoadOptions, free_bytes: int) -> None:
+    CUDA graphs come from libcudart, everything else of CUDA from `resources`.
+    """
+
+    def __init__(
+        self,
+        trt: Any,
+        cuda: Tuple[Cudart, CudaResources],
+        objects: Tuple[Any, ...],
+        options: LoadOptions,
+        free_bytes: int,
+    ) -> None:
         self._trt = trt
-        self._cuda = cuda
+        self._cuda, resources = cuda
+        self._resources = resources
         self._logger, self._runtime, self._engine, self._context = objects
         context = self._context
         self._execute = self._execute_v3 if hasattr(context, "execute_async_v3") else self._execute_v2
-        self._memory_kind = _memory_kind(options.memory_kind, cuda)
-        self._buffers = _Buffers(cuda, self._memory_kind)
-        self._stream = cuda.stream_create()
-        self._start, self._end = cuda.event_create(), cuda.event_create()
+        self._memory_kind = choose_memory_kind(options.memory_kind, self._cuda)
+        self._buffers = Buffers(self._cuda, resources, self._memory_kind)
+        self._stream = resources.stream_create()
+        self._start, self._end = resources.event_create(), resources.event_create()
         self._tensors = self._io_tensors()
         self._outputs = [
             (tensor, self._buffers.add(tensor.size_bytes)) for tensor in self._tensors if not tensor.is_input
@@ -127,12 +142,13 @@ class TrtModel(LoadedModel):
         self._address_outputs(context)
         self._wants_graph = options.cuda_graph
         self._ran = False
-        self._device_memory_bytes = max(_context_bytes(self._engine), free_bytes - cuda.free_bytes())
+        self._device_memory_bytes = max(_context_bytes(self._engine), free_bytes - resources.free_bytes())
         # Read this after the measurement, because only the second inference shows whether a CUDA graph can be captured.
         self.session_options: Dict[str, str] = {
             "sync_mode": options.sync_mode,
             "cuda_graph": "on" if options.cuda_graph else "off",
             "memory_kind": self._memory_kind,
+            "cuda_library": resources.library,
             "transfers": {"pinned": "both ways in every query", "mapped": "none: mapped memory"}.get(
                 self._memory_kind, "none: inputs and outputs stay on the device"
             ),
@@ -210,18 +226,18 @@ class TrtModel(LoadedModel):
         if buffer.host:  # mapped memory is uncached for the CPU of a Jetson Nano
             ctypes.memmove(buffer.host, array.ctypes.data, array.nbytes)
         else:
-            self._cuda.copy_to_device(buffer.device, array.ctypes.data, array.nbytes, self._stream)
-            self._cuda.stream_synchronize(self._stream)
+            self._resources.copy_to_device(buffer.device, array.ctypes.data, array.nbytes, self._stream)
+            self._resources.stream_synchronize(self._stream)
 
     def run_once(self, staged: Any) -> Any:
         """Run one inference between two CUDA events, into this model's buffers."""
-        cuda, stream = self._cuda, self._stream
+        cuda, stream = self._resources, self._stream
         try:
             if self._wants_graph and not staged.graph and self._ran:
                 self._capture(staged)
             cuda.event_record(self._start, stream)
             if staged.graph:
-                cuda.graph_launch(staged.graph, stream)
+                self._cuda.graph_launch(staged.graph, stream)
             else:
                 self._enqueue(self._context, staged)
             cuda.event_record(self._end, stream)
@@ -231,7 +247,7 @@ class TrtModel(LoadedModel):
         self._ran = True
 
     def _enqueue(self, context: Any, staged: Staged) -> None:
-        cuda, stream = self._cuda, self._stream
+        cuda, stream = self._resources, self._stream
         for device, host, size_bytes in staged.copies:
             cuda.copy_to_device(device, host, size_bytes, stream)
         if not self._execute(context, staged):
@@ -272,14 +288,14 @@ class TrtModel(LoadedModel):
             if buffer.host:
                 ctypes.memmove(array.ctypes.data, buffer.host, array.nbytes)
             else:
-                self._cuda.copy_to_host(array.ctypes.data, buffer.device, array.nbytes, self._stream)
-                self._cuda.stream_synchronize(self._stream)
+                self._resources.copy_to_host(array.ctypes.data, buffer.device, array.nbytes, self._stream)
+                self._resources.stream_synchronize(self._stream)
             arrays.append(array)
         return arrays
 
     def device_s(self) -> float:
         """Return the seconds between the last query's events, with transfers."""
-        return self._cuda.elapsed_s(self._start, self._end)
+        return self._resources.elapsed_s(self._start, self._end)
 
     def device_memory_bytes(self) -> Optional[int]:
         """Return the bytes of device memory that loading took.
@@ -321,72 +337,20 @@ class TrtModel(LoadedModel):
             if repeat == 1:  # the first repeat was the warm-up
                 total_s.clear()
             self._enqueue(context, staged)
-            self._cuda.stream_synchronize(self._stream)
+            self._resources.stream_synchronize(self._stream)
         del context
         return [(name, seconds / max(1, repeats)) for name, seconds in total_s.items()]
 
     def close(self) -> None:
         """Release everything in the order of its dependencies."""
         self._buffers.close()
-        self._cuda.event_destroy(self._start)
-        self._cuda.event_destroy(self._end)
-        self._cuda.stream_destroy(self._stream)
+        self._resources.event_destroy(self._start)
+        self._resources.event_destroy(self._end)
+        self._resources.stream_destroy(self._stream)
         self._context = None
         self._engine = None
         self._runtime = None
-
-
-class _Buffers:
-    """All memory and graphs of one model.
-
-    "pinned" buffers have a host and a device part. The other kinds have one part.
-    """
-
-    def __init__(self, cuda: Cudart, memory_kind: str) -> None:
-        self._cuda = cuda
-        self._memory_kind = memory_kind
-        self._held: List[HostBuffer] = []
-        self._graphs: List[int] = []
-
-    def add(self, size_bytes: int) -> HostBuffer:
-        """Allocate memory, with `host` 0 where only the device sees it."""
-        if self._memory_kind == "mapped":
-            buffer = self._cuda.host_alloc(size_bytes, "mapped")
-        else:
-            host = self._cuda.host_alloc(size_bytes, "pinned").host if self._memory_kind == "pinned" else 0
-            buffer = HostBuffer(host, self._cuda.malloc(size_bytes), size_bytes)
-        self._held.append(buffer)
-        return buffer
-
-    def keep_graph(self, graph: int) -> int:
-        """Take ownership of a graph and return it."""
-        self._graphs.append(graph)
-        return graph
-
-    def close(self) -> None:
-        """Release all memory and graphs."""
-        for graph in self._graphs:
-            self._cuda.graph_destroy(graph)
-        for buffer in self._held:
-            if buffer.host:
-                self._cuda.host_free(buffer)
-            if self._memory_kind != "mapped":
-                self._cuda.free(buffer.device)
-        del self._held[:], self._graphs[:]
-
-
-def _memory_kind(requested: str, cuda: Cudart) -> str:
-    """Return the kind of memory to use: "pinned", "mapped" or "device".
-
-    "auto" is mapped where CPU and GPU share their memory, else pinned. Raises LoadError for "mapped" when the GPU
-    cannot map memory.
-    """
-    mappable = bool(cuda.attribute("can_map_host_memory"))
-    if requested == "auto":
-        return "mapped" if mappable and cuda.attribute("integrated") else "pinned"
-    if requested == "mapped" and not mappable:
-        raise LoadError("this GPU cannot map host memory; choose memory kind pinned or device")
-    return requested
+        self._resources.end()
 
 
 def _context_bytes(engine: Any) -> int:

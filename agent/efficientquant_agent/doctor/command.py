@@ -122,6 +122,7 @@ def collect(
         gpu_max_hz=clocks.get("gpu"),
         broken=loaded.broken,
         broken_causes=loaded.broken_causes,
+        pycuda_error=loaded.pycuda_error,
         cuda_library=loaded.cuda_library,
         cuda_driver_version=loaded.cuda_driver_version,
         cuda_error=loaded.cuda_error,

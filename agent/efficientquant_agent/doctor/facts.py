@@ -58,6 +58,7 @@ class Facts(NamedTuple):
     backends: Sequence[BackendInfo] = ()
     broken: Sequence[str] = ()
     broken_causes: Sequence[str] = ()  # of each in `broken`: the error's name, "NAME: detail", or empty
+    pycuda_error: str = ""  # why an installed pycuda cannot be used
     power_mode: str = ""
     power_modes: Sequence[str] = ()
     clocks: str = ""  # "locked", "free" or "unverifiable"

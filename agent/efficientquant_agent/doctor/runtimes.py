@@ -8,6 +8,7 @@ from efficientquant_agent import backends
 from efficientquant_agent.backends.base import Backend
 from efficientquant_agent.doctor.facts import (
     ERROR,
+    INFO,
     WARNING,
     Facts,
     Problem,
@@ -93,7 +94,18 @@ def _runtimes(facts: Facts) -> Iterator[Problem]:
         )
 
 
-CHECKS = (_modules, _tensorrt, _runtimes)
+def _pycuda(facts: Facts) -> Iterator[Problem]:
+    if facts.pycuda_error:
+        yield Problem(
+            "pycuda_unused",
+            INFO,
+            "{}: TensorRT runs with libcudart instead".format(facts.pycuda_error),
+            "remove pycuda, or build it again for this CUDA and numpy: "
+            + pip_install(facts, "--force-reinstall --no-cache-dir 'pycuda>=2020.1'"),
+        )
+
+
+CHECKS = (_modules, _tensorrt, _runtimes, _pycuda)
 
 
 def _runtime_fix(facts: Facts, sentence: str, cause: str) -> str:

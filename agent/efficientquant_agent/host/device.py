@@ -62,6 +62,7 @@ class Runtimes(NamedTuple):
     cuda_library: str = ""
     cuda_driver_version: str = ""  # the newest CUDA that the driver supports
     cuda_error: str = ""  # why no GPU answers the runtime library
+    pycuda_error: str = ""  # why an installed pycuda cannot be used
 
 
 class Precisions(NamedTuple):
@@ -326,6 +327,7 @@ def _as_runtimes(answer: Mapping[str, Any]) -> Runtimes:
         cuda_library=answer.get("cuda_library") or "",
         cuda_driver_version=answer.get("cuda_driver_version") or "",
         cuda_error=answer.get("gpu_error") or "",
+        pycuda_error=answer.get("pycuda_error") or "",
     )
 
 

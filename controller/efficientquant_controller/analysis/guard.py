@@ -186,6 +186,7 @@ RULES: tuple[Rule, ...] = (
     Rule("runtime version", column("runtime_version"), footnote=True),
     Rule("NVIDIA driver", readings.driver, footnote=True),
     Rule("CUDA", column("cuda_version"), footnote=True),
+    Rule("library of streams and buffers", readings.cuda_library, footnote=True, silent_with=_OF_RUNTIME),
     Rule("L4T", column("l4t"), footnote=True),
     Rule("kernel", column("kernel"), footnote=True, silent_with=_OF_DEVICE),
     Rule("operating system", column("os"), footnote=True, silent_with=_OF_DEVICE),

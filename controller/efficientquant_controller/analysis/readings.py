@@ -14,7 +14,7 @@ Read = Callable[[Row], str]
 KNOWN_OPTIONS = frozenset(
     {
         *("timing_mode", "sync_mode", "cuda_graph", "transfers", "memory_kind", "intra_op_threads"),
-        "measuring_thread_cpus",
+        *("measuring_thread_cpus", "cuda_library"),
     }
 )
 KNOWN_CONDITIONS = KNOWN_OPTIONS | frozenset(
@@ -108,6 +108,14 @@ def cuda_graph(row: Row) -> str:
     The reason why none could be captured, after a colon, is dropped.
     """
     return condition("cuda_graph")(row).partition(":")[0]
+
+
+def cuda_library(row: Row) -> str:
+    """Read which library gave TensorRT its streams and buffers.
+
+    Agents that do not name it had libcudart alone. Other runtimes have none.
+    """
+    return condition("cuda_library")(row) or ("libcudart" if condition("cuda_graph")(row) else "")
 
 
 def transfers(row: Row) -> str:

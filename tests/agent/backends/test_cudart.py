@@ -120,11 +120,11 @@ def test_flags_of_a_device_in_use():
     """A refusal to change the flags of a device in use (CUDA 10.2) is ignored, and other errors are raised."""
     library = FakeLibrary(10020)
     library.failures["cudaSetDeviceFlags"] = 708
-    Cudart(library).set_device_flags("spin")
+    Cudart(library).begin("spin")
     library.failures["cudaSetDeviceFlags"] = 100
 
     with pytest.raises(CudaError, match="cudaErrorNoDevice"):
-        Cudart(library).set_device_flags("block")
+        Cudart(library).begin("block")
 
 
 def test_a_function_that_a_release_lacks():

@@ -5,6 +5,7 @@ import json
 import sys
 import types
 
+import fake_pycuda
 import numpy as np
 import pytest
 from efficientquant_agent.backends.base import LoadError
@@ -51,6 +52,26 @@ def test_memory_that_cannot_be_mapped_fails_alone(cuda):
     rows = outcomes(rows_of("CUDA", cuda_runtime.check))
 
     assert (rows["CUDA: mapped"], rows["CUDA: pinned by a CUDA graph"]) == (FAILED, OK)
+
+
+def test_pycuda_on_a_pretended_gpu(cuda, monkeypatch):
+    """The check compares pycuda with libcudart, and everything is released."""
+    driver = fake_pycuda.install(monkeypatch, cuda)
+    rows = {row.check: row for row in rows_of("pycuda", cuda_runtime.check_pycuda)}
+
+    compared = rows["pycuda: median of 2000 round trips of 4 KiB"]
+    assert [words.partition(" by ")[2] for words in compared.seen.split(", ")] == ["libcudart", "pycuda 2022.1"]
+    assert (compared.outcome, "pycuda: round trip of 1 MiB" in rows) == (OK, True)
+    assert (cuda.memory, driver.stack, driver.retained) == ({}, [], 0)
+
+
+def test_without_pycuda(monkeypatch):
+    """Without pycuda its check is absent, which is no failure."""
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+
+    (row,) = rows_of("pycuda", cuda_runtime.check_pycuda)
+
+    assert (row.outcome, row.seen) == (ABSENT, "pycuda is not installed")
 
 
 def test_an_exception_is_a_row():

@@ -201,4 +201,4 @@ def test_options_are_what_was_chosen(install, load, release):
     """The session options have no measured value, such as the memory of an engine."""
     model = load(install(release))
 
-    assert set(model.session_options) == {"sync_mode", "cuda_graph", "memory_kind", "transfers"}
+    assert set(model.session_options) == {"sync_mode", "cuda_graph", "memory_kind", "transfers", "cuda_library"}

@@ -327,8 +327,9 @@ def test_json_is_stable():
         "agent_version architecture backends board board_id broken broken_causes clock_control clocks controller "
         "cpu_count cpu_max_hz cpu_model cuda_driver_version cuda_error cuda_library cuda_toolkit cuda_version "
         "free_disk_bytes gpu_max_hz gpus in_venv installed jetpack kernel l4t library_versions memory_total_bytes "
-        "missing_modules openblas_coretype os power_mode power_modes prefix prefix_writable python python_version "
-        "root_only sees_system_packages soc state_dir state_dir_writable swap_total_bytes system_tensorrt tools"
+        "missing_modules openblas_coretype os power_mode power_modes prefix prefix_writable pycuda_error python "
+        "python_version root_only sees_system_packages soc state_dir state_dir_writable swap_total_bytes "
+        "system_tensorrt tools"
     )
 
 

@@ -50,6 +50,18 @@ def test_fix_of_a_broken_runtime(facts, cause, fix):
     assert fix_of("backend_broken", facts).startswith(fix)
 
 
+def test_pycuda_that_cannot_be_used():
+    """A broken pycuda is a note, because libcudart takes its place."""
+    facts = PC._replace(pycuda_error="pycuda 2019.1.2 does not load: libcurand.so.10", backends=[ORT])
+
+    (problem,) = [problem for problem in diagnose(facts) if problem.id == "pycuda_unused"]
+
+    assert (problem.severity, problem.sentence) == (
+        "info",
+        "pycuda 2019.1.2 does not load: libcurand.so.10: TensorRT runs with libcudart instead",
+    )
+
+
 @pytest.mark.parametrize("facts", [NANO, PC, NO_GPU])
 def test_a_driver_is_mended_as_a_driver(facts):
     """A driver that is too old is no reason to install the runtime again."""

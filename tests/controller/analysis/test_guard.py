@@ -113,6 +113,10 @@ def test_settings_that_a_runtime_tells_among_its_options() -> None:
         ({"l4t": "R32.7.5", "snapshot_sha256": "ef"}, "L4T: R32.7.4 for the first, R32.7.5 for the second"),
         ({"cuda_version": "10.3", "snapshot_sha256": "ef"}, "CUDA: 10.2 for the first, 10.3 for the second"),
         ({"kernel": "5.10", "snapshot_sha256": "ef"}, "kernel: 4.9.337 for the first, 5.10 for the second"),
+        (
+            {"cuda_library": "pycuda 2022.1"},
+            "library of streams and buffers: libcudart for the first, pycuda 2022.1 for the second",
+        ),
         ({"gpus": '[{"driver_version": "535.1"}]'}, "NVIDIA driver: not recorded for the first, 535.1 for the second"),
         ({"gpu_clock_min_hz": 800e6}, "clock range: 922–922 MHz for the first, 800–922 MHz for the second"),
         (

@@ -48,7 +48,7 @@ def database(tmp_path: Path) -> Path:
 
 def rows(path: Path, view: str, campaign_id: str) -> list[tuple]:
     with closing(sqlite3.connect(path)) as connection:
-        query = f"SELECT {NAMES} FROM {view} WHERE campaign_id = ? ORDER BY reported_unix_s"  # noqa: S608
+        query = f"SELECT {NAMES} FROM {view} WHERE campaign_id = ? ORDER BY reported_unix_s"
         return connection.execute(query, [campaign_id]).fetchall()
 
 

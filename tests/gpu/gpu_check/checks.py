@@ -16,6 +16,7 @@ _PACKAGES = (
     "tensorrt",
     "tensorrt_rtx",
     "tensorrt_rtx_bindings",
+    "pycuda",
     "pynvml",
     "grpc",
     "google.protobuf",
@@ -43,13 +44,15 @@ def check_packages() -> Seen:
         except (ImportError, OSError, AttributeError, RuntimeError) as error:
             yield name, error
         else:
-            yield name, getattr(module, "__version__", "of no known version")
+            version = getattr(module, "VERSION_TEXT", "of no known version")  # pycuda's
+            yield name, getattr(module, "__version__", version)
 
 
 CHECKS: Mapping[str, Check] = {
     "Packages": Check(20.0, check_packages),
     "NVML": Check(30.0, nvml_readings.check),
     "CUDA runtime": Check(20.0, cuda_runtime.check),
+    "pycuda": Check(10.0, cuda_runtime.check_pycuda),
     "ONNX Runtime CUDA": Check(30.0, lambda: onnx_runtime.check(OrtCuda)),
     "Whole run, ONNX Runtime CUDA": Check(30.0, lambda: whole_run.check(OrtCuda)),
     "TensorRT": Check(50.0, lambda: engines.check(Tensorrt)),

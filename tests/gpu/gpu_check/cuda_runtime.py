@@ -1,13 +1,18 @@
-"""CUDA's memory, events and graphs, through the agent's own bindings."""
+"""CUDA's memory, events and graphs, by libcudart and by pycuda."""
 
 import ctypes
+import statistics
 import time
 
 from efficientquant_agent.backends import cudart
+from efficientquant_agent.backends.cuda_from_pycuda import Pycuda, find_pycuda
 
 from gpu_check.rows import Absent, Seen
 
 BUFFER_BYTES = 1 << 20
+# Small copies, so that the time of the calls counts.
+SMALL_BYTES = 1 << 12
+ROUND_TRIPS = 2000
 
 
 def check() -> Seen:
@@ -38,6 +43,56 @@ def check() -> Seen:
     cuda.event_destroy(end)
     cuda.stream_destroy(stream)
     yield "memory", "{} bytes free before, {} bytes after".format(free_bytes, cuda.free_bytes())
+
+
+def check_pycuda() -> Seen:
+    """Check pycuda as libcudart is checked, and compare the times of both.
+
+    Raises Absent without either of them.
+    """
+    pycuda = find_pycuda()
+    if pycuda.driver is None:
+        raise Absent(pycuda.problem or "pycuda is not installed")
+    try:
+        runtime = cudart.open_library()
+    except cudart.CudaError as error:
+        raise Absent(str(error)) from error
+    yield "version", pycuda.version
+    medians_s = {}
+    for cuda in (runtime, Pycuda(pycuda.driver, pycuda.version, runtime)):
+        cuda.begin("spin")
+        stream, start, end = cuda.stream_create(), cuda.event_create(), cuda.event_create()
+        device = cuda.malloc(BUFFER_BYTES)
+        source, target = cuda.host_alloc(BUFFER_BYTES, "pinned"), cuda.host_alloc(BUFFER_BYTES, "pinned")
+        if cuda is not runtime:
+            yield "round trip of 1 MiB", _round_trip(cuda, device, source, target, (stream, start, end))
+        medians_s[cuda.library] = _median_s(cuda, device, source, target, (stream, start, end))
+        cuda.host_free(source)
+        cuda.host_free(target)
+        cuda.free(device)
+        cuda.event_destroy(start)
+        cuda.event_destroy(end)
+        cuda.stream_destroy(stream)
+        cuda.end()
+    yield (
+        "median of {} round trips of 4 KiB".format(ROUND_TRIPS),
+        ", ".join("{:.2f} µs by {}".format(median_s * 1e6, library) for library, median_s in medians_s.items()),
+    )
+
+
+def _median_s(cuda, device, source, target, stream_and_events):
+    """Return the host's median time of a small round trip."""
+    stream, start, end = stream_and_events
+    times_s = []
+    for _ in range(ROUND_TRIPS):
+        started_s = time.perf_counter()
+        cuda.event_record(start, stream)
+        cuda.copy_to_device(device, source.host, SMALL_BYTES, stream)
+        cuda.copy_to_host(target.host, device, SMALL_BYTES, stream)
+        cuda.event_record(end, stream)
+        cuda.stream_synchronize(stream)
+        times_s.append(time.perf_counter() - started_s)
+    return statistics.median(times_s)
 
 
 def _round_trip(cuda, device, source, target, stream_and_events):

@@ -12,7 +12,8 @@ import sys
 import uuid
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-from efficientquant_agent.backends.cuda_resources import CudaError, CudaResources, HostBuffer
+from efficientquant_agent.backends.cuda_resources import CudaError as CudaError  # users of this module catch it
+from efficientquant_agent.backends.cuda_resources import CudaResources, HostBuffer
 from efficientquant_agent.host.device import DeviceFiles, precisions
 from efficientquant_agent.records import Gpu
 

@@ -33,7 +33,8 @@ def test_weights_have_two_panels_a_layer(figures):
     axes = figures["weights"].axes
     names = [a.get_title(loc="left") for a in axes[::2]]
     assert [name.split(":")[0] for name in names] == [
-        f"{BLOCK.removeprefix('stages.')}.transformer.0.{leaf}" for leaf in ("attn.qkv_proj", "attn.out_proj", "mlp.fc1", "mlp.fc2")
+        f"{BLOCK.removeprefix('stages.')}.transformer.0.{leaf}"
+        for leaf in ("attn.qkv_proj", "attn.out_proj", "mlp.fc1", "mlp.fc2")
     ]
     assert all(name.endswith(" dB") for name in names)
     assert all(a.get_xlabel() and a.get_ylabel() for a in axes)

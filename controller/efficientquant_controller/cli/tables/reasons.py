@@ -120,16 +120,26 @@ def is_throttled(row: Row) -> bool:
 def grade(row: Row) -> str:
     """Return a verdict with its worst number: `B, CoV 39 %`.
 
-    The worst number exceeds its limit most. A reason without a short form is given in full.
+    A reason without a short form is given in full.
     """
-    reason = max(broken_rules(row), key=_excess, default="")
+    reason = _worst_reason(row)
     return ", ".join(part for part in (row["verdict"], _short(reason) or reason) if part)
 
 
 def brief_grade(row: Row) -> str:
     """Return a verdict, with its worst number in its short form."""
-    reason = max(broken_rules(row), key=_excess, default="")
-    return ", ".join(part for part in (row["verdict"], _short(reason)) if part)
+    return ", ".join(part for part in (row["verdict"], _short(_worst_reason(row))) if part)
+
+
+def _worst_reason(row: Row) -> str:
+    """Return the reason whose number exceeds its limit most.
+
+    Of an INVALID row it is the first reason, since those that make it INVALID come first.
+    """
+    broken = broken_rules(row)
+    if row["verdict"] == Grade.INVALID:
+        return broken[0] if broken else ""
+    return max(broken, key=_excess, default="")
 
 
 def worst(rows: Sequence[Row]) -> Row:

@@ -41,12 +41,16 @@ def test_texts_of_one_template_are_one(texts, text):
         (("B", [DRIFT, "not checked: clocks"]), "B, drift 3 %"),
         (("INVALID", ["throttled: hardware slowdown"]), "INVALID, throttled"),
         (("B", ["the sampler took 2 % of a core (less than 1 %)"]), "B, sampler 2 %"),
+        (
+            ("INVALID", ["a measuring thread waited for a CPU in 86 % of it (at most 25 %)", DRIFT, COV]),
+            "INVALID, CPU wait 86 %",
+        ),
         (("INVALID", ["the fan stood still"]), "INVALID, the fan stood still"),
         (("", None), ""),
     ],
 )
 def test_a_grade_has_its_worst_number(values, text):
-    """The number that exceeds its limit most stands next to the grade."""
+    """It is the number that exceeds its limit most, or what makes a row INVALID."""
     row = dict(zip(("verdict", "verdict_reasons"), values, strict=True))
     assert grade(row) == text
     assert brief_grade(row) == text.removesuffix(", the fan stood still")

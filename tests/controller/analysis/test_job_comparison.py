@@ -96,7 +96,7 @@ def test_what_was_not_measured() -> None:
 @pytest.mark.parametrize(
     ("metric", "answer", "sentence"),
     [
-        ("memory", "smaller", "the second is 2.00× smaller than the first in the process's peak memory (PSS)"),
+        ("memory", "smaller", "the second is 2.00× smaller than the first in the process's peak memory (RSS)"),
         ("energy", "less", "the second takes 2.00× less than the first in energy for each inference"),
         ("load", "faster", "the second is 2.00× faster than the first in load time"),
         ("latency-p99", "faster", "the second is 2.00× faster than the first in p99 latency"),

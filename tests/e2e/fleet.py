@@ -26,6 +26,18 @@ ROOT = Path(__file__).parent.parent.parent
 FIXTURES = ROOT / "tests/fixtures"
 DEADLINE_S = 240.0  # for a busy machine, far longer than a working fleet needs
 
+# How the sentences of a verdict begin that a busy machine causes, and those of no rule.
+_OF_LOAD = (
+    *("a measuring thread waited for", "other processes took", "the coefficient of variation"),
+    *("the warm-up ended by its time limit", "the last third's median", "the sampler took"),
+)
+_OF_NO_RULE = ("not checked: ", "no energy: ", "net energy is uncertain: ")
+
+
+def broken_rules(row: Mapping[str, Any]) -> list[str]:
+    """Return the reasons of a verdict that a busy machine does not cause."""
+    return [reason for reason in row["verdict_reasons"] if not reason.startswith((*_OF_LOAD, *_OF_NO_RULE))]
+
 
 class Process:
     """A started command whose output goes to a file that tests search."""

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from fleet import ROOT, Fleet, Process
+from fleet import ROOT, Fleet, Process, broken_rules
 
 TINY = "test_efficientnet"
 _CLOCK_TESTS = str(ROOT / "tests/agent/host/clocks")
@@ -28,8 +28,7 @@ def test_another_process_on_the_gpu(fleet: Fleet) -> None:
 
     assert (row["state"], row["verdict"]) == ("succeeded", "INVALID")
     assert "other processes on the GPU before measuring: 4242" in row["verdict_reasons"]
-    shown = fleet.run("results").stdout
-    assert "INVALID, other processes on the GPU before measuring: 4242" in shown
+    assert "other processes on the GPU before measuring: 4242" in fleet.run("results", "--why").stdout
 
 
 def test_throttling(fleet: Fleet) -> None:
@@ -41,8 +40,8 @@ def test_throttling(fleet: Fleet) -> None:
         fleet.tell_gpu(throttle_bits=bits)
         row = fleet.bench_once(TINY)
 
-        assert (f"throttled: {slowdown}" in row["verdict_reasons"]) is bool(slowdown), row
-        assert (row["verdict"] == "INVALID") is bool(slowdown), row
+        assert broken_rules(row) == ([f"throttled: {slowdown}"] if slowdown else []), row
+        assert row["verdict"] == "INVALID" or not slowdown, row
 
     assert sorted(fleet.query("select throttled from runs")) == [(0,), (1,), (1,)]
 
@@ -58,7 +57,7 @@ def test_nvml_that_breaks_does_not_break_a_run(fleet: Fleet) -> None:
     messages = {finding["check"]: finding["message"] for finding in json.loads(findings)}
     assert "nvmlDeviceGetComputeRunningProcesses" in messages["gpu_processes"]
     assert any(reason.startswith("not checked: other processes on the GPU") for reason in row["verdict_reasons"])
-    assert row["verdict"] in ("A", "B")
+    assert broken_rules(row) == []
 
 
 @contextlib.contextmanager
@@ -129,7 +128,7 @@ def test_clocks_are_restored_after_a_crash(fleet: Fleet) -> None:
     assert (conditions["clocks"], conditions["power_mode"]) == ("locked", "5W")
     assert row["clock_gpu_target_hz"] == 640e6
     assert row["gpu_clock_min_hz"] == row["gpu_clock_max_hz"] == 640000000
-    assert row["verdict"] in ("A", "B")
+    assert broken_rules(row) == []
     assert fleet.query("select attempt from runs") == [(2,)]
     assert clocks(root) == {"mode": 0, "gpu": 76800000, "cpu": 102000, "emc": 204000000}
 

@@ -35,7 +35,7 @@ _OF_NO_RULE = ("not checked: ", "no energy: ", "net energy is uncertain: ")
 
 
 def broken_rules(row: Mapping[str, Any]) -> list[str]:
-    """Return the reasons of a verdict that a busy machine does not cause."""
+    """Return the reasons of a verdict without those of a busy machine."""
     return [reason for reason in row["verdict_reasons"] if not reason.startswith((*_OF_LOAD, *_OF_NO_RULE))]
 
 

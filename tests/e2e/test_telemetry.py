@@ -69,7 +69,7 @@ def test_a_nano_with_tegrastats(fleet: Fleet, python36: str) -> None:
     [(*board, gpus)] = fleet.query("select board, l4t, jetpack, power_mode, gpus from device_snapshots")
     assert board == ["NVIDIA Jetson Nano Developer Kit", "R32.7.4", "4.6.4", "MAXN"]
     assert [(gpu["name"], gpu["compute_capability"]) for gpu in json.loads(gpus)] == [("Tegra X1", 53)]
-    shown = fleet.run("results").stdout
+    shown = fleet.run("results", "--wide").stdout
     assert all(heading in shown for heading in ("energy", "net of idle", "power", "hottest"))
     assert f"{row['mean_power_w']:.2f}" in shown
 

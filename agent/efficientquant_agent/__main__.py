@@ -69,7 +69,7 @@ def _serve(config: configuration.Config) -> NoReturn:
     board = Board(files.proc, files.sys, config.tegrastats, config.with_jtop, config.plan_cache_bytes, control)
     device_id = state.device_id(snapshot.board_id, _log)
     try:
-        daemon = Daemon(config, state, snapshot, device_id, board, _log, _announce)
+        daemon = Daemon(config, state, snapshot, device_id, board, _log, _announce, runtimes.broken)
     except OSError as error:  # a folder inside is a file, or this user may not enter it
         raise unusable(state.path, error) from error
     exit_codes: List[int] = []

@@ -4,7 +4,7 @@ import queue
 import threading
 import time
 import traceback
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List, Optional, Sequence
 
 from efficientquant_agent.config import Config
 from efficientquant_agent.errors import (
@@ -76,11 +76,13 @@ class Daemon:
         board: Board,
         log: Callable[[str], None],
         announce: Callable[[str], None],
+        broken_backends: Sequence[str] = (),
     ) -> None:
         self._config = config
         self._state = state
         self._device = device
         self._device_id = device_id
+        self._broken_backends = broken_backends
         self._log = log
         self._announce = announce
         self._client = Client(config.host, config.port, config.address)
@@ -167,7 +169,7 @@ class Daemon:
         return EXIT_CLEAN
 
     def _serve_session(self, backoff: Backoff) -> None:
-        hello = Hello(self._device_id, self._config.name, self._state.next_epoch(), self._device)
+        hello = Hello(self._device_id, self._config.name, self._state.next_epoch(), self._device, self._broken_backends)
         session = self._client.connect(hello, self._active_run_ids, self._room.problem)
         with self._lock:
             self._session = session

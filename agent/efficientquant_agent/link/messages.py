@@ -1,6 +1,6 @@
 """Records as the wire's messages, and back."""
 
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Union
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Union
 
 from efficientquant_protos import PROTOCOL_VERSION
 from efficientquant_protos.v1 import fleet_pb2 as pb
@@ -28,6 +28,8 @@ class Hello(NamedTuple):
     name: str
     session_epoch: int
     device: DeviceSnapshot
+    # Why installed runtimes do not work here, one sentence each.
+    broken_backends: Sequence[str] = ()
 
 
 def hello_to_wire(hello: Hello, active_run_ids: List[str], problem: str) -> pb.Hello:
@@ -41,6 +43,7 @@ def hello_to_wire(hello: Hello, active_run_ids: List[str], problem: str) -> pb.H
         device=snapshot_to_wire(hello.device),
         active_run_ids=active_run_ids,
         problem=encodable(problem),
+        broken_backends=[encodable(sentence) for sentence in hello.broken_backends],
     )
 
 

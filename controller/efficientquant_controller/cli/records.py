@@ -1,6 +1,6 @@
 """The records that the command line exchanges with a controller."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from efficientquant_controller.model import Calibration, CampaignState, DeviceSnapshot, Weights
@@ -21,6 +21,7 @@ class DeviceListing:
     snapshot: DeviceSnapshot
     problem: str = ""  # why its agent takes no new run
     clock_offset_s: float | None = None  # how far its clock is ahead of the controller's
+    broken_backends: Sequence[str] = ()  # why installed runtimes do not work there
 
 
 @dataclass(frozen=True)

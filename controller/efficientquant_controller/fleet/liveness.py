@@ -64,6 +64,7 @@ class Session:
     progress: Progress | None = None
     last_assigned_s: float = 0.0
     clock_offset_s: float | None = None  # how far the device's clock is ahead of the controller's
+    broken_backends: tuple[str, ...] = ()  # why installed runtimes do not work there
 
     @property
     def device_id(self) -> str:

@@ -113,7 +113,7 @@ class AgentGateway(fleet_pb2_grpc.AgentGatewayServicer):
         if not hello.device_id or not hello.name:
             raise UserError("the hello names no device; give the agent a --name")
         snapshot = convert.snapshot_from_wire(hello.device)
-        return await self._coordinator.open_session(
+        session = await self._coordinator.open_session(
             hello.device_id,
             hello.name,
             hello.agent_version,
@@ -122,6 +122,8 @@ class AgentGateway(fleet_pb2_grpc.AgentGatewayServicer):
             hello.active_run_ids,
             hello.problem,
         )
+        session.broken_backends = tuple(hello.broken_backends)
+        return session
 
     async def _listen(self, events: AsyncIterator[pb.AgentEvent], session: Session) -> None:
         try:

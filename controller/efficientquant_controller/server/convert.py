@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from efficientquant_controller.analysis.facts import finite_number
 from efficientquant_controller.analysis.telemetry import HOT_ZONES
 from efficientquant_controller.errors import DamagedMessageError, UnstorableError, UserError
+from efficientquant_controller.fleet.liveness import Session
 from efficientquant_controller.fleet.scheduling import run_timeout_s
 from efficientquant_controller.model import (
     Agreement,
@@ -69,10 +70,10 @@ def clock_offset_from_wire(message: pb.Heartbeat) -> float | None:
     return message.clock_offset_s if known else None
 
 
-def device_to_wire(device: Device, state: str, problem: str = "", clock_offset_s: float | None = None) -> pb.Device:
-    """Write a device and its `state`: "idle", "busy" or "offline".
+def device_to_wire(device: Device, state: str, session: Session | None = None) -> pb.Device:
+    """Write a device with its state and what its session says.
 
-    `problem` says why its agent takes no new run, `clock_offset_s` how far its clock is ahead.
+    `state` is "idle", "busy" or "offline".
     """
     return pb.Device(
         device_id=device.device_id,
@@ -81,8 +82,9 @@ def device_to_wire(device: Device, state: str, problem: str = "", clock_offset_s
         last_seen_unix_s=device.last_seen_unix_s,
         agent_version=device.agent_version,
         snapshot=snapshot_to_wire(device.snapshot),
-        problem=problem,
-        clock_offset_s=clock_offset_s,
+        problem=session.problem if session else "",
+        clock_offset_s=session.clock_offset_s if session else None,
+        broken_backends=session.broken_backends if session else (),
     )
 
 

@@ -152,9 +152,7 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
     def _device(self, device: Device) -> pb.Device:
         session = self._coordinator.session(device.device_id)
         state = self._coordinator.device_state(device.device_id)
-        if session is None:
-            return convert.device_to_wire(device, state)
-        return convert.device_to_wire(device, state, session.problem, session.clock_offset_s)
+        return convert.device_to_wire(device, state, session)
 
     async def _campaign(self, tracked: TrackedCampaign) -> pb.Campaign:
         return convert.campaign_to_wire(tracked.campaign, await self._names())

@@ -46,6 +46,7 @@ class Hello(google.protobuf.message.Message):
     DEVICE_FIELD_NUMBER: builtins.int
     ACTIVE_RUN_IDS_FIELD_NUMBER: builtins.int
     PROBLEM_FIELD_NUMBER: builtins.int
+    BROKEN_BACKENDS_FIELD_NUMBER: builtins.int
     protocol_version: builtins.int
     agent_version: typing.Text
     device_id: typing.Text
@@ -67,6 +68,10 @@ class Hello(google.protobuf.message.Message):
     problem: typing.Text
     """Why this agent takes no new run, e.g. a full disk. Empty when it does."""
 
+    @property
+    def broken_backends(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]:
+        """Why installed runtimes do not work here, one sentence each."""
+        pass
     def __init__(self,
         *,
         protocol_version: builtins.int = ...,
@@ -77,9 +82,10 @@ class Hello(google.protobuf.message.Message):
         device: typing.Optional[global___DeviceSnapshot] = ...,
         active_run_ids: typing.Optional[typing.Iterable[typing.Text]] = ...,
         problem: typing.Text = ...,
+        broken_backends: typing.Optional[typing.Iterable[typing.Text]] = ...,
         ) -> None: ...
     def HasField(self, field_name: typing_extensions.Literal["device",b"device"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["active_run_ids",b"active_run_ids","agent_version",b"agent_version","device",b"device","device_id",b"device_id","name",b"name","problem",b"problem","protocol_version",b"protocol_version","session_epoch",b"session_epoch"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["active_run_ids",b"active_run_ids","agent_version",b"agent_version","broken_backends",b"broken_backends","device",b"device","device_id",b"device_id","name",b"name","problem",b"problem","protocol_version",b"protocol_version","session_epoch",b"session_epoch"]) -> None: ...
 global___Hello = Hello
 
 class Heartbeat(google.protobuf.message.Message):
@@ -1159,6 +1165,7 @@ class Device(google.protobuf.message.Message):
     SNAPSHOT_FIELD_NUMBER: builtins.int
     PROBLEM_FIELD_NUMBER: builtins.int
     CLOCK_OFFSET_S_FIELD_NUMBER: builtins.int
+    BROKEN_BACKENDS_FIELD_NUMBER: builtins.int
     device_id: typing.Text
     name: typing.Text
     state: typing.Text
@@ -1174,6 +1181,10 @@ class Device(google.protobuf.message.Message):
     clock_offset_s: builtins.float
     """As in Heartbeat. Unset without a session."""
 
+    @property
+    def broken_backends(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]:
+        """As in Hello. Empty without a session."""
+        pass
     def __init__(self,
         *,
         device_id: typing.Text = ...,
@@ -1184,9 +1195,10 @@ class Device(google.protobuf.message.Message):
         snapshot: typing.Optional[global___DeviceSnapshot] = ...,
         problem: typing.Text = ...,
         clock_offset_s: typing.Optional[builtins.float] = ...,
+        broken_backends: typing.Optional[typing.Iterable[typing.Text]] = ...,
         ) -> None: ...
     def HasField(self, field_name: typing_extensions.Literal["_clock_offset_s",b"_clock_offset_s","clock_offset_s",b"clock_offset_s","snapshot",b"snapshot"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["_clock_offset_s",b"_clock_offset_s","agent_version",b"agent_version","clock_offset_s",b"clock_offset_s","device_id",b"device_id","last_seen_unix_s",b"last_seen_unix_s","name",b"name","problem",b"problem","snapshot",b"snapshot","state",b"state"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["_clock_offset_s",b"_clock_offset_s","agent_version",b"agent_version","broken_backends",b"broken_backends","clock_offset_s",b"clock_offset_s","device_id",b"device_id","last_seen_unix_s",b"last_seen_unix_s","name",b"name","problem",b"problem","snapshot",b"snapshot","state",b"state"]) -> None: ...
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_clock_offset_s",b"_clock_offset_s"]) -> typing.Optional[typing_extensions.Literal["clock_offset_s"]]: ...
 global___Device = Device
 

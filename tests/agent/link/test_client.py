@@ -1,7 +1,7 @@
 """The seam to the wire: records become messages that every peer can read."""
 
 from efficientquant_agent.host.device import DeviceFiles
-from efficientquant_agent.link.messages import encode_result
+from efficientquant_agent.link.messages import Hello, encode_result, hello_to_wire
 from efficientquant_agent.records import Finding, RunResult
 from efficientquant_protos.v1 import fleet_pb2 as pb
 
@@ -27,3 +27,11 @@ def test_texts_that_are_no_unicode(tmp_path):
 
     texts = {message.failure_message, *message.log_tail, message.findings[0].message, message.device.os}
     assert texts == {"/N\xe4/run"}
+
+
+def test_hello_names_broken_runtimes(tmp_path):
+    """A hello says why installed runtimes do not work."""
+    device = DeviceFiles.of_tree(str(tmp_path)).snapshot({}, [])
+    hello = Hello("d", "nano-1", 1, device, ["backend 'trt' crashes: " + ESCAPED])
+
+    assert list(hello_to_wire(hello, [], "").broken_backends) == ["backend 'trt' crashes: /N\xe4/run"]

@@ -1,4 +1,4 @@
-"""Tests of the clocks that a session compares."""
+"""Tests of the clocks that a session compares, and of what its hello says."""
 
 import asyncio
 import time
@@ -18,7 +18,8 @@ from efficientquant_protos import PROTOCOL_VERSION
 from efficientquant_protos.v1 import fleet_pb2 as pb
 from efficientquant_protos.v1 import fleet_pb2_grpc
 
-HELLO = pb.Hello(protocol_version=PROTOCOL_VERSION, device_id="d1", name="nano-1")
+BROKEN = "backend 'trt' crashes: SIGABRT ended its probe (no message)"
+HELLO = pb.Hello(protocol_version=PROTOCOL_VERSION, device_id="d1", name="nano-1", broken_backends=[BROKEN])
 OPENING_S = 0.2
 
 
@@ -89,5 +90,6 @@ def test_a_heartbeat_tells_the_offset(tmp_path: Path, heartbeat: pb.Heartbeat, o
     _, session = asyncio.run(asyncio.wait_for(exchange(tmp_path, heartbeat), 60))
 
     assert session.clock_offset_s == offset_s
-    device = convert.device_to_wire(session.device, "idle", "", session.clock_offset_s)
+    device = convert.device_to_wire(session.device, "idle", session)
     assert device.HasField("clock_offset_s") == (offset_s is not None)
+    assert list(device.broken_backends) == [BROKEN]

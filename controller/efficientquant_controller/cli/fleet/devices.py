@@ -56,6 +56,8 @@ def _show(fleet: FleetListing, controller: str, as_json: bool) -> None:
         for device in fleet.devices:
             if device.problem:
                 output.print_line(f"{device.name} takes no new run: {device.problem}")
+            for sentence in device.broken_backends:
+                output.print_line(f"{device.name}: {sentence}")
             if abs(device.clock_offset_s or 0.0) >= CLOCK_TOLERANCE_S:
                 output.print_line(_wrong_clock(device))
     else:

@@ -190,3 +190,12 @@ def test_a_wrong_clock_is_said(command, control, offset_s, sentence):
 
     assert f"{sentence}; set the wrong one: sudo timedatectl set-ntp true\n" in out if sentence else "clock" not in out
     assert json.loads(command("devices", "--json").out)[0]["clock_offset_s"] == offset_s
+
+
+def test_a_broken_runtime_is_said(command, control):
+    """The list says why an installed runtime does not work on a device."""
+    sentence = "backend 'trt' does not work here: TensorRT 10.3 is installed, but no GPU answers"
+    control.devices = [nano(broken_backends=[sentence])]
+
+    assert f"nano-1: {sentence}\n" in command("devices").out
+    assert json.loads(command("devices", "--json").out)[0]["broken_backends"] == [sentence]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Needs = Mapping[str, Mapping[str, object]]
 # The largest width at which rounding=auto compensates.
 MOST_COMPENSATED_BITS = 6
-_COMPENSATION = ("ridge", "scale_search", "feedback", "bias", "activations_first", "seed")
+_COMPENSATION = ("ridge", "scale_search", "feedback", "descent", "bias", "activations_first", "seed")
 _ROUNDING = ("granularity", "group_size", "rounding")
 
 
@@ -189,7 +189,8 @@ class RoundingRecipe(Recipe):
     """A recipe whose weights can make up for quantization errors.
 
     `rounding=auto` is `compensated` for up to 6 bits where images are given, and `nearest` elsewhere. `ridge`,
-    `scale_search`, `feedback` and `bias` are the steps of compensated rounding, as RoundingSteps describes them.
+    `scale_search`, `feedback`, `descent` and `bias` are the steps of compensated rounding, as RoundingSteps describes
+    them.
     `activations_first` quantizes activations before weights, so that weights make up for them too. `group_size` columns
     of a weight share a scale.
     """
@@ -198,9 +199,10 @@ class RoundingRecipe(Recipe):
     granularity: Granularity = Granularity.PER_CHANNEL
     group_size: int | None = None
     rounding: Literal["auto", "nearest", "compensated"] = "auto"
-    ridge: float = 0.05
+    ridge: float = 0.03
     scale_search: bool = True
     feedback: bool = True
+    descent: bool = True
     bias: bool = True
     activations_first: bool = True
     seed: int = 0
@@ -273,7 +275,9 @@ class RoundingRecipe(Recipe):
         assert self.weight_bits is not None
         names = workbench.find_weights(scope, rule)
         if names and self.compensates(workbench):
-            steps = RoundingSteps(self.ridge, self.scale_search, self.feedback, self.bias, self.group_size)
+            steps = RoundingSteps(
+                self.ridge, self.scale_search, self.feedback, self.descent, self.bias, self.group_size
+            )
             round_compensated(workbench, names, self.weight_bits, steps, self.seed)
         elif names and self.group_size is not None:
             round_to_nearest(workbench, names, self.weight_bits, self.group_size)

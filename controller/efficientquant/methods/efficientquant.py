@@ -26,7 +26,7 @@ class EfficientQuant(RoundingRecipe):
     """
 
     method: ClassVar[str] = "efficientquant"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     scope: Scope = Scope.CONV
     softmax_bits: int | None = 8

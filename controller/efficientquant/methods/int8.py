@@ -24,7 +24,7 @@ class Int8(RoundingRecipe):
     """
 
     method: ClassVar[str] = "int8"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     activation_bits: int = 8
     output_bits: int | None = 8

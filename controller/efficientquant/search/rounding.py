@@ -1,7 +1,8 @@
 """Rounding of a layer's weight for the smallest error of its output.
 
 The layer's inputs come from the quantized network, so that its weight also corrects earlier errors. The weight is
-refitted to these inputs and then rounded as in GPTQ (Frantar et al. 2023, https://arxiv.org/abs/2210.17323).
+refitted to these inputs and rounded as in GPTQ (Frantar et al. 2023, https://arxiv.org/abs/2210.17323). Then each code
+moves while the others stay, as in QuantEase (Behdin et al. 2023, https://arxiv.org/abs/2309.01885).
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from efficientquant.search.rows import split_groups
 SCALE_FACTORS = grid(0.3, 1.05, 31)
 # Of the mean squared input: added to the problem's diagonal before errors are fed back.
 DAMPING = 1e-2
+# A layer with few rows is held nearer its float weight: by this much where it has as many columns as rows.
+SPARSE_RIDGE = 0.2
+# Times that each code may move.
+DESCENTS = 3
 CHUNK_ROWS = 4096
 # Columns whose errors are fed back together to all later ones.
 CHUNK_COLUMNS = 128
@@ -31,13 +36,15 @@ class RoundingSteps:
     """The steps of compensated rounding, each of which can be left out.
 
     `ridge` holds the refitted weight near its float value, and 0 leaves out the refit. `scale_search` searches scales
-    by the error of nearest rounding. `feedback` corrects later columns for the rounding of earlier ones. `bias` moves
-    the mean output to that of the float layer. `group_size` columns share a scale.
+    by the error of nearest rounding. `feedback` corrects later columns for the rounding of earlier ones. `descent`
+    moves single codes where that lowers the error. `bias` moves the mean output to that of the float layer.
+    `group_size` columns share a scale.
     """
 
-    ridge: float = 0.05
+    ridge: float = 0.03
     scale_search: bool = True
     feedback: bool = True
+    descent: bool = True
     bias: bool = True
     group_size: int | None = None
 
@@ -89,6 +96,8 @@ class RoundingProblem:
         scale = search_scales(rows, importance, bits, steps.group_size, SCALE_FACTORS if steps.scale_search else [])
         step = self._columns(self._spread(scale, steps.group_size))
         codes = self._feed_back(target, step, bits) if steps.feedback else _nearest(target, step, bits)
+        if steps.descent:
+            codes = self._descend(codes, target, step, bits, steps.ridge)
         bias = self._best_bias(codes * step) if steps.bias else None
         error = self._error(codes * step, bias)
         nearest, nearest_scale = round_nearest(self._weight, bits, steps.group_size)
@@ -104,13 +113,18 @@ class RoundingProblem:
 
         A group whose equations are singular keeps the float weight.
         """
-        diagonal = self._squares.diagonal(dim1=1, dim2=2)
-        mean = diagonal.mean(1)
-        hold = (ridge * mean).where(mean > 0, 1.0)[:, None, None]
-        system = self._squares + hold * torch.eye(diagonal.shape[1], dtype=torch.float64)
-        factor, is_solved = self._factor(system)
-        refitted = torch.cholesky_solve(self._products + hold * self._float, factor)
+        hold = self._hold(ridge)
+        factor, is_solved = self._factor(self._squares + hold)
+        refitted = torch.cholesky_solve(self._products + hold @ self._float, factor)
         return refitted.where(is_solved, self._float)
+
+    def _hold(self, ridge: float) -> Tensor:
+        """Return what the refit adds to the squares, (G, I, I)."""
+        mean = self._squares.diagonal(dim1=1, dim2=2).mean(1)
+        columns = self._squares.shape[1]
+        share = max(ridge, SPARSE_RIDGE * columns / self._rows)
+        hold = (share * mean).where(mean > 0, 1.0)[:, None, None]
+        return hold * torch.eye(columns, dtype=torch.float64)
 
     def _feed_back(self, target: Tensor, step: Tensor, bits: int) -> Tensor:
         """Return codes (G, I, O), column by column.
@@ -131,6 +145,29 @@ class RoundingProblem:
                 w[:, place + 1 : end] -= factor[:, place, place + 1 : end, None] * error[:, None]
             w[:, end:] -= factor[:, begin:end, end:].mT @ errors
         return torch.empty_like(codes).scatter_(1, order[..., None].expand_as(codes), codes)
+
+    def _descend(self, codes: Tensor, target: Tensor, step: Tensor, bits: int, ridge: float) -> Tensor:
+        """Return codes (G, I, O) after each has moved to its best value.
+
+        They move in turns, while all others stay. The error is what the refit makes smallest.
+        """
+        squares = self._squares + self._hold(ridge)
+        weight = codes * step
+        for _ in range(DESCENTS):
+            slope = squares @ (target - weight)
+            for begin in range(0, codes.shape[1], CHUNK_COLUMNS):
+                chunk = slice(begin, min(begin + CHUNK_COLUMNS, codes.shape[1]))
+                before, near, fall = weight[:, chunk].clone(), squares[:, chunk, chunk], slope[:, chunk]
+                for place, column in enumerate(range(chunk.start, chunk.stop)):
+                    best = weight[:, column] + fall[:, place] / near[:, place, place, None]
+                    moved = _nearest(best, step[:, column], bits) * step[:, column]
+                    fall -= near[:, :, place, None] * (moved - weight[:, column])[:, None]
+                    weight[:, column] = moved
+                # The chunk's own part of the slope is up to date, the others follow.
+                change = squares[:, :, chunk] @ (weight[:, chunk] - before)
+                change[:, chunk] = 0
+                slope -= change
+        return _nearest(weight, step, bits)
 
     def _feedback_order(self) -> tuple[Tensor, Tensor]:
         """Return the columns' order (G, I), and the inverse's factor.

@@ -7,6 +7,8 @@ from efficientquant.options import Granularity
 from efficientquant.primitives import choose_scale, quantize
 from efficientquant.search.rounding import (
     DAMPING,
+    DESCENTS,
+    SPARSE_RIDGE,
     RoundingProblem,
     RoundingSteps,
     round_nearest,
@@ -14,7 +16,7 @@ from efficientquant.search.rounding import (
 )
 from efficientquant.search.rows import layer_output
 
-NONE = RoundingSteps(ridge=0.0, scale_search=False, feedback=False, bias=False)
+NONE = RoundingSteps(ridge=0.0, scale_search=False, feedback=False, descent=False, bias=False)
 
 
 def layer(groups, seed=0, rows=400):
@@ -82,12 +84,16 @@ def test_nearest_rounding_is_that_of_the_primitives():
 
 
 @pytest.mark.parametrize("groups", [1, 2, 6])
-@pytest.mark.parametrize("step", ["ridge", "scale_search", "feedback", "bias"])
+@pytest.mark.parametrize("step", ["ridge", "scale_search", "feedback", "descent", "bias"])
 def test_each_step_lowers_the_error(groups, step):
-    """Without one of the steps, the errors of twenty layers add up to more."""
-    without = RoundingSteps(**{step: 0.0 if step == "ridge" else False})
+    """Without one of the steps, the errors of twenty layers add up to more.
+
+    Feedback and descent are tried without each other, since either finds most of what the other does.
+    """
+    other = {"feedback": {"descent": False}, "descent": {"feedback": False}}.get(step, {})
+    tried = RoundingSteps(**other), RoundingSteps(**other, **{step: 0.0 if step == "ridge" else False})
     layers = [problem(groups, seed=seed) for seed in range(20)]
-    errors = [sum(layer.round(3, steps).error for layer in layers) for steps in (RoundingSteps(), without)]
+    errors = [sum(layer.round(3, steps).error for layer in layers) for steps in tried]
     assert errors[0] < errors[1]
 
 
@@ -116,13 +122,47 @@ def test_feedback_is_that_of_a_plain_implementation():
         error = (w[:, place] - codes[:, place] * scale) / inverse[place, place]
         w -= error[:, None] * inverse[place][None]
         inverse -= np.outer(inverse[place], inverse[place]) / inverse[place, place]
-    rounded = problem(1).round(3, RoundingSteps(ridge=0.0, scale_search=False))
+    rounded = problem(1).round(3, RoundingSteps(ridge=0.0, scale_search=False, descent=False))
     assert rounded.error < rounded.nearest_error  # so it is not nearest rounding
     assert np.array_equal(rounded.codes.numpy()[:, order], codes)
 
 
+def test_descent_is_that_of_a_plain_implementation():
+    """Each code in turn takes the value with the smallest error, found by trying all."""
+    inputs, _, weight, _ = layer(1)
+    x = inputs.double().numpy()
+    x -= x.mean(0)
+    squares = x.T @ x
+    squares += SPARSE_RIDGE * 12 / 400 * squares.diagonal().mean() * np.eye(12)
+    codes, scale = (part.double().numpy() for part in round_nearest(weight, 3, None))
+    for _ in range(DESCENTS):
+        for place in range(12):
+            tries = np.repeat(codes[None], 7, 0)
+            tries[:, :, place] = np.arange(-3, 4)[:, None]
+            off = tries * scale[:, None] - weight.double().numpy()
+            best = np.einsum("toi,ij,toj->to", off, squares, off).argmin(0)
+            codes[:, place] = best - 3
+    rounded = problem(1).round(3, RoundingSteps(ridge=0.0, scale_search=False, feedback=False))
+    assert rounded.error < rounded.nearest_error
+    assert np.array_equal(rounded.codes.numpy(), codes)
+
+
+def test_few_rows_hold_the_weight_nearer():
+    """With half as many rows as columns, more than `ridge` holds the weight."""
+    inputs, outputs, weight, _ = layer(1, rows=6)
+    x, y = inputs.double(), outputs.double()
+    x, y = x - x.mean(0), y - y.mean(0)
+    squares = x.T @ x
+    hold = SPARSE_RIDGE * 2 * squares.diagonal().mean()
+    solution = torch.linalg.solve(squares + hold * torch.eye(12), x.T @ y + hold * weight.double().T).T
+    steps = RoundingSteps(ridge=0.01, scale_search=False, feedback=False, descent=False)
+    rounded = problem(1, rows=6).round(8, steps)
+    assert float((decoded(rounded) - solution).abs().max()) <= float(rounded.scale.max()) / 2 * 1.01
+    assert float((solution - weight).abs().max()) > float(rounded.scale.max())
+
+
 def test_blocks_of_columns_change_no_code(monkeypatch):
-    """Errors that are fed back in blocks are those that are fed back one by one."""
+    """Errors that are fed back, and slopes, are the same in blocks."""
     whole = problem(1).round(3, RoundingSteps())
     monkeypatch.setattr("efficientquant.search.rounding.CHUNK_COLUMNS", 5)
     assert torch.equal(problem(1).round(3, RoundingSteps()).codes, whole.codes)
@@ -136,7 +176,7 @@ def test_the_refit_is_the_ridge_solution():
     squares = x.T @ x
     hold = 0.5 * squares.diagonal().mean()
     solution = torch.linalg.solve(squares + hold * torch.eye(12), x.T @ y + hold * weight.double().T).T
-    rounded = problem(1).round(8, RoundingSteps(ridge=0.5, scale_search=False, feedback=False))
+    rounded = problem(1).round(8, RoundingSteps(ridge=0.5, scale_search=False, feedback=False, descent=False))
     assert float((decoded(rounded) - solution).abs().max()) <= float(rounded.scale.max()) / 2 * 1.01
     assert float((solution - weight).abs().max()) > float(rounded.scale.max())
 
@@ -186,13 +226,16 @@ def test_sums_are_in_float64():
     assert rounded.error < rounded.nearest_error
 
 
-def test_singular_equations_leave_out_the_refit():
+def test_singular_equations_leave_out_the_refit(monkeypatch):
     """Equal inputs without a ridge keep the float weight, and the result says so."""
+    monkeypatch.setattr("efficientquant.search.rounding.SPARSE_RIDGE", 0.0)
     inputs = torch.tensor([2.0, -2.0, 2.0, -2.0])[:, None].expand(-1, 12).clone()
     weight = layer(1)[2]
     outputs = inputs @ weight.T
     results = [
-        RoundingProblem(inputs.clone(), outputs.clone(), weight, None, 1).round(3, RoundingSteps(ridge=ridge))
+        RoundingProblem(inputs.clone(), outputs.clone(), weight, None, 1).round(
+            3, RoundingSteps(ridge=ridge, descent=False)
+        )
         for ridge in (1e-17, 0.0)
     ]
     assert torch.equal(results[0].codes, results[1].codes)

@@ -11,6 +11,7 @@ UNIFORM_MARKERS = (ACTIVATION_MARKER, AFFINE_MARKER)
 PRODUCTS = ("Conv", "MatMul", "Gemm")
 # Operators that may stand between a quantizer and its operator.
 TRANSPARENT = ("Transpose", "Reshape")
+FUNCTIONS = ("Sigmoid", "Relu", "LeakyRelu", "Elu", "Clip", "HardSigmoid", "HardSwish", "Erf", "Gelu", "Softplus")
 
 
 def product_users(marker: ir.Node) -> Iterable[ir.Node]:
@@ -68,6 +69,35 @@ def is_lonely(marker: ir.Node, target: Target) -> bool:
     if producer is not None and is_integer(producer, target):
         return False
     return not any(is_integer(user, target) for user in product_users(marker))
+
+
+def splits_fusion(marker: ir.Node, target: Target) -> bool:
+    """Tell whether a quantizer stands between a convolution and its activation function.
+
+    TensorRT computes both in one kernel, which takes the float result of the integer product. A quantizer between them
+    would only add an error. In front of a depthwise convolution's SiLU, TensorRT 8 needs it: see
+    `_ends_in_silu_and_marker`.
+    """
+    producer = marker.inputs[0].producer() if marker.inputs[0] is not None else None
+    if (
+        not target.is_tensorrt
+        or marker.op_type not in UNIFORM_MARKERS
+        or producer is None
+        or producer.op_type != "Conv"
+    ):
+        return False
+    if target.is_tensorrt_8 and _is_depthwise(producer):
+        return False
+    readers = [use.node for use in marker.outputs[0].uses()]
+    functions = [reader for reader in readers if _begins_function(reader)]
+    return bool(functions) and all(reader in functions or reader.op_type == "Mul" for reader in readers)
+
+
+def _begins_function(node: ir.Node) -> bool:
+    """Tell whether a node is an activation function, or begins a GELU."""
+    if node.op_type in FUNCTIONS:
+        return True
+    return node.op_type in ("Mul", "Div") and {use.node.op_type for use in node.outputs[0].uses()} == {"Erf"}
 
 
 def _source(value: ir.Value | None) -> ir.Node | None:

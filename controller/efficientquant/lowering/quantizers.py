@@ -18,7 +18,7 @@ from efficientquant.lowering.building import (
     required,
     zero_point_name,
 )
-from efficientquant.lowering.integer_products import UNIFORM_MARKERS, is_lonely, product_users
+from efficientquant.lowering.integer_products import UNIFORM_MARKERS, is_lonely, product_users, splits_fusion
 from efficientquant.lowering.log2 import write_log2
 from efficientquant.lowering.weights import Form, QuantizedWeight, choose_form, place_weight, require_form
 from efficientquant.primitives import LN2, top_code
@@ -86,7 +86,11 @@ def place_quantizers(graph: ir.Graph, target: Target, path: Path, variant: str =
     # The form of a weight depends on the markers around it, so it is decided before any marker is replaced.
     weights = {node: QuantizedWeight.of(node) for node in markers if node.op_type == WEIGHT_MARKER}
     forms = {node: choose_form(weight, target) for node, weight in weights.items()}
-    lonely = {node for node in markers if target.int8 is Int8.BOTH_INPUTS and is_lonely(node, target)}
+    useless = {
+        node
+        for node in markers
+        if splits_fusion(node, target) or (target.int8 is Int8.BOTH_INPUTS and is_lonely(node, target))
+    }
     for node in markers:
         if node in forms:
             require_form(weights[node], forms[node], target, path, variant)
@@ -96,7 +100,7 @@ def place_quantizers(graph: ir.Graph, target: Target, path: Path, variant: str =
         if node in forms:
             place_weight(graph, weights[node], forms[node], target)
             placement.count(weights[node], forms[node])
-        elif node in lonely:
+        elif node in useless:
             _leave_out(graph, node, placement)
         elif node.op_type == ACTIVATION_MARKER and target.int8 is not Int8.NONE:
             _place_activation(graph, node, placement, target)

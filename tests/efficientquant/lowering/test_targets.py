@@ -61,6 +61,33 @@ def test_a_xavier_keeps_depthwise_convolutions_in_float(artifacts):
     assert "7 quantizers of activations are left out of the file for agx-xavier" in artifact.notes
 
 
+@pytest.mark.parametrize(
+    ("target", "kinds"),
+    [
+        ("rtx-3080", set()),
+        ("tensorrt-10", set()),
+        ("agx-xavier", {"depthwise"}),
+        ("onnxruntime", {"depthwise", "dense"}),
+    ],
+)
+def test_tensorrt_fuses_functions_with_their_convolutions(artifacts, target, kinds):
+    """Between a convolution and its SiLU, TensorRT gets no quantizer.
+
+    ONNX Runtime needs it for products of integers, and TensorRT 8.5 behind depthwise convolutions.
+    """
+    graph = onnx.load(artifacts["mobilevit_xxs", "int8", target].path).graph
+    producers = {name: node for node in graph.node for name in node.output}
+    between = set()
+    for node in graph.node:
+        path = [node]
+        while path[-1].op_type in ("Sigmoid", "DequantizeLinear", "QuantizeLinear") and path[-1].input[0] in producers:
+            path.append(producers[path[-1].input[0]])
+        if [step.op_type for step in path[:4]] == ["Sigmoid", "DequantizeLinear", "QuantizeLinear", "Conv"]:
+            groups = next((a.i for a in path[-1].attribute if a.name == "group"), 1)
+            between.add("depthwise" if groups > 1 else "dense")
+    assert between == kinds
+
+
 @pytest.mark.parametrize("target", CODES)
 def test_codes_are_signed_for_tensorrt_and_unsigned_for_onnx_runtime(artifacts, target):
     """Codes are uint8 with zero-point 128 for ONNX Runtime, and int8 with zero-point 0 for TensorRT."""

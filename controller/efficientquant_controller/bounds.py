@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from efficientquant_controller.errors import UserError
 
+LABEL_CHARACTERS = 100
 _SHOWN_CHARACTERS = 40
 
 
@@ -54,6 +55,13 @@ class Bounds:
     def _refusal(self, name: str, text: str) -> UserError:
         shown = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
         return UserError(f"{name} {shown}: give a {'whole ' if self.whole else ''}number from {self.span}")
+
+
+def check_label(name: str, text: str) -> None:
+    """Raise UserError unless a label is short, printable and without a comma."""
+    if len(text) > LABEL_CHARACTERS or not text.isprintable() or "," in text:
+        shown = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+        raise UserError(f"{name} {shown!r}: give at most {LABEL_CHARACTERS} printable characters, without a comma")
 
 
 def _plain_digits(text: str | float) -> str | float:

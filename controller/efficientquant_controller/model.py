@@ -243,6 +243,7 @@ class Campaign:
     ended_unix_s: float | None = None
     calibration: Calibration | None = None  # None: synthetic images
     paper: bool = False  # as the paper measured: ten repeats by default
+    label: str = ""  # the user's own word for it
 
 
 @dataclass(frozen=True)

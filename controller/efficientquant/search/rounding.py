@@ -147,7 +147,7 @@ class RoundingProblem:
         return torch.empty_like(codes).scatter_(1, order[..., None].expand_as(codes), codes)
 
     def _descend(self, codes: Tensor, target: Tensor, step: Tensor, bits: int, ridge: float) -> Tensor:
-        """Return codes (G, I, O) after each has moved to its best value.
+        """Return codes (G, I, O), each moved to its best value.
 
         They move in turns, while all others stay. The error is what the refit makes smallest.
         """

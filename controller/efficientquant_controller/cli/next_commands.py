@@ -32,6 +32,7 @@ _OPTIONS = {
     "max_start_temperature_c": "--start-below",
     "seed": "--seed",
     "intra_op_threads": "--threads",
+    "label": "--label",
 }
 FIRST_BENCH = ("bench", "mobilevit_xxs", "--recipes", "fp32,efficientquant")
 CHECKPOINT_LABEL = "checkpoint:"

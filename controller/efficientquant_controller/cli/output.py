@@ -40,9 +40,9 @@ def _console_class() -> "type[Console]":
 def stdout_console() -> "Console":
     """Return the console for results.
 
-    A pipe has no width, unless $COLUMNS gives it. With $NO_COLOR the text is plain.
+    A pipe has no width to fold lines to. With $NO_COLOR the text is plain.
     """
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
     colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
     return _console_class()(
         file=sys.stdout, width=width, highlight=False, markup=False, emoji=False, color_system=colours

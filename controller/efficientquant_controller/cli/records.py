@@ -61,6 +61,7 @@ class BenchRequest:
     lock_clocks: bool = False
     power_mode: str = ""
     backend: str = ""
+    label: str = ""
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ IDENTITY = (
         run_sql="campaigns.weights_sha256",
     ),
     _fact("tier", "how long each run measures: `smoke`, `quick`, `standard`, …", "campaigns.tier"),
+    _fact("label", "the campaign's label, from `bench --label`; empty without one", "campaigns.label", kind=Kind.TEXT),
     _planned("repeat_index", "the number of the repeat, from 0"),
     _planned("position", "the run's place in the device's shuffled order"),
     _fact(

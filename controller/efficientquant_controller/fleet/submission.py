@@ -54,6 +54,7 @@ class CampaignRequest:
     calibration: Calibration | None = None
     paper: bool = False
     backend: str = ""
+    label: str = ""
     # Fields of Measurement that differ from the tier's, e.g. {"cuda_graph": True}.
     changes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -103,6 +104,7 @@ class Submissions:
             seed=request.seed,
             calibration=request.calibration,
             paper=request.paper,
+            label=request.label,
         )
         tracked = TrackedCampaign(campaign, *plan_campaign(campaign, devices))
         # A client that goes away meanwhile must not leave a campaign that nobody builds.
@@ -219,3 +221,4 @@ def _check_counts(request: CampaignRequest) -> None:
     if request.repeats:
         bounds.REPEATS.check("the number of repeats", request.repeats)
     bounds.SEED.check("the seed", request.seed)
+    bounds.check_label("the label", request.label)

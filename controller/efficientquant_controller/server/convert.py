@@ -273,6 +273,7 @@ def _request_to_wire(campaign: Campaign, device_names: Mapping[str, str]) -> pb.
         seed=campaign.seed,
         calibration=None if calibration is None else pb.Calibration(**vars(calibration)),
         paper=campaign.paper,
+        label=campaign.label,
         **_read(campaign.measurement, ("tier", "intra_op_threads", *_CHANGES, *_OPTIONAL_CHANGES)),
     )
 

@@ -86,6 +86,7 @@ class FleetControl(fleet_pb2_grpc.FleetControlServicer):
             calibration=convert.calibration_from_wire(request),
             paper=request.paper,
             backend=request.backend,
+            label=request.label,
             changes=convert.changes_from_wire(request),
         )
         self._coordinator.require_store()

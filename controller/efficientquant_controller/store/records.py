@@ -144,6 +144,7 @@ def campaign_from_row(row: Row) -> Campaign:
         ended_unix_s=row["ended_unix_s"],
         calibration=None if sha256 is None else Calibration(sha256, row["calibration_filename"]),
         paper=row["paper"],
+        label=row["label"],
     )
 
 

@@ -164,6 +164,7 @@ campaigns = Table(
     Column("calibration_sha256", String),
     Column("calibration_filename", Text),
     Column("paper", Boolean, nullable=False),
+    Column("label", Text, nullable=False),
 )
 
 builds = Table(

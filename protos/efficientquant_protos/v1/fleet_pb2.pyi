@@ -1261,6 +1261,7 @@ class SubmitCampaignRequest(google.protobuf.message.Message):
     LOCK_CLOCKS_FIELD_NUMBER: builtins.int
     POWER_MODE_FIELD_NUMBER: builtins.int
     BACKEND_FIELD_NUMBER: builtins.int
+    LABEL_FIELD_NUMBER: builtins.int
     @property
     def models(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]: ...
     @property
@@ -1299,6 +1300,9 @@ class SubmitCampaignRequest(google.protobuf.message.Message):
     backend: typing.Text
     """Run only on devices with this backend, and use it. Empty for each device's preferred backend."""
 
+    label: typing.Text
+    """The user's own word for the campaign, to find it by. Empty for none."""
+
     def __init__(self,
         *,
         models: typing.Optional[typing.Iterable[typing.Text]] = ...,
@@ -1320,9 +1324,10 @@ class SubmitCampaignRequest(google.protobuf.message.Message):
         lock_clocks: builtins.bool = ...,
         power_mode: typing.Text = ...,
         backend: typing.Text = ...,
+        label: typing.Text = ...,
         ) -> None: ...
     def HasField(self, field_name: typing_extensions.Literal["_idle_s",b"_idle_s","_max_start_temperature_c",b"_max_start_temperature_c","calibration",b"calibration","idle_s",b"idle_s","max_start_temperature_c",b"max_start_temperature_c","weights",b"weights"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing_extensions.Literal["_idle_s",b"_idle_s","_max_start_temperature_c",b"_max_start_temperature_c","backend",b"backend","calibration",b"calibration","cuda_graph",b"cuda_graph","devices",b"devices","idle_s",b"idle_s","intra_op_threads",b"intra_op_threads","lock_clocks",b"lock_clocks","max_start_temperature_c",b"max_start_temperature_c","memory_kind",b"memory_kind","models",b"models","paper",b"paper","power_mode",b"power_mode","profile_layers",b"profile_layers","recipes",b"recipes","repeats",b"repeats","seed",b"seed","sync_mode",b"sync_mode","tier",b"tier","weights",b"weights"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["_idle_s",b"_idle_s","_max_start_temperature_c",b"_max_start_temperature_c","backend",b"backend","calibration",b"calibration","cuda_graph",b"cuda_graph","devices",b"devices","idle_s",b"idle_s","intra_op_threads",b"intra_op_threads","label",b"label","lock_clocks",b"lock_clocks","max_start_temperature_c",b"max_start_temperature_c","memory_kind",b"memory_kind","models",b"models","paper",b"paper","power_mode",b"power_mode","profile_layers",b"profile_layers","recipes",b"recipes","repeats",b"repeats","seed",b"seed","sync_mode",b"sync_mode","tier",b"tier","weights",b"weights"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing_extensions.Literal["_idle_s",b"_idle_s"]) -> typing.Optional[typing_extensions.Literal["idle_s"]]: ...
     @typing.overload

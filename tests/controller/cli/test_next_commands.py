@@ -11,7 +11,8 @@ from efficientquant_controller.cli.next_commands import campaign_words, command_
 
 WORDS = """bench m n --recipes fp32,int8:scope=conv+linear --tier smoke --devices a,b --weights {folder}/my\\ net.pth
     --data {folder}/images.npz --repeats 5 --paper --backend trt --lock-clocks --power-mode "MAXN 10W" --cuda-graph
-    --sync block --buffers mapped --layers --idle 0.5 --start-below 45 --seed 7 --threads 2"""
+    --sync block --buffers mapped --layers --idle 0.5 --start-below 45 --seed 7 --threads 2
+    --label 'driver 535'"""
 
 
 @pytest.fixture

@@ -226,6 +226,8 @@ def test_the_only_device_is_named_when_it_is_offline(fleet: Callable) -> None:
     [
         ({"repeats": 2**32 - 1}, "the number of repeats 4294967295: give a whole number from 1 to 100"),
         ({"seed": 2**64 - 1}, "the seed 18446744073709551615: give a whole number from 0 to 4294967295"),
+        ({"label": "a,b"}, "the label 'a,b': give at most 100 printable characters, without a comma"),
+        ({"label": "x" * 101}, "the label 'x{40}…': give at most 100"),
         ({"intra_op_threads": 100_000}, "the number of threads 100000: give a whole number from 0 to 256"),
         ({"changes": {"idle_s": float("nan")}}, "the idle time nan"),
         ({"changes": {"max_start_temperature_c": float("inf")}}, "the highest temperature to start at inf"),

@@ -104,7 +104,8 @@ def campaign() -> Campaign:
     names = (("mobilevit_xxs",), ("fp32",), ("bench-1",))
     images = Calibration("ef" * 32, "photos.zip")
     state = CampaignState.BUILDING
-    return Campaign("c1", state, 10.5, *names, weights, measurement, 4, 2**64 - 1, calibration=images, paper=True)
+    facts = {"calibration": images, "paper": True, "label": "new driver"}
+    return Campaign("c1", state, 10.5, *names, weights, measurement, 4, 2**64 - 1, **facts)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from efficientquant_controller.bounds import check_label
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.fleet.campaign_inputs import (
     checked_data,
@@ -95,6 +96,9 @@ def command(
             help="Images to calibrate on: 32, or up to 256 as a recipe takes, are uploaded. Else they are synthetic.",
         ),
     ] = None,
+    label: Annotated[
+        str, typer.Option("--label", metavar="TEXT", help="Your own word for the campaign; see 'results --label'.")
+    ] = "",
     detach: Annotated[bool, typer.Option("--detach", help="Submit, print the campaign's id and leave.")] = False,
     controller: Controller = DEFAULT_CONTROLLER,
     as_json: Json = False,
@@ -103,6 +107,7 @@ def command(
 
     Ctrl-C offers to cancel the campaign or to detach from it.
     """
+    check_label("--label", label)
     names = _named(recipes, "--recipes", "fp32,efficientquant")
     adds_twin = not no_twin and TWIN_RECIPE not in names
     request = BenchRequest(
@@ -123,6 +128,7 @@ def command(
         profile_layers=layers,
         idle_s=idle,
         max_start_temperature_c=start_below,
+        label=label,
     )
     source, images = weights_source(weights), checked_data(data)
     submit_and_watch(controller, request, source, images, adds_twin=adds_twin, detach=detach, as_json=as_json)

@@ -30,7 +30,7 @@ def command(controller: Controller = DEFAULT_CONTROLLER, as_json: Json = False) 
 def campaign_table(campaigns: list[CampaignListing]) -> "Table":
     """Return the campaigns as a table with local times."""
     table = output.new_table()
-    for heading in ("campaign", "state", "created", "models", "recipes", "devices", "weights", "tier"):
+    for heading in ("campaign", "label", "state", "created", "models", "recipes", "devices", "weights", "tier"):
         table.add_column(heading, no_wrap=heading in ("campaign", "state"))
     table.add_column("runs", justify="right")
     for campaign in campaigns:
@@ -38,6 +38,7 @@ def campaign_table(campaigns: list[CampaignListing]) -> "Table":
         named = (", ".join(names) for names in (campaign.models, campaign.recipes, campaign.devices))
         table.add_row(
             campaign.campaign_id,
+            campaign.submission.request.label if campaign.submission else "",
             campaign.state,
             created,
             *named,

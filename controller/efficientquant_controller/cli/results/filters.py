@@ -15,7 +15,7 @@ from efficientquant_controller.cli.options import split_list
 from efficientquant_controller.errors import UserError
 
 Row = Mapping[str, Any]
-NAMED = ("device", "model", "recipe")
+NAMED = ("device", "model", "recipe", "label")
 _UNITS_S = {"min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _AGO = re.compile(rf"(\d+(?:\.\d+)?) ?({'|'.join(_UNITS_S)})")
 _MOST_LISTED = 12
@@ -32,6 +32,7 @@ class Filters:
     device: str = ""
     model: str = ""
     recipe: str = ""
+    label: str = ""
     verdict: str = ""
     since_unix_s: float | None = None
 
@@ -47,12 +48,14 @@ class Filters:
         kept = list(rows)
         for name in NAMED:
             patterns = split_list(getattr(self, name))
-            existing = list(dict.fromkeys(str(row[name]) for row in rows))
+            existing = _existing(rows, name)
             for pattern in patterns:
                 if rows and not any(fnmatchcase(value, pattern) for value in existing):
                     raise _unknown(name, pattern, existing)
             if patterns:
-                kept = [row for row in kept if any(fnmatchcase(str(row[name]), pattern) for pattern in patterns)]
+                kept = [
+                    row for row in kept if any(fnmatchcase(str(row.get(name, "")), pattern) for pattern in patterns)
+                ]
         grades = read_grades(self.verdict)
         kept = [row for row in kept if not grades or row["verdict"] in grades]
         return [row for row in kept if self.since_unix_s is None or (row.get(_TIME) or 0.0) >= self.since_unix_s]
@@ -63,8 +66,13 @@ class Filters:
         if self.since_unix_s is not None:
             newest = utc_time(max((row.get(_TIME) or 0.0 for row in rows), default=0.0))
             asked.append(f"--since (the newest is of {newest})")
-        exist = (f"{name}s {_listed(list(dict.fromkeys(row[name] for row in rows)))}" for name in (*NAMED, "verdict"))
+        exist = (f"{name}s {_listed(_existing(rows, name))}" for name in (*NAMED, "verdict"))
         return UserError(f"no row meets {' and '.join(asked)}; leave one of them out. There are {'; '.join(exist)}")
+
+
+def _existing(rows: Sequence[Row], name: str) -> list[str]:
+    """Return each value once. Older controllers send no labels."""
+    return list(dict.fromkeys(str(row.get(name, "")) for row in rows))
 
 
 def _unknown(name: str, pattern: str, existing: Sequence[str]) -> UserError:

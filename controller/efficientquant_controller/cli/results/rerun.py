@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # What a campaign may hold several of, and what need not agree to measure the same.
 _OF_ONE_CAMPAIGN = frozenset({MODEL, RECIPE, DEVICE})
-_FREE = frozenset({"models", "recipes", "devices", "repeats", "seed", "backend", "paper"})
+_FREE = frozenset({"models", "recipes", "devices", "repeats", "seed", "backend", "paper", "label"})
 
 
 def rerun(connection: "Connection", first: "Side", second: "Side", *, as_json: bool) -> None:
@@ -71,6 +71,7 @@ def combined(first: "Side", second: "Side", campaigns: Mapping[str, "CampaignLis
         repeats=max(theirs.request.repeats, own.request.repeats, DEFAULT_REPEATS),
         backend=str(rows[0]["backend"]),
         paper=False,
+        label="",
     )
     return replace(theirs, request=request)
 

@@ -28,6 +28,7 @@ from efficientquant_controller.cli.tables.cells import ABSENT, gain_text
 from efficientquant_controller.cli.tables.gains import Twins
 from efficientquant_controller.cli.tables.measures import MEASURES
 from efficientquant_controller.cli.tables.reasons import brief_grade
+from efficientquant_controller.cli.tables.screen import campaign_heading
 from efficientquant_controller.columns import COLUMNS, SHOWN, Column
 from efficientquant_controller.columns import Cell as Shown
 from efficientquant_controller.model import TWIN_RECIPE
@@ -45,7 +46,7 @@ def print_result_tables(rows: Sequence[Row], console: Console) -> None:
     """
     twins = Twins(rows)
     for campaign_rows in _grouped([{**row, _SPEED_UP: _speed_up(row, twins)} for row in rows], "campaign_id"):
-        console.print(_heading(campaign_rows[0]), soft_wrap=True)
+        console.print(campaign_heading(campaign_rows[0]), soft_wrap=True)
         for table in _tables(campaign_rows, console):
             console.print()
             console.print(table)
@@ -93,10 +94,6 @@ def _legends(rows: Sequence[Row]) -> list[str]:
     """Return the legends of the columns that are shown."""
     judged = [VERDICT_LEGEND] if any(row["verdict"] for row in rows) else []
     return [LEGEND, *([PAPER_LEGEND] if any(_has(row, _PAPER) for row in rows) else []), *judged]
-
-
-def _heading(row: Row) -> str:
-    return f"campaign {row['campaign_id']} · tier {row['tier']} · weights {row['weights']}"
 
 
 def _tables(rows: Sequence[Row], console: Console) -> list[Table]:

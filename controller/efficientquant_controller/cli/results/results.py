@@ -45,6 +45,7 @@ def command(
     device: Annotated[str, _names("--device", "devices")] = "",
     model: Annotated[str, _names("--model", "models")] = "",
     recipe: Annotated[str, _names("--recipe", "recipes")] = "",
+    label: Annotated[str, _names("--label", "campaigns labelled by bench --label")] = "",
     verdict: Annotated[
         str, typer.Option("--verdict", metavar="A,B,INVALID", help="Show only rows with one of these verdicts.")
     ] = "",
@@ -83,15 +84,16 @@ def command(
     """Show the results: models down, devices and recipes across.
 
     The best recipe of each model on each device is marked, and a line says what each recipe bought over fp32. Names in
-    --device, --model and --recipe are separated by commas and may have * and ?. --json and --csv print the same rows.
+    --device, --model, --recipe and --label are separated by commas and may have * and ?. --json and --csv print the
+    same rows.
     """
     forms = {"--why": why, "--wide": wide, "--csv": as_csv, "--json": as_json}
     if len(given := [name for name, is_given in forms.items() if is_given]) > 1:
         raise UserError(f"{' and '.join(given)} were {'both' if len(given) == 2 else 'all'} given; choose one")
     view = choose_view(metric, down, across, sort, gains=gains)
-    filters = Filters(device, model, recipe, verdict, read_since(since) if since else None)
+    filters = Filters(device, model, recipe, label, verdict, read_since(since) if since else None)
     filters.check()
-    wanted = campaign or ("all" if since else "latest")
+    wanted = campaign or ("all" if since or label else "latest")
     campaign_id = "" if wanted == "all" else wanted
     rows = _rows_from_controller(controller, campaign_id) if db is None else rows_from_database(db, campaign_id)
     shown = filters.apply(rows)

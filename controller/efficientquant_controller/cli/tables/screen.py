@@ -50,8 +50,7 @@ def screen_lines(rows: Sequence[Row], width: int, view: View) -> list[Text]:
         if (down, across) in grid.cells
     }
     layout = _laid_out(grid, texts, width, view)
-    first = rows[0]
-    lines = [Text(f"campaign {first['campaign_id']} · tier {first['tier']} · weights {first['weights']}")]
+    lines = [*map(Text, folded(campaign_heading(rows[0]), width, "  "))]
     for table in grid_lines(layout):
         lines += [Text(), *table]
     lines += map(Text, joined(_legend(layout, grid), width))
@@ -84,6 +83,12 @@ def _laid_out(grid: Pivot, texts: Texts, width: int, view: View) -> Layout:
     compact = lay_out(grid, {keys: without_gain(text) for keys, text in texts.items()}, view.measure.heading, width)
     complete = lay_out(grid, texts, view.measure.heading, width, may_shorten=False)
     return complete if len(complete.tables) <= len(compact.tables) else compact
+
+
+def campaign_heading(row: Row) -> str:
+    """Return the line about a campaign."""
+    label = f" · {row['label']}" if row.get("label") else ""
+    return f"campaign {row['campaign_id']}{label} · tier {row['tier']} · weights {row['weights']}"
 
 
 def _legend(layout: Layout, grid: Pivot) -> list[str]:

@@ -94,7 +94,7 @@ def test_every_field_of_a_request_has_an_option(command, control, tmp_path):
     options = (
         "--recipes fp32 --devices a --weights random --tier smoke --repeats 5 --seed 7 --threads 2 --paper "
         "--cuda-graph --sync block --buffers pinned --layers --idle 1 --start-below 50 --lock-clocks "
-        "--power-mode 1 --backend trt"
+        "--power-mode 1 --backend trt --label new"
     )
 
     command("bench", "m", *options.split(), "--data", str(images), "--detach")

@@ -21,7 +21,7 @@ def test_tables(command):
 
 def test_names_are_short_and_terms_are_explained(command, monkeypatch):
     """On 80 columns nothing is cut, layers have their unique names, and each term has a line."""
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("efficientquant_controller.cli.output.PIPE_WIDTH", 80)
 
     lines = [line for line in command("audit", *SMALL).out.splitlines() if line.strip()]
 

@@ -11,7 +11,7 @@ from efficientquant_controller.errors import UserError
 @pytest.fixture
 def rows(control):
     """Return the rows that the controller answers with."""
-    control.rows = campaign_rows()
+    control.rows = [{**row, "label": "new driver" if row["device"] == "rtx-1" else ""} for row in campaign_rows()]
     return control.rows
 
 
@@ -24,6 +24,7 @@ def rows(control):
         (("--recipe", "fp32,fp16"), {"fp32", "fp16"}, {"int8"}),
         (("--verdict", "b"), {"rtx-1"}, {"nano-1"}),
         (("--since", "2026-02-01"), {"nano-1", "rtx-1"}, set()),
+        (("--label", "new*"), {"rtx-1"}, {"nano-1"}),
     ],
 )
 def test_only_the_rows_that_meet_the_filters_are_shown(command, words, present, absent):
@@ -50,6 +51,7 @@ def test_filters_hold_for_json_too(command, rows):
             "--device nano-2: no row has this device; did you mean nano-1? There are nano-1, xavier-1",
         ),
         (("--model", "vit*"), "--model vit*: no row has this model; there are mobilevit_xxs, mobilevit_xs"),
+        (("--label", "old"), "--label old: no row has this label; there are none, new driver"),
         (("--verdict", "C"), "--verdict C: there is no verdict 'C'; name some of A, B, INVALID"),
         (("--since", "lately"), "--since lately: this is no time; give a date such as 2026-01-31"),
         (("--since", "2027-01-01"), "no row meets --since (the newest is of 2026-02-25T"),
@@ -68,9 +70,11 @@ def test_what_does_not_exist_is_one_sentence(command, words, sentence):
     assert outcome.err.startswith(f"error: {sentence}")
 
 
-@pytest.mark.parametrize(("words", "asked"), [((), "latest"), (("--since", "3d"), ""), (("--campaign", "c1"), "c1")])
-def test_since_looks_at_all_campaigns(command, control, words, asked):
-    """--since asks for all campaigns unless one is named."""
+@pytest.mark.parametrize(
+    ("words", "asked"), [((), "latest"), (("--since", "3d"), ""), (("--label", "x"), ""), (("--campaign", "c1"), "c1")]
+)
+def test_since_and_label_look_at_all_campaigns(command, control, words, asked):
+    """--since and --label ask for all campaigns unless one is named."""
     command("results", *words)
     assert control.requests[-1].campaign_id == asked
 

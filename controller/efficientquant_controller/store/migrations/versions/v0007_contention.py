@@ -1,4 +1,4 @@
-"""Schema 7: contention, RSS and USS, comparisons of RSS and energy."""
+"""Schema 7: contention, RSS and USS, comparisons of RSS and energy, labels."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -7,7 +7,7 @@ revision = "0007"
 down_revision = "0006"
 
 # What `views_sha256` returns for the views of this schema.
-VIEWS_SHA256 = "97de1101f956d9e832425de95600ce95ed24417caa784e8b1ed8e2454eb27157"
+VIEWS_SHA256 = "63d0706f29de7da6b5a43acd3eefee507c3dc5fcfd5dba1a4a0dfc9223786851"
 
 
 def upgrade() -> None:
@@ -23,3 +23,4 @@ def upgrade() -> None:
         for name in ("ratio", "ratio_low", "ratio_high"):
             op.add_column("job_comparisons", sa.Column(f"{prefix}_{name}", sa.Double(), nullable=True))
         op.add_column("job_comparisons", sa.Column(f"{prefix}_answer", sa.String(), nullable=True))
+    op.add_column("campaigns", sa.Column("label", sa.Text(), nullable=False, server_default=""))

@@ -1,4 +1,4 @@
-"""What recipe int8 loses, by number of images, range rule and outputs.
+"""What recipe int8 loses, by number of images, range rule, outputs and target.
 
 Usage: python tests/bench/studies/int8_causes.py [PART]
 
@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parent.parent))
 
 from accuracy import load
+from efficientquant.artifact.export import export_onnx
 from efficientquant.evaluation import Evaluation, evaluate_all
 from efficientquant.images.data import ImageData
 from efficientquant.quantization import quantize
@@ -57,6 +58,13 @@ def main() -> None:
             quantized = quantize(trained.model, get_recipe(name), trained.calibration.sample(images))
             [evaluation] = evaluate_all([quantized], test, reference=trained.model)
             print(row(name, images, evaluation), flush=True)
+        artifact = export_onnx(
+            quantize(trained.model, get_recipe("int8"), trained.calibration.sample(256)),
+            Path(folder, "int8.onnx"),
+            target="rtx-3080",
+        )
+        [evaluation] = evaluate_all([artifact], test, reference=trained.model)
+        print(row("int8, the file for rtx-3080", 256, evaluation))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What recipe int8 loses, by number of images, range rule, outputs and target.
+"""What recipe int8 loses, by images, range rule, outputs and target.
 
 Usage: python tests/bench/studies/int8_causes.py [PART]
 

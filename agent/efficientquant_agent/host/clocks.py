@@ -180,9 +180,10 @@ class ClockControl:
             raise ClockError("unsupported", "clocks could not be locked: {}".format(error)) from error
 
     def _let_gpu_go(self) -> None:
-        if self._gpu_client is not None:
-            self._gpu_client.close()
-            self._gpu_client = None
+        client, self._gpu_client = self._gpu_client, None
+        if client is not None:
+            with contextlib.suppress(clock_helper.ToolError):  # every change is undone, and the client ends with us
+                client.close()
 
     def _wait_for_targets(self) -> Dict[str, float]:
         """Return the targets once every clock has reached its own.

@@ -283,6 +283,22 @@ def test_gpu_is_let_go_after_a_failed_lock(board):
     assert board.gpu_clients() == []
 
 
+def test_gpu_that_cannot_be_let_go(board, monkeypatch):
+    """Clocks that were restored stay so, and lock again, where NVML cannot be closed."""
+
+    def fail(_self):
+        raise ToolError("nvmlShutdown: Unknown Error")
+
+    monkeypatch.setattr("nano_board.FakeNvml.close", fail)
+    control = board.control()
+
+    for _ in range(2):
+        control.apply(LOCK_GPU, board.journal)
+        locked = board.condition()["lock"]
+        done = control.restore(board.journal)
+        assert (locked, len(done), board.condition()["lock"]) == ([1470, 1470], 1, None)
+
+
 def test_gpu_that_cannot_be_held(board):
     """Without NVML in the agent's own process nothing is locked, and the sentence says why."""
 

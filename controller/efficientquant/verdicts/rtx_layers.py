@@ -14,7 +14,7 @@ from efficientquant.verdicts.build_verdict import Precision
 _LINE = re.compile(
     r"Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], Constants: \[(?P<constants>.*)\], "
     r"Outputs: \[(?P<outputs>.*)\], TacticName: (?P<tactic>[^,]*), StreamId: \d+, "
-    r"(?:JumpTarget\w*: [^,]*, )*Metadata: ?(?P<metadata>.*)"
+    r"(?:\w+: [^,]*, )*Metadata: ?(?P<metadata>.*)"  # in between: jumps, and events where an engine has several streams
 )
 _TENSOR = re.compile(r"Dimensions: \[(?P<dimensions>[\d,]*)\].*?Datatype: (?P<type>\w+)")
 _ONNX_NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
@@ -22,6 +22,7 @@ _ONNX_NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
 _FUSED_ATTENTION = ("_gemm_mha", "fmha")
 # Kinds of layers that multiply, the surest sign first; `kgen` are kernels generated for everything else.
 MULTIPLYING = ("correlation", "deconv", "gemm", "runtime_fusion", "kgen")
+_SYNCHRONIZING = ("signal", "wait")
 _FLOATS = {"Half": Precision.FP16, "Float": Precision.FP32}
 
 
@@ -85,11 +86,12 @@ class EngineLayer:
 
 
 def parse_layers(text: str) -> list[EngineLayer]:
-    """Return the layers that a log lists, in their order.
+    """Return the kernels that a log lists, in their order.
 
-    Raises ValueError for a line of another form.
+    What an engine of several streams waits for is left out. Raises ValueError for a line of another form.
     """
-    return [_parse(line) for line in text.splitlines() if line.startswith("Name: ")]
+    layers = [_parse(line) for line in text.splitlines() if line.startswith("Name: ")]
+    return [layer for layer in layers if layer.kind not in _SYNCHRONIZING]
 
 
 def precision_of_node(layers: Iterable[EngineLayer], node: str) -> tuple[Precision, str]:

@@ -56,6 +56,15 @@ def test_a_logged_layer_is_read_with_its_types_and_nodes():
         parse_layers("Name: something else")
 
 
+def test_what_streams_wait_for_is_no_kernel():
+    """An engine of several streams lists its events, which are left out."""
+    event = "Name: entry^bb^{0}^1_myl0_0, LayerType: {0}, Inputs: [], Constants: [], Outputs: [], TacticName: , "
+    events = [event.format(kind) + "StreamId: 1, EventId: 10, Metadata: " for kind in ("signal", "wait")]
+    [kernel] = parse_layers("\n".join(["Layers:", events[0], ATTENTION, events[1]]))
+
+    assert kernel.name == "_gemm_mha_v2_myl0_24"
+
+
 def test_the_targets_are_what_the_bindings_build_for():
     """Each SM that TensorRT-RTX names is a target, and no other."""
     bindings = importlib.import_module("tensorrt_rtx_bindings")

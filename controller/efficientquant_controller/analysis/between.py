@@ -17,6 +17,8 @@ from efficientquant_controller.analysis.verdict import MAX_CONTENTION, Grade
 
 # How many other steady campaigns of each job must be stored.
 MIN_CAMPAIGNS = 5
+# Campaigns that lie close together share a state too: those of each job span this share of the time between the two.
+MIN_SPAN = 0.5
 MIN_STEADY_REPEATS = 3
 # The share of a steady job's repeats that may be INVALID. They are left out.
 MAX_INVALID = 0.1
@@ -50,7 +52,7 @@ def compare_between_campaigns(
     """Widen a comparison to what campaigns of the jobs vary by.
 
     The answer is NOT_ENOUGH_DATA, without limits, unless both sides are steady and MIN_CAMPAIGNS other steady campaigns
-    of each job were measured under its conditions.
+    of each job were measured under its conditions, over a time comparable to that between the two.
     """
     unknown = replace(comparison, answer=Answer.NOT_ENOUGH_DATA, low=None, high=None)
     sides, is_same = (first, second), not subjects_of(first, second)
@@ -58,11 +60,15 @@ def compare_between_campaigns(
     if unsteady := [f"{side.label} is not steady: {why}" for side in sides if (why := unsteadiness(side, metric))]:
         return BetweenCampaigns(unknown, f"{_APART}, and {', and '.join(unsteady)}; {advice}")
     campaigns = _campaigns(first.repeats) | _campaigns(second.repeats)
-    levels = [_levels(side, metric, campaigns) for side in sides]
-    known = _counted(levels, is_same)
-    if min(map(len, levels)) < MIN_CAMPAIGNS:
+    others = [_others(side, metric, campaigns) for side in sides]
+    known = _counted(others, is_same)
+    if min(map(len, others)) < MIN_CAMPAIGNS:
         return BetweenCampaigns(unknown, f"{_APART}, with {known}, where {MIN_CAMPAIGNS} are needed; {advice}")
-    chance = limit_of_chance(*levels)
+    apart_s = _span_s(sides)
+    if min(map(_span_s, others)) < MIN_SPAN * apart_s:
+        span = f"each job's have to span {_hours(MIN_SPAN * apart_s)}"
+        return BetweenCampaigns(unknown, f"{_APART}, {_hours(apart_s)} apart, with {known}; {span}; {advice}")
+    chance = limit_of_chance(*([_level(other, metric) for other in each] for each in others))
     compared = widened(comparison, chance, min_effect)
     note = f"{_APART}, and {known} may differ by {_percent(chance - 1)} without a cause"
     if compared.answer is Answer.NOT_ENOUGH_DATA:
@@ -97,8 +103,10 @@ def unsteadiness(side: Side, metric: Metric) -> str:
     cov = median(row.get("latency_cov") or 0.0 for row in valid)
     if cov > MAX_COV:
         return f"the CoV of its latencies is {_percent(cov)} (at most {_percent(MAX_COV)})"
-    waited = median(row.get("cpu_wait_share") or row.get("other_cpu_share") or 0.0 for row in valid)
-    if waited > MAX_CONTENTION:
+    shares = [share for row in valid if (share := _contention(row)) is not None]
+    if not shares:
+        return "its agent did not read the contention for the CPU"
+    if (waited := median(shares)) > MAX_CONTENTION:
         return f"other processes took the CPU for {_percent(waited)} of the time (at most {_percent(MAX_CONTENTION)})"
     return ""
 
@@ -132,14 +140,24 @@ def t_quantile(share: float, degrees: int) -> float:
     return fsum(term / degrees**power for power, term in enumerate(terms))
 
 
-def _levels(side: Side, metric: Metric, without: set[str]) -> list[float]:
-    """Return the levels of the other steady campaigns of a side's job."""
+def _others(side: Side, metric: Metric, without: set[str]) -> list[Side]:
+    """Return the other steady campaigns of a side's job."""
     others = [replace(side, repeats=rows) for rows in side.others if not _campaigns(rows) & without]
-    return [
-        median(_values(other.repeats, metric))
-        for other in others
-        if not unsteadiness(other, metric) and is_same_job(side, other, metric)
-    ]
+    return [other for other in others if not unsteadiness(other, metric) and is_same_job(side, other, metric)]
+
+
+def _level(side: Side, metric: Metric) -> float:
+    return median(_values(side.repeats, metric))
+
+
+def _span_s(sides: Sequence[Side]) -> float:
+    """Return the time between the first and the last of some campaigns."""
+    times = [float(side.repeats[0]["reported_unix_s"]) for side in sides]
+    return max(times) - min(times)
+
+
+def _contention(row: Row) -> float | None:
+    return next((row[name] for name in ("cpu_wait_share", "other_cpu_share") if row.get(name) is not None), None)
 
 
 def _valid(rows: Sequence[Row]) -> list[Row]:
@@ -154,10 +172,14 @@ def _campaigns(rows: Sequence[Row]) -> set[str]:
     return {str(row.get("campaign_id") or "") for row in rows}
 
 
-def _counted(levels: Sequence[Sequence[float]], is_same: bool) -> str:
+def _counted(others: Sequence[Sequence[Side]], is_same: bool) -> str:
     if is_same:
-        return f"{len(levels[0])} other steady campaigns of this job"
-    return f"{len(levels[0])} and {len(levels[1])} other steady campaigns of the two jobs"
+        return f"{len(others[0])} other steady campaigns of this job"
+    return f"{len(others[0])} and {len(others[1])} other steady campaigns of the two jobs"
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.3g} h"
 
 
 def _percent(share: float) -> str:

@@ -12,11 +12,13 @@ from efficientquant_controller.analysis.metrics import METRICS, Side
 LATENCY = METRICS["latency"]
 RERUN = "'efficientquant compare FIRST SECOND --rerun' measures both in one campaign"
 MORE = "another campaign of this job adds to what is known"
+OTHERS = "other steady campaigns of the two jobs"
 
 
 def rows(campaign: str, recipe: str, *values: float, **changes: Any) -> list[dict[str, Any]]:
     base = {"campaign_id": campaign, "job_id": f"{campaign}-{recipe}", "recipe": recipe, "device": "nano", "model": "m"}
-    base |= {"latency_cov": 0.02, "verdict": "A", "agent_version": "1", **changes}
+    base |= {"latency_cov": 0.02, "verdict": "A", "agent_version": "1", "cpu_wait_share": 0.0, "reported_unix_s": 0.0}
+    base |= changes
     return [{**base, "latency_p50_s": value} for value in values]
 
 
@@ -87,7 +89,11 @@ def test_too_few_other_campaigns_answer_nothing() -> None:
         ([{"latency_p50_s": None}] * 2, "it has 2 of the 3 repeats that show it"),
         ([{"latency_cov": 0.3}] * 3, "the CoV of its latencies is 30 % (at most 10 %)"),
         ([{"cpu_wait_share": 0.08}] * 3, "other processes took the CPU for 8 % of the time (at most 5 %)"),
-        ([{"other_cpu_share": 0.08}] * 3, "other processes took the CPU for 8 % of the time (at most 5 %)"),
+        (
+            [{"cpu_wait_share": None, "other_cpu_share": 0.08}] * 3,
+            "other processes took the CPU for 8 % of the time (at most 5 %)",
+        ),
+        ([{"cpu_wait_share": None}] * 4, "its agent did not read the contention for the CPU"),
         ([{"latency_p50_s": 11.0}] * 2, "the middle half of its repeats spans 9.52 % (at most 5 %)"),
     ],
 )
@@ -102,6 +108,34 @@ def test_a_side_that_is_not_steady_answers_nothing(changes: list[dict[str, Any]]
 
     assert (answer.answer, answer.low) == ("not enough data", None)
     assert answer.footnotes[0] == f"measured in different campaigns, and the second is not steady: {why}; {RERUN}"
+
+
+DAY_S = 86_400.0
+
+
+@pytest.mark.parametrize(
+    ("span_s", "answer", "note"),
+    [
+        (
+            0.49 * DAY_S,
+            "not enough data",
+            f", 24 h apart, with 5 and 5 {OTHERS}; each job's have to span 12 h; {RERUN}",
+        ),
+        (0.51 * DAY_S, "faster", f", and 5 and 5 {OTHERS} may differ by 2.74 % without a cause"),
+    ],
+)
+@pytest.mark.parametrize("late", [0, 1])
+def test_campaigns_of_one_hour_say_nothing_about_another_day(span_s: float, answer: str, note: str, late: int) -> None:
+    """The other campaigns of each job span at least half of the time between the two that are compared."""
+    first, second = side("c1", 20.0, others=STEADY), side("c2", 16.0, "int8", [0.8 * level for level in STEADY])
+    for row in (*second.repeats, *first.others[-1], *second.others[-1]):
+        row["reported_unix_s"] = DAY_S
+    for row in (first, second)[late].others[-1]:
+        row["reported_unix_s"] = span_s
+
+    comparison = compared(first, second)
+
+    assert (comparison.answer, comparison.footnotes[0]) == (answer, f"measured in different campaigns{note}")
 
 
 def test_one_in_ten_repeats_may_be_invalid() -> None:

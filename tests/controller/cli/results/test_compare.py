@@ -219,7 +219,8 @@ def result(run_id: str, latency_s: float, snapshot: DeviceSnapshot, **changes: A
         started_unix_s=1.0, started_monotonic_s=1.0, duration_s=3.0, agent_version="0.1.0", protocol_version=1,
         stages=stages, warmup_converged=True, warmup_latency_s=(0.1,), latency_s=latencies, series=(),
         backend="ort-cpu", providers=("CPU",), library_versions={}, session_options={"intra_op_threads": "0"},
-        device=snapshot, measured={"peak_rss_bytes": 100 << 20, "sampler_cpu_s": 0.001, "sampler_wakeups": 30},
+        device=snapshot,
+        measured={"peak_rss_bytes": 100 << 20, "cpu_wait_share": 0.0, "sampler_cpu_s": 0.001, "sampler_wakeups": 30},
     )  # fmt: skip
     return replace(made, **changes)
 

@@ -25,18 +25,22 @@ def bit_table(manifest: Manifest, float_type: FloatType, dropped: Collection[str
         f"{name} weights": _weights(manifest.entries.values(), operator, rest)
         for name, operator in (("conv", "conv2d"), ("linear", "linear"))
     }
-    live = [site for site in manifest.activation_sites if site.quantizer not in dropped]
+    sites = [(site, rest if site.quantizer in dropped else str(site.bits)) for site in manifest.activation_sites]
     for name, operators in _OPERATORS.items():
-        inputs = [str(site.bits) for site in live if operators & set(site.consumers)]
+        inputs = [bits for site, bits in sites if operators & set(site.consumers)]
         table[f"{name} inputs"] = _summary(inputs) if inputs else rest
     for name in ("conv", "linear"):
-        outputs = [str(site.bits) for site in live if site.producer in _OPERATORS[name]]
+        outputs = [bits for site, bits in sites if site.producer in _OPERATORS[name]]
         table[f"{name} outputs"] = _summary(outputs) if outputs else rest
     table["softmax"] = _softmax(manifest, dropped, rest)
     softmaxes = {site.quantizer_name for site in manifest.softmax_sites}
-    others = [s for s in live if not (s.consumers or s.producer or s.quantizer in softmaxes)]
+    others = [
+        bits
+        for site, bits in sites
+        if site.quantizer not in dropped and not (site.consumers or site.producer or site.quantizer in softmaxes)
+    ]
     if others:
-        table["other activations"] = f"{_summary([str(site.bits) for site in others])}, at {len(others)} places"
+        table["other activations"] = f"{_summary(others)}, at {len(others)} places"
     return table | {"rest": rest}
 
 

@@ -88,6 +88,15 @@ def test_tensorrt_fuses_functions_with_their_convolutions(artifacts, target, kin
     assert between == kinds
 
 
+def test_the_bits_count_what_is_left_out(artifacts):
+    """Outputs whose quantizers TensorRT's file lacks count as float."""
+    artifact = artifacts["mobilevit_xxs", "int8", "rtx-3080"]
+    left_out = int(next(note for note in artifact.notes if "are left out of the file" in note).split()[0])
+    outputs = sum(site["producer"] == "conv2d" for site in artifact.manifest["activation_sites"])
+    bits = artifact.bit_table["conv outputs"]
+    assert bits == f"32 ({left_out} of {outputs}), 8 ({outputs - left_out} of {outputs})"
+
+
 @pytest.mark.parametrize("target", CODES)
 def test_codes_are_signed_for_tensorrt_and_unsigned_for_onnx_runtime(artifacts, target):
     """Codes are uint8 with zero-point 128 for ONNX Runtime, and int8 with zero-point 0 for TensorRT."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 LATEST = "latest"
+DEFAULT_METRIC = "latency"
 # A job's name: these columns, joined by slashes.
 _PARTS = ("campaign_id", "device", "model", "recipe")
 _MAX_LISTED = 8
@@ -47,7 +48,7 @@ def command(
             "--metric",
             help=f"{metrics_listed()}.",
         ),
-    ] = "latency",
+    ] = DEFAULT_METRIC,
     force: Annotated[
         bool, typer.Option("--force", help="Compare unlike jobs too; what differs becomes a footnote.")
     ] = False,
@@ -71,7 +72,8 @@ def command(
 
     compared_metric = _metric(metric)
     if rerun:
-        _rerun(first, second, db, controller, as_json=as_json)
+        options = [] if metric == DEFAULT_METRIC else ["--metric", metric]
+        _rerun((first, second), options, db, controller, as_json=as_json)
         return
     with _opened(db, controller) as runs:
         sides = find_sides(runs, first, second)
@@ -80,14 +82,14 @@ def command(
     print_comparison(comparison, as_json=as_json)
 
 
-def _rerun(first: str, second: str, db: str | None, controller: str, *, as_json: bool) -> None:
+def _rerun(names: tuple[str, str], options: Sequence[str], db: str | None, controller: str, *, as_json: bool) -> None:
     from efficientquant_controller.cli.connection import Connection
     from efficientquant_controller.cli.results.rerun import rerun
 
     if db is not None:
         raise UserError("--rerun measures again, and --db reads a file without a controller; leave out one of them")
     with Connection(controller) as connection:
-        rerun(connection, *find_sides(ControllerRuns(connection), first, second), as_json=as_json)
+        rerun(connection, *find_sides(ControllerRuns(connection), *names), options, as_json=as_json)
 
 
 def print_comparison(comparison: "JobComparison", *, as_json: bool = False) -> None:

@@ -1,6 +1,6 @@
 """`efficientquant compare --rerun`: the campaign that measures both jobs of a comparison."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,12 @@ _OF_ONE_CAMPAIGN = frozenset({MODEL, RECIPE, DEVICE})
 _FREE = frozenset({"models", "recipes", "devices", "repeats", "seed", "backend", "paper", "label"})
 
 
-def rerun(connection: "Connection", first: "Side", second: "Side", *, as_json: bool) -> None:
+def rerun(
+    connection: "Connection", first: "Side", second: "Side", options: Sequence[str] = (), *, as_json: bool
+) -> None:
     """Submit one campaign with both jobs and print how to go on.
+
+    `options` are those of the comparison to come.
 
     Raises UserError when one campaign cannot hold both, or the controller refuses it.
     """
@@ -34,7 +38,7 @@ def rerun(connection: "Connection", first: "Side", second: "Side", *, as_json: b
         return
     output.print_line(campaign.campaign_id)
     output.print_message(f"watch it: {command_line(['watch', campaign.campaign_id], connection.address)}")
-    output.print_message(f"then compare: {command_line(['compare', *names], connection.address)}")
+    output.print_message(f"then compare: {command_line(['compare', *names, *options], connection.address)}")
 
 
 def combined(first: "Side", second: "Side", campaigns: Mapping[str, "CampaignListing"]) -> "Submission":
@@ -55,6 +59,11 @@ def combined(first: "Side", second: "Side", campaigns: Mapping[str, "CampaignLis
         raise UserError(
             f"the jobs differ in {' and '.join(subjects)}, and --rerun needs jobs that differ in a recipe, a model or "
             "a device; name two that do"
+        )
+    if DEVICE in subjects and rows[0]["device"] == rows[1]["device"]:
+        raise UserError(
+            f"the jobs ran on two devices with the name {rows[0]['device']}, and a campaign finds a device by its "
+            "name; bench both jobs again"
         )
     theirs, own = (_submission(str(row["campaign_id"]), campaigns) for row in rows)
     if differences := _differences(theirs, own):

@@ -107,6 +107,14 @@ def test_both_jobs_are_asked_for_in_one_campaign(command, two):
 
 
 @pytest.mark.usefixtures("two")
+def test_the_metric_is_that_of_the_comparison_to_come(command):
+    """The printed comparison is in the metric that was asked for."""
+    outcome = command("compare", "c1/fp16", "c2/int8", "--metric", "energy", "--rerun")
+
+    assert outcome.err.endswith("compare c1/nano/m/fp16 c1/nano/m/int8 --metric energy\n")
+
+
+@pytest.mark.usefixtures("two")
 def test_json_names_the_jobs_to_compare(command):
     """With --json the output is the campaign and the names of both jobs in it."""
     answer = json.loads(command("compare", "c1/fp16", "c2/int8", "--rerun", "--json").out)
@@ -141,6 +149,10 @@ def another_runtime(control):
     control.runs = [*runs("c1", "fp16"), *runs("c2", "fp16", backend="ort-cpu")]
 
 
+def two_devices_of_one_name(control):
+    control.runs = [*runs("c1", "fp16", device_id="d1"), *runs("c2", "fp16", device_id="d2")]
+
+
 def another_tier(control):
     control.campaigns[0].request.tier = "smoke"
     control.campaigns[0].request.ClearField("calibration")
@@ -160,6 +172,7 @@ def an_older_controller(control):
         (in_one_campaign, "both jobs were measured in campaign c1; compare them without --rerun"),
         (the_same_variant, "both jobs are m with fp16 on nano, which one campaign measures once; bench it again, "),
         (another_runtime, "the jobs differ in runtime, and --rerun needs jobs that differ in a recipe, a model or a "),
+        (two_devices_of_one_name, "the jobs ran on two devices with the name nano, and a campaign finds a device by "),
         (
             another_tier,
             "the campaigns of the two jobs differ in tier (quick and smoke), calibration images (images.zip "

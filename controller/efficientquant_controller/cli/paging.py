@@ -42,7 +42,12 @@ def pager() -> list[str]:
     An empty $PAGER, or `cat`, means no pager.
     """
     asked = os.environ.get("PAGER")
-    words = shlex.split("less" if asked is None else asked)
+    try:
+        words = shlex.split("less" if asked is None else asked)
+    except ValueError as error:
+        reason = str(error).lower()
+        output.print_message(f"$PAGER is {asked!r}, which is no command ({reason}); printing without a pager")
+        return []
     if words in ([], ["cat"]):
         return []
     if shutil.which(words[0]) is None:

@@ -57,6 +57,13 @@ def test_the_pager_is_the_users(monkeypatch, capsys, asked, words):
     assert ("the pager 'no-such-pager-here' of $PAGER is not installed" in capsys.readouterr().err) == ("no" in asked)
 
 
+def test_a_pager_that_is_no_command_is_named(monkeypatch, capsys):
+    """An open quote in $PAGER is said, and nothing is paged."""
+    monkeypatch.setenv("PAGER", "less '")
+    assert pager() == []
+    assert "$PAGER is \"less '\", which is no command (no closing quotation)" in capsys.readouterr().err
+
+
 def test_no_color_is_plain_text(terminal, monkeypatch, capfd):
     """With NO_COLOR nothing but the text is printed, also on a terminal."""
     monkeypatch.setenv("NO_COLOR", "1")

@@ -50,12 +50,10 @@ class Filters:
             patterns = split_list(getattr(self, name))
             existing = _existing(rows, name)
             for pattern in patterns:
-                if rows and not any(fnmatchcase(value, pattern) for value in existing):
+                if rows and not any(_matches(value, pattern) for value in existing):
                     raise _unknown(name, pattern, existing)
             if patterns:
-                kept = [
-                    row for row in kept if any(fnmatchcase(str(row.get(name, "")), pattern) for pattern in patterns)
-                ]
+                kept = [row for row in kept if any(_matches(str(row.get(name, "")), pattern) for pattern in patterns)]
         grades = read_grades(self.verdict)
         kept = [row for row in kept if not grades or row["verdict"] in grades]
         return [row for row in kept if self.since_unix_s is None or (row.get(_TIME) or 0.0) >= self.since_unix_s]
@@ -70,6 +68,11 @@ class Filters:
         return UserError(f"no row meets {' and '.join(asked)}; leave one of them out. There are {'; '.join(exist)}")
 
 
+def _matches(value: str, pattern: str) -> bool:
+    """Tell whether a name meets a pattern, in which brackets are letters."""
+    return fnmatchcase(value, pattern.replace("[", "[[]"))
+
+
 def _existing(rows: Sequence[Row], name: str) -> list[str]:
     """Return each value once. Older controllers send no labels."""
     return list(dict.fromkeys(str(row.get(name, "")) for row in rows))
@@ -82,8 +85,10 @@ def _unknown(name: str, pattern: str, existing: Sequence[str]) -> UserError:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = [name or "none" for name in names[:_MOST_LISTED]]
-    return ", ".join(shown) + (f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else "")
+    """Return names, without the empty one of rows that have none."""
+    named = [name for name in names if name]
+    more = f" and {len(named) - _MOST_LISTED} more" if len(named) > _MOST_LISTED else ""
+    return ", ".join(named[:_MOST_LISTED]) + more if named else "none"
 
 
 def read_grades(text: str) -> tuple[Grade, ...]:

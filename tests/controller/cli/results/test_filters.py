@@ -36,6 +36,12 @@ def test_only_the_rows_that_meet_the_filters_are_shown(command, words, present, 
     assert not absent & shown
 
 
+def test_brackets_are_letters(command, control):
+    """A label with brackets is found by its own text."""
+    control.rows = [{**row, "label": "fan [new]"} for row in campaign_rows()]
+    assert "fan [new]" in command("results", "--label", "fan [new]").out
+
+
 def test_filters_hold_for_json_too(command, rows):
     """--json prints the same rows as the screen, and an empty list where none is left."""
     assert command("results", "--device", "nano-1", "--json").out.count('"job_id"') == len(rows) // 3
@@ -51,7 +57,7 @@ def test_filters_hold_for_json_too(command, rows):
             "--device nano-2: no row has this device; did you mean nano-1? There are nano-1, xavier-1",
         ),
         (("--model", "vit*"), "--model vit*: no row has this model; there are mobilevit_xxs, mobilevit_xs"),
-        (("--label", "old"), "--label old: no row has this label; there are none, new driver"),
+        (("--label", "old"), "--label old: no row has this label; there are new driver"),
         (("--verdict", "C"), "--verdict C: there is no verdict 'C'; name some of A, B, INVALID"),
         (("--since", "lately"), "--since lately: this is no time; give a date such as 2026-01-31"),
         (("--since", "2027-01-01"), "no row meets --since (the newest is of 2026-02-25T"),

@@ -6,7 +6,6 @@ from typing import Any
 
 from efficientquant_controller.analysis.comparison import MIN_EFFECT, REFUSED
 from efficientquant_controller.analysis.verdict import Grade
-from efficientquant_controller.model import TWIN_RECIPE
 
 Row = Mapping[str, Any]
 GAINS_HEADING = (
@@ -110,16 +109,6 @@ def readable(value: float, unit: str) -> str:
 def is_compared(row: Row) -> bool:
     """Tell whether a measured row was compared with FP32 or refused."""
     return bool(row["runs_done"] and (row["latency_answer"] or row["not_compared"]))
-
-
-def twin_of(row: Row, rows: Sequence[Row]) -> Row | None:
-    """Return a row's FP32 twin, or None.
-
-    It has the same campaign, device and model.
-    """
-    same = ("campaign_id", "device", "model")
-    twins = (other for other in rows if other["recipe"] == TWIN_RECIPE)
-    return next((twin for twin in twins if all(twin[name] == row[name] for name in same)), None)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """Tests of the sentences about results."""
 
 import pytest
-from efficientquant_controller.analysis.report import readable, twin_of, verdict_sentences
+from efficientquant_controller.analysis.report import readable, verdict_sentences
 
 
 @pytest.mark.parametrize(
@@ -21,13 +21,6 @@ def test_values_for_a_person(value: float, unit: str, text: str) -> None:
 
 def row(**values):
     return {"campaign_id": "c1", "device": "nano", "model": "m", "recipe": "int8", "verdict": "A", **values}
-
-
-def test_the_twin_is_of_the_same_campaign_device_and_model() -> None:
-    """A twin has the same campaign, device and model."""
-    other, twin = row(device="xavier", recipe="fp32"), row(recipe="fp32")
-    assert twin_of(row(), [other, twin]) is twin
-    assert twin_of(row(), [other]) is None
 
 
 def test_a_verdict_names_the_rules_that_were_broken() -> None:

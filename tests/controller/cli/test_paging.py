@@ -61,7 +61,7 @@ def test_a_pager_that_is_no_command_is_named(monkeypatch, capsys):
     """An open quote in $PAGER is said, and nothing is paged."""
     monkeypatch.setenv("PAGER", "less '")
     assert pager() == []
-    assert "$PAGER is \"less '\", which is no command (no closing quotation)" in capsys.readouterr().err
+    assert '$PAGER is "less \'", which is no command (no closing quotation)' in capsys.readouterr().err
 
 
 def test_no_color_is_plain_text(terminal, monkeypatch, capfd):

@@ -20,7 +20,6 @@ from efficientquant_controller.analysis.report import (
     gains,
     is_compared,
     rail_sentences,
-    twin_of,
     verdict_sentences,
 )
 from efficientquant_controller.cli.output import new_table
@@ -69,10 +68,11 @@ def print_gains(rows: Sequence[Row], console: Console) -> None:
     variants = [row for row in rows if row["recipe"] != TWIN_RECIPE and is_compared(row)]
     if not variants:
         return
+    twins = Twins(rows)
     console.print(GAINS_HEADING, soft_wrap=True)
     for row in variants:
         console.print(f"{row['device']} · {row['model']} · {row['recipe']}", soft_wrap=True)
-        console.print(Padding(_paragraph(gains(row, twin_of(row, rows))), (0, 0, 0, 2), expand=False))
+        console.print(Padding(_paragraph(gains(row, twins.of(row))), (0, 0, 0, 2), expand=False))
     console.print()
 
 

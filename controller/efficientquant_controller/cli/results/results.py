@@ -13,6 +13,7 @@ from efficientquant_controller.cli.durations import utc_time
 from efficientquant_controller.cli.next_commands import FIRST_BENCH, command_line
 from efficientquant_controller.cli.options import DEFAULT_CONTROLLER, Controller, Json
 from efficientquant_controller.cli.results.filters import Filters, read_since
+from efficientquant_controller.cli.tables.gains import with_twins
 from efficientquant_controller.cli.tables.measures import MEASURES
 from efficientquant_controller.cli.tables.view import SORTS, View, choose_view
 from efficientquant_controller.cli.waiting import Waiting
@@ -96,7 +97,7 @@ def command(
     wanted = campaign or ("all" if since or label else "latest")
     campaign_id = "" if wanted == "all" else wanted
     rows = _rows_from_controller(controller, campaign_id) if db is None else rows_from_database(db, campaign_id)
-    shown = filters.apply(rows)
+    shown = filters.apply(with_twins(rows))
     if as_json or as_csv:
         print_rows(shown, as_csv=as_csv)
     elif not rows:

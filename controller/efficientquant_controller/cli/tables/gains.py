@@ -12,6 +12,8 @@ from efficientquant_controller.model import TWIN_RECIPE
 Row = Mapping[str, Any]
 _BETTER = ("faster", "smaller", "less")
 _WORSE = ("slower", "larger", "more")
+# Where a row keeps its twin.
+_LEFT_OUT = "twin"
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Twins:
         self._twins = {_place(row): row for row in rows if row["recipe"] == TWIN_RECIPE}
 
     def of(self, row: Row) -> Row | None:
-        """Return a row's twin, or None."""
-        return self._twins.get(_place(row))
+        """Return a row's twin, also one that is left out, or None."""
+        return self._twins.get(_place(row)) or row.get(_LEFT_OUT)
 
     def gain(self, row: Row, measure: Measure) -> Gain | None:
         """Return what a row gained, or None where nothing may be said.
@@ -59,6 +61,12 @@ class Twins:
             return None
         limits = (row[f"{measure.gain}_ratio_{end}"] for end in ("low", "high"))
         return Gain(_answer(answer), ratio, *limits)
+
+
+def with_twins(rows: Sequence[Row]) -> list[Row]:
+    """Return rows that keep their twins, whatever a filter leaves out."""
+    twins = Twins(rows)
+    return [{**row, _LEFT_OUT: twins.of(row)} for row in rows]
 
 
 def _place(row: Row) -> tuple[str, str, str, str]:

@@ -36,6 +36,15 @@ def test_only_the_rows_that_meet_the_filters_are_shown(command, words, present, 
     assert not absent & shown
 
 
+@pytest.mark.usefixtures("rows")
+@pytest.mark.parametrize("words", [("--recipe", "fp16"), ("--recipe", "fp16", "--wide"), ("--verdict", "A")])
+def test_a_filter_leaves_the_gains(command, words):
+    """Rows keep their gains where a filter leaves FP32 out, and none against an INVALID one."""
+    outcome = command("results", "--model", "mobilevit_xxs,mobilevit_xs", "--device", "nano-1", *words).out
+    assert "1.69×" in outcome
+    assert "1.68×" not in outcome
+
+
 def test_brackets_are_letters(command, control):
     """A label with brackets is found by its own text."""
     control.rows = [{**row, "label": "fan [new]"} for row in campaign_rows()]

@@ -3,7 +3,7 @@
 import pytest
 from efficientquant_controller.analysis.comparison import Answer
 from efficientquant_controller.cli.tables.cells import gain_text, ratio_text, three_digits
-from efficientquant_controller.cli.tables.gains import Gain
+from efficientquant_controller.cli.tables.gains import Gain, Twins, with_twins
 from efficientquant_controller.cli.tables.measures import MEASURES
 from efficientquant_controller.cli.tables.pivot import Axes, Cell, best_of, choose_axes, device_names, pivot
 from efficientquant_controller.cli.tables.short_names import shortened, without_start
@@ -35,6 +35,15 @@ def test_the_best_is_known_to_be_better(cells, best):
     """The least value is marked if it beats FP32, with those whose intervals overlap with it."""
     marked = [shown.row["recipe"] for shown, is_best in zip(cells, best_of(cells), strict=True) if is_best]
     assert marked == best.split()
+
+
+def test_the_twin_is_of_the_same_campaign_device_and_model(rows):
+    """A twin has the same campaign, device and model, and stays with its row."""
+    int8, other, twin = rows[6], rows[1], rows[0]
+    assert (int8["device"], other["device"], twin["device"]) == ("nano-1", "xavier-1", "nano-1")
+    assert Twins([other, twin]).of(int8) is twin
+    assert Twins([other]).of(int8) is None
+    assert Twins([]).of(with_twins([twin, int8])[1]) is twin
 
 
 def test_without_tests_the_least_is_marked():

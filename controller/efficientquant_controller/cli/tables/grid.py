@@ -87,11 +87,17 @@ class Layout:
         """The width of each column of names."""
         return [max(map(cell_len, names)) for names in zip(*self.labels, strict=True)]
 
+    def cost(self, width: int) -> tuple[int, int]:
+        """Return how much wider it is, then how many tables it has."""
+        widest = self.label_width + max(map(_width, self.tables), default=0)
+        return max(widest - width, 0), len(self.tables)
+
 
 def lay_out(pivot: Pivot, texts: Texts, corner: str, width: int, *, may_shorten: bool = True) -> Layout:
     """Return the layout with the fewest tables for a width.
 
-    Of layouts with as many tables, the one with the longest names is chosen. `corner` is above the names.
+    Of layouts with as many tables, the one with the longest names is chosen. Where none fits, it is the narrowest.
+    `corner` is above the names.
     """
     models, recipes = _names(pivot, "model"), _names(pivot, "recipe")
     whole_models, whole_recipes = {name: name for name in models}, {name: name for name in recipes}
@@ -103,7 +109,7 @@ def lay_out(pivot: Pivot, texts: Texts, corner: str, width: int, *, may_shorten:
             Naming(without_start(models), shortened(recipes)),
         ]
     layouts = [_packed(pivot, texts, corner, width, naming) for naming in namings]
-    return min(layouts, key=lambda layout: len(layout.tables))  # min keeps the first of equals
+    return min(layouts, key=lambda layout: layout.cost(width))  # min keeps the first of equals
 
 
 def _names(pivot: Pivot, dimension: str) -> list[str]:

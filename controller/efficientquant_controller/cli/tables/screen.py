@@ -81,8 +81,8 @@ def _laid_out(grid: Pivot, texts: Texts, width: int, view: View) -> Layout:
         gains = {keys: only_gain(text) for keys, text in texts.items()}
         return lay_out(grid, gains, f"gain, {view.measure.label}", width)
     compact = lay_out(grid, {keys: without_gain(text) for keys, text in texts.items()}, view.measure.heading, width)
-    complete = lay_out(grid, texts, view.measure.heading, width, may_shorten=False)
-    return complete if len(complete.tables) <= len(compact.tables) else compact
+    complete = lay_out(grid, texts, view.measure.heading, width, may_shorten=bool(compact.naming.legend()))
+    return complete if complete.cost(width) <= compact.cost(width) else compact
 
 
 def campaign_heading(row: Row) -> str:

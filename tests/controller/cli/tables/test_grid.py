@@ -56,6 +56,16 @@ def test_names_are_shortened_before_the_table_is_split():
     assert (len(narrow.tables), narrow.naming.legend()) == (1, ["eff is efficientquant", "… is mobilevit"])
 
 
+def test_names_are_shortened_where_one_table_is_too_wide():
+    """Of layouts with as many tables, one that fits is chosen."""
+    rows = [row for row in ROWS if row["device"] == "nano-1" and row["model"] == "mobilevit_s"]
+    own = [row | {"recipe": f"{row['recipe']}:activation_bits=6:output_bits=none:scope=conv"} for row in rows]
+    grid, texts = grid_and_texts(own)
+    layout = lay_out(grid, texts, "median ms", 60)
+    assert [names[0] for names in layout.labels[1:]] == ["fp32~2", "fp16~2", "int8~2", "eff~2"]
+    assert max(line.cell_len for lines in grid_lines(layout) for line in lines) <= 60
+
+
 def test_groups_stay_together_where_they_fit():
     """A device's columns are split only if they are wider than the table."""
     grid, texts = grid_and_texts(ROWS)

@@ -18,14 +18,14 @@ COMPARED = {name: measure for name, measure in MEASURES.items() if measure.gain}
 class Line:
     """The gains of one recipe on devices that agree.
 
-    `gains` has a list for each measure, with None where nothing may be said. `integers` are the shares of products that
-    are computed in integers.
+    `gains` has a list for each measure, with None where nothing may be said. `integers` are the percentages of products
+    that are computed in integers.
     """
 
     recipe: str
     devices: tuple[str, ...]
     gains: Mapping[str, Sequence[Gain | None]]
-    integers: Sequence[float | None]
+    integers: Sequence[int | None]
 
 
 def bought(rows: Sequence[Row]) -> list[Line]:
@@ -43,7 +43,7 @@ def bought(rows: Sequence[Row]) -> list[Line]:
         for own in _agreeing(measured, twins, measures):
             devices = tuple(dict.fromkeys(shown_device(row, names) for row in own))
             gains = {name: [twins.gain(row, measure) for row in own] for name, measure in measures.items()}
-            lines.append(Line(recipe, devices, gains, [_integer_share(row) for row in own]))
+            lines.append(Line(recipe, devices, gains, [_integer_percent(row) for row in own]))
     return [line for line in lines if any(gain for gains in line.gains.values() for gain in gains)]
 
 
@@ -72,11 +72,12 @@ def _answer(gains: Sequence[Gain | None]) -> str:
     return UNSURE if any(gains) else ABSENT
 
 
-def _integer_share(row: Row) -> float | None:
+def _integer_percent(row: Row) -> int | None:
+    """Return the percentage rounded down: 89 of 90 are not all."""
     if row["integer_operators"] is None:
         return None
     total = row["integer_operators"] + row["float_operators"]
-    return row["integer_operators"] / total if total else None
+    return int(100 * row["integer_operators"] // total) if total else None
 
 
 def gains_text(gains: Sequence[Gain | None], *, intervals: bool) -> str:
@@ -98,12 +99,12 @@ def gains_text(gains: Sequence[Gain | None], *, intervals: bool) -> str:
     return _range(min(ratios), max(ratios)) + some
 
 
-def integers_text(shares: Sequence[float | None]) -> str:
+def integers_text(percentages: Sequence[int | None]) -> str:
     """Return the share of products that are computed in integers."""
-    known = [share for share in shares if share is not None]
+    known = [percent for percent in percentages if percent is not None]
     if not known:
         return ABSENT
-    low, high = (str(int(share * 100)) for share in (min(known), max(known)))  # 89 of 90 are not all
+    low, high = min(known), max(known)
     return f"{low} %" if low == high else f"{low}–{high} %"
 
 

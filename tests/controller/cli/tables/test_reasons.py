@@ -114,9 +114,15 @@ def test_bought_splits_where_devices_differ(rows):
     assert lines == {("nano-1", "xavier-1"): "1.67–1.76", ("rtx-1",): "0.50"}
 
 
-def test_integers_are_rounded_down():
-    """89 of 90 products are 98 %, and nothing is known without a check."""
-    assert [integers_text(shares) for shares in ([89 / 90], [0.0, 1.0], [None])] == ["98 %", "0–100 %", "–"]
+def test_integers_are_rounded_down(rows):
+    """89 of 90 products are 98 %, 29 of 100 are 29 %, and nothing is known without a check."""
+    counts = {"nano-1": (89, 1), "xavier-1": (29, 71), "rtx-1": (None, None)}
+    own = [
+        row | dict(zip(("integer_operators", "float_operators"), counts[row["device"]], strict=True)) for row in rows
+    ]
+    [fp16] = [line for line in bought(own) if line.recipe == "fp16"]
+    assert {*fp16.integers} == {98, 29, None}
+    assert [integers_text(known) for known in ([98], [0, 100], [None])] == ["98 %", "0–100 %", "–"]
 
 
 def test_lines_break_between_words():

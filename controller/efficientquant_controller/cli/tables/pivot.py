@@ -164,6 +164,11 @@ def _overlap(cell: Cell, least: Cell) -> bool:
     return cell.gain.high >= least.gain.low
 
 
+def _known_ratio(gain: Gain) -> float:
+    """Return a gain's ratio, and 1 where no difference was shown."""
+    return gain.ratio if gain.known else 1.0
+
+
 def _sorted(keys: list[Key], sort: str, cells: Mapping[tuple[Key, Key], Cell]) -> list[Key]:
     of_key: dict[Key, list[Cell]] = {}
     for (down, _), cell in cells.items():
@@ -173,6 +178,6 @@ def _sorted(keys: list[Key], sort: str, cells: Mapping[tuple[Key, Key], Cell]) -
         "value": lambda key: min(
             (cell.value for cell in of_key[key] if cell.valid and cell.value is not None), default=inf
         ),
-        "gain": lambda key: -max((cell.gain.ratio for cell in of_key[key] if cell.gain), default=0.0),
+        "gain": lambda key: -max((_known_ratio(cell.gain) for cell in of_key[key] if cell.gain), default=0.0),
     }
     return sorted(keys, key=orders[sort]) if sort in orders else keys

@@ -14,7 +14,7 @@ _VARYING = re.compile(
     r"(?<!\w)'[^']*'(?!\w)|(?<!at most )(?<!less than )(?<![\w.-])\d+(?:\.\d+)?(?:e[+-]\d+)?(?!\w|\.\d)"
 )
 _OVER_LIMIT = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]\d+)?) %.*\((?:at most|less than) (\d+(?:\.\d+)?) %")
-_THROTTLED = re.compile(r"^throttled: |too hot to measure|clock was below ")
+_THROTTLED = re.compile(r"^throttled: |too hot to measure|^the (?!CPU)\S+ clock was below ")
 # What a sentence of the verdict begins with, and its short name in a grade.
 _SHORT = {
     "the coefficient of variation": "CoV",

@@ -68,6 +68,19 @@ def test_the_sentences_are_those_of_the_verdict():
     assert not is_throttled(row | {"verdict": "B"})
 
 
+@pytest.mark.parametrize(
+    ("reason", "is_one"),
+    [
+        ("the GPU clock was below 921 MHz in 7 % of its readings", True),
+        ("the CPU clock was below 1479 MHz in 7 % of its readings", False),
+        ("the lock did not hold: the GPU clock was below 921 MHz in 7 % of its readings", False),
+    ],
+)
+def test_a_cpu_clock_or_a_lost_lock_is_no_throttling(reason, is_one):
+    """Only a fallen GPU or memory clock makes an INVALID row a throttled one."""
+    assert is_throttled({"verdict": "INVALID", "verdict_reasons": [COV, reason]}) == is_one
+
+
 def test_why_says_each_reason_once(rows):
     """Each distinct reason has a line with its number of rows, under the heading of its kind."""
     lines = why_lines(rows, 200)

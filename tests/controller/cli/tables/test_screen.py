@@ -109,6 +109,14 @@ def test_sorted_by_choice(screen, rows, sort, first):
     assert screen(named(rows, device=["rtx-1"]), sort=sort)[4].split()[0] == first
 
 
+def test_noise_is_no_gain_to_sort_by(screen, rows):
+    """Sorted by gain, a difference that is not shown comes after one that is."""
+    own = named(rows, device=["xavier-1"], model=["mobilevit_s", "mobilevit_xs"], recipe=["fp32", "fp16"])
+    noisy = {"latency_answer": "not enough data", "latency_ratio": 9.0}
+    own = [row | noisy if (row["model"], row["recipe"]) == ("mobilevit_s", "fp16") else row for row in own]
+    assert [line.split()[0] for line in screen(own, sort="gain")[4:6]] == ["mobilevit_xs", "mobilevit_s"]
+
+
 def test_every_mark_is_explained(screen, rows):
     """Each mark that a table has is in the legend, also without colours."""
     lines = screen(rows)

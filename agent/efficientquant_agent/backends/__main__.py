@@ -117,8 +117,8 @@ def find_in_child(name: str, timeout_s: float = _PART_TIMEOUT_S) -> Dict[str, An
 
 
 def _broken(name: str, what: str, cause: str) -> Dict[str, Any]:
-    if name == PYCUDA:
-        return {"pycuda_error": "pycuda {}".format(what)}
+    if name == PYCUDA:  # a run imports it, so it is no pycuda_error, which a run survives
+        return {"broken": ["pycuda {}; so does every run with TensorRT".format(what)], "broken_causes": [cause]}
     subject = "CUDA" if name == GPUS else "backend '{}'".format(name)
     facts: Dict[str, Any] = {"broken": ["{} {}".format(subject, what)], "broken_causes": [cause]}
     return dict(facts, gpu_error=facts["broken"][0]) if name == GPUS else facts

@@ -124,7 +124,8 @@ def _runtime_fix(facts: Facts, sentence: str, cause: str) -> str:
         return "export OPENBLAS_CORETYPE=ARMV8 before starting the agent, where its numpy is older than 1.19.6"
     backend = _named_backend(sentence)
     if name in ("timeout", "crash"):
-        probe = " ".join(["-X faulthandler -m efficientquant_agent.backends", *([backend.name] if backend else [])])
+        part = backend.name if backend else "pycuda" if sentence.startswith("pycuda ") else ""
+        probe = "-X faulthandler -m efficientquant_agent.backends {}".format(part).rstrip()
         return "{} shows where; install that runtime again, or remove it".format(
             in_environment(facts, probe).replace("sudo ", "")
         )

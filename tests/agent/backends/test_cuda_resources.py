@@ -1,12 +1,13 @@
 """The contract of CUDA's resources, held by libcudart and by pycuda."""
 
 import ctypes
+import os
 import sys
 
 import fake_pycuda
 import numpy as np
 import pytest
-from efficientquant_agent.backends.__main__ import find_runtimes
+from efficientquant_agent.backends.__main__ import find_in_child, find_runtimes
 from efficientquant_agent.backends.cuda_from_pycuda import Pycuda, find_pycuda, open_resources
 from efficientquant_agent.backends.cuda_resources import CudaError, CudaResources
 from efficientquant_agent.backends.cudart import Cudart
@@ -216,6 +217,20 @@ def test_a_broken_pycuda_is_left_alone(tmp_path, monkeypatch, name):
     assert find_runtimes()["pycuda_error"].startswith("pycuda 2019.1.2 " + problem)
     for module in ("pycuda", "pycuda.driver"):
         sys.modules.pop(module, None)
+
+
+def test_a_pycuda_that_crashes_is_no_note(tmp_path, monkeypatch):
+    """A pycuda whose import ends its process ends runs too, so the sentence is among the broken runtimes."""
+    (tmp_path / "pycuda").mkdir()
+    (tmp_path / "pycuda" / "__init__.py").write_text("")
+    (tmp_path / "pycuda" / "driver.py").write_text("import os; os.abort()")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+
+    facts = find_in_child("pycuda")
+
+    assert (sorted(facts), facts["broken_causes"]) == (["broken", "broken_causes"], ["crash"])
+    assert facts["broken"][0].startswith("pycuda crashes: SIGABRT ended its probe (")
+    assert facts["broken"][0].endswith("); so does every run with TensorRT")
 
 
 def test_without_pycuda(monkeypatch):

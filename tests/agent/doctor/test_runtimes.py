@@ -62,6 +62,15 @@ def test_pycuda_that_cannot_be_used():
     )
 
 
+def test_pycuda_that_crashes():
+    """A pycuda that ends every run is a problem, and its fix names its own probe."""
+    sentence = "pycuda crashes: SIGABRT ended its probe (no message); so does every run with TensorRT"
+
+    fix = fix_of("backend_broken", PC._replace(broken=[sentence], broken_causes=["crash"]))
+
+    assert fix.startswith("/opt/eq/bin/python3 -X faulthandler -m efficientquant_agent.backends pycuda shows where")
+
+
 @pytest.mark.parametrize("facts", [NANO, PC, NO_GPU])
 def test_a_driver_is_mended_as_a_driver(facts):
     """A driver that is too old is no reason to install the runtime again."""

@@ -47,6 +47,24 @@ def bought(rows: Sequence[Row]) -> list[Line]:
     return [line for line in lines if any(gain for gains in line.gains.values() for gain in gains)]
 
 
+def uncompared(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Return the devices that a measure was compared on nowhere.
+
+    A measure that no device compares is left out.
+    """
+    twins, names = Twins(rows), device_names(rows)
+    missing: dict[str, list[str]] = {}
+    for name, measure in COMPARED.items():
+        known: dict[str, bool] = {}
+        for row in rows:
+            if row["recipe"] != TWIN_RECIPE and row["runs_done"]:
+                device = shown_device(row, names)
+                known[device] = known.get(device, False) or twins.gain(row, measure_of(rows, measure)) is not None
+        if any(known.values()) and not all(known.values()):
+            missing[name] = [device for device, is_known in known.items() if not is_known]
+    return missing
+
+
 def _agreeing(rows: Sequence[Row], twins: Twins, measures: Mapping[str, Measure]) -> list[list[Row]]:
     """Return the rows of one recipe by devices with the same answers."""
     devices: dict[tuple[str, str], list[Row]] = {}

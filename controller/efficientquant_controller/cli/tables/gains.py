@@ -41,7 +41,7 @@ class Twins:
         self._twins = {_place(row): row for row in rows if row["recipe"] == TWIN_RECIPE}
 
     def of(self, row: Row) -> Row | None:
-        """Return a row's twin, also one that is left out, or None."""
+        """Return a row's twin, even if it was left out, or None."""
         return self._twins.get(_place(row)) or row.get(_LEFT_OUT)
 
     def gain(self, row: Row, measure: Measure) -> Gain | None:

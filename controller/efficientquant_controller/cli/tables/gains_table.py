@@ -1,13 +1,14 @@
 """The table of what each recipe bought, as lines."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.cells import cell_len
 
-from efficientquant_controller.cli.tables.bought import COMPARED, Line, bought, gains_text, integers_text
+from efficientquant_controller.cli.tables.bought import COMPARED, Line, bought, gains_text, integers_text, uncompared
 from efficientquant_controller.cli.tables.cells import ABSENT
-from efficientquant_controller.cli.tables.folding import folded
+from efficientquant_controller.cli.tables.folding import folded, joined
 from efficientquant_controller.cli.tables.pivot import device_names
 
 Row = Mapping[str, Any]
@@ -15,6 +16,7 @@ GAP = 2
 _MOST_NAMED = 3
 _INTEGERS = "integer"
 _HEADINGS = {"size": "file"}
+_SOME = re.compile(r"(\d+)/(\d+)$")
 
 
 def gains_lines(rows: Sequence[Row], width: int, names: Mapping[str, str]) -> list[str]:
@@ -32,10 +34,16 @@ def gains_lines(rows: Sequence[Row], width: int, names: Mapping[str, str]) -> li
     several = any(len(gains) > 1 for line in lines for gains in line.gains.values())
     spread = [", lowest–highest of the models"] if several else []
     spread += [", 90 % interval in brackets"] if any("(" in cell for row in fitting[1:] for cell in row[2:]) else []
+    cells = (cell for row in fitting[1:] for cell in row[2:])
+    if some := next(filter(None, map(_SOME.search, cells)), None):
+        spread.append(f", {some[0]}: {some[1]} of {some[2]} differ")
     heading = f"times better than fp32{''.join(spread)} (≈ no difference shown)"
     parts = [line for part in _parts(fitting, width) for line in _aligned(part)]
-    note = f"{_INTEGERS}: share of products in integers; " if _INTEGERS in fitting[0] else ""
-    return [*folded(heading, width), *parts, *folded(f"{note}accuracy: 'efficientquant evaluate'", width)]
+    notes = [f"{_INTEGERS}: share of products in integers"] if _INTEGERS in fitting[0] else []
+    notes.append("accuracy: 'efficientquant evaluate'")
+    for name, devices in uncompared(rows).items():
+        notes.append(f"no {_HEADINGS.get(name, name)} compared on {_devices(devices, len(device_names(rows)))}")
+    return [*folded(heading, width), *parts, *joined(notes, width, "; ")]
 
 
 def _table(lines: Sequence[Line], rows: Sequence[Row], names: Mapping[str, str], intervals: bool) -> list[list[str]]:

@@ -106,12 +106,11 @@ def _legend(layout: Layout, grid: Pivot) -> list[str]:
 def _grades(rows: Sequence[Row]) -> str:
     """Return how many rows have each grade, and the worst B."""
     counts = Counter(row["verdict"] for row in rows)
-    parts = [f"{counts[name]} {name}" for name in Grade if counts[name]]
-    text = f"grades: {', '.join(parts)}" if parts else ""
+    parts = {name: f"{counts[name]} {name}" for name in Grade if counts[name]}
     if usable := [row for row in rows if row["verdict"] == Grade.B]:
         row = worst(usable)
-        text += f" (worst: {grade(row)}, {row['model']} {row['recipe']} on {row['device']})"
-    return text
+        parts[Grade.B] += f" (worst: {grade(row)}, {row['model']} {row['recipe']} on {row['device']})"
+    return f"grades: {', '.join(parts.values())}" if parts else ""
 
 
 def _rails(rows: Sequence[Row], view: View) -> list[str]:

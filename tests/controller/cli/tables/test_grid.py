@@ -57,7 +57,7 @@ def test_names_are_shortened_before_the_table_is_split():
 
 
 def test_names_are_shortened_where_one_table_is_too_wide():
-    """Of layouts with as many tables, one that fits is chosen."""
+    """Of layouts with as many tables, a fitting layout is chosen."""
     rows = [row for row in ROWS if row["device"] == "nano-1" and row["model"] == "mobilevit_s"]
     own = [row | {"recipe": f"{row['recipe']}:activation_bits=6:output_bits=none:scope=conv"} for row in rows]
     grid, texts = grid_and_texts(own)

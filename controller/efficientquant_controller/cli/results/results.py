@@ -34,7 +34,7 @@ def command(
         typer.Option(
             "--campaign",
             metavar="ID|latest|all",
-            help="Whose results to show. The default is latest, or all with --since.",
+            help="Whose results to show. The default is latest, or all with --since or --label.",
         ),
     ] = "",
     metric: Annotated[
@@ -46,7 +46,7 @@ def command(
     device: Annotated[str, _names("--device", "devices")] = "",
     model: Annotated[str, _names("--model", "models")] = "",
     recipe: Annotated[str, _names("--recipe", "recipes")] = "",
-    label: Annotated[str, _names("--label", "campaigns labelled by bench --label")] = "",
+    label: Annotated[str, _names("--label", "labels, which bench --label gives")] = "",
     verdict: Annotated[
         str, typer.Option("--verdict", metavar="A,B,INVALID", help="Show only rows with one of these verdicts.")
     ] = "",

@@ -40,8 +40,11 @@ def screen_lines(rows: Sequence[Row], width: int, view: View) -> list[Text]:
     view = replace(view, measure=measure_of(rows, view.measure))
     shown = _with_values(rows, view.measure)
     grid = pivot(shown, choose_axes(shown, view.down, view.across), view.measure, view.sort)
+    lines = [*map(Text, folded(campaign_heading(rows[0]), width, "  "))]
     if view.gains:
         grid = grid.without(TWIN_RECIPE)
+        if not grid.cells:
+            return [*lines, *map(Text, folded(f"{TWIN_RECIPE} alone has no gain; leave out --gains", width))]
     footnotes = Footnotes(shown, view.measure)
     texts = {
         (down, across): cell_text(grid.cells[down, across], footnotes)
@@ -50,7 +53,6 @@ def screen_lines(rows: Sequence[Row], width: int, view: View) -> list[Text]:
         if (down, across) in grid.cells
     }
     layout = _laid_out(grid, texts, width, view)
-    lines = [*map(Text, folded(campaign_heading(rows[0]), width, "  "))]
     for table in grid_lines(layout):
         lines += [Text(), *table]
     lines += map(Text, joined(_legend(layout, grid), width))

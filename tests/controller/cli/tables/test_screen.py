@@ -57,6 +57,11 @@ def test_no_gain_against_an_invalid_row(screen, rows):
     assert lines[5].split()[:3] == ["mobilevit_xs", "1.69×*", "1.64–1.74"]
 
 
+def test_fp32_alone_has_no_gain(screen, rows):
+    """Where nothing but FP32 was measured, --gains says so."""
+    assert screen(named(rows, recipe=["fp32"]), gains=True)[1:] == ["fp32 alone has no gain; leave out --gains"]
+
+
 def test_gains_stand_next_to_the_values_where_there_is_room(screen, rows):
     """A narrow table has its gains and intervals inside, a wide one below."""
     lines = screen(named(rows, device=["xavier-1"], model=["mobilevit_s"]))

@@ -11,7 +11,7 @@ UNIFORM_MARKERS = (ACTIVATION_MARKER, AFFINE_MARKER)
 PRODUCTS = ("Conv", "MatMul", "Gemm")
 # Operators that may stand between a quantizer and its operator.
 TRANSPARENT = ("Transpose", "Reshape")
-FUNCTIONS = ("Sigmoid", "Relu", "LeakyRelu", "Elu", "Clip", "HardSigmoid", "HardSwish", "Erf", "Gelu", "Softplus")
+FUNCTIONS = ("Sigmoid", "Relu", "LeakyRelu", "Elu", "Clip", "HardSigmoid", "HardSwish", "Erf", "Gelu", "Mish")
 
 
 def product_users(marker: ir.Node) -> Iterable[ir.Node]:

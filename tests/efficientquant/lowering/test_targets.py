@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import efficientquant as eq
 import numpy as np
 import onnx
 import onnxruntime
@@ -12,6 +13,7 @@ from efficientquant.artifact.validation import find_violations
 from efficientquant.primitives import sqnr_db
 from efficientquant.targets import get_target
 from onnx import TensorProto
+from torch import nn
 
 CODES = {"rtx-3080": np.int8, "agx-xavier": np.int8, "onnxruntime": np.uint8}
 
@@ -86,6 +88,16 @@ def test_tensorrt_fuses_functions_with_their_convolutions(artifacts, target, kin
             groups = next((a.i for a in path[-1].attribute if a.name == "group"), 1)
             between.add("depthwise" if groups > 1 else "dense")
     assert between == kinds
+
+
+@pytest.mark.parametrize("function", [nn.Hardswish(), nn.Mish(), nn.GELU()])
+def test_other_functions_are_fused_too(tmp_path, function):
+    """A convolution's output is float in front of a function of one operator, or of a GELU."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), function, nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(64, 5)).eval()
+    model.pretrained_cfg = {"input_size": (3, 8, 8)}
+    quantized = eq.quantize(model, eq.get_recipe("int8"), torch.randn(4, 3, 8, 8))
+    artifact = eq.export_onnx(quantized, tmp_path / "model.onnx", target="rtx-3080")
+    assert artifact.bit_table["conv outputs"] == "32 (1 of 2), 8 (1 of 2)"
 
 
 def test_the_bits_count_what_is_left_out(artifacts):

@@ -17,9 +17,11 @@ FAST := tests/test_*.py tests/controller/test_*.py tests/agent/samplers tests/ag
 # Suites that take minutes have targets of their own; CI runs them too.
 MODELS := $(patsubst %,tests/%.py,efficientquant/artifact/test_ten_models efficientquant/verdicts/test_rtx_engines \
 	agent/backends/test_trt_rtx_models)
-LIBRARY := $(patsubst %,tests/efficientquant/%.py,artifact/test_determinism artifact/test_ort_1_10 artifact/test_export \
-	lowering/test_targets lowering/test_refused_forms lowering/test_four_bits lowering/test_emulation plots/test_plots paper/test_table1 test_evaluation graph/test_blocks \
-	methods/test_adding_a_recipe $(addprefix methods/test_,easyquant ptq4vit repq_vit q_hyvit hyq on_trained_models) workbench/test_recording workbench/test_workbench workbench/test_workbench_activations)
+LIBRARY := $(patsubst %,tests/efficientquant/%.py,test_evaluation paper/test_table1 plots/test_plots sites/test_accumulators \
+	$(addprefix artifact/test_,determinism export ort_1_10 parity) $(addprefix graph/test_,blocks logits) \
+	$(addprefix lowering/test_,emulation four_bits refused_forms targets) \
+	$(addprefix methods/test_,adding_a_recipe easyquant ptq4vit repq_vit q_hyvit hyq on_trained_models) \
+	$(addprefix workbench/test_,recording workbench workbench_activations))
 E2E_SLOW := $(patsubst %,tests/e2e/test_%.py,loss telemetry trust engines methods) \
 	$(patsubst %,tests/e2e/installs/test_%.py,install documented_commands)
 SLOW := $(MODELS) $(LIBRARY) tests/efficientquant/artifact/test_zoo.py tests/chaos/test_processes.py

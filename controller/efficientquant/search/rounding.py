@@ -26,7 +26,8 @@ DAMPING = 1e-2
 SPARSE_RIDGE = 0.2
 # Times that each code may move.
 DESCENTS = 3
-CHUNK_ROWS = 4096
+# The inputs' elements that are computed with in float64 at once.
+CHUNK_ELEMENTS = 1 << 22
 # Columns whose errors are fed back together to all later ones.
 CHUNK_COLUMNS = 128
 
@@ -79,7 +80,7 @@ class RoundingProblem:
         self._bias = torch.zeros(len(weight)) if bias is None else bias
         x = split_groups(inputs, 1, groups).movedim(1, 0)
         y = split_groups(outputs, 1, groups).movedim(1, 0)
-        self._input_mean, self._output_mean = x.mean(1, dtype=torch.float64), y.mean(1, dtype=torch.float64)
+        self._input_mean, self._output_mean = _means(x, y)
         x -= self._input_mean.float()[:, None]
         y -= self._output_mean.float()[:, None]
         self._squares, self._products = _sums(x, x), _sums(x, y)
@@ -261,6 +262,15 @@ def search_scales(rows: Tensor, importance: Tensor, bits: int, group_size: int |
     return scale if group_size is not None else scale[:, 0]
 
 
+def _means(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean rows of both tensors, (G, I) and (G, O), in float64."""
+    total_x, total_y = (torch.zeros(len(rows), rows.shape[2], dtype=torch.float64) for rows in (x, y))
+    for first, second in _double_parts(x, y):
+        total_x += first.sum(1)
+        total_y += second.sum(1)
+    return total_x / x.shape[1], total_y / y.shape[1]
+
+
 def _sums(x: Tensor, y: Tensor) -> Tensor:
     """Return xᵀ·y (G, I, O) of rows, in float64."""
     total = torch.zeros(len(x), x.shape[2], y.shape[2], dtype=torch.float64)
@@ -276,7 +286,8 @@ def _squared_error(x: Tensor, y: Tensor, weight: Tensor) -> float:
 
 def _double_parts(x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the same rows of both tensors in float64, some at once."""
-    for first, second in zip(torch.split(x, CHUNK_ROWS, 1), torch.split(y, CHUNK_ROWS, 1), strict=True):
+    rows = max(1, CHUNK_ELEMENTS // (len(x) * max(x.shape[2], y.shape[2])))
+    for first, second in zip(torch.split(x, rows, 1), torch.split(y, rows, 1), strict=True):
         yield first.double(), second.double()
 
 

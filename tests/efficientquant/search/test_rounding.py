@@ -168,6 +168,15 @@ def test_blocks_of_columns_change_no_code(monkeypatch):
     assert torch.equal(problem(1).round(3, RoundingSteps()).codes, whole.codes)
 
 
+def test_parts_of_rows_change_no_code(monkeypatch):
+    """Sums over a few rows at a time are those of all rows."""
+    whole = problem(2).round(3, RoundingSteps())
+    monkeypatch.setattr("efficientquant.search.rounding.CHUNK_ELEMENTS", 100)
+    parts = problem(2).round(3, RoundingSteps())
+    assert torch.equal(parts.codes, whole.codes)
+    assert parts.error == pytest.approx(whole.error, rel=1e-9)
+
+
 def test_the_refit_is_the_ridge_solution():
     """With eight bits and no other step, the weight is close to the solution of the normal equations."""
     inputs, outputs, weight, _ = layer(1)

@@ -32,7 +32,7 @@ def test_three_pythons_serve_one_campaign(fleet: Fleet, python36: str, python38:
         assert row["latency_answer"] == ("not comparable" if refusals else "not enough data")  # of two repeats
         assert all(re.match(r"2 of 2 repeats of \w+ INVALID", reason) for reason in refusals)  # on a busy machine
         assert row["size_ratio"] >= 1.3
-        assert row["latency_ratio"] > 0
+        assert refusals or row["latency_ratio"] > 0
         assert (row["integer_operators"], row["arithmetic"][:12]) == (0, "storage only")
     rows = fleet.query("select device, recipe, state, runs_done, artifact_bytes, latency_count from results")
     assert sorted((device, recipe) for device, recipe, *_ in rows) == [

@@ -1,8 +1,8 @@
 """Draw docs/pictures/results.svg, the screen of `results` in a terminal.
 
-Usage: python docs/pictures/draw_results.py [DATABASE]
+Usage: python docs/pictures/draw_results.py DATABASE
 
-Without a database it shows the made-up rows of the tests, and the title says so.
+The database is that of `make demo`.
 """
 
 import io
@@ -19,7 +19,6 @@ from rich.terminal_theme import SVG_EXPORT_THEME
 
 WIDTH = 80
 PICTURE = Path(__file__).parent / "results.svg"
-SAMPLES = Path(__file__).parents[2] / "tests" / "fixtures"
 
 
 def draw(rows: Sequence[Mapping[str, Any]], title: str) -> str:
@@ -35,17 +34,8 @@ def draw(rows: Sequence[Mapping[str, Any]], title: str) -> str:
     return re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)
 
 
-def sample_rows() -> list[dict[str, Any]]:
-    """Return the rows that the tests make up."""
-    sys.path.insert(0, str(SAMPLES))
-    from campaign_rows import campaign_rows
-
-    return campaign_rows()
-
-
 if __name__ == "__main__":
-    if databases := sys.argv[1:]:
-        picture = draw(rows_from_database(databases[0], "latest"), "efficientquant results")
-    else:
-        picture = draw(sample_rows(), "efficientquant results (made-up numbers)")
+    if len(sys.argv) != 2:
+        sys.exit("name the database of a demo: efficientquant-demo/results.db")
+    picture = draw(rows_from_database(sys.argv[1], "latest"), "efficientquant results")
     PICTURE.write_text(picture, encoding="utf-8")

@@ -44,7 +44,7 @@ def command(
 
     The results are shown, and all processes end with the command.
     """
-    request = BenchRequest(MODELS, RECIPES, (), tier, repeats)
+    request = BenchRequest(MODELS, RECIPES, (), tier, repeats, intra_op_threads=thread_count())
     output.print_message(plan(measurement_for(tier), repeats))
     from efficientquant_controller.cli.fleet.demo_fleet import DemoFleet
 
@@ -75,6 +75,14 @@ def plan(measurement: Measurement, repeats: int) -> str:
     )
 
 
+def thread_count() -> int:
+    """Return the number of cores but one, at least 1.
+
+    That one is left to the controller and the agents.
+    """
+    return max(1, len(os.sched_getaffinity(0)) - 1)
+
+
 def _leave(number: int, frame: Any) -> NoReturn:
     """Exit so that the fleet's own cleanup runs.
 
@@ -101,7 +109,11 @@ def measure(fleet: "DemoFleet", request: BenchRequest) -> "CampaignListing | Non
     """
     output.print_message(f"starting a controller and two agents; logs and database in {fleet.folder}/")
     fleet.start()
-    output.print_message("both agents share this board's cores, so they are measured one after the other")
+    threads = "1 thread" if request.intra_op_threads == 1 else f"{request.intra_op_threads} threads"
+    output.print_message(
+        f"both agents share this board's cores, so they are measured one after the other, on {threads}: one core is "
+        "left to the controller and the agents"
+    )
     if hub_answers():
         campaign = fleet.run(request, Weights("pretrained"))
         if campaign is None or not fleet.builds_failed:

@@ -7,6 +7,7 @@ from threading import Thread
 
 import pytest
 from efficientquant_controller.cli.fleet import demo
+from efficientquant_controller.cli.records import BenchRequest
 from efficientquant_controller.config import measurement_for
 from efficientquant_controller.errors import UserError
 
@@ -21,6 +22,14 @@ def test_plan_says_what_and_how_long(tier, repeats, ending):
 
     assert line.startswith("this quantizes mobilevit_xxs and mobilevitv2_050 and measures them on two agents")
     assert line.endswith(ending)
+
+
+@pytest.mark.parametrize(("cores", "threads"), [({0}, 1), ({0, 1}, 1), ({0, 2, 4, 6}, 3)])
+def test_a_core_is_left_to_the_rest(monkeypatch, cores, threads):
+    """The runs use all cores that the demo may use but one."""
+    monkeypatch.setattr(demo.os, "sched_getaffinity", lambda _: cores)
+
+    assert demo.thread_count() == threads
 
 
 def test_unknown_tier_is_refused_before_anything_is_made(tmp_path, monkeypatch):
@@ -125,7 +134,9 @@ def test_random_weights_only_when_needed(monkeypatch, capsys, hub_answers, build
     monkeypatch.setattr(demo, "hub_answers", lambda: hub_answers)
     fleet = ScriptedFleet(*builds_failed)
 
-    campaign = demo.measure(fleet, None)
+    campaign = demo.measure(fleet, BenchRequest(("m",), ("fp32",), (), "demo", intra_op_threads=3))
 
     assert (fleet.kinds, campaign) == (kinds, f"campaign with {kinds[-1]} weights")
-    assert ("random weights instead" in capsys.readouterr().err) == (kinds[-1] == "random")
+    said = capsys.readouterr().err
+    assert "one after the other, on 3 threads: one core is left" in said
+    assert ("random weights instead" in said) == (kinds[-1] == "random")

@@ -263,7 +263,7 @@ def search_scales(rows: Tensor, importance: Tensor, bits: int, group_size: int |
 
 
 def _means(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean rows of both tensors, (G, I) and (G, O), in float64."""
+    """Return the mean rows (G, I) and (G, O), in float64."""
     total_x, total_y = (torch.zeros(len(rows), rows.shape[2], dtype=torch.float64) for rows in (x, y))
     for first, second in _double_parts(x, y):
         total_x += first.sum(1)

@@ -63,7 +63,7 @@ def test_how_the_host_waits(library, sync_mode, flags):
 
 @pytest.mark.parametrize("kind", ["pinned", "mapped"])
 def test_bytes_come_back(world, kind):
-    """Bytes go to the device and come back, and only mapped memory has an address there."""
+    """Copies come back unchanged, and only mapped memory has a device address."""
     cuda, stream = world.resources, world.resources.stream_create()
     source, target = cuda.host_alloc(SIZE, kind), cuda.host_alloc(SIZE, kind)
     device = cuda.malloc(SIZE)
@@ -163,7 +163,7 @@ def test_the_primary_context_is_returned():
 @pytest.mark.parametrize("memory_kind", ["pinned", "mapped", "device"])
 @pytest.mark.parametrize("release", [NANO, TEN, RTX])
 def test_a_model_runs_with_pycuda(install, load, cuda, monkeypatch, release, memory_kind, cuda_graph):
-    """Every kind of memory works with pycuda, with a graph or without, and everything is released."""
+    """A model runs with each kind of memory and releases everything."""
     driver = fake_pycuda.install(monkeypatch, cuda)
     model = load(install(release), memory_kind=memory_kind, cuda_graph=cuda_graph)
     (staged,) = model.stage([{"x": np.array([[5, 1, 2, 3]], np.float32)}])
@@ -200,7 +200,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", sorted(BROKEN))
 def test_a_broken_pycuda_is_left_alone(tmp_path, monkeypatch, name):
-    """Where pycuda cannot be used, libcudart is, and the log and the doctor's facts say why."""
+    """An unusable pycuda is replaced by libcudart, and log and doctor say why."""
     source, problem = BROKEN[name]
     (tmp_path / "pycuda").mkdir()
     (tmp_path / "pycuda" / "__init__.py").write_text("VERSION_TEXT = '2019.1.2'")
@@ -220,7 +220,7 @@ def test_a_broken_pycuda_is_left_alone(tmp_path, monkeypatch, name):
 
 
 def test_a_pycuda_that_crashes_is_no_note(tmp_path, monkeypatch):
-    """A pycuda whose import ends its process ends runs too, so the sentence is among the broken runtimes."""
+    """A pycuda that crashes on import is a broken runtime."""
     (tmp_path / "pycuda").mkdir()
     (tmp_path / "pycuda" / "__init__.py").write_text("")
     (tmp_path / "pycuda" / "driver.py").write_text("import os; os.abort()")

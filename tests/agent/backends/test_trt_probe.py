@@ -54,7 +54,7 @@ def test_without_a_gpu(install, cuda):
     ("release", "own_words"), [(TEN, "; TensorRT itself says: CUDA initialization failure with error: 35"), (RTX, "")]
 )
 def test_tensorrts_own_reason(install, cuda, release, own_words):
-    """The reason of classic TensorRT, which is only a warning in its log, is a part of the sentence."""
+    """The sentence has the reason that TensorRT only logs as a warning."""
     cuda.failures.update(dict.fromkeys(("cudaDeviceGetAttribute", "cudaGetDeviceCount"), 35))
 
     with pytest.raises(BackendBrokenError) as broken:
@@ -65,7 +65,7 @@ def test_tensorrts_own_reason(install, cuda, release, own_words):
 
 @pytest.mark.parametrize("release", RELEASES[:-1])
 def test_builder_that_does_not_start(install, cuda, build, release):
-    """A build without a GPU fails with TensorRT's warning, where pybind11 only names a factory."""
+    """A build without a GPU fails with the warning in TensorRT's log."""
     backend = install(release)
     cuda.failures["cudaGetDeviceCount"] = 100
 

@@ -1,4 +1,4 @@
-"""Tests of the contention for the CPU, on captured trees and against a busy neighbour."""
+"""Contention for the CPU, from trees of /proc and with a busy neighbour."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ intr 1 2
 
 
 def write_proc(folder, stat="", **threads):
-    """Write a tree of /proc with the schedstat of each thread, and return its root."""
+    """Write a tree of /proc with these schedstats, and return it."""
     for thread, schedstat in threads.items():
         task = folder / "self" / "task" / thread.lstrip("t")
         task.mkdir(parents=True)
@@ -49,7 +49,7 @@ def test_the_waiting_of_each_thread_is_read(tmp_path):
 
 @pytest.mark.parametrize("schedstat", ["", "0 0 0\n", "nonsense\n"])
 def test_a_kernel_that_does_not_count_waiting(tmp_path, monkeypatch, schedstat):
-    """Without the file, or with zeros in it, the CPU time of other processes is read."""
+    """Where schedstat is missing or zero, other processes' CPU time is read."""
     proc = write_proc(tmp_path, STAT, t7=schedstat)
     monkeypatch.setattr(contention.os, "times", lambda: os.times_result((2.0, 1.0, 9.0, 9.0, 50.0)))
 
@@ -78,7 +78,7 @@ def test_nothing_can_be_read(tmp_path, stat):
     ],
 )
 def test_the_thread_that_waited_longest_counts(after, share):
-    """The share is that of the thread that waited longest, of the time in between."""
+    """The share is that of the thread that waited longest."""
     before = counted(10.0, **{"7": 1.0, "8": 1.0})
 
     assert shares(before, counted(12.0, **after)) == {"cpu_wait_share": share}
@@ -86,7 +86,7 @@ def test_the_thread_that_waited_longest_counts(after, share):
 
 @pytest.mark.parametrize(("busy_s", "share"), [(5.0, 0.0), (6.0, 0.25), (4.9, 0.0), (99.0, 1.0)])
 def test_the_share_of_other_processes(busy_s, share):
-    """Other processes' CPU time is a share of the time of all CPUs, from 0 to 1."""
+    """Other processes' share of all CPU time is 0 to 1."""
     assert shares(others(10.0, 5.0), others(12.0, busy_s)) == {"other_cpu_share": share}
 
 
@@ -108,7 +108,7 @@ def neighbour():
 
 @pytest.mark.usefixtures("neighbour")
 def test_a_busy_neighbour_on_the_same_cpu():
-    """Of two processes that want the same CPU, each waits for a good part of the time."""
+    """Two busy processes on one CPU wait for each other."""
     before = snapshot()
     until_s = time.monotonic() + 0.5
     while time.monotonic() < until_s:

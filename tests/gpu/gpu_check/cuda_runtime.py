@@ -1,5 +1,6 @@
 """CUDA's memory, events and graphs, by libcudart and by pycuda."""
 
+import contextlib
 import ctypes
 import statistics
 import time
@@ -26,22 +27,15 @@ def check() -> Seen:
         raise Absent(str(error)) from error
     yield "versions", "runtime {}, driver {}".format(cuda.runtime_version(), cuda.driver_version())
     free_bytes = cuda.free_bytes()
-    stream, start, end = cuda.stream_create(), cuda.event_create(), cuda.event_create()
-    device = cuda.malloc(BUFFER_BYTES)
-    for kind in ("pinned", "mapped"):
-        try:
-            source, target = cuda.host_alloc(BUFFER_BYTES, kind), cuda.host_alloc(BUFFER_BYTES, kind)
-        except cudart.CudaError as error:  # the other kind may work
-            yield kind, error
-            continue
-        yield "{} round trip of 1 MiB".format(kind), _round_trip(cuda, device, source, target, (stream, start, end))
-        yield "{} by a CUDA graph".format(kind), _graph(cuda, device, target, stream)
-        cuda.host_free(source)
-        cuda.host_free(target)
-    cuda.free(device)
-    cuda.event_destroy(start)
-    cuda.event_destroy(end)
-    cuda.stream_destroy(stream)
+    with _opened(cuda) as (device, stream_and_events):
+        for kind in ("pinned", "mapped"):
+            try:
+                with _buffers(cuda, kind) as (source, target):
+                    seen = _round_trip(cuda, device, source, target, stream_and_events)
+                    yield "{} round trip of 1 MiB".format(kind), seen
+                    yield "{} by a CUDA graph".format(kind), _graph(cuda, device, target, stream_and_events[0])
+            except cudart.CudaError as error:  # the other kind may work
+                yield kind, error
     yield "memory", "{} bytes free before, {} bytes after".format(free_bytes, cuda.free_bytes())
 
 
@@ -61,23 +55,36 @@ def check_pycuda() -> Seen:
     medians_s = {}
     for cuda in (runtime, Pycuda(pycuda.driver, pycuda.version, runtime)):
         cuda.begin("spin")
-        stream, start, end = cuda.stream_create(), cuda.event_create(), cuda.event_create()
-        device = cuda.malloc(BUFFER_BYTES)
-        source, target = cuda.host_alloc(BUFFER_BYTES, "pinned"), cuda.host_alloc(BUFFER_BYTES, "pinned")
-        if cuda is not runtime:
-            yield "round trip of 1 MiB", _round_trip(cuda, device, source, target, (stream, start, end))
-        medians_s[cuda.library] = _median_s(cuda, device, source, target, (stream, start, end))
-        cuda.host_free(source)
-        cuda.host_free(target)
-        cuda.free(device)
-        cuda.event_destroy(start)
-        cuda.event_destroy(end)
-        cuda.stream_destroy(stream)
+        with _opened(cuda) as (device, stream_and_events), _buffers(cuda, "pinned") as (source, target):
+            if cuda is not runtime:
+                yield "round trip of 1 MiB", _round_trip(cuda, device, source, target, stream_and_events)
+            medians_s[cuda.library] = _median_s(cuda, device, source, target, stream_and_events)
         cuda.end()
     yield (
         "median of {} round trips of 4 KiB".format(ROUND_TRIPS),
         ", ".join("{:.2f} µs by {}".format(median_s * 1e6, library) for library, median_s in medians_s.items()),
     )
+
+
+@contextlib.contextmanager
+def _opened(cuda):
+    """Hold device memory, and a stream with two events."""
+    stream, start, end = cuda.stream_create(), cuda.event_create(), cuda.event_create()
+    device = cuda.malloc(BUFFER_BYTES)
+    yield device, (stream, start, end)
+    cuda.free(device)
+    cuda.event_destroy(start)
+    cuda.event_destroy(end)
+    cuda.stream_destroy(stream)
+
+
+@contextlib.contextmanager
+def _buffers(cuda, kind):
+    """Hold two buffers of host memory."""
+    source, target = cuda.host_alloc(BUFFER_BYTES, kind), cuda.host_alloc(BUFFER_BYTES, kind)
+    yield source, target
+    cuda.host_free(source)
+    cuda.host_free(target)
 
 
 def _median_s(cuda, device, source, target, stream_and_events):

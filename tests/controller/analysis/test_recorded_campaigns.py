@@ -10,6 +10,7 @@ from efficientquant_controller.analysis.job_comparison import JobComparison, com
 from recorded_campaigns import LATENCY, Campaign
 
 CAMPAIGNS = recorded.campaigns()
+TWINS = recorded.twins()
 QUIET = [campaign for campaign in CAMPAIGNS if recorded.is_quiet(campaign)]
 PAIRS = 500
 
@@ -79,3 +80,26 @@ def test_a_true_difference_is_found_where_campaigns_are_steady(scale: float, sha
 
     assert answers.count(LATENCY.worse) >= share * len(answers)
     assert LATENCY.better not in answers
+
+
+def test_the_same_job_twice_in_one_campaign_is_not_called_different() -> None:
+    """With ten repeats no campaign calls the same job different, and with three at most one in ten does.
+
+    Three repeats a side decide at the confidence of their interval, which is 90 %.
+    """
+    wrong = {
+        repeats: sum(differ(compare_jobs(*recorded.twin_sides(twins, repeats), LATENCY)) for twins in TWINS)
+        for repeats in (10, 3)
+    }
+
+    assert wrong[10] == 0
+    assert wrong[3] <= 0.1 * len(TWINS)
+
+
+def test_ten_repeats_find_a_true_ten_percent_in_one_campaign() -> None:
+    """At least 95 % of the quiet campaigns find that one of two jobs is 10 % slower."""
+    quiet = [campaign for campaign in TWINS if recorded.is_quiet(campaign)]
+    answers = [compare_jobs(*recorded.twin_sides(campaign, scale=1.1), LATENCY).answer for campaign in quiet]
+
+    assert len(quiet) >= 20
+    assert answers.count(LATENCY.worse) >= 0.95 * len(answers)

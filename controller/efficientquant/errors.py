@@ -83,6 +83,16 @@ class UnknownTargetError(UserError):
         super().__init__(f"target {name!r} is not known{why} {listed}")
 
 
+class UnknownPassError(UserError):
+    """A lowering pass that does not exist."""
+
+    def __init__(self, name: str, available: Sequence[str]) -> None:
+        self.name = name
+        self.available = tuple(available)
+        listed = f"(available: {', '.join(self.available)}){_suggest(name, self.available)}"
+        super().__init__(f"pass {name!r} is not known {listed}")
+
+
 class InputSizeError(UserError):
     """An image size that a model does not run on."""
 

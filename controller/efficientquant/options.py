@@ -35,9 +35,17 @@ class Scope(enum.StrEnum):
     """The operators that a recipe quantizes."""
 
     CONV = "conv"
+    LINEAR = "linear"
     CONV_OUTSIDE_TRANSFORMERS = "conv-outside-transformers"
     CONV_LINEAR = "conv+linear"
     ALL = "conv+linear+attention"  # the attention's matrix products too, in integer recipes only
+
+
+class Placement(enum.StrEnum):
+    """The quantizers that a target's file has."""
+
+    RUNTIME = "runtime"  # those with which its runtime is faster
+    ALL = "all"  # all that it can compute with
 
 
 class RangeRule(enum.StrEnum):

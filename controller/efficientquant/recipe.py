@@ -94,6 +94,11 @@ class Recipe(ABC):
         """The options with which TensorRT can hold every quantizer, or ""."""
         return ""
 
+    @property
+    def leaves_out_slow(self) -> bool:
+        """Whether files leave out quantizers with which their runtime is slower."""
+        return False
+
     @abstractmethod
     def apply(self, workbench: Workbench) -> None:
         """Edit the captured graph in place and record each edit."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from efficientquant.artifact.parity import PARITY_LIMIT, Parity, measure_optimizations, measure_parity
 from efficientquant.artifact.validation import find_violations
+from efficientquant.artifact.view import GraphView
 from efficientquant.bits import bit_table
 from efficientquant.errors import ArtifactError
 from efficientquant.files.whole_files import require_writable, write_together
@@ -98,7 +99,7 @@ def render_onnx(
     Writes nothing. The same inputs give the same bytes. The checks are:
 
     - the ONNX checker
-    - one DequantizeLinear per quantized weight and activation
+    - one DequantizeLinear per quantized weight and activation, or a cast for a weight that is decoded once
     - the target's rules
     - a run with all of ONNX Runtime's optimizations, where that is the target's runtime. Where layers with quantized
       weights have quantized inputs, it may change the logits as much as own codes may
@@ -158,6 +159,10 @@ def _check(proto: onnx.ModelProto, variant: Variant, target: Target, path: Path)
     count = sum(node.op_type == "DequantizeLinear" for node in proto.graph.node)
     if count != variant.dequantizers:
         raise ArtifactError(path, f"it has {count} DequantizeLinear nodes for {variant.dequantizers} quantized tensors")
+    view = GraphView(proto)
+    decoded = sum(view.decodes_constant(node) for node in view.nodes)
+    if decoded != variant.decoded:
+        raise ArtifactError(path, f"it has {decoded} decoded constants for {variant.decoded} weights")
     for violation in find_violations(proto, target):
         raise ArtifactError(path, str(violation))
 
@@ -181,6 +186,8 @@ def _variant_notes(variant: Variant, target: Target) -> list[str]:
     notes = []
     if variant.folded:
         notes.append(f"{variant.folded} quantized weights are stored in float: {target.name} takes no int8 there")
+    for rule, products in variant.rules.items():
+        notes.append(f"{products} products are computed in float on {target.name}: {rule}; placement=all keeps them")
     if variant.widened:
         notes.append(f"{variant.widened} weights of up to 4 bits are stored in 8 bits: {_why_widened(target)}")
     if variant.fake:

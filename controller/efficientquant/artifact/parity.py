@@ -194,7 +194,8 @@ def _forced_codes(
     def force(values: np.ndarray) -> Any:
         def hook(quantizer: CodeQuantizer, inputs: tuple[Tensor], _output: Tensor) -> Tensor:
             signed = torch.from_numpy(values).float() - (UNSIGNED_ZERO if values.dtype == np.uint8 else 0)
-            codes = quantizer.codes_of(signed, inputs[0])
+            # A pass may compute on a stack of matrices as one matrix.
+            codes = quantizer.codes_of(signed.reshape(inputs[0].shape), inputs[0])
             moves.append(_find_moves(quantizer, codes, inputs[0]))
             return quantizer.decode(codes)
 

@@ -99,16 +99,33 @@ class GraphView:
         return self.producers.get(self.behind(name, TRANSPARENT))
 
     def is_dequantized(self, name: str) -> bool:
-        """Tell whether a value comes from a DequantizeLinear."""
+        """Tell whether a value is decoded from integers.
+
+        A DequantizeLinear decodes it, or a multiplication of a cast constant.
+        """
         node = self.source(name)
-        return node is not None and node.op_type == "DequantizeLinear"
+        return node is not None and (node.op_type == "DequantizeLinear" or self._codes_in(node) is not None)
 
     def is_four_bit(self, name: str) -> bool:
         """Tell whether a value is decoded from a constant of 4-bit integers."""
         node = self.source(name)
-        if node is None or node.op_type != "DequantizeLinear":
+        if node is None:
             return False
-        return self.types.get(self.behind(node.input[0], TRANSPARENT)) in FOUR_BIT_TYPES
+        is_decoder = node.op_type == "DequantizeLinear"
+        codes = self.behind(node.input[0], TRANSPARENT) if is_decoder else self._codes_in(node)
+        return self.types.get(codes or "") in FOUR_BIT_TYPES
+
+    def decodes_constant(self, node: NodeProto) -> bool:
+        """Tell whether a multiplication decodes a constant of integers."""
+        return self._codes_in(node) is not None
+
+    def _codes_in(self, node: NodeProto) -> str | None:
+        """Return the constant of integers that a multiplication decodes, or None."""
+        if node.op_type != "Mul" or node.input[1] not in self.constants:
+            return None
+        codes = self.behind(node.input[0], (*TRANSPARENT, "Sub"))
+        is_integer = self.types.get(codes) in (TensorProto.INT8, TensorProto.UINT8, *FOUR_BIT_TYPES)
+        return codes if is_integer and codes in self.constants else None
 
     def behind(self, name: str, operators: Sequence[str]) -> str:
         """Return the value before a chain of operators, by their first inputs.
@@ -141,14 +158,15 @@ class GraphView:
         node = self.producers.get(name)
         if node is not None and node.op_type == "DequantizeLinear":
             return self.is_weight(node)
-        return name in self.constants
+        return name in self.constants or (node is not None and self._codes_in(node) is not None)
 
     def weight_shape(self, name: str) -> tuple[int, ...] | None:
         """Return the shape of a weight as it is stored.
 
         The weight may be quantized. Returns None for a value that is no weight.
         """
-        name = self.behind(name, (*TRANSPARENT, "QuantizeLinear", "DequantizeLinear"))
+        node = self.producers.get(name := self.behind(name, (*TRANSPARENT, "QuantizeLinear", "DequantizeLinear")))
+        name = (self._codes_in(node) if node is not None else None) or name
         return tuple(self.constants[name].dims) if name in self.constants else None
 
     def _add_constant(self, node: NodeProto) -> None:

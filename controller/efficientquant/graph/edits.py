@@ -7,7 +7,7 @@ from typing import TypeGuard, TypeVar
 
 from torch import fx, nn
 
-from efficientquant.graph.capture import CONVOLUTION, call_nodes, parameter_name
+from efficientquant.graph.capture import CONVOLUTION, aten, call_nodes, parameter_name
 from efficientquant.graph.insertions import operand_place, result_place
 from efficientquant.graph.logits import find_logits
 from efficientquant.graph.structure import LINEAR, PRODUCTS
@@ -94,6 +94,22 @@ def insert_at_operand(graph: fx.GraphModule, consumer: fx.Node, operand: int, na
         node = graph.graph.call_module(name, (source,))
     consumer.update_arg(operand, node)
     return node
+
+
+def split_silu(graph: fx.GraphModule, silu: fx.Node) -> fx.Node:
+    """Write a SiLU as x · sigmoid(x), and return the sigmoid.
+
+    The product takes over the SiLU's readers.
+    """
+    (x,) = silu.all_input_nodes
+    with graph.graph.inserting_before(silu):
+        sigmoid = graph.graph.call_function(aten.sigmoid.default, (x,))
+        product = graph.graph.call_function(aten.mul.Tensor, (x, sigmoid))
+    for node in (sigmoid, product):
+        node.meta = dict(silu.meta)
+    silu.replace_all_uses_with(product)
+    graph.graph.erase_node(silu)
+    return sigmoid
 
 
 def copy_graph(graph: fx.GraphModule) -> fx.GraphModule:

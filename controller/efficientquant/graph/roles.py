@@ -28,13 +28,13 @@ TRANSPOSES = (aten.transpose.int, aten.permute.default)
 SHAPE_ONLY = (*RESHAPES, *TRANSPOSES, aten.contiguous.default, aten.clone.default)
 PICTURE_NORMS = (BATCH_NORM, aten.group_norm.default)  # their channels are dimension 1
 NORMS = (*PICTURE_NORMS, aten.layer_norm.default)
+SILUS = (aten.silu.default, aten.silu_.default)
 RELUS = (aten.relu.default, aten.relu_.default)
 # The elementwise or normalizing operators that may stand between a bridge convolution and the reshape chain.
 POINTWISE = (
     *NORMS,
     aten.dropout.default,
-    aten.silu.default,
-    aten.silu_.default,
+    *SILUS,
     *RELUS,
     aten.gelu.default,
     aten.hardswish.default,

@@ -49,13 +49,20 @@ FLOAT_CONVOLUTIONS = (
 TRANSFORMER_WORDS = ("attn", "Attention", "Transformer")
 
 
+_OPERATORS = {
+    Scope.LINEAR: (LINEAR,),
+    Scope.CONV_LINEAR: (CONVOLUTION, LINEAR),
+    Scope.ALL: (CONVOLUTION, LINEAR),
+}
+
+
 def find_weights(model: nn.Module, graph: fx.GraphModule, scope: Scope, rule: IdentificationRule) -> list[str]:
     """Return the names of the weights in scope under a rule.
 
     They are in execution order, a shared weight once. `graph` is the model's captured graph, with or without folded
     batch norm. A weight that is itself computed (standardized, for instance) has no name of its own and is left out.
     """
-    operators = (CONVOLUTION, LINEAR) if scope in (Scope.CONV_LINEAR, Scope.ALL) else (CONVOLUTION,)
+    operators = _OPERATORS.get(scope, (CONVOLUTION,))
     named = [(name, node) for node in call_nodes(graph, *operators) if (name := parameter_name(node.args[1]))]
     outside_only = scope is Scope.CONV_OUTSIDE_TRANSFORMERS
     if rule is IdentificationRule.PAPER:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import onnx_ir as ir
@@ -11,6 +12,7 @@ from efficientquant.lowering.emulation import Emulation, count_emulation, write_
 from efficientquant.lowering.half import to_half
 from efficientquant.lowering.opset13 import lower_to_opset_13
 from efficientquant.lowering.opset21 import raise_to_opset_21
+from efficientquant.lowering.passes import choose_passes, run_passes
 from efficientquant.lowering.quantizers import place_quantizers
 from efficientquant.options import FloatType
 from efficientquant.quantizers import DOMAIN
@@ -23,44 +25,62 @@ class Variant:
     """A lowered model, and the parts of the recipe that it computes.
 
     `rounded` maps each quantizer's site to the tensor with its rounded values. `dropped` are the other sites, whose
-    quantizers the model leaves out. `dequantizers` counts the tensors kept in integers, `folded` the weights turned
-    back to float, `widened` the 4-bit weights kept in 8 bits, `fake` the weights in FP32 that the builder quantizes.
-    `emulation` counts the float operators that emulate others. `builder_flags` are the flags that a TensorRT builder
-    needs ("fp16", "int8").
+    quantizers the model leaves out. `dequantizers` counts the tensors in integers behind a DequantizeLinear, `decoded`
+    the weights in integers that are decoded once, `folded` the weights turned back to float, `widened` the 4-bit
+    weights kept in 8 bits, `fake` the weights in FP32 that the builder quantizes. `rules` counts the products that
+    each rule of placement computes in float. `emulation` counts the float operators that emulate others. `passes`
+    counts the places that each pass changed. `builder_flags` are the flags that a TensorRT builder needs ("fp16",
+    "int8").
     """
 
     model: ir.Model
     rounded: dict[str, str]
     dropped: frozenset[str]
     dequantizers: int
+    decoded: int
+    rules: dict[str, int]
     folded: int
     widened: int
     fake: int
     emulation: dict[str, Emulation]
+    passes: dict[str, int]
     is_half: bool
     builder_flags: tuple[str, ...]
 
 
-def lower(canonical: ir.Model, target: Target, recipe: Recipe, path: Path, *, half: bool = True) -> Variant:
+def lower(
+    canonical: ir.Model,
+    target: Target,
+    recipe: Recipe,
+    path: Path,
+    *,
+    half: bool = True,
+    without_passes: Collection[str] = (),
+) -> Variant:
     """Return a target's variant of the canonical model.
 
     The canonical model stays as it is. Without `half` the variant's types stay FP32 whatever the recipe says, so that
     everything but half precision can be checked. `path` only names the artifact in errors. Raises LoweringError for an
-    operator or quantizer that the target does not support.
+    operator or quantizer that the target does not support, and UnknownPassError.
     """
     model = canonical.clone()
-    placement = place_quantizers(model.graph, target, path, recipe.name_for_tensorrt())
+    passes = choose_passes(target, without_passes)
+    placement = place_quantizers(
+        model.graph, target, path, recipe.name_for_tensorrt(), leaves_out_slow=recipe.leaves_out_slow
+    )
+    changed = run_passes(model.graph, passes, late=False)
     wants_half = recipe.float_type is FloatType.FP16
     is_half = half and wants_half and target.half is Half.TYPED
     if is_half:
         to_half(model.graph)
     if target.opset == 13:
         lower_to_opset_13(model, path)
+    changed |= run_passes(model.graph, passes, late=True)
     emulation = count_emulation(model.graph)
     clean(model)
     model.opset_imports.pop(DOMAIN, None)
     model.opset_imports[""], model.ir_version = target.opset, target.ir_version
-    if placement.four_bit or placement.blocks:
+    if placement.four_bit or placement.blocks or changed.get("group-norms"):
         raise_to_opset_21(model, path)
     flags = _builder_flags(target, wants_half, bool(placement.dequantizers))
     model.metadata_props["efficientquant.target"] = target.name
@@ -72,10 +92,13 @@ def lower(canonical: ir.Model, target: Target, recipe: Recipe, path: Path, *, ha
         rounded={site: str(value.name) for site, value in placement.rounded.items()},
         dropped=frozenset(placement.dropped),
         dequantizers=placement.dequantizers,
+        decoded=placement.decoded,
+        rules=placement.rules,
         folded=placement.folded,
         widened=placement.widened,
         fake=placement.fake,
         emulation=emulation,
+        passes=changed,
         is_half=is_half,
         builder_flags=flags,
     )

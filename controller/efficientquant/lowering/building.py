@@ -78,6 +78,30 @@ def replace_node(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
     value.name = name
 
 
+def insert_behind(graph: ir.Graph, node: ir.Node, new: ir.Node) -> None:
+    """Insert a node that reads another's first output, before all other readers."""
+    output, result = node.outputs[0], new.outputs[0]
+    is_result = output.is_graph_output()
+    ir.convenience.replace_all_uses_with(output, result, replace_graph_outputs=True)
+    new.replace_input_with(0, output)
+    graph.insert_after(node, new)
+    if is_result:
+        output.name, result.name = result.name, output.name
+
+
+def only_reader(value: ir.Value) -> ir.Node | None:
+    """Return the node that alone reads a value, or None."""
+    readers = [use.node for use in value.uses()]
+    return readers[0] if len(readers) == 1 and not value.is_graph_output() else None
+
+
+def find_bias(node: ir.Node, x: ir.Value) -> ir.Value | None:
+    """Return the vector that a node adds to x, or None."""
+    others = [value for value in node.inputs if value is not x and value is not None]
+    is_bias = node.op_type == "Add" and len(others) == 1 and others[0].is_initializer()
+    return others[0] if is_bias and len(others[0].shape or ()) == 1 else None
+
+
 def array_of(value: ir.Value | None) -> np.ndarray:
     """Return the array of a constant."""
     tensor = ir.convenience.get_const_tensor(required(value))

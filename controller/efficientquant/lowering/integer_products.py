@@ -30,10 +30,11 @@ def is_integer(user: ir.Node, target: Target) -> bool:
     """
     if user.op_type not in PRODUCTS or not all(_comes_from_marker(value) for value in user.inputs[:2]):
         return False
-    return not (target.is_tensorrt_8 and _is_depthwise(user) and _ends_in_silu_and_marker(user))
+    return not (target.is_tensorrt_8 and is_depthwise(user) and _ends_in_silu_and_marker(user))
 
 
-def _is_depthwise(node: ir.Node) -> bool:
+def is_depthwise(node: ir.Node) -> bool:
+    """Tell whether a convolution has one input channel per group."""
     weight = node.inputs[1]
     return (
         node.attributes.get_int("group", 1) > 1
@@ -62,9 +63,9 @@ def is_lonely(marker: ir.Node, target: Target) -> bool:
     """
     if marker.op_type not in UNIFORM_MARKERS:
         return False
-    producer = _source(marker.inputs[0])
+    producer = source_of(marker.inputs[0])
     if producer is not None and producer.op_type == "Add":
-        sources = [_source(value) for value in producer.inputs]
+        sources = [source_of(value) for value in producer.inputs]
         producer = next((source for source in sources if source is not None and source.op_type in PRODUCTS), None)
     if producer is not None and is_integer(producer, target):
         return False
@@ -86,7 +87,7 @@ def splits_fusion(marker: ir.Node, target: Target) -> bool:
         or producer.op_type != "Conv"
     ):
         return False
-    if target.is_tensorrt_8 and _is_depthwise(producer):
+    if target.is_tensorrt_8 and is_depthwise(producer):
         return False
     readers = [use.node for use in marker.outputs[0].uses()]
     functions = [reader for reader in readers if _begins_function(reader)]
@@ -100,7 +101,7 @@ def _begins_function(node: ir.Node) -> bool:
     return node.op_type in ("Mul", "Div") and {use.node.op_type for use in node.outputs[0].uses()} == {"Erf"}
 
 
-def _source(value: ir.Value | None) -> ir.Node | None:
+def source_of(value: ir.Value | None) -> ir.Node | None:
     """Return the node that computes a value, before any shape operator."""
     producer = value.producer() if value is not None else None
     while producer is not None and producer.op_type in TRANSPARENT:
@@ -110,5 +111,5 @@ def _source(value: ir.Value | None) -> ir.Node | None:
 
 
 def _comes_from_marker(value: ir.Value | None) -> bool:
-    producer = _source(value)
+    producer = source_of(value)
     return producer is not None and producer.domain == DOMAIN and producer.op_type in (WEIGHT_MARKER, *UNIFORM_MARKERS)

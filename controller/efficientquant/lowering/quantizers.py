@@ -4,6 +4,7 @@ A marker becomes Q/DQ nodes, float operators, or nothing.
 """
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,18 @@ from efficientquant.lowering.building import (
     required,
     zero_point_name,
 )
-from efficientquant.lowering.integer_products import UNIFORM_MARKERS, is_lonely, product_users, splits_fusion
+from efficientquant.lowering.integer_products import UNIFORM_MARKERS, is_lonely, product_users
 from efficientquant.lowering.log2 import write_log2
-from efficientquant.lowering.weights import Form, QuantizedWeight, choose_form, place_weight, require_form
+from efficientquant.lowering.placement import RULES, find_float_products, find_markers_of, find_useless, is_superfluous
+from efficientquant.lowering.weights import (
+    Form,
+    QuantizedWeight,
+    choose_form,
+    is_decoded_once,
+    place_decoded,
+    place_weight,
+    require_form,
+)
 from efficientquant.primitives import LN2, top_code
 from efficientquant.quantizers import (
     ACTIVATION_MARKER,
@@ -48,60 +58,69 @@ class Placement:
     """The outcome of replacing the markers.
 
     `rounded` has the tensor with the rounded values of each site that the graph still computes. `dropped` are the other
-    sites. `dequantizers` counts the tensors in integers, `folded` the weights turned back to float, `widened` the
+    sites. `dequantizers` counts the tensors in integers behind a DequantizeLinear, `decoded` the weights in integers
+    behind a cast, `folded` the weights turned back to float, `widened` the
     4-bit weights kept in 8 bits, `fake` the weights in FP32 behind a QuantizeLinear, and `blocks` the weights with a
-    scale for each group.
+    scale for each group. `rules` counts the products that each rule computes in float.
     """
 
     rounded: dict[str, ir.Value] = dataclasses.field(default_factory=dict)
     dropped: set[str] = dataclasses.field(default_factory=set)
     dequantizers: int = 0
+    decoded: int = 0
     folded: int = 0
     widened: int = 0
     fake: int = 0
     four_bit: int = 0
     blocks: int = 0
+    rules: dict[str, int] = dataclasses.field(default_factory=dict)
+    floats: set[ir.Node] = dataclasses.field(default_factory=set)
 
-    def count(self, weight: QuantizedWeight, form: Form) -> None:
+    def count(self, weight: QuantizedWeight, form: Form, *, is_decoded: bool = False) -> None:
         """Count a weight in the form that it got."""
         if form is Form.FLOAT:
             self.folded += 1
             return
         is_narrow = form in (Form.INT4, Form.UINT4)
-        self.dequantizers += 1
+        self.dequantizers += not is_decoded
+        self.decoded += is_decoded
         self.four_bit += is_narrow
         self.widened += weight.fits_four_bits and form in (Form.INT8, Form.UINT8)
         self.fake += form is Form.FAKE
-        self.blocks += weight.group_size is not None
+        self.blocks += weight.group_size is not None and not is_decoded
 
 
-def place_quantizers(graph: ir.Graph, target: Target, path: Path, variant: str = "") -> Placement:
+def place_quantizers(
+    graph: ir.Graph, target: Target, path: Path, variant: str = "", *, leaves_out_slow: bool = False
+) -> Placement:
     """Replace every marker in place.
 
-    The replacement depends on the target's INT8 support and the recipe's emulation. Raises LoweringError for a
-    quantizer that the target does not support. The error offers `variant`, a recipe that TensorRT can hold.
+    The replacement depends on the target's INT8 support and the recipe's emulation. With `leaves_out_slow` products
+    that the target computes faster in float are left to it. Raises LoweringError for a quantizer that the target does
+    not support. The error offers `variant`, a recipe that TensorRT can hold.
     """
     placement = Placement()
+    if leaves_out_slow:
+        _leave_out_slow(graph, target, placement)
+    for node in find_useless(graph, target):
+        _leave_out(graph, node, placement)
     markers = [node for node in graph if node.domain == DOMAIN]
     # The form of a weight depends on the markers around it, so it is decided before any marker is replaced.
     weights = {node: QuantizedWeight.of(node) for node in markers if node.op_type == WEIGHT_MARKER}
-    forms = {node: choose_form(weight, target) for node, weight in weights.items()}
-    useless = {
-        node
-        for node in markers
-        if splits_fusion(node, target) or (target.int8 is Int8.BOTH_INPUTS and is_lonely(node, target))
-    }
+    forms = {node: choose_form(weight, target, placement.floats) for node, weight in weights.items()}
+    decoded = {node for node, weight in weights.items() if is_decoded_once(weight, target)}
     for node in markers:
         if node in forms:
             require_form(weights[node], forms[node], target, path, variant)
         else:
             _require_form(node, target, path, variant)
     for node in markers:
-        if node in forms:
+        if node in decoded:
+            place_decoded(graph, weights[node], forms[node])
+            placement.count(weights[node], forms[node], is_decoded=True)
+        elif node in forms:
             place_weight(graph, weights[node], forms[node], target)
             placement.count(weights[node], forms[node])
-        elif node in useless:
-            _leave_out(graph, node, placement)
         elif node.op_type == ACTIVATION_MARKER and target.int8 is not Int8.NONE:
             _place_activation(graph, node, placement, target)
         elif node.op_type == AFFINE_MARKER and target.int8 is not Int8.NONE:
@@ -118,6 +137,20 @@ def place_quantizers(graph: ir.Graph, target: Target, path: Path, variant: str =
         else:
             _leave_out(graph, node, placement)
     return placement
+
+
+def _leave_out_slow(graph: ir.Graph, target: Target, placement: Placement) -> None:
+    """Leave out the quantizers of products that are faster in float."""
+    products = find_float_products(graph, target, RULES)
+    markers = [node for node in graph if node.op_type in UNIFORM_MARKERS]
+    lonely = {node for node in markers if is_lonely(node, target)}
+    for node in find_markers_of(products, target):
+        _leave_out(graph, node, placement)
+    for node in markers:
+        if node.graph is not None and is_superfluous(node, target, was_lonely=node in lonely):
+            _leave_out(graph, node, placement)
+    placement.rules = dict(Counter(products.values()))
+    placement.floats = set(products)
 
 
 def _require_form(node: ir.Node, target: Target, path: Path, variant: str) -> None:

@@ -1,6 +1,7 @@
 """The forms in which a file holds quantized weights."""
 
 import enum
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -18,7 +19,7 @@ from efficientquant.lowering.building import (
     zero_point_name,
 )
 from efficientquant.lowering.integer_products import is_integer, product_users
-from efficientquant.targets import Int4, Int8, Target
+from efficientquant.targets import Int4, Int8, Runtime, Target
 
 
 class Form(enum.Enum):
@@ -107,13 +108,16 @@ class QuantizedWeight(NamedTuple):
         return np.repeat(values, self.group_size, axis=1)[:, : self.columns].reshape(self.codes.shape)
 
 
-def choose_form(weight: QuantizedWeight, target: Target) -> Form:
+def choose_form(weight: QuantizedWeight, target: Target, floats: Collection[ir.Node] = ()) -> Form:
     """Return the smallest form that keeps a target's integer kernels.
 
     Four bits are for weights of float products, which every runtime decodes. A product of integers needs 8-bit codes,
-    except where the runtime casts them.
+    except where the runtime casts them. TensorRT would decode the weights of `floats` on every inference.
     """
-    both_inputs = all(is_integer(user, target) for user in product_users(weight.node))
+    users = list(product_users(weight.node))
+    both_inputs = all(is_integer(user, target) for user in users)
+    if target.is_tensorrt and any(user in floats for user in users):
+        return Form.FLOAT
     if target.int8 is Int8.NONE or (target.int8 is Int8.BOTH_INPUTS and not both_inputs):
         return Form.FLOAT
     if target.is_tensorrt_8:
@@ -126,6 +130,20 @@ def choose_form(weight: QuantizedWeight, target: Target) -> Form:
         return Form.INT8
     # Without VNNI, ONNX Runtime's products of unsigned activations with signed weights saturate in 16 bits.
     return Form.UINT4 if is_small and target.int4 is Int4.CAST else Form.UINT8
+
+
+def is_decoded_once(weight: QuantizedWeight, target: Target) -> bool:
+    """Tell whether a runtime decodes a weight when it loads the file.
+
+    ONNX Runtime computes constants once, but a DequantizeLinear on every inference. In products of floats it is
+    therefore written as a cast and a multiplication. MatMulNBits, which it would make of some DequantizeLinear, is
+    slower too. A last group that is not full keeps its DequantizeLinear.
+    """
+    if target.runtime is not Runtime.ONNX_RUNTIME or all(is_integer(u, target) for u in product_users(weight.node)):
+        return False
+    if weight.fits_four_bits and target.int4 is Int4.FLOAT:
+        return False  # it casts no 4-bit integers
+    return weight.group_size is None or weight.columns % weight.group_size == 0
 
 
 def require_form(weight: QuantizedWeight, form: Form, target: Target, path: Path, variant: str) -> None:
@@ -146,6 +164,27 @@ def require_form(weight: QuantizedWeight, form: Form, target: Target, path: Path
     if problem := target.find_group_problem(weight.group_size, bits, is_integer_conv=is_integer_conv):
         problem = f"has a scale for each group of {weight.group_size} columns, {problem}"
         raise LoweringError(path, weight.name, weight.node.op_type, problem)
+
+
+def place_decoded(graph: ir.Graph, weight: QuantizedWeight, form: Form) -> None:
+    """Write codes with a cast and a multiplication."""
+    node, name = weight.node, weight.name
+    build = NodeBuilder(graph, node, name, float32=True)
+    codes = _codes(graph, weight, weight.codes, form)
+    if form is Form.INT4:
+        codes = build.op("Cast", codes, to=int(ir.DataType.INT8))
+    value = build.op("Cast", codes, to=int(ir.DataType.FLOAT))
+    scale, zero_point = weight.scale, weight.zero_point.astype(np.float32)
+    if weight.group_size is not None:
+        groups = (len(weight.codes), -1, weight.group_size)
+        value = build.op("Reshape", value, build.constant(np.array(groups, np.int64)))
+        scale, zero_point = scale[..., None], zero_point[..., None]
+    if np.any(zero_point):
+        value = build.op("Sub", value, add_initializer(graph, f"{name}_zero_point", zero_point))
+    value = build.op("Mul", value, add_initializer(graph, f"{name}_scale", scale))
+    if weight.group_size is not None:
+        value = build.op("Reshape", value, build.constant(np.array(weight.codes.shape, np.int64)))
+    replace_node(graph, node, value)
 
 
 def place_weight(graph: ir.Graph, weight: QuantizedWeight, form: Form, target: Target) -> None:

@@ -95,6 +95,7 @@ class EfficientQuant(RoundingRecipe):
 
 _OPERATORS = {
     Scope.CONV: "Conv2d",
+    Scope.LINEAR: "Linear",
     Scope.CONV_OUTSIDE_TRANSFORMERS: "Conv2d (outside transformers)",
     Scope.CONV_LINEAR: "Conv2d and Linear",
 }

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
 from efficientquant.errors import RecipeFormatError
-from efficientquant.options import FloatType, Network, RangeRule, Scope
+from efficientquant.options import FloatType, Network, Placement, RangeRule, Scope
 from efficientquant.recipe import RoundingRecipe, register
 
 if TYPE_CHECKING:
@@ -20,16 +20,19 @@ class Int8(RoundingRecipe):
     Activations have one scale per tensor. `weight_bits` and `activation_bits` are 2 to 8. Below 8 codes of activations
     are still in int8. `output_bits` is the width of the outputs of convolutions and linears, before an activation
     function. Several runtimes multiply in integers only where the output is quantized too. None leaves the outputs in
-    float. `range_rule` chooses an activation's range from the calibration data.
+    float. `range_rule` chooses an activation's range from the calibration data. With `placement=runtime` a target's
+    file leaves out quantizers with which its runtime would be slower. At 8 bits the SiLUs behind convolutions are
+    quantized too, so that ONNX Runtime computes whole chains in integers.
     """
 
     method: ClassVar[str] = "int8"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     activation_bits: int = 8
     output_bits: int | None = 8
     scope: Scope = Scope.ALL
     range_rule: RangeRule = RangeRule.MSE
+    placement: Placement = Placement.RUNTIME
     rest: FloatType = FloatType.FP32
 
     def __post_init__(self) -> None:
@@ -56,6 +59,14 @@ class Int8(RoundingRecipe):
         return True
 
     @property
+    def leaves_out_slow(self) -> bool:
+        """Whether the placement follows the runtime.
+
+        Fewer bits than 8 are for size and accuracy, so that their quantizers stay.
+        """
+        return self.placement is Placement.RUNTIME and (self.weight_bits, self.activation_bits) == (8, 8)
+
+    @property
     def needs_calibration(self) -> bool:
         """True, since activations get their ranges from data."""
         return True
@@ -69,12 +80,15 @@ class Int8(RoundingRecipe):
             self.round_weights(workbench, self.scope)
         on = Network.FLOAT if self.activations_first else Network.QUANTIZED
         workbench.quantize_activations(self.scope, self.activation_bits, self.output_bits, self.range_rule, on=on)
+        if self.output_bits == 8:
+            workbench.quantize_silus(self.range_rule, on=on)
         if self.activations_first:
             self.round_weights(workbench, self.scope)
 
 
 _OPERATORS = {
     Scope.CONV: "convolutions",
+    Scope.LINEAR: "linears",
     Scope.CONV_OUTSIDE_TRANSFORMERS: "convolutions outside transformers",
     Scope.CONV_LINEAR: "convolutions, linears",
     Scope.ALL: "convolutions, linears, attention products",

@@ -4,13 +4,13 @@ from torch import nn
 
 from efficientquant.graph.edits import copy_graph
 from efficientquant.images.calibration import CalibrationData, Progress
-from efficientquant.workbench.activations import ActivationBench
+from efficientquant.workbench.functions import FunctionBench
 from efficientquant.workbench.weights import QuantizedWeight
 
 __all__ = ["QuantizedWeight", "Workbench"]
 
 
-class Workbench(ActivationBench):
+class Workbench(FunctionBench):
     """A quantization in progress.
 
     A recipe edits `graph`, and the manifest records each edit. Quantize activations before weights: once the network is

@@ -3,8 +3,9 @@
 Usage: python tests/bench/studies/record_campaigns.py [--label quiet|busy] [--campaigns N] [--twins]
 
 It adds campaigns to tests/fixtures/campaigns/recorded.json until that file has N of the label. With --twins a campaign
-has the same job twice, under two names, and goes to twins.json. A stopped recording continues where it stopped. A campaign is quiet when other processes took less than 3 % of the CPUs meanwhile, and busy
-otherwise. With --label only campaigns of that label are kept. A campaign takes about half a minute.
+has the same job twice, under two names, and goes to twins.json. A stopped recording continues where it stopped. A
+campaign is quiet when other processes took less than 3 % of the CPUs meanwhile, and busy otherwise. With --label only
+campaigns of that label are kept. A campaign takes about half a minute.
 """
 
 import argparse

@@ -15,10 +15,10 @@ import fleet_load
 import idle
 import latency
 import library
-import ort_latency
 import sampler
 import structure
 import transfer
+from runtimes import ort_latency
 
 VERDICTS = {True: "met   ", False: "MISSED", None: "      "}
 

@@ -6,6 +6,7 @@ A file is kept only if it agrees with the eager model.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -74,14 +75,17 @@ def export_onnx(
     target: str = WIDEST_TARGET,
     images: Tensor | None = None,
     progress: Progress | None = None,
+    without_passes: Collection[str] = (),
 ) -> Artifact:
     """Check and write a static batch-1 ONNX file for a target.
 
-    The checks are those of `render_onnx`. No file is kept if one fails. Raises UnknownTargetError, ArtifactError, and
-    OutputError for a path that cannot be written.
+    The checks are those of `render_onnx`. No file is kept if one fails. `without_passes` names lowering passes to leave
+    out. Raises UnknownTargetError, UnknownPassError, ArtifactError, and OutputError for a path that cannot be written.
     """
     require_writable(Path(path))  # fails before the long work
-    rendered = render_onnx(quantized, path, target=target, images=images, progress=progress)
+    rendered = render_onnx(
+        quantized, path, target=target, images=images, progress=progress, without_passes=without_passes
+    )
     write_together({rendered.artifact.path: rendered.content})
     return rendered.artifact
 
@@ -93,6 +97,7 @@ def render_onnx(
     target: str = WIDEST_TARGET,
     images: Tensor | None = None,
     progress: Progress | None = None,
+    without_passes: Collection[str] = (),
 ) -> Rendered:
     """Make and check a static batch-1 ONNX file for a target.
 
@@ -107,14 +112,14 @@ def render_onnx(
       3 % of the largest logit in FP16, where the same file in FP32 must keep 1e-4 too
     - |Δ| with each runtime's own codes, at most four times what the quantizers of activations change
 
-    Raises UnknownTargetError and ArtifactError.
+    Raises UnknownTargetError, UnknownPassError and ArtifactError.
     """
     path, capabilities = Path(path), get_target(target)
     report = progress or (lambda _phase, _fraction: None)
     report("export", 0.0)
     canonical = quantized.canonical
     report("export", 0.6)
-    variant = lower(canonical, capabilities, quantized.recipe, path)
+    variant = lower(canonical, capabilities, quantized.recipe, path, without_passes=without_passes)
     bits = bit_table(quantized.manifest, quantized.recipe.float_type, variant.dropped)
     variant.model.metadata_props["efficientquant.bit_table"] = json.dumps(bits)
     proto = ir.to_proto(variant.model)
@@ -131,7 +136,7 @@ def render_onnx(
         problem = f"ONNX Runtime's optimizations change its logits by {optimized_by:.2e}, more than"
         raise ArtifactError(path, f"{problem} {parity.own_limit:.2e}")
     if variant.is_half:
-        twin = lower(canonical, capabilities, quantized.recipe, path, half=False)
+        twin = lower(canonical, capabilities, quantized.recipe, path, half=False, without_passes=without_passes)
         _require_parity(measure_parity(quantized, twin, ir.to_proto(twin.model), images), path)
     report("parity", 1.0)
     artifact = Artifact(
@@ -194,6 +199,8 @@ def _variant_notes(variant: Variant, target: Target) -> list[str]:
         notes.append(f"{variant.fake} quantized weights are stored in FP32: {target.name} quantizes them itself")
     if variant.emulation:
         notes.append(f"emulated in float: {describe_emulation(variant.emulation)}")
+    if places := ", ".join(f"{name} at {count} places" for name, count in variant.passes.items() if count):
+        notes.append(f"written for {target.name}: {places}")
     if variant.dropped:
         notes.append(f"{len(variant.dropped)} quantizers of activations are left out of the file for {target.name}")
     return notes

@@ -24,8 +24,9 @@ class FunctionBench(ActivationBench):
     def quantize_silus(self, rule: RangeRule, *, on: Network | None = None) -> None:
         """Quantize the sigmoid and the result of SiLUs.
 
-        Their inputs are quantized outputs of convolutions and linears. A SiLU whose result is quantized for some reader keeps that quantizer. The codes have 8 bits. Calibration finds
-        the ranges of the results, see `observe` for `on`.
+        Their inputs are quantized outputs of convolutions and linears. A SiLU whose result is quantized for some reader
+        keeps that quantizer. The codes have 8 bits. Calibration finds the ranges of the results, see `observe` for
+        `on`.
         """
         silus = [node for node in self.graph.graph.nodes if self._follows_integers(node)]
         free = [node for node in silus if not any(is_inserted(reader) for reader in node.users)]

@@ -43,10 +43,10 @@ PASSES = (
     Pass(
         "flat-linears",
         "linears in two dimensions, which fuse with bias and function",
-        lambda target: _is_rtx(target) or _is_ort(target),
+        _is_rtx,
         flatten_linears,
     ),
-    Pass("gemms", "linears as Gemm, which ONNX Runtime computes in integers to the end", _is_ort, write_gemms),
+    Pass("gemms", "integer linears as Gemm, which ONNX Runtime computes in integers to the end", _is_ort, write_gemms),
     Pass("joint-projections", "a clip that keeps q, k and v in one kernel", _is_rtx, clip_projections),
     Pass("group-norms", "GroupNormalization of opset 21 as one operator", _is_rtx, restore_group_norms),
     Pass(

@@ -19,10 +19,15 @@ def flatten_linears(graph: ir.Graph) -> int:
 
     TensorRT-RTX fuses bias and function into a product of two matrices, but not into that of a stack with a matrix.
     """
-    linears = [node for node in graph if _is_stacked_linear(node)]
+    linears = find_stacked_linears(graph)
     for node in linears:
-        _flatten(graph, node)
+        flatten(graph, node)
     return len(linears)
+
+
+def find_stacked_linears(graph: ir.Graph) -> list[ir.Node]:
+    """Return the products of a stack of matrices with a weight."""
+    return [node for node in graph if _is_stacked_linear(node)]
 
 
 def _is_stacked_linear(node: ir.Node) -> bool:
@@ -48,7 +53,11 @@ def _is_weight(value: ir.Value) -> bool:
     return value.is_initializer()
 
 
-def _flatten(graph: ir.Graph, node: ir.Node) -> None:
+def flatten(graph: ir.Graph, node: ir.Node) -> None:
+    """Compute one linear, its bias and its function on a matrix.
+
+    The quantizers around it move along.
+    """
     first = _first_quantizer(node)
     x = required(first.inputs[0])
     *stack, columns = _sizes(x)

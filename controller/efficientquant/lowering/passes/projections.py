@@ -19,7 +19,8 @@ _BETWEEN = (
 def clip_projections(graph: ir.Graph) -> int:
     """Clip the output of each joint projection, and return their number.
 
-    The output never leaves the limits. Without the clip, TensorRT-RTX computes queries, keys and values in a kernel each.
+    The output never leaves the limits. Without the clip, TensorRT-RTX computes queries, keys and values in a kernel
+    each.
     """
     projections = find_joint_projections(graph)
     limits = [add_initializer(graph, f"scalar_{limit!r}", np.array(limit, np.float32)) for limit in (-LIMIT, LIMIT)]
@@ -51,7 +52,7 @@ def find_joint_projections(graph: ir.Graph) -> list[ir.Node]:
 
 
 def _origin(value: ir.Value | None) -> ir.Node | None:
-    """Return the node that adds the bias in front of a value, or None.
+    """Return the node that adds a value's bias, or None.
 
     The value was picked from the result of a linear.
     """

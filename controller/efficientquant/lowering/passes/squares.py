@@ -6,9 +6,10 @@ from efficientquant.lowering.building import NodeBuilder, replace_node
 
 
 def write_squares_as_powers(graph: ir.Graph) -> int:
-    """Write x · x as a power, and return the number of places.
+    """Write squares as powers, and return their number.
 
-    Only those in front of a mean count. ONNX Runtime finds a layer norm among primitives by this power [onnxruntime, layer_norm_fusion.cc].
+    Only those in front of a mean count: ONNX Runtime finds a layer norm among primitives by this power [onnxruntime,
+    layer_norm_fusion.cc].
     """
     squares = [node for node in graph if _is_square(node)]
     for node in squares:

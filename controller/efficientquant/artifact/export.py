@@ -191,8 +191,10 @@ def _variant_notes(variant: Variant, target: Target) -> list[str]:
     notes = []
     if variant.folded:
         notes.append(f"{variant.folded} quantized weights are stored in float: {target.name} takes no int8 there")
-    for rule, products in variant.rules.items():
-        notes.append(f"{products} products are computed in float on {target.name}: {rule}; placement=all keeps them")
+    if rules := ", ".join(f"{name} ({products})" for name, products in variant.rules.items()):
+        notes.append(
+            f"products in float, which is faster on {target.name}: {rules}; placement=all has them in integers"
+        )
     if variant.widened:
         notes.append(f"{variant.widened} weights of up to 4 bits are stored in 8 bits: {_why_widened(target)}")
     if variant.fake:

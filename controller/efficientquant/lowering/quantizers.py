@@ -79,7 +79,7 @@ class Placement:
     def count(self, weight: QuantizedWeight, form: Form, *, is_decoded: bool = False) -> None:
         """Count a weight in the form that it got."""
         if form is Form.FLOAT:
-            self.folded += 1
+            self.folded += not any(user in self.floats for user in product_users(weight.node))
             return
         is_narrow = form in (Form.INT4, Form.UINT4)
         self.dequantizers += not is_decoded
@@ -116,11 +116,11 @@ def place_quantizers(
             _require_form(node, target, path, variant)
     for node in markers:
         if node in decoded:
-            place_decoded(graph, weights[node], forms[node])
             placement.count(weights[node], forms[node], is_decoded=True)
+            place_decoded(graph, weights[node], forms[node])
         elif node in forms:
-            place_weight(graph, weights[node], forms[node], target)
             placement.count(weights[node], forms[node])
+            place_weight(graph, weights[node], forms[node], target)
         elif node.op_type == ACTIVATION_MARKER and target.int8 is not Int8.NONE:
             _place_activation(graph, node, placement, target)
         elif node.op_type == AFFINE_MARKER and target.int8 is not Int8.NONE:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -12,8 +13,15 @@ from efficientquant.lowering.emulation import Emulation, describe_emulation, rea
 from efficientquant.targets import Runtime, Target, get_target
 from efficientquant.verdicts.build_rules import predict
 from efficientquant.verdicts.build_verdict import BuildVerdict
+from efficientquant.verdicts.comparison import Other, compare
+from efficientquant.verdicts.float_twin import has_quantizers, lower_twin, twin_recipe, without_quantizers
 from efficientquant.verdicts.ort_build import verdict_of_session
 from efficientquant.verdicts.rtx_build import verdict_of_build
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from efficientquant.quantization import QuantizedModel
 
 Judge = Callable[[onnx.ModelProto, Target], BuildVerdict]
 _JUDGES: dict[Runtime, Judge] = {
@@ -38,6 +46,50 @@ def check(artifact: str | Path, target: str, *, predict_only: bool = False) -> B
     if not predict_only:
         require_builder(capabilities)
     return judge(load_onnx(Path(artifact)), capabilities, predict_only=predict_only)
+
+
+def check_against(artifact: str | Path, target: str, other: str | Path | None = None) -> BuildVerdict:
+    """Return the verdict of a target on an ONNX file, with the numbers of another one.
+
+    Without `other`, a file with quantizers is compared with itself without them, and a float file with nothing. A
+    target whose verdicts are predicted compares nothing. Raises what `check` raises, for `other` too.
+    """
+    capabilities = get_target(target)
+    require_builder(capabilities)
+    model = load_onnx(Path(artifact))
+    other_model = None if other is None else load_onnx(Path(other))
+    verdict = judge(model, capabilities)
+    if not verdict.builds or capabilities.is_predicted:
+        return verdict
+    if other is not None and other_model is not None:
+        name = Path(other).name
+        return compare(verdict, Other(name, "given", f"use {name} instead"), judge(other_model, capabilities))
+    if not has_quantizers(model):
+        return verdict
+    kept = ", which keeps what emulates quantizers in float operators" if read_emulation(model) else ""
+    twin = _twin(capabilities, f"this file without its quantizers{kept}")
+    return compare(verdict, twin, judge(without_quantizers(model, capabilities), capabilities))
+
+
+def judge_beside_twin(
+    model: onnx.ModelProto, quantized: "QuantizedModel", source: "nn.Module", target: Target
+) -> BuildVerdict:
+    """Return the verdict on a quantized model's file, with the numbers of its float twin.
+
+    The twin has the weights of `source`, the eager model. A float file is judged alone, and so is one for a target
+    whose verdicts are predicted. Raises MissingExtraError as `check` does.
+    """
+    verdict = judge(model, target)
+    is_quantized = has_quantizers(model) or bool(read_emulation(model))
+    if not is_quantized or not verdict.builds or target.is_predicted:
+        return verdict
+    twin = _twin(target, f"the same model by {twin_recipe(target)}")
+    return compare(verdict, twin, judge(lower_twin(quantized, source, target), target))
+
+
+def _twin(target: Target, origin: str) -> Other:
+    recipe = twin_recipe(target)
+    return Other(f"its {recipe} twin", origin, f"use {recipe} instead")
 
 
 def judge(model: onnx.ModelProto, target: Target, *, predict_only: bool = False) -> BuildVerdict:

@@ -15,6 +15,7 @@ EfficientQuantError
 │   ├── ArtifactFileError          .path: an artifact that is missing or is not an ONNX file
 │   ├── MissingExtraError          .extra: an optional part that is not installed
 │   ├── UnknownBlockError          .name .suggestions
+│   ├── ProfileError               .target: a target whose kernels are not known here
 │   ├── PictureError               .path: a picture file of an unsupported type
 │   ├── OutputError                .path .problem: a file or folder that cannot be written
 │   └── CaptureError               .model
@@ -163,6 +164,14 @@ class UnknownBlockError(UserError):
         self.name = name
         self.suggestions = tuple(suggestions)
         super().__init__(f"block {name!r} holds no {what}; there is for example {', '.join(self.suggestions)}")
+
+
+class ProfileError(UserError):
+    """A target whose kernels are not known here."""
+
+    def __init__(self, target: str, problem: str) -> None:
+        self.target = target
+        super().__init__(f"there is no profile for {target}: {problem}")
 
 
 class PictureError(UserError):

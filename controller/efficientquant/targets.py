@@ -66,6 +66,11 @@ class Target:
         return self.runtime is not Runtime.ONNX_RUNTIME
 
     @property
+    def is_predicted(self) -> bool:
+        """Whether verdicts follow rules, since the builder needs the GPU."""
+        return self.runtime is Runtime.TENSORRT
+
+    @property
     def is_tensorrt_8(self) -> bool:
         """Whether the narrow operator set of TensorRT 8.x applies."""
         return self.runtime is Runtime.TENSORRT and self.runtime_version < (10,)

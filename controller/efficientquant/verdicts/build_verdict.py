@@ -6,7 +6,7 @@ It says whether the target builds the artifact, and how each layer is computed t
 import dataclasses
 import enum
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -103,13 +103,31 @@ def group(reasons: Iterable[Reason]) -> tuple[Reason, ...]:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """The numbers of an artifact and of another file on the same target.
+
+    `name` says what the other file is, `origin` how it was made. Both have the same keys, with units in their names.
+    """
+
+    name: str
+    origin: str
+    artifact: Mapping[str, float]
+    other: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as JSON-ready values."""
+        return {"with": self.name, "origin": self.origin, "artifact": dict(self.artifact), "other": dict(self.other)}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BuildVerdict:
     """The verdict of a target on an artifact.
 
     `reasons` say why it fails, or what falls back. `gain` says in one sentence what the quantization gains there.
     `layers` are the convolutions and matrix products. `facts` are numbers of this runtime only, such as the engine's
-    layers, the size of the plan, or the operators that remain.
+    layers, the size of the plan, or the operators that remain. `measures` are the numbers that are compared with those
+    of another file, and `comparison` is the result.
     """
 
     target: str
@@ -121,6 +139,8 @@ class BuildVerdict:
     layers: tuple[LayerPrecision, ...] = ()
     unsupported_operators: tuple[str, ...] = ()
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    measures: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    comparison: Comparison | None = None
 
     @property
     def builds(self) -> bool:
@@ -143,6 +163,7 @@ class BuildVerdict:
             "unsupported_operators": list(self.unsupported_operators),
             "precisions": self.precisions(),
             "facts": self.facts,
+            "comparison": None if self.comparison is None else self.comparison.to_dict(),
             "layers": [layer.to_dict() for layer in self.layers],
         }
 

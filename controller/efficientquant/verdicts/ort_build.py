@@ -70,6 +70,7 @@ def verdict_of_session(model: onnx.ModelProto, target: Target) -> BuildVerdict:
         reasons=group(reasons),
         layers=tuple(layers),
         facts=facts,
+        measures=_measures(facts, model) if facts else {},
     )
 
 
@@ -104,6 +105,14 @@ def _gain(
         return f"nothing there: the installed release loads it, {target.name} is not known to read it"
     decoded = "dequantized on every inference" if facts["dequantize_nodes"] else "dequantized when the file is loaded"
     return describe_gain(layers, stored, decoded)
+
+
+def _measures(facts: Mapping[str, Any], model: onnx.ModelProto) -> dict[str, float]:
+    """Return what can be compared with another file.
+
+    Neither nodes nor bytes tell how long a CPU takes.
+    """
+    return {key: facts[key] for key in ("nodes", "dequantize_nodes")} | {"file_bytes": model.ByteSize()}
 
 
 def _optimize(model: onnx.ModelProto) -> onnx.ModelProto | str:

@@ -31,9 +31,11 @@ from efficientquant.verdicts.build_verdict import (
     group,
     worst,
 )
+from efficientquant.verdicts.cost_model import ceilings_of, model_cost, total_s
 from efficientquant.verdicts.dynamic_sizes import find_dynamic_sizes
+from efficientquant.verdicts.engine_work import work_of_engine
 from efficientquant.verdicts.products import describe_gain, find_products, stored_weights
-from efficientquant.verdicts.rtx_layers import EngineLayer, parse_layers, precision_of_node
+from efficientquant.verdicts.rtx_layers import EngineLayer, engine_name, parse_layers, precision_of_node
 
 BUILD_TIMEOUT_S = 600.0
 
@@ -115,6 +117,7 @@ def verdict_of_build(model: onnx.ModelProto, target: Target, *, timeout_s: float
         reasons=reasons,
         layers=tuple(layers),
         facts=_facts(result, target.compute_capability, len(stored)),
+        measures=_measures(view, result, target) if result.ending is Ending.BUILT else {},
     )
 
 
@@ -130,8 +133,7 @@ def _broken_rules(model: onnx.ModelProto, target: Target) -> Iterator[Reason]:
 def _layers(view: GraphView, result: RtxBuild) -> list[LayerPrecision]:
     layers = []
     for node, kind in find_products(view):
-        # The parser names a node without a name after its first output.
-        precision, reason = precision_of_node(result.layers, node.name or f"node_of_{node.output[0]}")
+        precision, reason = precision_of_node(result.layers, engine_name(node))
         layers.append(LayerPrecision(view.name(node), kind, precision, reason))
     return layers
 
@@ -170,6 +172,20 @@ def _facts(result: RtxBuild, capability: int, quantized: int) -> dict[str, Any]:
             "build_s": result.build_s,
         }
     return facts
+
+
+def _measures(view: GraphView, result: RtxBuild, target: Target) -> dict[str, float]:
+    """Return what can be compared with another file's build."""
+    measures: dict[str, float | None] = {
+        "kernels": len(result.layers),
+        "fused_attention_kernels": sum(layer.is_fused_attention for layer in result.layers),
+        "dequantize_kernels": sum(layer.is_dequantize for layer in result.layers),
+        "weights_bytes": result.weights_bytes,
+        "plan_bytes": result.plan_bytes,
+    }
+    if ceilings := ceilings_of(target):
+        measures["modelled_s"] = total_s(model_cost(work, ceilings) for work in work_of_engine(view, result.layers))
+    return {key: value for key, value in measures.items() if value is not None}
 
 
 def _read_answer(answer: dict[str, Any]) -> RtxBuild:

@@ -7,7 +7,9 @@ Format: … }], Constants: […], Outputs: […], TacticName: t, StreamId: 0, Me
 import dataclasses
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
+
+from onnx import NodeProto
 
 from efficientquant.verdicts.build_verdict import Precision
 
@@ -24,6 +26,13 @@ _FUSED_ATTENTION = ("_gemm_mha", "fmha")
 MULTIPLYING = ("correlation", "deconv", "gemm", "runtime_fusion", "kgen")
 _SYNCHRONIZING = ("signal", "wait")
 _FLOATS = {"Half": Precision.FP16, "Float": Precision.FP32}
+# Bits of a log's types. Every other type, such as Int32, has 32.
+_BITS = {
+    **dict.fromkeys(("Int4", "FP4"), 4),
+    **dict.fromkeys(("Int8", "UInt8", "Bool", "FP8", "E8M0"), 8),
+    **dict.fromkeys(("Half", "BFloat16"), 16),
+    "Int64": 64,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +44,11 @@ class EngineTensor:
 
     elements: int
     type: str
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of the elements, without padding."""
+        return (self.elements * _BITS.get(self.type, 32) + 7) // 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +65,11 @@ class EngineLayer:
     outputs: tuple[EngineTensor, ...]
     tactic: str
     onnx_nodes: tuple[str, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes that it reads and writes, each tensor once."""
+        return sum(tensor.size_bytes for tensor in (*self.inputs, *self.constants, *self.outputs))
 
     @property
     def is_fused_attention(self) -> bool:
@@ -94,19 +113,37 @@ def parse_layers(text: str) -> list[EngineLayer]:
     return [layer for layer in layers if layer.kind not in _SYNCHRONIZING]
 
 
-def precision_of_node(layers: Iterable[EngineLayer], node: str) -> tuple[Precision, str]:
-    """Return an ONNX node's arithmetic and the engine layer that computes it.
+def engine_name(node: NodeProto) -> str:
+    """Return the name of an ONNX node in an engine.
+
+    The parser names a node without a name after its first output.
+    """
+    return node.name or f"node_of_{node.output[0]}"
+
+
+def multiplying_kernels(layers: Sequence[EngineLayer], node: str) -> list[int]:
+    """Return the places of the kernels that compute a node's products.
 
     Every kernel that computes a part of a node names it, as its casts and dequantizers do. The kernels that multiply
     are those of the first kind in MULTIPLYING.
     """
-    holding = [layer for layer in layers if node in layer.onnx_nodes and not layer.is_dequantize]
+    holding = [at for at, layer in enumerate(layers) if node in layer.onnx_nodes and not layer.is_dequantize]
     for kind in MULTIPLYING:
-        kernels = [layer for layer in holding if layer.kind == kind and (kind != "kgen" or layer.is_fused_attention)]
+        kernels = [
+            at for at in holding if layers[at].kind == kind and (kind != "kgen" or layers[at].is_fused_attention)
+        ]
         if kernels:
-            precisions = {layer.precision for layer in kernels}
-            return (precisions.pop() if len(precisions) == 1 else Precision.MIXED), f"engine layer {kernels[0].name}"
-    return Precision.UNKNOWN, "no engine layer that multiplies names this node"
+            return kernels
+    return []
+
+
+def precision_of_node(layers: Sequence[EngineLayer], node: str) -> tuple[Precision, str]:
+    """Return an ONNX node's arithmetic and the engine layer that computes it."""
+    kernels = [layers[at] for at in multiplying_kernels(layers, node)]
+    if not kernels:
+        return Precision.UNKNOWN, "no engine layer that multiplies names this node"
+    precisions = {layer.precision for layer in kernels}
+    return (precisions.pop() if len(precisions) == 1 else Precision.MIXED), f"engine layer {kernels[0].name}"
 
 
 def _parse(line: str) -> EngineLayer:

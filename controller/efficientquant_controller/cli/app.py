@@ -80,6 +80,7 @@ VERBS = (
     "library.inspect",
     "library.quantize",
     "library.check",
+    "library.profile",
     "library.evaluate",
     "library.table1",
     "library.plot",

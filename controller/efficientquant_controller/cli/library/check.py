@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from efficientquant_controller.cli import output
+from efficientquant_controller.cli.library.comparison_table import print_comparison
 from efficientquant_controller.cli.options import Json
 from efficientquant_controller.cli.phases import PhaseProgress
 from efficientquant_controller.errors import UserError
@@ -35,6 +36,12 @@ def command(
         ),
     ],
     layers: Annotated[bool, typer.Option("--layers", help="List every convolution and matrix product.")] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            "--against", metavar="OTHER", help="Compare with this ONNX file, not with the same one without quantizers."
+        ),
+    ] = None,
     predict: Annotated[
         bool, typer.Option("--predict", help="Judge TensorRT-RTX by rules, without building; needs no extra.")
     ] = False,
@@ -43,19 +50,22 @@ def command(
     """Check whether and how a target builds an artifact.
 
     The verdict names the arithmetic of the layers and what quantization gains there. Classic TensorRT is predicted from
-    rules. TensorRT-RTX builds an engine here, without a GPU. ONNX Runtime loads the file. The exit code is 1 where the
-    file fails to build there or nothing is known.
+    rules. TensorRT-RTX builds an engine here, without a GPU. ONNX Runtime loads the file. What is built or loaded is
+    compared with its float twin. The exit code is 1 where the file fails to build there or nothing is known.
     """
     from efficientquant.files.given_paths import require_artifact
     from efficientquant.targets import get_target
 
     _require_builder(get_target(target), predict=predict)
     require_artifact(artifact)
+    if against is not None:
+        _require_comparable(get_target(target), predict=predict)
+        require_artifact(against)
     with PhaseProgress() as progress:
         progress.step(f"checking {artifact.name} for {target}")
-        from efficientquant.checking import check
+        from efficientquant.checking import check, check_against
 
-        verdict = check(artifact, target, predict_only=predict)
+        verdict = check(artifact, target, predict_only=True) if predict else check_against(artifact, target, against)
     if as_json:
         output.print_json(verdict.to_dict())
     else:
@@ -79,6 +89,13 @@ def _require_builder(target: "Target", *, predict: bool) -> None:
             require_builder(target)
         except MissingExtraError as error:
             raise UserError(f"{error}, and --predict judges by rules alone") from None
+
+
+def _require_comparable(target: "Target", *, predict: bool) -> None:
+    """Raise UserError for a target whose files are not built or loaded here."""
+    if predict or target.is_predicted:
+        what = "--predict" if predict else f"the verdict of {target.name}"
+        raise UserError(f"--against compares what is built or loaded here, and {what} follows rules; leave it out")
 
 
 def verdict_table(verdict: "BuildVerdict") -> "Table":
@@ -112,6 +129,8 @@ def _print(verdict: "BuildVerdict", layers: bool) -> None:
         console.print(layer_table(verdict))
         console.print()
     console.print(verdict_table(verdict))
+    if verdict.comparison is not None:
+        print_comparison(verdict.comparison.to_dict())
     for reason in verdict.reasons:
         output.print_line(f"- {reason}")
     output.print_line(f"It buys {verdict.gain}.")

@@ -9,6 +9,7 @@ import typer
 
 from efficientquant_controller.cli import output
 from efficientquant_controller.cli.given import image_count, require_inputs, say_made, say_unused
+from efficientquant_controller.cli.library.comparison_table import print_comparison
 from efficientquant_controller.cli.library.local_model import DataSource, ModelName, WeightsSource, open_model
 from efficientquant_controller.cli.library.model_names import require_model
 from efficientquant_controller.cli.numbers import CalibrationImages, CalibrationSeed, InputSize
@@ -68,7 +69,7 @@ def command(
         progress.step(f"loading {model}")("torch, timm and weights", 0.0)
         from efficientquant import input_spec, quantize
         from efficientquant.artifact.export import render_onnx
-        from efficientquant.checking import judge
+        from efficientquant.checking import judge, judge_beside_twin
 
         created = open_model(model, weights, input_size)
         calibration = _open_data(data, input_spec(created), count, seed)
@@ -76,7 +77,10 @@ def command(
         quantized = quantize(created, parsed_recipe, calibration, progress=report)
         rendered = render_onnx(quantized, path, target=target, progress=report)
         progress.step(f"checking what {capabilities.name} makes of it")
-        verdict = judge(rendered.model, capabilities, predict_only=bool(missing))
+        if missing:
+            verdict = judge(rendered.model, capabilities, predict_only=True)
+        else:
+            verdict = judge_beside_twin(rendered.model, quantized, created, capabilities)
     facts = artifact_facts(rendered.artifact, verdict) | {"model": model, "recipe": parsed_recipe.to_dict()}
     facts["notes"] = [*facts["notes"], *([PREDICTED.format(target)] if missing else [])]
     say_made(write_with_report(rendered, facts | {"provenance": quantized.provenance}))
@@ -163,5 +167,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
     table.add_row(f"on {facts['target']}", f"{verdict['outcome']} ({verdict['basis']}, {verdict['runtime']})")
     table.add_row("what it buys there", verdict["gain"])
     output.stdout_console().print(table)
+    if verdict["comparison"] is not None:
+        print_comparison(verdict["comparison"])
     for note in facts["notes"]:
         output.print_line(f"note: {note}")

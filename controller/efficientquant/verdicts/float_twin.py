@@ -1,0 +1,152 @@
+"""Float twins, which quantized artifacts are compared with.
+
+A twin's build is looked at, its logits are not.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from efficientquant.targets import Half, Int8, Target
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from efficientquant.quantization import QuantizedModel
+
+_HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
+def twin_recipe(target: Target) -> str:
+    """Return the recipe of a target's float twin.
+
+    ONNX Runtime's CPU provider computes FP16 files in FP32, so its twin is FP32.
+    """
+    return "fp16" if target.is_tensorrt else "fp32"
+
+
+def lower_twin(quantized: "QuantizedModel", source: "nn.Module", target: Target) -> onnx.ModelProto:
+    """Return the float file of a quantized model for a target.
+
+    It is made of the export that is already there, where only markers are added to it. Else `source`, the eager model,
+    is exported again. Raises LoweringError and CaptureError.
+    """
+    from efficientquant.lowering import lower
+    from efficientquant.quantization import quantize
+    from efficientquant.recipe import get_recipe
+
+    recipe = get_recipe(twin_recipe(target))
+    canonical = _without_markers(quantized) or quantize(source, recipe).canonical
+    # Without INT8, lowering turns every weight back to float.
+    lowered = lower(canonical, dataclasses.replace(target, int8=Int8.NONE), recipe, Path("twin.onnx"))
+    return ir.to_proto(lowered.model)
+
+
+def _without_markers(quantized: "QuantizedModel") -> ir.Model | None:
+    """Return a quantized model's export without the quantizers of its activations.
+
+    Returns None where the recipe may have added something else, such as factors, emulation or a bias.
+    """
+    from efficientquant.quantizers import DOMAIN, WEIGHT_MARKER, CodeQuantizer, EmulatedQuantizer, WeightDequantizer
+
+    graph = quantized.module.graph
+    added = [quantized.module.get_submodule(str(node.target)) for node in graph.find_nodes(op="call_module")]
+    is_pure = all(isinstance(own, WeightDequantizer | CodeQuantizer) for own in added)
+    if not is_pure or any(isinstance(own, EmulatedQuantizer) for own in added):
+        return None
+    if getattr(quantized.recipe, "may_compensate", False):
+        return None
+    canonical = quantized.canonical.clone()
+    for node in list(canonical.graph):
+        if node.domain == DOMAIN and node.op_type != WEIGHT_MARKER and node.inputs[0] is not None:
+            ir.convenience.replace_all_uses_with(node.outputs[0], node.inputs[0], replace_graph_outputs=True)
+            canonical.graph.remove(node, safe=True)
+    return canonical
+
+
+def has_quantizers(model: onnx.ModelProto) -> bool:
+    """Tell whether a file decodes integers."""
+    return any(node.op_type == "DequantizeLinear" for node in model.graph.node)
+
+
+def without_quantizers(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
+    """Return a file with its weights in float and its activations not rounded.
+
+    It is in FP16 where the target has typed FP16. Quantizers that are emulated in float operators stay.
+    """
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    from efficientquant.lowering.half import to_half
+
+    twin = ir.from_proto(onnx.shape_inference.infer_shapes(model))
+    for node in list(twin.graph):
+        if node.op_type == "DequantizeLinear" and (value := _source(twin.graph, node)) is not None:
+            ir.convenience.replace_all_uses_with(node.outputs[0], value, replace_graph_outputs=True)
+    if twin_recipe(target) == "fp16" and target.half is Half.TYPED:
+        if _is_half(twin.graph):
+            _drop_round_trips(twin.graph)
+        else:
+            to_half(twin.graph)
+    RemoveUnusedNodesPass()(twin)
+    return ir.to_proto(twin)
+
+
+def _source(graph: ir.Graph, dequantize: ir.Node) -> ir.Value | None:
+    """Return what a DequantizeLinear stands for, in float.
+
+    That is what a QuantizeLinear reads, or a decoded constant. Returns None for computed integers.
+    """
+    codes = dequantize.inputs[0]
+    producer = None if codes is None else codes.producer()
+    if producer is not None and producer.op_type == "Cast":
+        codes = producer.inputs[0]
+        producer = None if codes is None else codes.producer()
+    if producer is not None:
+        return producer.inputs[0] if producer.op_type == "QuantizeLinear" else None
+    constants = [None if value is None else value.const_value for value in (codes, *dequantize.inputs[1:])]
+    stored, scale, *zero_points = [None if constant is None else constant.numpy() for constant in constants]
+    if stored is None or scale is None:
+        return None
+    array = _decode(stored, scale, zero_points[0] if zero_points else None, dequantize)
+    name = f"{dequantize.outputs[0].name}_decoded"
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def _decode(codes: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None, node: ir.Node) -> np.ndarray:
+    """Return (codes − zero point) · scale, by tensor, channel or block."""
+    axis, block = node.attributes.get_int("axis", 1), node.attributes.get_int("block_size", 0)
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        if block:
+            return np.repeat(values, block, axis=axis).take(range(codes.shape[axis]), axis=axis)
+        if values.size == 1:
+            return values.reshape(())
+        shape = [1] * codes.ndim
+        shape[axis] = -1
+        return values.reshape(shape)
+
+    zero = 0.0 if zero_point is None else spread(zero_point.astype(np.float32))
+    decoded: np.ndarray = (codes.astype(np.float32) - zero) * spread(scale.astype(np.float32))
+    return decoded.astype(scale.dtype)
+
+
+def _is_half(graph: ir.Graph) -> bool:
+    return any(output.dtype in _HALF for node in graph for output in node.outputs)
+
+
+def _drop_round_trips(graph: ir.Graph) -> None:
+    """Join casts to FP32 and back, which stood around a quantizer."""
+    for node in graph:
+        if node.op_type != "Cast" or node.outputs[0].dtype not in _HALF or node.inputs[0] is None:
+            continue
+        inner = node.inputs[0].producer()
+        source = inner.inputs[0] if inner is not None and inner.op_type == "Cast" else None
+        if source is not None and source.dtype is node.outputs[0].dtype:
+            ir.convenience.replace_all_uses_with(node.outputs[0], source, replace_graph_outputs=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LOOK = {Bound.LAUNCH: (ORANGE, "o"), Bound.BYTES: (BLUE, "s"), Bound.ARITHMETIC: (GREEN, "^")}
 DASHES = {Precision.FP32: ":", Precision.FP16: "--", Precision.INT8: "-."}
 # A part of the bar that is narrower has no room for its share.
-NARROWEST_LABELLED = 0.06
+NARROWEST_LABELLED = 0.12
 
 
 def plot_roofline(profile: Profile, *, name: str = "") -> "Figure":
@@ -28,17 +28,15 @@ def plot_roofline(profile: Profile, *, name: str = "") -> "Figure":
     costs = profile.costs()
     products = [cost for cost in costs if cost.work.macs]
     with styled():
-        where = f"{profile.ceilings.device} ({profile.target})"
-        title = (
-            f"{name or 'kernels'} on {where}: {len(costs)} kernels, {total_s(costs) * 1e6:.0f} µs ({NO_MEASUREMENT})"
-        )
+        modelled = f"{len(costs)} kernels, {total_s(costs) * 1e6:.0f} µs ({NO_MEASUREMENT})"
+        title = f"{name or 'kernels'}\n{profile.ceilings.device} ({profile.target}): {modelled}"
         figure = new_figure(10, 6.4, title)
         roof, bar = figure.subplots(2, 1, height_ratios=[8, 1])
         _draw_roof(roof, profile.ceilings, products)
         _draw_kernels(roof, products)
         _draw_shares(bar, profile)
         without = len(costs) - len(products)
-        bar.set_xlabel(f"modelled µs of all kernels, with the {without} that multiply nothing and are not above")
+        bar.set_xlabel(f"modelled µs of all kernels: the {without} that multiply nothing are in this bar only")
     return figure
 
 
@@ -51,11 +49,13 @@ def _draw_roof(axes: "Axes", ceilings: Ceilings, products: Sequence[Cost]) -> No
     slope = [intensity * ceilings.bytes_per_s / 1e12 for intensity in (low, ridge)]
     axes.plot([low, ridge], slope, color="black", linewidth=1.5)
     bandwidth = f"{ceilings.bytes_per_s / 1e9:.0f} GB/s"
-    axes.annotate(bandwidth, (low, slope[0]), (4, 12), textcoords="offset points", va="bottom")
+    middle = (low * ridge) ** 0.5
+    on_slope = (middle, middle * ceilings.bytes_per_s / 1e12)
+    axes.annotate(bandwidth, on_slope, (-6, 6), textcoords="offset points", ha="right", va="bottom")
     for precision in used:
         peak = ceilings.peak(precision)
         axes.plot([peak / ceilings.bytes_per_s, high], [peak / 1e12] * 2, color="black", linestyle=DASHES[precision])
-        label = f"{precision.upper()}, {peak / 1e12:.4g}"
+        label = f"{precision.upper()}: {peak / 1e12:.4g} · 10¹²/s"
         axes.annotate(label, (high, peak / 1e12), (-2, 3), textcoords="offset points", ha="right", va="bottom")
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -64,7 +64,7 @@ def _draw_roof(axes: "Axes", ceilings: Ceilings, products: Sequence[Cost]) -> No
     axes.set_xlim(low, high)
     axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
     axes.set_xlabel("operations for each byte read or written (a MAC is two)")
-    axes.set_ylabel("10¹² operations per second")
+    axes.set_ylabel("10¹² operations per second, modelled")
 
 
 def _draw_kernels(axes: "Axes", products: Sequence[Cost]) -> None:
@@ -94,9 +94,9 @@ def _draw_shares(axes: "Axes", profile: Profile) -> None:
         width = share.time_s * 1e6
         axes.barh(0, width, left=left, color=LOOK[share.bound][0], edgecolor="black", linewidth=0.6)
         if share.share >= NARROWEST_LABELLED:
-            label = f"{share.bound}, {share.kernels} kernels: {share.share:.0%}"
-            label = label if share.share > 0.3 else f"{share.share:.0%}"
-            axes.text(left + width / 2, 0, label, ha="center", va="center")
+            label = f"{share.bound}: {share.share:.0%}"
+            colour = "black" if share.bound is Bound.LAUNCH else "white"
+            axes.text(left + width / 2, 0, label, ha="center", va="center", color=colour, fontweight="bold")
         left += width
     axes.set_xlim(0, left)
     axes.set_yticks([])

@@ -93,6 +93,9 @@ def _pair(key: str, comparison: Comparison, word: str) -> str:
 
 
 def _shown(key: str, value: float) -> str:
+    """Return a number with the unit that its key ends in."""
     if key.endswith("_bytes"):
-        return f"{value / 2**20:.2f} MiB"
-    return f"{value * 1e6:.0f} µs" if key.endswith("_s") else str(value)
+        return f"{value / 2**20:.2f} MiB" if value >= 1 << 17 else f"{value / 2**10:.1f} KiB"
+    if key.endswith("_s"):
+        return f"{value * 1e6:.0f} µs" if value >= 1e-4 else f"{value * 1e6:.1f} µs"
+    return str(value)

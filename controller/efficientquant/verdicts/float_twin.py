@@ -3,7 +3,6 @@
 A twin's build is looked at, its logits are not.
 """
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from efficientquant.targets import Half, Int8, Target
+from efficientquant.lowering.building import add_initializer, replace_node, required
+from efficientquant.targets import Half, Target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,32 +40,50 @@ def lower_twin(quantized: "QuantizedModel", source: "nn.Module", target: Target)
     from efficientquant.recipe import get_recipe
 
     recipe = get_recipe(twin_recipe(target))
-    canonical = _without_markers(quantized) or quantize(source, recipe).canonical
-    # Without INT8, lowering turns every weight back to float.
-    lowered = lower(canonical, dataclasses.replace(target, int8=Int8.NONE), recipe, Path("twin.onnx"))
-    return ir.to_proto(lowered.model)
+    canonical = _without_markers(quantized, target) or quantize(source, recipe).canonical
+    return ir.to_proto(lower(canonical, target, recipe, Path("twin.onnx")).model)
 
 
-def _without_markers(quantized: "QuantizedModel") -> ir.Model | None:
-    """Return a quantized model's export without the quantizers of its activations.
+def _without_markers(quantized: "QuantizedModel", target: Target) -> ir.Model | None:
+    """Return a quantized model's export in float.
 
     Returns None where the recipe may have added something else, such as factors, emulation or a bias.
     """
+    from efficientquant.lowering.weights import Form, QuantizedWeight, place_weight
     from efficientquant.quantizers import DOMAIN, WEIGHT_MARKER, CodeQuantizer, EmulatedQuantizer, WeightDequantizer
 
-    graph = quantized.module.graph
-    added = [quantized.module.get_submodule(str(node.target)) for node in graph.find_nodes(op="call_module")]
+    nodes = quantized.module.graph.find_nodes(op="call_module")
+    added = [quantized.module.get_submodule(str(node.target)) for node in nodes]
     is_pure = all(isinstance(own, WeightDequantizer | CodeQuantizer) for own in added)
     if not is_pure or any(isinstance(own, EmulatedQuantizer) for own in added):
         return None
     if getattr(quantized.recipe, "may_compensate", False):
         return None
     canonical = quantized.canonical.clone()
-    for node in list(canonical.graph):
-        if node.domain == DOMAIN and node.op_type != WEIGHT_MARKER and node.inputs[0] is not None:
-            ir.convenience.replace_all_uses_with(node.outputs[0], node.inputs[0], replace_graph_outputs=True)
-            canonical.graph.remove(node, safe=True)
+    graph = canonical.graph
+    for marker in [node for node in graph if node.domain == DOMAIN]:
+        if marker.op_type == WEIGHT_MARKER:
+            place_weight(graph, QuantizedWeight.of(marker), Form.FLOAT, target)
+        else:
+            _bypass(graph, marker, required(marker.inputs[0]))
+    _fold_transposes(graph)
     return canonical
+
+
+def _bypass(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
+    """Replace a node by a value, which keeps its name."""
+    ir.convenience.replace_all_uses_with(node.outputs[0], value, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+
+
+def _fold_transposes(graph: ir.Graph) -> None:
+    """Transpose the constants that the exporter left, since they were not constant behind a marker."""
+    for node in list(graph):
+        value = node.inputs[0] if node.op_type == "Transpose" else None
+        if value is not None and value.const_value is not None:
+            axes = node.attributes.get_ints("perm") if "perm" in node.attributes else None
+            array = np.ascontiguousarray(value.const_value.numpy().transpose(axes))
+            replace_node(graph, node, add_initializer(graph, f"{value.name}_transposed", array))
 
 
 def has_quantizers(model: onnx.ModelProto) -> bool:
@@ -85,7 +103,7 @@ def without_quantizers(model: onnx.ModelProto, target: Target) -> onnx.ModelProt
     twin = ir.from_proto(onnx.shape_inference.infer_shapes(model))
     for node in list(twin.graph):
         if node.op_type == "DequantizeLinear" and (value := _source(twin.graph, node)) is not None:
-            ir.convenience.replace_all_uses_with(node.outputs[0], value, replace_graph_outputs=True)
+            _bypass(twin.graph, node, value)
     if twin_recipe(target) == "fp16" and target.half is Half.TYPED:
         if _is_half(twin.graph):
             _drop_round_trips(twin.graph)
@@ -112,11 +130,7 @@ def _source(graph: ir.Graph, dequantize: ir.Node) -> ir.Value | None:
     if stored is None or scale is None:
         return None
     array = _decode(stored, scale, zero_points[0] if zero_points else None, dequantize)
-    name = f"{dequantize.outputs[0].name}_decoded"
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
+    return add_initializer(graph, f"{dequantize.outputs[0].name}_decoded", array)
 
 
 def _decode(codes: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None, node: ir.Node) -> np.ndarray:
@@ -149,4 +163,4 @@ def _drop_round_trips(graph: ir.Graph) -> None:
         inner = node.inputs[0].producer()
         source = inner.inputs[0] if inner is not None and inner.op_type == "Cast" else None
         if source is not None and source.dtype is node.outputs[0].dtype:
-            ir.convenience.replace_all_uses_with(node.outputs[0], source, replace_graph_outputs=True)
+            _bypass(graph, node, source)

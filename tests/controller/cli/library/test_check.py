@@ -23,10 +23,60 @@ def test_a_real_build(command, artifact):
     assert shown.exit_code == 0
     assert "verdict" in shown.out
     assert "really built on this machine" in shown.out
-    assert "It buys integer arithmetic in 1 of 1 convolutions and matrix products." in shown.out
+    assert "It buys integer arithmetic in 1 of 1 convolutions and matrix products; against its fp16 twin: " in shown.out
     first_layer = next(line.split() for line in shown.out.splitlines() if line.startswith("conv "))
     assert first_layer[:3] == ["conv", "conv", "int8"]
     assert "checking model.onnx for rtx-3080" in shown.err
+
+
+def test_a_quantized_file_stands_next_to_its_twin(command, artifact):
+    """The table has both files' kernels, weights, plan and modelled time, which is labelled a model."""
+    shown = command("check", str(artifact), "--target", "rtx-3080")
+
+    rows = [line.partition("  ")[0] for line in shown.out[shown.out.index("compared") :].splitlines()[2:8]]
+    assert rows == [
+        "kernels",
+        "fused attentions",
+        "dequantize kernels",
+        "weights",
+        "plan",
+        "modelled time (a model, no measurement)",
+    ]
+    assert "(its fp16 twin: this file without its quantizers)" in shown.out
+
+
+def test_a_float_file_is_compared_with_nothing(command, tmp_path):
+    """A file without quantizers has no twin, and --against compares it with another file."""
+    path, other = tmp_path / "float.onnx", tmp_path / "silu.onnx"
+    onnx.save(convolution(quantize_input=False, quantize_weight=False), path)
+    onnx.save(convolution(quantize_input=True), other)
+
+    alone = command("check", str(path), "--target", "onnxruntime")
+    beside = command("check", str(path), "--target", "onnxruntime", "--against", str(other), "--json")
+
+    assert (alone.exit_code, "compared" in alone.out, "against" in alone.out) == (0, False, False)
+    comparison = json.loads(beside.out)["comparison"]
+    assert comparison["with"] == "silu.onnx"
+    assert set(comparison["artifact"]) == set(comparison["other"]) == {"nodes", "dequantize_nodes", "file_bytes"}
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--target", "jetson-nano", "--against", "model.onnx"], "the verdict of jetson-nano follows rules"),
+        (["--target", "rtx-3080", "--predict", "--against", "model.onnx"], "--predict follows rules"),
+        (["--target", "rtx-3080", "--against", "missing.onnx"], "missing.onnx: there is no such file"),
+    ],
+)
+def test_what_cannot_be_compared(command, artifact, monkeypatch, options, problem):
+    """A comparison without a build, or with a missing file, is refused before any work."""
+    monkeypatch.chdir(artifact.parent)
+
+    shown = command("check", str(artifact), *options)
+
+    assert (shown.exit_code, shown.out) == (2, "")
+    assert problem in shown.err
+    assert "checking" not in shown.err
 
 
 def test_a_predicted_failure(command, artifact):

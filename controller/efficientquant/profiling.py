@@ -13,7 +13,9 @@ from efficientquant.targets import Runtime, Target, get_target, list_targets, sm
 from efficientquant.verdicts.cost_model import ceilings_of
 from efficientquant.verdicts.dynamic_sizes import find_dynamic_sizes
 from efficientquant.verdicts.engine_work import work_of_engine
+from efficientquant.verdicts.onnx_macs import macs_of_node
 from efficientquant.verdicts.ort_work import work_of_session
+from efficientquant.verdicts.products import find_products
 from efficientquant.verdicts.profile import Profile
 from efficientquant.verdicts.rtx_build import Ending, build
 
@@ -48,14 +50,17 @@ def _profile_engine(model: onnx.ModelProto, target: Target, path: Path) -> Profi
     result = build(model, target.compute_capability)
     if result.ending is not Ending.BUILT:
         raise ArtifactFileError(path, f"is not built by TensorRT-RTX {result.version}: {result.problems[0][1]}")
-    ceilings = ceilings_of(target)
-    missing = f"no time is modelled: the peaks of SM {sm_text(target.compute_capability)} are not published"
+    ceilings, view = ceilings_of(target), GraphView(model)
+    work = work_of_engine(view, result.layers)
+    all_macs = sum(macs_of_node(view, node) for node, _ in find_products(view))
+    missing = f"no time is modelled: the peaks of SM {sm_text(target.compute_capability)} are not known"
     return Profile(
         target=target.name,
         runtime=f"TensorRT-RTX {result.version}",
-        work=work_of_engine(GraphView(model), result.layers),
+        work=work,
         ceilings=ceilings,
         remark="" if ceilings else missing,
+        unnamed_macs=all_macs - sum(kernel.macs for kernel in work),
     )
 
 

@@ -14,19 +14,26 @@ def work_of_engine(view: GraphView, layers: Sequence[EngineLayer]) -> tuple[Work
 
     The MACs of a node that several kernels compute are spread over them.
     """
-    macs = dict.fromkeys(range(len(layers)), 0.0)
+    macs = [0] * len(layers)
     for node, _ in find_products(view):
-        kernels = multiplying_kernels(layers, engine_name(node))
-        for kernel in kernels:
-            macs[kernel] += macs_of_node(view, node) / len(kernels)
+        name = engine_name(node)
+        kernels = multiplying_kernels(layers, name) or _generated_kernels(layers, name)
+        for place, kernel in enumerate(kernels):
+            share, rest = divmod(macs_of_node(view, node), len(kernels))
+            macs[kernel] += share + (place < rest)
     return tuple(
         Work(
             name=layer.name,
             kind=layer.kind,
             precision=layer.precision,
             size_bytes=layer.size_bytes,
-            macs=round(macs[index]),
+            macs=macs[index],
             nodes=layer.onnx_nodes,
         )
         for index, layer in enumerate(layers)
     )
+
+
+def _generated_kernels(layers: Sequence[EngineLayer], node: str) -> list[int]:
+    """Return the generated kernels that name a node, one of which multiplies."""
+    return [at for at, layer in enumerate(layers) if node in layer.onnx_nodes and not layer.is_dequantize]

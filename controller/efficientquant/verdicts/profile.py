@@ -29,7 +29,8 @@ class Share:
 class Profile:
     """The work of every kernel of a file on a target.
 
-    Without `ceilings` no time is modelled, and `remark` says why.
+    Without `ceilings` no time is modelled, and `remark` says why. `unnamed_macs` are those of products that no kernel
+    names, and are in no kernel's work.
     """
 
     target: str
@@ -37,6 +38,7 @@ class Profile:
     work: tuple[Work, ...]
     ceilings: Ceilings | None = None
     remark: str = ""
+    unnamed_macs: int = 0
 
     def costs(self) -> list[Cost]:
         """Return the cost of each kernel, in the order in which they run.
@@ -69,6 +71,7 @@ class Profile:
             "model": f"{FORMULA}: {NO_MEASUREMENT}" if costs else None,
             "size_bytes": sum(work.size_bytes for work in self.work),
             "macs": sum(work.macs for work in self.work),
+            "unnamed_macs": self.unnamed_macs,
             "bounds": {
                 str(share.bound): {"kernels": share.kernels, "modelled_s": share.time_s, "share": share.share}
                 for share in self.shares()

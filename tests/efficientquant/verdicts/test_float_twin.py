@@ -71,7 +71,7 @@ def test_a_twin_for_tensorrt_is_fp16():
 @pytest.mark.parametrize("recipe", ["efficientquant:rest=fp16", "int8", "hyq:symmetric=true:ptf=false:alpha_steps=2"])
 def test_the_twin_of_a_model_is_its_fp16_file(models, quantized, recipe):
     """The twin has the operators of the recipe fp16, whether markers are taken out or the model is exported again."""
-    name = "mobilevit_xxs"
+    name = "test_vit"
     plain = lower_twin(quantized[name, "fp16"], models[name], RTX)
 
     twin = lower_twin(quantized[name, recipe], models[name], RTX)

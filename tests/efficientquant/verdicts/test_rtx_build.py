@@ -3,6 +3,8 @@
 import importlib
 import os
 import sys
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +65,26 @@ def test_what_streams_wait_for_is_no_kernel():
     [kernel] = parse_layers("\n".join(["Layers:", events[0], ATTENTION, events[1]]))
 
     assert kernel.name == "_gemm_mha_v2_myl0_24"
+
+
+def test_an_engine_of_three_streams_is_read():
+    """Of efficientformerv2_s0's log, shortened, the kernels of all streams are read, and what they wait for is not."""
+    log = (Path(__file__).parents[2] / "fixtures/engines/efficientformerv2_s0.txt").read_text()
+
+    kernels = parse_layers(log)
+
+    lines = log.splitlines()[1:]
+    events = [line for line in lines if "EventId" in line]
+    assert {line.partition("StreamId: ")[2][0] for line in lines} == {"0", "1", "2"}
+    assert (len(events), len(kernels)) == (37, len(lines) - 37)
+    assert all(kernel.size_bytes > 0 and kernel.onnx_nodes for kernel in kernels)
+    assert Counter(kernel.kind for kernel in kernels) == {
+        "kgen": 3,
+        "runtime_fusion": 1,
+        "correlation": 3,
+        "gemm": 2,
+        "avgpool": 1,
+    }
 
 
 def test_the_targets_are_what_the_bindings_build_for():

@@ -98,6 +98,8 @@ def _print(profile: "Profile", name: str, most: int | None) -> None:
     shown = len(profile.work) if most is None else min(most, len(profile.work))
     if shown < len(profile.work):
         output.print_line(f"… and {len(profile.work) - shown} more; --all lists them")
+    if profile.unnamed_macs:
+        output.print_line(f"{profile.unnamed_macs / 1e6:.1f} million MACs are of products that no kernel names")
     output.print_line(f"\n{profile.advice[:1].upper()}{profile.advice[1:]}.")
 
 

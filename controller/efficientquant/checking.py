@@ -49,7 +49,7 @@ def check(artifact: str | Path, target: str, *, predict_only: bool = False) -> B
 
 
 def check_against(artifact: str | Path, target: str, other: str | Path | None = None) -> BuildVerdict:
-    """Return the verdict of a target on an ONNX file, with the numbers of another one.
+    """Return the verdict on an ONNX file, with the numbers of another.
 
     Without `other`, a file with quantizers is compared with itself without them, and a float file with nothing. A
     target whose verdicts are predicted compares nothing. Raises what `check` raises, for `other` too.
@@ -74,7 +74,7 @@ def check_against(artifact: str | Path, target: str, other: str | Path | None = 
 def judge_beside_twin(
     model: onnx.ModelProto, quantized: "QuantizedModel", source: "nn.Module", target: Target
 ) -> BuildVerdict:
-    """Return the verdict on a quantized model's file, with the numbers of its float twin.
+    """Return the verdict on a quantized model, with its float twin's numbers.
 
     The twin has the weights of `source`, the eager model. A float file is judged alone, and so is one for a target
     whose verdicts are predicted. Raises MissingExtraError as `check` does.

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from efficientquant.plots.drawing import BLUE, GREEN, GREY, ORANGE, new_figure, styled
 from efficientquant.verdicts.build_verdict import Precision
-from efficientquant.verdicts.cost_model import NO_MEASUREMENT, Bound, Ceilings, Cost, total_s
-from efficientquant.verdicts.profile import Profile
+from efficientquant.verdicts.costs.cost_model import NO_MEASUREMENT, Bound, Ceilings, Cost, total_s
+from efficientquant.verdicts.costs.profile import Profile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,10 @@ NARROWEST_LABELLED = 0.12
 
 
 def plot_roofline(profile: Profile, *, name: str = "") -> "Figure":
-    """Return a figure of the kernels that multiply, and of all time by bound."""
+    """Return a figure of the kernels that multiply.
+
+    A bar below has the modelled time of all kernels by bound.
+    """
     assert profile.ceilings is not None
     costs = profile.costs()
     products = [cost for cost in costs if cost.work.macs]
@@ -68,7 +71,7 @@ def _draw_roof(axes: "Axes", ceilings: Ceilings, products: Sequence[Cost]) -> No
 
 
 def _draw_kernels(axes: "Axes", products: Sequence[Cost]) -> None:
-    """Draw each kernel below the roof, at what the model says it reaches."""
+    """Draw each kernel at what it reaches in the model."""
     for bound, (colour, mark) in LOOK.items():
         own = [cost for cost in products if cost.bound is bound]
         if own:

@@ -105,7 +105,7 @@ def group(reasons: Iterable[Reason]) -> tuple[Reason, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The numbers of an artifact and of another file on the same target.
+    """The numbers of two files on the same target.
 
     `name` says what the other file is, `origin` how it was made. Both have the same keys, with units in their names.
     """

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from efficientquant.verdicts.build_verdict import BuildVerdict, Comparison
-from efficientquant.verdicts.cost_model import NO_MEASUREMENT
+from efficientquant.verdicts.costs.cost_model import NO_MEASUREMENT
 
 # A file that has more of all of these than its twin is worse in all that a build shows of its speed and size.
 _MORE = {"kernels": "more kernels", "weights_bytes": "larger weights", "modelled_s": "a longer modelled time"}
@@ -25,9 +25,10 @@ class Other:
 
 
 def compare(verdict: BuildVerdict, other: Other, its_verdict: BuildVerdict) -> BuildVerdict:
-    """Return a verdict with the numbers of another file on the same target.
+    """Return a verdict with the numbers of another file.
 
-    Where the other file is better in everything, the gain says that quantization does not help there.
+    Both are for the same target. Where the other file is better in everything, the gain says that quantization does not
+    help there.
     """
     here, there = verdict.measures, its_verdict.measures
     shared = [key for key in here if key in there]

@@ -77,7 +77,10 @@ def _bypass(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
 
 
 def _fold_transposes(graph: ir.Graph) -> None:
-    """Transpose the constants that the exporter left, since they were not constant behind a marker."""
+    """Transpose constants in place.
+
+    Behind a marker they were none, so the exporter left that to the runtime.
+    """
     for node in list(graph):
         value = node.inputs[0] if node.op_type == "Transpose" else None
         if value is not None and value.const_value is not None:
@@ -92,7 +95,7 @@ def has_quantizers(model: onnx.ModelProto) -> bool:
 
 
 def without_quantizers(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
-    """Return a file with its weights in float and its activations not rounded.
+    """Return a file with float weights and without rounded activations.
 
     It is in FP16 where the target has typed FP16. Quantizers that are emulated in float operators stay.
     """

@@ -31,9 +31,9 @@ from efficientquant.verdicts.build_verdict import (
     group,
     worst,
 )
-from efficientquant.verdicts.cost_model import ceilings_of, model_cost, total_s
+from efficientquant.verdicts.costs.cost_model import ceilings_of, model_cost, total_s
+from efficientquant.verdicts.costs.engine_work import work_of_engine
 from efficientquant.verdicts.dynamic_sizes import find_dynamic_sizes
-from efficientquant.verdicts.engine_work import work_of_engine
 from efficientquant.verdicts.products import describe_gain, find_products, stored_weights
 from efficientquant.verdicts.rtx_layers import EngineLayer, engine_name, parse_layers, precision_of_node
 

@@ -34,7 +34,7 @@ def test_a_file_that_is_worse_in_everything_buys_nothing():
 
 @pytest.mark.parametrize("key", FP16)
 def test_a_file_that_is_better_in_something_keeps_its_gain(key):
-    """Each of the three numbers saves the gain, which is told with all of them."""
+    """Each of the three numbers saves the gain, and all of them are in it."""
     compared = compare(verdict(INT8 | {key: FP16[key]}), TWIN, verdict(FP16))
 
     assert compared.gain.startswith(f"{INTEGER}; against its fp16 twin: kernels ")

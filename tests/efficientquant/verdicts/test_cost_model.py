@@ -5,10 +5,10 @@ import pytest
 from efficientquant.artifact.view import GraphView
 from efficientquant.targets import get_target
 from efficientquant.verdicts.build_verdict import Precision
-from efficientquant.verdicts.cost_model import LAUNCH_S, Bound, Ceilings, Work, ceilings_of, model_cost, total_s
-from efficientquant.verdicts.engine_work import work_of_engine
-from efficientquant.verdicts.onnx_macs import macs_of_node
-from efficientquant.verdicts.profile import Profile
+from efficientquant.verdicts.costs.cost_model import LAUNCH_S, Bound, Ceilings, Work, ceilings_of, model_cost, total_s
+from efficientquant.verdicts.costs.engine_work import work_of_engine
+from efficientquant.verdicts.costs.onnx_macs import macs_of_node
+from efficientquant.verdicts.costs.profile import Profile
 from efficientquant.verdicts.rtx_layers import EngineTensor, parse_layers
 from onnx_graphs import GraphWriter
 
@@ -106,7 +106,7 @@ def test_the_macs_of_a_node(operator, shapes, attributes, macs):
 
 
 def test_macs_are_spread_over_the_kernels_of_a_node():
-    """Two kernels that compute a node share its MACs, and one that casts its result has none."""
+    """Two kernels that compute a node share its MACs, and a cast of its result has none."""
     write = GraphWriter()
     write.add("Conv", "x", write.stored_weight("w", (8, 8, 3, 3)), name="conv", pads=[1, 1, 1, 1])
     kinds = (("a", "correlation", "Half"), ("b", "correlation", "Half"), ("c", "kgen", "Float"))

@@ -6,10 +6,10 @@ import pytest
 from efficientquant.errors import ArtifactFileError, ProfileError
 from efficientquant.plots.drawing import save_figure
 from efficientquant.plots.roofline import LOOK, plot_roofline
-from efficientquant.profiling import profile
 from efficientquant.verdicts.build_verdict import Precision
-from efficientquant.verdicts.cost_model import Ceilings, Work
-from efficientquant.verdicts.profile import Profile
+from efficientquant.verdicts.costs.cost_model import Ceilings, Work
+from efficientquant.verdicts.costs.profile import Profile
+from efficientquant.verdicts.costs.profiling import profile
 from onnx import TensorProto
 from onnx_graphs import GraphWriter, convolution
 
@@ -72,7 +72,7 @@ def test_products_of_onnx_runtime_are_counted(saved, operator):
 
 
 def test_what_cannot_be_profiled(saved):
-    """A target that is only predicted, a file without a size, and one that does not run are refused in a sentence."""
+    """A predicted target, a file without a size, and a file that does not run are refused in a sentence."""
     write = GraphWriter()
     write.add("Relu", "x")
     with pytest.raises(ProfileError, match=r"no profile for agx-xavier: its builder needs its GPU.*for rtx-3080, "):
@@ -100,7 +100,7 @@ def test_other_inputs_get_zeros(saved):
 
 @pytest.fixture
 def drawn():
-    """Return the figure of a kernel of each bound, and one that multiplies nothing."""
+    """Return a figure of a kernel of each bound and another without MACs."""
     ceilings = Ceilings("board", 1e9, {Precision.FP32: 1e11, Precision.FP16: 2e11, Precision.INT8: 4e11})
     sizes = {"launch": (100, 10), "bytes": (50_000, 1000), "arithmetic": (100, 10**7), "none": (100_000, 0)}
     work = [
@@ -111,7 +111,7 @@ def drawn():
 
 
 def test_a_roofline_shows_each_bound_with_its_mark(drawn):
-    """Colour and mark tell the bounds apart, the title says that it is a model, and the bar has all kernels' time."""
+    """Colour and mark tell the bounds apart, the title says that it is a model, the bar has all time."""
     roof, bar = drawn.axes
 
     marks = {line.get_marker(): line.get_color() for line in roof.lines if line.get_marker() != "None"}

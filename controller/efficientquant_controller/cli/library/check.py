@@ -92,7 +92,7 @@ def _require_builder(target: "Target", *, predict: bool) -> None:
 
 
 def _require_comparable(target: "Target", *, predict: bool) -> None:
-    """Raise UserError for a target whose files are not built or loaded here."""
+    """Raise UserError for a target whose verdict is predicted."""
     if predict or target.is_predicted:
         what = "--predict" if predict else f"the verdict of {target.name}"
         raise UserError(f"--against compares what is built or loaded here, and {what} follows rules; leave it out")

@@ -7,7 +7,7 @@ from efficientquant_controller.cli import output
 
 
 def print_comparison(comparison: Mapping[str, Any]) -> None:
-    """Print the numbers of a file and of another one side by side."""
+    """Print the numbers of two files side by side."""
     from efficientquant.verdicts.comparison import comparison_rows
 
     table = output.new_table("compared", "this file", comparison["with"])

@@ -14,8 +14,8 @@ from efficientquant_controller.errors import UserError
 
 if TYPE_CHECKING:
     from efficientquant.targets import Target
-    from efficientquant.verdicts.cost_model import Cost, Work
-    from efficientquant.verdicts.profile import Profile
+    from efficientquant.verdicts.costs.cost_model import Cost, Work
+    from efficientquant.verdicts.costs.profile import Profile
     from rich.table import Table
 
 # What fits on one screen with the rest.
@@ -48,7 +48,7 @@ def command(
     require_writable(*paths)
     with PhaseProgress() as progress:
         progress.step(f"profiling {artifact.name} for {target}")
-        from efficientquant.profiling import profile
+        from efficientquant.verdicts.costs.profiling import profile
 
         profiled = profile(artifact, target)
         if paths:
@@ -67,8 +67,8 @@ def command(
 def _require_profile(target: "Target", *, draws: bool) -> None:
     """Raise UserError for a target whose kernels or peaks are not known."""
     from efficientquant.installation import require_builder
-    from efficientquant.profiling import require_profile
-    from efficientquant.verdicts.cost_model import ceilings_of
+    from efficientquant.verdicts.costs.cost_model import ceilings_of
+    from efficientquant.verdicts.costs.profiling import require_profile
 
     require_profile(target)
     require_builder(target)
@@ -77,7 +77,7 @@ def _require_profile(target: "Target", *, draws: bool) -> None:
 
 
 def _print(profile: "Profile", name: str, most: int | None) -> None:
-    from efficientquant.verdicts.cost_model import LAUNCH_S, NO_MEASUREMENT, total_s
+    from efficientquant.verdicts.costs.cost_model import LAUNCH_S, NO_MEASUREMENT, total_s
 
     console = output.stdout_console()
     costs = profile.costs()

@@ -17,7 +17,7 @@ def artifact(tmp_path):
 
 
 def test_a_table_of_kernels(command, artifact):
-    """One screen has the total, each bound's share, the kernels and what to do, and says that it is a model."""
+    """One screen has the total, each bound's share, the kernels and an advice, and is labelled a model."""
     shown = command("profile", str(artifact), "--target", "rtx-3080")
 
     assert shown.exit_code == 0

@@ -1,4 +1,4 @@
-"""A cost model of kernels: a launch each, the bytes that they move, and their arithmetic.
+"""A cost model of kernels, by launches, bytes and arithmetic.
 
 It ranks kernels and files. It measures nothing: caches, occupancy and overlapping kernels are left out. A kernel takes
 max(bytes / bandwidth, 2 · MACs / peak) and a launch.
@@ -38,7 +38,10 @@ class Ceilings:
     operations_per_s: Mapping[Precision, float]
 
     def peak(self, precision: Precision) -> float:
-        """Return the peak of an arithmetic, that of FP32 where it is not known."""
+        """Return the peak of an arithmetic.
+
+        That of FP32 counts where the arithmetic is not known.
+        """
         return self.operations_per_s.get(precision, self.operations_per_s[Precision.FP32])
 
 
@@ -65,7 +68,7 @@ _BY_CAPABILITY = {
 
 
 def ceilings_of(target: Target) -> Ceilings | None:
-    """Return the peaks of a target, or None where they are not known.
+    """Return the peaks of a target, or None if not known.
 
     The model describes TensorRT-RTX, whose kernels are known from its builds.
     """

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from efficientquant.artifact.view import GraphView
-from efficientquant.verdicts.cost_model import Work
-from efficientquant.verdicts.onnx_macs import macs_of_node
+from efficientquant.verdicts.costs.cost_model import Work
+from efficientquant.verdicts.costs.onnx_macs import macs_of_node
 from efficientquant.verdicts.products import find_products
 from efficientquant.verdicts.rtx_layers import EngineLayer, engine_name, multiplying_kernels
 

@@ -1,9 +1,18 @@
-"""The work of a file's kernels on one target, and what it is modelled to cost."""
+"""The work of a file's kernels on one target, and its cost."""
 
 import dataclasses
 from typing import Any
 
-from efficientquant.verdicts.cost_model import FORMULA, NO_MEASUREMENT, Bound, Ceilings, Cost, Work, model_cost, total_s
+from efficientquant.verdicts.costs.cost_model import (
+    FORMULA,
+    NO_MEASUREMENT,
+    Bound,
+    Ceilings,
+    Cost,
+    Work,
+    model_cost,
+    total_s,
+)
 
 _ADVICE = {
     Bound.LAUNCH: "most of it is launches: fewer kernels make it faster, as fused attention and no quantizers between "
@@ -17,7 +26,7 @@ _ADVICE = {
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """The kernels with the same bound, and their share of the modelled time."""
+    """The kernels with the same bound, and their modelled time."""
 
     bound: Bound
     kernels: int
@@ -41,9 +50,9 @@ class Profile:
     unnamed_macs: int = 0
 
     def costs(self) -> list[Cost]:
-        """Return the cost of each kernel, in the order in which they run.
+        """Return the cost of each kernel.
 
-        It is empty without ceilings.
+        They are in the order in which they run. The list is empty without ceilings.
         """
         return [] if self.ceilings is None else [model_cost(work, self.ceilings) for work in self.work]
 
@@ -56,7 +65,7 @@ class Profile:
 
     @property
     def advice(self) -> str:
-        """One sentence on what makes it faster, or on what is not known."""
+        """A sentence on what makes it faster, or is not known."""
         shares = self.shares()
         return _ADVICE[max(shares, key=lambda share: share.time_s).bound] if shares else self.remark
 

@@ -1,4 +1,4 @@
-"""Profiles of ONNX files: the work of each kernel on a target, and its modelled cost."""
+"""Profiles of ONNX files on a target."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,20 +10,20 @@ from efficientquant.artifact.view import GraphView
 from efficientquant.errors import ArtifactFileError, ProfileError
 from efficientquant.installation import require_builder
 from efficientquant.targets import Runtime, Target, get_target, list_targets, sm_text
-from efficientquant.verdicts.cost_model import ceilings_of
+from efficientquant.verdicts.costs.cost_model import ceilings_of
+from efficientquant.verdicts.costs.engine_work import work_of_engine
+from efficientquant.verdicts.costs.onnx_macs import macs_of_node
+from efficientquant.verdicts.costs.ort_work import work_of_session
+from efficientquant.verdicts.costs.profile import Profile
 from efficientquant.verdicts.dynamic_sizes import find_dynamic_sizes
-from efficientquant.verdicts.engine_work import work_of_engine
-from efficientquant.verdicts.onnx_macs import macs_of_node
-from efficientquant.verdicts.ort_work import work_of_session
 from efficientquant.verdicts.products import find_products
-from efficientquant.verdicts.profile import Profile
 from efficientquant.verdicts.rtx_build import Ending, build
 
 
 def profile(artifact: str | Path, target: str) -> Profile:
-    """Return the work of a file's kernels on a target, with their modelled cost.
+    """Return the work and the modelled cost of a file's kernels.
 
-    TensorRT-RTX builds an engine, and its log lists the kernels. ONNX Runtime runs the file once on this CPU; its
+    TensorRT-RTX builds an engine, and its log lists the kernels. ONNX Runtime runs the file once on this CPU, and its
     kernels get no modelled time. Raises UnknownTargetError, ArtifactFileError also for a file that does not build or
     has no fixed size, ProfileError for a target whose kernels are not known, and MissingExtraError.
     """

@@ -17,8 +17,8 @@ from efficientquant.artifact.ort_errors import ORT_ERRORS, first_line
 from efficientquant.errors import ArtifactFileError
 from efficientquant.files.whole_files import scratch_folder
 from efficientquant.verdicts.build_verdict import Precision
-from efficientquant.verdicts.cost_model import Work
-from efficientquant.verdicts.onnx_macs import count_macs
+from efficientquant.verdicts.costs.cost_model import Work
+from efficientquant.verdicts.costs.onnx_macs import count_macs
 from efficientquant.verdicts.ort_build import FLOAT_CONVS, FLOAT_PRODUCTS, INTEGER_CONVS, INTEGER_PRODUCTS
 
 _KERNEL = "_kernel_time"
@@ -33,10 +33,10 @@ _INPUT_TYPES = {
 
 
 def work_of_session(model: onnx.ModelProto, path: Path) -> tuple[str, tuple[Work, ...]]:
-    """Return the runtime, and the work of each kernel in the order in which they run.
+    """Return the runtime and the work of each kernel.
 
-    The inputs are zeros, with a batch of one. `path` only names the file in errors. Raises ArtifactFileError for a file
-    that does not load or run.
+    Kernels are in the order in which they run. The inputs are zeros, with a batch of one. `path` only names the file in
+    errors. Raises ArtifactFileError for a file that does not load or run.
     """
     with scratch_folder("profile", room_bytes=1 << 26) as folder:
         options = onnxruntime.SessionOptions()

@@ -14,9 +14,10 @@ Sizes = Sequence[int]
 
 
 def count_macs(operator: str, inputs: Sequence[Sizes], output: Sizes, *, is_transposed: bool = False) -> int:
-    """Return the MACs of an operator from the shapes of its two factors and its output.
+    """Return the MACs of an operator.
 
-    Only convolutions and matrix products have any. `is_transposed` says that a Gemm's first factor is (K, M).
+    `inputs` and `output` are the shapes of its two factors and its result. Only convolutions and matrix products have
+    any. `is_transposed` says that a Gemm's first factor is (K, M).
     """
     if operator == "Conv":
         return math.prod(output) * math.prod(inputs[1][1:])

@@ -1,1 +1,1 @@
-"""The work of a file's kernels on a target, and its modelled cost."""
+"""The work of a file's kernels and its modelled cost."""

@@ -67,7 +67,9 @@ def check_against(artifact: str | Path, target: str, other: str | Path | None = 
     if not has_quantizers(model):
         return verdict
     kept = ", which keeps what emulates quantizers in float operators" if read_emulation(model) else ""
-    twin = _twin(capabilities, f"this file without its quantizers{kept}")
+    # A file for ONNX Runtime keeps the types of its rest.
+    name = "its fp16 twin" if capabilities.is_tensorrt else "its float twin"
+    twin = Other(name, f"this file without its quantizers{kept}", f"use {twin_recipe(capabilities)} instead")
     return compare(verdict, twin, judge(without_quantizers(model, capabilities), capabilities))
 
 
@@ -83,13 +85,9 @@ def judge_beside_twin(
     is_quantized = has_quantizers(model) or bool(read_emulation(model))
     if not is_quantized or not verdict.builds or target.is_predicted:
         return verdict
-    twin = _twin(target, f"the same model by {twin_recipe(target)}")
-    return compare(verdict, twin, judge(lower_twin(quantized, source, target), target))
-
-
-def _twin(target: Target, origin: str) -> Other:
     recipe = twin_recipe(target)
-    return Other(f"its {recipe} twin", origin, f"use {recipe} instead")
+    twin = Other(f"its {recipe} twin", f"the same model by {recipe}", f"use {recipe} instead")
+    return compare(verdict, twin, judge(lower_twin(quantized, source, target), target))
 
 
 def judge(model: onnx.ModelProto, target: Target, *, predict_only: bool = False) -> BuildVerdict:

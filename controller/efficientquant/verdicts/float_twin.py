@@ -3,6 +3,7 @@
 A twin's build is looked at, its logits are not.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from efficientquant.lowering.building import add_initializer, replace_node, required
+from efficientquant.recipe import RoundingRecipe
 from efficientquant.targets import Half, Target
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from efficientquant.quantization import QuantizedModel
 
+_INTEGER_OPERATORS = frozenset({"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"})
 _HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
@@ -49,6 +52,9 @@ def _without_markers(quantized: "QuantizedModel", target: Target) -> ir.Model | 
 
     Returns None where the recipe may have added something else, such as factors, emulation or a bias.
     """
+    recipe = quantized.recipe
+    if not isinstance(recipe, RoundingRecipe) or recipe.may_compensate:
+        return None
     from efficientquant.lowering.weights import Form, QuantizedWeight, place_weight
     from efficientquant.quantizers import DOMAIN, WEIGHT_MARKER, CodeQuantizer, EmulatedQuantizer, WeightDequantizer
 
@@ -56,8 +62,6 @@ def _without_markers(quantized: "QuantizedModel", target: Target) -> ir.Model | 
     added = [quantized.module.get_submodule(str(node.target)) for node in nodes]
     is_pure = all(isinstance(own, WeightDequantizer | CodeQuantizer) for own in added)
     if not is_pure or any(isinstance(own, EmulatedQuantizer) for own in added):
-        return None
-    if getattr(quantized.recipe, "may_compensate", False):
         return None
     canonical = quantized.canonical.clone()
     graph = canonical.graph
@@ -90,8 +94,12 @@ def _fold_transposes(graph: ir.Graph) -> None:
 
 
 def has_quantizers(model: onnx.ModelProto) -> bool:
-    """Tell whether a file decodes integers."""
-    return any(node.op_type == "DequantizeLinear" for node in model.graph.node)
+    """Tell whether a file has quantizers that can be taken out.
+
+    Operators that compute in integers themselves cannot.
+    """
+    operators = {node.op_type for node in model.graph.node}
+    return "DequantizeLinear" in operators and not operators & _INTEGER_OPERATORS
 
 
 def without_quantizers(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
@@ -103,7 +111,10 @@ def without_quantizers(model: onnx.ModelProto, target: Target) -> onnx.ModelProt
 
     from efficientquant.lowering.half import to_half
 
-    twin = ir.from_proto(onnx.shape_inference.infer_shapes(model))
+    # With mixed or unknown types, what the file declares still counts.
+    with suppress(onnx.shape_inference.InferenceError, ValueError):
+        model = onnx.shape_inference.infer_shapes(model)
+    twin = ir.from_proto(model)
     for node in list(twin.graph):
         if node.op_type == "DequantizeLinear" and (value := _source(twin.graph, node)) is not None:
             _bypass(twin.graph, node, value)

@@ -78,7 +78,7 @@ def test_a_float_file_is_judged_alone(save):
 
     assert checking.check_against(plain, "onnxruntime").comparison is None
     assert checking.check_against(quantized, "jetson-nano").comparison is None
-    assert checking.check_against(quantized, "onnxruntime").comparison.name == "its fp32 twin"
+    assert checking.check_against(quantized, "onnxruntime").comparison.name == "its float twin"
 
 
 @pytest.fixture

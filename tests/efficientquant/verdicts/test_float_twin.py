@@ -33,6 +33,17 @@ def test_stored_weights_become_floats_and_activations_are_not_rounded():
     assert not has_quantizers(twin)
 
 
+def test_integer_operators_cannot_be_taken_out():
+    """A file with QLinearConv has no twin made of it."""
+    write = GraphWriter()
+    scale, zero = write.constant("s", np.float32(0.1)), write.constant("z", np.int8(0))
+    codes = write.add("QuantizeLinear", "x", scale, zero)
+    weight = write.constant("w", np.ones((8, 8, 3, 3), np.int8))
+    write.add("DequantizeLinear", write.add("QLinearConv", codes, scale, zero, weight, *[scale, zero] * 2), scale, zero)
+
+    assert not has_quantizers(write.model())
+
+
 @pytest.mark.parametrize("form", ["block", "uint4", "fake"])
 def test_every_form_of_a_weight_is_decoded(form):
     """Blocks, 4-bit codes behind a Cast, and float weights behind a QuantizeLinear are decoded, too."""

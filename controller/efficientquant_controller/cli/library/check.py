@@ -129,8 +129,7 @@ def _print(verdict: "BuildVerdict", layers: bool) -> None:
         console.print(layer_table(verdict))
         console.print()
     console.print(verdict_table(verdict))
-    if verdict.comparison is not None:
-        print_comparison(verdict.comparison.to_dict())
+    print_comparison(verdict.to_dict())
     for reason in verdict.reasons:
         output.print_line(f"- {reason}")
     output.print_line(f"It buys {verdict.gain}.")

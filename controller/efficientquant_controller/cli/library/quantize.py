@@ -167,7 +167,6 @@ def _print_facts(facts: dict[str, Any]) -> None:
     table.add_row(f"on {facts['target']}", f"{verdict['outcome']} ({verdict['basis']}, {verdict['runtime']})")
     table.add_row("what it buys there", verdict["gain"])
     output.stdout_console().print(table)
-    if verdict["comparison"] is not None:
-        print_comparison(verdict["comparison"])
+    print_comparison(verdict)
     for note in facts["notes"]:
         output.print_line(f"note: {note}")

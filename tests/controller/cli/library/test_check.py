@@ -88,6 +88,14 @@ def test_a_predicted_failure(command, artifact):
     assert "aborts the build on jetson-nano" in shown.out
 
 
+def test_a_prediction_is_not_compared(command, artifact):
+    """A target that nothing is built for has no numbers to compare, and the output says so."""
+    shown = command("check", str(artifact), "--target", "tensorrt-10")
+
+    assert shown.exit_code == 0
+    assert "Not compared with a float twin: nothing is built here for tensorrt-10." in shown.out
+
+
 def test_without_the_builder(command, artifact, monkeypatch):
     """A build without its builder is refused with the command to install it, but --predict works."""
     monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", None)

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from efficientquant.artifact.view import GraphView
 from efficientquant.lowering.building import add_initializer, replace_node, required
 from efficientquant.recipe import RoundingRecipe
 from efficientquant.targets import Half, Target
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from efficientquant.quantization import QuantizedModel
 
 _INTEGER_OPERATORS = frozenset({"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"})
+_ANY_SIZE = 1 << 40
 _HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
@@ -98,8 +100,10 @@ def has_quantizers(model: onnx.ModelProto) -> bool:
 
     Operators that compute in integers themselves cannot.
     """
-    operators = {node.op_type for node in model.graph.node}
-    return "DequantizeLinear" in operators and not operators & _INTEGER_OPERATORS
+    view = GraphView(model)
+    operators = {node.op_type for node in view.nodes}
+    is_decoded = "DequantizeLinear" in operators or any(map(view.decodes_constant, view.nodes))
+    return is_decoded and not operators & _INTEGER_OPERATORS
 
 
 def without_quantizers(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
@@ -108,6 +112,7 @@ def without_quantizers(model: onnx.ModelProto, target: Target) -> onnx.ModelProt
     It is in FP16 where the target has typed FP16. Quantizers that are emulated in float operators stay.
     """
     from onnx_ir.passes.common import RemoveUnusedNodesPass
+    from onnxscript.optimizer import fold_constants
 
     from efficientquant.lowering.half import to_half
 
@@ -118,6 +123,8 @@ def without_quantizers(model: onnx.ModelProto, target: Target) -> onnx.ModelProt
     for node in list(twin.graph):
         if node.op_type == "DequantizeLinear" and (value := _source(twin.graph, node)) is not None:
             _bypass(twin.graph, node, value)
+    # Weights that are decoded by a cast and a multiplication.
+    fold_constants(twin, input_size_limit=_ANY_SIZE, output_size_limit=_ANY_SIZE)
     if twin_recipe(target) == "fp16" and target.half is Half.TYPED:
         if _is_half(twin.graph):
             _drop_round_trips(twin.graph)

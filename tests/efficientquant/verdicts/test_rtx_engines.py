@@ -28,17 +28,18 @@ class Engine(NamedTuple):
 # Built with TensorRT-RTX 1.7.1 for the RTX 3080's SM 8.6, with FP16 as the type of the rest. Fewer kernels, smaller
 # weights and more fused attentions are welcome.
 TABLE = {
-    ("mobilevit_xxs", "fp16"): Engine(149, 9, 0, 0, 2.67, 425),
+    ("mobilevit_xxs", "fp16"): Engine(125, 9, 0, 0, 2.67, 364),
     ("mobilevit_xxs", "efficientquant:rest=fp16"): Engine(208, 0, 35, 0, 2.23, 607),
     ("mobilevit_xxs", "efficientquant:log2_emulation=move:rest=fp16"): Engine(184, 9, 35, 0, 2.23, 516),
     ("mobilevit_xxs", "efficientquant:log2_emulation=drop:rest=fp16"): Engine(184, 9, 35, 0, 2.23, 516),
-    ("mobilevit_xxs", "int8:scope=conv:rest=fp16"): Engine(180, 9, 0, 35, 4.76, 556),
-    ("mobilevit_xxs", "int8:scope=conv+linear:rest=fp16"): Engine(184, 0, 0, 35, 3.98, 601),
-    ("mobilevit_xxs", "int8:rest=fp16"): Engine(178, 2, 0, 35, 3.98, 556),
-    ("mobilevit_s", "fp16"): Engine(149, 9, 0, 0, 11.3, 518),
-    ("mobilevitv2_050", "fp16"): Engine(185, 0, 0, 0, 2.86, 566),
-    ("mobilevitv2_200", "fp16"): Engine(209, 0, 0, 0, 37.0, 1014),
-    ("mobilevitv2_200", "int8:rest=fp16"): Engine(242, 0, 0, 64, 44.5, 1318),
+    ("mobilevit_xxs", "int8:scope=linear:rest=fp16"): Engine(135, 9, 0, 0, 1.89, 387),
+    ("mobilevit_xxs", "int8:scope=conv:rest=fp16"): Engine(180, 9, 0, 27, 2.25, 556),
+    ("mobilevit_xxs", "int8:rest=fp16"): Engine(178, 9, 0, 27, 1.46, 556),
+    ("mobilevit_xxs", "int8:placement=all:rest=fp16"): Engine(178, 2, 0, 35, 3.98, 556),
+    ("mobilevit_s", "fp16"): Engine(125, 9, 0, 0, 11.3, 454),
+    ("mobilevitv2_050", "fp16"): Engine(170, 0, 0, 0, 2.86, 566),
+    ("mobilevitv2_200", "fp16"): Engine(167, 0, 0, 0, 37.0, 862),
+    ("mobilevitv2_200", "int8:rest=fp16"): Engine(242, 0, 0, 54, 44.5, 1318),
 }
 # Convolutions, linears and products of each family.
 PRODUCTS = {"mobilevit": 35 + 37 + 18, "mobilevitv2": 64 + 1}

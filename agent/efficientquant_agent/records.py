@@ -164,6 +164,8 @@ class DeviceSnapshot(NamedTuple):
     # How the agent may change clocks: "root", "helper" or "none".
     clock_control: str = ""
     gpus: Sequence[Gpu] = ()
+    # The dot products of 8-bit integers: "vnni", "amx", "dotprod", "i8mm".
+    cpu_dot_products: Sequence[str] = ()
 
 
 class StageTiming(NamedTuple):

@@ -18,6 +18,7 @@ from efficientquant.errors import EvaluationError
 from efficientquant.images.calibration import Progress
 from efficientquant.images.data import BATCH, ImageData
 from efficientquant.quantization import QuantizedModel
+from efficientquant.targets import Int8Products, get_target
 
 Subject = QuantizedModel | nn.Module | Artifact | str | Path
 Reference = QuantizedModel | nn.Module
@@ -262,7 +263,8 @@ def _runner(subject: Subject) -> Runner:
     if isinstance(subject, nn.Module):
         return EagerRunner(subject.eval(), {"rest": _float_bits(subject)})
     if isinstance(subject, Artifact):
-        return ArtifactRunner(subject.path, subject.bit_table)
+        is_exact = get_target(subject.target).int8_products is Int8Products.EXACT
+        return ArtifactRunner(subject.path, subject.bit_table, exact_products=is_exact)
     return ArtifactRunner(Path(subject))
 
 

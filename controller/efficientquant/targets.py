@@ -41,6 +41,13 @@ class Int4(enum.StrEnum):
     CAST = "cast"  # weights of integer products too, cast to 8 bits
 
 
+class Int8Products(enum.StrEnum):
+    """How a target sums products of unsigned with signed codes."""
+
+    EXACT = "exact"
+    SATURATING = "saturating"  # in 16 bits on x86 CPUs without VNNI: both codes must be unsigned
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
     """The capabilities of one runtime version on one kind of device.
@@ -58,6 +65,7 @@ class Target:
     half: Half
     int8: Int8
     int4: Int4 = Int4.NONE
+    int8_products: Int8Products = Int8Products.EXACT
     compute_capability: int | None = None
 
     @property
@@ -137,7 +145,14 @@ def _tensorrt(name: str, summary: str, version: tuple[int, ...], **changes: obje
     return Target(**values)  # type: ignore[arg-type]
 
 
-def _onnx_runtime(name: str, summary: str, version: tuple[int, ...], opset: int, int4: Int4 = Int4.NONE) -> Target:
+def _onnx_runtime(
+    name: str,
+    summary: str,
+    version: tuple[int, ...],
+    opset: int,
+    int4: Int4 = Int4.NONE,
+    int8_products: Int8Products = Int8Products.SATURATING,
+) -> Target:
     return Target(
         name=name,
         summary=summary,
@@ -148,6 +163,7 @@ def _onnx_runtime(name: str, summary: str, version: tuple[int, ...], opset: int,
         half=Half.TYPED,
         int8=Int8.ANY,
         int4=int4,
+        int8_products=int8_products,
     )
 
 
@@ -172,6 +188,14 @@ _TARGETS = {
         ),
         # Since 1.23 ONNX Runtime casts 4-bit integers to 8 bits.
         _onnx_runtime("onnxruntime", "ONNX Runtime 1.23 or newer", (1, 23), 18, Int4.CAST),
+        _onnx_runtime(
+            "onnxruntime-vnni",
+            "ONNX Runtime 1.23 or newer on a CPU with VNNI, dotprod or i8mm",
+            (1, 23),
+            18,
+            Int4.CAST,
+            Int8Products.EXACT,
+        ),
         _onnx_runtime("onnxruntime-1.20", "ONNX Runtime 1.20 or newer", (1, 20), 18, Int4.FLOAT),
         _onnx_runtime("onnxruntime-1.17", "ONNX Runtime 1.17 or newer", (1, 17), 18),
         _onnx_runtime("onnxruntime-1.10", "ONNX Runtime 1.10 or newer: the widest form", (1, 10), 13),
@@ -188,6 +212,15 @@ def get_target(name: str) -> Target:
         return _TARGETS[name]
     except KeyError:
         raise UnknownTargetError(name, list_targets(), _rtx_problem(name)) from None
+
+
+def find_exact_twin(target: Target) -> Target | None:
+    """Return the target that differs only in exact products, None without one."""
+    if target.int8_products is Int8Products.EXACT:
+        return None
+    same = {"runtime": target.runtime, "runtime_version": target.runtime_version}
+    exact = (twin for twin in _TARGETS.values() if twin.int8_products is Int8Products.EXACT)
+    return next((twin for twin in exact if {name: getattr(twin, name) for name in same} == same), None)
 
 
 def _rtx_problem(name: str) -> str:

@@ -132,6 +132,7 @@ class DeviceSnapshot:
     power_mode: str = ""
     clock_control: str = ""  # how the agent can change clocks: "root", "helper" or "none"
     gpus: tuple[Gpu, ...] = ()
+    cpu_dot_products: tuple[str, ...] = ()  # of 8-bit integers: "vnni", "amx", "dotprod", "i8mm"
 
     @property
     def computing_gpu(self) -> Gpu | None:

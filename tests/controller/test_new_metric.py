@@ -18,13 +18,13 @@ ENTRY = """    Column(
         cell=Cell("memory", "peak USS", "MiB", 1), compared=Compared("unique-memory", "unique memory"),
     ),
 """
-MIGRATION = '''"""Schema 8: memory that only the child has."""
+MIGRATION = '''"""Schema 9: memory that only the child has."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0008"
-down_revision = "0007"
+revision = "0009"
+down_revision = "0008"
 
 
 def upgrade() -> None:
@@ -83,7 +83,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     text = entries.read_text(encoding="utf-8")
     assert text.count(BEFORE) == 1
     entries.write_text(text.replace(BEFORE, ENTRY + BEFORE), encoding="utf-8")
-    (package / "store" / "migrations" / "versions" / "v0008_unique_memory.py").write_text(MIGRATION, encoding="utf-8")
+    (package / "store" / "migrations" / "versions" / "v0009_unique_memory.py").write_text(MIGRATION, encoding="utf-8")
     old, new = shutil.copy(SCHEMA_3, folder / "old.db"), folder / "new.db"
     path = os.pathsep.join(map(str, (folder, ROOT / "controller", ROOT / "protos")))
     command = [sys.executable, "-c", PROGRAM, old, new, ROOT / "docs" / "database.md"]

@@ -76,15 +76,15 @@ def command() -> None:
     print("hello")
 '''
 CHILD, RECORDS = AGENT + "child/measure.py", AGENT + "records.py"
-ENTRIES, MIGRATION = CONTROLLER + "columns/performance.py", CONTROLLER + "store/migrations/versions/v0008_luck.py"
+ENTRIES, MIGRATION = CONTROLLER + "columns/performance.py", CONTROLLER + "store/migrations/versions/v0009_luck.py"
 LUCK = '_reading("luck_bytes", "a lucky number"),'
 ADD_LUCK = '''"""Schema 6: luck."""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0008"
-down_revision = "0007"
+revision = "0009"
+down_revision = "0008"
 
 
 def upgrade() -> None:

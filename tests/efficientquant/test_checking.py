@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 from efficientquant import check
+from efficientquant.artifact import exact_products
 from efficientquant.errors import ArtifactFileError, UnknownTargetError
 from onnx import TensorProto
 from onnx_graphs import GraphWriter, convolution
@@ -45,6 +46,46 @@ def test_onnx_runtime_computes_in_integers_between_quantizers(saved):
 
     assert (verdict.outcome, verdict.facts["operators"]["QLinearConv"]) == ("builds", 1)
     assert verdict.gain == "integer arithmetic in 1 of 1 convolutions and matrix products"
+
+
+def signed_product(codes):
+    """Return a convolution of unsigned activations with signed codes."""
+    write = GraphWriter()
+    scale, zero = write.constant("scale", np.float32(0.05)), write.constant("zero", np.uint8(128))
+    signed = write.constant("signed", np.int8(0))
+
+    def rounded(value):
+        return write.add("DequantizeLinear", write.add("QuantizeLinear", value, scale, zero), scale, zero)
+
+    weight = write.add("DequantizeLinear", write.constant("w", codes), scale, signed)
+    rounded(write.add("Conv", rounded("x"), weight, name="conv"))
+    return write.model()
+
+
+LARGE, SAFE = (np.full((8, 8, 3, 3), code, np.int8) for code in (127, -64))
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "onnxruntime-1.10"])
+def test_signed_weights_are_named_where_they_may_saturate(saved, target):
+    """The file builds, and a reason names VNNI; codes up to 64 cannot saturate."""
+    verdict, safe = check(saved(signed_product(LARGE)), target), check(saved(signed_product(SAFE)), target)
+
+    assert [(reason.rule, str(reason.outcome)) for reason in verdict.reasons] == [("saturation", "builds")]
+    assert "1 integer products have signed weights and saturate on an x86 CPU without VNNI" in str(verdict.reasons[0])
+    assert ("onnxruntime-vnni" in str(verdict.reasons[0])) == (target == "onnxruntime")
+    assert (verdict.outcome, safe.outcome, safe.reasons) == ("builds", "builds", ())
+
+
+@pytest.mark.parametrize("saturates", [False, True])
+def test_a_target_with_exact_products_is_compared_with_this_cpu(saved, monkeypatch, saturates):
+    """The verdict says whether this CPU keeps the target's promise."""
+    monkeypatch.setattr(exact_products, "products_saturate", lambda: saturates)
+    verdict, safe = (check(saved(signed_product(codes)), "onnxruntime-vnni") for codes in (LARGE, SAFE))
+
+    assert verdict.facts["products_on_this_cpu"] == ("saturating" if saturates else "exact")
+    assert [reason.rule for reason in verdict.reasons] == ["saturation"] * saturates
+    assert all("onnxruntime-vnni promises a CPU with VNNI, and this one has none" in str(r) for r in verdict.reasons)
+    assert (verdict.outcome, safe.reasons) == ("builds", ())
 
 
 def test_onnx_runtime_refuses_what_it_has_no_kernel_for(saved):

@@ -187,6 +187,7 @@ def _rows(facts: Facts) -> List[Tuple[str, str]]:
         ("serial or machine id", facts.board_id),
         ("system", ", ".join(filter(None, (facts.os, facts.l4t + jetpack, facts.kernel, facts.architecture)))),
         ("CPU", "{} × {}{}".format(facts.cpu_count, facts.cpu_model or "core", clock)),
+        ("integer products", ", ".join(facts.cpu_dot_products) or "none of vnni, amx, dotprod, i8mm"),
         ("memory", "{}, swap {}".format(_size(facts.memory_total_bytes), _size(facts.swap_total_bytes))),
     ]
     rows += [("GPU", _gpu(gpu, facts)) for gpu in facts.gpus] or [("GPU", "none")]

@@ -44,6 +44,7 @@ class Facts(NamedTuple):
     architecture: str = ""
     cpu_model: str = ""
     cpu_count: int = 0
+    cpu_dot_products: Sequence[str] = ()  # of 8-bit integers: "vnni", "amx", "dotprod", "i8mm"
     cpu_max_hz: Optional[int] = None
     gpu_max_hz: Optional[int] = None
     memory_total_bytes: Optional[int] = None

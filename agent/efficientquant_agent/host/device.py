@@ -45,6 +45,13 @@ _TEGRA_GPUS = {
     "tegra194": ("Xavier", 72),
     "tegra234": ("Orin", 87),
 }
+# The dot products of 8-bit integers by their flags in cpuinfo: first those of x86, then those of arm64.
+_DOT_PRODUCTS = (
+    ("vnni", {"avx_vnni", "avx512_vnni"}),
+    ("amx", {"amx_int8"}),
+    ("dotprod", {"asimddp"}),
+    ("i8mm", {"i8mm"}),
+)
 
 
 class Runtimes(NamedTuple):
@@ -121,6 +128,7 @@ class DeviceFiles(NamedTuple):
             power_mode=self.power_mode(),
             clock_control=clock_control,
             gpus=self.gpus(gpus),
+            cpu_dot_products=self.cpu_dot_products(),
         )
 
     def board_id(self) -> str:
@@ -168,6 +176,15 @@ class DeviceFiles(NamedTuple):
         text = _text(self.proc, "cpuinfo")
         model = re.search(r"^(?:model name|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
         return (model.group(1).strip() if model else ""), len(re.findall(r"^processor\s*:", text, re.MULTILINE))
+
+    def cpu_dot_products(self) -> List[str]:
+        """Return the dot products of 8-bit integers that every core has.
+
+        They are "vnni" and "amx" on x86, "dotprod" and "i8mm" on arm64. A run may move between unlike cores.
+        """
+        lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", _text(self.proc, "cpuinfo"), re.MULTILINE)
+        common = set.intersection(*[set(line.split()) for line in lines]) if lines else set()
+        return [name for name, flags in _DOT_PRODUCTS if flags & common]
 
     def memory_bytes(self, field: str) -> Optional[int]:
         """Return a field of meminfo in bytes, None without it."""

@@ -16,6 +16,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from efficientquant.artifact import exact_products
 from efficientquant.artifact.parity import PARITY_LIMIT, Parity, measure_optimizations, measure_parity
 from efficientquant.artifact.validation import find_violations
 from efficientquant.artifact.view import GraphView
@@ -28,7 +29,7 @@ from efficientquant.lowering import Variant, lower
 from efficientquant.lowering.emulation import Emulation, describe_emulation
 from efficientquant.models import synthetic_images
 from efficientquant.quantization import QuantizedModel
-from efficientquant.targets import Int4, Runtime, Target, get_target
+from efficientquant.targets import Int4, Int8Products, Runtime, Target, get_target
 
 WIDEST_TARGET = "onnxruntime-1.10"
 PARITY_IMAGES = 4
@@ -131,7 +132,8 @@ def render_onnx(
     parity = measure_parity(quantized, variant, proto, images)
     _require_parity(parity, path)
     is_for_ort = capabilities.runtime is Runtime.ONNX_RUNTIME
-    optimized_by = measure_optimizations(proto, images, path) if is_for_ort else 0.0
+    is_exact = capabilities.int8_products is Int8Products.EXACT
+    optimized_by = measure_optimizations(proto, images, path, exact_products=is_exact) if is_for_ort else 0.0
     if optimized_by > parity.own_limit and _rounds_all_inputs(quantized.manifest, variant):
         problem = f"ONNX Runtime's optimizations change its logits by {optimized_by:.2e}, more than"
         raise ArtifactError(path, f"{problem} {parity.own_limit:.2e}")
@@ -150,7 +152,12 @@ def render_onnx(
         bit_table=bits,
         builder_flags=variant.builder_flags,
         emulation=variant.emulation,
-        notes=quantized.notes + _variant_notes(variant, capabilities) + _parity_notes(parity, optimized_by),
+        notes=[
+            *quantized.notes,
+            *_variant_notes(variant, capabilities),
+            *_parity_notes(parity, optimized_by),
+            *_product_notes(capabilities),
+        ],
         manifest=quantized.manifest.to_dict() | {"parity": parity.to_dict()},
     )
     return Rendered(artifact, proto, content)
@@ -212,6 +219,16 @@ def _why_widened(target: Target) -> str:
     if target.int4 is Int4.NONE:
         return f"{target.name} takes no 4-bit weights"
     return f"the integer kernels of {target.name} take 8-bit weights"
+
+
+def _product_notes(target: Target) -> list[str]:
+    is_exact = target.runtime is Runtime.ONNX_RUNTIME and target.int8_products is Int8Products.EXACT
+    if not is_exact or not exact_products.products_saturate():
+        return []
+    return [
+        "products saturate on this CPU, which has no VNNI; ONNX Runtime checked the file with the exact products of "
+        f"{target.name}"
+    ]
 
 
 def _parity_notes(parity: Parity, optimized_by: float) -> list[str]:

@@ -12,6 +12,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from efficientquant.artifact.exact_products import avoid_saturation
 from efficientquant.artifact.ort_errors import ORT_ERRORS, first_line
 from efficientquant.errors import ArtifactError
 from efficientquant.lowering import Variant
@@ -113,15 +114,17 @@ def measure_parity(quantized: QuantizedModel, variant: Variant, proto: onnx.Mode
     return parity
 
 
-def measure_optimizations(proto: onnx.ModelProto, images: Tensor, path: Path) -> float:
+def measure_optimizations(proto: onnx.ModelProto, images: Tensor, path: Path, *, exact_products: bool = False) -> float:
     """Return the largest |Δ| that ONNX Runtime's optimizations make to the logits.
 
     An ordinary session has all of them. Its optimizer may choose kernels that round activations again, or that refuse
-    their inputs only when they run. Raises ArtifactError when it does not run the file, or when a logit is not finite.
-    `path` only names the artifact.
+    their inputs only when they run. With `exact_products`, it runs as on a CPU whose products do not saturate. Raises ArtifactError when ONNX Runtime does not run the file, or when a logit is not finite. `path`
+    only names the artifact.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # the error says it
+    if exact_products:
+        avoid_saturation(options)
     feeds = [{proto.graph.input[0].name: image[None].numpy()} for image in images]
     try:
         ordinary = onnxruntime.InferenceSession(

@@ -13,6 +13,7 @@ import torch
 from google.protobuf.message import DecodeError
 from torch import Tensor
 
+from efficientquant.artifact.exact_products import avoid_saturation
 from efficientquant.artifact.ort_errors import ORT_ERRORS, first_line
 from efficientquant.errors import ArtifactFileError, EvaluationError
 
@@ -51,12 +52,20 @@ class ArtifactRunner:
     """An ONNX file on ONNX Runtime's CPU provider.
 
     Takes one image at a time, since artifacts have a batch of one. All optimizations are on, as in an ordinary session,
-    so that the effect of ONNX Runtime's integer kernels on the logits is measured too.
+    so that the effect of ONNX Runtime's integer kernels on the logits is measured too. With `exact_products`, as on a
+    CPU whose products do not saturate.
     """
 
     kind = "artifact"
 
-    def __init__(self, path: Path, bit_table: Mapping[str, str] | None = None, *, threads: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        bit_table: Mapping[str, str] | None = None,
+        *,
+        threads: int = 0,
+        exact_products: bool = False,
+    ) -> None:
         self.runtime = f"onnxruntime {version('onnxruntime')}"
         self.bit_table = stored_bits(path) if bit_table is None else bit_table
         options = onnxruntime.SessionOptions()
@@ -64,6 +73,8 @@ class ArtifactRunner:
         options.log_severity_level = 3  # its warnings are for authors of graphs
         # Threads that spin between two calls take the processor from torch, which runs the reference in between.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if exact_products:
+            avoid_saturation(options)
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except ORT_ERRORS as error:

@@ -81,7 +81,7 @@ class Placement:
         if form is Form.FLOAT:
             self.folded += not any(user in self.floats for user in product_users(weight.node))
             return
-        is_narrow = form in (Form.INT4, Form.UINT4)
+        is_narrow = form in (Form.INT4, Form.CAST_INT4, Form.CAST_UINT4)
         self.dequantizers += not is_decoded
         self.decoded += is_decoded
         self.four_bit += is_narrow

@@ -19,32 +19,33 @@ from efficientquant.lowering.building import (
     zero_point_name,
 )
 from efficientquant.lowering.integer_products import is_integer, product_users
-from efficientquant.targets import Int4, Int8, Runtime, Target
+from efficientquant.targets import Int4, Int8, Int8Products, Runtime, Target
 
 
 class Form(enum.Enum):
-    """The form in which a file holds a quantized weight.
-
-    The member's value is the type of its codes.
-    """
+    """The form in which a file holds a quantized weight."""
 
     FLOAT = "float"  # turned back to float
     INT8 = "int8"
     UINT8 = "uint8"  # larger by 128
     INT4 = "int4"
-    UINT4 = "uint4"  # larger by 8, and cast to uint8 before the product
+    CAST_INT4 = "cast_int4"  # int4, cast to int8 before the product
+    CAST_UINT4 = "cast_uint4"  # uint4, larger by 8, and cast to uint8 before the product
     FAKE = "fake"  # float, quantized to int8 by the builder
 
 
 # What each form adds to the codes.
-_SHIFTS = {Form.UINT8: 128, Form.UINT4: 8}
+_SHIFTS = {Form.UINT8: 128, Form.CAST_UINT4: 8}
 _TYPES = {
     Form.INT8: np.dtype(np.int8),
     Form.UINT8: np.dtype(np.uint8),
     Form.INT4: np.dtype(ml_dtypes.int4),
-    Form.UINT4: np.dtype(ml_dtypes.uint4),
+    Form.CAST_INT4: np.dtype(ml_dtypes.int4),
+    Form.CAST_UINT4: np.dtype(ml_dtypes.uint4),
     Form.FAKE: np.dtype(np.int8),
 }
+# What the codes of a form are cast to.
+_CASTS = {Form.CAST_INT4: Form.INT8, Form.CAST_UINT4: Form.UINT8}
 
 
 class QuantizedWeight(NamedTuple):
@@ -128,8 +129,11 @@ def choose_form(weight: QuantizedWeight, target: Target, floats: Collection[ir.N
         return Form.INT4
     if not both_inputs or target.is_tensorrt or weight.group_size is not None:
         return Form.INT8
+    is_cast = is_small and target.int4 is Int4.CAST
+    if target.int8_products is Int8Products.EXACT:
+        return Form.CAST_INT4 if is_cast else Form.INT8
     # Without VNNI, ONNX Runtime's products of unsigned activations with signed weights saturate in 16 bits.
-    return Form.UINT4 if is_small and target.int4 is Int4.CAST else Form.UINT8
+    return Form.CAST_UINT4 if is_cast else Form.UINT8
 
 
 def is_decoded_once(weight: QuantizedWeight, target: Target) -> bool:
@@ -201,7 +205,7 @@ def place_weight(graph: ir.Graph, weight: QuantizedWeight, form: Form, target: T
         return
     axis = {"axis": 0} if weight.scale.size > 1 else {}
     flat = (-1,) if axis else ()
-    decoded_form = Form.UINT8 if form is Form.UINT4 else form
+    decoded_form = _CASTS.get(form, form)
     zero_points = weight.zero_point.reshape(flat).astype(np.int16) + _SHIFTS.get(form, 0)
     parameters = (
         add_initializer(graph, f"{name}_scale", weight.scale.reshape(flat)),
@@ -212,8 +216,8 @@ def place_weight(graph: ir.Graph, weight: QuantizedWeight, form: Form, target: T
         codes = build.op("QuantizeLinear", value, *parameters, **axis)
     else:
         codes = _codes(graph, weight, weight.codes, form)
-    if form is Form.UINT4:
-        codes = build.op("Cast", codes, to=int(ir.DataType.UINT8))
+    if form in _CASTS:
+        codes = build.op("Cast", codes, to=int(ir.DataType.from_numpy(_TYPES[decoded_form])))
     replace_node(graph, node, build.op("DequantizeLinear", codes, *parameters, **axis))
 
 
@@ -243,7 +247,7 @@ def _place_groups(graph: ir.Graph, build: NodeBuilder, weight: QuantizedWeight, 
 
 def _codes(graph: ir.Graph, weight: QuantizedWeight, codes: np.ndarray, form: Form) -> ir.Value:
     stored = (codes.astype(np.int16) + _SHIFTS.get(form, 0)).astype(_TYPES[form])
-    return add_initializer(graph, f"{weight.name}_{form.value}", stored)
+    return add_initializer(graph, f"{weight.name}_{stored.dtype.name}", stored)
 
 
 def _zero_points(graph: ir.Graph, weight: QuantizedWeight, form: Form, values: np.ndarray) -> ir.Value:

@@ -7,14 +7,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 
+from efficientquant.artifact import exact_products
 from efficientquant.artifact.ort_errors import ORT_ERRORS, first_line
 from efficientquant.artifact.validation import find_scales, find_violations
 from efficientquant.artifact.view import GraphView, attribute_int
 from efficientquant.files.whole_files import scratch_folder
-from efficientquant.targets import Target
+from efficientquant.targets import Int8Products, Target, find_exact_twin
 from efficientquant.verdicts.build_verdict import (
     Basis,
     BuildVerdict,
@@ -37,6 +39,10 @@ INTEGER_PRODUCTS = frozenset({
 FLOAT_PRODUCTS = frozenset({"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "FusedMatMulActivation", "MatMulNBits"})
 # The rules that a session does not decide: what an older release reads, and what the agents can feed.
 _RULES = {"opset": Outcome.FAILS, "ir-version": Outcome.FAILS, "io-type": Outcome.BUILDS}
+# The inputs of integer operators that are a second factor or its zero-point.
+_SECOND_FACTORS = {"QLinearConv": (3, 5), "QLinearMatMul": (3, 5), "QGemm": (3, 5)}
+# Two products of an unsigned code with a signed one up to here fit 16 bits: 2 · 255 · 64 < 2^15.
+_LARGEST_SAFE_CODE = 64
 # The accuracy level at which MatMulNBits computes in int8.
 BLOCKS_IN_INT8 = 4
 SHOWN_OPERATORS = (
@@ -59,7 +65,9 @@ def verdict_of_session(model: onnx.ModelProto, target: Target) -> BuildVerdict:
         reasons.append(Reason("session", Outcome.FAILS, f"ONNX Runtime does not load it: {optimized}"))
     else:
         layers, facts = _layers(optimized), _facts(optimized, len(stored))
-        reasons += _fallbacks(layers, stored)
+        reasons += [*_fallbacks(layers, stored), *_saturation(optimized, target)]
+        if target.int8_products is Int8Products.EXACT:
+            facts["products_on_this_cpu"] = str(_products_here())
     outcome = worst(reasons)
     return BuildVerdict(
         target=target.name,
@@ -166,6 +174,43 @@ def _fallbacks(layers: list[LayerPrecision], stored: Mapping[str, str]) -> list[
     types = " or ".join(sorted(set(stored.values())))
     sentence = f"{missing} of {len(stored)} layers with {types} weights are computed in float"
     return [Reason("fallback", Outcome.BUILDS_WITH_FALLBACK, sentence)]
+
+
+def _saturation(optimized: onnx.ModelProto, target: Target) -> list[Reason]:
+    """Return a reason if integer products may saturate, on the target or here."""
+    view = GraphView(optimized)
+    count = sum(_may_saturate(view, node) for node in view.nodes)
+    if not count:
+        return []
+    twin = find_exact_twin(target)
+    if target.int8_products is Int8Products.SATURATING:
+        sentence = (
+            f"{count} integer products have signed weights and saturate on an x86 CPU without VNNI"
+            + (f"; check it for {twin.name} if the CPU has VNNI" if twin else "")
+            + ", store the weights unsigned if not"
+        )
+    elif _products_here() is Int8Products.SATURATING:
+        sentence = (
+            f"the file loads here, and its {count} products with signed weights saturate: {target.name} promises a CPU "
+            "with VNNI, and this one has none"
+        )
+    else:
+        return []
+    return [Reason("saturation", Outcome.BUILDS, sentence)]
+
+
+def _products_here() -> Int8Products:
+    return Int8Products.SATURATING if exact_products.products_saturate() else Int8Products.EXACT
+
+
+def _may_saturate(view: GraphView, node: onnx.NodeProto) -> bool:
+    if node.op_type not in INTEGER_CONVS | INTEGER_PRODUCTS:
+        return False
+    factor, *zero_points = (node.input[at] for at in _SECOND_FACTORS.get(node.op_type, (1,)) if at < len(node.input))
+    if onnx.TensorProto.INT8 not in map(view.types.get, (factor, *zero_points)):
+        return False
+    codes = view.array(factor)
+    return codes is None or int(np.abs(codes.astype(np.int16)).max(initial=0)) > _LARGEST_SAFE_CODE
 
 
 def _facts(optimized: onnx.ModelProto, quantized: int) -> dict[str, Any]:

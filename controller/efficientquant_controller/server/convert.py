@@ -42,6 +42,7 @@ def snapshot_from_wire(message: pb.DeviceSnapshot) -> DeviceSnapshot:
     """Read a device snapshot."""
     return DeviceSnapshot(
         **_read(message, _SNAPSHOT_SCALARS),
+        **_read_lists(message, _SNAPSHOT_LISTS),
         library_versions=dict(message.library_versions),
         backends=tuple(
             Backend(**_read(backend, _BACKEND_SCALARS), **_read_lists(backend, _BACKEND_LISTS))
@@ -57,7 +58,7 @@ def snapshot_from_wire(message: pb.DeviceSnapshot) -> DeviceSnapshot:
 def snapshot_to_wire(snapshot: DeviceSnapshot) -> pb.DeviceSnapshot:
     """Write a device snapshot."""
     return pb.DeviceSnapshot(
-        **_read(snapshot, _SNAPSHOT_SCALARS),
+        **_read(snapshot, (*_SNAPSHOT_SCALARS, *_SNAPSHOT_LISTS)),
         library_versions=dict(snapshot.library_versions),
         backends=[pb.Backend(**vars(backend)) for backend in snapshot.backends],
         gpus=[pb.Gpu(**vars(gpu)) for gpu in snapshot.gpus],
@@ -318,6 +319,7 @@ _SNAPSHOT_SCALARS = (
     *("board_id", "board", "os", "kernel", "architecture", "cpu_model", "cpu_count"),
     *("memory_total_bytes", "swap_total_bytes", "l4t", "jetpack", "cuda_version", "power_mode", "clock_control"),
 )
+_SNAPSHOT_LISTS = ("cpu_dot_products",)
 _BACKEND_SCALARS = ("name", "version", "preference", "uses_gpu", "builds_engines", "form", "opset")
 _BACKEND_LISTS = ("providers", "precision_flags", "options")
 _GPU_SCALARS = (*("name", "uuid", "compute_capability", "integrated", "fp16", "int8", "tf32", "driver_version"),)

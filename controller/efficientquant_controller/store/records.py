@@ -48,7 +48,10 @@ def snapshot_to_row(snapshot: DeviceSnapshot, now_s: float) -> dict[str, Any]:
     content = {**vars(snapshot), "library_versions": dict(snapshot.library_versions)}
     content |= {name: [dict(vars(item)) for item in items] for name, items in lists.items()}
     backends = [{name: backend[name] for name in _HASHED_OF_BACKEND} for backend in content["backends"]]
-    digest = hashlib.sha256(json.dumps({**content, "backends": backends}, sort_keys=True).encode()).hexdigest()
+    hashed = {**content, "backends": backends}
+    if not snapshot.cpu_dot_products:  # as before schema 8, so that an upgrade does not change the device
+        del hashed["cpu_dot_products"]
+    digest = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
     return {**content, "snapshot_sha256": digest, "first_seen_unix_s": now_s}
 
 
@@ -76,6 +79,7 @@ def snapshot_from_row(row: Row) -> DeviceSnapshot:
         library_versions=row["library_versions"],
         backends=backends,
         gpus=tuple(Gpu(**gpu) for gpu in row["gpus"]),
+        cpu_dot_products=tuple(row["cpu_dot_products"]),
     )
 
 

@@ -90,6 +90,7 @@ device_snapshots = Table(
     Column("power_mode", Text, nullable=False),
     Column("clock_control", Text, nullable=False),
     Column("gpus", JSON, nullable=False),
+    Column("cpu_dot_products", JSON, nullable=False),
     Column("first_seen_unix_s", Double, nullable=False),
 )
 

@@ -171,6 +171,7 @@ class DeviceSnapshot(google.protobuf.message.Message):
     POWER_MODE_FIELD_NUMBER: builtins.int
     CLOCK_CONTROL_FIELD_NUMBER: builtins.int
     GPUS_FIELD_NUMBER: builtins.int
+    CPU_DOT_PRODUCTS_FIELD_NUMBER: builtins.int
     board_id: typing.Text
     """Serial number, machine id, or "host:" and the host name. Two agents with the same id share a board."""
 
@@ -203,6 +204,10 @@ class DeviceSnapshot(google.protobuf.message.Message):
 
     @property
     def gpus(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Gpu]: ...
+    @property
+    def cpu_dot_products(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]:
+        """The CPU's dot products of 8-bit integers: "vnni", "amx", "dotprod", "i8mm". Empty from older agents."""
+        pass
     def __init__(self,
         *,
         board_id: typing.Text = ...,
@@ -222,8 +227,9 @@ class DeviceSnapshot(google.protobuf.message.Message):
         power_mode: typing.Text = ...,
         clock_control: typing.Text = ...,
         gpus: typing.Optional[typing.Iterable[global___Gpu]] = ...,
+        cpu_dot_products: typing.Optional[typing.Iterable[typing.Text]] = ...,
         ) -> None: ...
-    def ClearField(self, field_name: typing_extensions.Literal["architecture",b"architecture","backends",b"backends","board",b"board","board_id",b"board_id","clock_control",b"clock_control","cpu_count",b"cpu_count","cpu_model",b"cpu_model","cuda_version",b"cuda_version","gpus",b"gpus","jetpack",b"jetpack","kernel",b"kernel","l4t",b"l4t","library_versions",b"library_versions","memory_total_bytes",b"memory_total_bytes","os",b"os","power_mode",b"power_mode","swap_total_bytes",b"swap_total_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing_extensions.Literal["architecture",b"architecture","backends",b"backends","board",b"board","board_id",b"board_id","clock_control",b"clock_control","cpu_count",b"cpu_count","cpu_dot_products",b"cpu_dot_products","cpu_model",b"cpu_model","cuda_version",b"cuda_version","gpus",b"gpus","jetpack",b"jetpack","kernel",b"kernel","l4t",b"l4t","library_versions",b"library_versions","memory_total_bytes",b"memory_total_bytes","os",b"os","power_mode",b"power_mode","swap_total_bytes",b"swap_total_bytes"]) -> None: ...
 global___DeviceSnapshot = DeviceSnapshot
 
 class Gpu(google.protobuf.message.Message):

@@ -98,6 +98,7 @@ def test_facts_of_a_nano(facts_of, tmp_path):
         kernel="4.9.337-tegra",
         cpu_model="ARMv8 Processor rev 1 (v8l)",
         cpu_count=4,
+        cpu_dot_products=[],
         cpu_max_hz=1479000000,
         gpu_max_hz=921600000,
         memory_total_bytes=4059220 * 1024,
@@ -325,8 +326,9 @@ def test_json_is_stable():
     }
     assert " ".join(sorted(answer["facts"])) == (
         "agent_version architecture backends board board_id broken broken_causes clock_control clocks controller "
-        "cpu_count cpu_max_hz cpu_model cuda_driver_version cuda_error cuda_library cuda_toolkit cuda_version "
-        "free_disk_bytes gpu_max_hz gpus in_venv installed jetpack kernel l4t library_versions memory_total_bytes "
+        "cpu_count cpu_dot_products cpu_max_hz cpu_model cuda_driver_version cuda_error cuda_library cuda_toolkit "
+        "cuda_version free_disk_bytes gpu_max_hz gpus in_venv installed jetpack kernel l4t library_versions "
+        "memory_total_bytes "
         "missing_modules openblas_coretype os power_mode power_modes prefix prefix_writable pycuda_error python "
         "python_version root_only sees_system_packages soc state_dir state_dir_writable swap_total_bytes "
         "system_tensorrt tools"
@@ -352,6 +354,7 @@ def test_text(facts_of):
         "serial or machine id  1421020054321",
         "system                Ubuntu 20.04.6 LTS, R35.4.1 (JetPack 5.1.2), 5.10.120-tegra, aarch64",
         "CPU                   {} × ARMv8 Processor rev 0 (v8l), up to 2266 MHz".format(facts.cpu_count),
+        "integer products      none of vnni, amx, dotprod, i8mm",
         "memory                31.2 GiB, swap unknown",
         "GPU                   Xavier, SM 7.2, fast: FP16, INT8, shares the board's memory, up to 1377 MHz",
         "backend               ort-cpu 1.10.0",

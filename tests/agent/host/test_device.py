@@ -8,6 +8,7 @@ from efficientquant_agent.backends.__main__ import find_in_child
 from efficientquant_agent.host.device import DeviceFiles, computing_gpu, discrete_gpu, precisions, runtimes
 from efficientquant_agent.records import Gpu
 
+BOARDS = Path(__file__).parent.parent.parent / "fixtures" / "boards"
 NANO = {
     "proc/device-tree/serial-number": "1422919082257\x00",
     "proc/device-tree/model": "NVIDIA Jetson Nano Developer Kit\x00",
@@ -50,6 +51,38 @@ def test_board_without_a_serial_number(probe_of):
     assert probe_of({"etc/machine-id": "0123456789abcdef\n"}).board_id() == "0123456789abcdef"
 
 
+@pytest.mark.parametrize(
+    ("board", "products"),
+    [
+        ("x86", []),  # Zen 3: AVX2 alone
+        ("epyc-zen4", ["vnni"]),
+        ("xeon-sapphire-rapids", ["vnni", "amx"]),
+        ("nano-r32.7.4", []),
+        ("agx-xavier-r35.4.1", []),
+        ("orin-nano-r36.3", ["dotprod"]),
+        ("neoverse-v2", ["dotprod", "i8mm"]),
+    ],
+)
+def test_dot_products_of_a_cpu(board, products):
+    """The CPU's dot products of 8-bit integers come from its flags."""
+    assert DeviceFiles.of_tree(str(BOARDS / board)).snapshot({}, []).cpu_dot_products == products
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "products"),
+    [
+        ("flags\t: avx2 avx_vnni\nflags\t: avx2 avx_vnni\n", ["vnni"]),
+        ("Features\t: asimd asimddp i8mm\nFeatures\t: asimd asimddp\n", ["dotprod"]),
+        ("Features\t: asimd\nFeatures\t: asimd asimddp\n", []),
+        ("vmx flags\t: vnmi\nflags\t: avx2 avx512_vnnix\n", []),
+        ("", []),
+    ],
+)
+def test_a_dot_product_counts_where_every_core_has_it(probe_of, cpuinfo, products):
+    """A run may move to any core, so all of them need the instruction."""
+    assert probe_of({"proc/cpuinfo": cpuinfo}).cpu_dot_products() == products
+
+
 def test_nothing_to_be_found(probe_of, monkeypatch):
     """What a probe does not find is None or empty, never zero and never a guess."""
     monkeypatch.setattr("socket.gethostname", lambda: "bench-1")
@@ -59,6 +92,7 @@ def test_nothing_to_be_found(probe_of, monkeypatch):
     assert device.board_id == "host:bench-1"
     assert (device.memory_total_bytes, device.swap_total_bytes) == (None, None)
     assert (device.l4t, device.board, device.cpu_model, device.os) == ("", "", "", "")
+    assert device.cpu_dot_products == []
 
 
 @pytest.mark.parametrize(

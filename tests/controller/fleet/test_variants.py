@@ -1,5 +1,7 @@
 """Tests of a device's backend and the target of its artifacts."""
 
+from typing import Any
+
 import pytest
 from efficientquant.targets import Half, get_target
 from efficientquant_agent.backends import known
@@ -13,7 +15,7 @@ XAVIER = Gpu("Xavier", compute_capability=72, integrated=True, fp16=True, int8=T
 RTX_3080 = Gpu("NVIDIA GeForce RTX 3080", compute_capability=86, fp16=True, int8=True, tf32=True)
 
 
-def device(*backends: tuple[str, str] | Backend, gpu: Gpu | None = None, **snapshot: str) -> Device:
+def device(*backends: tuple[str, str] | Backend, gpu: Gpu | None = None, **snapshot: Any) -> Device:
     listed = tuple(backend if isinstance(backend, Backend) else offered(*backend) for backend in backends)
     gpus = () if gpu is None else (gpu,)
     return Device("d1", "bench-1", "0.1.0", 1, 0.0, DeviceSnapshot(backends=listed, gpus=gpus, **snapshot))
@@ -46,6 +48,34 @@ def test_runtime_version_and_gpu_decide_the_target(backend: tuple[str, str], gpu
     """INT8 decides for TensorRT 8, the SM for TensorRT-RTX, the version for the rest, and each target exists."""
     assert choose_variant(device(backend, gpu=gpu)) == Variant(backend[0], target)
     assert get_target(target).name == target
+
+
+@pytest.mark.parametrize(
+    ("backend", "products", "target"),
+    [
+        (("ort-cpu", "1.23.2"), ("vnni",), "onnxruntime-vnni"),
+        (("ort-cpu", "1.23.2"), ("vnni", "amx"), "onnxruntime-vnni"),
+        (("ort-cpu", "1.23.2"), ("dotprod",), "onnxruntime-vnni"),
+        (("ort-cpu", "1.23.2"), ("dotprod", "i8mm"), "onnxruntime-vnni"),
+        (("ort-cpu", "1.23.2"), ("amx",), "onnxruntime"),  # without VNNI, convolutions saturate
+        (("ort-cpu", "1.23.2"), ("of a later agent",), "onnxruntime"),
+        (("ort-cpu", "1.20.0"), ("vnni",), "onnxruntime-1.20"),
+        (("ort-cpu", "1.17.0"), ("vnni",), "onnxruntime-1.17"),
+        (("ort-cpu", "1.10.0"), ("vnni",), "onnxruntime-1.10"),
+    ],
+)
+def test_the_cpu_decides_about_signed_weights(
+    backend: tuple[str, str], products: tuple[str, ...], target: str
+) -> None:
+    """A CPU whose integer products are exact gets signed weights from ONNX Runtime 1.23 on."""
+    assert choose_variant(device(backend, cpu_dot_products=products)).target == target
+    assert get_target(target).name == target
+
+
+def test_a_gpu_gets_the_portable_form() -> None:
+    """The CPU's products do not count where a GPU computes."""
+    backend = Backend("gpu", "1.23", form="onnxruntime", opset=23, uses_gpu=True)
+    assert choose_variant(device(backend, gpu=RTX_3080, cpu_dot_products=("vnni",))).target == "onnxruntime"
 
 
 @pytest.mark.parametrize(

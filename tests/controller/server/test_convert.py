@@ -53,6 +53,7 @@ SNAPSHOT = DeviceSnapshot(
         Gpu("Tegra X1", compute_capability=53, integrated=True, fp16=True),
         Gpu("RTX 3080", "GPU-1", 86, 10 << 30, fp16=True, int8=True, tf32=True, driver_version="570.1"),
     ),
+    cpu_dot_products=("dotprod", "i8mm"),
 )
 RESULT = RunResult(
     run_id="r",

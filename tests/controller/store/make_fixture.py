@@ -2,11 +2,11 @@
 
 Run it once for each schema, before the schema changes:
 
-    python tests/controller/store/make_fixture.py tests/fixtures/databases/0.1.0-schema-7.db
+    python tests/controller/store/make_fixture.py tests/fixtures/databases/0.1.0-schema-8.db
 
-0.1.0.db and the databases of schema 2 to 6 are of the same, unreleased version. Schema 2 already had the view
+0.1.0.db and the databases of schema 2 to 7 are of the same, unreleased version. Schema 2 already had the view
 `comparisons`. Schema 3 has a second campaign, c0, with what that schema added: an fp32 job, a variant, clock targets.
-Schemas 4 to 6 have the same rows. Up to schema 4 no run was leased before its result.
+Schemas 4 to 7 have the same rows. Up to schema 4 no run was leased before its result.
 """
 
 import sqlite3

@@ -68,7 +68,7 @@ def test_a_copy_of_a_served_database(path: Path, served: SqlStore) -> None:
 
     content = copy_database(path, copy, overwrite=False, on_progress=ignore)
 
-    assert content == Content("0007", campaigns=1, runs=2)
+    assert content == Content("0008", campaigns=1, runs=2)
     assert names(path.parent) == ["copy.db"]
     assert copy.read_bytes()[18:20] == b"\1\1"  # no write-ahead log, so it opens from a read-only medium
     with closing(sqlite3.connect(copy)) as connection:

@@ -107,7 +107,8 @@ def test_old_campaign_goes_on(old_database: Path) -> None:
     assert (artifact.target, artifact.builder_flags, artifact.reference_sha256) == ("", (), "")
     campaign = store.campaign("c1")
     assert (campaign.measurement.min_count, campaign.measurement.lock_clocks, campaign.paper) == (64, False, False)
-    assert (store.device("d1").snapshot.gpus, store.device("d1").snapshot.jetpack) == ((), "")
+    snapshot = store.device("d1").snapshot
+    assert (snapshot.gpus, snapshot.jetpack, snapshot.cpu_dot_products) == ((), "", ())
     result = replace(store.raw_result("r0"), run_id="later", conditions={"clocks": "free"})
     job = replace(store.job("j1"), job_id="j2", campaign_id="c2", state=JobState.QUEUED)
     running = replace(campaign, campaign_id="c2", state=CampaignState.RUNNING)
@@ -126,7 +127,7 @@ def columns_of(path: Path, view: str) -> list[str]:
 @pytest.mark.parametrize("view", ["results", "run_results", "comparisons"])
 def test_views_keep_their_columns(tmp_path: Path, view: str) -> None:
     """A migration keeps every column of the last schema's views."""
-    path = Path(shutil.copy(DATABASES / "0.1.0-schema-6.db", tmp_path / "old.db"))
+    path = Path(shutil.copy(DATABASES / "0.1.0-schema-7.db", tmp_path / "old.db"))
     before = columns_of(path, view)
     open_store(path).close()
     after = columns_of(path, view)
@@ -150,7 +151,7 @@ def test_targets_of_clocks_become_numbers(tmp_path: Path) -> None:
 
 def test_old_database_is_only_read_after_it_was_migrated(old_database: Path) -> None:
     """Reading an older database is refused until it was opened for writing, which adds the newer views."""
-    with pytest.raises(StoreVersionError, match=r"schema 000[1-6].*open it once with `efficientquant serve --db`"):
+    with pytest.raises(StoreVersionError, match=r"schema 000[1-7].*open it once with `efficientquant serve --db`"):
         open_store(old_database, read_only=True)
     open_store(old_database).close()
     open_store(old_database, read_only=True).close()

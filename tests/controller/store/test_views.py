@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 from efficientquant_controller.columns import OF_JOBS, OF_PAIRS, OF_RUNS
 from efficientquant_controller.store.migrations import versions
-from efficientquant_controller.store.migrations.versions import v0004_readings, v0005_leases, v0006_clock_offset
+from efficientquant_controller.store.migrations.versions import v0004_readings, v0005_leases, v0006_clock_offset, v0007_contention
 from efficientquant_controller.store.sql import open_store
 from efficientquant_controller.store.views import v1, v2, v3, views_sha256
 from efficientquant_controller.store.views.current import current_views
@@ -31,7 +31,7 @@ IN_DATABASES = [
     ("0.1.0-schema-3.db", {"results": v3.RESULTS, "run_results": v3.RUN_RESULTS, "comparisons": v3.COMPARISONS}),
 ]
 # Whose views were made from the registry.
-LATER = [f"0.1.0-schema-{schema}.db" for schema in (4, 5, 6)]
+LATER = [f"0.1.0-schema-{schema}.db" for schema in (4, 5, 6, 7)]
 
 
 def views_of(path: Path) -> dict[str, str]:
@@ -51,7 +51,10 @@ def test_a_released_database_holds_its_schemas_views(name: str, views: dict[str,
     assert views_of(DATABASES / name) == views
 
 
-@pytest.mark.parametrize(("schema", "migration"), [(4, v0004_readings), (5, v0005_leases), (6, v0006_clock_offset)])
+@pytest.mark.parametrize(
+    ("schema", "migration"),
+    [(4, v0004_readings), (5, v0005_leases), (6, v0006_clock_offset), (7, v0007_contention)],
+)
 def test_a_migration_names_the_views_of_its_schema(schema: int, migration: ModuleType) -> None:
     """The database of a schema has the views that its migration names by their SHA-256."""
     views = views_of(DATABASES / f"0.1.0-schema-{schema}.db")

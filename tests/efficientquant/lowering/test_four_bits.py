@@ -15,7 +15,7 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 
 W4 = "efficientquant-w4:softmax_bits=none:rounding=nearest"
-INT4_TARGETS = ["onnxruntime", "onnxruntime-1.20", "rtx-3080", "tensorrt-10", "tensorrt-11"]
+INT4_TARGETS = ["onnxruntime", "onnxruntime-vnni", "onnxruntime-1.20", "rtx-3080", "tensorrt-10", "tensorrt-11"]
 
 
 class Small(nn.Module):
@@ -104,6 +104,8 @@ def test_weights_of_float_products_are_stored_in_four_bits(export, target, bits)
         (f"{W4}:weight_bits=5", "onnxruntime", {"INT8"}, ""),
         ("w4a8:rounding=nearest", "agx-xavier", set(), "5 quantized weights are stored in FP32: agx-xavier quantizes"),
         ("w4a8:rounding=nearest", "onnxruntime", {"UINT4"}, ""),
+        ("w4a8:rounding=nearest", "onnxruntime-vnni", {"INT4"}, ""),
+        ("int8:rounding=nearest", "onnxruntime-vnni", {"INT8"}, ""),
         ("w4a8:rounding=nearest", "onnxruntime-1.20", {"UINT8"}, "the integer kernels of onnxruntime-1.20 take 8-bit"),
         ("w4a8:rounding=nearest", "rtx-3080", {"INT8"}, "the integer kernels of rtx-3080 take 8-bit weights"),
     ],
@@ -126,10 +128,11 @@ def test_small_codes_of_8_bits_stay_in_8_bits(images, tmp_path):
     assert set(types_of_weights(onnx.load(artifact.path)).values()) == {"INT8"}
 
 
-def test_a_cast_keeps_the_integer_kernels(export):
+@pytest.mark.parametrize("target", ["onnxruntime", "onnxruntime-vnni"])
+def test_a_cast_keeps_the_integer_kernels(export, target):
     """ONNX Runtime makes the same integer products of 4-bit as of 8-bit codes."""
     recipe = "int8:weight_bits=4:rounding=nearest"
-    (_, narrow), (_, wide) = export(recipe, "onnxruntime"), export(recipe, "onnxruntime-1.20")
+    (_, narrow), (_, wide) = export(recipe, target), export(recipe, "onnxruntime-1.20")
     narrow_verdict, wide_verdict = (eq.check(path, "onnxruntime") for path in saved(narrow, wide))
     assert narrow_verdict.precisions() == wide_verdict.precisions()
     assert narrow_verdict.precisions()["conv"].get("int8") == 4

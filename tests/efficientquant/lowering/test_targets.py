@@ -15,14 +15,22 @@ from efficientquant.targets import get_target
 from onnx import TensorProto
 from torch import nn
 
-CODES = {"rtx-3080": np.int8, "agx-xavier": np.int8, "onnxruntime": np.uint8}
+# The types of (activations, weights).
+CODES = {
+    "rtx-3080": (np.int8, np.int8),
+    "agx-xavier": (np.int8, np.int8),
+    "onnxruntime": (np.uint8, np.uint8),
+    "onnxruntime-vnni": (np.uint8, np.int8),
+}
 
 
 def operators(artifact):
     return Counter(node.op_type for node in onnx.load(artifact.path).graph.node)
 
 
-@pytest.mark.parametrize("target", ["jetson-nano", "agx-xavier", "rtx-3080", "tensorrt-10", "onnxruntime"])
+@pytest.mark.parametrize(
+    "target", ["jetson-nano", "agx-xavier", "rtx-3080", "tensorrt-10", "onnxruntime", "onnxruntime-vnni"]
+)
 @pytest.mark.parametrize("recipe", ["efficientquant", "int8"])
 def test_a_variant_keeps_its_targets_rules_and_the_logits(artifacts, recipe, target):
     """Every variant passed parity with what it computes of the recipe, and breaks no rule of its target."""
@@ -110,15 +118,16 @@ def test_the_bits_count_what_is_left_out(artifacts):
 
 
 @pytest.mark.parametrize("target", CODES)
-def test_codes_are_signed_for_tensorrt_and_unsigned_for_onnx_runtime(artifacts, target):
-    """Codes are uint8 with zero-point 128 for ONNX Runtime, and int8 with zero-point 0 for TensorRT."""
+def test_each_target_gets_codes_of_its_kernels(artifacts, target):
+    """Codes are int8 with zero-point 0 or uint8 with 128, the latter for ONNX Runtime's activations."""
     graph = onnx.load(artifacts["mobilevit_xxs", "int8", target].path).graph
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    quantizers = [node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] not in constants]
-    decoders = [node for node in graph.node if node.op_type == "DequantizeLinear" and target != "agx-xavier"]
-    zero_points = {(z.dtype.type, int(z.flat[0])) for z in (constants[n.input[2]] for n in quantizers + decoders)}
-    kind = CODES[target]
-    assert zero_points == {(kind, 128 if kind is np.uint8 else 0)}
+    coders = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    activations = [node for node in coders if node.input[0] not in constants]
+    weights = [node for node in coders if node.input[0] in constants]
+    for nodes, kind in zip((activations, weights), CODES[target], strict=True):
+        zero_points = {(z.dtype.type, int(z.flat[0])) for z in (constants[node.input[2]] for node in nodes)}
+        assert zero_points == {(kind, 128 if kind is np.uint8 else 0)}
 
 
 def test_integer_kernels_do_not_saturate(artifacts, quantized, real_images):

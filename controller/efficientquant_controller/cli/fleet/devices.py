@@ -107,7 +107,8 @@ def _capabilities(device: DeviceListing) -> str:
         ", ".join(f"{backend.name} {backend.version}" for backend in backends)
         or "nothing: see 'efficientquant-agent doctor'"
     )
-    return ", ".join([listed, *map(_gpu, device.snapshot.gpus)])
+    products = "/".join(name.upper() for name in device.snapshot.cpu_dot_products)
+    return ", ".join([listed, *map(_gpu, device.snapshot.gpus), *([f"CPU with {products}"] if products else [])])
 
 
 def _gpu(gpu: "Gpu") -> str:

@@ -81,6 +81,8 @@ def command(
             verdict = judge(rendered.model, capabilities, predict_only=True)
         else:
             verdict = judge_beside_twin(rendered.model, quantized, created, capabilities)
+    if advice := faster_target(capabilities, verdict):
+        output.print_message(f"note: {advice}")
     facts = artifact_facts(rendered.artifact, verdict) | {"model": model, "recipe": parsed_recipe.to_dict()}
     facts["notes"] = [*facts["notes"], *([PREDICTED.format(target)] if missing else [])]
     say_made(write_with_report(rendered, facts | {"provenance": quantized.provenance}))
@@ -103,6 +105,21 @@ def missing_builder(target: "Target") -> str:
     except MissingExtraError as error:
         return str(error)
     return ""
+
+
+def faster_target(target: "Target", verdict: "BuildVerdict") -> str:
+    """Return which target is faster on this CPU, or "".
+
+    Signed weights gain nothing in a file without integer products.
+    """
+    from efficientquant.artifact import exact_products
+    from efficientquant.targets import find_exact_twin
+    from efficientquant.verdicts.build_verdict import count_int8
+
+    twin = find_exact_twin(target)
+    if twin is None or exact_products.products_saturate() or not count_int8(verdict.layers) or not exact_products.is_x86():
+        return ""
+    return f"this CPU has VNNI, where --for {twin.name} is faster"
 
 
 def file_stem(model: str, recipe: str, target: str) -> str:

@@ -76,6 +76,16 @@ def test_gpu_says_what_it_computes(command, control, gpu, text):
     assert f"trt 8.2.1, {text}" in shown(command, control, device)
 
 
+def test_the_cpu_says_what_it_computes_in_integers(command, control):
+    """A CPU's dot products stand behind the runtimes, in the table and in JSON."""
+    device = nano()
+    device.snapshot.cpu_dot_products.extend(["vnni", "amx"])
+
+    assert "ort-cpu 1.10.0, CPU with VNNI/AMX" in shown(command, control, device)
+    (row,) = json.loads(command("devices", "--json").out)
+    assert row["snapshot"]["cpu_dot_products"] == ["vnni", "amx"]
+
+
 def test_jetpack_and_mode_stand_with_the_system(command, control):
     """A Jetson shows its L4T and JetPack release and its power mode."""
     device = nano()

@@ -5,6 +5,7 @@ import json
 import sys
 
 import pytest
+from efficientquant.artifact import exact_products
 
 MODEL = "test_convnext"
 
@@ -44,6 +45,29 @@ def test_without_the_builder_the_verdict_is_predicted(command, tmp_path, monkeyp
     assert (report["verdict"]["basis"], report["verdict"]["outcome"]) == ("predicted", "builds")
     assert sentence in report["notes"]
     assert "(predicted, TensorRT-RTX 1.7)" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("saturates", "target", "recipe", "is_advised"),
+    [
+        (False, "onnxruntime", "int8", True),
+        (True, "onnxruntime", "int8", False),
+        (False, "onnxruntime-vnni", "int8", False),
+        (False, "onnxruntime-1.17", "int8", False),
+        (False, "onnxruntime", "fp32", False),
+    ],
+)
+def test_a_cpu_with_vnni_is_told_the_faster_target(
+    command, tmp_path, monkeypatch, saturates, target, recipe, is_advised
+):
+    """A line names the target with signed weights where they are faster here and right."""
+    monkeypatch.setattr(exact_products, "products_saturate", lambda: saturates)
+    monkeypatch.setattr(exact_products, "is_x86", lambda: True)
+    options = ("--weights", "random", "--recipe", recipe, "--for", target, "--out", str(tmp_path))
+    shown = command("quantize", MODEL, *options)
+
+    assert shown.exit_code == 0
+    assert ("note: this CPU has VNNI, where --for onnxruntime-vnni is faster\n" in shown.err) == is_advised
 
 
 def test_json(command, tmp_path):

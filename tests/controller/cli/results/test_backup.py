@@ -22,7 +22,7 @@ def test_a_backup_says_what_is_in_it(command):
     outcome = command("backup", "copy.db")
 
     assert outcome.exit_code == 0
-    assert "wrote copy.db: 0.2 MiB, 0 campaigns, 0 runs, schema 0007, checked\n" in outcome.out
+    assert "wrote copy.db: 0.2 MiB, 0 campaigns, 0 runs, schema 0008, checked\n" in outcome.out
     assert "not in it: the artifacts, which stay in results-artifacts/" in outcome.out
     assert command("results", "--db", "copy.db", "--campaign", "all", "--json").out == "[]\n"
 

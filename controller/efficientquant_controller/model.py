@@ -90,10 +90,8 @@ class Backend:
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "Backend":
         """Read a backend from JSON or a message, where tuples are lists."""
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-        }
-        return cls(**fields)
+        tuples = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, **tuples})
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ LARGE, SAFE = (np.full((8, 8, 3, 3), code, np.int8) for code in (127, -64))
 
 @pytest.mark.parametrize("target", ["onnxruntime", "onnxruntime-1.10"])
 def test_signed_weights_are_named_where_they_may_saturate(saved, target):
-    """The file builds, and a reason names VNNI; codes up to 64 cannot saturate."""
+    """The file builds, and a reason names VNNI where codes are larger than 64."""
     verdict, safe = check(saved(signed_product(LARGE)), target), check(saved(signed_product(SAFE)), target)
 
     assert [(reason.rule, str(reason.outcome)) for reason in verdict.reasons] == [("saturation", "builds")]

@@ -1,6 +1,6 @@
 """Whether this CPU computes exact products of unsigned with signed codes.
 
-x86 has instructions for them with VNNI. Without it, ONNX Runtime adds two products in 16 bits, which saturate
+x86 has instructions for them with VNNI. With AVX2 alone, ONNX Runtime adds two products in 16 bits, which saturate
 [ONNX Runtime, session option `session.x64quantprecision`].
 """
 

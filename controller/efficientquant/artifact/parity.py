@@ -118,8 +118,9 @@ def measure_optimizations(proto: onnx.ModelProto, images: Tensor, path: Path, *,
     """Return the largest |Δ| that ONNX Runtime's optimizations make to the logits.
 
     An ordinary session has all of them. Its optimizer may choose kernels that round activations again, or that refuse
-    their inputs only when they run. With `exact_products`, it runs as on a CPU whose products do not saturate. Raises ArtifactError when ONNX Runtime does not run the file, or when a logit is not finite. `path`
-    only names the artifact.
+    their inputs only when they run. With `exact_products`, it runs as on a CPU whose products do not saturate. Raises
+    ArtifactError when ONNX Runtime does not run the file, or when a logit is not finite. `path` only names the
+    artifact.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # the error says it

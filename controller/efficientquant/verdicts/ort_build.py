@@ -177,7 +177,7 @@ def _fallbacks(layers: list[LayerPrecision], stored: Mapping[str, str]) -> list[
 
 
 def _saturation(optimized: onnx.ModelProto, target: Target) -> list[Reason]:
-    """Return a reason if integer products may saturate, on the target or here."""
+    """Return a reason if integer products may saturate."""
     view = GraphView(optimized)
     count = sum(_may_saturate(view, node) for node in view.nodes)
     if not count:

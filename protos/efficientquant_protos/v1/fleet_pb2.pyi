@@ -206,7 +206,10 @@ class DeviceSnapshot(google.protobuf.message.Message):
     def gpus(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Gpu]: ...
     @property
     def cpu_dot_products(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[typing.Text]:
-        """The CPU's dot products of 8-bit integers: "vnni", "amx", "dotprod", "i8mm". Empty from older agents."""
+        """The CPU's dot products of 8-bit integers.
+
+        "vnni" and "amx" are x86's, "dotprod" and "i8mm" arm64's. Empty from older agents.
+        """
         pass
     def __init__(self,
         *,

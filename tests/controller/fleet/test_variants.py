@@ -1,12 +1,15 @@
 """Tests of a device's backend and the target of its artifacts."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from efficientquant.artifact.exact_products import is_x86, products_saturate
 from efficientquant.targets import Half, get_target
 from efficientquant_agent.backends import known
+from efficientquant_agent.host.device import DeviceFiles
 from efficientquant_controller.errors import UserError
-from efficientquant_controller.fleet.variants import Variant, choose_variant
+from efficientquant_controller.fleet.variants import EXACT_CPUS, Variant, choose_variant
 from efficientquant_controller.model import Backend, Device, DeviceSnapshot, Gpu
 from offers import offered
 
@@ -64,12 +67,20 @@ def test_runtime_version_and_gpu_decide_the_target(backend: tuple[str, str], gpu
         (("ort-cpu", "1.10.0"), ("vnni",), "onnxruntime-1.10"),
     ],
 )
-def test_the_cpu_decides_about_signed_weights(
-    backend: tuple[str, str], products: tuple[str, ...], target: str
-) -> None:
+def test_the_cpu_decides_about_signed_weights(backend: tuple[str, str], products: tuple[str, ...], target: str) -> None:
     """A CPU whose integer products are exact gets signed weights from ONNX Runtime 1.23 on."""
     assert choose_variant(device(backend, cpu_dot_products=products)).target == target
     assert get_target(target).name == target
+
+
+def test_the_agents_flags_agree_with_onnx_runtimes_kernels() -> None:
+    """No CPU that gets signed weights saturates, and on x86 every other one does or lacks AVX2."""
+    board = DeviceFiles()
+    is_exact = not EXACT_CPUS.isdisjoint(board.cpu_dot_products())
+    assert not (is_exact and products_saturate())
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    if is_x86() and "avx2" in flags:
+        assert is_exact or products_saturate()
 
 
 def test_a_gpu_gets_the_portable_form() -> None:

@@ -11,7 +11,12 @@ from types import ModuleType
 import pytest
 from efficientquant_controller.columns import OF_JOBS, OF_PAIRS, OF_RUNS
 from efficientquant_controller.store.migrations import versions
-from efficientquant_controller.store.migrations.versions import v0004_readings, v0005_leases, v0006_clock_offset, v0007_contention
+from efficientquant_controller.store.migrations.versions import (
+    v0004_readings,
+    v0005_leases,
+    v0006_clock_offset,
+    v0007_contention,
+)
 from efficientquant_controller.store.sql import open_store
 from efficientquant_controller.store.views import v1, v2, v3, views_sha256
 from efficientquant_controller.store.views.current import current_views

@@ -10,6 +10,7 @@ from efficientquant.artifact import exact_products
 from efficientquant.artifact.exact_products import products_saturate
 from efficientquant.artifact.parity import measure_optimizations
 from efficientquant.artifact.runners import ArtifactRunner
+from onnx import TensorProto
 from torch import nn
 
 
@@ -22,7 +23,7 @@ def images():
 def extreme(images):
     """Return a quantized model whose codes are the largest ones everywhere."""
     model = nn.Sequential(
-        nn.Conv2d(3, 32, 1), nn.Conv2d(32, 16, 3), nn.Conv2d(16, 8, 1), nn.Flatten(), nn.Linear(8 * 36, 5)
+        nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 8, 1), nn.Flatten(), nn.Linear(8 * 36, 5)
     ).eval()
     for parameter in model.parameters():
         nn.init.constant_(parameter, 0.05)
@@ -62,7 +63,8 @@ def test_signed_weights_are_exact_where_the_probe_says_so(file_for, extreme, ima
     assert is_right == (not products_saturate())
 
 
-def test_a_session_can_avoid_saturation(file_for, extreme, images, without_vnni):
+@pytest.mark.usefixtures("without_vnni")
+def test_a_session_can_avoid_saturation(file_for, extreme, images):
     """ONNX Runtime makes the same products of signed weights that it stores as unsigned."""
     artifact = file_for("onnxruntime-vnni")
     logits = ArtifactRunner(artifact.path, {}, exact_products=True).run(images)
@@ -70,17 +72,25 @@ def test_a_session_can_avoid_saturation(file_for, extreme, images, without_vnni)
     assert measure_optimizations(onnx.load(artifact.path), images, artifact.path, exact_products=True) < 0.1
 
 
-def test_a_cpu_without_vnni_is_noted(file_for, without_vnni):
+@pytest.mark.usefixtures("without_vnni")
+def test_a_cpu_without_vnni_is_noted(file_for):
     """The artifact says that its check ran with the products of another CPU."""
     sentence = "products saturate on this CPU, which has no VNNI; ONNX Runtime checked the file with the exact products"
     assert any(sentence in note for note in file_for("onnxruntime-vnni").notes)
     assert not any(sentence in note for note in file_for("onnxruntime").notes)
 
 
-def test_the_session_option_is_set_only_where_it_is_needed(monkeypatch):
-    """A CPU with exact products keeps its faster kernels."""
-    for saturates in (False, True):
-        monkeypatch.setattr(exact_products, "products_saturate", lambda answer=saturates: answer)
-        options = onnxruntime.SessionOptions()
-        exact_products.avoid_saturation(options)
-        assert options.has_session_config_entry("session.x64quantprecision") == saturates
+@pytest.mark.skipif(not exact_products.is_x86(), reason="only x86 has kernels that saturate")
+@pytest.mark.parametrize("saturates", [False, True])
+def test_weights_become_unsigned_only_where_signed_ones_saturate(file_for, tmp_path, monkeypatch, saturates):
+    """A CPU with exact products keeps its kernels, and any other stores the weights as unsigned."""
+    path = file_for("onnxruntime-vnni").path
+    monkeypatch.setattr(exact_products, "products_saturate", lambda: saturates)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
+    exact_products.avoid_saturation(options)
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    graph = onnx.load(tmp_path / "optimized.onnx").graph
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    weights = {types[node.input[3]] for node in graph.node if node.op_type in ("QLinearConv", "QGemm")}
+    assert weights == {TensorProto.UINT8 if saturates else TensorProto.INT8}

@@ -117,7 +117,8 @@ def faster_target(target: "Target", verdict: "BuildVerdict") -> str:
     from efficientquant.verdicts.build_verdict import count_int8
 
     twin = find_exact_twin(target)
-    if twin is None or exact_products.products_saturate() or not count_int8(verdict.layers) or not exact_products.is_x86():
+    is_exact = exact_products.is_x86() and not exact_products.products_saturate()
+    if twin is None or not is_exact or not count_int8(verdict.layers):
         return ""
     return f"this CPU has VNNI, where --for {twin.name} is faster"
 

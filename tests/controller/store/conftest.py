@@ -29,6 +29,7 @@ SNAPSHOT = DeviceSnapshot(
     board="bench", cpu_count=2, library_versions={"python": "3.11"}, backends=(Backend("ort-cpu", "1.32.0", ("CPU",)),),
     jetpack="4.6.4", cuda_version="10.2", power_mode="MAXN", clock_control="helper",
     gpus=(Gpu("tegra", "", 53, None, True, True, False, False, ""), Gpu("RTX", "GPU-1", 86, 10 << 30, tf32=True)),
+    cpu_dot_products=("dotprod", "i8mm"),
 )  # fmt: skip
 # Readings as an agent of protocol 2 reported them, with the extremes of its series.
 READINGS = {

@@ -209,7 +209,7 @@ def place_weight(graph: ir.Graph, weight: QuantizedWeight, form: Form, target: T
     zero_points = weight.zero_point.reshape(flat).astype(np.int16) + _SHIFTS.get(form, 0)
     parameters = (
         add_initializer(graph, f"{name}_scale", weight.scale.reshape(flat)),
-        _zero_points(graph, weight, target, zero_points.astype(_TYPES[decoded_form])),
+        _zero_points(graph, weight, form, target, zero_points.astype(_TYPES[decoded_form])),
     )
     if form is Form.FAKE:
         value = add_initializer(graph, f"{name}_float", weight.dequantized())
@@ -234,7 +234,7 @@ def _place_groups(graph: ir.Graph, build: NodeBuilder, weight: QuantizedWeight, 
         codes = np.pad(codes, ((0, 0), (0, -columns % size)))
     parameters = (
         add_initializer(graph, f"{weight.name}_scale", weight.scale),
-        _zero_points(graph, weight, target, weight.zero_point.astype(_TYPES[form])),
+        _zero_points(graph, weight, form, target, weight.zero_point.astype(_TYPES[form])),
     )
     stored = _codes(graph, weight, codes, form)
     value = build.op("DequantizeLinear", stored, *parameters, axis=1, block_size=size)
@@ -250,7 +250,7 @@ def _codes(graph: ir.Graph, weight: QuantizedWeight, codes: np.ndarray, form: Fo
     return add_initializer(graph, f"{weight.name}_{stored.dtype.name}", stored)
 
 
-def _zero_points(graph: ir.Graph, weight: QuantizedWeight, target: Target, values: np.ndarray) -> ir.Value:
+def _zero_points(graph: ir.Graph, weight: QuantizedWeight, form: Form, target: Target, values: np.ndarray) -> ir.Value:
     """Return the zero-points, which TensorRT needs even if they are zero.
 
     All symmetric weights of a shape share them, except where ONNX Runtime multiplies signed weights. Its option
@@ -259,4 +259,4 @@ def _zero_points(graph: ir.Graph, weight: QuantizedWeight, target: Target, value
     is_signed_product = not target.is_tensorrt and target.int8_products is Int8Products.EXACT
     if weight.has_zero_points or is_signed_product:
         return add_initializer(graph, f"{weight.name}_zero_point", values)
-    return add_initializer(graph, zero_point_name(values.dtype, values.shape), values)
+    return add_initializer(graph, zero_point_name(_TYPES[form], values.shape), values)

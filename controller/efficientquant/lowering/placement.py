@@ -94,14 +94,22 @@ def is_superfluous(marker: ir.Node, target: Target, *, was_lonely: bool) -> bool
 
 def find_useless(graph: ir.Graph, target: Target) -> list[ir.Node]:
     """Return the quantizers of activations that help no recipe on a target."""
-    markers = [node for node in graph if node.op_type in UNIFORM_MARKERS]
     return [
         marker
-        for marker in markers
-        if splits_fusion(marker, target)
-        or (target.int8 is Int8.BOTH_INPUTS and is_lonely(marker, target))
-        or (target.is_tensorrt and _ends_function(marker) and is_lonely(marker, target))
+        for marker in _activation_markers(graph)
+        if splits_fusion(marker, target) or (target.int8 is Int8.BOTH_INPUTS and is_lonely(marker, target))
     ]
+
+
+def find_function_markers(graph: ir.Graph, target: Target) -> list[ir.Node]:
+    """Return the quantizers in SiLUs that TensorRT has no use for."""
+    if not target.is_tensorrt:
+        return []
+    return [marker for marker in _activation_markers(graph) if _ends_function(marker) and is_lonely(marker, target)]
+
+
+def _activation_markers(graph: ir.Graph) -> list[ir.Node]:
+    return [node for node in graph if node.op_type in UNIFORM_MARKERS]
 
 
 def _ends_function(marker: ir.Node) -> bool:

@@ -21,7 +21,14 @@ from efficientquant.lowering.building import (
 )
 from efficientquant.lowering.integer_products import UNIFORM_MARKERS, is_lonely, product_users
 from efficientquant.lowering.log2 import write_log2
-from efficientquant.lowering.placement import RULES, find_float_products, find_markers_of, find_useless, is_superfluous
+from efficientquant.lowering.placement import (
+    RULES,
+    find_float_products,
+    find_function_markers,
+    find_markers_of,
+    find_useless,
+    is_superfluous,
+)
 from efficientquant.lowering.weights import (
     Form,
     QuantizedWeight,
@@ -102,6 +109,10 @@ def place_quantizers(
     placement = Placement()
     if leaves_out_slow:
         _leave_out_slow(graph, target, placement)
+    for node in find_function_markers(graph, target):
+        _leave_out(graph, node, placement)
+    for node in [node for node in graph if node.domain == DOMAIN and node.op_type != WEIGHT_MARKER]:
+        _require_form(node, target, path, variant)
     for node in find_useless(graph, target):
         _leave_out(graph, node, placement)
     markers = [node for node in graph if node.domain == DOMAIN]
@@ -109,11 +120,8 @@ def place_quantizers(
     weights = {node: QuantizedWeight.of(node) for node in markers if node.op_type == WEIGHT_MARKER}
     forms = {node: choose_form(weight, target, placement.floats) for node, weight in weights.items()}
     decoded = {node for node, weight in weights.items() if is_decoded_once(weight, target)}
-    for node in markers:
-        if node in forms:
-            require_form(weights[node], forms[node], target, path, variant)
-        else:
-            _require_form(node, target, path, variant)
+    for node, weight in weights.items():
+        require_form(weight, forms[node], target, path, variant)
     for node in markers:
         if node in decoded:
             placement.count(weights[node], forms[node], is_decoded=True)

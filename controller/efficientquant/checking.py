@@ -15,6 +15,7 @@ from efficientquant.verdicts.build_rules import predict
 from efficientquant.verdicts.build_verdict import BuildVerdict
 from efficientquant.verdicts.comparison import Other, compare
 from efficientquant.verdicts.float_twin import has_quantizers, lower_twin, twin_recipe, without_quantizers
+from efficientquant.verdicts.openvino_build import verdict_of_compilation, verdict_without_openvino
 from efficientquant.verdicts.ort_build import verdict_of_session
 from efficientquant.verdicts.rtx_build import verdict_of_build
 
@@ -28,6 +29,13 @@ _JUDGES: dict[Runtime, Judge] = {
     Runtime.TENSORRT: predict,
     Runtime.TENSORRT_RTX: verdict_of_build,
     Runtime.ONNX_RUNTIME: verdict_of_session,
+    Runtime.OPENVINO: verdict_of_compilation,
+}
+# Judges that need no builder.
+_PREDICTIONS: dict[Runtime, Judge] = {
+    Runtime.TENSORRT: predict,
+    Runtime.TENSORRT_RTX: predict,
+    Runtime.OPENVINO: verdict_without_openvino,
 }
 
 
@@ -36,11 +44,11 @@ def check(artifact: str | Path, target: str, *, predict_only: bool = False) -> B
 
     The verdict says whether the file builds, how each layer is computed, and what quantization gains. Classic TensorRT
     is predicted from rules, since its builder needs the GPU. TensorRT-RTX builds an engine for the target's compute
-    capability in a child process. ONNX Runtime loads the file on this CPU. `predict_only` judges TensorRT-RTX by rules
-    too, without needing its installation.
+    capability in a child process. ONNX Runtime loads the file on this CPU, and OpenVINO compiles it. `predict_only`
+    judges without the builders of TensorRT-RTX and OpenVINO.
 
     Raises UnknownTargetError, ArtifactFileError when the file is missing or is not an ONNX file, and MissingExtraError
-    when TensorRT-RTX is needed but not installed.
+    when one of these two is needed but not installed.
     """
     capabilities = get_target(target)
     if not predict_only:
@@ -95,7 +103,7 @@ def judge(model: onnx.ModelProto, target: Target, *, predict_only: bool = False)
 
     Raises MissingExtraError as `check` does.
     """
-    make = predict if predict_only and target.is_tensorrt else _JUDGES[target.runtime]
+    make = (_JUDGES | _PREDICTIONS if predict_only else _JUDGES)[target.runtime]
     return _with_emulation(make(model, target), read_emulation(model))
 
 

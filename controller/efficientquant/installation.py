@@ -32,6 +32,8 @@ def require_builder(target: Target) -> None:
     """Raise MissingExtraError unless the target's builder is installed."""
     if target.runtime is Runtime.TENSORRT_RTX:
         require_rtx()
+    elif target.runtime is Runtime.OPENVINO:
+        require_openvino()
 
 
 def require_rtx() -> None:
@@ -46,6 +48,12 @@ def require_rtx() -> None:
     else:
         advice = f"{install_command('rtx')} adds it"
     raise MissingExtraError("TensorRT-RTX", "rtx", advice)
+
+
+def require_openvino() -> None:
+    """Raise MissingExtraError unless OpenVINO is installed."""
+    if not _is_there("openvino"):
+        raise MissingExtraError("OpenVINO", "openvino", f"{install_command('openvino')} adds it")
 
 
 def _is_there(module: str) -> bool:

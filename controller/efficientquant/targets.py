@@ -16,6 +16,7 @@ class Runtime(enum.StrEnum):
     TENSORRT = "tensorrt"
     TENSORRT_RTX = "tensorrt-rtx"
     ONNX_RUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
 
 
 class Half(enum.StrEnum):
@@ -71,7 +72,7 @@ class Target:
     @property
     def is_tensorrt(self) -> bool:
         """Whether TensorRT's rules for Q/DQ and types apply, classic or RTX."""
-        return self.runtime is not Runtime.ONNX_RUNTIME
+        return self.runtime in (Runtime.TENSORRT, Runtime.TENSORRT_RTX)
 
     @property
     def is_predicted(self) -> bool:
@@ -199,6 +200,16 @@ _TARGETS = {
         _onnx_runtime("onnxruntime-1.20", "ONNX Runtime 1.20 or newer", (1, 20), 18, Int4.FLOAT),
         _onnx_runtime("onnxruntime-1.17", "ONNX Runtime 1.17 or newer", (1, 17), 18),
         _onnx_runtime("onnxruntime-1.10", "ONNX Runtime 1.10 or newer: the widest form", (1, 10), 13),
+        Target(
+            name="openvino",
+            summary="OpenVINO 2023.1 or newer, on a CPU",
+            runtime=Runtime.OPENVINO,
+            runtime_version=(2023, 1),
+            opset=18,
+            ir_version=8,
+            half=Half.TYPED,
+            int8=Int8.ANY,
+        ),
     )
 }
 

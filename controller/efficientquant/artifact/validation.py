@@ -39,7 +39,10 @@ _INT4_OPSET = 21
 # (first release, opset, IR): the newest that a release reads, from operators.md and the releases' compatibility tables.
 # 11 comes with ONNX 1.20, which writes opset 25 and IR 13.
 TENSORRT_LIMITS = (((11,), 25, 13), ((10,), 20, 10), ((8, 5), 17, 8), ((8, 2), 13, 8))
-ONNX_RUNTIME_LIMITS = (((1, 23), 23, 11), ((1, 20), 21, 10), ((1, 17), 20, 9), ((1, 10), 15, 8))
+_LIMITS = {
+    Runtime.ONNX_RUNTIME: (((1, 23), 23, 11), ((1, 20), 21, 10), ((1, 17), 20, 9), ((1, 10), 15, 8)),
+    Runtime.OPENVINO: (((2023, 1), 18, 10),),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +117,7 @@ def _versions(view: GraphView, target: Target) -> Iterator[Violation]:
 def _limits(target: Target) -> tuple[int, int]:
     # TensorRT-RTX has version numbers of its own and reads what TensorRT 11 reads.
     version = (11,) if target.runtime is Runtime.TENSORRT_RTX else target.runtime_version
-    table = TENSORRT_LIMITS if target.is_tensorrt else ONNX_RUNTIME_LIMITS
+    table = TENSORRT_LIMITS if target.is_tensorrt else _LIMITS[target.runtime]
     return next((opset, ir_version) for first, opset, ir_version in table if version >= first)
 
 

@@ -127,7 +127,8 @@ def choose_form(weight: QuantizedWeight, target: Target, floats: Collection[ir.N
     is_small = weight.fits_four_bits and target.int4 is not Int4.NONE
     if is_small and (not both_inputs or weight.group_size is not None):
         return Form.INT4
-    if not both_inputs or target.is_tensorrt or weight.group_size is not None:
+    # OpenVINO has integer kernels for signed weights without a zero-point only.
+    if not both_inputs or target.runtime is not Runtime.ONNX_RUNTIME or weight.group_size is not None:
         return Form.INT8
     is_cast = is_small and target.int4 is Int4.CAST
     if target.int8_products is Int8Products.EXACT:

@@ -13,7 +13,7 @@ import onnxruntime
 
 from efficientquant.artifact import exact_products
 from efficientquant.artifact.ort_errors import ORT_ERRORS, first_line
-from efficientquant.artifact.validation import find_scales, find_violations
+from efficientquant.artifact.validation import find_violations
 from efficientquant.artifact.view import GraphView, attribute_int
 from efficientquant.files.whole_files import scratch_folder
 from efficientquant.targets import Int8Products, Target, find_exact_twin
@@ -29,6 +29,7 @@ from efficientquant.verdicts.build_verdict import (
 )
 from efficientquant.verdicts.dynamic_sizes import find_dynamic_sizes
 from efficientquant.verdicts.products import Kind, describe_gain, stored_weights
+from efficientquant.verdicts.scales import find_wrong_scales
 
 # Operators of the optimized graph by what they multiply. The fused and blocked forms are ONNX Runtime's own.
 INTEGER_CONVS = frozenset({"QLinearConv", "ConvInteger"})
@@ -57,7 +58,7 @@ def verdict_of_session(model: onnx.ModelProto, target: Target) -> BuildVerdict:
     """
     view = GraphView(model)
     stored = stored_weights(view)
-    reasons = [*_remarks(model, view, target), *_wrong_scales(view)]
+    reasons = [*_remarks(model, view, target), *find_wrong_scales(view)]
     optimized = _optimize(model)
     layers: list[LayerPrecision] = []
     facts: dict[str, Any] = {}
@@ -88,13 +89,6 @@ def _remarks(model: onnx.ModelProto, view: GraphView, target: Target) -> Iterato
         if violation.rule in _RULES:
             yield Reason(violation.rule, _RULES[violation.rule], str(violation), (violation.node,))
     yield from find_dynamic_sizes(view, Outcome.BUILDS)
-
-
-def _wrong_scales(view: GraphView) -> Iterator[Reason]:
-    """Yield the scales that ONNX Runtime takes and that mean nothing."""
-    for graph in (view, *view.branches()):
-        for violation in find_scales(graph):
-            yield Reason(violation.rule, Outcome.FAILS, str(violation), (violation.node,))
 
 
 def _gain(

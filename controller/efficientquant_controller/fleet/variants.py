@@ -53,6 +53,7 @@ FORMS = (
     Form("onnxruntime", 21, "onnxruntime-1.20"),
     Form("onnxruntime", 18, "onnxruntime-1.17"),
     Form("onnxruntime", 13, "onnxruntime-1.10"),
+    Form("openvino", 18, "openvino"),
 )
 
 

@@ -1,0 +1,82 @@
+"""Compilation of ONNX files for OpenVINO's CPU plugin.
+
+OpenVINO is the extra `openvino`. It is imported when a file is compiled.
+"""
+
+import importlib
+from typing import Any, NamedTuple
+
+import onnx
+
+# What its binding raises for all errors of the library.
+OPENVINO_ERRORS = (RuntimeError, ValueError, TypeError)
+# As the agents compile. Without the precision, float32 is computed in 16 bits on a CPU that has them, and without the
+# group size, inputs that are float in the file are rounded to int8.
+SETTINGS = {
+    "PERFORMANCE_HINT": "LATENCY",
+    "INFERENCE_PRECISION_HINT": "f32",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+}
+# What only holds or hands over a tensor.
+_NO_LAYERS = ("Const", "Input", "Output")
+
+
+class RuntimeLayer(NamedTuple):
+    """One layer of a compiled model.
+
+    `precision` is its type in OpenVINO's words, such as "u8". `nodes` are the ONNX nodes in it, and some that OpenVINO
+    added.
+    """
+
+    name: str
+    kind: str
+    precision: str
+    kernel: str
+    nodes: tuple[str, ...]
+
+
+def openvino_version() -> str:
+    """Return the installed release without the number of its build."""
+    return str(importlib.import_module("openvino").__version__).split("-", 1)[0]
+
+
+def compile_for_openvino(model: onnx.ModelProto) -> Any:
+    """Return a model compiled for the CPU of this machine, for a batch of one.
+
+    Raises one of OPENVINO_ERRORS for a file that OpenVINO does not take.
+    """
+    core = importlib.import_module("openvino").Core()
+    network = core.read_model(model.SerializeToString(), b"")
+    sizes = {port.get_any_name(): _batch_of_one(port.get_partial_shape()) for port in network.inputs}
+    network.reshape(sizes)
+    return core.compile_model(network, "CPU", SETTINGS)
+
+
+def read_runtime_layers(compiled: Any) -> list[RuntimeLayer]:
+    """Return the layers that run at each inference, in their order."""
+    constant: set[str] = set()
+    layers: list[tuple[int, RuntimeLayer]] = []
+    for operation in compiled.get_runtime_model().get_ordered_ops():
+        name = operation.get_friendly_name()
+        facts = {key: str(value.value) for key, value in dict(operation.get_rt_info()).items()}
+        sources = [port.get_source_output().get_node().get_friendly_name() for port in operation.inputs()]
+        if facts["layerType"] == "Const" or (sources and constant.issuperset(sources)):
+            constant.add(name)
+        elif facts["layerType"] not in _NO_LAYERS:
+            nodes = tuple(facts["originalLayersNames"].split(","))
+            kind, precision, kernel = (facts[key] for key in ("layerType", "runtimePrecision", "primitiveType"))
+            layers.append((int(facts["execOrder"]), RuntimeLayer(name, kind, precision, kernel, nodes)))
+    return [layer for _, layer in sorted(layers, key=lambda pair: pair[0])]
+
+
+def openvino_sentence(error: BaseException) -> str:
+    """Return an error without the lines that name places in OpenVINO's source."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    kept = [line for line in lines if line and not line.startswith("Exception from ")]
+    return kept[-1] if kept else type(error).__name__
+
+
+def _batch_of_one(shape: Any) -> list[int]:
+    """Return an input's sizes, with a dynamic batch as 1 and other dynamic sizes as -1."""
+    sizes = [-1 if size.is_dynamic else int(size.get_length()) for size in shape]
+    return [1, *sizes[1:]] if sizes and sizes[0] < 0 else sizes

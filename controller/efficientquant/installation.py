@@ -50,9 +50,14 @@ def require_rtx() -> None:
     raise MissingExtraError("TensorRT-RTX", "rtx", advice)
 
 
+def has_openvino() -> bool:
+    """Tell whether OpenVINO is installed, without importing it."""
+    return _is_there("openvino")
+
+
 def require_openvino() -> None:
     """Raise MissingExtraError unless OpenVINO is installed."""
-    if not _is_there("openvino"):
+    if not has_openvino():
         raise MissingExtraError("OpenVINO", "openvino", f"{install_command('openvino')} adds it")
 
 

@@ -3,7 +3,7 @@
 What differs between releases is detected by what the library has or accepts, never by its version.
 """
 
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from efficientquant_agent.backends.base import (
     Backend,
@@ -36,8 +36,8 @@ _PRECISIONS = {
     "i64": "int64",
     "boolean": "bool",
 }
-# What only holds or hands over a tensor, in the runtime model and in the profile.
-_NO_LAYERS = ("Const", "Constant", "Input", "Output", "Parameter", "Result")
+# What only holds or hands over a tensor.
+_NO_LAYERS = ("Const", "Input", "Output")
 # Settings that change the numbers, read back from the compiled model: session option → property.
 _REALISED = {
     "performance_hint": "PERFORMANCE_HINT",
@@ -116,22 +116,26 @@ class OpenvinoModel(LoadedModel):
         return [np.array(self._request.get_output_tensor(index).data) for index in range(len(self._compiled.outputs))]
 
     def report(self) -> EngineReport:
-        """Return the layers of the runtime model.
+        """Return the layers that run at each inference.
 
-        They are in execution order.
+        They are in execution order. Those of constants ran when the model was compiled.
         """
         try:
             operations = self._compiled.get_runtime_model().get_ordered_ops()
         except OPENVINO_ERRORS as error:
             raise error_for(_sentence(error), InferenceError) from error
+        constant: Set[str] = set()
         layers = []
         for operation in operations:
+            name = operation.get_friendly_name()
             facts = {key: _text(value) for key, value in dict(operation.get_rt_info()).items()}
             kind = facts.get("layerType", "")
-            if kind not in _NO_LAYERS:
+            if kind == "Const" or _reads_only(operation, constant):
+                constant.add(name)
+            elif kind not in _NO_LAYERS:
                 layers.append(
                     {
-                        "name": operation.get_friendly_name(),
+                        "name": name,
                         "type": kind,
                         "precision": _PRECISIONS.get(facts.get("runtimePrecision", ""), "unknown"),
                         "tactic": facts.get("primitiveType", ""),
@@ -156,11 +160,12 @@ class OpenvinoModel(LoadedModel):
             raise error_for(_sentence(error), InferenceError) from error
         for _ in range(repeats):
             self._run(request, staged)
-        # Each time is already the mean over all runs of the request.
+        # Each time is already the mean over all runs of the request. What was fused or ran before has no time.
+        names = {layer["name"] for layer in self.report().layers}
         return [
             (layer.node_name, layer.real_time.total_seconds())
             for layer in request.get_profiling_info()
-            if layer.node_type not in _NO_LAYERS
+            if layer.node_name in names
         ]
 
 
@@ -220,26 +225,40 @@ class OpenvinoCpu(Backend):
         """
         import openvino
 
-        settings = _settings(options.intra_op_threads)
         with stage("session_create"):
             try:
                 core = openvino.Core()
                 model = core.read_model(content, b"")
                 _fix_batch(model)
+                settings = _settings(core, model, options.intra_op_threads)
                 return OpenvinoModel(core, core.compile_model(model, DEVICE, settings), settings)
             except OPENVINO_ERRORS as error:
                 raise error_for(_sentence(error), LoadError) from error
 
 
-def _settings(threads: int) -> Dict[str, Any]:
+def _settings(core: Any, model: Any, threads: int) -> Dict[str, Any]:
     """Return the properties to compile with.
 
-    Without the precision, float32 is computed in 16 bits on a CPU that has them.
+    The types of the file decide. By default a CPU with bfloat16 computes float32 in 16 bits, and inputs of quantized
+    linears that are float in the file are rounded to int8.
     """
-    settings: Dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    is_half = any(port.get_element_type().get_type_name() == "f16" for op in model.get_ops() for port in op.outputs())
+    has_half = "FP16" in core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
+    settings: Dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f16" if is_half and has_half else "f32",
+    }
+    if "DYNAMIC_QUANTIZATION_GROUP_SIZE" in set(core.get_property(DEVICE, "SUPPORTED_PROPERTIES")):
+        settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = "0"
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
     return settings
+
+
+def _reads_only(operation: Any, names: Set[str]) -> bool:
+    """Tell whether all inputs of an operation come from these operations."""
+    sources = [port.get_source_output().get_node().get_friendly_name() for port in operation.inputs()]
+    return bool(sources) and names.issuperset(sources)
 
 
 def _fix_batch(model: Any) -> None:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 import onnx_ir as ir
@@ -17,7 +17,14 @@ import torch
 from torch import Tensor
 
 from efficientquant.artifact import exact_products
-from efficientquant.artifact.parity import PARITY_LIMIT, Parity, measure_optimizations, measure_parity
+from efficientquant.artifact.openvino_model import openvino_version
+from efficientquant.artifact.parity import (
+    PARITY_LIMIT,
+    Parity,
+    measure_openvino,
+    measure_optimizations,
+    measure_parity,
+)
 from efficientquant.artifact.validation import find_violations
 from efficientquant.artifact.view import GraphView
 from efficientquant.bits import bit_table
@@ -25,6 +32,7 @@ from efficientquant.errors import ArtifactError
 from efficientquant.files.whole_files import require_writable, write_together
 from efficientquant.graph.manifest import Manifest
 from efficientquant.images.calibration import Progress
+from efficientquant.installation import has_openvino
 from efficientquant.lowering import Variant, lower
 from efficientquant.lowering.emulation import Emulation, describe_emulation
 from efficientquant.models import synthetic_images
@@ -107,8 +115,8 @@ def render_onnx(
     - the ONNX checker
     - one DequantizeLinear per quantized weight and activation, or a cast for a weight that is decoded once
     - the target's rules
-    - a run with all of ONNX Runtime's optimizations, where that is the target's runtime. Where layers with quantized
-      weights have quantized inputs, it may change the logits as much as own codes may
+    - a run with all optimizations of ONNX Runtime, or with an installed OpenVINO, where that is the target's runtime.
+      Where layers with quantized weights have quantized inputs, it may change the logits as much as own codes may
     - |Δ| to the eager model on `images` (N, C, H, W), with synthetic ones to make four: at most 1e-4 in FP32, at most
       3 % of the largest logit in FP16, where the same file in FP32 must keep 1e-4 too
     - |Δ| with each runtime's own codes, at most four times what the quantizers of activations change
@@ -131,11 +139,9 @@ def render_onnx(
     images = synthetic if images is None else torch.cat([images, synthetic[len(images) :]])
     parity = measure_parity(quantized, variant, proto, images)
     _require_parity(parity, path)
-    is_for_ort = capabilities.runtime is Runtime.ONNX_RUNTIME
-    is_exact = capabilities.int8_products is Int8Products.EXACT
-    optimized_by = measure_optimizations(proto, images, path, exact_products=is_exact) if is_for_ort else 0.0
-    if optimized_by > parity.own_limit and _rounds_all_inputs(quantized.manifest, variant):
-        problem = f"ONNX Runtime's optimizations change its logits by {optimized_by:.2e}, more than"
+    own = _measure_own_runtime(proto, images, capabilities, path)
+    if own.moved_by > parity.own_limit and _rounds_all_inputs(quantized.manifest, variant):
+        problem = f"the optimizations of {own.runtime} change its logits by {own.moved_by:.2e}, more than"
         raise ArtifactError(path, f"{problem} {parity.own_limit:.2e}")
     if variant.is_half:
         twin = lower(canonical, capabilities, quantized.recipe, path, half=False, without_passes=without_passes)
@@ -155,7 +161,7 @@ def render_onnx(
         notes=[
             *quantized.notes,
             *_variant_notes(variant, capabilities),
-            *_parity_notes(parity, optimized_by),
+            *_parity_notes(parity, own),
             *_product_notes(capabilities),
         ],
         manifest=quantized.manifest.to_dict() | {"parity": parity.to_dict()},
@@ -177,6 +183,24 @@ def _check(proto: onnx.ModelProto, variant: Variant, target: Target, path: Path)
         raise ArtifactError(path, f"it has {decoded} decoded constants for {variant.decoded} weights")
     for violation in find_violations(proto, target):
         raise ArtifactError(path, str(violation))
+
+
+class _OwnRuntime(NamedTuple):
+    """How far the target's own runtime moves the logits.
+
+    Nothing was measured where it has no name.
+    """
+
+    runtime: str = ""
+    moved_by: float = 0.0
+
+
+def _measure_own_runtime(proto: onnx.ModelProto, images: Tensor, target: Target, path: Path) -> _OwnRuntime:
+    if target.runtime is Runtime.ONNX_RUNTIME:
+        return _OwnRuntime(f"ONNX Runtime {version('onnxruntime')}", measure_optimizations(proto, images, path))
+    if target.runtime is Runtime.OPENVINO and has_openvino():
+        return _OwnRuntime(f"OpenVINO {openvino_version()}", measure_openvino(proto, images, path))
+    return _OwnRuntime()
 
 
 def _require_parity(parity: Parity, path: Path) -> None:
@@ -231,7 +255,7 @@ def _product_notes(target: Target) -> list[str]:
     ]
 
 
-def _parity_notes(parity: Parity, optimized_by: float) -> list[str]:
+def _parity_notes(parity: Parity, own: _OwnRuntime) -> list[str]:
     notes = []
     if parity.moved_codes:
         notes.append(
@@ -239,10 +263,9 @@ def _parity_notes(parity: Parity, optimized_by: float) -> list[str]:
             "parity was measured with these codes held equal; with each runtime's own codes the logits differ by "
             f"{parity.own_max_abs:.1e}, where {parity.own_limit:.1e} is allowed"
         )
-    if optimized_by > PARITY_LIMIT:
-        runtime = f"ONNX Runtime {version('onnxruntime')}"
+    if own.moved_by > PARITY_LIMIT:
         notes.append(
-            f"the optimizations of {runtime} change the logits by up to {optimized_by:.1e}: its integer kernels round "
-            "once more, or elsewhere"
+            f"the optimizations of {own.runtime} change the logits by up to {own.moved_by:.1e}: its integer kernels "
+            "round once more, or elsewhere"
         )
     return notes

@@ -49,7 +49,9 @@ def compile_for_openvino(model: onnx.ModelProto) -> Any:
     network = core.read_model(model.SerializeToString(), b"")
     sizes = {port.get_any_name(): _batch_of_one(port.get_partial_shape()) for port in network.inputs}
     network.reshape(sizes)
-    return core.compile_model(network, "CPU", SETTINGS)
+    supported = set(core.get_property("CPU", "SUPPORTED_PROPERTIES"))
+    settings = {name: value for name, value in SETTINGS.items() if name in supported}
+    return core.compile_model(network, "CPU", settings)
 
 
 def read_runtime_layers(compiled: Any) -> list[RuntimeLayer]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from efficientquant.artifact.exact_products import avoid_saturation
+from efficientquant.artifact.openvino_model import OPENVINO_ERRORS, compile_for_openvino, openvino_sentence
 from efficientquant.artifact.ort_errors import ORT_ERRORS, first_line
 from efficientquant.errors import ArtifactError
 from efficientquant.lowering import Variant
@@ -134,8 +135,30 @@ def measure_optimizations(proto: onnx.ModelProto, images: Tensor, path: Path, *,
         logits = np.stack([ordinary.run(None, feed)[0] for feed in feeds])
     except ORT_ERRORS as error:
         raise ArtifactError(path, f"ONNX Runtime does not run it: {first_line(error)}") from error
+    return _distance(proto, logits, feeds, "ONNX Runtime", path)
+
+
+def measure_openvino(proto: onnx.ModelProto, images: Tensor, path: Path) -> float:
+    """Return the largest |Δ| between the logits of OpenVINO and of the file.
+
+    OpenVINO fuses and rounds on its own. Raises ArtifactError when it does not run the file, or when a logit is not
+    finite. `path` only names the artifact.
+    """
+    feeds = [{proto.graph.input[0].name: image[None].numpy()} for image in images]
+    try:
+        compiled = compile_for_openvino(proto)
+        logits = np.stack([compiled(feed)[0] for feed in feeds])
+    except OPENVINO_ERRORS as error:
+        raise ArtifactError(path, f"OpenVINO does not run it: {openvino_sentence(error)}") from error
+    return _distance(proto, logits, feeds, "OpenVINO", path)
+
+
+def _distance(
+    proto: onnx.ModelProto, logits: np.ndarray, feeds: list[dict[str, np.ndarray]], runtime: str, path: Path
+) -> float:
+    """Return the largest |Δ| to the logits of the file as it stands."""
     if not np.isfinite(logits).all():
-        raise ArtifactError(path, "its logits in ONNX Runtime are not finite")
+        raise ArtifactError(path, f"its logits in {runtime} are not finite")
     plain = _session_with_outputs(proto, [])
     return float(np.abs(logits - np.stack([plain.run(None, feed)[0] for feed in feeds])).max())
 

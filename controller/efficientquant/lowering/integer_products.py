@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from efficientquant.quantizers import ACTIVATION_MARKER, AFFINE_MARKER, DOMAIN, WEIGHT_MARKER
-from efficientquant.targets import Target
+from efficientquant.targets import Runtime, Target
 
 UNIFORM_MARKERS = (ACTIVATION_MARKER, AFFINE_MARKER)
 PRODUCTS = ("Conv", "MatMul", "Gemm")
@@ -30,7 +30,40 @@ def is_integer(user: ir.Node, target: Target) -> bool:
     """
     if user.op_type not in PRODUCTS or not all(_comes_from_marker(value) for value in user.inputs[:2]):
         return False
+    if target.runtime is Runtime.OPENVINO:
+        return not _reads_softmax(user)
     return not (target.is_tensorrt_8 and is_depthwise(user) and _ends_in_silu_and_marker(user))
+
+
+def is_unread(marker: ir.Node, target: Target) -> bool:
+    """Tell whether no product of integers reads an activation.
+
+    OpenVINO computes such a product with its bias and what follows in one kernel, whose result needs no quantizer.
+    """
+    return marker.op_type in UNIFORM_MARKERS and not any(is_integer(user, target) for user in product_users(marker))
+
+
+def multiplies_activations(marker: ir.Node) -> bool:
+    """Tell whether all readers of an activation multiply it by another one."""
+    users = list(product_users(marker))
+    return bool(users) and all(
+        user.op_type == "MatMul" and all(_is_activation(value) for value in user.inputs) for user in users
+    )
+
+
+def _is_activation(value: ir.Value | None) -> bool:
+    producer = source_of(value)
+    return producer is None or producer.op_type != WEIGHT_MARKER
+
+
+def _reads_softmax(node: ir.Node) -> bool:
+    """Tell whether the first operand is a softmax.
+
+    OpenVINO computes attention in one kernel. Its first product is in integers, the second one in float.
+    """
+    marker = source_of(node.inputs[0])
+    softmax = source_of(marker.inputs[0]) if marker is not None else None
+    return softmax is not None and softmax.op_type == "Softmax"
 
 
 def is_depthwise(node: ir.Node) -> bool:

@@ -11,12 +11,13 @@ from efficientquant.lowering.integer_products import (
     is_depthwise,
     is_integer,
     is_lonely,
+    is_unread,
     product_users,
     source_of,
     splits_fusion,
 )
 from efficientquant.quantizers import WEIGHT_MARKER
-from efficientquant.targets import Int8, Target
+from efficientquant.targets import Int8, Runtime, Target
 
 
 class PlacementRule(NamedTuple):
@@ -31,7 +32,8 @@ class PlacementRule(NamedTuple):
 
 
 def _is_attention(node: ir.Node, target: Target) -> bool:
-    del target
+    if target.runtime is Runtime.OPENVINO:
+        return False
     return node.op_type == "MatMul" and not any(map(_is_weight, node.inputs))
 
 
@@ -97,13 +99,15 @@ def find_useless(graph: ir.Graph, target: Target) -> list[ir.Node]:
     return [
         marker
         for marker in _activation_markers(graph)
-        if splits_fusion(marker, target) or (target.int8 is Int8.BOTH_INPUTS and is_lonely(marker, target))
+        if splits_fusion(marker, target)
+        or (target.int8 is Int8.BOTH_INPUTS and is_lonely(marker, target))
+        or (target.runtime is Runtime.OPENVINO and is_unread(marker, target))
     ]
 
 
 def find_function_markers(graph: ir.Graph, target: Target) -> list[ir.Node]:
-    """Return the quantizers in SiLUs that TensorRT has no use for."""
-    if not target.is_tensorrt:
+    """Return the quantizers in SiLUs that only ONNX Runtime has a use for."""
+    if target.runtime is Runtime.ONNX_RUNTIME:
         return []
     return [marker for marker in _activation_markers(graph) if _ends_function(marker) and is_lonely(marker, target)]
 

@@ -19,7 +19,12 @@ from efficientquant.lowering.building import (
     required,
     zero_point_name,
 )
-from efficientquant.lowering.integer_products import UNIFORM_MARKERS, is_lonely, product_users
+from efficientquant.lowering.integer_products import (
+    UNIFORM_MARKERS,
+    is_lonely,
+    multiplies_activations,
+    product_users,
+)
 from efficientquant.lowering.log2 import write_log2
 from efficientquant.lowering.placement import (
     RULES,
@@ -48,7 +53,7 @@ from efficientquant.quantizers import (
     LOGIT_MARKER,
     WEIGHT_MARKER,
 )
-from efficientquant.targets import Int8, Target
+from efficientquant.targets import Int8, Runtime, Target
 
 UNSIGNED_ZERO = 128
 MARKERS = (WEIGHT_MARKER, *UNIFORM_MARKERS, LOG2_MARKER, LOGIT_MARKER, CODES_MARKER)
@@ -120,6 +125,7 @@ def place_quantizers(
     weights = {node: QuantizedWeight.of(node) for node in markers if node.op_type == WEIGHT_MARKER}
     forms = {node: choose_form(weight, target, placement.floats) for node, weight in weights.items()}
     decoded = {node for node, weight in weights.items() if is_decoded_once(weight, target)}
+    signed = {node for node in markers if _takes_signed_codes(node, target)}
     for node, weight in weights.items():
         require_form(weight, forms[node], target, path, variant)
     for node in markers:
@@ -130,7 +136,7 @@ def place_quantizers(
             placement.count(weights[node], forms[node])
             place_weight(graph, weights[node], forms[node], target)
         elif node.op_type == ACTIVATION_MARKER and target.int8 is not Int8.NONE:
-            _place_activation(graph, node, placement, target)
+            _place_activation(graph, node, placement, np.int8 if node in signed else np.uint8)
         elif node.op_type == AFFINE_MARKER and target.int8 is not Int8.NONE:
             if "axis" in node.attributes and any(user.op_type in MATRIX_PRODUCTS for user in product_users(node)):
                 _place_divided(graph, node, placement)
@@ -161,6 +167,17 @@ def _leave_out_slow(graph: ir.Graph, target: Target, placement: Placement) -> No
     placement.floats = set(products)
 
 
+def _takes_signed_codes(node: ir.Node, target: Target) -> bool:
+    """Tell whether the codes of an activation are signed.
+
+    TensorRT accepts no others. ONNX Runtime's kernels need unsigned ones: the same numbers plus 128. OpenVINO's
+    attention kernel takes no zero-point.
+    """
+    if target.runtime is Runtime.OPENVINO:
+        return multiplies_activations(node)
+    return target.is_tensorrt
+
+
 def _require_form(node: ir.Node, target: Target, path: Path, variant: str) -> None:
     """Raise LoweringError for an activation's quantizer that the target lacks."""
     advice = f"quantize with {variant}" if variant else "quantize it symmetrically with one scale"
@@ -174,11 +191,10 @@ def _require_form(node: ir.Node, target: Target, path: Path, variant: str) -> No
         raise LoweringError(path, str(node.name), node.op_type, "is a quantizer that no target has a form of")
 
 
-def _place_activation(graph: ir.Graph, node: ir.Node, placement: Placement, target: Target) -> None:
-    """Write QuantizeLinear and DequantizeLinear for an activation.
+def _place_activation(graph: ir.Graph, node: ir.Node, placement: Placement, kind: type[np.int8 | np.uint8]) -> None:
+    """Write QuantizeLinear and DequantizeLinear for an activation, with codes of a kind.
 
-    A Clip goes before them where the bits are fewer than 8. TensorRT accepts signed codes only. ONNX Runtime's kernels
-    need unsigned ones: the same numbers plus 128.
+    A Clip goes before them where the bits are fewer than 8.
     """
     scale, bits = node.attributes.get_float("scale"), node.attributes.get_int("bits")
     build = NodeBuilder(graph, node, float32=True)
@@ -188,7 +204,7 @@ def _place_activation(graph: ir.Graph, node: ir.Node, placement: Placement, targ
         build.emulated = (NARROW, node.attributes.get_string("site"))
         x = build.op("Clip", x, build.scalar(-limit), build.scalar(limit))
         build.emulated = None
-    parameters = (build.scalar(scale), _zero_point(graph, (), np.int8 if target.is_tensorrt else np.uint8))
+    parameters = (build.scalar(scale), _zero_point(graph, (), kind))
     codes = build.op("QuantizeLinear", x, *parameters)
     placement.rounded[node.attributes.get_string("site")] = codes
     placement.dequantizers += 1

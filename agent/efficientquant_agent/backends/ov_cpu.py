@@ -25,7 +25,7 @@ from efficientquant_agent.records import BackendInfo
 # Its binding turns all errors of the library into these.
 OPENVINO_ERRORS = (RuntimeError, ValueError, TypeError)
 DEVICE = "CPU"
-# How the runtime model names the types that a layer computes in.
+# How the runtime model names types.
 _PRECISIONS = {
     "i8": "int8",
     "u8": "int8",
@@ -137,7 +137,7 @@ class OpenvinoModel(LoadedModel):
                     {
                         "name": name,
                         "type": kind,
-                        "precision": _PRECISIONS.get(facts.get("runtimePrecision", ""), "unknown"),
+                        "precision": _precision(facts),
                         "tactic": facts.get("primitiveType", ""),
                         "execution_order": facts.get("execOrder", ""),
                     }
@@ -154,7 +154,9 @@ class OpenvinoModel(LoadedModel):
         It is a copy of the first that counts the time of each layer. Raises InferenceError when it fails.
         """
         try:
-            copy = self._core.import_model(self._compiled.export_model(), DEVICE, dict(self._settings, PERF_COUNT="YES"))
+            copy = self._core.import_model(
+                self._compiled.export_model(), DEVICE, dict(self._settings, PERF_COUNT="YES")
+            )
             request = copy.create_infer_request()
         except OPENVINO_ERRORS as error:
             raise error_for(_sentence(error), InferenceError) from error
@@ -253,6 +255,16 @@ def _settings(core: Any, model: Any, threads: int) -> Dict[str, Any]:
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
     return settings
+
+
+def _precision(facts: Mapping[str, str]) -> str:
+    """Return the type that a layer computes in.
+
+    The kernel's name ends in it. The "runtime precision" is that of integer weights, also where a float kernel decodes
+    them.
+    """
+    computed = facts.get("primitiveType", "").rpartition("_")[2].lower()
+    return _PRECISIONS.get(computed) or _PRECISIONS.get(facts.get("runtimePrecision", ""), "unknown")
 
 
 def _reads_only(operation: Any, names: Set[str]) -> bool:

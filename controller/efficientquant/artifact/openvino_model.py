@@ -17,6 +17,9 @@ SETTINGS = {
     "INFERENCE_PRECISION_HINT": "f32",
     "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
 }
+INTEGERS = ("i8", "u8")
+# Kinds of layers whose kernels decode weights.
+DECODING = ("FullyConnected", "MatMul", "Convolution")
 # What only holds or hands over a tensor.
 _NO_LAYERS = ("Const", "Input", "Output")
 
@@ -24,15 +27,25 @@ _NO_LAYERS = ("Const", "Input", "Output")
 class RuntimeLayer(NamedTuple):
     """One layer of a compiled model.
 
-    `precision` is its type in OpenVINO's words, such as "u8". `nodes` are the ONNX nodes in it, and some that OpenVINO
-    added.
+    `kernel` ends in the type that it computes in, and `smallest_type` is that of its operands: of integer weights that
+    a float kernel decodes, it is "i8". `nodes` are the ONNX nodes in it, and some that OpenVINO added.
     """
 
     name: str
     kind: str
-    precision: str
+    smallest_type: str
     kernel: str
     nodes: tuple[str, ...]
+
+    @property
+    def type(self) -> str:
+        """The type that the layer computes in, such as "f32" or "i8"."""
+        return self.kernel.rpartition("_")[2].lower()
+
+    @property
+    def decodes_weights(self) -> bool:
+        """Whether a float kernel decodes integer weights at each inference."""
+        return self.kind in DECODING and self.smallest_type in INTEGERS and self.type not in INTEGERS
 
 
 def openvino_version() -> str:
@@ -66,8 +79,8 @@ def read_runtime_layers(compiled: Any) -> list[RuntimeLayer]:
             constant.add(name)
         elif facts["layerType"] not in _NO_LAYERS:
             nodes = tuple(facts["originalLayersNames"].split(","))
-            kind, precision, kernel = (facts[key] for key in ("layerType", "runtimePrecision", "primitiveType"))
-            layers.append((int(facts["execOrder"]), RuntimeLayer(name, kind, precision, kernel, nodes)))
+            kind, smallest, kernel = (facts[key] for key in ("layerType", "runtimePrecision", "primitiveType"))
+            layers.append((int(facts["execOrder"]), RuntimeLayer(name, kind, smallest, kernel, nodes)))
     return [layer for _, layer in sorted(layers, key=lambda pair: pair[0])]
 
 

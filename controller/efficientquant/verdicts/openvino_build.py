@@ -71,7 +71,7 @@ def verdict_of_compilation(model: onnx.ModelProto, target: Target) -> BuildVerdi
         runtime=f"OpenVINO {openvino_version()} on the CPU",
         basis=Basis.LOADED,
         outcome=worst(reasons),
-        gain=_gain(layers, stored, reasons),
+        gain=_gain(layers, stored, reasons, facts.get("layers_that_decode_weights", 0)),
         reasons=group(reasons),
         layers=tuple(layers),
         facts=facts,
@@ -89,9 +89,7 @@ def verdict_without_openvino(model: onnx.ModelProto, target: Target) -> BuildVer
     for node, kind in find_products(view):
         integer = all(view.is_dequantized(name) for name in node.input[:2])
         reason = "both inputs are quantized" if integer else "not both inputs are quantized"
-        layers.append(
-            LayerPrecision(view.name(node), kind, Precision.INT8 if integer else Precision.FP32, reason)
-        )
+        layers.append(LayerPrecision(view.name(node), kind, Precision.INT8 if integer else Precision.FP32, reason))
     reasons = [
         *_remarks(model, view, target),
         *find_wrong_scales(view),
@@ -120,17 +118,19 @@ def _remarks(model: onnx.ModelProto, view: GraphView, target: Target) -> Iterato
 def _layer(view: GraphView, node: NodeProto, kind: str, layers: Iterable[RuntimeLayer]) -> LayerPrecision:
     """Return the arithmetic of an ONNX node.
 
-    OpenVINO names a node without a name after its output, and so the last one. A product with a bias becomes two
-    operations, and a quantized one gets the ending `_original`.
+    OpenVINO names a node without a name after its output, and the last one after the model's. A product with a bias
+    becomes two operations, and a quantized one gets the ending `_original`.
     """
-    names = {f"{name}{ending}" for name in (node.name, node.output[0]) if name for ending in _ENDINGS}
+    casts = [reader.output[0] for reader in view.readers[node.output[0]] if reader.op_type == "Cast"]
+    names = {f"{name}{ending}" for name in (node.name, node.output[0], *casts) if name for ending in _ENDINGS}
     holding = [layer for layer in layers if not names.isdisjoint(layer.nodes)]
     for multiplying in MULTIPLYING:
         for layer in holding:
             if layer.kind == multiplying:
-                precision = _PRECISIONS.get(layer.precision, Precision.UNKNOWN)
-                if layer.kind == "Subgraph" and precision is Precision.INT8:  # it may decode what it reads
-                    precision = Precision.MIXED
+                precision = _PRECISIONS.get(layer.type, Precision.UNKNOWN)
+                # Of the products in a generated kernel, those of integers are followed by their scales.
+                if layer.kind == "Subgraph" and f"{node.name}/DequantizationMultiply" not in layer.nodes:
+                    precision = Precision.FP32 if precision is Precision.INT8 else precision
                 return LayerPrecision(view.name(node), kind, precision, f"runs as {layer.kind} ({layer.kernel})")
     return LayerPrecision(view.name(node), kind, Precision.UNKNOWN, "no layer that multiplies names this node")
 
@@ -148,18 +148,22 @@ def _fallbacks(layers: Iterable[LayerPrecision], stored: Mapping[str, str]) -> l
     ]
 
 
-def _gain(layers: list[LayerPrecision], stored: Mapping[str, str], reasons: Iterable[Reason]) -> str:
+def _gain(layers: list[LayerPrecision], stored: Mapping[str, str], reasons: Iterable[Reason], decoding: int = 0) -> str:
     failing = {reason.rule for reason in reasons if reason.outcome is Outcome.FAILS}
     if "compile" in failing:
         return "nothing there: it does not compile"
     if failing:
         return "nothing there: it compiles, and its scales give no meaningful numbers"
-    return describe_gain(layers, stored, "dequantized when the file is compiled")
+    decoded = "dequantized when the file is compiled"
+    if decoding:
+        decoded += f", in {decoding} layers on every inference"
+    return describe_gain(layers, stored, decoded)
 
 
 def _facts(layers: list[RuntimeLayer], quantized: int) -> dict[str, Any]:
     return {
         "layers": len(layers),
         "layers_by_type": dict(Counter(layer.kind for layer in layers).most_common()),
+        "layers_that_decode_weights": sum(layer.decodes_weights for layer in layers),
         "quantized_weights": quantized,
     }

@@ -74,7 +74,10 @@ def test_without_numpy(openvino, monkeypatch):  # noqa: ARG001
     ("library", "sentence"),
     [
         (SimpleNamespace(), "is older than 2023.1 or installed in parts; install it again"),
-        (SimpleNamespace(Core=lambda: SimpleNamespace(available_devices=["GPU"])), r"no plugin for the CPU \(it has: GPU"),
+        (
+            SimpleNamespace(Core=lambda: SimpleNamespace(available_devices=["GPU"])),
+            r"no plugin for the CPU \(it has: GPU",
+        ),
     ],
 )
 def test_a_library_without_its_parts_is_broken(monkeypatch, library, sentence):

@@ -111,7 +111,7 @@ clean:           ## remove what the targets above made
 
 .venv/.ready-test: .venv/.ready-demo
 	@deploy/installing.sh "Installing what the tests need" \
-		$(BIN)/pip install --quiet --disable-pip-version-check -e '.[controller,dev,postgresql,rtx]'
+		$(BIN)/pip install --quiet --disable-pip-version-check -e '.[controller,dev,postgresql,rtx,openvino]'
 	@touch $@
 
 .venvs/py3.%/.ready: agent/setup.cfg protos/setup.cfg tests/constraints-py3.%.txt

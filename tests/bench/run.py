@@ -8,7 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "e2e")]
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE / "runtimes"), str(HERE.parent / "e2e")]
 
 import accuracy
 import fleet_load
@@ -30,8 +31,9 @@ def main() -> int:
     """
     print(f"on {platform.machine()}, {platform.system()} {platform.release()}, Python {platform.python_version()}")
     met = []
+    parts = (latency, sampler, idle, transfer, structure, accuracy, library, ort_latency, openvino_latency, fleet_load)
     with tempfile.TemporaryDirectory() as folder:
-        for part in (latency, sampler, idle, transfer, structure, accuracy, library, ort_latency, fleet_load):
+        for part in parts:
             for goal in part.measure(Path(folder)):
                 met.append(goal.met is not False)
                 print(f"{VERDICTS[goal.met]}  {goal.sentence}", flush=True)

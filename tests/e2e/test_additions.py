@@ -174,8 +174,8 @@ def test_a_controller_without_the_row_refuses_it(fleet: Fleet, copies: Copies) -
     [device] = fleet.json("devices")
     refused = fleet.run("bench", TINY, "--recipes", "fp32", "--weights", "random", "--tier", "demo")
 
-    assert [backend["name"] for backend in device["snapshot"]["backends"]] == ["toy", "ort-cpu"]
+    assert [backend["name"] for backend in device["snapshot"]["backends"]][:2] == ["toy", "ort-cpu"]
     assert refused.returncode == 2
     assert "device 'desk' would run 'toy', which builds from the form 'toy' (opset 13, no" in refused.stderr
-    assert "name another of its backends with --backend (it has: toy, ort-cpu)" in refused.stderr
+    assert "name another of its backends with --backend (it has: toy, ort-cpu" in refused.stderr
     assert fleet.submit(TINY, backend="ort-cpu")

@@ -40,8 +40,17 @@ def refuse(name):
     raise ModuleNotFoundError(f"No module named {name!r}")
 
 
+def test_openvino_is_an_extra_of_its_target(monkeypatch):
+    """Without OpenVINO its target is refused with the command that adds it, and no other target is."""
+    monkeypatch.setitem(sys.modules, "openvino", None)
+
+    with pytest.raises(MissingExtraError, match=r"OpenVINO is not installed; .*pip install .*\[openvino\]' adds it"):
+        installation.require_builder(get_target("openvino"))
+    installation.require_builder(get_target("onnxruntime"))
+
+
 def test_a_missing_builder_is_named_for_its_targets_only(monkeypatch):
-    """Only TensorRT-RTX is an extra, and no command is given where it is not published for the machine."""
+    """TensorRT-RTX is an extra, and no command is given where it is not published for the machine."""
     monkeypatch.setitem(sys.modules, "tensorrt_rtx_bindings", None)
 
     with pytest.raises(MissingExtraError, match=r"TensorRT-RTX is not installed; .*pip install .*\[rtx\]' adds it"):

@@ -274,7 +274,10 @@ def _reads_only(operation: Any, names: Set[str]) -> bool:
 
 
 def _fix_batch(model: Any) -> None:
-    """Give a model with a symbolic batch and no other symbolic size a batch of one."""
+    """Give a model with a symbolic batch a batch of one.
+
+    A model with other symbolic sizes stays as it is.
+    """
     if not model.is_dynamic():
         return
     try:
@@ -303,7 +306,7 @@ def _realised_options(compiled: Any) -> Dict[str, str]:
 
 
 def _text(value: Any) -> str:
-    """Return a value of the binding as text, such as "f32" or "PERFORMANCE"."""
+    """Return a value as text, such as "f32" or "PERFORMANCE"."""
     if hasattr(value, "get_type_name"):
         return str(value.get_type_name())
     return str(getattr(value, "name", getattr(value, "value", value)))
@@ -315,7 +318,7 @@ def _version(openvino: Any) -> str:
 
 
 def _sentence(error: BaseException) -> str:
-    """Return an error without the lines that only name places in OpenVINO's source."""
+    """Return an error without the lines about OpenVINO's source."""
     lines = [line.strip() for line in str(error).splitlines()]
     kept = [line for line in lines if line and not line.startswith("Exception from ")]
     return " ".join(kept) or type(error).__name__

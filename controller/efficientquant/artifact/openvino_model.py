@@ -4,6 +4,7 @@ OpenVINO is the extra `openvino`. It is imported when a file is compiled.
 """
 
 import importlib
+import re
 from typing import Any, NamedTuple
 
 import onnx
@@ -20,6 +21,19 @@ SETTINGS = {
 INTEGERS = ("i8", "u8")
 # Kinds of layers whose kernels decode weights.
 DECODING = ("FullyConnected", "MatMul", "Convolution")
+# How the lines of an error begin that give no reason.
+_NO_REASON = (
+    *(
+        "Exception from ",
+        "Check '",
+        "FrontEnd API failed",
+        "Model wasn't fully converted",
+        "Summary:",
+        "While validating ",
+    ),
+    *("Shape inference input shapes", "Conversion is failed for", "To facilitate the conversion"),
+)
+_NODE = re.compile(r"ONNX node '<Node\((?P<operator>\w+)\): (?P<name>[^>]*)>'")
 # What only holds or hands over a tensor.
 _NO_LAYERS = ("Const", "Input", "Output")
 
@@ -54,9 +68,9 @@ def openvino_version() -> str:
 
 
 def compile_for_openvino(model: onnx.ModelProto) -> Any:
-    """Return a model compiled for the CPU of this machine, for a batch of one.
+    """Return a model compiled for this CPU.
 
-    Raises one of OPENVINO_ERRORS for a file that OpenVINO does not take.
+    A dynamic batch becomes 1. Raises one of OPENVINO_ERRORS for a file that OpenVINO does not take.
     """
     core = importlib.import_module("openvino").Core()
     network = core.read_model(model.SerializeToString(), b"")
@@ -85,13 +99,19 @@ def read_runtime_layers(compiled: Any) -> list[RuntimeLayer]:
 
 
 def openvino_sentence(error: BaseException) -> str:
-    """Return an error without the lines that name places in OpenVINO's source."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    kept = [line for line in lines if line and not line.startswith("Exception from ")]
-    return kept[-1] if kept else type(error).__name__
+    """Return the reason in an error of OpenVINO, with the ONNX node that it names.
+
+    All other lines name places in its source, repeat the node, or sum up.
+    """
+    text = str(error)
+    lines = [line.strip().removeprefix("-- ") for line in text.splitlines()]
+    reasons = [line for line in lines if line and not line.startswith(_NO_REASON)]
+    reason = reasons[-1] if reasons else " ".join(filter(None, lines)) or type(error).__name__
+    node = _NODE.search(text)
+    return f"node {node['name']!r} ({node['operator']}): {reason}" if node else reason
 
 
 def _batch_of_one(shape: Any) -> list[int]:
-    """Return an input's sizes, with a dynamic batch as 1 and other dynamic sizes as -1."""
+    """Return an input's sizes, a dynamic batch as 1, others as -1."""
     sizes = [-1 if size.is_dynamic else int(size.get_length()) for size in shape]
     return [1, *sizes[1:]] if sizes and sizes[0] < 0 else sizes

@@ -139,7 +139,7 @@ def measure_optimizations(proto: onnx.ModelProto, images: Tensor, path: Path, *,
 
 
 def measure_openvino(proto: onnx.ModelProto, images: Tensor, path: Path) -> float:
-    """Return the largest |Δ| between the logits of OpenVINO and of the file.
+    """Return the largest |Δ| that OpenVINO makes to the logits.
 
     OpenVINO fuses and rounds on its own. Raises ArtifactError when it does not run the file, or when a logit is not
     finite. `path` only names the artifact.
@@ -156,7 +156,7 @@ def measure_openvino(proto: onnx.ModelProto, images: Tensor, path: Path) -> floa
 def _distance(
     proto: onnx.ModelProto, logits: np.ndarray, feeds: list[dict[str, np.ndarray]], runtime: str, path: Path
 ) -> float:
-    """Return the largest |Δ| to the logits of the file as it stands."""
+    """Return the largest |Δ| to the plain file's logits."""
     if not np.isfinite(logits).all():
         raise ArtifactError(path, f"its logits in {runtime} are not finite")
     plain = _session_with_outputs(proto, [])

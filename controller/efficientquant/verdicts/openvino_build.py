@@ -48,7 +48,7 @@ _PRECISIONS = {
 
 
 def verdict_of_compilation(model: onnx.ModelProto, target: Target) -> BuildVerdict:
-    """Compile a model for this CPU and return the verdict of its runtime model.
+    """Compile a model for this CPU and return the verdict.
 
     Raises MissingExtraError where OpenVINO is not installed.
     """

@@ -5,9 +5,11 @@ from efficientquant_agent import backends
 from efficientquant_agent.backends.__main__ import find_runtimes
 from efficientquant_agent.backends.base import BackendBrokenError, UnknownBackendError
 from efficientquant_agent.backends.ort import OrtCpu, OrtCuda, OrtTensorrt
+from efficientquant_agent.backends.ov_cpu import OpenvinoCpu
 from efficientquant_agent.backends.trt import Tensorrt, TensorrtRtx
 from efficientquant_agent.records import Measurement
 
+KNOWN = ["trt", "trt-rtx", "ort-cuda", "ort-trt", "ort-cpu", "openvino-cpu"]
 ONE_MORE = """
 from efficientquant_agent.backends.ort import OrtCpu
 
@@ -23,8 +25,8 @@ BACKENDS = (Toy,)
 
 def test_the_preferred_comes_first():
     """Known backends are in order of their preference, which no two share."""
-    assert [backend.name for backend in backends.known()] == ["trt", "trt-rtx", "ort-cuda", "ort-trt", "ort-cpu"]
-    assert len({backend.preference for backend in backends.known()}) == 5
+    assert [backend.name for backend in backends.known()] == KNOWN
+    assert len({backend.preference for backend in backends.known()}) == len(KNOWN)
 
 
 def test_a_file_is_a_backend(tmp_path, monkeypatch):
@@ -35,7 +37,7 @@ def test_a_file_is_a_backend(tmp_path, monkeypatch):
 
     names = [backend.name for backend in backends.known()]
 
-    assert names == ["trt", "trt-rtx", "ort-cuda", "ort-trt", "toy", "ort-cpu"]
+    assert names == [*KNOWN[:4], "toy", *KNOWN[4:]]
     assert backends.find("toy").form_of("1.17").opset == 18
 
 
@@ -45,7 +47,7 @@ def test_a_file_that_fails_takes_no_other_with_it(tmp_path, monkeypatch, text):
     (tmp_path / "toy_broken.py").write_text(text)
     monkeypatch.setattr(backends, "__path__", [*backends.__path__, str(tmp_path)])
 
-    assert [backend.name for backend in backends.known()] == ["trt", "trt-rtx", "ort-cuda", "ort-trt", "ort-cpu"]
+    assert [backend.name for backend in backends.known()] == KNOWN
     [sentence] = [sentence for sentence in find_runtimes()["broken"] if "toy_broken" in sentence]
     assert sentence.startswith("the agent's file backends/toy_broken.py cannot be used: ")
 
@@ -69,7 +71,7 @@ def test_facts_that_cannot_travel_break_the_backend_alone(facts, problem):
 
 def test_an_unknown_backend_is_named():
     """A backend name that this agent does not know is an error with the known names."""
-    with pytest.raises(UnknownBackendError, match=r"no backend 'ov-cpu' \(it knows: trt, .*ort-cpu\)"):
+    with pytest.raises(UnknownBackendError, match=r"no backend 'ov-cpu' \(it knows: trt, .*ort-cpu, openvino-cpu\)"):
         backends.find("ov-cpu")
 
 
@@ -103,6 +105,7 @@ def test_every_backend_describes_itself(backend):
         (OrtTensorrt, "1.32.0", ("onnxruntime", 18, [])),
         (OrtTensorrt, "1.9.0", ("onnxruntime", 13, [])),  # older than every form
         (OrtCpu, "nightly", ("onnxruntime", 13, [])),
+        (OpenvinoCpu, "2024.4.0", ("openvino", 18, [])),
     ],
 )
 def test_the_installed_release_decides_the_form(backend, version, form):
@@ -114,9 +117,9 @@ def test_the_installed_release_decides_the_form(backend, version, form):
 
 
 def test_who_builds_an_engine():
-    """Three backends build engines, only ort-cpu leaves the GPU alone, and two have options."""
+    """Three backends build engines, two leave the GPU alone, and three have options."""
     described = {backend.name: backend.describe("99", []) for backend in backends.known()}
 
     assert {name for name, info in described.items() if info.builds_engines} == {"trt", "trt-rtx", "ort-trt"}
-    assert {name for name, info in described.items() if not info.uses_gpu} == {"ort-cpu"}
-    assert {name for name, info in described.items() if info.options} == {"trt", "trt-rtx"}
+    assert {name for name, info in described.items() if not info.uses_gpu} == {"ort-cpu", "openvino-cpu"}
+    assert {name for name, info in described.items() if info.options} == {"trt", "trt-rtx", "openvino-cpu"}

@@ -143,7 +143,8 @@ def test_unknown_backend(controller, start_agent, tiny_model):
     result = controller.reports.get(timeout=WAIT_S)
 
     assert result.failure_type == "load_failed"
-    assert result.failure_message.startswith("backend 'trt' is not available on bench-1 (available: ort-cpu); ")
+    assert result.failure_message.startswith("backend 'trt' is not available on bench-1 (available: ")
+    assert "ort-cpu); install its runtime there" in result.failure_message
 
 
 def test_backend_without_code(controller, start_agent, tiny_model):
@@ -155,8 +156,8 @@ def test_backend_without_code(controller, start_agent, tiny_model):
 
     assert result.failure_type == "load_failed"
     assert result.failure_message == (
-        "this agent knows no backend 'ov-cpu' (it knows: trt, trt-rtx, ort-cuda, ort-trt, ort-cpu); upgrade it, or "
-        "choose another backend"
+        "this agent knows no backend 'ov-cpu' (it knows: trt, trt-rtx, ort-cuda, ort-trt, ort-cpu, openvino-cpu); "
+        "upgrade it, or choose another backend"
     )
 
 

@@ -45,6 +45,8 @@ def device(*backends: tuple[str, str] | Backend, gpu: Gpu | None = None, **snaps
         (("ort-cuda", "1.18.0"), RTX_3080, "onnxruntime-1.17"),
         (("ort-trt", "1.10.0"), NANO, "onnxruntime-1.10"),
         (("ort-cpu", "2.0"), None, "onnxruntime"),
+        (("openvino-cpu", "2024.4.0"), None, "openvino"),
+        (("openvino-cpu", "2026.4.1"), RTX_3080, "openvino"),
     ],
 )
 def test_runtime_version_and_gpu_decide_the_target(backend: tuple[str, str], gpu: Gpu | None, target: str) -> None:
@@ -155,7 +157,10 @@ def test_a_device_without_a_runtime_is_a_sentence(backend: str) -> None:
         choose_variant(device(), backend)
 
 
-KNOWN = "this controller makes: tensorrt from opset 13, tensorrt-rtx from opset 18, onnxruntime from opset 13"
+KNOWN = (
+    "this controller makes: tensorrt from opset 13, tensorrt-rtx from opset 18, onnxruntime from opset 13, openvino "
+    "from opset 18"
+)
 TOY = Backend("toy", "1.0", preference=1, form="toy", opset=18)
 
 

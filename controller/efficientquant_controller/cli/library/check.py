@@ -31,7 +31,7 @@ def command(
         typer.Option(
             "--target",
             metavar="TARGET",
-            help="jetson-nano, agx-xavier, rtx-3080, tensorrt-10, tensorrt-rtx-sm89, onnxruntime, …; "
+            help="jetson-nano, agx-xavier, rtx-3080, tensorrt-10, tensorrt-rtx-sm89, onnxruntime, openvino, …; "
             "a wrong name lists them all.",
         ),
     ],
@@ -50,8 +50,9 @@ def command(
     """Check whether and how a target builds an artifact.
 
     The verdict names the arithmetic of the layers and what quantization gains there. Classic TensorRT is predicted from
-    rules. TensorRT-RTX builds an engine here, without a GPU. ONNX Runtime loads the file. What is built or loaded is
-    compared with its float twin. The exit code is 1 where the file fails to build there or nothing is known.
+    rules. TensorRT-RTX builds an engine here, without a GPU. ONNX Runtime loads the file, OpenVINO compiles it. What is
+    built or loaded is compared with its float twin. The exit code is 1 where the file fails to build there or nothing
+    is known.
     """
     from efficientquant.files.given_paths import require_artifact
     from efficientquant.targets import get_target
@@ -88,7 +89,8 @@ def _require_builder(target: "Target", *, predict: bool) -> None:
         try:
             require_builder(target)
         except MissingExtraError as error:
-            raise UserError(f"{error}, and --predict judges by rules alone") from None
+            way_out = ", and --predict judges by rules alone" if target.is_tensorrt else ""
+            raise UserError(f"{error}{way_out}") from None
 
 
 def _require_comparable(target: "Target", *, predict: bool) -> None:

@@ -35,7 +35,10 @@ def command(
     data: DataSource = None,
     images: CalibrationImages = None,
     target: Annotated[
-        str, typer.Option("--for", metavar="TARGET", help="What will run it, e.g. jetson-nano, rtx-3080, onnxruntime.")
+        str,
+        typer.Option(
+            "--for", metavar="TARGET", help="What will run it, e.g. jetson-nano, rtx-3080, onnxruntime, openvino."
+        ),
     ] = "onnxruntime",
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the file and its report go.")] = Path(),
     input_size: InputSize = None,

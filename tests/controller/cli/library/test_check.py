@@ -110,6 +110,18 @@ def test_without_the_builder(command, artifact, monkeypatch):
     assert "TensorRT-RTX 1.7: predicted from rules, not built" in predicted.out
 
 
+def test_openvino_compiles_the_file(command, artifact, monkeypatch):
+    """OpenVINO compiles the file here, and without it one sentence names the command that adds it."""
+    shown = command("check", str(artifact), "--target", "openvino")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    refused = command("check", str(artifact), "--target", "openvino")
+
+    assert (shown.exit_code, refused.exit_code) == (0, 2)
+    assert "It buys integer arithmetic in 1 of 1 convolutions and matrix products." in shown.out
+    assert refused.err.startswith("error: OpenVINO is not installed; ")
+    assert refused.err.endswith("[openvino]' adds it\n")
+
+
 def test_json(command, artifact):
     """--json prints the whole verdict, with the exit code of the table."""
     shown = command("check", str(artifact), "--target", "jetson-nano", "--json")

@@ -1,6 +1,6 @@
-"""Our int8 files in OpenVINO, against those that NNCF makes in one line.
+"""Our int8 files in OpenVINO, compared with NNCF's.
 
-NNCF's variants differ in its preset and its kind of model. The fastest one is chosen in other rounds than those that
+NNCF quantizes our float file in one line. Its variants differ in its preset and its kind of model. The fastest one is chosen in other rounds than those that
 judge. Both sides have one thread, float32 for the rest, and the same images for calibration.
 """
 
@@ -40,7 +40,7 @@ SETTINGS = {
 
 
 def measure(folder: Path) -> Iterator[Goal]:
-    """Yield the ratio of latencies by model, then the accuracy of a trained one."""
+    """Yield the ratios of latencies, then the accuracy."""
     try:
         require_openvino()
         nncf = importlib.import_module("nncf")
@@ -58,7 +58,7 @@ def measure(folder: Path) -> Iterator[Goal]:
 
 
 def compile_all(core: Any, nncf: Any, eager: nn.Module, images: Tensor, folder: Path) -> dict[str, Any]:
-    """Return compiled models: ours in float and int8, and NNCF's variants of the float one."""
+    """Return our compiled models, and NNCF's variants of the float one."""
     files = {}
     for recipe in (FLOAT, OURS):
         parsed = get_recipe(recipe)
@@ -79,7 +79,7 @@ def compile_all(core: Any, nncf: Any, eager: nn.Module, images: Tensor, folder: 
 
 
 def judge_latency(model: str, compiled: Mapping[str, Any]) -> Goal:
-    """Return the goal for the ratio of our int8 to NNCF's fastest variant."""
+    """Return the goal for our int8 over NNCF's fastest variant."""
     theirs = [name for name in compiled if name.startswith("NNCF")]
     first = in_turns({name: compiled[name] for name in theirs}, CHOOSING_ROUNDS)
     fastest = min(theirs, key=lambda name: statistics.median(first[name]))
@@ -117,7 +117,10 @@ def in_turns(compiled: Mapping[str, Any], rounds: int) -> dict[str, list[float]]
 
 
 def ratio_of(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
-    """Return the median ratio of the rounds with its 95 % interval, from 2,000 resamples."""
+    """Return the median ratio of the rounds with its 95 % interval.
+
+    The interval comes from 2,000 resamples.
+    """
     ratios = np.array(ours) / np.array(theirs)
     drawn = np.random.default_rng(0).integers(0, len(ratios), (2000, len(ratios)))
     low, high = np.quantile(np.median(ratios[drawn], axis=1), (0.025, 0.975))
@@ -125,7 +128,7 @@ def ratio_of(ours: list[float], theirs: list[float]) -> tuple[float, float, floa
 
 
 def judge_accuracy(core: Any, nncf: Any, folder: Path) -> Iterator[Goal]:
-    """Yield the loss of our int8 against float, both in OpenVINO, beside NNCF's."""
+    """Yield the loss of our int8 against float, both in OpenVINO."""
     trained = load(folder)
     [images] = [batch for batch, _ in trained.calibration.sample(CALIBRATION_IMAGES).batches(CALIBRATION_IMAGES)]
     with tempfile.TemporaryDirectory(dir=folder) as place:

@@ -80,6 +80,26 @@ def test_every_number_the_issue_names_is_recorded(fleet: Fleet) -> None:
     assert (images["upload"]["filename"], images["drawn"]["images"]) == ("photos.zip", 3)
 
 
+def test_openvino_runs_when_it_is_named(fleet: Fleet) -> None:
+    """A campaign with --backend ships OpenVINO's own form, and its layers have their precision and time."""
+    pytest.importorskip("openvino")
+    fleet.connect_agent("desk")
+
+    options = ("--recipes", "int8", "--no-twin", "--weights", "random", "--tier", "demo", "--repeats", "1", "--layers")
+    [row] = fleet.json("bench", TINY, *options, "--backend", "openvino-cpu")["results"]
+    [(session, precisions, layers, engine)] = fleet.query(
+        "select session_options, runs.realised_precision, layers, runs.engine_sha256 "
+        "from runs join engines using (run_id)"
+    )
+
+    assert (row["state"], row["backend"], row["target"]) == ("succeeded", "openvino-cpu", "openvino")
+    assert row["integer_operators"] > 0
+    assert json.loads(session)["inference_precision"] == "f32"
+    assert json.loads(precisions)["int8"] >= row["integer_operators"]
+    assert sum(layer["mean_s"] for layer in json.loads(layers)) > 0
+    assert engine is None  # it is compiled in memory
+
+
 def test_a_model_without_softmax_works_and_says_so(fleet: Fleet) -> None:
     """EfficientQuant on a CNN without softmax succeeds, and its build message says that log2 was not used.
 

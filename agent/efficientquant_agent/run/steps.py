@@ -267,7 +267,7 @@ class Steps:
             providers=outcome.providers,
             session_options=outcome.session_options,
             agreement=outcome.agreement,
-            engine=_engine_info(engine, outcome) if engine else None,
+            engine=_engine_info(engine, outcome),
         )
         if outcome.failure_type:
             raise RunFailedError(outcome.failure_type, outcome.failure_message)
@@ -285,7 +285,16 @@ class Steps:
         )
 
 
-def _engine_info(engine: PreparedEngine, outcome: Outcome) -> EngineInfo:
+def _engine_info(engine: Optional[PreparedEngine], outcome: Outcome) -> Optional[EngineInfo]:
+    """Return the engine with its layers.
+
+    A runtime that compiles in memory has layers and no file. None without both.
+    """
+    layers_json = json.dumps(outcome.layers)
+    if engine is None:
+        if not outcome.layers:
+            return None
+        return EngineInfo("", 0, False, 0, [], {}, outcome.realised_precision, layers_json)
     report = engine.report
     return EngineInfo(
         sha256=report.engine_sha256,
@@ -295,7 +304,7 @@ def _engine_info(engine: PreparedEngine, outcome: Outcome) -> EngineInfo:
         notes=list(report.notes),
         settings=dict(report.settings),
         realised_precision=outcome.realised_precision,
-        layers_json=json.dumps(outcome.layers),
+        layers_json=layers_json,
     )
 
 

@@ -328,8 +328,9 @@ def _engine_columns(result: RunResult) -> dict[str, Any]:
     if engine is None:
         return {}
     return {
-        "engine_sha256": engine.sha256,
-        "engine_bytes": engine.size_bytes,
+        # A runtime that compiles in memory has no file.
+        "engine_sha256": engine.sha256 or None,
+        "engine_bytes": engine.size_bytes or None,
         "realised_precision": dict(engine.realised_precision),
     }
 

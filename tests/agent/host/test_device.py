@@ -271,7 +271,8 @@ TALKATIVE = """
 import atexit, os, runpy, sys
 sys.executable = os.path.join(os.path.dirname(sys.argv[0]), "python")
 del sys.argv[1:3]  # -m and the module
-sys.modules.update(dict.fromkeys(["numpy", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"]))
+runtimes = ["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"]
+sys.modules.update(dict.fromkeys(["numpy"] + runtimes))
 os.environ.pop("PYTHONWARNINGS", None)
 from efficientquant_agent.backends import ort
 really = ort.BACKENDS[0].probe

@@ -1,7 +1,8 @@
 """Our int8 files in OpenVINO, compared with NNCF's.
 
-NNCF quantizes our float file in one line. Its variants differ in its preset and its kind of model. The fastest one is chosen in other rounds than those that
-judge. Both sides have one thread, float32 for the rest, and the same images for calibration.
+NNCF quantizes our float file in one line. Its variants differ in the preset and the kind of model. The fastest one is
+chosen in other rounds than those that judge. Both sides have one thread, float32 for the rest, and the same images for
+calibration.
 """
 
 import importlib

@@ -36,9 +36,7 @@ def command(
     images: CalibrationImages = None,
     target: Annotated[
         str,
-        typer.Option(
-            "--for", metavar="TARGET", help="What will run it, e.g. jetson-nano, rtx-3080, onnxruntime, openvino."
-        ),
+        typer.Option("--for", metavar="TARGET", help="What will run it, e.g. jetson-nano, rtx-3080, openvino."),
     ] = "onnxruntime",
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the file and its report go.")] = Path(),
     input_size: InputSize = None,

@@ -99,7 +99,7 @@ def read_runtime_layers(compiled: Any) -> list[RuntimeLayer]:
 
 
 def openvino_sentence(error: BaseException) -> str:
-    """Return the reason in an error of OpenVINO, with the ONNX node that it names.
+    """Return the reason in an error, with the ONNX node.
 
     All other lines name places in its source, repeat the node, or sum up.
     """

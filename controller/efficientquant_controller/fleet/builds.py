@@ -331,7 +331,7 @@ def _build(request: _Request, files: _Files, path: Path, reference: Path) -> dic
 def _check(path: Path, target: str) -> tuple[dict[str, Any], list[str]]:
     """Return the target's verdict on the file, and notes.
 
-    Without the optional TensorRT-RTX there is only a note that the file was not checked.
+    Without the optional TensorRT-RTX or OpenVINO there is only a note that the file was not checked.
     """
     from efficientquant.checking import check
 

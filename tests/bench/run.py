@@ -16,10 +16,11 @@ import fleet_load
 import idle
 import latency
 import library
+import openvino_latency
+import ort_latency
 import sampler
 import structure
 import transfer
-from runtimes import ort_latency
 
 VERDICTS = {True: "met   ", False: "MISSED", None: "      "}
 

@@ -5,13 +5,12 @@ chosen in other rounds than those that judge. Both sides have one thread, float3
 calibration.
 """
 
+import functools
 import importlib
-import itertools
 import logging
 import statistics
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,13 @@ from efficientquant.quantization import quantize
 from efficientquant.recipe import get_recipe
 from goal import Goal
 from torch import Tensor, nn
+from turns import in_turns, ratio_of
 
 MODELS = ("mobilevit_xxs", "mobilevitv2_050")
 OURS, FLOAT = "int8", "fp32"
 MOST_RATIO = 1.02
 MOST_LOSS = 0.005
-CHOOSING_ROUNDS, JUDGING_ROUNDS, PER_ROUND = 10, 40, 10
+CHOOSING_ROUNDS, JUDGING_ROUNDS = 10, 40
 SETTINGS = {
     "PERFORMANCE_HINT": "LATENCY",
     "INFERENCE_PRECISION_HINT": "f32",
@@ -82,9 +82,9 @@ def compile_all(core: Any, nncf: Any, eager: nn.Module, images: Tensor, folder: 
 def judge_latency(model: str, compiled: Mapping[str, Any]) -> Goal:
     """Return the goal for our int8 over NNCF's fastest variant."""
     theirs = [name for name in compiled if name.startswith("NNCF")]
-    first = in_turns({name: compiled[name] for name in theirs}, CHOOSING_ROUNDS)
+    first = in_turns(callers({name: compiled[name] for name in theirs}), CHOOSING_ROUNDS)
     fastest = min(theirs, key=lambda name: statistics.median(first[name]))
-    p50_s = in_turns({name: compiled[name] for name in (OURS, fastest, FLOAT)}, JUDGING_ROUNDS)
+    p50_s = in_turns(callers({name: compiled[name] for name in (OURS, fastest, FLOAT)}), JUDGING_ROUNDS)
     ratio, low, high = ratio_of(p50_s[OURS], p50_s[fastest])
     to_float, *_ = ratio_of(p50_s[OURS], p50_s[FLOAT])
     shown = ", ".join(f"{name} {statistics.median(times) * 1e3:.2f} ms" for name, times in p50_s.items())
@@ -95,37 +95,14 @@ def judge_latency(model: str, compiled: Mapping[str, Any]) -> Goal:
     )
 
 
-def in_turns(compiled: Mapping[str, Any], rounds: int) -> dict[str, list[float]]:
-    """Return the median of each round, in seconds, by name.
-
-    All take turns in every round, in another order. The first round is the warm-up and is dropped.
-    """
+def callers(compiled: Mapping[str, Any]) -> dict[str, Callable[[], object]]:
+    """Return functions that run each compiled model once."""
     port = next(iter(compiled.values())).inputs[0]
     image = np.random.default_rng(0).random(tuple(port.shape), dtype=np.float32)
-    requests = {name: model.create_infer_request() for name, model in compiled.items()}
-    orders = itertools.cycle(itertools.permutations(requests))
-    medians: dict[str, list[float]] = {name: [] for name in requests}
-    for turn in range(rounds + 1):
-        for name in next(orders):
-            latency_s = []
-            for _ in range(PER_ROUND):
-                started_s = time.perf_counter()
-                requests[name].infer([image], share_inputs=True, share_outputs=True)
-                latency_s.append(time.perf_counter() - started_s)
-            if turn:
-                medians[name].append(statistics.median(latency_s))
-    return medians
-
-
-def ratio_of(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
-    """Return the median ratio of the rounds with its 95 % interval.
-
-    The interval comes from 2,000 resamples.
-    """
-    ratios = np.array(ours) / np.array(theirs)
-    drawn = np.random.default_rng(0).integers(0, len(ratios), (2000, len(ratios)))
-    low, high = np.quantile(np.median(ratios[drawn], axis=1), (0.025, 0.975))
-    return float(np.median(ratios)), float(low), float(high)
+    return {
+        name: functools.partial(model.create_infer_request().infer, [image], share_inputs=True, share_outputs=True)
+        for name, model in compiled.items()
+    }
 
 
 def judge_accuracy(core: Any, nncf: Any, folder: Path) -> Iterator[Goal]:

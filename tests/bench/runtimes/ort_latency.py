@@ -21,8 +21,8 @@ from efficientquant.models import synthetic_images
 from goal import Goal
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
-from runtimes.turns import in_turns, ratio_of
 from torch import Tensor, nn
+from turns import in_turns, ratio_of
 
 MODELS = ("mobilevit_xxs", "mobilevitv2_050")
 TARGET = "onnxruntime-vnni"

@@ -112,7 +112,7 @@ def place_quantizers(
     not support. The error offers `variant`, a recipe that TensorRT can hold.
     """
     placement = Placement()
-    if leaves_out_slow:
+    if leaves_out_slow and target.int8 is not Int8.NONE:
         _leave_out_slow(graph, target, placement)
     for node in find_function_markers(graph, target):
         _leave_out(graph, node, placement)

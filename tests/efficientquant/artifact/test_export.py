@@ -23,15 +23,29 @@ NOT_IN_TENSORRT_8 = {"LayerNormalization", "InstanceNormalization", "GroupNormal
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_one_dequantize_per_quantized_weight(artifacts, name):
-    """Every convolution weight is int8 behind a three-input DequantizeLinear on axis 0, and fp32 has none."""
-    graph = onnx.load(artifacts[name, "efficientquant"].path).graph
+    """For TensorRT every convolution weight is int8 behind a DequantizeLinear on axis 0, and fp32 has none."""
+    graph = onnx.load(artifacts[name, "efficientquant", "tensorrt-10"].path).graph
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     nodes = [node for node in graph.node if node.op_type == "DequantizeLinear"]
     assert len(nodes) == CONVOLUTIONS[name]
     for node in nodes:
         assert [types[i] for i in node.input] == [onnx.TensorProto.INT8, onnx.TensorProto.FLOAT, onnx.TensorProto.INT8]
         assert [(a.name, a.i) for a in node.attribute] == [("axis", 0)]
-    assert "DequantizeLinear" not in {n.op_type for n in onnx.load(artifacts[name, "fp32"].path).graph.node}
+    assert "DequantizeLinear" not in {
+        n.op_type for n in onnx.load(artifacts[name, "fp32", "tensorrt-10"].path).graph.node
+    }
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_one_cast_per_weight_that_is_decoded_once(artifacts, name):
+    """For ONNX Runtime every weight of a product of floats is int8 behind a cast and a multiplication."""
+    graph = onnx.load(artifacts[name, "efficientquant"].path).graph
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    casts = {node.output[0] for node in graph.node if node.op_type == "Cast" and node.input[0] in types}
+
+    assert {types[node.input[0]] for node in graph.node if node.output[0] in casts} == {onnx.TensorProto.INT8}
+    assert sum(node.op_type == "Mul" and node.input[0] in casts for node in graph.node) == CONVOLUTIONS[name]
+    assert "DequantizeLinear" not in {node.op_type for node in graph.node}
 
 
 @pytest.mark.parametrize("name", SMALLER)
@@ -119,12 +133,19 @@ def test_moved_codes_do_not_excuse_other_differences(quantized, real_images, tmp
     assert measure_parity(model, variant, proto, real_images[:1]).problem is not None
 
 
-def test_a_missing_dequantize_is_refused(quantized, tmp_path):
-    """The number of DequantizeLinear nodes has to be the number of quantized tensors."""
-    model = quantized["mobilevit_xxs", "efficientquant"]
+@pytest.mark.parametrize(
+    ("recipe", "field", "sentence"),
+    [
+        ("int8", "dequantizers", "DequantizeLinear nodes for"),
+        ("efficientquant", "decoded", "35 decoded constants for 36 weights"),
+    ],
+)
+def test_a_missing_quantizer_is_refused(quantized, tmp_path, recipe, field, sentence):
+    """The numbers of DequantizeLinear nodes and of decoded weights have to be those of the quantized tensors."""
+    model = quantized["mobilevit_xxs", recipe]
     variant = lower(model.canonical, WIDEST, model.recipe, tmp_path / "model.onnx")
-    more = dataclasses.replace(variant, dequantizers=variant.dequantizers + 1)
-    with pytest.raises(ArtifactError, match="35 DequantizeLinear nodes for 36"):
+    more = dataclasses.replace(variant, **{field: getattr(variant, field) + 1})
+    with pytest.raises(ArtifactError, match=sentence):
         _check(ir.to_proto(variant.model), more, WIDEST, tmp_path / "model.onnx")
 
 

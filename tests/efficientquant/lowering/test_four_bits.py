@@ -153,7 +153,10 @@ def saved(*models):
 @pytest.mark.parametrize(("target", "size"), [("onnxruntime", 7), ("onnxruntime", 32), ("rtx-3080", 64)])
 @pytest.mark.parametrize("bits", [4, 3])
 def test_groups_are_stored_in_blocks(export, target, size, bits):
-    """A group of columns is a block, and a last smaller group too."""
+    """A group of columns is a block, and a last smaller group too.
+
+    ONNX Runtime decodes whole groups of products of floats once, without blocks.
+    """
     artifact, model = export(f"{W4}:group_size={size}:weight_bits={bits}", target)
     assert artifact.parity_max_abs < 1e-5
     blocks = [
@@ -161,7 +164,10 @@ def test_groups_are_stored_in_blocks(export, target, size, bits):
         for node in model.graph.node
         if node.op_type == "DequantizeLinear"
     ]
-    assert blocks.count([size]) == sum(columns > size for columns in (27, 9, 108, 5, 96))
+    in_blocks = [columns for columns in (27, 9, 108, 5, 96) if columns > size]
+    if target == "onnxruntime":
+        in_blocks = [columns for columns in in_blocks if columns % size]
+    assert blocks.count([size]) == len(in_blocks)
     assert set(types_of_weights(model).values()) == {"INT4"}
 
 
@@ -226,7 +232,8 @@ def test_zero_points_of_four_bits(small, images, tmp_path, target, inputs):
     expected = {(False, True): "INT4", (True, True): "UINT4", (True, False): "UINT8"}
     expected[False, False] = "INT4"
     assert set(types_of_weights(onnx.load(artifact.path)).values()) == {expected[inputs, target == "onnxruntime"]}
-    assert len(set(numpy_helper.to_array(constants["wide.weight_zero_point"]).astype(int).tolist())) > 1
+    zero_points = numpy_helper.to_array(constants["wide.weight_zero_point"])
+    assert len(set(zero_points.astype(int).flatten().tolist())) > 1
 
 
 def test_a_scale_for_the_whole_weight(small, images, tmp_path):

@@ -62,9 +62,7 @@ def flatten(graph: ir.Graph, node: ir.Node) -> None:
     x = required(first.inputs[0])
     *stack, columns = _sizes(x)
     rows = math.prod(stack)
-    before = _reshape(graph, x, [rows, columns], str(node.name), "matrix")
-    graph.insert_before(first, before)
-    first.replace_input_with(0, before.outputs[0])
+    first.replace_input_with(0, _as_matrix(graph, first, x, [rows, columns]))
     for member in _quantizers(first, node):
         member.outputs[0].shape = ir.Shape([rows, columns])
     results = _sizes(node.outputs[0])[-1]
@@ -72,6 +70,20 @@ def flatten(graph: ir.Graph, node: ir.Node) -> None:
     for member in (node, *_followers(node)):
         member.outputs[0].shape, last = ir.Shape([rows, results]), member
     insert_behind(graph, last, _reshape(graph, last.outputs[0], [*stack, results], str(node.name), "stack"))
+
+
+def _as_matrix(graph: ir.Graph, reader: ir.Node, x: ir.Value, sizes: list[int]) -> ir.Value:
+    """Return a stack of matrices as one matrix, without a detour if it was one before."""
+    source = x.producer()
+    if source is not None and source.op_type == "Reshape" and required(source.inputs[0]).shape == ir.Shape(sizes):
+        matrix = required(source.inputs[0])
+        if only_reader(x) is reader:
+            reader.replace_input_with(0, matrix)
+            graph.remove(source, safe=True)
+        return matrix
+    reshape = _reshape(graph, x, sizes, str(reader.name), "matrix")
+    graph.insert_before(reader, reshape)
+    return reshape.outputs[0]
 
 
 def _first_quantizer(node: ir.Node) -> ir.Node:

@@ -3,6 +3,7 @@
 import onnx_ir as ir
 
 from efficientquant.lowering.building import find_bias, only_reader, required
+from efficientquant.lowering.integer_products import source_of
 from efficientquant.lowering.passes.flat_linears import find_stacked_linears, flatten
 
 
@@ -35,11 +36,7 @@ def write_gemms(graph: ir.Graph) -> int:
 
 def _has_integers(node: ir.Node) -> bool:
     """Tell whether both factors of a product are decoded from integers."""
-    producers = [required(value).producer() for value in node.inputs[:2]]
-    sources = [
-        required(each.inputs[0]).producer() if each is not None and each.op_type == "Transpose" else each
-        for each in producers
-    ]
+    sources = [source_of(value) for value in node.inputs[:2]]
     return all(source is not None and source.op_type == "DequantizeLinear" for source in sources)
 
 

@@ -19,7 +19,7 @@ MODELS := $(patsubst %,tests/%.py,efficientquant/artifact/test_ten_models effici
 	agent/backends/test_trt_rtx_models)
 LIBRARY := $(patsubst %,tests/efficientquant/%.py,test_evaluation paper/test_table1 plots/test_plots sites/test_accumulators \
 	$(addprefix artifact/test_,determinism export ort_1_10 parity) $(addprefix graph/test_,blocks logits) \
-	$(addprefix lowering/test_,emulation four_bits refused_forms targets) \
+	$(addprefix lowering/test_,emulation four_bits passes placement refused_forms targets) \
 	$(addprefix methods/test_,adding_a_recipe easyquant ptq4vit repq_vit q_hyvit hyq on_trained_models) \
 	$(addprefix workbench/test_,recording workbench workbench_activations))
 E2E_SLOW := $(patsubst %,tests/e2e/test_%.py,loss telemetry trust engines methods) \

@@ -46,9 +46,9 @@ PASSES = (
         _is_rtx,
         flatten_linears,
     ),
-    Pass("gemms", "integer linears as Gemm, which ONNX Runtime computes in integers to the end", _is_ort, write_gemms),
     Pass("joint-projections", "a clip that keeps q, k and v in one kernel", _is_rtx, clip_projections),
     Pass("group-norms", "GroupNormalization of opset 21 as one operator", _is_rtx, restore_group_norms),
+    Pass("gemms", "integer linears as Gemm, which ONNX Runtime computes in integers to the end", _is_ort, write_gemms),
     Pass(
         "powers",
         "squares as Pow, which ONNX Runtime's fusion of layer norms looks for",

@@ -41,6 +41,10 @@ def command(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the file and its report go.")] = Path(),
     input_size: InputSize = None,
     seed: CalibrationSeed = 0,
+    without_passes: Annotated[
+        list[str] | None,
+        typer.Option("--without-pass", metavar="PASS", help="Leave out a lowering pass; repeat it for more."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Quantize a model and write the ONNX file for a target.
@@ -53,6 +57,10 @@ def command(
 
     parsed_recipe, capabilities = get_recipe(recipe), get_target(target)
     parsed_recipe.require_target(capabilities)
+    if without_passes:
+        from efficientquant.lowering.passes import choose_passes
+
+        choose_passes(capabilities, without_passes)
     require_model(model)
     count = image_count(images, data, parsed_recipe.calibration_images)
     require_inputs(weights, data)
@@ -76,7 +84,7 @@ def command(
         calibration = _open_data(data, input_spec(created), count, seed)
         report = progress.step(f"{parsed_recipe.name} for {target}")
         quantized = quantize(created, parsed_recipe, calibration, progress=report)
-        rendered = render_onnx(quantized, path, target=target, progress=report)
+        rendered = render_onnx(quantized, path, target=target, progress=report, without_passes=without_passes or ())
         progress.step(f"checking what {capabilities.name} makes of it")
         if missing:
             verdict = judge(rendered.model, capabilities, predict_only=True)

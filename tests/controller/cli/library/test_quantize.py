@@ -104,3 +104,24 @@ def test_a_wrong_input_is_one_sentence(command, tmp_path, monkeypatch, arguments
     assert shown.exit_code == 2
     assert sentence in shown.err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pass_can_be_left_out(command, tmp_path):
+    """A file lacks what the pass writes, and the notes do not name it."""
+    options = ("--weights", "random", "--recipe", "fp16", "--for", "rtx-3080", "--out", str(tmp_path), "--json")
+    notes = json.loads(command("quantize", "test_vit", *options).out)["notes"]
+    others = json.loads(command("quantize", "test_vit", *options, "--without-pass", "flat-linears").out)["notes"]
+
+    assert any("flat-linears at 24 places" in note for note in notes)
+    assert not any("flat-linears" in note for note in others)
+
+
+def test_an_unknown_pass_is_refused_before_the_work(command, tmp_path):
+    """The sentence names the passes that exist, and nothing is written."""
+    shown = command("quantize", MODEL, "--weights", "random", "--without-pass", "pow", "--out", str(tmp_path))
+
+    assert shown.exit_code == 2
+    assert (
+        "pass 'pow' is not known (available: flat-linears, joint-projections, group-norms, gemms, powers)" in shown.err
+    )
+    assert not list(tmp_path.iterdir())

@@ -198,7 +198,8 @@ def test_the_widest_form_of_a_hybrid_loads(artifacts, recipe):
     verdict = check(artifacts["mobilevit_xxs", recipe].path, "onnxruntime-1.10")
 
     assert verdict.precisions() == {"conv": {"fp32": 35}, "linear": {"fp32": 37}, "product": {"fp32": 18}}
-    assert verdict.facts["dequantize_nodes"] == (35 if recipe == "efficientquant" else 0)
+    assert verdict.facts["dequantize_nodes"] == 0
+    assert verdict.facts["quantized_weights"] == (35 if recipe == "efficientquant" else 0)
 
 
 def test_wrong_files_and_targets_are_one_sentence(tmp_path):

@@ -106,7 +106,7 @@ def find_useless(graph: ir.Graph, target: Target) -> list[ir.Node]:
 
 
 def find_function_markers(graph: ir.Graph, target: Target) -> list[ir.Node]:
-    """Return the quantizers in SiLUs that only ONNX Runtime has a use for."""
+    """Return the quantizers in SiLUs that only ONNX Runtime needs."""
     if target.runtime is Runtime.ONNX_RUNTIME:
         return []
     return [marker for marker in _activation_markers(graph) if _ends_function(marker) and is_lonely(marker, target)]

@@ -45,12 +45,7 @@ def compare(verdict: BuildVerdict, other: Other, its_verdict: BuildVerdict) -> B
 
 
 def _worse(comparison: Comparison, decisive: list[str]) -> str:
-    comparatives = {
-        "kernels": "more kernels",
-        "weights_bytes": "larger weights",
-        "modelled_s": "a longer modelled time",
-    }
-    parts = [f"{comparatives[key]} ({_pair(key, comparison, 'against')}{_remark(key, '; {}')})" for key in decisive]
+    parts = [f"{_MORE[key]} ({_pair(key, comparison, 'against')}{_remark(key, '; {}')})" for key in decisive]
     return f"it has {', '.join(parts[:-1])} and {parts[-1]}"
 
 

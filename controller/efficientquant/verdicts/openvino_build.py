@@ -75,6 +75,7 @@ def verdict_of_compilation(model: onnx.ModelProto, target: Target) -> BuildVerdi
         reasons=group(reasons),
         layers=tuple(layers),
         facts=facts,
+        measures={"nodes": facts["layers"], "file_bytes": model.ByteSize()} if facts else {},
     )
 
 

@@ -1,8 +1,8 @@
-"""Our files in ONNX Runtime on the CPU, compared with what a user makes in one line.
+"""Our files in ONNX Runtime on the CPU, compared with others.
 
-The other ways are torch.onnx.export, and onnxruntime.quantization.quantize_static of its file with unsigned activations
-and signed weights. All have one thread. The best variant of quantize_static is chosen in other rounds than those that
-judge.
+The others take a user one line: torch.onnx.export, and onnxruntime.quantization.quantize_static of its file with
+unsigned activations and signed weights. All have one thread. The best variant of quantize_static is chosen in other
+rounds than those that judge.
 """
 
 import functools
@@ -103,7 +103,7 @@ class _Images(quantization.CalibrationDataReader):
 
 
 def judge(model: str, files: Mapping[str, Path]) -> Iterator[Goal]:
-    """Yield the goals of one model, and the price of the log2 quantizers."""
+    """Yield the goals of one model and further ratios."""
     calls = {name: caller(path) for name, path in files.items()}
     first_s = in_turns({name: calls[name] for name in VARIANTS}, CHOOSING_ROUNDS)
     fastest = min(VARIANTS, key=lambda name: statistics.median(first_s[name]))
@@ -128,7 +128,7 @@ def judge(model: str, files: Mapping[str, Path]) -> Iterator[Goal]:
 
 
 def caller(path: Path) -> Callable[[], object]:
-    """Return a function that runs a file once in a session of its own."""
+    """Return a function that runs a file once."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4

@@ -51,7 +51,10 @@ def test_logits_that_are_not_finite_are_refused(images):
 
 
 def test_an_optimizer_that_rounds_inputs_is_noted(tmp_path):
-    """A weight alone in int8 makes ONNX Runtime round the input too."""
+    """A weight alone in int4 behind a DequantizeLinear makes ONNX Runtime round the input too.
+
+    A weight that is decoded once does not.
+    """
     torch.manual_seed(0)
     # Only a product of matrices becomes MatMulNBits: Gemm, the linear of a single vector, stays float.
     tokens = torch.nn.Unflatten(1, (3, 64))
@@ -59,11 +62,16 @@ def test_an_optimizer_that_rounds_inputs_is_noted(tmp_path):
         torch.nn.Flatten(), tokens, torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 5), torch.nn.Flatten()
     )
     model.pretrained_cfg = {"input_size": (3, 8, 8)}
-    quantized = eq.quantize(model.eval(), eq.get_recipe("efficientquant:scope=conv+linear"))
-    artifact = eq.export_onnx(quantized, tmp_path / "model.onnx", target="onnxruntime")
-    notes = [note for note in artifact.notes if note.startswith("the optimizations of ONNX Runtime")]
-    assert len(notes) == 1
-    verdict = eq.check(artifact.path, "onnxruntime")
+    quantized = eq.quantize(model.eval(), eq.get_recipe("efficientquant:scope=conv+linear:weight_bits=4"))
+    rounded, decoded = (
+        eq.export_onnx(quantized, tmp_path / f"{target}.onnx", target=target)
+        for target in ("onnxruntime-1.20", "onnxruntime")
+    )
+    assert [
+        sum(note.startswith("the optimizations of ONNX Runtime") for note in artifact.notes)
+        for artifact in (rounded, decoded)
+    ] == [1, 0]
+    verdict = eq.check(rounded.path, "onnxruntime-1.20")
     reasons = {layer.reason for layer in verdict.layers if layer.precision == "int8"}
     assert reasons == {"runs as MatMulNBits, which rounds its input to int8 in blocks"}
     assert verdict.gain.startswith("integer arithmetic in ")

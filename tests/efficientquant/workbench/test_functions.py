@@ -35,7 +35,7 @@ def bench():
 
 
 def test_sigmoids_and_free_results_get_quantizers(bench):
-    """A sigmoid has the codes of 0 to 1. A result that a convolution reads keeps the quantizer of that input."""
+    """A sigmoid has codes from 0 to 1, and a result keeps the quantizer of the convolution that reads it."""
     before = set(code_quantizers(bench.graph))
     bench.quantize_silus(RangeRule.MSE, on=Network.QUANTIZED)
     added = [own for site, own in code_quantizers(bench.graph).items() if site not in before]

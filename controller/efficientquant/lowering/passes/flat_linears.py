@@ -73,7 +73,10 @@ def flatten(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _as_matrix(graph: ir.Graph, reader: ir.Node, x: ir.Value, sizes: list[int]) -> ir.Value:
-    """Return a stack of matrices as one matrix, without a detour if it was one before."""
+    """Return a stack of matrices as one matrix.
+
+    What was one matrix before is returned itself.
+    """
     source = x.producer()
     if source is not None and source.op_type == "Reshape" and required(source.inputs[0]).shape == ir.Shape(sizes):
         matrix = required(source.inputs[0])

@@ -27,7 +27,6 @@ class PlacementRule(NamedTuple):
     """
 
     name: str
-    summary: str
     applies: Callable[[ir.Node, Target], bool]
 
 
@@ -49,17 +48,11 @@ def _is_stem(node: ir.Node, target: Target) -> bool:
 
 
 RULES = (
-    PlacementRule(
-        "float-attention",
-        "attention in float: TensorRT fuses it, ONNX Runtime needs more time for its codes than they save",
-        _is_attention,
-    ),
-    PlacementRule(
-        "float-depthwise",
-        "depthwise convolutions in float, whose integer kernels TensorRT widens fourfold",
-        _is_depthwise,
-    ),
-    PlacementRule("float-stem", "the first convolution in float, whose three channels TensorRT pads", _is_stem),
+    # TensorRT fuses attention in float. ONNX Runtime needs more time for its codes than they save.
+    PlacementRule("float-attention", _is_attention),
+    # For its integer kernels, TensorRT widens a depthwise convolution fourfold and pads the image's three channels.
+    PlacementRule("float-depthwise", _is_depthwise),
+    PlacementRule("float-stem", _is_stem),
 )
 
 

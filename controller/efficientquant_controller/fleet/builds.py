@@ -34,7 +34,7 @@ from efficientquant_controller.model import Artifact, Calibration, Device, Weigh
 # The seed for random weights and calibration images: the same request makes the same artifact on any machine.
 BUILD_SEED = 0
 # Increment it when the same request makes another artifact than before, so that stored artifacts are built again.
-BUILD_VERSION = 4
+BUILD_VERSION = 5
 # 32 photographs need a tenth of it. A larger archive could fill the disk.
 MAX_UNPACKED_BYTES = 1 << 30
 

@@ -20,12 +20,10 @@ from efficientquant.targets import Runtime, Target
 class Pass(NamedTuple):
     """A rewrite of a graph and the targets that gain by it.
 
-    `rewrite` returns how many places it changed. An early pass sees quantizers as markers, a late one the finished
-    graph.
+    `rewrite` returns how many places it changed. A late pass runs after the graph has its types and its opset.
     """
 
     name: str
-    summary: str
     helps: Callable[[Target], bool]
     rewrite: Callable[[ir.Graph], int]
     is_late: bool = False
@@ -39,23 +37,17 @@ def _is_ort(target: Target) -> bool:
     return target.runtime is Runtime.ONNX_RUNTIME
 
 
+def _is_ort_13(target: Target) -> bool:
+    return _is_ort(target) and target.opset == 13
+
+
+# Docs: quantization.md, "Passes".
 PASSES = (
-    Pass(
-        "flat-linears",
-        "linears in two dimensions, which fuse with bias and function",
-        _is_rtx,
-        flatten_linears,
-    ),
-    Pass("joint-projections", "a clip that keeps q, k and v in one kernel", _is_rtx, clip_projections),
-    Pass("group-norms", "GroupNormalization of opset 21 as one operator", _is_rtx, restore_group_norms),
-    Pass("gemms", "integer linears as Gemm, which ONNX Runtime computes in integers to the end", _is_ort, write_gemms),
-    Pass(
-        "powers",
-        "squares as Pow, which ONNX Runtime's fusion of layer norms looks for",
-        lambda target: _is_ort(target) and target.opset == 13,
-        write_squares_as_powers,
-        is_late=True,
-    ),
+    Pass("flat-linears", _is_rtx, flatten_linears),
+    Pass("joint-projections", _is_rtx, clip_projections),
+    Pass("group-norms", _is_rtx, restore_group_norms),
+    Pass("gemms", _is_ort, write_gemms),
+    Pass("powers", _is_ort_13, write_squares_as_powers, is_late=True),
 )
 
 

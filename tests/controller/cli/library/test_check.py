@@ -117,7 +117,9 @@ def test_openvino_compiles_the_file(command, artifact, monkeypatch):
     refused = command("check", str(artifact), "--target", "openvino")
 
     assert (shown.exit_code, refused.exit_code) == (0, 2)
-    assert "It buys integer arithmetic in 1 of 1 convolutions and matrix products; against its float twin: " in shown.out
+    assert (
+        "It buys integer arithmetic in 1 of 1 convolutions and matrix products; against its float twin: " in shown.out
+    )
     assert refused.err.startswith("error: OpenVINO is not installed; ")
     assert refused.err.endswith("[openvino]' adds it\n")
 

@@ -58,11 +58,10 @@ def flatten(graph: ir.Graph, node: ir.Node) -> None:
 
     The quantizers around it move along.
     """
-    first = _first_quantizer(node)
-    x = required(first.inputs[0])
-    *stack, columns = _sizes(x)
+    *stack, columns = _sizes(required(node.inputs[0]))
     rows = math.prod(stack)
-    first.replace_input_with(0, _as_matrix(graph, first, x, [rows, columns]))
+    first = _first_quantizer(node)
+    first.replace_input_with(0, _as_matrix(graph, first, required(first.inputs[0]), [rows, columns]))
     for member in _quantizers(first, node):
         member.outputs[0].shape = ir.Shape([rows, columns])
     results = _sizes(node.outputs[0])[-1]

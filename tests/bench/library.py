@@ -16,7 +16,7 @@ from goal import Goal
 
 V1 = [f"mobilevit_{size}" for size in ("xxs", "xs", "s")]
 V2 = [f"mobilevitv2_{width}" for width in ("050", "075", "100", "125", "150", "175", "200")]
-MAX_RATIO = 1.2
+MAX_RATIO = 1.1
 MAX_PEAK_BYTES = 3 << 30
 SMALLER = {**dict.fromkeys(V1, 1.3), **dict.fromkeys(V2, 2.4)}
 SMALLER_WITH_LINEAR = 3.7

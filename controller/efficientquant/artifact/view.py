@@ -187,7 +187,7 @@ class GraphView:
             self.types[tensor.name] = tensor.data_type
             self.shapes[tensor.name] = tuple(tensor.dims)
         try:
-            graph = onnx.shape_inference.infer_shapes(self.model).graph
+            graph = onnx.shape_inference.infer_shapes(_with_known_shapes(self.model)).graph
         except (onnx.shape_inference.InferenceError, ValueError):
             graph = self.model.graph  # mixed or unknown types: what the file declares still counts
         for info in (*graph.input, *graph.value_info, *graph.output):
@@ -196,6 +196,22 @@ class GraphView:
             if tensor_type.HasField("shape"):
                 sizes = tensor_type.shape.dim
                 self.shapes[info.name] = tuple(size.dim_value if size.HasField("dim_value") else None for size in sizes)
+
+
+def _with_known_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model whose shapes ONNX can infer.
+
+    ONNX infers none behind a GroupNormalization, whose result has the shape and the type of its input.
+    """
+    if not any(node.op_type == "GroupNormalization" for node in model.graph.node):
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for node in copy.graph.node:
+        if node.op_type == "GroupNormalization":
+            node.op_type = "Identity"
+            del node.input[1:], node.attribute[:]
+    return copy
 
 
 def attribute_int(node: NodeProto, name: str, default: int) -> int:

@@ -10,6 +10,7 @@ from efficientquant.verdicts.costs.engine_work import work_of_engine
 from efficientquant.verdicts.costs.onnx_macs import macs_of_node
 from efficientquant.verdicts.costs.profile import Profile
 from efficientquant.verdicts.rtx_layers import EngineTensor, parse_layers
+from onnx import TensorProto, helper
 from onnx_graphs import GraphWriter
 
 # A byte takes a nanosecond, and a MAC in FP16 a hundredth of that.
@@ -143,3 +144,19 @@ def test_a_profile_without_peaks_has_no_time():
     assert (profile.costs(), profile.shares(), profile.advice) == ([], [], "nothing is known")
     assert (stored["modelled_s"], stored["model"], stored["macs"], stored["size_bytes"]) == (None, None, 7, 1000)
     assert "modelled_s" not in stored["layers"][0]
+
+
+def test_a_convolution_behind_a_group_norm_has_its_macs():
+    """ONNX infers no shape behind a GroupNormalization of opset 21, so that its input's is taken."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 4, 8, 8))
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    ones = [helper.make_tensor(name, TensorProto.FLOAT, shape, [1.0] * 4) for name, shape in (("g", (4,)), ("b", (4,)))]
+    weight = helper.make_tensor("w", TensorProto.FLOAT, (2, 4, 3, 3), [0.5] * 72)
+    nodes = [
+        helper.make_node("GroupNormalization", ["x", "g", "b"], ["n"], num_groups=1),
+        helper.make_node("Conv", ["n", "w"], ["y"], name="conv"),
+    ]
+    graph = helper.make_graph(nodes, "graph", [x], [y], [*ones, weight])
+    view = GraphView(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10))
+
+    assert macs_of_node(view, view.nodes[1]) == 2 * 6 * 6 * 4 * 3 * 3

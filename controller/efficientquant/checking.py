@@ -1,7 +1,7 @@
 """Verdicts on whether and how a target builds an ONNX file."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,12 +82,16 @@ def check_against(artifact: str | Path, target: str, other: str | Path | None = 
 
 
 def judge_beside_twin(
-    model: onnx.ModelProto, quantized: "QuantizedModel", source: "nn.Module", target: Target
+    model: onnx.ModelProto,
+    quantized: "QuantizedModel",
+    source: "nn.Module",
+    target: Target,
+    without_passes: Collection[str] = (),
 ) -> BuildVerdict:
     """Return the verdict on a quantized model, with its float twin's numbers.
 
-    The twin has the weights of `source`, the eager model. A float file is judged alone, and so is one for a target
-    whose verdicts are predicted. Raises MissingExtraError as `check` does.
+    The twin has the weights of `source`, the eager model, and lacks the same lowering passes. A float file is judged
+    alone, and so is one for a target whose verdicts are predicted. Raises MissingExtraError as `check` does.
     """
     verdict = judge(model, target)
     is_quantized = has_quantizers(model) or bool(read_emulation(model))
@@ -95,7 +99,7 @@ def judge_beside_twin(
         return verdict
     recipe = twin_recipe(target)
     twin = Other(f"its {recipe} twin", f"the same model by {recipe}", f"use {recipe} instead")
-    return compare(verdict, twin, judge(lower_twin(quantized, source, target), target))
+    return compare(verdict, twin, judge(lower_twin(quantized, source, target, without_passes), target))
 
 
 def judge(model: onnx.ModelProto, target: Target, *, predict_only: bool = False) -> BuildVerdict:

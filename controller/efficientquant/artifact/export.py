@@ -265,7 +265,7 @@ def _parity_notes(parity: Parity, own: _OwnRuntime) -> list[str]:
         )
     if own.moved_by > PARITY_LIMIT:
         notes.append(
-            f"the optimizations of {own.runtime} change the logits by up to {own.moved_by:.1e}: its integer kernels "
+            f"the optimizations of {own.runtime} change the logits by up to {own.moved_by:.1e}: its kernels "
             "round once more, or elsewhere"
         )
     return notes

@@ -11,8 +11,9 @@ import onnx
 
 # What its binding raises for all errors of the library.
 OPENVINO_ERRORS = (RuntimeError, ValueError, TypeError)
-# As the agents compile. Without the precision, float32 is computed in 16 bits on a CPU that has them, and without the
-# group size, inputs that are float in the file are rounded to int8.
+# As the agents compile files of FP32. (Files of FP16 they compute in FP16 where their CPU can.) Without the precision,
+# float32 is computed in 16 bits on a CPU that has them, and without the group size, inputs that are float in the file
+# are rounded to int8.
 SETTINGS = {
     "PERFORMANCE_HINT": "LATENCY",
     "INFERENCE_PRECISION_HINT": "f32",

@@ -65,11 +65,11 @@ def lower(
     """
     model = canonical.clone()
     passes = choose_passes(target, without_passes)
-    placement = place_quantizers(
-        model.graph, target, path, recipe.name_for_tensorrt(), leaves_out_slow=recipe.leaves_out_slow
-    )
-    changed = run_passes(model.graph, passes, late=False)
     wants_half = recipe.float_type is FloatType.FP16
+    # TensorRT's kernels for FP32 are slower than those for integers, so only FP16 is worth leaving them.
+    leaves_out_slow = recipe.leaves_out_slow and (wants_half or not target.is_tensorrt)
+    placement = place_quantizers(model.graph, target, path, recipe.name_for_tensorrt(), leaves_out_slow=leaves_out_slow)
+    changed = run_passes(model.graph, passes, late=False)
     is_half = half and wants_half and target.half is Half.TYPED
     if is_half:
         to_half(model.graph)
@@ -86,6 +86,7 @@ def lower(
     model.metadata_props["efficientquant.target"] = target.name
     model.metadata_props["efficientquant.recipe"] = json.dumps(recipe.to_dict(), sort_keys=True)
     model.metadata_props["efficientquant.builder_flags"] = ",".join(flags)
+    model.metadata_props["efficientquant.passes"] = ",".join(each.name for each in passes)
     write_emulation(model, emulation)
     return Variant(
         model=model,

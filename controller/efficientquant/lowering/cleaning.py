@@ -4,24 +4,18 @@ This includes everything that would differ between two exports of the same model
 """
 
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 
 def clean(model: ir.Model) -> None:
     """Remove what an artifact does not need, and shorten names.
 
-    This removes unused initializers, doc strings, stack traces and intermediate shapes. They contain machine paths and
-    take more space than the nodes. Long names of intermediate values can take as much space as int8 weights.
+    This removes unused nodes and initializers, doc strings, stack traces and intermediate shapes. They contain machine
+    paths and take more space than the nodes. Long names of intermediate values can take as much space as int8 weights.
     """
-    _drop_unused_initializers(model.graph)
+    RemoveUnusedNodesPass()(model)
     _strip(model)
     _shorten(model.graph)
-
-
-def _drop_unused_initializers(graph: ir.Graph) -> None:
-    outputs = set(graph.outputs)
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and value not in outputs:
-            del graph.initializers[name]
 
 
 def _shorten(graph: ir.Graph) -> None:

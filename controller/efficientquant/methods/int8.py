@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from efficientquant.errors import RecipeFormatError
 from efficientquant.options import FloatType, Network, Placement, RangeRule, Scope
-from efficientquant.recipe import RoundingRecipe, register
+from efficientquant.recipe import Needs, RoundingRecipe, register
 
 if TYPE_CHECKING:
     from efficientquant.workbench import Workbench
@@ -27,6 +27,7 @@ class Int8(RoundingRecipe):
 
     method: ClassVar[str] = "int8"
     version: ClassVar[int] = 4
+    needs: ClassVar[Needs] = {"placement": {"weight_bits": 8, "activation_bits": 8}}
 
     activation_bits: int = 8
     output_bits: int | None = 8

@@ -3,6 +3,7 @@
 A twin's build is looked at, its logits are not.
 """
 
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +35,9 @@ def twin_recipe(target: Target) -> str:
     return "fp16" if target.is_tensorrt else "fp32"
 
 
-def lower_twin(quantized: "QuantizedModel", source: "nn.Module", target: Target) -> onnx.ModelProto:
+def lower_twin(
+    quantized: "QuantizedModel", source: "nn.Module", target: Target, without_passes: Collection[str] = ()
+) -> onnx.ModelProto:
     """Return the float file of a quantized model for a target.
 
     It is made of the export that is already there, where only markers are added to it. Else `source`, the eager model,
@@ -46,7 +49,7 @@ def lower_twin(quantized: "QuantizedModel", source: "nn.Module", target: Target)
 
     recipe = get_recipe(twin_recipe(target))
     canonical = _without_markers(quantized, target) or quantize(source, recipe).canonical
-    return ir.to_proto(lower(canonical, target, recipe, Path("twin.onnx")).model)
+    return ir.to_proto(lower(canonical, target, recipe, Path("twin.onnx"), without_passes=without_passes).model)
 
 
 def _without_markers(quantized: "QuantizedModel", target: Target) -> ir.Model | None:

@@ -16,7 +16,13 @@ PLACES = {
     ("mobilevit_xxs", "int8", "onnxruntime"): {"gemms": 36},
     ("mobilevit_xxs", "fp32", "onnxruntime-1.10"): {"gemms": 0, "powers": 21},
     ("mobilevit_xxs", "fp32", "jetson-nano"): {},
+    ("test_vit", "int8", "onnxruntime"): {"gemms": 24},
+    ("test_vit", "w4a8", "onnxruntime"): {"gemms": 0},  # float outputs
+    ("test_vit", "int8:rest=fp16", "rtx-3080"): {"flat-linears": 24, "joint-projections": 6, "group-norms": 0},
 }
+
+# A sum in another order may move a code.
+ROUNDING = {"int8": 0.05, "w4a8": 0.05, "int8:rest=fp16": 0.05}
 
 
 def lowered(quantized, target, **options):
@@ -42,8 +48,11 @@ def test_each_pass_changes_its_places_and_no_number(quantized, images_for, key):
     _, plain = lowered(quantized[name, recipe], target, without_passes=[each.name for each in PASSES])
 
     assert variant.passes == PLACES[key]
+    assert all(
+        any(output.uses() or output.is_graph_output() for output in node.outputs) for node in variant.model.graph
+    )
     onnx.checker.check_model(proto, full_check=True)
-    np.testing.assert_allclose(logits(proto, images), logits(plain, images), atol=1e-4)
+    np.testing.assert_allclose(logits(proto, images), logits(plain, images), atol=ROUNDING.get(key[1], 1e-4))
 
 
 @pytest.mark.parametrize("name", [each.name for each in PASSES])

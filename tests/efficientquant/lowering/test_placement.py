@@ -33,6 +33,7 @@ def test_onnx_runtime_computes_convolutions_and_linears_in_integers(artifacts, t
 
     assert (counts["QLinearConv"], counts["QGemm"]) == (35, 37)
     assert (counts["QLinearSigmoid"], counts["QLinearMul"]) == (34, 33)  # the last SiLU feeds a mean
+    assert counts["DequantizeLinear"] < 60  # those of activations for what stays in float, none of weights
     assert counts["MatMulNBits"] == counts["MatMulIntegerToFloat"] == counts["Conv"] == 0
 
 
@@ -41,12 +42,13 @@ def test_onnx_runtime_computes_convolutions_and_linears_in_integers(artifacts, t
     [
         ("onnxruntime", {ATTENTION: 18}),
         ("rtx-3080", {ATTENTION: 18, DEPTHWISE: 7, "float-stem": 1}),
-        ("agx-xavier", {ATTENTION: 18, "float-stem": 1}),  # it has no kernel for depthwise ones at all
+        ("agx-xavier", {ATTENTION: 18, DEPTHWISE: 7, "float-stem": 1}),
     ],
 )
 def test_each_rule_is_counted_in_the_notes(artifacts, target, rules):
     """A note names the products that are in float for speed, and how to have them in integers."""
-    notes = artifacts["mobilevit_xxs", "int8", target].notes
+    recipe = "int8" if target == "onnxruntime" else "int8:rest=fp16"
+    notes = artifacts["mobilevit_xxs", recipe, target].notes
 
     assert any(
         note.startswith(f"products in float, which is faster on {target}: ")
@@ -59,15 +61,23 @@ def test_each_rule_is_counted_in_the_notes(artifacts, target, rules):
 def test_all_quantizers_stay_where_they_are_asked_for(artifacts):
     """With placement=all a file has the quantizers that its target can compute with."""
     fast, whole = (
-        operators(artifacts["mobilevit_xxs", recipe, "rtx-3080"]) for recipe in ("int8", "int8:placement=all")
+        operators(artifacts["mobilevit_xxs", recipe, "rtx-3080"]) for recipe in ("int8:rest=fp16", "int8:placement=all")
     )
     assert whole["QuantizeLinear"] > fast["QuantizeLinear"]
     assert not any("in float" in note for note in artifacts["mobilevit_xxs", "int8:placement=all", "rtx-3080"].notes)
 
 
+def test_tensorrt_keeps_integers_beside_fp32(artifacts):
+    """Where the rest is FP32, integers are faster than what the rules would leave in float."""
+    default, whole = (
+        operators(artifacts["mobilevit_xxs", recipe, "rtx-3080"]) for recipe in ("int8", "int8:placement=all")
+    )
+    assert default == whole
+
+
 def test_tensorrt_has_no_quantizer_behind_a_joint_projection(artifacts):
     """Behind the bias of queries, keys and values stands no quantizer, which would end the fused attention."""
-    view = GraphView(onnx.load(artifacts["mobilevit_xxs", "int8", "rtx-3080"].path))
+    view = GraphView(onnx.load(artifacts["mobilevit_xxs", "int8:rest=fp16", "rtx-3080"].path))
     products = [node for node in view.nodes if node.op_type == "MatMul" and not any(map(view.is_constant, node.input))]
 
     assert len(products) == 18

@@ -30,7 +30,7 @@ class Engine(NamedTuple):
 TABLE = {
     ("mobilevit_xxs", "fp16"): Engine(125, 9, 0, 0, 2.67, 364),
     ("mobilevit_xxs", "efficientquant:rest=fp16"): Engine(187, 0, 35, 0, 2.23, 553),
-    ("mobilevit_xxs", "efficientquant:log2_emulation=move:rest=fp16"): Engine(160, 9, 35, 0, 2.23, 453),
+    ("mobilevit_xxs", "efficientquant:log2_emulation=move:rest=fp16"): Engine(160, 9, 35, 0, 2.24, 453),
     ("mobilevit_xxs", "int8:scope=linear:rest=fp16"): Engine(135, 9, 0, 0, 1.89, 395),
     ("mobilevit_xxs", "int8:rest=fp16"): Engine(166, 9, 0, 27, 1.46, 502),
     ("mobilevit_xxs", "int8:placement=all:rest=fp16"): Engine(178, 2, 0, 35, 3.98, 555),
@@ -43,7 +43,7 @@ TABLE = {
 PRODUCTS = {"mobilevit": 35 + 37 + 18, "mobilevitv2": 64 + 1}
 
 
-@pytest.mark.parametrize(("model", "recipe"), TABLE, ids="-".join)
+@pytest.mark.parametrize(("model", "recipe"), TABLE, ids=[" ".join(key) for key in TABLE])
 def test_the_documented_engines(artifacts, model, recipe):
     """Each recipe gives an engine on SM 8.6 that is at least as good as the table's."""
     known = TABLE[model, recipe]

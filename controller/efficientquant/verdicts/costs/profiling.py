@@ -40,7 +40,9 @@ def profile(artifact: str | Path, target: str) -> Profile:
 def require_profile(target: Target) -> None:
     """Raise ProfileError for a target whose kernels are not known here."""
     if target.runtime not in _PROFILERS:
-        problem = "its builder needs its GPU, so which operators share a kernel is not known"
+        problem = "its kernels are not modelled"
+        if target.is_tensorrt:
+            problem = "its builder needs its GPU, so which operators share a kernel is not known"
         known = ", ".join(name for name in list_targets() if get_target(name).runtime in _PROFILERS)
         raise ProfileError(target.name, f"{problem}; there is one for {known}")
 

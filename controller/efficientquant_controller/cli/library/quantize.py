@@ -60,7 +60,10 @@ def command(
     if without_passes:
         from efficientquant.lowering.passes import choose_passes
 
+        others = {each.name for each in choose_passes(capabilities)}
         choose_passes(capabilities, without_passes)
+        for name in set(without_passes) - others:
+            say_unused(f"--without-pass {name}", f"{target} has no such pass")
     require_model(model)
     count = image_count(images, data, parsed_recipe.calibration_images)
     require_inputs(weights, data)
@@ -89,10 +92,11 @@ def command(
         if missing:
             verdict = judge(rendered.model, capabilities, predict_only=True)
         else:
-            verdict = judge_beside_twin(rendered.model, quantized, created, capabilities)
+            verdict = judge_beside_twin(rendered.model, quantized, created, capabilities, without_passes or ())
     if advice := faster_target(capabilities, verdict):
         output.print_message(f"note: {advice}")
     facts = artifact_facts(rendered.artifact, verdict) | {"model": model, "recipe": parsed_recipe.to_dict()}
+    facts["without_passes"] = without_passes or []
     facts["notes"] = [*facts["notes"], *([PREDICTED.format(target)] if missing else [])]
     say_made(write_with_report(rendered, facts | {"provenance": quantized.provenance}))
     if as_json:

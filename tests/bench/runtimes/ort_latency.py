@@ -22,7 +22,7 @@ from goal import Goal
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
-from turns import in_turns, ratio_of
+from turns import in_blocks, ratio_of
 
 MODELS = ("mobilevit_xxs", "mobilevitv2_050")
 TARGET = "onnxruntime-vnni"
@@ -33,7 +33,7 @@ EXPORTED = "torch.onnx.export"
 VARIANTS = ("everything", "convolutions", "dense convolutions", "matrix products")
 CALIBRATION_IMAGES = 8
 MOST_RATIO = 1.02
-CHOOSING_ROUNDS, JUDGING_ROUNDS = 10, 60
+CHOOSING_ROUNDS, JUDGING_ROUNDS = 12, 60
 
 
 def measure(folder: Path) -> Iterator[Goal]:
@@ -104,10 +104,10 @@ class _Images(quantization.CalibrationDataReader):
 
 def judge(model: str, files: Mapping[str, Path]) -> Iterator[Goal]:
     """Yield the goals of one model and further ratios."""
-    calls = {name: caller(path) for name, path in files.items()}
-    first_s = in_turns({name: calls[name] for name in VARIANTS}, CHOOSING_ROUNDS)
+    makers = {name: functools.partial(caller, path) for name, path in files.items()}
+    first_s = in_blocks({name: makers[name] for name in VARIANTS}, CHOOSING_ROUNDS)
     fastest = min(VARIANTS, key=lambda name: statistics.median(first_s[name]))
-    p50_s = in_turns({name: calls[name] for name in (*OURS, EXPORTED, fastest)}, JUDGING_ROUNDS)
+    p50_s = in_blocks({name: makers[name] for name in (*OURS, EXPORTED, fastest)}, JUDGING_ROUNDS)
     shown = f"p50 of {model} on ONNX Runtime {onnxruntime.__version__}, one thread"
     for ours, theirs, called in (
         ("fp32", EXPORTED, EXPORTED),

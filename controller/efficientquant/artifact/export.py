@@ -139,7 +139,7 @@ def render_onnx(
     images = synthetic if images is None else torch.cat([images, synthetic[len(images) :]])
     parity = measure_parity(quantized, variant, proto, images)
     _require_parity(parity, path)
-    own = _measure_own_runtime(proto, images, capabilities, path)
+    own = _measure_own_runtime(proto, images, parity, capabilities, path)
     if own.moved_by > parity.own_limit and _rounds_all_inputs(quantized.manifest, variant):
         problem = f"the optimizations of {own.runtime} change its logits by {own.moved_by:.2e}, more than"
         raise ArtifactError(path, f"{problem} {parity.own_limit:.2e}")
@@ -195,11 +195,15 @@ class _OwnRuntime(NamedTuple):
     moved_by: float = 0.0
 
 
-def _measure_own_runtime(proto: onnx.ModelProto, images: Tensor, target: Target, path: Path) -> _OwnRuntime:
+def _measure_own_runtime(
+    proto: onnx.ModelProto, images: Tensor, parity: Parity, target: Target, path: Path
+) -> _OwnRuntime:
     if target.runtime is Runtime.ONNX_RUNTIME:
-        return _OwnRuntime(f"ONNX Runtime {version('onnxruntime')}", measure_optimizations(proto, images, path))
+        is_exact = target.int8_products is Int8Products.EXACT
+        moved_by = measure_optimizations(proto, images, path, parity.logits, exact_products=is_exact)
+        return _OwnRuntime(f"ONNX Runtime {version('onnxruntime')}", moved_by)
     if target.runtime is Runtime.OPENVINO and has_openvino():
-        return _OwnRuntime(f"OpenVINO {openvino_version()}", measure_openvino(proto, images, path))
+        return _OwnRuntime(f"OpenVINO {openvino_version()}", measure_openvino(proto, images, path, parity.logits))
     return _OwnRuntime()
 
 

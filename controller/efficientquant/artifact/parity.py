@@ -1,7 +1,7 @@
 """Comparison of an ONNX file in ONNX Runtime with the eager model."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ class Parity:
     |logit|, or by 1 if no logit is larger. `moved_codes` counts the codes that differ, `largest_step` says by how many
     steps at most. `misplaced_codes` are those of them whose value is on no rounding boundary. `own_max_abs` is the
     largest |Δ| with each runtime's own codes, and `own_limit` what it may be. `is_half` is true where FP16 is compared
-    with FP16, which has no exact answer, and false for FP32.
+    with FP16, which has no exact answer, and false for FP32. `logits` are the file's own, by image.
     """
 
     is_half: bool
@@ -48,6 +48,7 @@ class Parity:
     misplaced_codes: int = 0
     own_max_abs: float = 0.0
     own_limit: float = 0.0
+    logits: tuple[np.ndarray, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
     @property
     def holds(self) -> bool:
@@ -115,8 +116,17 @@ def measure_parity(quantized: QuantizedModel, variant: Variant, proto: onnx.Mode
     return parity
 
 
-def measure_optimizations(proto: onnx.ModelProto, images: Tensor, path: Path, *, exact_products: bool = False) -> float:
+def measure_optimizations(
+    proto: onnx.ModelProto,
+    images: Tensor,
+    path: Path,
+    plain: Sequence[np.ndarray] = (),
+    *,
+    exact_products: bool = False,
+) -> float:
     """Return the largest |Δ| that ONNX Runtime's optimizations make to the logits.
+
+    `plain` are the logits without them, by image. They are computed where they are not given.
 
     An ordinary session has all of them. Its optimizer may choose kernels that round activations again, or that refuse
     their inputs only when they run. With `exact_products`, it runs as on a CPU whose products do not saturate. Raises
@@ -135,14 +145,14 @@ def measure_optimizations(proto: onnx.ModelProto, images: Tensor, path: Path, *,
         logits = np.stack([ordinary.run(None, feed)[0] for feed in feeds])
     except ORT_ERRORS as error:
         raise ArtifactError(path, f"ONNX Runtime does not run it: {first_line(error)}") from error
-    return _distance(proto, logits, feeds, "ONNX Runtime", path)
+    return _distance(proto, logits, plain, feeds, "ONNX Runtime", path)
 
 
-def measure_openvino(proto: onnx.ModelProto, images: Tensor, path: Path) -> float:
+def measure_openvino(proto: onnx.ModelProto, images: Tensor, path: Path, plain: Sequence[np.ndarray] = ()) -> float:
     """Return the largest |Δ| that OpenVINO makes to the logits.
 
-    OpenVINO fuses and rounds on its own. Raises ArtifactError when it does not run the file, or when a logit is not
-    finite. `path` only names the artifact.
+    `plain` is that of `measure_optimizations`. OpenVINO fuses and rounds on its own. Raises ArtifactError when it does
+    not run the file, or when a logit is not finite. `path` only names the artifact.
     """
     feeds = [{proto.graph.input[0].name: image[None].numpy()} for image in images]
     try:
@@ -150,17 +160,24 @@ def measure_openvino(proto: onnx.ModelProto, images: Tensor, path: Path) -> floa
         logits = np.stack([compiled(feed)[0] for feed in feeds])
     except OPENVINO_ERRORS as error:
         raise ArtifactError(path, f"OpenVINO does not run it: {openvino_sentence(error)}") from error
-    return _distance(proto, logits, feeds, "OpenVINO", path)
+    return _distance(proto, logits, plain, feeds, "OpenVINO", path)
 
 
 def _distance(
-    proto: onnx.ModelProto, logits: np.ndarray, feeds: list[dict[str, np.ndarray]], runtime: str, path: Path
+    proto: onnx.ModelProto,
+    logits: np.ndarray,
+    plain: Sequence[np.ndarray],
+    feeds: list[dict[str, np.ndarray]],
+    runtime: str,
+    path: Path,
 ) -> float:
     """Return the largest |Δ| to the plain file's logits."""
     if not np.isfinite(logits).all():
         raise ArtifactError(path, f"its logits in {runtime} are not finite")
-    plain = _session_with_outputs(proto, [])
-    return float(np.abs(logits - np.stack([plain.run(None, feed)[0] for feed in feeds])).max())
+    if not plain:
+        session = _session_with_outputs(proto, [])
+        plain = [session.run(None, feed)[0] for feed in feeds]
+    return float(np.abs(logits - np.stack(plain)).max())
 
 
 def _session_with_outputs(proto: onnx.ModelProto, names: list[str]) -> onnxruntime.InferenceSession:
@@ -198,6 +215,7 @@ def _compare(
         own_limit=max(
             HALF_PARITY_LIMIT * largest if is_half else PARITY_LIMIT, OWN_CODES_FACTOR * _max_abs(own - unquantized)
         ),
+        logits=(logits,),
     )
 
 
@@ -266,4 +284,5 @@ def _worse(first: Parity, second: Parity) -> Parity:
         misplaced_codes=first.misplaced_codes + second.misplaced_codes,
         own_max_abs=float(np.maximum(first.own_max_abs, second.own_max_abs)),
         own_limit=max(first.own_limit, second.own_limit),
+        logits=first.logits + second.logits,
     )

@@ -96,7 +96,10 @@ def only_reader(value: ir.Value) -> ir.Node | None:
 
 
 def find_bias(node: ir.Node, x: ir.Value) -> ir.Value | None:
-    """Return the vector that a node adds to the last dimension of x, or None."""
+    """Return the vector that a node adds to x, or None.
+
+    It is as long as the last dimension of x.
+    """
     others = [value for value in node.inputs if value is not x and value is not None]
     is_constant = node.op_type == "Add" and len(others) == 1 and others[0].is_initializer()
     if not is_constant or x.shape is None or others[0].shape != ir.Shape(x.shape[-1:]):

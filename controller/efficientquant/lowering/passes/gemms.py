@@ -10,7 +10,7 @@ from efficientquant.lowering.passes.flat_linears import find_stacked_linears, fl
 
 
 class _Linear(NamedTuple):
-    """The product with a transposed weight, and the node that adds the bias."""
+    """A product with a transposed weight, and its bias."""
 
     product: ir.Node
     sum_of: ir.Node
@@ -46,7 +46,10 @@ def _write(graph: ir.Graph, linear: _Linear) -> None:
 
 
 def _match(node: ir.Node) -> _Linear | None:
-    """Return the linear of a product that ONNX Runtime would compute in integers, or None."""
+    """Return a product's linear, or None.
+
+    ONNX Runtime computes it in integers up to its output.
+    """
     if node.op_type != "MatMul" or not all(map(_is_decoded, node.inputs[:2])):
         return None
     transpose, sum_of = required(node.inputs[1]).producer(), only_reader(node.outputs[0])

@@ -227,9 +227,7 @@ def _variant_notes(variant: Variant, target: Target) -> list[str]:
     if variant.folded:
         notes.append(f"{variant.folded} quantized weights are stored in float: {target.name} takes no int8 there")
     if rules := ", ".join(f"{name} ({products})" for name, products in variant.rules.items()):
-        notes.append(
-            f"products in float, which is faster on {target.name}: {rules}; placement=all has them in integers"
-        )
+        notes.append(f"products in float by the rules for {target.name}: {rules}; placement=all has them in integers")
     if variant.widened:
         notes.append(f"{variant.widened} weights of up to 4 bits are stored in 8 bits: {_why_widened(target)}")
     if variant.fake:

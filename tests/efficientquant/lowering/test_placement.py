@@ -51,7 +51,7 @@ def test_each_rule_is_counted_in_the_notes(artifacts, target, rules):
     notes = artifacts["mobilevit_xxs", recipe, target].notes
 
     assert any(
-        note.startswith(f"products in float, which is faster on {target}: ")
+        note.startswith(f"products in float by the rules for {target}: ")
         and all(f"{rule} ({count})" in note for rule, count in rules.items())
         and note.endswith("; placement=all has them in integers")
         for note in notes

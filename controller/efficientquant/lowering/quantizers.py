@@ -71,9 +71,9 @@ class Placement:
 
     `rounded` has the tensor with the rounded values of each site that the graph still computes. `dropped` are the other
     sites. `dequantizers` counts the tensors in integers behind a DequantizeLinear, `decoded` the weights in integers
-    behind a cast, `folded` the weights turned back to float, `widened` the
-    4-bit weights kept in 8 bits, `fake` the weights in FP32 behind a QuantizeLinear, and `blocks` the weights with a
-    scale for each group. `rules` counts the products that each rule computes in float.
+    behind a cast, `folded` the weights turned back to float, `widened` the 4-bit weights kept in 8 bits, `fake` the
+    weights in FP32 behind a QuantizeLinear, and `blocks` the weights with a scale for each group. `rules` counts the
+    products that each rule computes in float, and `floats` are these.
     """
 
     rounded: dict[str, ir.Value] = dataclasses.field(default_factory=dict)

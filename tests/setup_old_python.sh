@@ -21,7 +21,10 @@ if [ "$version" = 3.6 ]; then
     deploy/installing.sh "Installing pip 21.3.1 into $venv" \
         "$venv/bin/pip" install --quiet --disable-pip-version-check 'pip==21.3.1'
 fi
+# OpenVINO's first Python is 3.8.
+runtimes=ort
+if [ "$version" != 3.6 ]; then runtimes=ort,openvino; fi
 deploy/installing.sh "Installing into $venv" \
     "$venv/bin/pip" install --quiet --disable-pip-version-check --constraint "tests/constraints-py$version.txt" \
-    -e protos -e 'agent[ort]' pytest pytest-xdist
+    -e protos -e "agent[$runtimes]" pytest pytest-xdist
 touch "$venv/.ready"

@@ -28,7 +28,7 @@ def run_without_runtimes(code):
 
 
 def test_every_module_imports_without_runtimes():
-    """Every module of the agent can be imported where numpy and all runtimes are missing."""
+    """Every agent module imports without numpy and without any runtime."""
     names = [
         module.name
         for module in pkgutil.walk_packages(efficientquant_agent.__path__, "efficientquant_agent.")

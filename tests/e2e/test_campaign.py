@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+import real_parts
 from efficientquant_protos import PROTOCOL_VERSION
 from fleet import DEADLINE_S, Fleet
 from PIL import Image
@@ -82,7 +83,7 @@ def test_every_number_the_issue_names_is_recorded(fleet: Fleet) -> None:
 
 def test_openvino_runs_when_it_is_named(fleet: Fleet) -> None:
     """A campaign with --backend ships OpenVINO's own form, and its layers have their precision and time."""
-    pytest.importorskip("openvino")
+    real_parts.openvino()
     fleet.connect_agent("desk")
 
     options = ("--recipes", "int8", "--no-twin", "--weights", "random", "--tier", "demo", "--repeats", "1", "--layers")

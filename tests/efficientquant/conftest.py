@@ -6,6 +6,7 @@ from pathlib import Path
 
 import efficientquant as eq
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -24,6 +25,18 @@ class OnDemand(dict):
     def __missing__(self, key):
         self[key] = self._make(*key) if isinstance(key, tuple) else self._make(key)
         return self[key]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Return a function that saves a model and returns its path."""
+
+    def save(model):
+        path = tmp_path / "model.onnx"
+        onnx.save(model, path)
+        return path
+
+    return save
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 from efficientquant import check
@@ -11,18 +10,6 @@ from efficientquant.artifact import exact_products
 from efficientquant.errors import ArtifactFileError, UnknownTargetError
 from onnx import TensorProto
 from onnx_graphs import GraphWriter, convolution
-
-
-@pytest.fixture
-def saved(tmp_path):
-    """Return a function that saves a model and returns its path."""
-
-    def save(model):
-        path = tmp_path / "model.onnx"
-        onnx.save(model, path)
-        return path
-
-    return save
 
 
 def test_onnx_runtime_dequantizes_weights_that_stand_alone(saved):

@@ -66,7 +66,7 @@ def lower(
     model = canonical.clone()
     passes = choose_passes(target, without_passes)
     wants_half = recipe.float_type is FloatType.FP16
-    # TensorRT's kernels for FP32 are slower than those for integers, so only FP16 is worth leaving them.
+    # Attention in FP32 is not fused and takes TensorRT longer than integers, by the cost model of its engines.
     leaves_out_slow = recipe.leaves_out_slow and (wants_half or not target.is_tensorrt)
     placement = place_quantizers(model.graph, target, path, recipe.name_for_tensorrt(), leaves_out_slow=leaves_out_slow)
     changed = run_passes(model.graph, passes, late=False)

@@ -11,6 +11,8 @@ UNIFORM_MARKERS = (ACTIVATION_MARKER, AFFINE_MARKER)
 PRODUCTS = ("Conv", "MatMul", "Gemm")
 # Operators that may stand between a quantizer and its operator.
 TRANSPARENT = ("Transpose", "Reshape")
+# Operators that reduce a tensor or pick a part of it.
+_PICKING = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "Slice", "Gather", "Split")
 FUNCTIONS = ("Sigmoid", "Relu", "LeakyRelu", "Elu", "Clip", "HardSigmoid", "HardSwish", "Erf", "Gelu", "Mish")
 
 
@@ -31,7 +33,7 @@ def is_integer(user: ir.Node, target: Target) -> bool:
     if user.op_type not in PRODUCTS or not all(_comes_from_marker(value) for value in user.inputs[:2]):
         return False
     if target.runtime is Runtime.OPENVINO:
-        return not _reads_softmax(user)
+        return not _reads_softmax(user) and not _is_miscomputed(user)
     return not (target.is_tensorrt_8 and is_depthwise(user) and _ends_in_silu_and_marker(user))
 
 
@@ -64,6 +66,30 @@ def _reads_softmax(node: ir.Node) -> bool:
     marker = source_of(node.inputs[0])
     softmax = source_of(marker.inputs[0]) if marker is not None else None
     return softmax is not None and softmax.op_type == "Softmax"
+
+
+def _is_miscomputed(node: ir.Node) -> bool:
+    """Tell whether OpenVINO 2026.4 computes a product of integers wrongly.
+
+    It forgets the correction for the input's zero-point where a linear without a bias is reduced or sliced, and where
+    the input is a maximum or a minimum. Our comparison of its logits found both.
+    """
+    if node.op_type == "Conv" or all(_is_activation(value) for value in node.inputs[:2]):
+        return False
+    marker = source_of(node.inputs[0])
+    source = source_of(marker.inputs[0]) if marker is not None else None
+    if source is not None and source.op_type in ("ReduceMax", "ReduceMin"):
+        return True
+    return any(reader.op_type in _PICKING for reader in _readers_of(node))
+
+
+def _readers_of(node: ir.Node) -> Iterable[ir.Node]:
+    """Yield the nodes that read a result, behind any quantizer or shape operator."""
+    for use in node.outputs[0].uses():
+        if use.node.op_type in (*TRANSPARENT, *UNIFORM_MARKERS):
+            yield from _readers_of(use.node)
+        else:
+            yield use.node
 
 
 def is_depthwise(node: ir.Node) -> bool:

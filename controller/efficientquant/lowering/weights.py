@@ -119,6 +119,8 @@ def choose_form(weight: QuantizedWeight, target: Target, floats: Collection[ir.N
     both_inputs = all(is_integer(user, target) for user in users)
     if target.is_tensorrt and any(user in floats for user in users):
         return Form.FLOAT
+    if target.runtime is Runtime.OPENVINO and all(_reads_constants(user) for user in users):
+        return Form.FLOAT  # OpenVINO 2026.4 fails on it: the position encoding of EdgeNeXt is such a convolution
     if target.int8 is Int8.NONE or (target.int8 is Int8.BOTH_INPUTS and not both_inputs):
         return Form.FLOAT
     if target.is_tensorrt_8:
@@ -135,6 +137,20 @@ def choose_form(weight: QuantizedWeight, target: Target, floats: Collection[ir.N
         return Form.CAST_INT4 if is_cast else Form.INT8
     # Without VNNI, ONNX Runtime's products of unsigned activations with signed weights saturate in 16 bits.
     return Form.CAST_UINT4 if is_cast else Form.UINT8
+
+
+def _reads_constants(node: ir.Node) -> bool:
+    """Tell whether a node's result depends on no input of the model."""
+    pending, seen = [node], {node}
+    while pending:
+        for value in pending.pop().inputs:
+            producer = value.producer() if value is not None else None
+            if value is not None and value.is_graph_input():
+                return False
+            if producer is not None and producer not in seen:
+                seen.add(producer)
+                pending.append(producer)
+    return True
 
 
 def is_decoded_once(weight: QuantizedWeight, target: Target) -> bool:

@@ -1,6 +1,5 @@
 """The doubles of TensorRT and CUDA as fixtures."""
 
-import contextlib
 import json
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent / "fixtures" / "doubl
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "gpu"))  # what `make gpu-check` runs
 
 import fake_cudart
+import model_feeds
 import trt_stub
 from efficientquant_agent.backends import cudart
 from efficientquant_agent.backends.base import LoadOptions
@@ -46,12 +46,7 @@ def install(cuda, monkeypatch):
 @pytest.fixture
 def untimed():
     """Return a stage that measures no time."""
-
-    @contextlib.contextmanager
-    def stage(_name):
-        yield
-
-    return stage
+    return model_feeds.untimed
 
 
 @pytest.fixture

@@ -16,21 +16,13 @@ from efficientquant_agent.backends.base import (
     OutOfMemoryError,
 )
 from efficientquant_agent.backends.ort import OrtCpu, OrtCuda, OrtTensorrt
+from model_feeds import feed_of, untimed
 
 ONE_THREAD = LoadOptions(intra_op_threads=1)
 
 
-@contextlib.contextmanager
-def untimed(_name):
-    yield
-
-
 def load(content, backend=OrtCpu):
     return backend.load(content, ONE_THREAD, untimed)
-
-
-def feed_of(model, value=0.5):
-    return {name: np.full(shape, value, np.float32) for name, shape in model.input_shapes().items()}
 
 
 def test_without_numpy(monkeypatch):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import real_parts
 from efficientquant_agent.backends.base import (
     BackendBrokenError,
     InferenceError,
@@ -16,19 +17,15 @@ from efficientquant_agent.backends.base import (
 )
 from efficientquant_agent.backends.ort import OrtCpu
 from efficientquant_agent.backends.ov_cpu import OpenvinoCpu
+from model_feeds import feed_of, untimed
 
 ONE_THREAD = LoadOptions(intra_op_threads=1)
 
 
-@contextlib.contextmanager
-def untimed(_name):
-    yield
-
-
 @pytest.fixture(scope="module")
 def openvino():
-    """Return the library, or skip where it is not installed."""
-    return pytest.importorskip("openvino")
+    """Return the library, or skip where Python is too old for it."""
+    return real_parts.openvino()
 
 
 @pytest.fixture
@@ -39,10 +36,6 @@ def load(openvino):  # noqa: ARG001 — skips
         return OpenvinoCpu.load(content, LoadOptions(intra_op_threads=threads), stage)
 
     return load_model
-
-
-def feed_of(model, value=0.5):
-    return {name: np.full(shape, value, np.float32) for name, shape in model.input_shapes().items()}
 
 
 def test_without_the_library(monkeypatch):
@@ -110,7 +103,7 @@ def test_an_input_of_integers_is_not_staged(load, models):
 
 
 def test_it_computes_what_onnx_runtime_computes(load, tiny_model):
-    """The outputs are those of ONNX Runtime, and each call returns new arrays in memory of their own."""
+    """Each call returns new arrays, equal to ONNX Runtime's outputs."""
     model, reference = load(tiny_model), OrtCpu.load(tiny_model, ONE_THREAD, untimed)
     staged = model.stage([feed_of(model, 0.25), feed_of(model, 0.75)])
 
@@ -149,7 +142,7 @@ def test_loading_is_one_stage(load, tiny_model):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_realised_session(load, tiny_model, threads):
-    """A model runs in one stream for latency, in float32, with the threads that were asked for."""
+    """A model runs for latency, in float32, with the requested threads."""
     model = load(tiny_model, threads)
 
     assert list(model.providers) == ["CPU"]
@@ -159,7 +152,7 @@ def test_realised_session(load, tiny_model, threads):
 
 
 def test_layers_and_their_times(load, tiny_model):
-    """Every layer has its type, precision and time, and the times come from a pass of its own."""
+    """A separate pass times each layer, with its type and precision."""
     model = load(tiny_model)
     (staged,) = model.stage([feed_of(model)])
     model.run_once(staged)
@@ -175,7 +168,7 @@ def test_layers_and_their_times(load, tiny_model):
 
 @pytest.mark.parametrize("content", [b"", b"not a model"])
 def test_not_a_model(load, content):
-    """Bytes that are no model are refused in the library's words, without places in its source."""
+    """Invalid bytes raise LoadError without paths of OpenVINO's source."""
     with pytest.raises(LoadError, match=r"\w+ \w+") as caught:
         load(content)
 
@@ -183,7 +176,7 @@ def test_not_a_model(load, content):
 
 
 def test_failing_inference(load, tiny_model):
-    """A tensor that the model does not take is an InferenceError in the library's words."""
+    """A wrong tensor raises InferenceError with OpenVINO's message."""
     model = load(tiny_model)
 
     with pytest.raises(InferenceError, match="shape"):

@@ -83,7 +83,7 @@ def test_a_true_difference_is_found_where_campaigns_are_steady(scale: float, sha
 
 
 def test_the_same_job_twice_in_one_campaign_is_not_called_different() -> None:
-    """With ten repeats no campaign calls the same job different, and with three at most one in ten does.
+    """Within a campaign the same job is rarely called different.
 
     Three repeats a side decide at the confidence of their interval, which is 90 %.
     """
@@ -97,7 +97,7 @@ def test_the_same_job_twice_in_one_campaign_is_not_called_different() -> None:
 
 
 def test_ten_repeats_find_a_true_ten_percent_in_one_campaign() -> None:
-    """At least 95 % of the quiet campaigns find that one of two jobs is 10 % slower."""
+    """Ten repeats find a true 10 % in 95 % of quiet campaigns."""
     quiet = [campaign for campaign in TWINS if recorded.is_quiet(campaign)]
     answers = [compare_jobs(*recorded.twin_sides(campaign, scale=1.1), LATENCY).answer for campaign in quiet]
 

@@ -1,7 +1,6 @@
 """Profiles of real files, and the roofline drawn from them."""
 
 import numpy as np
-import onnx
 import pytest
 from efficientquant.errors import ArtifactFileError, ProfileError
 from efficientquant.plots.drawing import save_figure
@@ -14,18 +13,6 @@ from onnx import TensorProto
 from onnx_graphs import GraphWriter, convolution
 
 CONV_MACS = 8 * 16 * 16 * 8 * 9
-
-
-@pytest.fixture
-def saved(tmp_path):
-    """Return a function that saves a model and returns its path."""
-
-    def save(model):
-        path = tmp_path / "model.onnx"
-        onnx.save(model, path)
-        return path
-
-    return save
 
 
 def test_a_built_engine_is_costed(saved):

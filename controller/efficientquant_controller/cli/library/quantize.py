@@ -60,10 +60,11 @@ def command(
     if without_passes:
         from efficientquant.lowering.passes import choose_passes
 
-        others = {each.name for each in choose_passes(capabilities)}
         choose_passes(capabilities, without_passes)
-        for name in set(without_passes) - others:
-            say_unused(f"--without-pass {name}", f"{target} has no such pass")
+        known = {each.name for each in choose_passes(capabilities)}
+        for name in without_passes:
+            if name not in known:
+                say_unused(f"--without-pass {name}", f"{target} has no such pass")
     require_model(model)
     count = image_count(images, data, parsed_recipe.calibration_images)
     require_inputs(weights, data)

@@ -8,14 +8,6 @@ import pytest
 from onnx_graphs import convolution
 
 
-@pytest.fixture
-def artifact(tmp_path):
-    """Return an artifact whose one convolution has both inputs quantized."""
-    path = tmp_path / "model.onnx"
-    onnx.save(convolution(quantize_input=True), path)
-    return path
-
-
 def test_a_real_build(command, artifact):
     """A file that builds exits with 0, prints a table, and says what quantization gains."""
     shown = command("check", str(artifact), "--target", "rtx-3080", "--layers")
@@ -30,7 +22,7 @@ def test_a_real_build(command, artifact):
 
 
 def test_a_quantized_file_stands_next_to_its_twin(command, artifact):
-    """The table has both files' kernels, weights, plan and modelled time, which is labelled a model."""
+    """The table compares kernels, weights, plan and a labelled, modelled time."""
     shown = command("check", str(artifact), "--target", "rtx-3080")
 
     rows = [line.partition("  ")[0] for line in shown.out[shown.out.index("compared") :].splitlines()[2:8]]
@@ -69,7 +61,7 @@ def test_a_float_file_is_compared_with_nothing(command, tmp_path):
     ],
 )
 def test_what_cannot_be_compared(command, artifact, monkeypatch, options, problem):
-    """A comparison without a build, or with a missing file, is refused before any work."""
+    """`--against` without a build or file is refused before any work."""
     monkeypatch.chdir(artifact.parent)
 
     shown = command("check", str(artifact), *options)
@@ -89,7 +81,7 @@ def test_a_predicted_failure(command, artifact):
 
 
 def test_a_prediction_is_not_compared(command, artifact):
-    """A target that nothing is built for has no numbers to compare, and the output says so."""
+    """For a predicted target the output says that nothing is compared."""
     shown = command("check", str(artifact), "--target", "tensorrt-10")
 
     assert shown.exit_code == 0
@@ -111,7 +103,7 @@ def test_without_the_builder(command, artifact, monkeypatch):
 
 
 def test_openvino_compiles_the_file(command, artifact, monkeypatch):
-    """OpenVINO compiles the file here, and without it one sentence names the command that adds it."""
+    """OpenVINO compiles the file, and its absence names the install command."""
     shown = command("check", str(artifact), "--target", "openvino")
     monkeypatch.setitem(sys.modules, "openvino", None)
     refused = command("check", str(artifact), "--target", "openvino")

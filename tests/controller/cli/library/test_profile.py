@@ -8,14 +8,6 @@ import pytest
 from onnx_graphs import convolution
 
 
-@pytest.fixture
-def artifact(tmp_path):
-    """Return an artifact whose one convolution has both inputs quantized."""
-    path = tmp_path / "model.onnx"
-    onnx.save(convolution(quantize_input=True), path)
-    return path
-
-
 def test_a_table_of_kernels(command, artifact):
     """One screen has the total, each bound's share, the kernels and an advice, and is labelled a model."""
     shown = command("profile", str(artifact), "--target", "rtx-3080")

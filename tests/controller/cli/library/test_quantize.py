@@ -107,13 +107,16 @@ def test_a_wrong_input_is_one_sentence(command, tmp_path, monkeypatch, arguments
 
 
 def test_a_pass_can_be_left_out(command, tmp_path):
-    """A file lacks what the pass writes, and the notes do not name it."""
+    """The file lacks what the pass writes, and the report names it."""
     options = ("--weights", "random", "--recipe", "fp16", "--for", "rtx-3080", "--out", str(tmp_path), "--json")
-    notes = json.loads(command("quantize", "test_vit", *options).out)["notes"]
-    others = json.loads(command("quantize", "test_vit", *options, "--without-pass", "flat-linears").out)["notes"]
+    whole = json.loads(command("quantize", "test_vit", *options).out)
+    shown = command("quantize", "test_vit", *options, "--without-pass", "flat-linears", "--without-pass", "gemms")
+    less = json.loads(shown.out)
 
-    assert any("flat-linears at 24 places" in note for note in notes)
-    assert not any("flat-linears" in note for note in others)
+    assert any("flat-linears at 24 places" in note for note in whole["notes"])
+    assert not any("flat-linears" in note for note in less["notes"])
+    assert (whole["without_passes"], less["without_passes"]) == ([], ["flat-linears", "gemms"])
+    assert "note: --without-pass gemms is not used: rtx-3080 has no such pass" in shown.err
 
 
 def test_an_unknown_pass_is_refused_before_the_work(command, tmp_path):

@@ -84,7 +84,7 @@ def _is_miscomputed(node: ir.Node) -> bool:
 
 
 def _readers_of(node: ir.Node) -> Iterable[ir.Node]:
-    """Yield the nodes that read a result, behind any quantizer or shape operator."""
+    """Yield a result's readers, behind quantizers and shape operators."""
     for use in node.outputs[0].uses():
         if use.node.op_type in (*TRANSPARENT, *UNIFORM_MARKERS):
             yield from _readers_of(use.node)
